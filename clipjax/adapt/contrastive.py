@@ -1,0 +1,85 @@
+"""CLIP's contrastive stage: symmetric InfoNCE with a learned temperature.
+
+Radford et al. 2021 (arXiv 2103.00020, figure 3). Where several texts of a batch are true of one
+image (equal captions, or a hypernym that also fits), all of them count as positives, as in UniCL
+(Yang et al. 2022, arXiv 2204.03610, equation 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.adapt.step import Loss
+
+
+class TwoTowers(NamedTuple):
+    """The pure functions contrastive training needs; any user's model fits."""
+
+    encode_image: Callable  # (params, inputs, rng) -> [B, P], normalised
+    encode_text: Callable  # (params, tokens) -> [B, P], normalised
+    scale: Callable  # (params) -> scalar factor on cosine similarities
+
+
+def info_nce(
+    image: jax.Array, text: jax.Array, scale: jax.Array, positives: jax.Array | None = None
+) -> jax.Array:
+    """Symmetric cross-entropy over the similarities of a batch.
+
+    Args:
+      image: normalised embeddings, float [B, P].
+      text: normalised embeddings, float [B, P]; row i belongs to image i.
+      scale: factor on the cosine similarities (inverse temperature), scalar.
+      positives: bool [B, B], [i, j] says that text j is true of image i; the diagonal when None.
+
+    Returns:
+      The mean of the image-to-text and the text-to-image loss, in nats.
+
+    >>> import jax.numpy as jnp
+    >>> float(info_nce(jnp.eye(2), jnp.eye(2), 100.0))
+    0.0
+    """
+    logits = (scale * image @ text.T).astype(jnp.float32)
+    if positives is None:
+        positives = jnp.eye(len(logits), dtype=bool)
+    positives = positives.astype(jnp.float32)
+
+    def one_way(logits, positives):
+        targets = positives / jnp.maximum(positives.sum(axis=1, keepdims=True), 1.0)
+        return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits, axis=1), axis=1))
+
+    return 0.5 * (one_way(logits, positives) + one_way(logits.T, positives.T))
+
+
+def true_pairs(text_id: jax.Array, image_text_ids: jax.Array) -> jax.Array:
+    """Which texts of a batch are true of which images.
+
+    Args:
+      text_id: int [B], the number of the text drawn for each image.
+      image_text_ids: int [B, K], the numbers of all texts known to be true of it, padded with -1.
+
+    >>> import jax.numpy as jnp
+    >>> true_pairs(jnp.array([3, 5]), jnp.array([[3, 5], [5, -1]])).tolist()
+    [[True, True], [False, True]]
+    """
+    return jnp.any(image_text_ids[:, None, :] == text_id[None, :, None], axis=-1)
+
+
+def make_loss(model: TwoTowers) -> Loss:
+    """The method: batch = {"inputs", "tokens" [B, T], "text_id" [B], "text_ids" [B, K]}."""
+
+    def loss(params, batch, rng, progress):
+        del progress
+        image = model.encode_image(params, batch["inputs"], rng)
+        text = model.encode_text(params, batch["tokens"])
+        scale = model.scale(params)
+        positives = true_pairs(batch["text_id"], batch["text_ids"])
+        value = info_nce(image, text, scale, positives)
+        best = jnp.argmax(image @ text.T, axis=1)
+        hit = jnp.take_along_axis(positives, best[:, None], axis=1)
+        return value, {"scale": scale, "batch_accuracy": jnp.mean(hit)}
+
+    return loss

@@ -1,0 +1,149 @@
+"""Domain-adversarial training of neural networks (Ganin et al. 2016, arXiv 1505.07818).
+
+Bring three pure functions and an optimizer; nothing here needs CLIP or Flax.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from clipjax.adapt.grl import Schedule, grl, lambda_schedule
+from clipjax.adapt.losses import domain_cross_entropy, masked_mean, smoothed_cross_entropy
+from clipjax.adapt.step import Loss, TrainState, update
+
+PyTree = Any
+
+
+class DannModel(NamedTuple):
+    """The three parts of Ganin's figure 1 as pure functions over one parameter tree."""
+
+    features: Callable[..., jax.Array]  # (params, inputs, rng) -> [B, F]
+    classify: Callable[..., jax.Array]  # (params, features) -> [B, K] logits (ensemble: [M, B, K])
+    discriminate: Callable[..., jax.Array]  # (params, features) -> [B, D] domain logits
+
+
+def dann_loss(
+    model: DannModel,
+    params: PyTree,
+    batch: dict[str, dict[str, jax.Array]],
+    lam: jax.Array | float,
+    *,
+    rng: jax.Array | None = None,
+    domain_weight: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Class loss on the source plus domain loss behind the gradient reversal layer.
+
+    Ganin et al. 2016, equation 18, with one mean per domain. `lam` multiplies only the reversed
+    gradient, so the discriminator always learns at full rate; `domain_weight` multiplies the loss.
+
+    Args:
+      model: the three parts.
+      params: parameters of all of them.
+      batch: {"source": {"inputs", "label" int [B], "mask"? bool [B]},
+        "target": {"inputs", "mask"?}}; domain labels are source 0, target 1.
+      lam: strength of the reversal, scalar.
+      rng: passed to `model.features` (dropout, augmentation), split between the domains.
+      domain_weight: factor on the domain loss.
+      label_smoothing: of the class loss.
+
+    Returns:
+      (loss, metrics): class_loss, domain_loss, source_accuracy, domain_accuracy_source,
+      domain_accuracy_target, lam.
+    """
+    source, target = batch["source"], batch["target"]
+    keys = (None, None) if rng is None else jax.random.split(rng)
+    seen = [
+        model.features(params, part["inputs"], k)
+        for part, k in zip((source, target), keys, strict=True)
+    ]
+    masks = [source.get("mask"), target.get("mask")]
+    logits = model.classify(params, seen[0])
+    class_loss = smoothed_cross_entropy(logits, source["label"], label_smoothing, masks[0])
+    domain_logits = [model.discriminate(params, grl(f, lam)) for f in seen]
+    domain_loss, domain_accuracy = domain_cross_entropy(domain_logits, masks)
+    hit = (jnp.argmax(logits, axis=-1) == source["label"]).astype(jnp.float32)
+    metrics = {
+        "class_loss": class_loss,
+        "domain_loss": domain_loss,
+        "source_accuracy": masked_mean(hit.reshape(-1, hit.shape[-1]).mean(axis=0), masks[0]),
+        "domain_accuracy_source": domain_accuracy[0],
+        "domain_accuracy_target": domain_accuracy[1],
+        "lam": jnp.asarray(lam, jnp.float32),
+    }
+    return class_loss + domain_weight * domain_loss, metrics
+
+
+def dann_step(
+    model: DannModel,
+    state: TrainState,
+    batch: dict[str, dict[str, jax.Array]],
+    lam: jax.Array | float,
+    *,
+    optimizer: optax.GradientTransformation,
+    frozen: PyTree | None = None,
+    domain_weight: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One DANN update: pure, so jit, pmap, scan and vmap it as you like.
+
+    Args:
+      model: the three parts.
+      state: from `init_state(params, optimizer)`.
+      batch: see `dann_loss`.
+      lam: strength of the reversal at this step, for example `ganin()(step / total_steps)`.
+      optimizer: any optax transformation.
+      frozen: bool tree shaped like the parameters; True leaves cost no backward pass. Pass the
+        same tree to `init_state`.
+      domain_weight: factor on the domain loss.
+      label_smoothing: of the class loss.
+
+    Returns:
+      (new state, metrics of `dann_loss` plus loss and grad_norm).
+    """
+
+    def loss(params, rng):
+        return dann_loss(
+            model,
+            params,
+            batch,
+            lam,
+            rng=rng,
+            domain_weight=domain_weight,
+            label_smoothing=label_smoothing,
+        )
+
+    return update(state, loss, optimizer, frozen)
+
+
+def make_loss(
+    model: DannModel,
+    *,
+    schedule: str | Schedule = "ganin",
+    lam_max: float = 1.0,
+    gamma: float = 10.0,
+    start: float = 0.0,
+    domain_weight: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> Loss:
+    """DANN as a method: lambda follows the run's progress (see `clipjax.adapt.grl`)."""
+    if isinstance(schedule, str):
+        schedule = lambda_schedule(schedule, lam_max=lam_max, gamma=gamma, start=start)
+
+    def loss(params, batch, rng, progress):
+        return dann_loss(
+            model,
+            params,
+            batch,
+            schedule(progress),
+            rng=rng,
+            domain_weight=domain_weight,
+            label_smoothing=label_smoothing,
+        )
+
+    return loss

@@ -1,0 +1,100 @@
+"""Augmentation of drawings with an alpha channel, on the device, as pure functions of an rng."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
+
+
+def _uniform(rng, shape, low, high):
+    return jax.random.uniform(rng, shape, minval=low, maxval=high)
+
+
+def resample_matrices(scale: jax.Array, shift: jax.Array, size: int) -> jax.Array:
+    """Linear resampling along one axis as matrices, [B] x [B] -> [B, size, size].
+
+    Row o weighs the input pixels of output pixel o when the picture is scaled about its middle and
+    moved by `shift` (in units of its size). What comes from outside is empty.
+    """
+    out = jnp.arange(size) - (size - 1) / 2
+    source = out[None] / scale[:, None] + (size - 1) / 2 - shift[:, None] * size
+    distance = jnp.abs(source[:, :, None] - jnp.arange(size)[None, None])
+    # A shrunken picture needs a wider kernel, or thin strokes fall between the samples.
+    width = jnp.maximum(1.0, 1.0 / scale)[:, None, None]
+    return jnp.maximum(0.0, 1.0 - distance / width) / width
+
+
+def _place(rng, rgba, strength):
+    """Random scale, aspect, shift and mirror of premultiplied RGBA [B, S, S, 4]."""
+    batch, size = rgba.shape[:2]
+    r = jax.random.split(rng, 5)
+    scale = _uniform(r[0], (batch,), 1 - 0.35 * strength, 1 + 0.15 * strength)
+    aspect = jnp.exp(_uniform(r[1], (batch,), -0.15, 0.15) * strength)
+    shifts = _uniform(r[2], (2, batch), -0.1, 0.1) * strength
+    rows = resample_matrices(scale * aspect, shifts[0], size)
+    columns = resample_matrices(scale / aspect, shifts[1], size)
+    mirror = jax.random.bernoulli(r[3], 0.5 * min(1.0, strength), (batch,))
+    columns = jnp.where(mirror[:, None, None], columns[:, ::-1], columns)
+    out = jnp.einsum("boi,bijc->bojc", rows, rgba)
+    return jnp.einsum("bpj,bojc->bopc", columns, out)
+
+
+def _thicken(rng, alpha):
+    """Makes the strokes of some one-coloured drawings a pixel thicker or thinner, [B, S, S]."""
+    pool = lambda a: jax.lax.reduce_window(a, -jnp.inf, jax.lax.max, (1, 3, 3), (1, 1, 1), "SAME")  # noqa: E731
+    choice = jax.random.uniform(rng, (len(alpha), 1, 1))
+    return jnp.where(choice < 0.3, pool(alpha), jnp.where(choice > 0.9, -pool(-alpha), alpha))
+
+
+def _ink_and_paper(rng, batch, white_share):
+    """Random foreground and background colours [B, 3] that differ in brightness."""
+    r = jax.random.split(rng, 4)
+    ink = _uniform(r[0], (batch, 3), 0.0, 1.0)
+    paper = _uniform(r[1], (batch, 3), 0.0, 1.0)
+    white = jax.random.bernoulli(r[2], white_share, (batch, 1))
+    paper = jnp.where(white, 1.0, paper)
+    black = jax.random.bernoulli(r[3], 0.25, (batch, 1))
+    ink = jnp.where(black, ink * 0.2, ink)
+    light_paper = (paper @ _LUMA)[:, None] > 0.5
+    too_close = jnp.abs((ink - paper) @ _LUMA)[:, None] < 0.3
+    return jnp.where(too_close, jnp.where(light_paper, ink * 0.3, 1 - (1 - ink) * 0.3), ink), paper
+
+
+def _jitter_colour(rng, rgb, strength):
+    """Random saturation (sometimes grey), brightness and contrast of RGB [B, S, S, 3]."""
+    r = jax.random.split(rng, 4)
+    shape = (len(rgb), 1, 1, 1)
+    grey = (rgb @ _LUMA)[..., None]
+    saturation = 1 + _uniform(r[0], shape, -0.5, 0.5) * strength
+    saturation = jnp.where(jax.random.bernoulli(r[1], 0.1, shape), 0.0, saturation)
+    rgb = grey + (rgb - grey) * saturation
+    contrast = 1 + _uniform(r[2], shape, -0.3, 0.3) * strength
+    return (rgb - 0.5) * contrast + 0.5 + _uniform(r[3], shape, -0.15, 0.15) * strength
+
+
+def augment_drawings(
+    rng: jax.Array, rgba: jax.Array, mono: jax.Array, *, strength: float = 1.0
+) -> jax.Array:
+    """Paints drawings on paper, randomly placed and coloured.
+
+    Args:
+      rng: key.
+      rgba: uint8 [B, S, S, 4], straight alpha.
+      mono: bool [B]: one-coloured drawings, whose RGB is replaced by a random colour.
+      strength: 0 leaves place and colours of coloured drawings alone, 1 is the full range.
+
+    Returns:
+      float32 [B, S, S, 3] in [0, 1].
+    """
+    r = jax.random.split(rng, 4)
+    picture = rgba.astype(jnp.float32) / 255
+    is_mono = mono[:, None, None]
+    alpha = jnp.where(is_mono, _thicken(r[0], picture[..., 3]), picture[..., 3])[..., None]
+    ink, paper = _ink_and_paper(r[1], len(rgba), white_share=0.5)
+    colour = _jitter_colour(r[2], picture[..., :3], strength)
+    colour = jnp.where(is_mono[..., None], ink[:, None, None], jnp.clip(colour, 0, 1))
+    placed = _place(r[3], jnp.concatenate([colour * alpha, alpha], axis=-1), strength)
+    return jnp.clip(placed[..., :3] + (1 - placed[..., 3:]) * paper[:, None, None], 0.0, 1.0)

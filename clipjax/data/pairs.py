@@ -1,0 +1,150 @@
+"""Image-text pairs for the contrastive stage, read from what `tools/build_icon_corpus.py` writes.
+
+Every batch is a pure function of (seed, step): nothing needs to be saved to resume the stream, and
+worker threads cannot change it.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from clipjax.errors import DataError
+
+_FILES = ("masks.npy", "rgba.npy", "manifest.parquet")
+
+
+class PairCorpus:
+    """A directory of drawings with the texts that are true of each.
+
+    Attributes:
+      texts: all distinct texts.
+      text_ids: int32 [N, K], the texts of each image, its caption first, padded with -1.
+      groups: group name -> int64 [n], the images of that group.
+    """
+
+    def __init__(self, root: str | pathlib.Path, *, max_texts: int = 16):
+        root = pathlib.Path(root)
+        missing = [name for name in _FILES if not (root / name).exists()]
+        if missing:
+            raise DataError(
+                f"{root} is not a pair corpus ({', '.join(missing)} missing); build it with "
+                f"`python tools/build_icon_corpus.py --out={root}`."
+            )
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(
+            root / "manifest.parquet", columns=["caption", "texts", "kind", "row", "group"]
+        ).to_pydict()
+        self.root = root
+        self._masks = np.load(root / "masks.npy", mmap_mode="r")
+        self._rgba = np.load(root / "rgba.npy", mmap_mode="r")
+        self._is_mask = np.array([kind == "mask" for kind in table["kind"]])
+        self._row = np.array(table["row"], np.int64)
+        names = np.array(table["group"])
+        self.groups = {str(g): np.flatnonzero(names == g) for g in sorted(set(table["group"]))}
+        numbers: dict[str, int] = {}
+        self.text_ids = np.full((len(names), max_texts), -1, np.int32)
+        for i, (caption, more) in enumerate(zip(table["caption"], table["texts"], strict=True)):
+            for k, text in enumerate(list(dict.fromkeys([caption, *more]))[:max_texts]):
+                self.text_ids[i, k] = numbers.setdefault(text, len(numbers))
+        self.texts = list(numbers)
+
+    def __len__(self) -> int:
+        return len(self.text_ids)
+
+    @property
+    def image_size(self) -> int:
+        """Pixels of a side."""
+        return self._masks.shape[1]
+
+    def images(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Drawings as uint8 [B, S, S, 4] and bool [B]: one-coloured, its RGB means nothing."""
+        mono = self._is_mask[index]
+        out = np.zeros((len(index), self.image_size, self.image_size, 4), np.uint8)
+        rows = self._row[index]
+        out[mono, ..., 3] = self._masks[rows[mono]]
+        out[~mono] = self._rgba[rows[~mono]]
+        return out, mono
+
+
+def sample_batch(
+    corpus: PairCorpus,
+    tokenize: Callable[[Sequence[str]], np.ndarray],
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    mixture: Mapping[str, float],
+    caption_share: float,
+    category_share: float,
+    templates: Sequence[str],
+    plain_share: float = 0.5,
+) -> dict:
+    """The batch of a step.
+
+    Args:
+      corpus: where from.
+      tokenize: texts -> int32 [B, T].
+      seed: of the run.
+      step: which batch.
+      batch_size: pairs.
+      mixture: group -> share of the batch; groups are drawn from uniformly.
+      caption_share: probability of the caption (an image's first text).
+      category_share: probability of its second text, the category; else any other of its texts.
+      templates: sentences around a text, `{}` where it goes.
+      plain_share: probability of the bare text instead of a template.
+
+    Returns:
+      {"inputs": {"rgba", "mono"}, "tokens", "text_id", "text_ids"} as
+      `clipjax.adapt.contrastive.make_loss` takes it.
+    """
+    rng = np.random.default_rng([seed, step])
+    names = list(mixture)
+    shares = np.array([mixture[n] for n in names], np.float64)
+    drawn = rng.choice(len(names), size=batch_size, p=shares / shares.sum())
+    index = np.empty(batch_size, np.int64)
+    for g, name in enumerate(names):
+        where = drawn == g
+        index[where] = rng.choice(corpus.groups[name], size=where.sum())
+    text_ids = corpus.text_ids[index]
+    others = (text_ids >= 0).sum(axis=1) - 1
+    pick = 1 + np.floor(rng.random(batch_size) * others).astype(np.int64)
+    choice = rng.random(batch_size)
+    pick = np.where(choice < caption_share + category_share, 1, pick)
+    pick = np.where((choice < caption_share) | (others == 0), 0, pick)
+    text_id = text_ids[np.arange(batch_size), pick]
+    plain = rng.random(batch_size) < plain_share
+    form = rng.integers(len(templates), size=batch_size)
+    texts = [
+        corpus.texts[t] if p else templates[f].replace("{}", corpus.texts[t])
+        for t, p, f in zip(text_id, plain, form, strict=True)
+    ]
+    rgba, mono = corpus.images(index)
+    return {
+        "inputs": {"rgba": rgba, "mono": mono},
+        "tokens": tokenize(texts),
+        "text_id": text_id,
+        "text_ids": text_ids,
+    }
+
+
+def check_mixture(corpus: PairCorpus, mixture: Mapping[str, float]) -> None:
+    """Raises DataError unless every group of the mixture has images in the corpus."""
+    unknown = [g for g in mixture if not len(corpus.groups.get(g, ()))]
+    if unknown or not mixture:
+        raise DataError(
+            f"data.mixture names groups that {corpus.root} does not have: {', '.join(unknown)}; "
+            f"it has {', '.join(corpus.groups)}."
+        )
+
+
+def batches(make: Callable[[int], dict], first: int, last: int, *, buffer: int = 4) -> Iterator:
+    """Yields make(first) ... make(last - 1), prepared ahead in a thread by grain."""
+    import grain
+
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=buffer)
+    dataset = grain.MapDataset.range(first, last).map(lambda step: make(int(step)))
+    return iter(dataset.to_iter_dataset(options))

@@ -1,0 +1,125 @@
+"""results.json, results.md and the printed table."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import pathlib
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from clipjax.evaluate.metrics import domain_gap
+from clipjax.log import write_atomically
+
+_PACKAGES = ("clipjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
+
+
+def row(method: str, domain: str, split: str, n: int, accuracies: Sequence[float]) -> dict:
+    """One line of the results: a method on a domain and split, over seeds.
+
+    >>> row("dann", "sketch", "test", 10, [0.2, 0.4])["accuracy_mean"]
+    0.3
+    """
+    values = np.asarray(accuracies, np.float64)
+    spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    return {
+        "method": method,
+        "domain": domain,
+        "split": split,
+        "n": int(n),
+        "accuracy_mean": round(float(values.mean()), 6),
+        "accuracy_std": round(spread, 6),
+        "accuracies": [round(float(v), 6) for v in values],
+    }
+
+
+def collect(config, dataset, rows: list[dict], timing: dict[str, float]) -> dict[str, Any]:
+    """The content of results.json (schema: ARCHITECTURE.md)."""
+    source, target = config.data.source, config.data.target
+    test = {(r["method"], r["domain"]): r["accuracy_mean"] for r in rows if r["split"] == "test"}
+    methods = list(dict.fromkeys(r["method"] for r in rows))
+    return {
+        "experiment": config.experiment,
+        "model": config.model,
+        "data": {"name": dataset.name, "source": source, "target": target},
+        "classes": len(dataset.classes),
+        "seeds": list(config.seeds),
+        "selection": "last",
+        "rows": rows,
+        "domain_gap": {m: round(domain_gap(test[m, source], test[m, target]), 2) for m in methods},
+        "timing_s": timing,
+        "versions": {p: importlib.metadata.version(p) for p in _PACKAGES}
+        | {"python": platform.python_version()},
+    }
+
+
+def _cells(results: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the test table: a line per method, a column per domain."""
+    source, target = results["data"]["source"], results["data"]["target"]
+    test = [r for r in results["rows"] if r["split"] == "test"]
+    domains = list(dict.fromkeys(r["domain"] for r in test))
+    domains.sort(key=lambda d: (d != source, d != target))
+    marks = {source: " (source)", target: " (target)"}
+    header = ["method", *(d + marks.get(d, "") for d in domains), "gap"]
+    lines = []
+    for method in dict.fromkeys(r["method"] for r in test):
+        found = {r["domain"]: r for r in test if r["method"] == method}
+        line = [method]
+        for domain in domains:
+            mean, std = found[domain]["accuracy_mean"], found[domain]["accuracy_std"]
+            several = len(found[domain]["accuracies"]) > 1
+            line.append(f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if several else ""))
+        lines.append([*line, f"{results['domain_gap'][method]:.1f}"])
+    return header, lines
+
+
+def _facts(results: dict) -> str:
+    seeds, classes = results["seeds"], results["classes"]
+    n = next(r["n"] for r in results["rows"] if r["split"] == "test")
+    return (
+        f"test accuracy in %, mean ± standard deviation over seeds {seeds}; {classes} classes, "
+        f"chance {100 / classes:.1f}; {n} test images a domain (standard error of one accuracy "
+        f"near 50 %: {50 / n**0.5:.1f} points); gap = source - target in points; "
+        f"checkpoint: {results['selection']}"
+    )
+
+
+def table(results: dict) -> str:
+    """The results as aligned text for a terminal."""
+    header, lines = _cells(results)
+    widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
+    text = "\n".join(
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *lines]
+    )
+    return f"\n{text}\n\n{_facts(results)}\n"
+
+
+def markdown(results: dict) -> str:
+    """The results as a Markdown page."""
+    header, lines = _cells(results)
+    data, facts = results["data"], _facts(results)
+    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
+    body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return (
+        f"# {results['experiment']}: {data['name']}, {data['source']} -> {data['target']}, "
+        f"model {results['model']}\n\n{body}\n\n{facts[0].upper() + facts[1:]}.\n"
+    )
+
+
+def write(workdir: pathlib.Path, results: dict) -> None:
+    """Writes results.md, then results.json, whose presence says that the run is finished."""
+    write_atomically(workdir / "results.md", markdown(results))
+    write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+
+
+def read(workdir: pathlib.Path) -> dict | None:
+    """The results of a finished run, or None."""
+    path = workdir / "results.json"
+    return json.loads(path.read_text()) if path.exists() else None

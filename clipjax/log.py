@@ -1,0 +1,58 @@
+"""What a run says while it runs: metrics.jsonl, lines on the console, progress bars."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+
+class MetricsLog:
+    """Appends one JSON object a line; `rewind` forgets what a resumed stage will say again."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Writes one record."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def rewind(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Drops the records that `keep` refuses, and a last line that a kill cut short."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # only ever the unfinished last line of a killed process
+            if keep(record):
+                kept.append(line)
+        write_atomically(self.path, "".join(line + "\n" for line in kept))
+
+
+def write_atomically(path: str | os.PathLike, text: str) -> None:
+    """Writes a file so that a reader sees the old or the new content, never a part."""
+    path = pathlib.Path(path)
+    scratch = path.with_name(path.name + ".partial")
+    scratch.write_text(text)
+    os.replace(scratch, path)
+
+
+def is_quiet() -> bool:
+    """No bars under CI=true or when the output is not a terminal."""
+    return os.environ.get("CI", "").lower() == "true" or not sys.stderr.isatty()
+
+
+def progress(items: Iterable | None = None, *, total: int | None = None, what: str, unit: str):
+    """A bar with rate and time left (tqdm), silent where `is_quiet`."""
+    from tqdm import tqdm
+
+    return tqdm(
+        items, total=total, desc=what, unit=unit, disable=is_quiet(), leave=False, smoothing=0.1
+    )

@@ -1,0 +1,294 @@
+"""CLIP's two towers in flax.linen (Radford et al. 2021, arXiv 2103.00020).
+
+Parameters are plain nested dicts whose names follow one input-to-output order, so that
+`clipjax.train.optim.layer_groups` can name, freeze and scale them. Shapes, activations and
+pooling rules come from `CLIPConfig`; `clipjax.model.hf` maps names to Hugging Face's and back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+MAX_LOGIT_SCALE = 4.605170185988092  # ln 100, the clamp of the CLIP paper (section 2.5)
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerConfig:
+    """Sizes of one transformer tower; the names are Hugging Face's."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}; choose one that divides the other."
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(
+                f"unknown hidden_act {self.hidden_act!r}; known: {', '.join(sorted(ACTIVATIONS))}."
+            )
+
+    @property
+    def residual_std(self) -> float:
+        """Initial spread of what a block adds: width^-1/2 (2 layers)^-1/2, as in OpenAI's code."""
+        return (2 * self.num_hidden_layers * self.hidden_size) ** -0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionConfig(TowerConfig):
+    """The image tower: square images of `image_size` pixels in patches of `patch_size`."""
+
+    image_size: int = 224
+    patch_size: int = 32
+    num_channels: int = 3
+
+    @property
+    def num_patches(self) -> int:
+        """Patches per image, without the class token."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig(TowerConfig):
+    """The text tower. `eos_token_id == 2` marks the old exports whose pooling is argmax."""
+
+    vocab_size: int = 49408
+    max_position_embeddings: int = 77
+    bos_token_id: int = 49406
+    eos_token_id: int = 49407
+    pad_token_id: int = 49407
+
+
+@dataclasses.dataclass(frozen=True)
+class CLIPConfig:
+    """Both towers, the width of the shared space and the initial log temperature."""
+
+    vision: VisionConfig
+    text: TextConfig
+    projection_dim: int = 512
+    logit_scale_init_value: float = 2.6592  # ln(1 / 0.07)
+
+
+def _norm(eps: float, name: str) -> nn.LayerNorm:
+    # Statistics in float32 whatever the compute dtype: half-precision norms are a known NaN source.
+    return nn.LayerNorm(epsilon=eps, dtype=jnp.float32, name=name)
+
+
+def _dense(width: int, std: float, dtype: Any, name: str) -> nn.Dense:
+    return nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.normal(std), name=name)
+
+
+def sincos_positions(grid: int, width: int, amplitude: float = 0.3) -> jax.Array:
+    """Initial position embeddings of a class token and grid x grid patches, [1 + grid^2, width].
+
+    Sines and cosines of rows and columns (Beyer et al. 2022, arXiv 2205.01580): places differ from
+    the first step on, which training from scratch on few images needs. They are learned further.
+    """
+    quarter = -(-width // 4)
+    angle = jnp.arange(grid)[:, None] / 10_000 ** (jnp.arange(quarter) / quarter)
+    line = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
+    rows, columns = jnp.repeat(line, grid, axis=0), jnp.tile(line, (grid, 1))
+    patches = jnp.concatenate([rows, columns], axis=1)[:, :width]
+    return amplitude * jnp.concatenate([jnp.zeros((1, width)), patches])
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, [B, T, D] -> [B, T, D]; softmax in float32."""
+
+    config: TowerConfig
+    causal: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        cfg, (batch, length, width) = self.config, x.shape
+        heads = cfg.num_attention_heads
+        dense = lambda name, std: _dense(width, std, self.dtype, name)  # noqa: E731
+        q, k, v = (
+            dense(name, width**-0.5)(x).reshape(batch, length, heads, width // heads)
+            for name in ("q_proj", "k_proj", "v_proj")
+        )
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
+        return dense("out_proj", cfg.residual_std)(y.reshape(batch, length, width))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, [B, T, D] -> [B, T, D]."""
+
+    config: TowerConfig
+    causal: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        cfg = self.config
+        y = _norm(cfg.layer_norm_eps, "layer_norm1")(x).astype(self.dtype)
+        x = x + Attention(cfg, self.causal, self.dtype, name="self_attn")(y)
+        y = _norm(cfg.layer_norm_eps, "layer_norm2")(x).astype(self.dtype)
+        width = cfg.hidden_size
+        y = _dense(cfg.intermediate_size, (2 * width) ** -0.5, self.dtype, "fc1")(y)
+        y = ACTIVATIONS[cfg.hidden_act](y)
+        y = _dense(width, cfg.residual_std, self.dtype, "fc2")(y)
+        return x + y
+
+
+def patchify(images: jax.Array, patch: int) -> jax.Array:
+    """Cuts NHWC images into rows of flat patches, [B, H, W, C] -> [B, N, patch*patch*C]."""
+    batch, height, width, channels = images.shape
+    grid = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
+
+
+class VisionTower(nn.Module):
+    """Images to the pooled class token, float [B, S, S, 3] -> float32 [B, D].
+
+    `keep` < 1 encodes a random part of the patches, chosen per image with `rng` (FLIP, Li et al.
+    2023, arXiv 2212.00794): training is then nearly 1/keep times cheaper. With
+    `all_hidden=True` the list of hidden states [B, T, D] (embedding, then every block) is returned
+    beside the pooled output.
+    """
+
+    config: VisionConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images, *, keep: float = 1.0, rng=None, all_hidden: bool = False):
+        cfg, width = self.config, self.config.hidden_size
+        if images.shape[1:] != (cfg.image_size, cfg.image_size, cfg.num_channels):
+            raise ValueError(
+                f"images of shape {images.shape} do not fit this model: it reads "
+                f"[batch, {cfg.image_size}, {cfg.image_size}, {cfg.num_channels}]."
+            )
+        init = nn.initializers.normal(0.02)
+        kernel_shape = (cfg.patch_size**2 * cfg.num_channels, width)
+        kernel = self.param("patch_embedding", nn.initializers.lecun_normal(), kernel_shape)
+        class_embedding = self.param("class_embedding", init, (width,))
+        grid = cfg.image_size // cfg.patch_size
+        positions = self.param("position_embedding", lambda _: sincos_positions(grid, width))
+
+        patches = patchify(images.astype(self.dtype), cfg.patch_size)
+        where = positions[None, 1:]
+        if keep < 1.0:
+            kept = max(1, round(keep * cfg.num_patches))
+            order = jnp.argsort(jax.random.uniform(rng, patches.shape[:2]), axis=1)[:, :kept]
+            patches = jnp.take_along_axis(patches, order[..., None], axis=1)
+            where = positions[1:][order]
+        x = patches @ kernel.astype(self.dtype) + where.astype(self.dtype)
+        first = (class_embedding + positions[0]).astype(self.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
+        x = _norm(cfg.layer_norm_eps, "pre_layernorm")(x).astype(self.dtype)
+        hidden = [x]
+        for i in range(cfg.num_hidden_layers):
+            x = Block(cfg, causal=False, dtype=self.dtype, name=f"block_{i}")(x)
+            hidden.append(x)
+        pooled = _norm(cfg.layer_norm_eps, "post_layernorm")(x[:, 0])
+        return (pooled, hidden) if all_hidden else pooled
+
+
+def pool_positions(ids: jax.Array, eos_token_id: int) -> jax.Array:
+    """Index of the token whose state stands for the text, int [B, T] -> int [B].
+
+    Exports with `eos_token_id == 2` were made when the pooled token was the largest id; all others
+    pool the first EOS. (transformers issue 24650 tells the story.)
+    """
+    if eos_token_id == 2:
+        return jnp.argmax(ids, axis=-1)
+    return jnp.argmax(ids == eos_token_id, axis=-1)
+
+
+class TextTower(nn.Module):
+    """Token ids to the pooled EOS state, int32 [B, T] -> float32 [B, D]. Causal attention."""
+
+    config: TextConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids, *, all_hidden: bool = False):
+        cfg = self.config
+        if ids.shape[1] > cfg.max_position_embeddings:
+            raise ValueError(
+                f"texts of {ids.shape[1]} tokens are too long: this model reads at most "
+                f"{cfg.max_position_embeddings}; truncate them when tokenizing."
+            )
+        init = nn.initializers.normal(0.02)
+        tokens = self.param("token_embedding", init, (cfg.vocab_size, cfg.hidden_size))
+        positions = self.param(
+            "position_embedding", init, (cfg.max_position_embeddings, cfg.hidden_size)
+        )
+        x = (tokens[ids] + positions[None, : ids.shape[1]]).astype(self.dtype)
+        hidden = [x]
+        for i in range(cfg.num_hidden_layers):
+            x = Block(cfg, causal=True, dtype=self.dtype, name=f"block_{i}")(x)
+            hidden.append(x)
+        x = _norm(cfg.layer_norm_eps, "final_layer_norm")(x)
+        pooled = x[jnp.arange(x.shape[0]), pool_positions(ids, cfg.eos_token_id)]
+        return (pooled, hidden) if all_hidden else pooled
+
+
+class CLIP(nn.Module):
+    """Vision tower, text tower, projections and logit scale.
+
+    Embeddings are float32 [B, projection_dim] and **not** normalised; `normalize` does that.
+    """
+
+    config: CLIPConfig
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        cfg = self.config
+        self.vision = VisionTower(cfg.vision, self.dtype)
+        self.text = TextTower(cfg.text, self.dtype)
+        project = lambda: nn.Dense(cfg.projection_dim, use_bias=False, dtype=jnp.float32)  # noqa: E731
+        self.visual_projection = project()
+        self.text_projection = project()
+        init = nn.initializers.constant(cfg.logit_scale_init_value)
+        self.logit_scale = self.param("logit_scale", init, ())
+
+    def encode_image(self, images: jax.Array, *, keep: float = 1.0, rng=None) -> jax.Array:
+        """Preprocessed images [B, S, S, 3] to embeddings float32 [B, projection_dim]."""
+        return self.visual_projection(self.vision(images, keep=keep, rng=rng))
+
+    def encode_text(self, ids: jax.Array) -> jax.Array:
+        """Token ids int32 [B, T] to embeddings float32 [B, projection_dim]."""
+        return self.text_projection(self.text(ids))
+
+    def scale(self) -> jax.Array:
+        """The factor on cosine similarities: exp(logit_scale), clamped at 100."""
+        return jnp.exp(jnp.minimum(self.logit_scale, MAX_LOGIT_SCALE))
+
+    def __call__(self, images: jax.Array, ids: jax.Array) -> jax.Array:
+        """Similarity logits of every image with every text, float32 [B_images, B_texts]."""
+        image, text = normalize(self.encode_image(images)), normalize(self.encode_text(ids))
+        return self.scale() * image @ text.T
+
+
+def normalize(x: jax.Array, axis: int = -1) -> jax.Array:
+    """Scales vectors to Euclidean length 1, the geometry CLIP is trained in.
+
+    >>> import jax.numpy as jnp
+    >>> normalize(jnp.array([[3.0, 4.0]])).tolist()
+    [[0.6000000238418579, 0.800000011920929]]
+    """
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=axis, keepdims=True), 1e-12)

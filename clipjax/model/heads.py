@@ -1,0 +1,95 @@
+"""What sits on CLIP's features: MLPs for the adapter, the class head and the domain head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from clipjax.adapt.dann import DannModel
+
+PyTree = Any
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them, [..., F] -> [..., out].
+
+    `hidden` gives the widths of all layers but the last: a head "of 2 layers" has one hidden width.
+    No BatchNorm: a discriminator's statistics would tell the domains apart by themselves. Dropout
+    acts on the hidden layers when `rng` is given.
+    """
+
+    hidden: Sequence[int]
+    out: int
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        for i, width in enumerate(self.hidden):
+            x = nn.relu(nn.Dense(width, name=f"layer_{i}")(x))
+            if self.dropout and rng is not None:
+                keep = 1.0 - self.dropout
+                kept = jax.random.bernoulli(jax.random.fold_in(rng, i), keep, x.shape)
+                x = jnp.where(kept, x / keep, 0.0)
+        return nn.Dense(self.out, name=f"layer_{len(self.hidden)}")(x)
+
+
+class Heads(nn.Module):
+    """Adapter, class head and domain head over one parameter tree with these three names.
+
+    Widths are hidden widths; `adapter=None` leaves features as they are, `discriminator=None`
+    makes no domain head.
+    """
+
+    num_classes: int
+    num_domains: int = 2
+    adapter: Sequence[int] | None = None
+    classifier: Sequence[int] = ()
+    discriminator: Sequence[int] | None = None
+    dropout: float = 0.0
+
+    def setup(self):
+        if self.adapter is not None:
+            *hidden, out = self.adapter
+            self._adapter = MLP(tuple(hidden), out, self.dropout, name="adapter")
+        self._classifier = MLP(tuple(self.classifier), self.num_classes, name="classifier")
+        if self.discriminator is not None:
+            self._discriminator = MLP(
+                tuple(self.discriminator), self.num_domains, name="discriminator"
+            )
+
+    def features(self, x: jax.Array, rng: jax.Array | None = None) -> jax.Array:
+        """CLIP features [B, P] (normalised) to adapted features [B, F]."""
+        return x if self.adapter is None else nn.relu(self._adapter(x, rng))
+
+    def classify(self, features: jax.Array) -> jax.Array:
+        """Adapted features to class logits [B, K]."""
+        return self._classifier(features)
+
+    def discriminate(self, features: jax.Array) -> jax.Array:
+        """Adapted features to domain logits [B, D]."""
+        return self._discriminator(features)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Runs every part, for initialisation; returns class logits."""
+        features = self.features(x)
+        if self.discriminator is not None:
+            self.discriminate(features)
+        return self.classify(features)
+
+
+def as_model(heads: Heads) -> DannModel:
+    """The heads as the pure functions that every method takes; parameters as `Heads` makes them."""
+
+    def call(method):
+        return lambda params, *args: heads.apply({"params": params}, *args, method=method)
+
+    return DannModel(call("features"), call("classify"), call("discriminate"))
+
+
+def predict(heads: Heads, params: PyTree, features: jax.Array) -> jax.Array:
+    """Class logits [B, K] of CLIP features [B, P], without dropout."""
+    return heads.apply({"params": params}, features)

@@ -1,0 +1,113 @@
+"""The loops that drive a step: over a stream of batches, or over cached arrays (whole epochs)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from clipjax.adapt.step import TrainState
+from clipjax.errors import NonFiniteError
+from clipjax.log import MetricsLog, progress
+from clipjax.train.checkpoint import Checkpointer
+
+PyTree = Any
+
+
+def check_finite(losses, *, first_step: int, phase: str, lam, last_good: int | None) -> None:
+    """Raises NonFiniteError naming step, phase, lambda and checkpoint of the first bad loss.
+
+    Args:
+      losses: float [..., T], one per step; leading axes are seeds.
+      first_step: the step of losses[..., 0].
+      phase: its name.
+      lam: float [..., T] or None where the method has no lambda.
+      last_good: step of the newest checkpoint, or None.
+    """
+    losses = np.asarray(losses)
+    bad = ~np.isfinite(losses.reshape(-1, losses.shape[-1])).all(axis=0)
+    if not bad.any():
+        return
+    where = int(np.argmax(bad))
+    strength = "" if lam is None else f", lambda {np.asarray(lam)[..., where].ravel()[0]:.3g}"
+    saved = "none was saved yet" if last_good is None else f"step {last_good}"
+    raise NonFiniteError(
+        f"the loss became non-finite at step {first_step + where} of phase {phase!r}{strength}; "
+        f"last good checkpoint: {saved}. Lower optim.lr or method.lam_max, or set optim.clip_norm."
+    )
+
+
+def fit_stream(
+    step: Callable[[TrainState, PyTree], tuple[TrainState, dict]],
+    state: TrainState,
+    open_batches: Callable[[int], Iterator[PyTree]],
+    total_steps: int,
+    *,
+    phase: str,
+    checkpointer: Checkpointer,
+    log: MetricsLog,
+    log_every: int = 50,
+    save_every: int = 500,
+    evaluate: Callable[[PyTree], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+    say: Callable[[str], None] = print,
+) -> TrainState:
+    """Trains on batches from a stream, resuming from the newest checkpoint.
+
+    Args:
+      step: pure train step; jitted here, its state donated.
+      state: where to start when nothing was saved.
+      open_batches: first step -> iterator of the batches from there on.
+      total_steps: where to stop.
+      phase: name in the log.
+      checkpointer: where states go.
+      log: where metrics go.
+      log_every: steps between metric records; the loss is checked to be finite then.
+      save_every: steps between checkpoints.
+      evaluate: params -> metrics, run every `evaluate_every` steps.
+      evaluate_every: 0 for never.
+      say: prints a line.
+
+    Returns:
+      The state after `total_steps`.
+    """
+    found = checkpointer.restore(state)
+    if found and int(found[0].step) > int(state.step):
+        state = found[0]
+    first = int(state.step)
+    log.rewind(lambda record: record.get("phase") != phase or record["step"] <= first)
+    jitted = jax.jit(step, donate_argnums=0)
+    batches = open_batches(first) if first < total_steps else iter(())
+    started, begun = time.perf_counter(), first
+    bar = progress(range(first, total_steps), what=phase, unit="step")
+    for number in bar:
+        state, metrics = jitted(state, next(batches))
+        done = number + 1
+        if done % log_every == 0 or done == total_steps:
+            values = {k: float(v) for k, v in metrics.items()}
+            check_finite(
+                np.array([values["loss"]]),
+                first_step=number,
+                phase=phase,
+                lam=None,
+                last_good=checkpointer.latest,
+            )
+            rate = (done - begun) / (time.perf_counter() - started)
+            log.append({"phase": phase, "step": done, "steps_per_s": round(rate, 3), **values})
+            say(f"{phase} step {done}/{total_steps}: {_line(values)} ({rate:.2f} steps/s)")
+        if evaluate and evaluate_every and (done % evaluate_every == 0 or done == total_steps):
+            result = evaluate(state.params)
+            log.append({"phase": phase, "step": done, **result})
+            say(f"{phase} step {done}/{total_steps}: {_line(result)}")
+        if done % save_every == 0 or done == total_steps:
+            checkpointer.save(done, state)
+    return state
+
+
+def _line(values: dict[str, float]) -> str:
+    shown = (f"{k} {v:.4g}" for k, v in values.items() if not math.isnan(v))
+    return ", ".join(shown)

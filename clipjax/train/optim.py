@@ -1,0 +1,200 @@
+"""Layer groups, the freezing mask, learning-rate schedules and the optimizer.
+
+One ordered naming of the parameters, `layer_groups`, feeds freezing, per-group learning rates and
+logging. Freezing is expressed through `optax.multi_transform`; the train step also leaves frozen
+parameters out of the gradient (see `clipjax.adapt.step.partition`), which is what makes them free.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import optax
+
+PyTree = Any
+
+FROZEN = "frozen"
+
+# First match wins; the order of the rules is the order from input to output.
+_GROUP_RULES: tuple[tuple[str, str], ...] = (
+    (r"clip/vision/(patch_embedding|class_embedding|position_embedding|pre_layernorm/.*)",
+     "clip/vision/embedding"),
+    (r"clip/vision/(block_\d+)/.*", r"clip/vision/\1"),
+    (r"clip/(vision/post_layernorm|visual_projection)/.*", "clip/vision/projection"),
+    (r"clip/text/(token_embedding|position_embedding)", "clip/text/embedding"),
+    (r"clip/text/(block_\d+)/.*", r"clip/text/\1"),
+    (r"clip/(text/final_layer_norm|text_projection)/.*", "clip/text/projection"),
+    (r"clip/logit_scale", "clip/logit_scale"),
+    (r"(adapter|classifier|discriminator)/.*", r"\1"),
+)  # fmt: skip
+
+
+def _path_name(path) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _order(group: str) -> tuple:
+    """Sort key: rule order, then block number (block_10 comes after block_9)."""
+    for rank, (_, name) in enumerate(_GROUP_RULES):
+        if re.fullmatch(name.replace(r"\1", r"\w+"), group):
+            return rank, int((re.search(r"\d+$", group) or [0])[0]), group
+    return len(_GROUP_RULES), 0, group
+
+
+def group_tree(params: PyTree) -> PyTree:
+    """The group name of every parameter, as a tree shaped like `params`.
+
+    A user's own tree (no name of which follows clipjax's layout) is grouped by its top-level keys.
+
+    Raises:
+      ValueError: a parameter under `clip/` that no rule covers; the names are listed.
+    """
+    uncovered = []
+
+    def name(path, _):
+        full = _path_name(path)
+        for pattern, group in _GROUP_RULES:
+            if match := re.fullmatch(pattern, full):
+                return match.expand(group)
+        if full.startswith("clip/"):
+            uncovered.append(full)
+        return full.split("/")[0]
+
+    groups = jax.tree_util.tree_map_with_path(name, params)
+    if uncovered:
+        raise ValueError(
+            "no layer group covers these parameters; add a rule in clipjax/train/optim.py: "
+            + ", ".join(uncovered)
+        )
+    return groups
+
+
+def layer_groups(params: PyTree) -> tuple[str, ...]:
+    """All group names in input-to-output order.
+
+    >>> layer_groups({"adapter": {"w": 0}, "clip": {"vision": {"block_0": {"b": 0}}}})
+    ('clip/vision/block_0', 'adapter')
+    """
+    return tuple(sorted(set(jax.tree.leaves(group_tree(params))), key=_order))
+
+
+def frozen_tree(params: PyTree, freeze: Sequence[str]) -> PyTree:
+    """Bool tree: True where the parameter's group fully matches a regex of `freeze`.
+
+    Raises:
+      ValueError: a regex that matches no group (the groups are listed), or one that leaves nothing
+        to train.
+    """
+    groups = layer_groups(params)
+    for pattern in freeze:
+        if not any(re.fullmatch(pattern, group) for group in groups):
+            raise ValueError(
+                f"freeze pattern {pattern!r} matches no layer group; groups: {', '.join(groups)}."
+            )
+    mask = jax.tree.map(
+        lambda group: any(re.fullmatch(p, group) for p in freeze), group_tree(params)
+    )
+    if all(jax.tree.leaves(mask)):
+        raise ValueError(f"freeze={tuple(freeze)} leaves nothing to train; free a layer group.")
+    return mask
+
+
+def make_schedule(
+    name: str,
+    lr: float,
+    total_steps: int,
+    *,
+    warmup: float = 0.0,
+    step_every: float = 1 / 3,
+    gamma: float = 0.1,
+) -> Callable[[Any], Any]:
+    """A learning-rate schedule over `total_steps`.
+
+    Args:
+      name: "constant"; "cosine" to zero (Loshchilov & Hutter 2017); "step": times `gamma` after
+        every `step_every` of the run (torch's StepLR).
+      lr: the peak learning rate.
+      total_steps: steps of the whole run.
+      warmup: fraction of the run spent rising linearly from zero.
+      step_every: for "step", the length of a plateau as a fraction of the run.
+      gamma: for "step", the factor between plateaus.
+    """
+    warm = round(warmup * total_steps)
+    if name == "constant":
+        main = optax.constant_schedule(lr)
+    elif name == "cosine":
+        main = optax.cosine_decay_schedule(lr, max(1, total_steps - warm))
+    elif name == "step":
+        every = max(1, round(step_every * total_steps))
+        main = optax.exponential_decay(lr, every, gamma, staircase=True)
+    else:
+        raise ValueError(f"unknown optim.schedule {name!r}; known: constant, cosine, step.")
+    if not warm:
+        return main
+    return optax.join_schedules([optax.linear_schedule(0.0, lr, warm), main], [warm])
+
+
+def make_optimizer(
+    schedule: Callable[[Any], Any],
+    *,
+    freeze: Sequence[str] = (),
+    lr_mults: Mapping[str, float] | None = None,
+    weight_decay: float = 0.0,
+    clip_norm: float = 0.0,
+    name: str = "adamw",
+    b2: float = 0.999,
+    momentum: float = 0.9,
+) -> optax.GradientTransformation:
+    """The optimizer: `optax.multi_transform` over layer groups, frozen ones set to zero.
+
+    Labels are computed from whatever tree is passed in, so the whole tree and the trainable part
+    that `clipjax.adapt.step` differentiates both work. Clipping sees trainable gradients only, and
+    weight decay leaves out vectors (biases, norms, embeddings of one token), as is usual.
+
+    Args:
+      schedule: learning rate as a function of the step count.
+      freeze: regexes over group names (see `layer_groups`).
+      lr_mults: regex over group names -> factor on the learning rate; first match wins.
+      weight_decay: decoupled weight decay of AdamW (torch's convention: multiplied by the rate).
+      clip_norm: global norm to clip trainable gradients to; 0 switches clipping off.
+      name: "adamw" or "sgd" (with Nesterov momentum).
+    """
+    mults = dict(lr_mults or {})
+    for pattern, factor in mults.items():
+        if factor <= 0:
+            raise ValueError(f"lr_mults[{pattern!r}] is {factor}; use freeze to stop a group.")
+
+    def multiplier(group: str) -> float | None:
+        if any(re.fullmatch(p, group) for p in freeze):
+            return None
+        return next((f for p, f in mults.items() if re.fullmatch(p, group)), 1.0)
+
+    def labels(params):
+        def label(group):
+            factor = multiplier(group)
+            return FROZEN if factor is None else f"x{factor:g}"
+
+        return jax.tree.map(label, group_tree(params))
+
+    def inner(factor: float):
+        rate = (lambda step: factor * schedule(step)) if factor != 1.0 else schedule
+        if name == "adamw":
+            decay_mask = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
+            return optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=decay_mask)
+        if name == "sgd":
+            return optax.chain(
+                optax.add_decayed_weights(weight_decay),
+                optax.sgd(rate, momentum=momentum, nesterov=True),
+            )
+        raise ValueError(f"unknown optim.name {name!r}; known: adamw, sgd.")
+
+    factors = {1.0, *mults.values()}
+    groups = {f"x{f:g}": inner(f) for f in factors} | {FROZEN: optax.set_to_zero()}
+    steps = [optax.multi_transform(groups, labels)]
+    if clip_norm:
+        trainable = lambda tree: jax.tree.map(lambda name: name != FROZEN, labels(tree))  # noqa: E731
+        steps.insert(0, optax.masked(optax.clip_by_global_norm(clip_norm), trainable))
+    return optax.chain(*steps)

@@ -1,0 +1,91 @@
+"""What every experiment has in common: defaults, and the `:key=value,flag` argument string.
+
+--config=configs/dann.py                                  the defaults of an experiment
+--config=configs/dann.py:source=render,target=stencil     common choices
+--config=configs/dann.py:smoke                            seconds instead of a minute
+--config=configs/dann.py --config.optim.lr=3e-4           any field
+"""
+
+from ml_collections import ConfigDict
+
+_KEYS = ("source", "target", "model", "root")
+_FLAGS = ("smoke",)
+
+
+def common() -> ConfigDict:
+    """The fields that all experiments share."""
+    config = ConfigDict()
+    config.model = "tiny"  # "tiny" is the embedded CLIP; else a directory in Hugging Face layout
+    config.seeds = (0, 1, 2)
+    config.data = ConfigDict()
+    config.data.name = "emoji"  # "emoji" is embedded; else "folder" or "parquet" at data.root
+    config.data.root = ""
+    config.data.source = "clipart"  # labelled domain
+    config.data.target = "stencil"  # domain of which training sees the images only
+    config.prompts = "drawings"  # a set of clipjax.model.text.PROMPTS, or a template with {}
+    return config
+
+
+def study() -> ConfigDict:
+    """Zero-shot on every domain; experiments add their trained methods."""
+    config = common()
+    config.features = ConfigDict()
+    config.features.batch_size = 256
+    config.features.cache = True
+    config.features.cache_dir = ""  # default: clipjax/features in the user's cache folder
+    config.stages = ()  # which of the methods below run, in this order, after zero-shot
+    config.methods = ConfigDict()  # name -> {"loss": file of clipjax/adapt, "heads", its options}
+    config.freeze = ("clip/.*",)  # regexes over layer groups
+    config.epochs = 10
+    config.batch_size = 64
+    config.save_every = 5  # epochs
+    config.optim = ConfigDict(
+        {
+            "name": "adamw",
+            "lr": 1e-3,
+            "schedule": "cosine",  # "constant", "cosine", "step"
+            "warmup": 0.0,  # fraction of the run
+            "step_every": 1 / 3,  # for "step": fraction of the run
+            "gamma": 0.1,  # for "step": factor
+            "weight_decay": 1e-2,
+            "clip_norm": 1.0,
+        }
+    )
+    return config
+
+
+def mlp_head(label_smoothing: float = 0.1) -> dict:
+    """The report's head of 2 layers on frozen features (Table 3)."""
+    return {
+        "loss": "finetune",
+        "label_smoothing": label_smoothing,
+        "heads": {"classifier": (256,)},
+    }
+
+
+def parse_arg(arg: str | None) -> dict:
+    """Splits "source=a,smoke" into {"source": "a", "smoke": True}.
+
+    Raises:
+      ValueError: a word that is no choice; those there are are listed.
+    """
+    choices = {}
+    for word in filter(None, (arg or "").split(",")):
+        key, equals, value = word.partition("=")
+        if (equals and key not in _KEYS) or (not equals and key not in _FLAGS):
+            known = ", ".join([f"{k}=..." for k in _KEYS] + list(_FLAGS))
+            raise ValueError(f"unknown word {word!r} after the config file; known: {known}.")
+        choices[key] = value if equals else True
+    return choices
+
+
+def apply_arg(config: ConfigDict, arg: str | None) -> bool:
+    """Puts the choices of the argument string into the config; returns whether `smoke` is one."""
+    choices = parse_arg(arg)
+    for key in ("source", "target", "root"):
+        if key in choices:
+            config.data[key] = choices[key]
+    config.model = choices.get("model", config.model)
+    if "smoke" in choices:
+        config.seeds = config.seeds[:1]
+    return "smoke" in choices

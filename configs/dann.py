@@ -1,0 +1,29 @@
+"""The main job: zero-shot, a source-only head, and DANN, CLIP frozen (Tables 3 and 5).
+
+python -m experiments.main --config=configs/dann.py
+"""
+
+from configs import common
+
+
+def get_config(arg: str | None = None):
+    """`--config=configs/dann.py[:source=...,target=...,smoke]`."""
+    config = common.study()
+    config.experiment = "dann"
+    config.stages = ("finetune", "source_only", "dann")
+    config.methods.finetune = common.mlp_head()
+    # The same network as DANN's without domain loss: what separates the two is DANN alone.
+    trunk = {"adapter": (256, 256, 256), "classifier": (256,)}
+    config.methods.source_only = {"loss": "finetune", "label_smoothing": 0.1, "heads": trunk}
+    config.methods.dann = {
+        "loss": "dann",
+        "label_smoothing": 0.1,
+        "schedule": "ganin",
+        "lam_max": 0.8,
+        "gamma": 10.0,
+        "domain_weight": 1.0,
+        "heads": trunk | {"discriminator": (256,)},
+    }
+    if common.apply_arg(config, arg):
+        config.epochs = 2
+    return config

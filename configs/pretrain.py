@@ -1,0 +1,73 @@
+"""Pretrains the tiny CLIP on icon-name pairs: how clipjax/assets/tiny_clip was made.
+
+    python tools/build_icon_corpus.py --out=corpus
+    python -m experiments.main --config=configs/pretrain.py --config.data.root=corpus
+
+Results, corpus counts, machine and time: clipjax/assets/tiny_clip/README.md.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """`--config=configs/pretrain.py[:smoke]`."""
+    config = common.common()
+    config.experiment = "pretrain"
+    config.seeds = (0,)
+    config.model = "scratch"
+    config.tokenizer = "tiny"  # directory with vocab.json and merges.txt
+    config.data.root = "corpus"
+    # Shares of a batch; groups of the corpus's manifest.
+    config.data.mixture = {"emoji-train": 0.55, "icon-colour": 0.15, "icon-mono": 0.3}
+    config.data.caption_share = 0.35  # the drawing's own name
+    config.data.category_share = 0.3  # its category; else any other of its texts
+    config.data.templates = (
+        "a picture of a {}",
+        "a drawing of a {}",
+        "an icon of a {}",
+    )
+    config.arch = ConfigDict(
+        {
+            "projection_dim": 128,
+            "vision": {
+                "hidden_size": 192,
+                "intermediate_size": 768,
+                "num_hidden_layers": 6,
+                "num_attention_heads": 3,
+                "image_size": 64,
+                "patch_size": 8,
+            },
+            "text": {
+                "hidden_size": 128,
+                "intermediate_size": 512,
+                "num_hidden_layers": 3,
+                "num_attention_heads": 2,
+                "max_position_embeddings": 16,
+            },
+        }
+    )
+    config.augment = 1.0
+    config.keep_patches = 0.4  # FLIP: each image shows this share of its patches in training
+    config.batch_size = 256
+    config.steps = 1550
+    config.full_steps = 60  # the last steps see whole images, as at test time
+    config.optim = ConfigDict(
+        {
+            "name": "adamw",
+            "lr": 1.5e-3,
+            "schedule": "cosine",
+            "warmup": 0.05,
+            "weight_decay": 0.1,
+            "clip_norm": 1.0,
+            "b2": 0.98,
+        }
+    )
+    config.log_every = 50
+    config.save_every = 250
+    config.evaluate_every = 250  # zero-shot accuracy on the embedded validation split
+    if common.apply_arg(config, arg):
+        config.steps, config.full_steps, config.batch_size, config.log_every = 4, 2, 16, 1
+        config.save_every, config.evaluate_every = 2, 4
+    return config

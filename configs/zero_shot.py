@@ -1,0 +1,14 @@
+"""Zero-shot accuracy of a CLIP on every domain: nothing is trained (the report's Table 1).
+
+python -m experiments.main --config=configs/zero_shot.py
+"""
+
+from configs import common
+
+
+def get_config(arg: str | None = None):
+    """`--config=configs/zero_shot.py[:model=...,root=...]`."""
+    config = common.study()
+    config.experiment = "zero_shot"
+    common.apply_arg(config, arg)
+    return config

@@ -1,0 +1,38 @@
+"""The command line: `python -m experiments.main --config=configs/dann.py [--workdir=...]`."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from clipjax.errors import ClipjaxError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/dann.py", "Experiment: a file of configs/, `:key=value,flag` after it."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Where the run's files go; default runs/<experiment>-<hash of the config>."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Runs the experiment the config names."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
+    from experiments import run  # jax is imported only once the flags are known to be right
+
+    try:
+        run.run(_CONFIG.value, pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None)
+    except ClipjaxError as error:
+        print(f"clipjax: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nclipjax: stopped; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,171 @@
+"""The contrastive stage: a CLIP from scratch on image-text pairs, in Hugging Face layout."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.adapt.contrastive import TwoTowers, make_loss
+from clipjax.adapt.step import init_state, make_step
+from clipjax.data import pairs
+from clipjax.data.augment import augment_drawings
+from clipjax.data.preprocess import Preprocess, save_preprocess
+from clipjax.data.sources import open_dataset
+from clipjax.evaluate.metrics import accuracy
+from clipjax.log import MetricsLog
+from clipjax.model import text
+from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
+from clipjax.model.hf import abstract_params, read_json, save_clip
+from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.loop import fit_stream
+from clipjax.train.optim import make_optimizer, make_schedule
+from experiments.models import model_directory
+
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
+
+
+def clip_config(config, tokenizer_dir: pathlib.Path) -> CLIPConfig:
+    """The architecture of the config, its vocabulary from the tokenizer's files."""
+    vocab = read_json(tokenizer_dir / "vocab.json")
+    eos = vocab["<|endoftext|>"]
+    words = {
+        "vocab_size": len(vocab),
+        "bos_token_id": vocab["<|startoftext|>"],
+        "eos_token_id": eos,
+        "pad_token_id": eos,
+    }
+    arch = config.arch.to_dict()
+    return CLIPConfig(
+        VisionConfig(**arch["vision"]),
+        TextConfig(**arch["text"], **words),
+        projection_dim=arch["projection_dim"],
+    )
+
+
+def two_towers(module: CLIP, preprocess: Preprocess, *, augment: float, keep: float) -> TwoTowers:
+    """The model as contrastive training sees it: drawings are painted and cropped on the device."""
+
+    def encode_image(params, inputs, rng):
+        paint, drop = jax.random.split(rng)
+        images = augment_drawings(paint, inputs["rgba"], inputs["mono"], strength=augment)
+        pixels = (images - np.array(preprocess.mean)) / np.array(preprocess.std)
+        return normalize(
+            module.apply(
+                {"params": params["clip"]}, pixels, keep=keep, rng=drop, method="encode_image"
+            )
+        )
+
+    def encode_text(params, tokens):
+        embedded = module.apply({"params": params["clip"]}, tokens, method="encode_text")
+        return normalize(embedded)
+
+    def scale(params):
+        return module.apply({"params": params["clip"]}, method="scale")
+
+    return TwoTowers(encode_image, encode_text, scale)
+
+
+def zero_shot_validation(module, preprocess, tokenize, prompts):
+    """params -> zero-shot accuracy on every domain's validation split of the embedded dataset."""
+    dataset = open_dataset("emoji")
+    sources = [dataset.source(domain, "val") for domain in dataset.domains]
+    pixels = {
+        s.domain: np.stack([preprocess.crop(s[i].image, s[i].name) for i in range(len(s))])
+        for s in sources
+    }
+    encode_image = jax.jit(
+        lambda p, x: normalize(
+            module.apply({"params": p}, preprocess.normalize(x), method="encode_image")
+        )
+    )
+    encode_text = jax.jit(lambda p, x: module.apply({"params": p}, x, method="encode_text"))
+
+    def evaluate(params):
+        weights = text.zero_shot_classifier(
+            functools.partial(encode_text, params["clip"]), tokenize, dataset.classes, prompts
+        )
+        result = {}
+        for source in sources:
+            image = encode_image(params["clip"], pixels[source.domain])
+            result[f"val/{source.domain}"] = float(
+                accuracy(image @ weights.T, jnp.asarray(source.labels))
+            )
+        return result
+
+    return evaluate
+
+
+def run(config, workdir: pathlib.Path, say) -> None:
+    """Trains, resuming where a killed run stopped, and writes `workdir/export`."""
+    tokenizer_dir = model_directory(config.tokenizer)
+    tokenize = text.load_tokenizer(tokenizer_dir)
+    corpus = pairs.PairCorpus(config.data.root)
+    mixture = config.data.mixture.to_dict()
+    pairs.check_mixture(corpus, mixture)
+    arch = clip_config(config, tokenizer_dir)
+    preprocess = Preprocess(size=arch.vision.image_size)
+    module = CLIP(arch)
+    seed = int(config.seeds[0])
+    say(f"{len(corpus)} drawings, {len(corpus.texts)} texts")
+
+    optim = config.optim.to_dict()
+    schedule = make_schedule(
+        optim.pop("schedule"), optim.pop("lr"), config.steps, warmup=optim.pop("warmup")
+    )
+    optimizer = make_optimizer(schedule, **optim)
+    size = arch.vision.image_size
+    variables = module.init(
+        jax.random.key(seed), jnp.zeros((1, size, size, 3)), jnp.zeros((1, 2), jnp.int32)
+    )
+    state = init_state({"clip": variables["params"]}, optimizer, seed=seed)
+
+    def make(number: int) -> dict:
+        return pairs.sample_batch(
+            corpus,
+            tokenize,
+            seed=seed,
+            step=number,
+            batch_size=config.batch_size,
+            mixture=mixture,
+            caption_share=config.data.caption_share,
+            category_share=config.data.category_share,
+            templates=config.data.templates,
+        )
+
+    evaluate = config.evaluate_every and zero_shot_validation(
+        module, preprocess, tokenize, config.prompts
+    )
+    phases = (
+        ("pretrain", config.keep_patches, config.steps - config.full_steps),
+        ("pretrain-full", 1.0, config.steps),
+    )
+    with Checkpointer(workdir / "checkpoints" / "pretrain") as checkpointer:
+        for phase, keep, until in phases:
+            model = two_towers(module, preprocess, augment=config.augment, keep=keep)
+            state = fit_stream(
+                make_step(make_loss(model), optimizer, total_steps=config.steps),
+                state,
+                functools.partial(pairs.batches, make, last=until),
+                until,
+                phase=phase,
+                checkpointer=checkpointer,
+                log=MetricsLog(workdir / "metrics.jsonl"),
+                log_every=config.log_every,
+                save_every=config.save_every,
+                evaluate=evaluate,
+                evaluate_every=config.evaluate_every,
+                say=say,
+            )
+    out = workdir / "export"
+    save_clip(out, arch, state.params["clip"], dtype=np.float16)
+    save_preprocess(out, preprocess)
+    for name in TOKENIZER_FILES:
+        if (tokenizer_dir / name).resolve() != (out / name).resolve():
+            shutil.copyfile(tokenizer_dir / name, out / name)
+    count = sum(x.size for x in jax.tree.leaves(abstract_params(arch)))
+    say(f"exported {count} parameters to {out}")

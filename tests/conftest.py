@@ -1,0 +1,98 @@
+"""Shared by all tests: a quiet environment, a tiny random CLIP on disk, a small folder dataset."""
+
+import json
+import os
+import pathlib
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
+
+REPO = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or writes the user's feature cache."""
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def small_config(**changes) -> CLIPConfig:
+    """A CLIP of two layers that runs in milliseconds."""
+    vision = dict(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        image_size=32,
+        patch_size=8,
+    )
+    text = dict(
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        vocab_size=100,
+        max_position_embeddings=12,
+        bos_token_id=98,
+        eos_token_id=99,
+        pad_token_id=99,
+    )
+    vision.update(changes.get("vision", {}))
+    text.update(changes.get("text", {}))
+    return CLIPConfig(VisionConfig(**vision), TextConfig(**text), changes.get("projection", 16))
+
+
+def random_params(config: CLIPConfig, seed: int = 0):
+    """Parameters with every bias and norm away from its trivial initial value."""
+    size = config.vision.image_size
+    params = CLIP(config).init(
+        jax.random.key(seed), jnp.zeros((1, size, size, 3)), jnp.zeros((1, 4), jnp.int32)
+    )["params"]
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda p: p + 0.05 * jnp.asarray(rng.normal(size=p.shape), jnp.float32), params
+    )
+
+
+def random_tokens(config: CLIPConfig, n: int, seed: int = 0) -> np.ndarray:
+    """Token ids int32 [n, context]: BOS, words, EOS, padding; of several lengths."""
+    rng = np.random.default_rng(seed)
+    text = config.text
+    length = text.max_position_embeddings
+    ids = rng.integers(3, text.vocab_size - 2, (n, length))
+    ids[:, 0] = text.bos_token_id
+    for i in range(n):
+        end = int(rng.integers(2, length))
+        ids[i, end:] = text.eos_token_id
+    return ids.astype(np.int32)
+
+
+@pytest.fixture
+def folder_dataset(tmp_path):
+    """root/domain/class/image.png with 2 domains, 3 classes of plain colours, 6 images each."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    root = tmp_path / "photos"
+    for d, domain in enumerate(("real", "sketch")):
+        for c, name in enumerate(("blue", "green", "red")):
+            folder = root / domain / name
+            folder.mkdir(parents=True)
+            for i in range(6):
+                pixels = rng.integers(0, 60, (40, 50, 3), dtype=np.uint8)
+                pixels[..., 2 - c] += 150 - 40 * d
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root
+
+
+def read_json(path):
+    """A JSON file's content."""
+    return json.loads(pathlib.Path(path).read_text())

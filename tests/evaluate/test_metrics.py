@@ -1,0 +1,77 @@
+"""Metrics against scikit-learn; results that can be read back."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import accuracy_score, recall_score
+
+from clipjax.evaluate import report
+from clipjax.evaluate.metrics import accuracy, per_class_accuracy
+from clipjax.evaluate.select import information_maximization, negative_entropy
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(50, 4)).astype(np.float32)
+LABELS = RNG.integers(4, size=50)
+
+
+def test_accuracy_equals_scikit_learn():
+    expected = accuracy_score(LABELS, LOGITS.argmax(axis=1))
+    assert float(accuracy(jnp.asarray(LOGITS), jnp.asarray(LABELS))) == pytest.approx(expected)
+
+
+def test_per_class_accuracy_equals_scikit_learn():
+    expected = recall_score(LABELS, LOGITS.argmax(axis=1), average=None)
+    ours = per_class_accuracy(jnp.asarray(LOGITS), jnp.asarray(LABELS), 4)
+    np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_padding_never_counts():
+    mask = np.arange(50) < 37
+    spoiled = LOGITS.copy()
+    spoiled[37:] = 1e9 * np.eye(4)[LABELS[37:]]  # the padding would all be right
+    expected = accuracy_score(LABELS[:37], LOGITS[:37].argmax(axis=1))
+    assert float(accuracy(spoiled, jnp.asarray(LABELS), jnp.asarray(mask))) == pytest.approx(
+        expected
+    )
+
+
+def test_label_free_scores_rank_as_they_should():
+    sure_and_varied, one_class = 20.0 * np.eye(4), 20.0 * np.eye(4)[[0, 0, 0, 0]]
+    unsure = np.zeros((4, 4))
+    assert information_maximization(sure_and_varied) == pytest.approx(np.log(4), abs=1e-4)
+    assert information_maximization(one_class) == pytest.approx(0.0, abs=1e-4)
+    assert negative_entropy(one_class) > negative_entropy(unsure)
+
+
+def results():
+    rows = [
+        report.row(method, domain, "test", 100, accuracies)
+        for method, scores in {"zero_shot": [0.3], "dann": [0.5, 0.6]}.items()
+        for domain, accuracies in {"a": scores, "b": [s / 2 for s in scores]}.items()
+    ]
+    return {
+        "experiment": "dann",
+        "model": "tiny",
+        "data": {"name": "toy", "source": "b", "target": "a"},
+        "classes": 4,
+        "seeds": [0, 1],
+        "selection": "last",
+        "rows": rows,
+        "domain_gap": {"zero_shot": -15.0, "dann": -27.5},
+    }
+
+
+def test_tables_put_the_source_first_and_show_spread():
+    lines = report.table(results()).splitlines()
+    assert lines[1].split() == ["method", "b", "(source)", "a", "(target)", "gap"]
+    assert "55.0 ± 7.1" in report.table(results())
+    assert "| dann | 27.5 ± 3.5 | 55.0 ± 7.1 | -27.5 |" in report.markdown(results())
+
+
+def test_results_are_written_whole(tmp_path):
+    report.write(tmp_path, results())
+    assert report.read(tmp_path) == json.loads(json.dumps(results()))
+    assert not list(tmp_path.glob("*.partial"))
+    assert report.read(tmp_path / "elsewhere") is None

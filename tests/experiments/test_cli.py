@@ -1,0 +1,209 @@
+"""The command line as a user meets it: real processes, real exit codes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from configs import common, dann
+from tests.conftest import REPO, read_json
+
+SMOKE = "--config=configs/dann.py:smoke"
+
+
+def main(*arguments, timeout=300, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.main", *map(str, arguments)],
+        cwd=REPO,
+        env=os.environ | {"CI": "true"} | env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def fails(*arguments, word):
+    done = main(*arguments)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert word in done.stderr, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One smoke run, shared by the tests that only look at it."""
+    workdir = tmp_path_factory.mktemp("smoke") / "run"
+    done = main(SMOKE, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_it_promises(finished):
+    workdir, done = finished
+    results = read_json(workdir / "results.json")
+    assert {"experiment", "model", "data", "seeds", "selection", "rows", "domain_gap"} <= set(results)
+    methods = {r["method"] for r in results["rows"]}
+    assert methods == {"zero_shot", "finetune", "source_only", "dann"}
+    test_rows = [r for r in results["rows"] if r["split"] == "test"]
+    assert len(test_rows) == 4 * 6 and all(r["n"] == 260 for r in test_rows)
+    assert all(0 <= a <= 1 for r in results["rows"] for a in r["accuracies"])
+    for name in ("config.json", "metrics.jsonl", "results.md"):
+        assert (workdir / name).exists()
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    last = [r for r in records if r["phase"] == "dann"][-1]
+    assert {"class_loss", "domain_loss", "domain_accuracy_target", "lam", "grad_norm"} <= set(last)
+    assert "zero_shot" in done.stdout and "gap" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_finished_run_says_so(finished):
+    workdir, _ = finished
+    before = (workdir / "results.json").read_bytes()
+    done = main(SMOKE, f"--workdir={workdir}")
+    assert done.returncode == 0 and "finished" in done.stdout
+    assert (workdir / "results.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_workdir_of_another_config_is_refused(finished):
+    workdir, _ = finished
+    message = fails(SMOKE, f"--workdir={workdir}", "--config.optim.lr=0.5", word="optim.lr")
+    assert "0.5" in message
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_bits(finished, tmp_path):
+    """kill -9 as soon as each kind of file appears, then run again until it is done."""
+    reference, _ = finished
+    workdir = tmp_path / "killed"
+    command = [sys.executable, "-m", "experiments.main", SMOKE, f"--workdir={workdir}"]
+    env = os.environ | {"CI": "true", "CLIPJAX_CACHE": str(tmp_path / "cache")}
+    moments = (
+        lambda: (workdir / "config.json").exists(),
+        lambda: (tmp_path / "cache").exists() and len(list((tmp_path / "cache").rglob("*"))) > 4,
+        lambda: any(workdir.glob("checkpoints/finetune/*")),
+        lambda: any(workdir.glob("checkpoints/dann/*")),
+    )
+    for moment in moments:
+        process = subprocess.Popen(command, cwd=REPO, env=env, stdout=-3, stderr=-3)
+        deadline = time.time() + 200
+        while not moment() and process.poll() is None and time.time() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = read_json(reference / "results.json"), read_json(workdir / "results.json")
+    assert one["rows"] == two["rows"]
+    logs = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "s_per_epoch"}
+            for line in (d / "metrics.jsonl").open()
+        ]
+        for d in (reference, workdir)
+    ]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_the_pretraining_stage_runs_resumes_and_exports(tmp_path):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    rng = np.random.default_rng(0)
+    np.save(corpus / "masks.npy", rng.integers(0, 256, (20, 64, 64), dtype=np.uint8))
+    np.save(corpus / "rgba.npy", rng.integers(0, 256, (20, 64, 64, 4), dtype=np.uint8))
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {
+        "caption": [f"thing {i}" for i in range(40)],
+        "texts": [["stuff", f"object {i % 3}"] for i in range(40)],
+        "kind": ["mask"] * 20 + ["rgba"] * 20,
+        "row": [*range(20), *range(20)],
+        "group": ["icon-mono"] * 20 + ["icon-colour"] * 10 + ["emoji-train"] * 10,
+    }
+    pq.write_table(pa.table(columns), corpus / "manifest.parquet")
+    config = "--config=configs/pretrain.py:smoke"
+    options = [config, f"--config.data.root={corpus}", f"--workdir={tmp_path / 'run'}"]
+    done = main(*options)
+    assert done.returncode == 0, done.stderr
+    exported = main(
+        "--config=configs/zero_shot.py",
+        f"--config.model={tmp_path / 'run' / 'export'}",
+        f"--workdir={tmp_path / 'zero'}",
+    )
+    assert exported.returncode == 0, exported.stderr
+    shutil.rmtree(tmp_path / "run" / "export")
+    again = main(*options)
+    assert again.returncode == 0 and (tmp_path / "run" / "export" / "model.safetensors").exists()
+
+
+def test_bad_input_ends_in_one_sentence_and_exit_code_1(tmp_path, folder_dataset):
+    there = f"--workdir={tmp_path / 'w'}"
+    fails(f"{SMOKE},target=skech", there, word="render, flat, clipart, cartoon, stencil, sketch")
+    fails(f"{SMOKE},target=clipart,source=clipart", there, word="two different domains")
+    fails(SMOKE, there, "--config.data.root=/no/such/folder", word="/no/such/folder")
+    fails(SMOKE, there, "--config.model=/no/such/model", word="/no/such/model")
+    fails(SMOKE, there, "--config.methods.dann.lam_max=-1.0", word="negative")
+    fails(SMOKE, there, "--config.optim.schedule=cubic", word="constant, cosine, step")
+    fails(SMOKE, there, "--config.stages=('dan',)", word="finetune, source_only")
+
+
+@pytest.mark.slow
+def test_a_nan_is_located_and_the_checkpoint_before_it_named(tmp_path):
+    message = fails(
+        SMOKE, f"--workdir={tmp_path / 'w'}", "--config.optim.lr=1e38", word="non-finite"
+    )
+    assert "step" in message and "phase 'finetune'" in message and "checkpoint" in message
+
+
+def test_own_images_in_folders(tmp_path, folder_dataset):
+    done = main(
+        f"{SMOKE},source=real,target=sketch,root={folder_dataset}", f"--workdir={tmp_path / 'w'}"
+    )
+    assert done.returncode == 0, done.stderr
+    results = read_json(tmp_path / "w" / "results.json")
+    assert results["data"] == {"name": "photos", "source": "real", "target": "sketch"}
+    assert results["classes"] == 3
+
+
+def test_a_corrupt_image_stops_the_run_by_name(tmp_path, folder_dataset):
+    for path in (folder_dataset / "sketch" / "red").iterdir():
+        path.write_bytes(b"not an image")
+    fails(
+        f"{SMOKE},source=real,target=sketch,root={folder_dataset}",
+        f"--workdir={tmp_path / 'w'}",
+        word="sketch/red/",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["--help"], "configs/dann.py"),
+        (["--confg=configs/dann.py"], "confg"),
+        (["--config=configs/dann.py", "--config.optim.lrr=1"], "lrr"),
+        (["--config=configs/dann.py:sorce=render"], "sorce"),
+        (["--config=configs/nothing.py"], "configs/nothing.py"),
+    ],
+)
+def test_help_and_wrong_flags_answer_without_importing_jax(arguments, word):
+    done = main(*arguments, JAX_PLATFORMS="no_such_platform")  # using jax at all would fail
+    assert word in done.stdout + done.stderr
+    assert (done.returncode == 0) == (arguments == ["--help"]) or arguments == ["--help"]
+
+
+def test_argument_strings():
+    assert common.parse_arg("source=a,smoke") == {"source": "a", "smoke": True}
+    config = dann.get_config("source=render,target=sketch,smoke")
+    assert (config.data.source, config.data.target, config.seeds) == ("render", "sketch", (0,))
+    with pytest.raises(ValueError, match="source=..., target=..."):
+        common.parse_arg("domain=x")

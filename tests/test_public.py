@@ -1,0 +1,55 @@
+"""The public API, what importing it costs, and the README's example."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import clipjax
+from tests.conftest import REPO
+
+
+def test_every_export_resolves_and_has_a_docstring():
+    for name in clipjax.__all__:
+        value = getattr(clipjax, name)
+        assert name == "__version__" or value.__doc__, name
+
+
+def test_importing_starts_no_backend_and_nothing_heavy():
+    code = (
+        "import sys, clipjax, clipjax.adapt.dann, clipjax.model.hf, clipjax.data.features\n"
+        "import jax\n"
+        "heavy = {'torch', 'tensorflow', 'matplotlib', 'transformers'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "from jax._src import xla_bridge\n"
+        "assert not xla_bridge._backends, xla_bridge._backends\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_readme_example_adapts_two_rotated_moons():
+    """The code block of the README, as it stands: source accuracy stays, the target's rises."""
+    text = (REPO / "README.md").read_text()
+    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "moons" in block)
+    assert len(code.splitlines()) <= 30
+    space: dict = {}
+    exec(compile(code, "README.md", "exec"), space)
+    plain, adapted = space["plain"], space["adapted"]
+    assert plain["source"] > 0.97 and adapted["source"] > 0.95
+    assert adapted["target"] > plain["target"] + 0.1
+
+
+def test_rooms_respect_the_way_of_the_data():
+    """data -> model -> adapt -> train -> evaluate; adapt knows of neither train nor data."""
+    forbidden = {
+        "adapt": ("clipjax.train", "clipjax.data", "clipjax.model", "clipjax.evaluate", "flax"),
+        "model": ("clipjax.train", "clipjax.data", "clipjax.evaluate"),
+        "data": ("clipjax.train", "clipjax.evaluate", "clipjax.model", "clipjax.adapt"),
+        "evaluate": ("clipjax.train", "clipjax.data"),
+        "train": ("clipjax.evaluate", "clipjax.data", "clipjax.model"),
+    }
+    for room, names in forbidden.items():
+        for file in pathlib.Path(clipjax.__file__).parent.joinpath(room).glob("*.py"):
+            imported = re.findall(r"^\s*(?:from|import) (\S+)", file.read_text(), re.M)
+            wrong = [m for m in imported if m.startswith(names)]
+            assert not wrong, (file.name, wrong)

@@ -1,0 +1,111 @@
+"""Training on arrays: who is seen when, resuming, and non-finite losses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from clipjax.adapt.step import init_state, make_step
+from clipjax.errors import CheckpointError, NonFiniteError
+from clipjax.log import MetricsLog
+from clipjax.train.arrays import epoch_plan, fit_arrays
+from clipjax.train.checkpoint import Checkpointer
+
+
+@pytest.mark.parametrize("sizes", [(10, 7, 4), (8, 30, 4), (3, 2, 8), (5, 5, 5)])
+def test_an_epoch_is_one_pass_over_the_source(sizes):
+    source, target, batch = sizes
+    plan = epoch_plan(jax.random.key(0), source, target, batch)
+    seen = np.asarray(plan["source"])[np.asarray(plan["mask"])]
+    assert sorted(seen) == list(range(source))
+    assert plan["mask"].shape == (-(-source // batch), batch)
+    counts = np.bincount(np.asarray(plan["target"]).ravel(), minlength=target)
+    assert counts.max() - counts.min() <= 1  # the target repeats evenly
+
+
+def loss(params, batch, rng, progress):
+    del progress
+    source = batch["source"]
+    logits = source["inputs"] @ params["w"] + 0.01 * jax.random.normal(rng, (3,))
+    values = optax.softmax_cross_entropy_with_integer_labels(logits, source["label"])
+    value = jnp.sum(values * source["mask"]) / jnp.sum(source["mask"])
+    return value + 0.0 * jnp.sum(batch["target"]["inputs"]), {}
+
+
+def problem():
+    rng = np.random.default_rng(0)
+    data = {
+        "source": {
+            "inputs": jnp.asarray(rng.normal(size=(11, 4)), jnp.float32),
+            "label": jnp.asarray(rng.integers(3, size=11)),
+        },
+        "target": {"inputs": jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)},
+    }
+    optimizer = optax.adam(1e-2)
+    make = lambda seed: init_state({"w": jnp.zeros((4, 3))}, optimizer, seed=seed)  # noqa: E731
+    return data, make_step(loss, optimizer, total_steps=18), make
+
+
+def fit(workdir, data, step, states, epochs, **changes):
+    options = dict(batch_size=4, phase="test", save_every=2) | changes
+    with Checkpointer(workdir / "ckpt") as checkpointer:
+        log = MetricsLog(workdir / "metrics.jsonl")
+        return fit_arrays(
+            step, states, data, epochs=epochs, checkpointer=checkpointer, log=log, **options
+        )
+
+
+def test_resuming_gives_the_same_bits(tmp_path):
+    data, step, make = problem()
+    states = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = fit(tmp_path / "a", data, step, states, 6)
+    fit(tmp_path / "b", data, step, states, 4)
+    # What a killed run leaves behind: half a line, and an epoch that was logged but not saved.
+    with (tmp_path / "b" / "metrics.jsonl").open("a") as file:
+        file.write('{"phase": "test", "epoch": 5, "step": 15}\n{"phase": "te')
+    resumed = fit(tmp_path / "b", data, step, states, 6)
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), whole, resumed)))
+    logs = [
+        [line.split('"s_per_epoch"')[0] for line in (tmp_path / d / "metrics.jsonl").open()]
+        for d in "ab"
+    ]
+    assert logs[0] == logs[1] and len(logs[0]) == 6
+
+
+def test_seeds_together_equal_seeds_alone(tmp_path):
+    data, step, make = problem()
+    together = fit(tmp_path, data, step, jax.vmap(make)(jnp.array([3, 8], jnp.uint32)), 2)
+    (tmp_path / "alone").mkdir()
+    alone = fit(tmp_path / "alone", data, step, jax.vmap(make)(jnp.array([8], jnp.uint32)), 2)
+    np.testing.assert_allclose(together.params["w"][1], alone.params["w"][0], rtol=1e-5)
+    assert not np.allclose(together.params["w"][0], together.params["w"][1])
+
+
+def test_a_non_finite_loss_is_located_and_not_saved(tmp_path):
+    data, _, make = problem()
+
+    def explode(params, batch, rng, progress):
+        value, _ = loss(params, batch, rng, progress)
+        return jnp.where(progress * 18 >= 7, jnp.nan, value), {"lam": progress}
+
+    step = make_step(explode, optax.adam(1e-2), total_steps=18)
+    states = jax.vmap(make)(jnp.arange(1, dtype=jnp.uint32))
+    with pytest.raises(NonFiniteError) as caught:
+        fit(tmp_path, data, step, states, 6)
+    message = str(caught.value)
+    assert "step 7" in message and "'test'" in message and "lambda 0.389" in message
+    assert "last good checkpoint: step 6" in message
+    with Checkpointer(tmp_path / "ckpt") as checkpointer:
+        assert checkpointer.latest == 6
+
+
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
+    data, step, make = problem()
+    states = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32))
+    fit(tmp_path, data, step, states, 2)
+    other = states._replace(params={"w": jnp.zeros((2, 5, 3)), "extra": jnp.zeros(2)})
+    with Checkpointer(tmp_path / "ckpt") as checkpointer, pytest.raises(CheckpointError):
+        checkpointer.restore(other)

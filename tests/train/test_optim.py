@@ -1,0 +1,88 @@
+"""Layer groups, freezing rules and their errors."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from clipjax.train.optim import frozen_tree, group_tree, layer_groups, make_optimizer
+from tests.conftest import random_params, small_config
+
+
+@pytest.fixture(scope="module")
+def params():
+    heads = {"adapter": {"w": jnp.ones((2, 2))}, "classifier": {"w": jnp.ones((2, 2))}}
+    return {"clip": random_params(small_config()), **heads}
+
+
+def test_groups_run_from_input_to_output(params):
+    assert layer_groups(params) == (
+        "clip/vision/embedding",
+        "clip/vision/block_0",
+        "clip/vision/block_1",
+        "clip/vision/projection",
+        "clip/text/embedding",
+        "clip/text/block_0",
+        "clip/text/block_1",
+        "clip/text/projection",
+        "clip/logit_scale",
+        "adapter",
+        "classifier",
+    )
+
+
+def test_block_10_comes_after_block_9():
+    blocks = {f"block_{i}": {"b": jnp.zeros(1)} for i in (10, 9)}
+    assert layer_groups({"clip": {"vision": blocks}})[-1] == "clip/vision/block_10"
+
+
+def test_every_parameter_has_a_group(params):
+    assert all(jax.tree.leaves(jax.tree.map(bool, group_tree(params))))
+
+
+def test_an_uncovered_parameter_is_named(params):
+    strange = {"clip": {**params["clip"], "audio": {"w": jnp.ones(1)}}}
+    with pytest.raises(ValueError, match="clip/audio/w"):
+        group_tree(strange)
+
+
+def test_freezing_follows_the_patterns(params):
+    frozen = frozen_tree(params, [r"clip/text/.*", r"clip/vision/(embedding|block_0)"])
+    assert all(jax.tree.leaves(frozen["clip"]["text"]))
+    assert all(jax.tree.leaves(frozen["clip"]["vision"]["block_0"]))
+    assert not any(jax.tree.leaves(frozen["clip"]["vision"]["block_1"]))
+    assert not any(jax.tree.leaves(frozen["adapter"]))
+
+
+def test_a_pattern_that_matches_nothing_is_refused(params):
+    with pytest.raises(ValueError, match="blok.*groups: clip/vision/embedding"):
+        frozen_tree(params, ["clip/vision/blok_0"])
+
+
+def test_a_mask_that_trains_nothing_is_refused(params):
+    with pytest.raises(ValueError, match="nothing to train"):
+        frozen_tree(params, [".*"])
+
+
+def test_group_learning_rates_scale_the_updates(params):
+    optimizer = make_optimizer(lambda _: 1.0, lr_mults={"adapter": 0.25}, name="sgd", momentum=0.0)
+    grads = jax.tree.map(jnp.ones_like, params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    assert updates["adapter"]["w"][0, 0] == pytest.approx(-0.25)
+    assert updates["classifier"]["w"][0, 0] == pytest.approx(-1.0)
+
+
+def test_vectors_are_not_decayed():
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
+    optimizer = make_optimizer(lambda _: 1.0, weight_decay=0.5)
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
+    )
+    assert not jnp.any(updates["b"]) and jnp.allclose(updates["w"], -0.5)
+
+
+@pytest.mark.parametrize(
+    "arguments, word", [({"name": "adam"}, "adam"), ({"lr_mults": {"a": 0.0}}, "freeze")]
+)
+def test_bad_optimizers_are_named(arguments, word):
+    with pytest.raises(ValueError, match=word):
+        make_optimizer(lambda _: 1.0, **arguments)

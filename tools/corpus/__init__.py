@@ -1,0 +1,1 @@
+"""Parts of `tools/build_icon_corpus.py`: image-text pairs to pretrain the tiny CLIP."""
