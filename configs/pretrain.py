@@ -51,14 +51,14 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.augment = 1.0
     config.keep_patches = 0.4  # FLIP: each image shows this share of its patches in training
     config.batch_size = 256
-    config.steps = 1550
-    config.full_steps = 60  # the last steps see whole images, as at test time
+    config.steps = 1450
+    config.full_steps = 50  # the last steps see whole images, as at test time
     config.optim = ConfigDict(
         {
             "name": "adamw",
-            "lr": 1.5e-3,
+            "lr": 5e-4,
             "schedule": "cosine",
-            "warmup": 0.05,
+            "warmup": 0.06,
             "weight_decay": 0.1,
             "clip_norm": 1.0,
             "b2": 0.98,

@@ -25,7 +25,7 @@ from clipjax.evaluate.select import information_maximization
 from clipjax.log import MetricsLog
 from clipjax.model import text
 from clipjax.model.clip import CLIP, normalize
-from clipjax.model.heads import Heads, as_model, predict
+from clipjax.model.heads import Heads, as_model, init_heads, predict
 from clipjax.model.hf import load_clip
 from clipjax.train.arrays import fit_arrays, steps_per_epoch
 from clipjax.train.checkpoint import Checkpointer
@@ -153,7 +153,11 @@ def train_method(name, config, encoded: Encoded, num_classes: int, workdir, log)
         raise ConfigError(str(error)) from None
 
     example = data["source"]["inputs"][:1]
-    init = lambda seed: heads.init(jax.random.key(seed), example)["params"]  # noqa: E731
+
+    def init(seed):
+        key = jax.random.key(seed)
+        return init_heads(heads, key, example, encoded.text_weights, encoded.scale)
+
     frozen = frozen_tree(jax.eval_shape(init, 0), freeze) if freeze else None
     step = make_step(loss, optimizer, total_steps=total, frozen=frozen)
     seeds = jnp.array(config.seeds, jnp.uint32)

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
+from clipjax.model.clip import CLIPConfig, TextConfig, VisionConfig
+from clipjax.model.hf import abstract_params
 
 REPO = pathlib.Path(__file__).parent.parent
 
@@ -52,14 +53,15 @@ def small_config(**changes) -> CLIPConfig:
 
 def random_params(config: CLIPConfig, seed: int = 0):
     """Parameters with every bias and norm away from its trivial initial value."""
-    size = config.vision.image_size
-    params = CLIP(config).init(
-        jax.random.key(seed), jnp.zeros((1, size, size, 3)), jnp.zeros((1, 4), jnp.int32)
-    )["params"]
     rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda p: p + 0.05 * jnp.asarray(rng.normal(size=p.shape), jnp.float32), params
-    )
+
+    def fill(path, shape):
+        name = jax.tree_util.keystr(path)
+        mean = 1.0 if "scale'" in name and "logit" not in name else 0.0
+        spread = 0.1 if len(shape.shape) < 2 else shape.shape[0] ** -0.5
+        return jnp.asarray(mean + spread * rng.normal(size=shape.shape), jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(fill, abstract_params(config))
 
 
 def random_tokens(config: CLIPConfig, n: int, seed: int = 0) -> np.ndarray:

@@ -30,7 +30,9 @@ def test_importing_starts_no_backend_and_nothing_heavy():
 def test_readme_example_adapts_two_rotated_moons():
     """The code block of the README, as it stands: source accuracy stays, the target's rises."""
     text = (REPO / "README.md").read_text()
-    code = next(block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "moons" in block)
+    code = next(
+        block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "moons" in block
+    )
     assert len(code.splitlines()) <= 30
     space: dict = {}
     exec(compile(code, "README.md", "exec"), space)

@@ -21,10 +21,13 @@ def resample_matrices(scale: jax.Array, shift: jax.Array, size: int) -> jax.Arra
     """
     out = jnp.arange(size) - (size - 1) / 2
     source = out[None] / scale[:, None] + (size - 1) / 2 - shift[:, None] * size
-    distance = jnp.abs(source[:, :, None] - jnp.arange(size)[None, None])
+    distance = jnp.abs(source[:, :, None] - jnp.arange(-size, 2 * size)[None, None])
     # A shrunken picture needs a wider kernel, or thin strokes fall between the samples.
     width = jnp.maximum(1.0, 1.0 / scale)[:, None, None]
-    return jnp.maximum(0.0, 1.0 - distance / width) / width
+    weights = jnp.maximum(0.0, 1.0 - distance / width)
+    # Normalised over pixels beyond the border too: a border row must fade, not grow brighter.
+    total = jnp.maximum(weights.sum(axis=2, keepdims=True), 1e-6)
+    return weights[:, :, size : 2 * size] / total
 
 
 def _place(rng, rgba, strength):

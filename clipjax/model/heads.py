@@ -90,6 +90,28 @@ def as_model(heads: Heads) -> DannModel:
     return DannModel(call("features"), call("classify"), call("discriminate"))
 
 
+def init_heads(
+    heads: Heads, key: jax.Array, example: jax.Array, text_weights: jax.Array, scale: float
+) -> PyTree:
+    """Initial parameters; a linear class head on bare features starts as the zero-shot classifier.
+
+    MLP heads start random. (A random linear head would throw zero-shot accuracy away, and weight
+    interpolation with zero-shot CLIP would not work: Wortsman et al. 2022, arXiv 2109.01903.)
+
+    Args:
+      heads: what to initialise.
+      key: for the random parts.
+      example: features float [1, P], for shapes.
+      text_weights: zero-shot class weights [K, P].
+      scale: CLIP's factor on cosine similarities.
+    """
+    params = heads.init(key, example)["params"]
+    if heads.adapter is None and not heads.classifier:
+        linear = {"kernel": scale * text_weights.T, "bias": jnp.zeros(heads.num_classes)}
+        params = {**params, "classifier": {"layer_0": linear}}
+    return params
+
+
 def predict(heads: Heads, params: PyTree, features: jax.Array) -> jax.Array:
     """Class logits [B, K] of CLIP features [B, P], without dropout."""
     return heads.apply({"params": params}, features)

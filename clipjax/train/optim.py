@@ -38,8 +38,9 @@ def _path_name(path) -> str:
 
 def _order(group: str) -> tuple:
     """Sort key: rule order, then block number (block_10 comes after block_9)."""
-    for rank, (_, name) in enumerate(_GROUP_RULES):
-        if re.fullmatch(name.replace(r"\1", r"\w+"), group):
+    for rank, (pattern, name) in enumerate(_GROUP_RULES):
+        captured = re.search(r"\((.*?)\)", pattern)
+        if re.fullmatch(name.replace(r"\1", f"({captured.group(1)})" if captured else ""), group):
             return rank, int((re.search(r"\d+$", group) or [0])[0]), group
     return len(_GROUP_RULES), 0, group
 

@@ -49,7 +49,9 @@ def finished(tmp_path_factory):
 def test_a_run_leaves_what_it_promises(finished):
     workdir, done = finished
     results = read_json(workdir / "results.json")
-    assert {"experiment", "model", "data", "seeds", "selection", "rows", "domain_gap"} <= set(results)
+    assert {"experiment", "model", "data", "seeds", "selection", "rows", "domain_gap"} <= set(
+        results
+    )
     methods = {r["method"] for r in results["rows"]}
     assert methods == {"zero_shot", "finetune", "source_only", "dann"}
     test_rows = [r for r in results["rows"] if r["split"] == "test"]

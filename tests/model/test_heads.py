@@ -1,0 +1,80 @@
+"""Heads and the text side."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clipjax import Heads, zero_shot_classifier
+from clipjax.model.clip import pool_positions
+from clipjax.model.heads import as_model, init_heads, predict
+from clipjax.model.text import fill_prompts
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8)), jnp.float32)
+
+
+def test_depths_come_from_the_widths():
+    heads = Heads(3, adapter=(6, 6, 4), classifier=(5,), discriminator=(7,))
+    params = heads.init(jax.random.key(0), X)["params"]
+    assert {k: len(v) for k, v in params.items()} == {
+        "adapter": 3,
+        "classifier": 2,
+        "discriminator": 2,
+    }
+    model = as_model(heads)
+    features = model.features(params, X, None)
+    assert features.shape == (5, 4)
+    assert model.discriminate(params, features).shape == (5, 2)
+    logits = model.classify(params, features)
+    np.testing.assert_allclose(predict(heads, params, X), logits, rtol=1e-6)
+
+
+def test_without_adapter_and_domain_head_only_the_classifier_has_parameters():
+    params = Heads(3).init(jax.random.key(0), X)["params"]
+    assert set(params) == {"classifier"} and set(params["classifier"]) == {"layer_0"}
+
+
+def test_a_linear_head_starts_at_zero_shot():
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=(3, 8)), jnp.float32)
+    heads = Heads(3)
+    params = init_heads(heads, jax.random.key(0), X, weights, 20.0)
+    np.testing.assert_allclose(predict(heads, params, X), 20.0 * X @ weights.T, rtol=1e-5)
+    random = init_heads(Heads(3, classifier=(4,)), jax.random.key(0), X, weights, 20.0)
+    assert set(random["classifier"]) == {"layer_0", "layer_1"}
+
+
+def test_dropout_needs_an_rng_and_keeps_the_mean():
+    heads = Heads(3, adapter=(64, 64), dropout=0.5)
+    params = heads.init(jax.random.key(0), X)["params"]
+    model = as_model(heads)
+    assert jnp.array_equal(model.features(params, X, None), model.features(params, X, None))
+    one, two = (model.features(params, X, jax.random.key(s)) for s in (0, 1))
+    assert not jnp.array_equal(one, two)
+
+
+@pytest.mark.parametrize(
+    "ids, eos, expected",
+    [([[5, 9, 3, 9]], 9, 1), ([[5, 7, 99, 1]], 2, 2)],
+)
+def test_both_pooling_rules(ids, eos, expected):
+    assert int(pool_positions(jnp.array(ids), eos)[0]) == expected
+
+
+def test_zero_shot_classifier_normalises_averages_normalises():
+    table = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
+    order = ["a cat", "the cat", "a dog", "the dog"]
+    tokenize = lambda texts: np.array([[order.index(t) if t else 0] for t in texts])  # noqa: E731
+    encode = lambda ids: jnp.asarray(table)[ids[:, 0]]  # noqa: E731
+    weights = zero_shot_classifier(
+        encode, tokenize, ["cat", "dog"], ["a {}", "the {}"], batch_size=3
+    )
+    unit = table / np.linalg.norm(table, axis=1, keepdims=True)
+    mean = unit.reshape(2, 2, 6).mean(axis=1)
+    np.testing.assert_allclose(
+        weights, mean / np.linalg.norm(mean, axis=1, keepdims=True), rtol=1e-5
+    )
+
+
+def test_prompts_without_a_place_for_the_name_are_refused():
+    with pytest.raises(ValueError, match="drawings"):
+        fill_prompts("cat", "a photo")
