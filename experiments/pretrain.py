@@ -47,12 +47,12 @@ def clip_config(config, tokenizer_dir: pathlib.Path) -> CLIPConfig:
     )
 
 
-def two_towers(module: CLIP, preprocess: Preprocess, *, augment: float, keep: float) -> TwoTowers:
+def two_towers(module: CLIP, preprocess: Preprocess, *, augment: dict, keep: float) -> TwoTowers:
     """The model as contrastive training sees it: drawings are painted and cropped on the device."""
 
     def encode_image(params, inputs, rng):
         paint, drop = jax.random.split(rng)
-        images = augment_drawings(paint, inputs["rgba"], inputs["mono"], strength=augment)
+        images = augment_drawings(paint, inputs["rgba"], inputs["mono"], **augment)
         pixels = (images - np.array(preprocess.mean)) / np.array(preprocess.std)
         return normalize(
             module.apply(
@@ -146,7 +146,7 @@ def run(config, workdir: pathlib.Path, say) -> None:
     )
     with Checkpointer(workdir / "checkpoints" / "pretrain") as checkpointer:
         for phase, keep, until in phases:
-            model = two_towers(module, preprocess, augment=config.augment, keep=keep)
+            model = two_towers(module, preprocess, augment=config.augment.to_dict(), keep=keep)
             state = fit_stream(
                 make_step(make_loss(model), optimizer, total_steps=config.steps),
                 state,

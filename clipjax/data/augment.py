@@ -79,7 +79,7 @@ def _jitter_colour(rng, rgb, strength):
 
 
 def augment_drawings(
-    rng: jax.Array, rgba: jax.Array, mono: jax.Array, *, strength: float = 1.0
+    rng: jax.Array, rgba: jax.Array, mono: jax.Array, *, strength: float = 1.0, white: float = 0.5
 ) -> jax.Array:
     """Paints drawings on paper, randomly placed and coloured.
 
@@ -88,6 +88,7 @@ def augment_drawings(
       rgba: uint8 [B, S, S, 4], straight alpha.
       mono: bool [B]: one-coloured drawings, whose RGB is replaced by a random colour.
       strength: 0 leaves place and colours of coloured drawings alone, 1 is the full range.
+      white: share of drawings on white paper; the other papers have random colours.
 
     Returns:
       float32 [B, S, S, 3] in [0, 1].
@@ -96,7 +97,7 @@ def augment_drawings(
     picture = rgba.astype(jnp.float32) / 255
     is_mono = mono[:, None, None]
     alpha = jnp.where(is_mono, _thicken(r[0], picture[..., 3]), picture[..., 3])[..., None]
-    ink, paper = _ink_and_paper(r[1], len(rgba), white_share=0.5)
+    ink, paper = _ink_and_paper(r[1], len(rgba), white_share=white)
     colour = _jitter_colour(r[2], picture[..., :3], strength)
     colour = jnp.where(is_mono[..., None], ink[:, None, None], jnp.clip(colour, 0, 1))
     placed = _place(r[3], jnp.concatenate([colour * alpha, alpha], axis=-1), strength)

@@ -48,19 +48,21 @@ def test_every_hidden_state_embedding_and_logit(tmp_path, name):
     params, model = saved(tmp_path, config)
     images, ids = random_batch(config)
     pixels, tokens = torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(ids).long()
-    out = model(input_ids=tokens, pixel_values=pixels, output_hidden_states=True)
+    out = model(input_ids=tokens, pixel_values=pixels)
+    vision = model.vision_model(pixel_values=pixels, output_hidden_states=True)
+    words = model.text_model(input_ids=tokens, output_hidden_states=True)
     module, variables = CLIP(config), {"params": params}
 
     image, hidden = module.apply(
         variables, images, method=lambda m, x: m.vision(x, all_hidden=True)
     )
-    for mine, reference in zip(hidden, out.vision_model_output.hidden_states, strict=True):
+    for mine, reference in zip(hidden, vision.hidden_states, strict=True):
         close(mine, reference)
-    close(image, out.vision_model_output.pooler_output)
+    close(image, vision.pooler_output)
     text, hidden = module.apply(variables, ids, method=lambda m, x: m.text(x, all_hidden=True))
-    for mine, reference in zip(hidden, out.text_model_output.hidden_states, strict=True):
+    for mine, reference in zip(hidden, words.hidden_states, strict=True):
         close(mine, reference)
-    close(text, out.text_model_output.pooler_output)
+    close(text, words.pooler_output)
     encoded = module.apply(variables, images, method="encode_image")
     close(normalize(encoded), out.image_embeds)
     close(normalize(module.apply(variables, ids, method="encode_text")), out.text_embeds)
