@@ -21,6 +21,12 @@ class MetricsLog:
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
+    def append_once(self, record: dict[str, Any]) -> None:
+        """Writes a record unless the very same one is there: a resumed run repeats nothing."""
+        line = json.dumps(record)
+        if not self.path.exists() or line not in self.path.read_text().splitlines():
+            self.append(record)
+
     def rewind(self, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Drops the records that `keep` refuses, and a last line that a kill cut short."""
         if not self.path.exists():

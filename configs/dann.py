@@ -19,7 +19,7 @@ def get_config(arg: str | None = None):
         "loss": "dann",
         "label_smoothing": 0.1,
         "schedule": "ganin",
-        "lam_max": 0.8,
+        "lam_max": 0.3,
         "gamma": 10.0,
         "domain_weight": 1.0,
         "heads": trunk | {"discriminator": (256,)},

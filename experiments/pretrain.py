@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import pathlib
 import shutil
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from clipjax.data import pairs
 from clipjax.data.augment import augment_drawings
 from clipjax.data.preprocess import Preprocess, save_preprocess
 from clipjax.data.sources import open_dataset
+from clipjax.errors import ConfigError
 from clipjax.evaluate.metrics import accuracy
 from clipjax.log import MetricsLog
 from clipjax.model import text
@@ -27,6 +30,15 @@ from clipjax.train.optim import make_optimizer, make_schedule
 from experiments.models import model_directory
 
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
+
+
+class Plan(NamedTuple):
+    """What pretraining reads, opened and checked."""
+
+    corpus: pairs.PairCorpus
+    tokenize: Callable
+    tokenizer_dir: pathlib.Path
+    arch: CLIPConfig
 
 
 def clip_config(config, tokenizer_dir: pathlib.Path) -> CLIPConfig:
@@ -100,14 +112,25 @@ def zero_shot_validation(module, preprocess, tokenize, prompts):
     return evaluate
 
 
-def run(config, workdir: pathlib.Path, say) -> None:
-    """Trains, resuming where a killed run stopped, and writes `workdir/export`."""
+def prepare(config) -> Plan:
+    """Opens the corpus and the tokenizer and checks them against the config."""
     tokenizer_dir = model_directory(config.tokenizer)
     tokenize = text.load_tokenizer(tokenizer_dir)
     corpus = pairs.PairCorpus(config.data.root)
-    mixture = config.data.mixture.to_dict()
-    pairs.check_mixture(corpus, mixture)
+    pairs.check_mixture(corpus, config.data.mixture.to_dict())
     arch = clip_config(config, tokenizer_dir)
+    if corpus.image_size != arch.vision.image_size:
+        raise ConfigError(
+            f"{config.data.root} holds drawings of {corpus.image_size} pixels, but "
+            f"arch.vision.image_size is {arch.vision.image_size}; make them equal."
+        )
+    return Plan(corpus, tokenize, tokenizer_dir, arch)
+
+
+def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
+    """Trains, resuming where a killed run stopped, and writes `workdir/export`."""
+    corpus, tokenize, tokenizer_dir, arch = plan
+    mixture = config.data.mixture.to_dict()
     preprocess = Preprocess(size=arch.vision.image_size)
     module = CLIP(arch)
     seed = int(config.seeds[0])

@@ -15,11 +15,11 @@ def config_text(config) -> str:
     return json.dumps(json.loads(config.to_json_best_effort()), indent=2, sort_keys=True) + "\n"
 
 
-def claim_workdir(workdir: pathlib.Path | None, config) -> pathlib.Path:
-    """Makes the workdir, or checks that it belongs to this very config.
+def find_workdir(workdir: pathlib.Path | None, config) -> pathlib.Path:
+    """The workdir given, or runs/<experiment>-<hash of the config>.
 
     Raises:
-      ConfigError: the workdir holds a run of another config; the differing fields are named.
+      ConfigError: it holds a run of another config; the fields that differ are named.
     """
     text = config_text(config)
     if workdir is None:
@@ -34,10 +34,13 @@ def claim_workdir(workdir: pathlib.Path | None, config) -> pathlib.Path:
             raise ConfigError(
                 f"{workdir} holds a run of another config ({shown}); choose another --workdir."
             )
-    else:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(record, text)
     return workdir
+
+
+def claim_workdir(workdir: pathlib.Path, config) -> None:
+    """Makes the workdir this config's. Only a config that passed its checks gets this far."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    write_atomically(workdir / "config.json", config_text(config))
 
 
 def _flat(data, prefix: str = "") -> dict[str, object]:
@@ -53,7 +56,7 @@ def run(config, workdir: pathlib.Path | None) -> None:
     from clipjax.evaluate import report
 
     logging.set_verbosity(logging.WARNING)  # orbax reports every file it touches
-    workdir = claim_workdir(workdir, config)
+    workdir = find_workdir(workdir, config)
     say = lambda line: print(line, flush=True)  # noqa: E731
     if results := report.read(workdir):
         say(report.table(results))
@@ -64,8 +67,12 @@ def run(config, workdir: pathlib.Path | None) -> None:
     if config.experiment == "pretrain":
         from experiments import pretrain
 
-        pretrain.run(config, workdir, say)
+        plan = pretrain.prepare(config)
+        claim_workdir(workdir, config)
+        pretrain.run(config, plan, workdir, say)
     else:
         from experiments import study
 
-        study.run(config, workdir, say)
+        plan = study.prepare(config)
+        claim_workdir(workdir, config)
+        study.run(config, plan, workdir, say)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import pathlib
-import pkgutil
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import clipjax.adapt
 from clipjax.adapt.step import init_state, make_step
 from clipjax.data import features as feats
 from clipjax.data.preprocess import Preprocess, load_preprocess
@@ -24,13 +21,24 @@ from clipjax.evaluate.metrics import accuracy
 from clipjax.evaluate.select import information_maximization
 from clipjax.log import MetricsLog
 from clipjax.model import text
-from clipjax.model.clip import CLIP, normalize
-from clipjax.model.heads import Heads, as_model, init_heads, predict
+from clipjax.model.clip import CLIP, CLIPConfig, normalize
+from clipjax.model.heads import init_heads, predict
 from clipjax.model.hf import load_clip
 from clipjax.train.arrays import fit_arrays, steps_per_epoch
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.optim import frozen_tree, make_optimizer, make_schedule
+from clipjax.train.optim import frozen_tree
+from experiments.methods import Method, build_methods, build_optimizer, head_freeze
 from experiments.models import model_directory
+
+
+class Plan(NamedTuple):
+    """What a run needs, opened and checked before anything expensive."""
+
+    dataset: Dataset
+    clip_config: CLIPConfig
+    params: Any  # of the encoder
+    preprocess: Preprocess
+    methods: dict[str, Method]
 
 
 class Encoded(NamedTuple):
@@ -39,6 +47,20 @@ class Encoded(NamedTuple):
     parts: dict[tuple[str, str], feats.Features]  # (domain, split) -> features
     text_weights: jax.Array  # [K, P]: zero-shot class weights
     scale: float  # CLIP's factor on cosine similarities
+
+
+def prepare(config) -> Plan:
+    """Opens everything the config names; whatever can be known to be wrong is said here."""
+    dataset = open_data(config)
+    methods = build_methods(config, len(dataset.classes))
+    if methods:
+        build_optimizer(config, config.epochs)
+    try:
+        text.fill_prompts("", config.prompts)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    directory = model_directory(config.model)
+    return Plan(dataset, *load_clip(directory), load_preprocess(directory), methods)
 
 
 def open_data(config) -> Dataset:
@@ -63,107 +85,65 @@ def needed_parts(config, dataset: Dataset) -> list[tuple[str, str]]:
     return parts
 
 
-def encode(config, dataset: Dataset, say) -> Encoded:
-    """Loads the model and encodes what the run needs, or reads it from the feature cache."""
-    directory = model_directory(config.model)
-    clip_config, params = load_clip(directory)
-    preprocess: Preprocess = load_preprocess(directory)
-    tokenize = text.load_tokenizer(directory)
-    module = CLIP(clip_config)
+def encode(config, plan: Plan, say) -> Encoded:
+    """Encodes what the run needs, or reads it from the feature cache."""
+    tokenize = text.load_tokenizer(model_directory(config.model))
+    module, params = CLIP(plan.clip_config), plan.params
     encode_text = jax.jit(functools.partial(module.apply, {"params": params}, method="encode_text"))
-    weights = text.zero_shot_classifier(encode_text, tokenize, dataset.classes, config.prompts)
+    classes = plan.dataset.classes
+    weights = text.zero_shot_classifier(encode_text, tokenize, classes, config.prompts)
 
     @jax.jit
     def encode_image(params, pixels):
-        return normalize(
-            module.apply({"params": params}, preprocess.normalize(pixels), method="encode_image")
-        )
+        pixels = plan.preprocess.normalize(pixels)
+        return normalize(module.apply({"params": params}, pixels, method="encode_image"))
 
     cache = config.features.cache_dir or feats.default_cache_dir() / "features"
     key = feats.fingerprint(params)
     parts = {}
-    for domain, split in dict.fromkeys(needed_parts(config, dataset)):
+    for domain, split in dict.fromkeys(needed_parts(config, plan.dataset)):
         parts[domain, split] = feats.cached_features(
             functools.partial(encode_image, params),
-            dataset.source(domain, split),
-            preprocess,
+            plan.dataset.source(domain, split),
+            plan.preprocess,
             weights=key,
             batch_size=config.features.batch_size,
             cache_dir=cache if config.features.cache else None,
         )
-    scale = float(module.apply({"params": params}, method="scale"))
-    say(
-        f"features of {sum(len(p.labels) for p in parts.values())} images in "
-        f"{len(dataset.domains)} domains, {len(dataset.classes)} classes"
-    )
-    return Encoded(parts, weights, scale)
+    images = sum(len(part.labels) for part in parts.values())
+    say(f"features of {images} images, {len(plan.dataset.domains)} domains, {len(classes)} classes")
+    return Encoded(parts, weights, float(module.apply({"params": params}, method="scale")))
 
 
-def load_method(name: str):
-    """The module of `clipjax.adapt` that holds a method's `make_loss`.
-
-    Raises:
-      ConfigError: no such method; those there are are listed.
-    """
-    found = [m.name for m in pkgutil.iter_modules(clipjax.adapt.__path__)]
-    if name in found:
-        module = importlib.import_module(f"clipjax.adapt.{name}")
-        if hasattr(module, "make_loss"):
-            return module
-    known = [
-        m for m in found if hasattr(importlib.import_module(f"clipjax.adapt.{m}"), "make_loss")
-    ]
-    raise ConfigError(f"unknown loss {name!r} in methods; known: {', '.join(known)}.")
-
-
-def check_frozen_encoder(freeze: tuple[str, ...]) -> tuple[str, ...]:
-    """The freeze patterns for the heads; refuses to train the encoder on cached features."""
-    encoder = [p for p in freeze if p.startswith("clip/")]
-    if "clip/.*" not in encoder:
-        raise ConfigError(
-            f"freeze={tuple(freeze)} leaves parts of the encoder to train, but this experiment "
-            "trains on cached features; add 'clip/.*'."
-        )
-    return tuple(p for p in freeze if not p.startswith("clip/"))
-
-
-def train_method(name, config, encoded: Encoded, num_classes: int, workdir, log):
-    """Trains one method for all seeds; returns (heads, params stacked over seeds)."""
-    spec = config.methods[name].to_dict()
-    heads = Heads(num_classes=num_classes, **spec.pop("heads"))
-    module = load_method(spec.pop("loss"))
-    try:
-        loss = module.make_loss(as_model(heads), **spec)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"methods.{name}: {error}") from None
+def training_data(config, encoded: Encoded) -> dict:
+    """Source features with labels, target features without."""
     source = encoded.parts[config.data.source, "train"]
     target = encoded.parts[config.data.target, "train"]
-    data = {
+    return {
         "source": {"inputs": jnp.asarray(source.features), "label": jnp.asarray(source.labels)},
         "target": {"inputs": jnp.asarray(target.features)},
     }
-    total = config.epochs * steps_per_epoch(data, config.batch_size)
-    optim = config.optim.to_dict()
-    freeze = check_frozen_encoder(tuple(config.freeze))
-    shape = {k: optim.pop(k) for k in ("warmup", "step_every", "gamma")}
-    try:
-        schedule = make_schedule(optim.pop("schedule"), optim.pop("lr"), total, **shape)
-        optimizer = make_optimizer(schedule, freeze=freeze, **optim)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
 
+
+def train_method(name: str, method: Method, config, encoded: Encoded, workdir, log):
+    """Trains one method for all seeds; returns its parameters, stacked over seeds."""
+    data = training_data(config, encoded)
+    total = config.epochs * steps_per_epoch(data, config.batch_size)
+    optimizer = build_optimizer(config, total)
+    freeze = head_freeze(tuple(config.freeze))
     example = data["source"]["inputs"][:1]
 
     def init(seed):
         key = jax.random.key(seed)
-        return init_heads(heads, key, example, encoded.text_weights, encoded.scale)
+        return init_heads(method.heads, key, example, encoded.text_weights, encoded.scale)
 
-    frozen = frozen_tree(jax.eval_shape(init, 0), freeze) if freeze else None
-    step = make_step(loss, optimizer, total_steps=total, frozen=frozen)
-    seeds = jnp.array(config.seeds, jnp.uint32)
-    states = jax.jit(
-        jax.vmap(lambda seed: init_state(init(seed), optimizer, seed=seed, frozen=frozen))
-    )(seeds)
+    try:
+        frozen = frozen_tree(jax.eval_shape(init, 0), freeze) if freeze else None
+    except ValueError as error:
+        raise ConfigError(f"methods.{name}: {error}") from None
+    step = make_step(method.loss, optimizer, total_steps=total, frozen=frozen)
+    start = lambda seed: init_state(init(seed), optimizer, seed=seed, frozen=frozen)  # noqa: E731
+    states = jax.jit(jax.vmap(start))(jnp.array(config.seeds, jnp.uint32))
     with Checkpointer(workdir / "checkpoints" / name) as checkpointer:
         states = fit_arrays(
             step,
@@ -176,7 +156,7 @@ def train_method(name, config, encoded: Encoded, num_classes: int, workdir, log)
             log=log,
             save_every=config.save_every,
         )
-    return heads, states.params
+    return states.params
 
 
 def evaluate_method(name, heads, params, encoded: Encoded) -> tuple[list[dict], dict]:
@@ -206,7 +186,7 @@ def zero_shot_rows(encoded: Encoded) -> list[dict]:
     return rows
 
 
-def run(config, workdir: pathlib.Path, say) -> dict:
+def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict:
     """Runs the study and writes its results; returns them."""
     started = time.perf_counter()
     timing = {}
@@ -214,20 +194,19 @@ def run(config, workdir: pathlib.Path, say) -> dict:
     def lap(what: str) -> None:
         timing[what] = round(time.perf_counter() - started - sum(timing.values()), 2)
 
-    dataset = open_data(config)
     log = MetricsLog(workdir / "metrics.jsonl")
-    log.rewind(lambda record: record.get("phase") != "evaluate")
-    encoded = encode(config, dataset, say)
+    log.rewind(lambda record: True)  # drops a line that a kill cut short
+    encoded = encode(config, plan, say)
     lap("encode")
     rows = zero_shot_rows(encoded)
-    for name in config.stages:
+    for name, method in plan.methods.items():
         say(f"train {name}: {config.epochs} epochs, {len(config.seeds)} seeds")
-        heads, params = train_method(name, config, encoded, len(dataset.classes), workdir, log)
-        more, scores = evaluate_method(name, heads, params, encoded)
+        params = train_method(name, method, config, encoded, workdir, log)
+        more, scores = evaluate_method(name, method.heads, params, encoded)
         rows += more
-        log.append({"phase": "evaluate", "method": name, "information_maximization_val": scores})
+        log.append_once({"phase": "evaluate", "method": name, "information_maximization": scores})
         lap(name)
-    results = report.collect(config, dataset, rows, timing)
+    results = report.collect(config, plan.dataset, rows, timing)
     report.write(workdir, results)
     say(report.table(results))
     say(f"results: {workdir / 'results.json'}, {workdir / 'results.md'}")

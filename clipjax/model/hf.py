@@ -276,6 +276,7 @@ def save_clip(
     tensors = {k: v.astype(dtype) for k, v in params_to_hf(params, config).items()}
     scratch = directory / "model.safetensors.partial"
     save_file(tensors, scratch, metadata={"format": "pt"})
+    scratch.chmod(0o644)  # safetensors makes files that only their owner can read
     os.replace(scratch, directory / "model.safetensors")  # never a half-written file by that name
     data = config_to_hf(config) | {"dtype": np.dtype(dtype).name}
     (directory / "config.json").write_text(json.dumps(data, indent=2) + "\n")

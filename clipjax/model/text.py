@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.errors import CheckpointError
 from clipjax.model.clip import normalize
 
 # Named prompt sets; `{}` stands for the class name. The first text of a set is its plainest.
@@ -31,12 +32,12 @@ def load_tokenizer(directory: str | os.PathLike) -> Callable[[Sequence[str]], np
       that are too long are cut and keep their EOS token.
 
     Raises:
-      FileNotFoundError: the directory holds no vocabulary; the message names the files looked for.
+      CheckpointError: the directory holds no vocabulary; the message names the files looked for.
     """
     if not any(
         os.path.exists(os.path.join(directory, f)) for f in ("vocab.json", "tokenizer.json")
     ):
-        raise FileNotFoundError(
+        raise CheckpointError(
             f"{directory} holds no tokenizer: neither vocab.json (with merges.txt) nor "
             "tokenizer.json is there; copy them from the model's repository."
         )

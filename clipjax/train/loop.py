@@ -37,7 +37,8 @@ def check_finite(losses, *, first_step: int, phase: str, lam, last_good: int | N
     saved = "none was saved yet" if last_good is None else f"step {last_good}"
     raise NonFiniteError(
         f"the loss became non-finite at step {first_step + where} of phase {phase!r}{strength}; "
-        f"last good checkpoint: {saved}. Lower optim.lr (or methods.*.lam_max), or set optim.clip_norm."
+        f"last good checkpoint: {saved}. Lower optim.lr (or methods.*.lam_max), or set "
+        "optim.clip_norm."
     )
 
 
