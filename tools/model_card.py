@@ -103,16 +103,41 @@ def training_facts(run: pathlib.Path) -> tuple[dict, list[dict]]:
     return json.loads((run / "config.json").read_text()), records
 
 
+def corpus_section(summary: dict) -> str:
+    """What the weights were trained on, and what they have not seen."""
+    groups = ", ".join(f"{v:,} {k}" for k, v in summary["groups"].items())
+    licences = ", ".join(f"{k} {v:,}" for k, v in summary["licenses"].items())
+    return f"""## Corpus
+{summary["images"]:,} drawings with {summary["captions"]:,} captions and \
+{summary["texts"]:,} texts: {groups}. Icon sets from @iconify/json 2.2.535,
+coloured emoji of six further sources; texts are names, tags, categories and WordNet
+hypernyms. The pictures are not shipped.
+Licences (images): {licences}. Credits: `NOTICE`.
+
+**What it has seen of the dataset:** drawings of *training* identities in the styles render, flat
+and clipart (and in three styles outside the dataset), with their class names among their texts. So
+zero-shot here is like CLIP's on photos: the words and the kind of picture were
+there, the test objects were not.
+The styles cartoon, stencil and sketch are absent.
+
+**What it has not seen:** any test or validation identity, in any style. Dropped by name (aliases,
+synonyms, kinds of the thing): {summary["dropped_by_name"]:,}; by picture (perceptual hash within \
+{summary["max_hamming"]} of 64 bits of a held-out drawing in any of the six styles, or 16 x 16 grey
+rmse up to {summary["max_rmse"]}): {summary["dropped_by_picture"]:,}. `corpus_manifest.parquet` and
+`held_out_aliases.csv` let `tests/data/test_corpus_manifest.py` prove it. No picture hash recognises
+another artist's drawing of the same thing; there the names protect.
+"""
+
+
 def card(
     summary: dict, config: dict, records: list[dict], step: int, hours: float, machine: str
 ) -> str:
     """The model card's text."""
     zero_shot, probe, n = measure(TINY)
     arch, data = config["arch"], config["data"]
-    groups = ", ".join(f"{v:,} {k}" for k, v in summary["groups"].items())
-    licences = ", ".join(f"{k} {v:,}" for k, v in summary["licenses"].items())
     core = [zero_shot["name"][d] for d in ("render", "flat", "clipart", "cartoon")]
     last = [r for r in records if "loss" in r and r["step"] <= step][-1]
+    whole = max(0, config["full_steps"] - config["steps"] + step)
     hyper = {
         **config["optim"],
         "batch_size": config["batch_size"],
@@ -153,7 +178,8 @@ python -m experiments.main --config=configs/pretrain.py --config.data.root=corpu
 ```
 InfoNCE with a learned temperature; texts that are true of several images of a batch count as
 positives of all. The weights are those of step {step} of {config["steps"]} (the learning
-rate follows the schedule of all of them); {hours:.1f} hours on {machine}, one run;
+rate follows the schedule of all of them, and {whole}
+of the last steps, on whole images, were made); {hours:.1f} hours on {machine}, one run;
 loss there {last["loss"]:.2f}. \
 jax {jax.__version__}, Python {platform.python_version()}.
 
@@ -161,7 +187,7 @@ jax {jax.__version__}, Python {platform.python_version()}.
 | --- | --- |
 """
         + "\n".join(f"| {k} | {v} |" for k, v in hyper.items())
-        + f"""
+        + """
 
 What was tried before (each for a few hundred steps only): with papers and inks of random
 colours, half one-coloured icons, batches of 256 and rates from 5e-4 to 1.5e-3 the loss stayed
@@ -171,26 +197,8 @@ validation drawings after 160 steps of 64. The price is that one-coloured styles
 understood. The linear probe leaves room: the run was cut short at two thirds, and more training
 is the next thing to try.
 
-## Corpus
-{summary["images"]:,} drawings with {summary["captions"]:,} captions and \
-{summary["texts"]:,} texts: {groups}. Icon sets from @iconify/json 2.2.535,
-coloured emoji of six further sources; texts are names, tags, categories and WordNet
-hypernyms. The pictures are not shipped.
-Licences (images): {licences}. Credits: `NOTICE`.
-
-**What it has seen of the dataset:** drawings of *training* identities in the styles render, flat
-and clipart (and in three styles outside the dataset), with their class names among their texts. So
-zero-shot here is like CLIP's on photos: the words and the kind of picture were
-there, the test objects were not.
-The styles cartoon, stencil and sketch are absent.
-
-**What it has not seen:** any test or validation identity, in any style. Dropped by name (aliases,
-synonyms, kinds of the thing): {summary["dropped_by_name"]:,}; by picture (perceptual hash within \
-{summary["max_hamming"]} of 64 bits of a held-out drawing in any of the six styles, or 16 x 16 grey
-rmse up to {summary["max_rmse"]}): {summary["dropped_by_picture"]:,}. `corpus_manifest.parquet` and
-`held_out_aliases.csv` let `tests/data/test_corpus_manifest.py` prove it. No picture hash recognises
-another artist's drawing of the same thing; there the names protect.
 """
+        + corpus_section(summary)
     )
 
 
