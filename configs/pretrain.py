@@ -48,7 +48,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
             },
         }
     )
-    # Mostly white paper: on papers of random colours the towers hardly learn at all, see the card.
+    # Mostly white paper, as in the dataset; what else was tried is in the model card.
     config.augment = ConfigDict({"strength": 0.5, "white": 0.9})
     config.keep_patches = 0.5  # FLIP: each image shows this share of its patches in training
     config.batch_size = 64

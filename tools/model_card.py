@@ -179,7 +179,8 @@ python -m experiments.main --config=configs/pretrain.py --config.data.root=corpu
 InfoNCE with a learned temperature; texts that are true of several images of a batch count as
 positives of all. The weights are those of step {step} of {config["steps"]} (the learning
 rate follows the schedule of all of them, and {whole}
-of the last steps, on whole images, were made); {hours:.1f} hours on {machine}, one run;
+of the last steps, on whole images, were made); {hours:.1f} hours of wall time, pauses included,
+on {machine}, one run;
 loss there {last["loss"]:.2f}. \
 jax {jax.__version__}, Python {platform.python_version()}.
 
@@ -189,13 +190,15 @@ jax {jax.__version__}, Python {platform.python_version()}.
         + "\n".join(f"| {k} | {v} |" for k, v in hyper.items())
         + """
 
-What was tried before (each for a few hundred steps only): with papers and inks of random
-colours, half one-coloured icons, batches of 256 and rates from 5e-4 to 1.5e-3 the loss stayed
-within 0.3 nats of chance for 250 steps (embeddings collapsed to one direction). White paper,
-weaker augmentation and mostly coloured drawings at a rate of 3e-4 reached 15 % on coloured
-validation drawings after 160 steps of 64. The price is that one-coloured styles are hardly
-understood. The linear probe leaves room: the run was cut short at two thirds, and more training
-is the next thing to try.
+What was tried before, on the same corpus or an earlier build of it, one short run each: batches of
+256 at rates from 5e-4 to 1.5e-3, papers of random colours half of the time, 30 to 45 % one-coloured
+icons: the loss stayed within 0.3 nats of chance for 250 steps; batches of 64 at 5e-4 on the same
+pictures were no better after 500. Then two runs of 160 steps of 64 at 3e-4: white paper, weaker
+augmentation and coloured drawings only gave a mean loss of 3.99 over the last 40 steps and 14 to
+17 % on coloured validation drawings; the former pictures gave 4.11 and 13 to 15 % (chance 4.16; 79
+images a domain). Several things changed at once, so the cause is not isolated; the rate may matter
+as much as the pictures. The linear probe leaves room: the run was cut short at two thirds, and more
+training is the next thing to try.
 
 """
         + corpus_section(summary)
