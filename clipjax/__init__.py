@@ -22,10 +22,13 @@ _EXPORTS = {
     "CLIP": "clipjax.model.clip",
     "CLIPConfig": "clipjax.model.clip",
     "Heads": "clipjax.model.heads",
+    "class_embeddings": "clipjax.model.heads",
     "load_clip": "clipjax.model.hf",
     "save_clip": "clipjax.model.hf",
     "load_tokenizer": "clipjax.model.text",
     "zero_shot_classifier": "clipjax.model.text",
+    "load_adapted": "clipjax.export",
+    "save_adapted": "clipjax.export",
     "open_dataset": "clipjax.data.sources",
 }
 

@@ -50,6 +50,11 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
     os.replace(scratch, path)
 
 
+def write_json(path: str | os.PathLike, data: Any) -> None:
+    """Writes data as indented JSON, atomically."""
+    write_atomically(path, json.dumps(data, indent=2) + "\n")
+
+
 def is_quiet() -> bool:
     """No bars under CI=true or when the output is not a terminal."""
     return os.environ.get("CI", "").lower() == "true" or not sys.stderr.isatty()

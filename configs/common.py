@@ -15,26 +15,31 @@ _FLAGS = ("smoke",)
 def common() -> ConfigDict:
     """The fields that all experiments share."""
     config = ConfigDict()
-    config.model = "tiny"  # "tiny" is the embedded CLIP; else a directory in Hugging Face layout
+    config.model = "tiny"  # the embedded CLIP; else a Hub id or a directory in Hugging Face layout
+    config.revision = ""  # branch, tag or commit of a Hub id
     config.seeds = (0, 1, 2)
     config.data = ConfigDict()
     config.data.name = "emoji"  # "emoji" is embedded; else "folder" or "parquet" at data.root
     config.data.root = ""
     config.data.source = "render"  # labelled domain
     config.data.target = "cartoon"  # domain of which training sees the images only
-    config.prompts = "drawings"  # a set of clipjax.model.text.PROMPTS, or a template with {}
+    config.prompts = "drawings"  # a set of clipjax.model.prompts.PROMPTS, or a template with {}
+    config.class_names = ""  # JSON file {"class": "what prompts call it"}
     return config
 
 
 def study() -> ConfigDict:
     """Zero-shot on every domain; experiments add their trained methods."""
     config = common()
+    config.image_size = 0  # 0: the model's own; else position embeddings are interpolated
     config.features = ConfigDict()
     config.features.batch_size = 256
     config.features.cache = True
     config.features.cache_dir = ""  # default: clipjax/features in the user's cache folder
+    config.whole_domains = False  # zero-shot over train + val + test together too (Table 1)
     config.stages = ()  # which of the methods below run, in this order, after zero-shot
-    config.methods = ConfigDict()  # name -> {"loss": file of clipjax/adapt, "heads", its options}
+    # name -> {"loss": file of clipjax/adapt, "heads", its options, "epochs" and "optim" if its own}
+    config.methods = ConfigDict()
     config.freeze = ("clip/.*",)  # regexes over layer groups
     config.epochs = 40  # few images; the report's 10 epochs are of 120,000
     config.batch_size = 64
@@ -54,12 +59,12 @@ def study() -> ConfigDict:
     return config
 
 
-def mlp_head(label_smoothing: float = 0.1) -> dict:
-    """The report's head of 2 layers on frozen features (Table 3)."""
+def mlp_head(label_smoothing: float = 0.1, members: int = 1) -> dict:
+    """The report's head of 2 layers on frozen features (Table 3), or an ensemble of them."""
     return {
         "loss": "finetune",
         "label_smoothing": label_smoothing,
-        "heads": {"classifier": (256,)},
+        "heads": {"classifier": (256,), "members": members},
     }
 
 

@@ -17,10 +17,11 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.experiment = "pretrain"
     config.seeds = (0,)
     config.model = "scratch"
+    config.init = ""  # a model of this architecture to go on from; empty: random weights
     config.tokenizer = "tiny"  # directory with vocab.json and merges.txt
     config.data.root = "corpus"
     # Shares of a batch; groups of the corpus's manifest.
-    config.data.mixture = {"emoji-train": 0.7, "icon-colour": 0.2, "icon-mono": 0.1}
+    config.data.mixture = {"emoji-train": 0.55, "icon-colour": 0.33, "icon-mono": 0.12}
     config.data.caption_share = 0.35  # the drawing's own name
     config.data.category_share = 0.3  # its category; else any other of its texts
     config.data.templates = (
@@ -50,16 +51,16 @@ def get_config(arg: str | None = None) -> ConfigDict:
     )
     # Mostly white paper, as in the dataset; what else was tried is in the model card.
     config.augment = ConfigDict({"strength": 0.5, "white": 0.9})
-    config.keep_patches = 0.5  # FLIP: each image shows this share of its patches in training
+    config.keep_patches = 0.4  # FLIP: each image shows this share of its patches in training
     config.batch_size = 64
-    config.steps = 3000
-    config.full_steps = 100  # the last steps see whole images, as at test time
+    config.steps = 5000
+    config.full_steps = 300  # the last steps see whole images, as at test time
     config.optim = ConfigDict(
         {
             "name": "adamw",
-            "lr": 4e-4,
+            "lr": 3e-4,
             "schedule": "cosine",
-            "warmup": 0.05,
+            "warmup": 0.03,
             "weight_decay": 0.1,
             "clip_norm": 1.0,
             "b2": 0.98,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pathlib
+import runpy
 import sys
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from clipjax.errors import ClipjaxError
 
@@ -16,6 +17,47 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where the run's files go; default runs/<experiment>-<hash of the config>."
 )
+
+
+def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+    """Every field of a config as a dotted name."""
+    names = []
+    for key, value in config.items():
+        nested = isinstance(value, ConfigDict)
+        names += field_names(value, f"{prefix}{key}.") if nested else [prefix + key]
+    return names
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with a config or its fields is said in one line.
+
+    (ml_collections raises a bare AttributeError or KeyError for an unknown field, three exceptions
+    deep, and puts the traceback of a config file into its message.)
+    """
+    if complaint := config_complaint(argv):
+        print(f"clipjax: {complaint}", file=sys.stderr)
+        sys.exit(1)
+    return app.parse_flags_with_usage(argv)
+
+
+def config_complaint(argv: list[str]) -> str:
+    """A sentence on what the command line asks of its config in vain; "" if nothing."""
+    words = {}
+    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-"):
+            words[name] = value if equals else after
+    file, _, arg = words.get("config", "configs/dann.py").partition(":")
+    if not pathlib.Path(file).is_file():
+        return f"there is no config file {file}; configs/ holds those that come with clipjax."
+    try:
+        names = field_names(runpy.run_path(file)["get_config"](arg or None))
+    except ValueError as error:
+        return f"{file}: {error}"
+    given = [w.removeprefix("config.") for w in words if w.startswith("config.")]
+    if unknown := [name for name in given if name not in names]:
+        return f"{file} has no field {', '.join(unknown)}; its fields: {', '.join(names)}."
+    return ""
 
 
 def main(argv: list[str]) -> None:
@@ -35,4 +77,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)

@@ -7,6 +7,7 @@ import pkgutil
 from typing import NamedTuple
 
 import optax
+from ml_collections import ConfigDict
 
 import clipjax.adapt
 from clipjax.adapt.step import Loss
@@ -16,10 +17,12 @@ from clipjax.train.optim import make_optimizer, make_schedule
 
 
 class Method(NamedTuple):
-    """A trained method: its networks and its loss."""
+    """A trained method: its networks, its loss and how long and how fast it trains."""
 
     heads: Heads
     loss: Loss
+    optim: ConfigDict  # config.optim with the method's own changes
+    epochs: int
 
 
 def loss_files() -> dict[str, object]:
@@ -43,6 +46,10 @@ def build_methods(config, num_classes: int) -> dict[str, Method]:
                 f"{', '.join(sorted(config.methods))}."
             )
         options = config.methods[name].to_dict()
+        epochs = options.pop("epochs", config.epochs)
+        optim = own_optim(name, config.optim, options.pop("optim", {}))
+        if lacking := [key for key in ("loss", "heads") if key not in options]:
+            raise ConfigError(f"methods.{name} has no {' and no '.join(lacking)}.")
         file = options.pop("loss")
         if file not in losses:
             raise ConfigError(
@@ -51,10 +58,23 @@ def build_methods(config, num_classes: int) -> dict[str, Method]:
             )
         try:
             heads = Heads(num_classes=num_classes, **options.pop("heads"))
-            built[name] = Method(heads, losses[file].make_loss(as_model(heads), **options))
+            if options.get("diversity_weight") and heads.members == 1:
+                raise ValueError("diversity_weight needs an ensemble: heads.members > 1.")
+            loss = losses[file].make_loss(as_model(heads), **options)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"methods.{name}: {error}") from None
+        built[name] = Method(heads, loss, optim, epochs)
     return built
+
+
+def own_optim(name: str, shared: ConfigDict, changes: dict) -> ConfigDict:
+    """`config.optim` with what a method changes of it (`methods.<name>.optim`)."""
+    if unknown := sorted(set(changes) - set(shared)):
+        raise ConfigError(
+            f"methods.{name}.optim has {', '.join(unknown)}, which optim does not have; it has "
+            f"{', '.join(shared)}."
+        )
+    return ConfigDict({**shared, **changes})
 
 
 def head_freeze(freeze: tuple[str, ...]) -> tuple[str, ...]:
@@ -71,18 +91,18 @@ def head_freeze(freeze: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(p for p in freeze if not p.startswith("clip/"))
 
 
-def build_optimizer(config, total_steps: int) -> optax.GradientTransformation:
-    """The optimizer of `config.optim` over the heads.
+def build_optimizer(method: Method, config, total_steps: int) -> optax.GradientTransformation:
+    """The optimizer of a method over its heads.
 
     Raises:
       ConfigError: an unknown schedule or optimizer, or a run without steps.
     """
     if total_steps <= 0 or config.batch_size <= 0:
         raise ConfigError(
-            f"epochs={config.epochs} with batch_size={config.batch_size} trains nothing; both "
+            f"epochs={method.epochs} with batch_size={config.batch_size} trains nothing; both "
             "must be positive."
         )
-    optim = config.optim.to_dict()
+    optim = method.optim.to_dict()
     shape = {k: optim.pop(k) for k in ("warmup", "step_every", "gamma")}
     try:
         schedule = make_schedule(optim.pop("schedule"), optim.pop("lr"), total_steps, **shape)

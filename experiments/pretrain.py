@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import pathlib
-import shutil
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,15 +20,14 @@ from clipjax.data.sources import open_dataset
 from clipjax.errors import ConfigError
 from clipjax.evaluate.metrics import accuracy
 from clipjax.log import MetricsLog
-from clipjax.model import text
 from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
-from clipjax.model.hf import abstract_params, read_json, save_clip
+from clipjax.model.hf import abstract_params, load_clip, save_clip
+from clipjax.model.hub import copy_tokenizer, find_model
+from clipjax.model.text import load_tokenizer, zero_shot_classifier
+from clipjax.model.weights import read_json
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import fit_stream
 from clipjax.train.optim import make_optimizer, make_schedule
-from experiments.models import model_directory
-
-TOKENIZER_FILES = ("vocab.json", "merges.txt", "special_tokens_map.json", "tokenizer_config.json")
 
 
 class Plan(NamedTuple):
@@ -39,6 +37,7 @@ class Plan(NamedTuple):
     tokenize: Callable
     tokenizer_dir: pathlib.Path
     arch: CLIPConfig
+    start: Any  # parameters to go on from; None for random ones
 
 
 def clip_config(config, tokenizer_dir: pathlib.Path) -> CLIPConfig:
@@ -98,7 +97,7 @@ def zero_shot_validation(module, preprocess, tokenize, prompts):
     encode_text = jax.jit(lambda p, x: module.apply({"params": p}, x, method="encode_text"))
 
     def evaluate(params):
-        weights = text.zero_shot_classifier(
+        weights = zero_shot_classifier(
             functools.partial(encode_text, params["clip"]), tokenize, dataset.classes, prompts
         )
         result = {}
@@ -114,8 +113,9 @@ def zero_shot_validation(module, preprocess, tokenize, prompts):
 
 def prepare(config) -> Plan:
     """Opens the corpus and the tokenizer and checks them against the config."""
-    tokenizer_dir = model_directory(config.tokenizer)
-    tokenize = text.load_tokenizer(tokenizer_dir)
+    tokenizer_dir = find_model(config.tokenizer)
+    context = config.arch.text.max_position_embeddings
+    tokenize = load_tokenizer(tokenizer_dir, context=context)
     corpus = pairs.PairCorpus(config.data.root)
     pairs.check_mixture(corpus, config.data.mixture.to_dict())
     arch = clip_config(config, tokenizer_dir)
@@ -124,12 +124,29 @@ def prepare(config) -> Plan:
             f"{config.data.root} holds drawings of {corpus.image_size} pixels, but "
             f"arch.vision.image_size is {arch.vision.image_size}; make them equal."
         )
-    return Plan(corpus, tokenize, tokenizer_dir, arch)
+    return Plan(corpus, tokenize, tokenizer_dir, arch, start_params(config, arch))
+
+
+def start_params(config, arch: CLIPConfig):
+    """The weights of `config.init`, float32; None where it is empty.
+
+    Raises:
+      ConfigError: a model of another architecture than `config.arch`.
+    """
+    if not config.init:
+        return None
+    found, params = load_clip(config.init, dtype=jnp.float32)
+    if found != arch:
+        raise ConfigError(
+            f"config.init={config.init!r} is a model of another architecture than config.arch and "
+            f"the tokenizer give:\n  {found}\n  {arch}"
+        )
+    return params
 
 
 def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
     """Trains, resuming where a killed run stopped, and writes `workdir/export`."""
-    corpus, tokenize, tokenizer_dir, arch = plan
+    corpus, tokenize, tokenizer_dir, arch, _ = plan
     mixture = config.data.mixture.to_dict()
     preprocess = Preprocess(size=arch.vision.image_size)
     module = CLIP(arch)
@@ -142,10 +159,11 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
     )
     optimizer = make_optimizer(schedule, **optim)
     size = arch.vision.image_size
-    variables = module.init(
-        jax.random.key(seed), jnp.zeros((1, size, size, 3)), jnp.zeros((1, 2), jnp.int32)
-    )
-    state = init_state({"clip": variables["params"]}, optimizer, seed=seed)
+    params = plan.start
+    if params is None:
+        example = jnp.zeros((1, size, size, 3)), jnp.zeros((1, 2), jnp.int32)
+        params = module.init(jax.random.key(seed), *example)["params"]
+    state = init_state({"clip": params}, optimizer, seed=seed)
 
     def make(number: int) -> dict:
         return pairs.sample_batch(
@@ -187,8 +205,6 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
     out = workdir / "export"
     save_clip(out, arch, state.params["clip"], dtype=np.float16)
     save_preprocess(out, preprocess)
-    for name in TOKENIZER_FILES:
-        if (tokenizer_dir / name).resolve() != (out / name).resolve():
-            shutil.copyfile(tokenizer_dir / name, out / name)
+    copy_tokenizer(tokenizer_dir, out)
     count = sum(x.size for x in jax.tree.leaves(abstract_params(arch)))
     say(f"exported {count} parameters to {out}")

@@ -3,10 +3,17 @@
 import json
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# No test reads or writes the user's caches; and many start the same command line again: let them
+# share encoded features and what XLA compiled.
+os.environ["CLIPJAX_CACHE"] = tempfile.mkdtemp(prefix="clipjax-tests-")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["CLIPJAX_CACHE"] + "/xla")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +26,11 @@ from clipjax.model.hf import abstract_params
 REPO = pathlib.Path(__file__).parent.parent
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """No test reads or writes the user's feature cache."""
-    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path_factory.mktemp("cache")))
+@pytest.fixture(scope="session", autouse=True)
+def caches():
+    """Removes the caches of this session."""
+    yield
+    shutil.rmtree(os.environ["CLIPJAX_CACHE"], ignore_errors=True)
 
 
 def small_config(**changes) -> CLIPConfig:

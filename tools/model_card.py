@@ -2,7 +2,7 @@
 
     python tools/model_card.py --summary=corpus/summary.json --run=runs/pretrain-...
 
-Every number in the card is measured here or read from those files. Needs scikit-learn (test extra).
+Every number in the card is measured here or read from those files.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 from clipjax.data.features import encode_source
 from clipjax.data.preprocess import load_preprocess
 from clipjax.data.sources import open_dataset
-from clipjax.model import text
 from clipjax.model.clip import CLIP, normalize
 from clipjax.model.hf import load_clip
+from clipjax.model.text import load_tokenizer, zero_shot_classifier
 
 TINY = pathlib.Path(__file__).parent.parent / "clipjax" / "assets" / "tiny_clip"
 ABSENT = ("cartoon", "stencil", "sketch")  # styles of which the corpus holds no drawing
@@ -30,7 +30,7 @@ ABSENT = ("cartoon", "stencil", "sketch")  # styles of which the corpus holds no
 
 def encoders(directory: pathlib.Path):
     """(images uint8 -> features, texts -> embeddings, preprocess) of a model directory."""
-    config, params = load_clip(directory)
+    config, params = load_clip(directory, dtype=jnp.float32)
     preprocess, module = load_preprocess(directory), CLIP(config)
 
     @jax.jit
@@ -58,7 +58,7 @@ def measure(directory: pathlib.Path) -> tuple[dict, dict, int]:
     """(zero-shot {prompts: {domain: accuracy}}, probe {domain: accuracy}, test images a domain)."""
     dataset = open_dataset("emoji")
     image, words, preprocess = encoders(directory)
-    tokenize = text.load_tokenizer(directory)
+    tokenize = load_tokenizer(directory)
     parts = {
         (d, s): encode_source(image, dataset.source(d, s), preprocess, 256)
         for d in dataset.domains
@@ -66,7 +66,7 @@ def measure(directory: pathlib.Path) -> tuple[dict, dict, int]:
     }
     zero_shot = {}
     for prompts in ("name", "drawings"):
-        weights = text.zero_shot_classifier(words, tokenize, dataset.classes, prompts)
+        weights = zero_shot_classifier(words, tokenize, dataset.classes, prompts)
         zero_shot[prompts] = {
             d: float(
                 np.mean(

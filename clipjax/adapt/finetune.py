@@ -5,12 +5,27 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from clipjax.adapt.dann import DannModel
-from clipjax.adapt.losses import masked_mean, smoothed_cross_entropy
+from clipjax.adapt.losses import diversity_hinge, masked_mean, smoothed_cross_entropy
 from clipjax.adapt.step import Loss
 
 
-def make_loss(model: DannModel, *, label_smoothing: float = 0.0) -> Loss:
-    """The method: batch = {"source": {"inputs", "label", "mask"?}}; other entries are ignored."""
+def make_loss(
+    model: DannModel,
+    *,
+    label_smoothing: float = 0.0,
+    diversity_weight: float = 0.0,
+    diversity_margin: float = 0.5,
+) -> Loss:
+    """The method: batch = {"source": {"inputs", "label", "mask"?}}; other entries are ignored.
+
+    Where `model.classify` gives the logits of an ensemble, [M, B, K], each member has its own
+    cross-entropy (their mean is minimised); `diversity_weight` times `diversity_hinge` is added.
+
+    Raises:
+      ValueError: a negative weight or margin.
+    """
+    if diversity_weight < 0 or diversity_margin < 0:
+        raise ValueError("diversity_weight and diversity_margin must not be negative.")
 
     def loss(params, batch, rng, progress):
         del progress
@@ -20,6 +35,13 @@ def make_loss(model: DannModel, *, label_smoothing: float = 0.0) -> Loss:
         value = smoothed_cross_entropy(logits, source["label"], label_smoothing, mask)
         hit = (jnp.argmax(logits, axis=-1) == source["label"]).astype(jnp.float32)
         accuracy = masked_mean(hit.reshape(-1, hit.shape[-1]).mean(axis=0), mask)
-        return value, {"class_loss": value, "source_accuracy": accuracy}
+        metrics = {"class_loss": value, "source_accuracy": accuracy}
+        if diversity_weight:
+            if logits.ndim != 3:
+                raise ValueError("diversity_weight needs an ensemble: heads with members > 1.")
+            spread = diversity_hinge(logits, diversity_margin, mask)
+            metrics["diversity_loss"] = spread
+            value = value + diversity_weight * spread
+        return value, metrics
 
     return loss

@@ -43,6 +43,27 @@ def smoothed_cross_entropy(
     return masked_mean(loss.reshape(-1, loss.shape[-1]).mean(axis=0), mask)
 
 
+def diversity_hinge(outputs: jax.Array, margin: float, mask: jax.Array | None = None) -> jax.Array:
+    """Keeps the members of an ensemble apart: mean of max(0, margin - spread over members).
+
+    The spread is the standard deviation across members of each output (Vahidi et al. 2023, arXiv
+    2308.14705, after VICReg's variance term); members that agree to less than `margin` pay.
+
+    Args:
+      outputs: float [M, N, K], the members' logits.
+      margin: the spread below which it costs, in units of the outputs.
+      mask: bool [N], False on padding.
+
+    >>> import jax.numpy as jnp
+    >>> float(diversity_hinge(jnp.zeros((3, 2, 4)), 0.5))  # all alike: the whole margin
+    0.5
+    """
+    variance = jnp.var(outputs.astype(jnp.float32), axis=0)
+    # Not the bare root: its gradient is infinite where all members agree.
+    spread = jnp.sqrt(variance + 1e-12) - 1e-6
+    return masked_mean(jnp.maximum(0.0, margin - spread).mean(axis=-1), mask)
+
+
 def domain_cross_entropy(
     logits: list[jax.Array], masks: list[jax.Array | None]
 ) -> tuple[jax.Array, list[jax.Array]]:

@@ -18,6 +18,7 @@ import numpy as np
 from clipjax.data.pipeline import image_batches
 from clipjax.data.preprocess import Preprocess
 from clipjax.data.sources import Source
+from clipjax.errors import DataError
 from clipjax.log import progress
 
 FORMAT = 1  # raise when the meaning of the stored numbers changes
@@ -62,6 +63,11 @@ def encode_source(
     batch_size: int,
 ) -> Features:
     """Runs `encode` (uint8 images [B, S, S, 3] -> [B, P]) over every example once."""
+    if not len(source):
+        raise DataError(
+            f"split {source.split!r} of domain {source.domain!r} has no images; add some, or give "
+            "train, val and test folders."
+        )
     rows, total = [], -(-len(source) // batch_size)
     batches = image_batches(source, preprocess, batch_size)
     for batch in progress(
@@ -86,7 +92,7 @@ def cached_features(
       encode: uint8 images [B, S, S, 3] -> float32 [B, P].
       source: what to encode.
       preprocess: crops images; part of the key.
-      weights: `fingerprint` of the encoder's parameters.
+      weights: what tells this encoder from others: `fingerprint` of its parameters and its config.
       batch_size: images per call of `encode`; the last batch is padded.
       cache_dir: None switches the disk cache off.
     """

@@ -1,6 +1,7 @@
-"""CLIP's image preprocessing: RGB, resize the shorter side (bicubic), centre crop, normalise.
+"""CLIP's image preprocessing: RGB, resize (bicubic), centre crop, rescale, normalise.
 
-PIL does the resizing, as in the reference: other resizers move accuracy.
+PIL does the resizing, as in the reference (transformers' PIL-backed processor on a picture that was
+turned upright): other resizers move accuracy.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import io
 import json
 import os
 import pathlib
+import struct
 from typing import Any
 
 import numpy as np
 
 from clipjax.errors import CheckpointError, DataError
+from clipjax.log import write_json
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -22,57 +25,126 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """What a model's `preprocessor_config.json` asks for. Frozen, so that it can key a cache."""
+    """What a model's `preprocessor_config.json` asks for. Frozen, so that it can key a cache.
+
+    Attributes:
+      size: side of the square that the model sees, in pixels.
+      resize: what is resized to before the crop: the shorter side (int), exactly (height, width),
+        None for nothing, or "size" for a shorter side of `size`.
+      mean: subtracted from each channel after rescaling.
+      std: divides each channel.
+      resample: PIL's number of the filter; 3 is bicubic.
+      rescale: factor on uint8 values.
+    """
 
     size: int = 224
-    mean: tuple[float, float, float] = OPENAI_MEAN
-    std: tuple[float, float, float] = OPENAI_STD
-    resample: int = 3  # PIL's number of bicubic
+    resize: int | tuple[int, int] | str | None = "size"
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
+    resample: int = 3
+    rescale: float = 1 / 255
 
     def crop(self, image: bytes | np.ndarray, name: str = "image") -> np.ndarray:
         """An encoded image or uint8 array [H, W, 3] to the model's view, uint8 [size, size, 3].
 
-        Transparent parts become white; EXIF orientation is ignored, as in the reference.
+        Files are turned upright as their EXIF orientation says; transparent parts become white;
+        a picture smaller than the crop is framed in black.
 
         Raises:
           DataError: bytes that no image decoder understands; the message holds `name`.
         """
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         try:
-            picture = (
-                Image.fromarray(image)
-                if isinstance(image, np.ndarray)
-                else Image.open(io.BytesIO(image))
-            )
+            if isinstance(image, np.ndarray):
+                picture = Image.fromarray(image)
+            else:
+                picture = _upright(Image.open(io.BytesIO(image)))
             picture = _to_rgb(picture)
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
             raise DataError(
                 f"{name} cannot be read as an image ({error}); replace or remove it."
             ) from None
-        if picture.size != (self.size, self.size):
-            picture = self._resize_and_crop(picture)
-        return np.asarray(picture, np.uint8)
+        width, height = self._resized(*picture.size)
+        if picture.size != (width, height):
+            picture = picture.resize((width, height), resample=self.resample)
+        return _centre(np.asarray(picture, np.uint8), self.size)
 
-    def _resize_and_crop(self, picture):
-        width, height = picture.size
-        short = min(width, height)
-        new = (int(self.size * width / short), int(self.size * height / short))
-        picture = picture.resize(new, resample=self.resample)
-        left, top = (new[0] - self.size) // 2, (new[1] - self.size) // 2
-        return picture.crop((left, top, left + self.size, top + self.size))
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of a picture before the crop."""
+        if self.resize is None:
+            return width, height
+        if isinstance(self.resize, tuple):
+            return self.resize[1], self.resize[0]
+        edge, short = (self.size if self.resize == "size" else self.resize), min(width, height)
+        # The longer side is cut to whole pixels, not rounded, as torchvision does.
+        return (
+            (edge, int(edge * height / short))
+            if width == short
+            else (
+                int(edge * width / short),
+                edge,
+            )
+        )
+
+    def with_size(self, size: int) -> Preprocess:
+        """The same rules for another side of the square; the resize rule scales with it."""
+        if size == self.size:
+            return self
+        scale = lambda edge: round(edge * size / self.size)  # noqa: E731
+        resize = self.resize
+        if isinstance(resize, int):
+            resize = scale(resize)
+        elif isinstance(resize, tuple):
+            resize = (scale(resize[0]), scale(resize[1]))
+        return dataclasses.replace(self, size=size, resize=resize)
 
     def normalize(self, pixels: Any) -> Any:
         """uint8 [..., 3] to the float32 range the model was trained on; numpy or jax arrays."""
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
-        return (pixels.astype(np.float32) / 255 - mean) / std
+        return (pixels.astype(np.float32) * np.float32(self.rescale) - mean) / std
+
+
+def _centre(pixels: np.ndarray, size: int) -> np.ndarray:
+    """The middle size x size of [H, W, 3]; what lies outside is black."""
+    height, width = pixels.shape[:2]
+    if height < size or width < size:
+        frame = np.zeros((max(height, size), max(width, size), 3), np.uint8)
+        # Rounded up, as in the reference.
+        top, left = -((height - frame.shape[0]) // 2), -((width - frame.shape[1]) // 2)
+        frame[top : top + height, left : left + width] = pixels
+        pixels = frame
+        height, width = pixels.shape[:2]
+    top, left = (height - size) // 2, (width - size) // 2
+    return pixels[top : top + size, left : left + size]
+
+
+def _upright(picture):
+    """Turned as the EXIF orientation says; EXIF that cannot be read counts as none."""
+    from PIL import Image
+
+    turn = Image.Transpose
+    turns = {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_270,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_90,
+    }
+    try:
+        orientation = picture.getexif().get(0x0112)
+    except (ValueError, KeyError, TypeError, SyntaxError, struct.error):
+        return picture
+    return picture.transpose(turns[orientation]) if orientation in turns else picture
 
 
 def _to_rgb(picture):
     """Any PIL mode to RGB; transparency is painted on white."""
     from PIL import Image
 
-    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+    if "A" in picture.getbands() or picture.info.get("transparency") is not None:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
@@ -80,51 +152,101 @@ def _to_rgb(picture):
 
 
 def load_preprocess(directory: str | os.PathLike) -> Preprocess:
-    """Reads `preprocessor_config.json` of a model directory.
+    """Reads `preprocessor_config.json` of a model directory (or `processor_config.json`).
 
     Raises:
-      CheckpointError: the file is missing, damaged or asks for a rule clipjax does not know.
+      CheckpointError: the file is missing, damaged, or asks for what clipjax does not do: pictures
+        of several shapes, which no batch can hold, a cap on the longer side, or padding.
     """
-    path = pathlib.Path(directory) / "preprocessor_config.json"
+    path, data = _read_rules(pathlib.Path(directory))
+    try:
+        return _rules(data)
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(
+            f"{path} has rules that clipjax cannot follow ({reason}): it needs a resize by "
+            "shortest_edge or to height and width, and a square crop_size."
+        ) from None
+
+
+def _read_rules(directory: pathlib.Path) -> tuple[pathlib.Path, dict]:
+    path, nested = directory / "preprocessor_config.json", directory / "processor_config.json"
+    if not path.exists() and nested.exists():  # as transformers' CLIPProcessor saves it since v5
+        path = nested
     try:
         data = json.loads(path.read_text())
+        return path, data["image_processor"] if path == nested else dict(data)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} does not exist; copy it from the model's repository."
         ) from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from None
-    crop = data.get("crop_size", 224)
-    size = data.get("size", 224)
-    crop = crop["height"] if isinstance(crop, dict) else crop
-    shortest = size.get("shortest_edge", size.get("height")) if isinstance(size, dict) else size
-    if shortest != crop:
-        raise CheckpointError(
-            f"{path} resizes to {shortest} and crops to {crop}; clipjax knows equal sizes only."
-        )
+    except (KeyError, TypeError, ValueError):
+        raise CheckpointError(f"{path} describes no image processor; download it again.") from None
+
+
+def _rules(data: dict) -> Preprocess:
+    """The dict of a preprocessor_config.json; ValueError, KeyError or TypeError if it is odd."""
+    if data.get("do_pad"):
+        raise ValueError("do_pad")
+    resize = _resize_rule(data.get("size", 224)) if data.get("do_resize", True) else None
+    if data.get("do_center_crop", True):
+        height, width = _height_width(data.get("crop_size", 224))
+    elif isinstance(resize, tuple):
+        height, width = resize
+    else:
+        raise ValueError("no crop after a resize that keeps the aspect ratio")
+    if height != width:
+        raise ValueError(f"pictures of {height} x {width}")
+    plain = ((0.0,) * 3, (1.0,) * 3)
+    given = (data.get("image_mean", OPENAI_MEAN), data.get("image_std", OPENAI_STD))
+    mean, std = given if data.get("do_normalize", True) else plain
     return Preprocess(
-        size=crop,
-        mean=tuple(data.get("image_mean", OPENAI_MEAN)),
-        std=tuple(data.get("image_std", OPENAI_STD)),
-        resample=data.get("resample", 3),
+        size=height,
+        resize=resize,
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
+        resample=int(data.get("resample", 3)),
+        rescale=float(data.get("rescale_factor", 1 / 255)) if data.get("do_rescale", True) else 1.0,
     )
+
+
+def _height_width(size: int | list | dict) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    height, width = (size["height"], size["width"]) if isinstance(size, dict) else size
+    return int(height), int(width)
+
+
+def _resize_rule(size: int | list | dict) -> int | tuple[int, int]:
+    """A number is the shorter side: CLIP's processor does not squeeze (default_to_square)."""
+    if isinstance(size, int):
+        return size
+    if isinstance(size, dict) and size.get("longest_edge"):
+        raise ValueError("a cap on the longer side")
+    if isinstance(size, dict) and size.get("shortest_edge"):
+        return int(size["shortest_edge"])
+    return _height_width(size)
 
 
 def save_preprocess(directory: str | os.PathLike, preprocess: Preprocess) -> None:
     """Writes `preprocessor_config.json` as transformers' CLIPImageProcessor reads it."""
+    size, resize = preprocess.size, preprocess.resize
+    edge = size if resize in ("size", None) else resize
+    exact = isinstance(edge, tuple)
     data = {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": preprocess.size},
+        "do_resize": resize is not None,
+        "size": {"height": edge[0], "width": edge[1]} if exact else {"shortest_edge": edge},
         "resample": preprocess.resample,
         "do_center_crop": True,
-        "crop_size": {"height": preprocess.size, "width": preprocess.size},
+        "crop_size": {"height": size, "width": size},
         "do_rescale": True,
-        "rescale_factor": 1 / 255,
+        "rescale_factor": preprocess.rescale,
         "do_normalize": True,
         "image_mean": list(preprocess.mean),
         "image_std": list(preprocess.std),
     }
-    path = pathlib.Path(directory) / "preprocessor_config.json"
-    path.write_text(json.dumps(data, indent=2) + "\n")
+    write_json(pathlib.Path(directory) / "preprocessor_config.json", data)

@@ -53,6 +53,10 @@ class Dataset(Protocol):
     domains: tuple[str, ...]
     classes: tuple[str, ...]
 
+    def has_split(self, split: str) -> bool:
+        """Whether every domain has this split."""
+        ...
+
     def source(self, domain: str, split: str) -> Source: ...
 
 
@@ -135,6 +139,10 @@ class ParquetDataset:
                 raise DataError(f"{self._files[split]} is damaged ({error}).") from None
             self._tables[split] = table.to_pydict()
         return self._tables[split]
+
+    def has_split(self, split: str) -> bool:
+        """Whether there is a file of this split."""
+        return split in self._files
 
     def source(self, domain: str, split: str) -> ArraySource:
         """The examples of a domain and split."""
@@ -229,6 +237,11 @@ class FolderDataset:
         folder = self.root / domain
         given = {s: folder / s for s in SPLITS if (folder / s).is_dir()}
         return given or {"": folder}
+
+    def has_split(self, split: str) -> bool:
+        """Whether every domain has this split, as a folder or by hash."""
+        roots = [self._class_roots(domain) for domain in self.domains]
+        return all("" in r or split in r for r in roots)
 
     def _split_of(self, path: pathlib.Path) -> str:
         digest = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest()

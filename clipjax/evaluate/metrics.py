@@ -31,6 +31,45 @@ def per_class_accuracy(logits: jax.Array, labels: jax.Array, num_classes: int) -
     return hits / jnp.zeros(num_classes).at[labels].add(1.0)
 
 
+def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> jax.Array:
+    """Expected calibration error, float32 [] (Guo et al. 2017, arXiv 1706.04599, equation 3).
+
+    Predictions are put into `bins` equal ranges of confidence; the result is the mean distance of
+    confidence and accuracy over bins, weighted by their counts.
+
+    Args:
+      logits: float [N, K].
+      labels: int [N].
+      bins: how many ranges.
+
+    >>> import jax.numpy as jnp
+    >>> sure = jnp.array([[100.0, 0.0], [100.0, 0.0]])
+    >>> float(calibration_error(sure, jnp.array([0, 1])))  # certain, and wrong half of the time
+    0.5
+    """
+    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
+    confidence = probabilities.max(axis=-1)
+    correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    which = jnp.clip(jnp.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = jnp.zeros(bins).at[which].add(confidence - correct)
+    return jnp.abs(gaps).sum() / len(labels)
+
+
+def disagreement(logits: jax.Array) -> jax.Array:
+    """Share of examples on which two members of an ensemble answer differently, [M, N, K] -> [].
+
+    Mean over all pairs of members; 0 for a single one.
+
+    >>> import jax.numpy as jnp
+    >>> float(disagreement(jnp.array([[[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 1.0]]])).__round__(4))
+    0.6667
+    """
+    answers = jnp.argmax(logits, axis=-1)
+    members = len(answers)
+    differ = (answers[:, None] != answers[None]).mean(axis=-1)
+    return differ.sum() / max(1, members * (members - 1))
+
+
 def domain_gap(source_accuracy: float, target_accuracy: float) -> float:
     """Source minus target accuracy in percentage points (the report's Table 6).
 

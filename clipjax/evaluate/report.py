@@ -17,8 +17,13 @@ from clipjax.log import write_atomically
 _PACKAGES = ("clipjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
 
 
-def row(method: str, domain: str, split: str, n: int, accuracies: Sequence[float]) -> dict:
+def row(
+    method: str, domain: str, split: str, n: int, accuracies: Sequence[float], **more: list
+) -> dict:
     """One line of the results: a method on a domain and split, over seeds.
+
+    `more` holds further measures, each a list over seeds: `ece`, and of an ensemble `members`
+    (accuracies) and `disagreement`.
 
     >>> row("dann", "sketch", "test", 10, [0.2, 0.4])["accuracy_mean"]
     0.3
@@ -33,10 +38,17 @@ def row(method: str, domain: str, split: str, n: int, accuracies: Sequence[float
         "accuracy_mean": round(float(values.mean()), 6),
         "accuracy_std": round(spread, 6),
         "accuracies": [round(float(v), 6) for v in values],
+        **more,
     }
 
 
-def collect(config, dataset, rows: list[dict], timing: dict[str, float]) -> dict[str, Any]:
+def collect(
+    config,
+    dataset,
+    rows: list[dict],
+    distances: dict[str, list[float]],
+    timing: dict[str, float],
+) -> dict[str, Any]:
     """The content of results.json (schema: ARCHITECTURE.md)."""
     source, target = config.data.source, config.data.target
     test = {(r["method"], r["domain"]): r["accuracy_mean"] for r in rows if r["split"] == "test"}
@@ -50,6 +62,7 @@ def collect(config, dataset, rows: list[dict], timing: dict[str, float]) -> dict
         "selection": "last",
         "rows": rows,
         "domain_gap": {m: round(domain_gap(test[m, source], test[m, target]), 2) for m in methods},
+        "proxy_a_distance": distances,
         "timing_s": timing,
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES}
         | {"python": platform.python_version()},
@@ -87,6 +100,45 @@ def _facts(results: dict) -> str:
     )
 
 
+def _distances(results: dict) -> list[str]:
+    """How well a linear classifier tells the two domains apart, before and after."""
+    data = results["data"]
+    if not results.get("proxy_a_distance"):  # too few test images
+        return []
+    found = ", ".join(f"{m} {np.mean(v):.2f}" for m, v in results["proxy_a_distance"].items())
+    return [
+        f"proxy A-distance of {data['source']} and {data['target']} (0: alike, 2: always told "
+        f"apart): {found}"
+    ]
+
+
+def _whole_domains(results: dict) -> list[str]:
+    """Zero-shot accuracy over whole domains, where it was asked for."""
+    whole = [r for r in results["rows"] if r["split"] == "all"]
+    found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)
+    return [f"zero-shot over whole domains, % (images): {found}"] if whole else []
+
+
+def _ensembles(results: dict) -> list[str]:
+    """A sentence per ensemble: how good and how different its members are on the target."""
+    target, lines = results["data"]["target"], []
+    for r in results["rows"]:
+        if "members" in r and (r["domain"], r["split"]) == (target, "test"):
+            members = np.asarray(r["members"])  # [seeds, M]
+            lines.append(
+                f"{r['method']} on {target}: {members.shape[1]} members of "
+                f"{100 * members.mean():.1f} % on average, {100 * r['accuracy_mean']:.1f} % "
+                f"together, {100 * np.mean(r['disagreement']):.1f} % disagreement, calibration "
+                f"error {np.mean(r['ece']):.3f}"
+            )
+    return lines
+
+
+def _notes(results: dict) -> list[str]:
+    """What the table of test accuracies does not show, a sentence each."""
+    return [*_whole_domains(results), *_ensembles(results), *_distances(results)]
+
+
 def table(results: dict) -> str:
     """The results as aligned text for a terminal."""
     header, lines = _cells(results)
@@ -98,7 +150,7 @@ def table(results: dict) -> str:
         )
         for row in [header, *lines]
     )
-    return f"\n{text}\n\n{_facts(results)}\n"
+    return "\n".join(["", text, "", *_notes(results), _facts(results), ""])
 
 
 def markdown(results: dict) -> str:
@@ -109,7 +161,9 @@ def markdown(results: dict) -> str:
     body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return (
         f"# {results['experiment']}: {data['name']}, {data['source']} -> {data['target']}, "
-        f"model {results['model']}\n\n{body}\n\n{facts[0].upper() + facts[1:]}.\n"
+        f"model {results['model']}\n\n{body}\n\n"
+        + "".join(f"{line}.\n\n" for line in _notes(results))
+        + f"{facts[0].upper() + facts[1:]}.\n"
     )
 
 

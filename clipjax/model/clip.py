@@ -15,6 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from clipjax.model.positions import sincos_positions
+
 MAX_LOGIT_SCALE = 4.605170185988092  # ln 100, the clamp of the CLIP paper (section 2.5)
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -40,7 +42,7 @@ class TowerConfig:
     layer_norm_eps: float = 1e-5
 
     def __post_init__(self):
-        if self.hidden_size % self.num_attention_heads:
+        if self.num_attention_heads <= 0 or self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
                 f"{self.num_attention_heads}; choose one that divides the other."
@@ -64,6 +66,14 @@ class VisionConfig(TowerConfig):
     patch_size: int = 32
     num_channels: int = 3
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.patch_size <= 0 or self.image_size <= 0 or self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
+                "choose one that is."
+            )
+
     @property
     def num_patches(self) -> int:
         """Patches per image, without the class token."""
@@ -83,10 +93,14 @@ class TextConfig(TowerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-    """Both towers, the width of the shared space and the initial log temperature."""
+    """Both towers, the width of the shared space and the initial log temperature.
 
-    vision: VisionConfig
-    text: TextConfig
+    A tower is None where a checkpoint holds only the other (`CLIPVisionModelWithProjection` and
+    `CLIPTextModelWithProjection` of transformers).
+    """
+
+    vision: VisionConfig | None
+    text: TextConfig | None
     projection_dim: int = 512
     logit_scale_init_value: float = 2.6592  # ln(1 / 0.07)
 
@@ -100,26 +114,17 @@ def _dense(width: int, std: float, dtype: Any, name: str) -> nn.Dense:
     return nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.normal(std), name=name)
 
 
-def sincos_positions(grid: int, width: int, amplitude: float = 0.3) -> jax.Array:
-    """Initial position embeddings of a class token and grid x grid patches, [1 + grid^2, width].
-
-    Sines and cosines of rows and columns (Beyer et al. 2022, arXiv 2205.01580): places differ from
-    the first step on, which training from scratch on few images needs. They are learned further.
-    """
-    quarter = -(-width // 4)
-    angle = jnp.arange(grid)[:, None] / 10_000 ** (jnp.arange(quarter) / quarter)
-    line = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
-    rows, columns = jnp.repeat(line, grid, axis=0), jnp.tile(line, (grid, 1))
-    patches = jnp.concatenate([rows, columns], axis=1)[:, :width]
-    return amplitude * jnp.concatenate([jnp.zeros((1, width)), patches])
-
-
 class Attention(nn.Module):
-    """Multi-head self-attention, [B, T, D] -> [B, T, D]; softmax in float32."""
+    """Multi-head self-attention, [B, T, D] -> [B, T, D]; softmax in float32.
+
+    `kernel` is `jax.nn.dot_product_attention`'s implementation: "xla", "cudnn" (a flash kernel,
+    NVIDIA GPUs in half precision), or None for JAX's choice.
+    """
 
     config: TowerConfig
     causal: bool
     dtype: Any
+    kernel: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -130,7 +135,7 @@ class Attention(nn.Module):
             dense(name, width**-0.5)(x).reshape(batch, length, heads, width // heads)
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal)
+        y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal, implementation=self.kernel)
         return dense("out_proj", cfg.residual_std)(y.reshape(batch, length, width))
 
 
@@ -140,12 +145,13 @@ class Block(nn.Module):
     config: TowerConfig
     causal: bool
     dtype: Any
+    kernel: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg = self.config
         y = _norm(cfg.layer_norm_eps, "layer_norm1")(x).astype(self.dtype)
-        x = x + Attention(cfg, self.causal, self.dtype, name="self_attn")(y)
+        x = x + Attention(cfg, self.causal, self.dtype, self.kernel, name="self_attn")(y)
         y = _norm(cfg.layer_norm_eps, "layer_norm2")(x).astype(self.dtype)
         width = cfg.hidden_size
         y = _dense(cfg.intermediate_size, (2 * width) ** -0.5, self.dtype, "fc1")(y)
@@ -172,6 +178,7 @@ class VisionTower(nn.Module):
 
     config: VisionConfig
     dtype: Any = jnp.float32
+    kernel: str | None = None
 
     @nn.compact
     def __call__(self, images, *, keep: float = 1.0, rng=None, all_hidden: bool = False):
@@ -196,12 +203,12 @@ class VisionTower(nn.Module):
             patches = jnp.take_along_axis(patches, order[..., None], axis=1)
             where = positions[1:][order]
         x = patches @ kernel.astype(self.dtype) + where.astype(self.dtype)
-        first = (class_embedding + positions[0]).astype(self.dtype)
+        first = class_embedding.astype(self.dtype) + positions[0].astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         x = _norm(cfg.layer_norm_eps, "pre_layernorm")(x).astype(self.dtype)
         hidden = [x]
         for i in range(cfg.num_hidden_layers):
-            x = Block(cfg, causal=False, dtype=self.dtype, name=f"block_{i}")(x)
+            x = Block(cfg, False, self.dtype, self.kernel, name=f"block_{i}")(x)
             hidden.append(x)
         pooled = _norm(cfg.layer_norm_eps, "post_layernorm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
@@ -223,6 +230,7 @@ class TextTower(nn.Module):
 
     config: TextConfig
     dtype: Any = jnp.float32
+    kernel: str | None = None
 
     @nn.compact
     def __call__(self, ids, *, all_hidden: bool = False):
@@ -237,10 +245,11 @@ class TextTower(nn.Module):
         positions = self.param(
             "position_embedding", init, (cfg.max_position_embeddings, cfg.hidden_size)
         )
-        x = (tokens[ids] + positions[None, : ids.shape[1]]).astype(self.dtype)
+        # Cast before adding: parameters may be stored in half precision.
+        x = tokens[ids].astype(self.dtype) + positions[None, : ids.shape[1]].astype(self.dtype)
         hidden = [x]
         for i in range(cfg.num_hidden_layers):
-            x = Block(cfg, causal=True, dtype=self.dtype, name=f"block_{i}")(x)
+            x = Block(cfg, True, self.dtype, self.kernel, name=f"block_{i}")(x)
             hidden.append(x)
         x = _norm(cfg.layer_norm_eps, "final_layer_norm")(x)
         pooled = x[jnp.arange(x.shape[0]), pool_positions(ids, cfg.eos_token_id)]
@@ -251,20 +260,26 @@ class CLIP(nn.Module):
     """Vision tower, text tower, projections and logit scale.
 
     Embeddings are float32 [B, projection_dim] and **not** normalised; `normalize` does that.
+    `dtype` is what the towers compute in, whatever dtype the parameters are stored in; `kernel`
+    picks the attention kernel (see `Attention`).
     """
 
     config: CLIPConfig
     dtype: Any = jnp.float32
+    kernel: str | None = None
 
     def setup(self):
         cfg = self.config
-        self.vision = VisionTower(cfg.vision, self.dtype)
-        self.text = TextTower(cfg.text, self.dtype)
         project = lambda: nn.Dense(cfg.projection_dim, use_bias=False, dtype=jnp.float32)  # noqa: E731
-        self.visual_projection = project()
-        self.text_projection = project()
-        init = nn.initializers.constant(cfg.logit_scale_init_value)
-        self.logit_scale = self.param("logit_scale", init, ())
+        if cfg.vision:
+            self.vision = VisionTower(cfg.vision, self.dtype, self.kernel)
+            self.visual_projection = project()
+        if cfg.text:
+            self.text = TextTower(cfg.text, self.dtype, self.kernel)
+            self.text_projection = project()
+        if cfg.vision and cfg.text:
+            init = nn.initializers.constant(cfg.logit_scale_init_value)
+            self.logit_scale = self.param("logit_scale", init, ())
 
     def encode_image(self, images: jax.Array, *, keep: float = 1.0, rng=None) -> jax.Array:
         """Preprocessed images [B, S, S, 3] to embeddings float32 [B, projection_dim]."""
@@ -276,7 +291,7 @@ class CLIP(nn.Module):
 
     def scale(self) -> jax.Array:
         """The factor on cosine similarities: exp(logit_scale), clamped at 100."""
-        return jnp.exp(jnp.minimum(self.logit_scale, MAX_LOGIT_SCALE))
+        return jnp.exp(jnp.minimum(self.logit_scale.astype(jnp.float32), MAX_LOGIT_SCALE))
 
     def __call__(self, images: jax.Array, ids: jax.Array) -> jax.Array:
         """Similarity logits of every image with every text, float32 [B_images, B_texts]."""

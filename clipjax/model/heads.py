@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from clipjax.adapt.dann import DannModel
 
@@ -25,6 +26,7 @@ class MLP(nn.Module):
     hidden: Sequence[int]
     out: int
     dropout: float = 0.0
+    out_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, rng: jax.Array | None = None) -> jax.Array:
@@ -34,14 +36,16 @@ class MLP(nn.Module):
                 keep = 1.0 - self.dropout
                 kept = jax.random.bernoulli(jax.random.fold_in(rng, i), keep, x.shape)
                 x = jnp.where(kept, x / keep, 0.0)
-        return nn.Dense(self.out, name=f"layer_{len(self.hidden)}")(x)
+        return nn.Dense(self.out, use_bias=self.out_bias, name=f"layer_{len(self.hidden)}")(x)
 
 
 class Heads(nn.Module):
     """Adapter, class head and domain head over one parameter tree with these three names.
 
     Widths are hidden widths; `adapter=None` leaves features as they are, `discriminator=None`
-    makes no domain head.
+    makes no domain head. `class_bias=False` leaves out the class head's last bias, so that a linear
+    one is a table of class embeddings (`class_embeddings`). With `members` > 1 the class head is an
+    ensemble: equal networks with their own initial values, their logits on a leading axis.
     """
 
     num_classes: int
@@ -50,12 +54,31 @@ class Heads(nn.Module):
     classifier: Sequence[int] = ()
     discriminator: Sequence[int] | None = None
     dropout: float = 0.0
+    class_bias: bool = True
+    members: int = 1
+
+    def __post_init__(self):
+        if self.members < 1:
+            raise ValueError(f"members is {self.members}; an ensemble has at least 1.")
+        if self.adapter is not None and not len(self.adapter):
+            raise ValueError("adapter has no layers; give widths, or None for no adapter.")
+        super().__post_init__()
 
     def setup(self):
         if self.adapter is not None:
             *hidden, out = self.adapter
             self._adapter = MLP(tuple(hidden), out, self.dropout, name="adapter")
-        self._classifier = MLP(tuple(self.classifier), self.num_classes, name="classifier")
+        # vmap over members: one program whatever their number.
+        ensemble = nn.vmap(
+            MLP,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=None,
+            axis_size=self.members,
+        )
+        self._classifier = (ensemble if self.members > 1 else MLP)(
+            tuple(self.classifier), self.num_classes, out_bias=self.class_bias, name="classifier"
+        )
         if self.discriminator is not None:
             self._discriminator = MLP(
                 tuple(self.discriminator), self.num_domains, name="discriminator"
@@ -106,12 +129,50 @@ def init_heads(
       scale: CLIP's factor on cosine similarities.
     """
     params = heads.init(key, example)["params"]
-    if heads.adapter is None and not heads.classifier:
-        linear = {"kernel": scale * text_weights.T, "bias": jnp.zeros(heads.num_classes)}
+    if heads.adapter is None and not heads.classifier and heads.members == 1:
+        linear = {"kernel": scale * text_weights.T}
+        if heads.class_bias:
+            linear["bias"] = jnp.zeros(heads.num_classes)
         params = {**params, "classifier": {"layer_0": linear}}
     return params
 
 
+def class_embeddings(heads: Heads, params: PyTree, scale: float) -> jax.Array:
+    """A linear class head in the form of text embeddings, float32 [K, P].
+
+    `scale * features @ result.T` are the head's logits up to a constant per image, so the result
+    can stand wherever zero-shot class embeddings are used.
+
+    Raises:
+      ValueError: the head is not linear on bare features, or has biases that differ by class: no
+        embedding does what they do. Train with `class_bias=False`.
+    """
+    if heads.adapter is not None or heads.classifier or heads.members > 1:
+        raise ValueError(
+            "only a linear head on bare CLIP features is a table of class embeddings; train with "
+            "heads = {'classifier': (), 'class_bias': False}."
+        )
+    layer = params["classifier"]["layer_0"]
+    if "bias" in layer and not np.allclose(layer["bias"], layer["bias"][0], atol=1e-6):
+        raise ValueError(
+            "the head's biases differ by class and cannot be folded into class embeddings; train "
+            "with heads = {'classifier': (), 'class_bias': False}."
+        )
+    return layer["kernel"].T / scale
+
+
+def member_logits(heads: Heads, params: PyTree, features: jax.Array) -> jax.Array:
+    """Class logits [M, B, K] of every member of CLIP features [B, P], without dropout."""
+    logits = heads.apply({"params": params}, features)
+    return logits if heads.members > 1 else logits[None]
+
+
 def predict(heads: Heads, params: PyTree, features: jax.Array) -> jax.Array:
-    """Class logits [B, K] of CLIP features [B, P], without dropout."""
-    return heads.apply({"params": params}, features)
+    """Class logits [B, K] of CLIP features [B, P], without dropout.
+
+    Of an ensemble: the logarithm of the members' mean probability.
+    """
+    logits = member_logits(heads, params, features)
+    if heads.members == 1:
+        return logits[0]
+    return jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=0) - jnp.log(heads.members)

@@ -1,8 +1,9 @@
-"""Tokenizer, prompts and the zero-shot classifier."""
+"""The tokenizer and the zero-shot classifier."""
 
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -10,42 +11,41 @@ import numpy as np
 
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import normalize
-
-# Named prompt sets; `{}` stands for the class name. The first text of a set is its plainest.
-PROMPTS: dict[str, tuple[str, ...]] = {
-    "name": ("{}",),
-    "simple": ("a photo of a {}.",),
-    "drawings": (
-        "{}",
-        "a picture of a {}",
-        "a drawing of a {}",
-        "an icon of a {}",
-    ),
-}
+from clipjax.model.hf import config_from_hf
+from clipjax.model.hub import find_model
+from clipjax.model.prompts import fill_prompts
+from clipjax.model.weights import read_json
 
 
-def load_tokenizer(directory: str | os.PathLike) -> Callable[[Sequence[str]], np.ndarray]:
-    """The tokenizer of a Hugging Face CLIP directory as a pure function.
+def load_tokenizer(
+    name_or_path: str | os.PathLike, *, revision: str | None = None, context: int | None = None
+) -> Callable[[Sequence[str]], np.ndarray]:
+    """The tokenizer of a CLIP as a pure function. Needs transformers, not torch.
+
+    Args:
+      name_or_path: as `clipjax.load_clip` takes it.
+      revision: of a Hub id.
+      context: tokens a text; None takes the text tower's from config.json.
 
     Returns:
-      `tokenize(texts) -> int32 [len(texts), context]`, padded to the model's context length; texts
-      that are too long are cut and keep their EOS token.
+      `tokenize(texts) -> int32 [len(texts), context]`, padded; texts that are too long are cut and
+      keep their EOS token.
 
     Raises:
-      CheckpointError: the directory holds no vocabulary; the message names the files looked for.
+      CheckpointError: there is no vocabulary; the message names the files looked for.
     """
-    if not any(
-        os.path.exists(os.path.join(directory, f)) for f in ("vocab.json", "tokenizer.json")
-    ):
+    directory = find_model(name_or_path, revision)
+    if not any((directory / f).exists() for f in ("vocab.json", "tokenizer.json")):
         raise CheckpointError(
             f"{directory} holds no tokenizer: neither vocab.json (with merges.txt) nor "
             "tokenizer.json is there; copy them from the model's repository."
         )
+    if context is None:
+        context = _context(directory)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no advice about a missing torch
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(str(directory))
-    context = min(tokenizer.model_max_length, 77)
 
     def tokenize(texts: Sequence[str]) -> np.ndarray:
         out = tokenizer(list(texts), padding="max_length", truncation=True, max_length=context)[
@@ -56,27 +56,11 @@ def load_tokenizer(directory: str | os.PathLike) -> Callable[[Sequence[str]], np
     return tokenize
 
 
-def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
-    """Puts a class name into prompt templates: one template, a list, or the name of a set.
-
-    >>> fill_prompts("The_Eiffel_Tower", "a photo of a {}.")
-    ['a photo of a The Eiffel Tower.']
-    >>> len(fill_prompts("cat", "drawings"))
-    4
-
-    Raises:
-      ValueError: a text that is neither a set's name nor a template with `{}`.
-    """
-    if isinstance(prompts, str):
-        prompts = PROMPTS.get(prompts, (prompts,))
-    for prompt in prompts:
-        if "{}" not in prompt:
-            raise ValueError(
-                f"prompt {prompt!r} has no {{}} for the class name and is no named set; "
-                f"sets: {', '.join(PROMPTS)}."
-            )
-    name = class_name.replace("_", " ").strip()
-    return [prompt.replace("{}", name) for prompt in prompts]
+def _context(directory: pathlib.Path) -> int:
+    config = config_from_hf(read_json(directory / "config.json"))
+    if config.text is None:
+        raise CheckpointError(f"{directory} holds an image tower only; it cannot read texts.")
+    return config.text.max_position_embeddings
 
 
 def zero_shot_classifier(
@@ -95,7 +79,7 @@ def zero_shot_classifier(
       encode_text: token ids int32 [B, T] -> embeddings [B, P].
       tokenize: texts -> token ids, see `load_tokenizer`.
       class_names: K names.
-      prompts: a template, a list of them, or a key of `PROMPTS`.
+      prompts: a template, a list of them, or the name of a set (`clipjax.model.prompts.PROMPTS`).
       batch_size: texts encoded at a time (bounds memory; the last batch is padded).
 
     Returns:

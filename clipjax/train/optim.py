@@ -45,6 +45,15 @@ def _order(group: str) -> tuple:
     return len(_GROUP_RULES), 0, group
 
 
+def _decays(params: PyTree) -> PyTree:
+    """Bool tree: matrices decay; biases and scales do not, however many members they are of."""
+
+    def decays(path, leaf):
+        return leaf.ndim > 1 and _path_name(path).split("/")[-1] not in ("bias", "scale")
+
+    return jax.tree_util.tree_map_with_path(decays, params)
+
+
 def group_tree(params: PyTree) -> PyTree:
     """The group name of every parameter, as a tree shaped like `params`.
 
@@ -183,8 +192,7 @@ def make_optimizer(
     def inner(factor: float):
         rate = (lambda step: factor * schedule(step)) if factor != 1.0 else schedule
         if name == "adamw":
-            decay_mask = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)  # noqa: E731
-            return optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=decay_mask)
+            return optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=_decays)
         if name == "sgd":
             return optax.chain(
                 optax.add_decayed_weights(weight_decay),

@@ -8,7 +8,11 @@ import pytest
 from sklearn.metrics import log_loss
 
 from clipjax.adapt.contrastive import info_nce, true_pairs
-from clipjax.adapt.losses import domain_cross_entropy, smoothed_cross_entropy
+from clipjax.adapt.losses import (
+    diversity_hinge,
+    domain_cross_entropy,
+    smoothed_cross_entropy,
+)
 
 RNG = np.random.default_rng(1)
 LOGITS = jnp.asarray(RNG.normal(size=(6, 4)), jnp.float32)
@@ -37,6 +41,23 @@ def test_padding_changes_nothing():
     assert float(masked) == pytest.approx(
         float(smoothed_cross_entropy(LOGITS[:4], LABELS[:4], 0.1)), rel=1e-5
     )
+
+
+def test_diversity_hinge_by_hand():
+    outputs = jnp.array([[[0.0, 0.0]], [[2.0, 0.2]]])  # spreads 1 and 0.1
+    assert float(diversity_hinge(outputs, 0.5)) == pytest.approx((0 + 0.4) / 2, abs=1e-5)
+    assert float(diversity_hinge(outputs, 0.0)) == 0.0
+    padded = jnp.concatenate([outputs, jnp.zeros((2, 1, 2))], axis=1)
+    mask = jnp.array([True, False])
+    assert float(diversity_hinge(padded, 0.5, mask)) == pytest.approx(0.2, abs=1e-5)
+
+
+def test_diversity_pushes_members_apart_and_has_finite_gradients():
+    gradient = jax.grad(lambda x: diversity_hinge(x, 0.5))
+    assert jnp.all(jnp.isfinite(gradient(jnp.zeros((3, 2, 4)))))
+    outputs = jnp.asarray(RNG.normal(size=(2, 3, 4)) * 0.1, jnp.float32)
+    moved = outputs - 0.1 * gradient(outputs)
+    assert diversity_hinge(moved, 0.5) < diversity_hinge(outputs, 0.5)
 
 
 def test_members_are_averaged():

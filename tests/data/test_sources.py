@@ -159,3 +159,10 @@ def test_transparency_becomes_white_and_palettes_work():
     assert (PREPROCESS.crop(encoded(palette)) == [255, 0, 0]).all()
     cmyk = Image.new("CMYK", (20, 20), (0, 0, 0, 0))
     assert (PREPROCESS.crop(encoded(cmyk, "JPEG")) >= 250).all()
+
+
+def test_another_size_scales_the_resize_rule():
+    assert Preprocess(size=16).with_size(32) == Preprocess(size=32)
+    assert Preprocess(size=16, resize=20).with_size(32).resize == 40
+    assert Preprocess(size=16, resize=(16, 16)).with_size(32).resize == (32, 32)
+    assert Preprocess(size=16, resize=None).with_size(32).resize is None

@@ -8,8 +8,18 @@ import pytest
 from sklearn.metrics import accuracy_score, recall_score
 
 from clipjax.evaluate import report
-from clipjax.evaluate.metrics import accuracy, per_class_accuracy
-from clipjax.evaluate.select import information_maximization, negative_entropy
+from clipjax.evaluate.metrics import (
+    accuracy,
+    calibration_error,
+    disagreement,
+    per_class_accuracy,
+)
+from clipjax.evaluate.select import (
+    information_maximization,
+    negative_entropy,
+    proxy_a_distance,
+    soft_neighbourhood_density,
+)
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(50, 4)).astype(np.float32)
@@ -25,6 +35,50 @@ def test_per_class_accuracy_equals_scikit_learn():
     expected = recall_score(LABELS, LOGITS.argmax(axis=1), average=None)
     ours = per_class_accuracy(jnp.asarray(LOGITS), jnp.asarray(LABELS), 4)
     np.testing.assert_allclose(ours, expected, rtol=1e-6)
+
+
+def test_calibration_error_equals_a_loop_over_bins():
+    z = np.exp(LOGITS - LOGITS.max(axis=1, keepdims=True))
+    p = z / z.sum(axis=1, keepdims=True)
+    confidence, correct = p.max(axis=1), p.argmax(axis=1) == LABELS
+    expected = 0.0
+    for low in np.arange(10) / 10:
+        inside = (confidence > low) & (confidence <= low + 0.1)
+        if inside.any():
+            gap = abs(confidence[inside].mean() - correct[inside].mean())
+            expected += inside.mean() * gap
+    ours = calibration_error(jnp.asarray(LOGITS), jnp.asarray(LABELS), bins=10)
+    assert float(ours) == pytest.approx(expected, rel=1e-5)
+
+
+def test_disagreement_counts_pairs():
+    one, two = LOGITS, RNG.normal(size=LOGITS.shape)
+    differ = np.mean(one.argmax(1) != two.argmax(1))
+    assert float(disagreement(jnp.stack([one, two]))) == pytest.approx(differ)
+    assert float(disagreement(jnp.stack([one, one, two]))) == pytest.approx(2 / 3 * differ)
+    assert float(disagreement(jnp.asarray(one)[None])) == 0.0
+
+
+def test_proxy_a_distance_of_equal_shifted_and_separate_domains():
+    one, same = RNG.normal(size=(2, 400, 5))
+    assert proxy_a_distance(one, same) < 0.4
+    middle = proxy_a_distance(one, same + 1.0)
+    assert 0.8 < middle < proxy_a_distance(one, same + 10.0) == 2.0
+    with pytest.raises(ValueError, match="too few"):
+        proxy_a_distance(one[:2], same)
+
+
+def test_neighbourhood_density_equals_a_loop_over_examples():
+    z = np.exp(LOGITS)
+    p = z / np.linalg.norm(z, axis=1, keepdims=True)  # the sum cancels
+    entropies = []
+    for i in range(len(p)):
+        others = np.delete(p, i, axis=0) @ p[i] / 0.05
+        q = np.exp(others - others.max())
+        q /= q.sum()
+        entropies.append(-np.sum(q * np.log(q)))
+    ours = soft_neighbourhood_density(jnp.asarray(LOGITS))
+    assert float(ours) == pytest.approx(np.mean(entropies), rel=1e-4)
 
 
 def test_padding_never_counts():

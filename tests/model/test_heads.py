@@ -7,8 +7,7 @@ import pytest
 
 from clipjax import Heads, zero_shot_classifier
 from clipjax.model.clip import pool_positions
-from clipjax.model.heads import as_model, init_heads, predict
-from clipjax.model.text import fill_prompts
+from clipjax.model.heads import as_model, class_embeddings, init_heads, predict
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8)), jnp.float32)
 
@@ -43,6 +42,21 @@ def test_a_linear_head_starts_at_zero_shot():
     assert set(random["classifier"]) == {"layer_0", "layer_1"}
 
 
+def test_an_ensemble_is_its_members():
+    heads = Heads(3, classifier=(4,), members=5)
+    params = heads.init(jax.random.key(0), X)["params"]
+    assert params["classifier"]["layer_0"]["kernel"].shape == (5, 8, 4)
+    assert len(np.unique(params["classifier"]["layer_0"]["kernel"][:, 0, 0])) == 5
+    logits = as_model(heads).classify(params, X)
+    assert logits.shape == (5, 5, 3)
+    single = Heads(3, classifier=(4,))
+    for m in range(5):
+        one = jax.tree.map(lambda x, m=m: x[m], params)
+        np.testing.assert_allclose(logits[m], predict(single, one, X), rtol=1e-5)
+    mean = jax.nn.softmax(logits).mean(axis=0)
+    np.testing.assert_allclose(jax.nn.softmax(predict(heads, params, X)), mean, rtol=1e-5)
+
+
 def test_dropout_needs_an_rng_and_keeps_the_mean():
     heads = Heads(3, adapter=(64, 64), dropout=0.5)
     params = heads.init(jax.random.key(0), X)["params"]
@@ -75,6 +89,16 @@ def test_zero_shot_classifier_normalises_averages_normalises():
     )
 
 
-def test_prompts_without_a_place_for_the_name_are_refused():
-    with pytest.raises(ValueError, match="drawings"):
-        fill_prompts("cat", "a photo")
+def test_a_linear_head_without_bias_folds_into_class_embeddings():
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=(3, 8)), jnp.float32)
+    heads = Heads(3, class_bias=False)
+    params = init_heads(heads, jax.random.key(0), X, weights, 20.0)
+    np.testing.assert_allclose(class_embeddings(heads, params, 20.0), weights, rtol=1e-6)
+    trained = jax.tree.map(lambda x: x + 0.1, params)
+    folded = class_embeddings(heads, trained, 20.0)
+    np.testing.assert_allclose(20.0 * X @ folded.T, predict(heads, trained, X), rtol=1e-5)
+    biased = {"classifier": {"layer_0": {**params["classifier"]["layer_0"], "bias": jnp.arange(3)}}}
+    with pytest.raises(ValueError, match="biases differ"):
+        class_embeddings(Heads(3), biased, 20.0)
+    with pytest.raises(ValueError, match="linear head"):
+        class_embeddings(Heads(3, classifier=(4,)), params, 20.0)

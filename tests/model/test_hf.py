@@ -1,16 +1,21 @@
 """Reading and writing Hugging Face directories without torch."""
 
+import dataclasses
 import json
+import subprocess
+import sys
 
 import jax
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from clipjax import load_clip, load_tokenizer, save_clip
+from clipjax import CLIP, load_clip, load_tokenizer, save_clip
 from clipjax.errors import CheckpointError
-from clipjax.model.hf import hf_name, our_path, params_to_hf
-from tests.conftest import REPO, random_params, small_config
+from clipjax.model.hf import config_from_hf, config_to_hf, hf_name, our_path, params_to_hf
+from tests.conftest import REPO, random_params, read_json, small_config
 
 TINY = REPO / "clipjax" / "assets" / "tiny_clip"
 
@@ -28,14 +33,129 @@ def rewrite(directory, change):
     save_file(tensors, directory / "model.safetensors")
 
 
-def test_round_trip_is_bitwise(model_dir, tmp_path):
-    config, params = load_clip(model_dir)
+def same_bits(one, two):
+    return one.dtype == two.dtype and one.tobytes() == two.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_round_trip_is_bitwise_in_the_stored_dtype(tmp_path, dtype):
+    save_clip(tmp_path, small_config(), random_params(small_config()), dtype)
+    config, params = load_clip(tmp_path)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(dtype)}
     again = tmp_path / "again"
     save_clip(again, config, params)
-    first, second = (load_file(d / "model.safetensors") for d in (model_dir, again))
+    first, second = (load_file(d / "model.safetensors") for d in (tmp_path, again))
     assert first.keys() == second.keys()
-    assert all(np.array_equal(first[k], second[k]) for k in first)
+    assert all(same_bits(first[k], second[k]) for k in first)
     assert load_clip(again)[0] == config == small_config()
+    assert read_json(again / "config.json")["dtype"] == np.dtype(dtype).name
+
+
+def test_half_precision_becomes_float32_when_asked(tmp_path):
+    params = random_params(small_config())
+    save_clip(tmp_path, small_config(), params, np.float16)
+    _, loaded = load_clip(tmp_path, dtype=jnp.float32)
+    half = jax.tree.map(lambda x: x.astype(jnp.float16).astype(jnp.float32), params)
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, loaded, half)))
+    images = np.ones((1, 32, 32, 3), np.float32)
+    one, two = (
+        CLIP(small_config()).apply({"params": p}, images, method="encode_image")
+        for p in (loaded, load_clip(tmp_path)[1])
+    )
+    np.testing.assert_array_equal(one, two)  # stored in half precision, computed in float32
+
+
+def test_shards_with_an_index_are_one_model(model_dir, tmp_path):
+    tensors = load_file(model_dir / "model.safetensors")
+    names = sorted(tensors)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, keys in parts.items():
+        save_file({k: tensors[k] for k in keys}, model_dir / file)
+    index = {"weight_map": {k: file for file, keys in parts.items() for k in keys}}
+    (model_dir / "model.safetensors.index.json").write_text(json.dumps(index))
+    _, whole = load_clip(model_dir)
+    (model_dir / "model.safetensors").unlink()
+    _, sharded = load_clip(model_dir)
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, whole, sharded)))
+    (model_dir / "b.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="b.safetensors does not exist"):
+        load_clip(model_dir)
+
+
+@pytest.mark.parametrize("missing", ["vision", "text"])
+def test_exports_of_one_tower(tmp_path, missing):
+    whole = small_config()
+    config = dataclasses.replace(whole, **{missing: None})
+    params = {k: v for k, v in random_params(whole).items() if not k.startswith(missing)}
+    params.pop("visual_projection" if missing == "vision" else "text_projection", None)
+    params.pop("logit_scale")
+    save_clip(tmp_path, config, params)
+    loaded_config, loaded = load_clip(tmp_path)
+    assert loaded_config == config
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, params, loaded)))
+    present = "text" if missing == "vision" else "visual"
+    rewrite(tmp_path, lambda t: t.pop(f"{present}_projection.weight"))
+    with pytest.raises(CheckpointError, match="WithProjection"):
+        load_clip(tmp_path)
+
+
+def test_configs_nested_doubled_and_silent():
+    config = small_config()
+    data = config_to_hf(config)
+    assert config_from_hf(data) == config
+    old = dict(data, vision_config_dict=data["vision_config"], vision_config={"hidden_size": 1})
+    assert config_from_hf(old) == config  # as transformers: the _dict wins
+    silent = config_from_hf({"model_type": "clip"})
+    assert (silent.vision.hidden_size, silent.vision.patch_size) == (768, 32)
+    assert (silent.text.hidden_size, silent.text.vocab_size) == (512, 49408)
+    spoilt = dict(data, vision_config=dict(data["vision_config"], hidden_act="mish"))
+    with pytest.raises(CheckpointError, match="mish"):
+        config_from_hf(spoilt)
+
+
+def test_logit_scale_may_be_missing_or_a_vector_of_one(model_dir):
+    _, before = load_clip(model_dir)
+    rewrite(model_dir, lambda t: t.update(logit_scale=t["logit_scale"].reshape(1)))
+    assert load_clip(model_dir)[1]["logit_scale"] == before["logit_scale"]
+    rewrite(model_dir, lambda t: t.pop("logit_scale"))
+    config, params = load_clip(model_dir)
+    assert params["logit_scale"] == np.float32(config.logit_scale_init_value)
+
+
+def test_another_image_size_interpolates_and_a_wrong_one_is_refused(model_dir):
+    config, params = load_clip(model_dir, image_size=48)
+    assert config.vision.image_size == 48
+    images = np.ones((1, 48, 48, 3), np.float32)
+    CLIP(config).apply({"params": params}, images, method="encode_image")
+    with pytest.raises(CheckpointError, match="patches of 8"):
+        load_clip(model_dir, image_size=50)
+
+
+LOAD = """
+import resource, sys, jax
+from clipjax import load_clip
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+load_clip(sys.argv[1])  # imports and backend are not the model's memory
+before = peak()
+config, params = load_clip(sys.argv[2])
+size = sum(x.nbytes for x in jax.tree.leaves(params))
+print(size, peak() - before)
+"""
+
+
+def test_loading_needs_little_more_memory_than_the_model(model_dir, tmp_path):
+    """A half-precision model of 190 MB: neither two copies nor a float32 one is ever in memory."""
+    big = small_config(
+        vision={"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12},
+        text={"hidden_size": 24},
+    )
+    save_clip(tmp_path / "big", big, random_params(big), np.float16)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, model_dir, tmp_path / "big"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    size, peak = map(int, done.stdout.split())
+    assert size > 150e6 and peak < 1.3 * size, (size, peak)
 
 
 def test_names_are_inverse():
@@ -72,12 +192,6 @@ def test_wrong_tensors_are_listed_as_a_diff(model_dir):
     assert "(64, 32)" in message
 
 
-def test_half_precision_is_read_as_float32(model_dir):
-    rewrite(model_dir, lambda t: t.update({k: v.astype(np.float16) for k, v in t.items()}))
-    _, params = load_clip(model_dir)
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
-
-
 @pytest.mark.parametrize(
     "damage, word",
     [
@@ -107,7 +221,7 @@ def test_damaged_directories_are_explained(model_dir, damage, word):
 
 
 def test_missing_directory_is_named():
-    with pytest.raises(CheckpointError, match="no/such/model"):
+    with pytest.raises(CheckpointError, match="no/such/model.*neither a directory nor a Hub id"):
         load_clip("no/such/model")
 
 

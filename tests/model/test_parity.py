@@ -1,5 +1,7 @@
 """The towers against transformers' PyTorch CLIP on random weights."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,24 @@ import pytest
 
 from clipjax import load_clip, save_clip
 from clipjax.adapt.contrastive import info_nce
-from clipjax.model.clip import CLIP, normalize
+from clipjax.data.preprocess import load_preprocess, save_preprocess
+from clipjax.errors import CheckpointError
+from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
 from tests.conftest import REPO, random_params, random_tokens, small_config
 
 torch = pytest.importorskip("torch", reason='parity needs PyTorch: pip install -e ".[parity]"')
 transformers = pytest.importorskip("transformers")
 
+B32 = CLIPConfig(
+    VisionConfig(768, 3072, 12, 12, image_size=224, patch_size=32),
+    TextConfig(512, 2048, 12, 8),
+    projection_dim=512,
+)
+L14 = CLIPConfig(
+    VisionConfig(1024, 4096, 24, 16, image_size=224, patch_size=14),
+    TextConfig(768, 3072, 12, 12),
+    projection_dim=768,
+)
 SHAPES = {
     "quick_gelu": small_config(),
     "gelu": small_config(vision={"hidden_act": "gelu"}, text={"hidden_act": "gelu"}),
@@ -44,7 +58,16 @@ def close(ours, theirs, tolerance=1e-5):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_hidden_state_embedding_and_logit(tmp_path, name):
-    config = SHAPES[name]
+    check_parity(tmp_path, SHAPES[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [B32, L14], ids=["ViT-B/32", "ViT-L/14"])
+def test_the_full_sizes(tmp_path, config):
+    check_parity(tmp_path, config)
+
+
+def check_parity(tmp_path, config):
     params, model = saved(tmp_path, config)
     images, ids = random_batch(config)
     pixels, tokens = torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(ids).long()
@@ -67,6 +90,75 @@ def test_every_hidden_state_embedding_and_logit(tmp_path, name):
     close(normalize(encoded), out.image_embeds)
     close(normalize(module.apply(variables, ids, method="encode_text")), out.text_embeds)
     close(module.apply(variables, images, ids), out.logits_per_image)
+
+
+def test_bfloat16_agrees_within_its_rounding(tmp_path):
+    """Against the same model in float32: no further off than PyTorch's own bfloat16 is."""
+    config = SHAPES["quick_gelu"]
+    params, model = saved(tmp_path, config)
+    images, _ = random_batch(config, n=16)
+    pixels = torch.tensor(images.transpose(0, 3, 1, 2))
+
+    def features(model, dtype):
+        out = model.get_image_features(pixel_values=pixels.to(dtype))
+        return getattr(out, "pooler_output", out).detach().float().numpy()
+
+    exact = features(model, torch.float32)
+    theirs = np.abs(features(model.to(torch.bfloat16), torch.bfloat16) - exact)
+    half = CLIP(config, jnp.bfloat16)
+    ours = np.abs(half.apply({"params": params}, images, method="encode_image") - exact)
+    assert ours.mean() <= 1.2 * theirs.mean()
+    assert ours.max() <= 2**-8 * 8 * np.abs(exact).max()
+
+
+def test_one_tower_exports_of_transformers(tmp_path):
+    config = SHAPES["gelu"]
+    params, model = saved(tmp_path / "whole", config)
+    images, ids = random_batch(config)
+    for kind, method, inputs in (
+        (transformers.CLIPVisionModelWithProjection, "encode_image", images),
+        (transformers.CLIPTextModelWithProjection, "encode_text", ids),
+    ):
+        part = kind.from_pretrained(tmp_path / "whole", dtype=torch.float32).eval()
+        part.save_pretrained(tmp_path / method)
+        small, loaded = load_clip(tmp_path / method)
+        expected = CLIP(config).apply({"params": params}, inputs, method=method)
+        np.testing.assert_array_equal(
+            CLIP(small).apply({"params": loaded}, inputs, method=method), expected
+        )
+        # And ours open there.
+        save_clip(tmp_path / f"{method}-back", small, loaded)
+        again = kind.from_pretrained(tmp_path / f"{method}-back", dtype=torch.float32)
+        for name, tensor in part.state_dict().items():
+            assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("size", [24, 48, 64])
+def test_other_image_sizes_interpolate_as_transformers_does(tmp_path, size):
+    config = SHAPES["quick_gelu"]
+    _, model = saved(tmp_path, config)
+    images = np.random.default_rng(5).normal(size=(2, size, size, 3)).astype(np.float32)
+    pixels = torch.tensor(images.transpose(0, 3, 1, 2))
+    out = model.vision_model(pixel_values=pixels, interpolate_pos_encoding=True)
+    resized, params = load_clip(tmp_path, image_size=size)
+    pooled = CLIP(resized).apply({"params": params}, images, method=lambda m, x: m.vision(x))
+    close(pooled, out.pooler_output)
+
+
+def test_attention_kernels_give_the_same_numbers():
+    """The plain kernel on every backend; the flash kernel where there is a GPU that has it."""
+    config = SHAPES["quick_gelu"]
+    params, (images, _) = random_params(config), random_batch(config)
+
+    def encode(kernel, dtype):
+        module = CLIP(config, dtype, kernel)
+        return np.asarray(module.apply({"params": params}, images, method="encode_image"))
+
+    np.testing.assert_array_equal(encode("xla", jnp.float32), encode(None, jnp.float32))
+    if jax.default_backend() == "gpu":
+        np.testing.assert_allclose(
+            encode("cudnn", jnp.bfloat16), encode("xla", jnp.bfloat16), rtol=0.02, atol=0.02
+        )
 
 
 def test_gradients_of_the_contrastive_loss(tmp_path):
@@ -110,19 +202,69 @@ def test_the_embedded_model_loads_in_transformers_and_agrees():
     close(CLIP(config).apply({"params": params}, images, jnp.asarray(ids)), out.logits_per_image)
 
 
-def test_preprocessing_equals_the_reference_processor():
+def pictures():
+    """(name, encoded file): odd sizes and every mode that image files come in."""
     from PIL import Image
 
-    from clipjax.data.preprocess import Preprocess
-
-    processor = transformers.CLIPImageProcessorPil(
-        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}
-    )
-    ours = Preprocess(size=64)
     rng = np.random.default_rng(0)
-    for height, width in ((64, 64), (65, 97), (201, 77), (30, 41)):
-        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        theirs = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
-        mine = ours.normalize(ours.crop(pixels)).transpose(2, 0, 1)
-        steps = np.abs(mine - theirs) * np.array(ours.std)[:, None, None] * 255
-        assert steps.max() <= 1.0 + 1e-3, (height, width)
+
+    def encoded(picture, format="PNG", **options):
+        file = io.BytesIO()
+        picture.save(file, format, **options)
+        return file.getvalue()
+
+    def noise(height, width, channels=3):
+        shape = (height, width) if channels == 1 else (height, width, channels)
+        return Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8))
+
+    for height, width in ((64, 64), (65, 97), (201, 77), (30, 41), (500, 3)):
+        yield f"{height}x{width}", encoded(noise(height, width))
+    yield "grey", encoded(noise(70, 90, 1))
+    yield "alpha", encoded(noise(70, 90, 4))
+    yield "palette", encoded(noise(70, 90).convert("P"))
+    transparent = noise(70, 90).convert("P")
+    yield "palette with transparency", encoded(transparent, transparency=7)
+    yield "grey with alpha", encoded(noise(70, 90, 4).convert("LA"))
+    yield "CMYK", encoded(noise(70, 90).convert("CMYK"), "TIFF")
+    yield "bilevel", encoded(noise(70, 90).convert("1"))
+    for orientation in (3, 6, 7):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        yield f"EXIF {orientation}", encoded(noise(70, 90), exif=exif)
+
+
+RULES = {
+    "CLIP": dict(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}),
+    "resize larger than crop": dict(size={"shortest_edge": 80}, crop_size=64),
+    "crop larger than resize": dict(size={"shortest_edge": 50}, crop_size=65),
+    "squeeze": dict(size={"height": 64, "width": 64}, do_center_crop=False),
+    "plain numbers": dict(size={"shortest_edge": 64}, crop_size=64, do_normalize=False),
+    "bilinear, no rescale": dict(
+        size={"shortest_edge": 64}, crop_size=64, resample=2, do_rescale=False
+    ),
+    "crop only": dict(do_resize=False, crop_size=64),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_preprocessing_equals_the_reference_processor(tmp_path, rule):
+    from PIL import Image, ImageOps
+
+    processor = transformers.CLIPImageProcessorPil(**RULES[rule])
+    processor.save_pretrained(tmp_path)
+    ours = load_preprocess(tmp_path)
+    for name, file in pictures():
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
+        theirs = processor(picture, return_tensors="np")["pixel_values"][0]
+        mine = ours.normalize(ours.crop(file, name)).transpose(2, 0, 1)
+        steps = np.abs(mine - theirs) * np.array(ours.std)[:, None, None] / ours.rescale
+        assert steps.max() <= 1.0 + 1e-3, name
+    save_preprocess(tmp_path, ours)  # and transformers reads back what we write
+    again = transformers.CLIPImageProcessorPil.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(again(picture, return_tensors="np")["pixel_values"][0], theirs)
+
+
+def test_pictures_of_several_shapes_are_refused(tmp_path):
+    transformers.CLIPImageProcessorPil(do_center_crop=False).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="square"):
+        load_preprocess(tmp_path)

@@ -1,0 +1,133 @@
+"""Images per second of the image tower, against transformers' PyTorch CLIP (sdpa attention).
+
+    python -m benchmarks.encode                                  every row; about 15 minutes
+    python -m benchmarks.encode --models=tiny --dtypes=float32   some of them
+
+Both sides run in one process, call by call in alternation, PyTorch with the thread count that is
+fastest for it on that row; a row prints the median rate of each and the median of the paired ratios
+(above 1: clipjax is faster). Weights are random: speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from clipjax.model.clip import CLIP, CLIPConfig, VisionConfig
+from clipjax.model.hf import abstract_params, config_to_hf
+
+SIZES = {
+    "tiny": CLIPConfig(VisionConfig(192, 768, 6, 3, image_size=64, patch_size=8), None, 128),
+    "ViT-B/32": CLIPConfig(VisionConfig(768, 3072, 12, 12, patch_size=32), None, 512),
+    "ViT-B/16": CLIPConfig(VisionConfig(768, 3072, 12, 12, patch_size=16), None, 512),
+}
+BATCHES = {"tiny": (32, 128), "ViT-B/32": (16, 64), "ViT-B/16": (4, 16)}
+
+_MODELS = flags.DEFINE_list("models", list(SIZES), "Which sizes.")
+_DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "What both sides compute in.")
+_PASSES = flags.DEFINE_list("passes", ["forward", "backward"], "backward includes the forward.")
+_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed pairs of calls a row.")
+_LARGEST = flags.DEFINE_bool("largest", False, "Only the largest batch of each model.")
+
+
+def jax_call(config: CLIPConfig, images: np.ndarray, dtype: str, backward: bool) -> Callable:
+    """A call of ours that waits for its result."""
+    module = CLIP(config, jnp.dtype(dtype))
+    rng = np.random.default_rng(0)
+    make = lambda x: jnp.asarray(rng.normal(0, 0.02, x.shape), jnp.float32)  # noqa: E731
+    params = jax.tree.map(make, abstract_params(config))
+
+    def embed(params, images):
+        return module.apply({"params": params}, images, method="encode_image")
+
+    def loss(params, images):
+        return jnp.mean(embed(params, images) ** 2)
+
+    run, images = jax.jit(jax.grad(loss) if backward else embed), jnp.asarray(images)
+    return lambda: jax.block_until_ready(run(params, images))
+
+
+def torch_call(config: CLIPConfig, images: np.ndarray, dtype: str, backward: bool) -> Callable:
+    """The same of transformers."""
+    import torch
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    data = config_to_hf(config)
+    kept = {k: v for k, v in data.items() if k not in ("architectures", "model_type")}
+    model = CLIPVisionModelWithProjection(CLIPVisionConfig(**kept, attn_implementation="sdpa")).to(
+        getattr(torch, dtype)
+    )
+    pixels = torch.tensor(images.transpose(0, 3, 1, 2)).to(getattr(torch, dtype))
+
+    def forward():
+        with torch.inference_mode():
+            model(pixel_values=pixels)
+
+    def both():
+        model.zero_grad(set_to_none=True)
+        model(pixel_values=pixels).image_embeds.float().square().mean().backward()
+
+    return both if backward else forward
+
+
+def seconds(call: Callable) -> float:
+    """Wall time of one call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def best_threads(call: Callable) -> int:
+    """PyTorch's fastest thread count for a call."""
+    import torch
+
+    def cost(count):
+        torch.set_num_threads(count)
+        call()
+        return min(seconds(call) for _ in range(2))
+
+    return min({1, os.cpu_count() // 2 or 1, os.cpu_count()}, key=cost)
+
+
+def compare(name: str, batch: int, dtype: str, backward: bool, rounds: int) -> str:
+    """Times one row."""
+    import torch
+
+    config = SIZES[name]
+    shape = (batch, config.vision.image_size, config.vision.image_size, 3)
+    images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    ours, theirs = (make(config, images, dtype, backward) for make in (jax_call, torch_call))
+    ours()  # compiles
+    threads = best_threads(theirs)
+    torch.set_num_threads(threads)
+    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+    rates = [batch / statistics.median(side) for side in zip(*pairs, strict=True)]
+    ratios = sorted(b / a for a, b in pairs)
+    what = "forward+backward" if backward else "forward"
+    return (
+        f"{name:9} {what:17} {dtype:9} {batch:5} {rates[0]:9.1f} {rates[1]:9.1f} "
+        f"{statistics.median(ratios):7.2f}  {ratios[0]:.2f}..{ratios[-1]:.2f}  {threads}"
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Prints a row for every combination the flags ask for."""
+    del argv
+    print(f"{'model':9} {'pass':17} {'dtype':9} batch     jax/s   torch/s   ratio  range  threads")
+    for name in _MODELS.value:
+        for batch in BATCHES[name][-1:] if _LARGEST.value else BATCHES[name]:
+            for dtype in _DTYPES.value:
+                for what in _PASSES.value:
+                    row = compare(name, batch, dtype, what == "backward", _ROUNDS.value)
+                    print(row, flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,72 @@
+"""Position embeddings of image patches: what a new tower starts with, and other image sizes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.errors import CheckpointError
+
+
+def sincos_positions(grid: int, width: int, amplitude: float = 0.3) -> jax.Array:
+    """Initial position embeddings of a class token and grid x grid patches, [1 + grid^2, width].
+
+    Sines and cosines of rows and columns (Beyer et al. 2022, arXiv 2205.01580): places differ from
+    the first step on, which training from scratch on few images needs. They are learned further.
+    """
+    quarter = -(-width // 4)
+    angle = jnp.arange(grid)[:, None] / 10_000 ** (jnp.arange(quarter) / quarter)
+    line = jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=1)
+    rows, columns = jnp.repeat(line, grid, axis=0), jnp.tile(line, (grid, 1))
+    patches = jnp.concatenate([rows, columns], axis=1)[:, :width]
+    return amplitude * jnp.concatenate([jnp.zeros((1, width)), patches])
+
+
+def bicubic_matrix(source: int, target: int, a: float = -0.75) -> np.ndarray:
+    """Cubic convolution along one axis as a matrix, float32 [target, source].
+
+    Keys 1981 with the `a` and the half-pixel centres of PyTorch's `interpolate(mode="bicubic",
+    align_corners=False)`; `jax.image.resize` has a = -0.5 and gives other numbers. Borders repeat.
+
+    >>> bicubic_matrix(2, 2).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
+
+    def kernel(distance):
+        d = np.abs(distance)
+        near = (a + 2) * d**3 - (a + 3) * d**2 + 1
+        far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+        return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+    where = (np.arange(target) + 0.5) * source / target - 0.5
+    matrix = np.zeros((target, source))
+    first = np.floor(where).astype(int)
+    for tap in range(-1, 3):
+        column = np.clip(first + tap, 0, source - 1)
+        np.add.at(matrix, (np.arange(target), column), kernel(where - (first + tap)))
+    return matrix.astype(np.float32)
+
+
+def resize_positions(table: np.ndarray, grid: int) -> np.ndarray:
+    """Position embeddings for grid x grid patches, [1 + g * g, D] -> [1 + grid * grid, D].
+
+    The class token's row stays; the patches' rows are interpolated bicubically as transformers'
+    `interpolate_pos_encoding=True` does. The dtype stays.
+
+    Raises:
+      CheckpointError: a table that is not of a class token and a square of patches.
+    """
+    old = int(np.sqrt(len(table) - 1))
+    if old * old != len(table) - 1:
+        raise CheckpointError(
+            f"a position embedding of {len(table)} rows is not a class token and a square grid of "
+            "patches; it cannot be resized to another image_size."
+        )
+    if old == grid:
+        return table
+    matrix = bicubic_matrix(old, grid)
+    square = table[1:].astype(np.float32).reshape(old, old, -1)
+    square = np.einsum("ai,bj,ijd->abd", matrix, matrix, square, optimize=True)
+    patches = square.reshape(grid * grid, -1).astype(table.dtype)
+    return np.concatenate([table[:1], patches])

@@ -1,0 +1,113 @@
+"""Named tensors in safetensors files, one file or several with an index. Pickles are never read."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from clipjax.errors import CheckpointError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLE = "pytorch_model.bin"
+
+
+class Stored(NamedTuple):
+    """Where a tensor lies; `read_tensor` fetches it."""
+
+    file: pathlib.Path
+    name: str
+    shape: tuple[int, ...]  # as stored
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """A JSON file's dict, or one sentence on what is wrong with it."""
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} does not exist; a CLIP directory in Hugging Face layout holds config.json, "
+            "model.safetensors, preprocessor_config.json and the tokenizer's files."
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from None
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path} holds no JSON object; download it again.")
+    return data
+
+
+def pickle_refusal(where: object) -> str:
+    """Why a checkpoint that is only a pickle is not read, and how to convert it."""
+    return (
+        f"{where} has its weights only as {PICKLE}, a pickle, which can run code when read; "
+        "convert it once, where torch is installed and you trust its origin, and give the new "
+        'directory: python -c "from transformers import CLIPModel as M, CLIPProcessor as P; '
+        f"[c.from_pretrained({str(where)!r}).save_pretrained('converted') for c in (M, P)]\""
+    )
+
+
+def _open(path: pathlib.Path):
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework="numpy")
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path} does not exist; download it, or the whole model, again."
+        ) from None
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is damaged or cut short ({error}); download it again."
+        ) from None
+
+
+def stored_tensors(directory: pathlib.Path) -> dict[str, Stored]:
+    """Name -> place and shape of every tensor of a model directory; reads headers only.
+
+    Raises:
+      CheckpointError: no safetensors (a pickle is refused with the way to convert it), a missing
+        shard or a damaged file.
+    """
+    if (directory / SINGLE).exists():
+        files = [directory / SINGLE]
+    elif (directory / INDEX).exists():
+        names = read_json(directory / INDEX).get("weight_map", {}).values()
+        files = [directory / name for name in sorted(set(names))]
+    elif (directory / PICKLE).exists():
+        raise CheckpointError(pickle_refusal(directory))
+    else:
+        raise CheckpointError(f"{directory} has no {SINGLE}; download it beside config.json.")
+    return {name: stored for file in files for name, stored in stored_in(file).items()}
+
+
+def stored_in(file: pathlib.Path) -> dict[str, Stored]:
+    """Name -> place and shape of every tensor of one safetensors file."""
+    with _open(file) as opened:
+        shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
+    return {name: Stored(file, name, shape) for name, shape in shapes.items()}
+
+
+def read_tensor(stored: Stored) -> np.ndarray:
+    """One tensor in its stored dtype.
+
+    The file is opened anew each time: its pages are unmapped again at once, so that loading a
+    model never holds the file and the parameters in memory together.
+    """
+    with _open(stored.file) as opened:
+        return opened.get_tensor(stored.name)
+
+
+def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes one safetensors file atomically."""
+    from safetensors.numpy import save_file
+
+    scratch = path.with_name(path.name + ".partial")
+    save_file(dict(tensors), scratch, metadata={"format": "pt"})  # transformers insists on "pt"
+    scratch.chmod(0o644)  # safetensors makes files that only their owner can read
+    os.replace(scratch, path)

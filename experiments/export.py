@@ -1,0 +1,129 @@
+"""A finished run's model out: `python -m experiments.export --workdir=runs/dann-... --out=adapted`.
+
+Writes a directory that `transformers.CLIPModel.from_pretrained` and `clipjax.load_adapted` open.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+from absl import app, flags
+
+from clipjax.errors import ClipjaxError, ConfigError
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Directory to write; must not exist.", required=True)
+_METHOD = flags.DEFINE_string("method", "", "Which trained method; default the run's last.")
+_SEED = flags.DEFINE_integer(
+    "seed", None, "Which seed; default the best on the source's validation split."
+)
+
+
+def choose(results: dict, stages: list[str], method: str, seed: int | None) -> tuple[str, int]:
+    """The method and the position of the seed to export, target labels unseen.
+
+    Raises:
+      ConfigError: a method or seed that the run does not have.
+    """
+    if not stages:
+        raise ConfigError("this run trained nothing (zero-shot only); there is nothing to export.")
+    method = method or stages[-1]
+    if method not in stages:
+        raise ConfigError(f"the run trained no method {method!r}; it trained {', '.join(stages)}.")
+    seeds = results["seeds"]
+    if seed is not None and seed not in seeds:
+        raise ConfigError(f"the run has no seed {seed}; it has {', '.join(map(str, seeds))}.")
+    if seed is not None:
+        return method, seeds.index(seed)
+    source = results["data"]["source"]
+    wanted = (method, source, "val")
+    row = next(r for r in results["rows"] if (r["method"], r["domain"], r["split"]) == wanted)
+    return method, int(np.argmax(row["accuracies"]))
+
+
+def model_card(results: dict, config: dict, method: str, seed: str) -> str:
+    """README.md of an exported model: what it is, the run's results and config."""
+    from clipjax.evaluate import report
+
+    data = results["data"]
+    settings = json.dumps(config, indent=2, sort_keys=True)
+    return (
+        f"---\nlibrary_name: clipjax\npipeline_tag: image-classification\n---\n"
+        f"# {results['model']} adapted: {data['source']} -> {data['target']} ({data['name']})\n\n"
+        f"Method `{method}`, seed {seed}, last checkpoint. {results['classes']} classes.\n\n"
+        "```python\n"
+        "from clipjax import load_adapted\n"
+        'model = load_adapted("path/to/this/directory")\n'
+        'print(model.classes[model.predict(["image.jpg"])[0].argmax()])\n'
+        "```\n\n"
+        "`config.json`, `model.safetensors`, tokenizer and preprocessor are a CLIP as transformers "
+        "opens it; `heads.json` and `heads.safetensors` are what was trained on its features.\n\n"
+        "## The run it comes from\n"
+        f"{report.markdown(results).split(chr(10), 2)[2].strip()}\n\n"
+        f"## Config\n```json\n{settings}\n```\n"
+    )
+
+
+def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | None) -> None:
+    """Writes the model of a finished run.
+
+    Raises:
+      ConfigError: no finished run there, or `out` exists.
+      CheckpointError: the run's checkpoint is missing or damaged.
+    """
+    import jax
+    from ml_collections import ConfigDict
+
+    from clipjax.evaluate import report
+    from clipjax.export import Trained, save_adapted
+    from clipjax.model.hf import load_clip
+    from experiments import study
+
+    results = report.read(workdir)
+    if results is None:
+        raise ConfigError(
+            f"{workdir} holds no finished study (no results.json); finish it first. (A pretraining "
+            "run has its model in export/ already.)"
+        )
+    if out.exists():
+        raise ConfigError(f"{out} exists; choose another --out or remove it.")
+    raw = json.loads((workdir / "config.json").read_text())
+    config = ConfigDict(raw)
+    method, position = choose(results, list(config.stages), method, seed)
+    plan = study.prepare(config)
+    params = study.trained_heads(method, plan, config, workdir)
+    one = jax.tree.map(lambda x: x[position], params)
+    chosen = results["seeds"][position]
+    picked = "as asked" if seed is not None else "the best on the source's validation split"
+    scratch = out.with_name(out.name + ".partial")  # a kill leaves nothing that looks whole
+    shutil.rmtree(scratch, ignore_errors=True)
+    save_adapted(
+        scratch,
+        config=plan.clip_config,
+        params=load_clip(plan.model, image_size=config.image_size or None)[1],  # as stored
+        preprocess=plan.preprocess,
+        trained=Trained(plan.methods[method].heads, one, plan.dataset.classes),
+        tokenizer=plan.model,
+        card=model_card(results, raw, method, f"{chosen} ({picked})"),
+    )
+    scratch.rename(out)
+    print(f"{method}, seed {chosen}: {out}")
+
+
+def main(argv: list[str]) -> None:
+    """Exports what the flags name."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
+    try:
+        export(pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value), _METHOD.value, _SEED.value)
+    except ClipjaxError as error:
+        print(f"clipjax: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,73 @@
+"""The report's tables as configs, and the suite that runs them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from configs import tables
+from experiments.methods import build_methods, build_optimizer
+from experiments.suite import published
+from tests.conftest import REPO, read_json
+
+
+@pytest.mark.parametrize("table", tables.TABLES)
+def test_every_row_of_a_table_can_be_built(table):
+    config = tables.get_config(str(table))
+    built = build_methods(config, 28)
+    assert list(built) == list(tables.methods(table))
+    for method in built.values():
+        build_optimizer(method, config, 10)
+    assert set(tables.PUBLISHED[table]) <= {"zero_shot", *built}
+
+
+def test_rows_change_what_the_report_changed():
+    built = build_methods(tables.get_config("3"), 28)
+    assert [len(m.heads.classifier) for m in built.values()] == [1, 1, 2, 2, 4, 4]
+    assert {m.optim.schedule for m in built.values()} == {"step", "cosine"}
+    five = build_methods(tables.get_config("5"), 28)
+    assert [m.optim.lr for m in five.values()] == [1e-2, 1e-3, 1e-3]
+
+
+def test_published_numbers_stand_beside_ours_on_domainnet_only():
+    row = {"method": "ensemble", "domain": "real", "split": "test", "accuracy_mean": 0.815}
+    results = {"data": {"name": "domainnet"}, "rows": [row]}
+    assert "| ensemble | real | 82 | 81.5 |" in published("4", results)
+    assert published("4", results | {"data": {"name": "emoji"}}) == ""
+
+
+def suite(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.suite", *map(str, arguments)],
+        cwd=REPO,
+        env=os.environ | {"CI": "true"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_unknown_tables_and_choices_are_refused(tmp_path):
+    for options, word in ((["--tables=2"], "1, 3, 4, 5"), (["--choices=sorce=a"], "source=...")):
+        done = suite(f"--workdir={tmp_path}", *options)
+        assert done.returncode == 1 and word in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_suite_runs_and_resumes(tmp_path):
+    options = (f"--workdir={tmp_path}", "--tables=1,4", "--choices=smoke")
+    done = suite(*options)
+    assert done.returncode == 0, done.stderr
+    rows = read_json(tmp_path / "table1" / "results.json")["rows"]
+    assert {(r["domain"], r["n"]) for r in rows if r["split"] == "all"} == {
+        (d, 787) for d in ("render", "flat", "clipart", "cartoon", "stencil", "sketch")
+    }
+    rows = read_json(tmp_path / "table4" / "results.json")["rows"]
+    ensembles = [r for r in rows if r["method"].startswith("ensemble")]
+    assert all(len(r["members"][0]) == 3 and len(r["disagreement"]) == 1 for r in ensembles)
+    page = (tmp_path / "suite.md").read_text()
+    assert "whole domains" in page and "3 members" in page
+    (tmp_path / "table4" / "results.json").unlink()
+    again = suite(*options)
+    assert again.returncode == 0 and "finished" in again.stdout
+    assert (tmp_path / "suite.md").read_text() == page

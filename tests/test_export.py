@@ -1,0 +1,105 @@
+"""From a finished run to a directory that transformers and `load_adapted` open."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import clipjax
+from clipjax import load_adapted, load_clip, open_dataset
+from clipjax.errors import CheckpointError
+from tests.conftest import REPO, read_json
+
+
+def run(module, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=REPO,
+        env=os.environ | {"CI": "true"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    root = tmp_path_factory.mktemp("export")
+    done = run("experiments.main", "--config=configs/dann.py:smoke", f"--workdir={root / 'run'}")
+    assert done.returncode == 0, done.stderr
+    done = run("experiments.export", f"--workdir={root / 'run'}", f"--out={root / 'out'}")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+@pytest.mark.slow
+def test_the_exported_model_scores_what_the_run_scored(exported):
+    model = load_adapted(exported / "out")
+    source = open_dataset("emoji").source("cartoon", "test")
+    probabilities = model.predict([source[i].image for i in range(len(source))])
+    assert probabilities.shape == (260, 28)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    rows = read_json(exported / "run" / "results.json")["rows"]
+    key = ("dann", "cartoon", "test")
+    (row,) = [r for r in rows if (r["method"], r["domain"], r["split"]) == key]
+    hits = np.mean(probabilities.argmax(axis=1) == source.labels)
+    assert hits == pytest.approx(row["accuracies"][0], abs=1.5 / 260)
+    assert model.classes == source.classes
+
+
+@pytest.mark.slow
+def test_transformers_opens_the_exported_clip_and_agrees(exported):
+    torch = pytest.importorskip("torch", reason='pip install -e ".[parity]"')
+    transformers = pytest.importorskip("transformers")
+    out = exported / "out"
+    model = transformers.CLIPModel.from_pretrained(out, dtype=torch.float32).eval()
+    processor = transformers.CLIPImageProcessorPil.from_pretrained(out)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(out)
+    picture = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    ids = tokenizer(["a bird"], padding="max_length", max_length=16, return_tensors="pt")
+    theirs = model(input_ids=ids["input_ids"], pixel_values=pixels).logits_per_image.item()
+    config, params = load_clip(out)
+    preprocess = load_adapted(out).preprocess
+    ours = clipjax.CLIP(config).apply(
+        {"params": params},
+        preprocess.normalize(preprocess.crop(picture))[None],
+        clipjax.load_tokenizer(out)(["a bird"]),
+    )
+    assert float(ours[0, 0]) == pytest.approx(theirs, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_the_card_tells_results_and_config(exported):
+    card = (exported / "out" / "README.md").read_text()
+    assert "| zero_shot |" in card and '"lam_max": 0.3' in card and "Method `dann`, seed 0" in card
+
+
+@pytest.mark.slow
+def test_what_cannot_be_exported_is_refused_by_name(exported):
+    workdir = f"--workdir={exported / 'run'}"
+    for options, word in (
+        ((workdir, f"--out={exported / 'out'}"), "exists"),
+        ((workdir, f"--out={exported / 'new'}", "--method=mmd"), "finetune, source_only, dann"),
+        ((workdir, f"--out={exported / 'new'}", "--seed=7"), "no seed 7"),
+        ((f"--workdir={exported}", f"--out={exported / 'new'}"), "no finished run"),
+    ):
+        done = run("experiments.export", *options)
+        assert done.returncode == 1 and word in done.stderr and "Traceback" not in done.stderr
+        assert not (exported / "new").exists()
+
+
+@pytest.mark.slow
+def test_a_spoilt_export_is_refused(exported):
+    with pytest.raises(CheckpointError, match="plain CLIP"):
+        load_adapted("tiny")
+    path = exported / "out" / "heads.json"
+    original = path.read_text()
+    try:
+        path.write_text(json.dumps(json.loads(original) | {"classes": ["one"]}))
+        with pytest.raises(CheckpointError, match="classifier/layer_1/bias"):
+            load_adapted(exported / "out")
+    finally:
+        path.write_text(original)
