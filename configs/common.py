@@ -22,7 +22,7 @@ def common() -> ConfigDict:
     config.data.name = "emoji"  # "emoji" is embedded; else "folder" or "parquet" at data.root
     config.data.root = ""
     config.data.source = "render"  # labelled domain
-    config.data.target = "cartoon"  # domain of which training sees the images only
+    config.data.target = "sketch"  # domain of which training sees the images only
     config.prompts = "drawings"  # a set of clipjax.model.prompts.PROMPTS, or a template with {}
     config.class_names = ""  # JSON file {"class": "what prompts call it"}
     return config

@@ -86,8 +86,8 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     results = report.read(workdir)
     if results is None:
         raise ConfigError(
-            f"{workdir} holds no finished study (no results.json); finish it first. (A pretraining "
-            "run has its model in export/ already.)"
+            f"{workdir} holds no finished run of a study (no results.json); finish it first. (A "
+            "pretraining run has its model in export/ already.)"
         )
     if out.exists():
         raise ConfigError(f"{out} exists; choose another --out or remove it.")

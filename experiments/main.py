@@ -11,13 +11,6 @@ from ml_collections import ConfigDict, config_flags
 
 from clipjax.errors import ClipjaxError
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/dann.py", "Experiment: a file of configs/, `:key=value,flag` after it."
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Where the run's files go; default runs/<experiment>-<hash of the config>."
-)
-
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
     """Every field of a config as a dotted name."""
@@ -28,22 +21,10 @@ def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
     return names
 
 
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; what is wrong with a config or its fields is said in one line.
-
-    (ml_collections raises a bare AttributeError or KeyError for an unknown field, three exceptions
-    deep, and puts the traceback of a config file into its message.)
-    """
-    if complaint := config_complaint(argv):
-        print(f"clipjax: {complaint}", file=sys.stderr)
-        sys.exit(1)
-    return app.parse_flags_with_usage(argv)
-
-
 def config_complaint(argv: list[str]) -> str:
     """A sentence on what the command line asks of its config in vain; "" if nothing."""
-    words = {}
-    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+    words: dict[str, str] = {}
+    for word, after in zip(argv, [*argv[1:], ""], strict=False):
         name, equals, value = word.lstrip("-").partition("=")
         if word.startswith("-"):
             words[name] = value if equals else after
@@ -58,6 +39,20 @@ def config_complaint(argv: list[str]) -> str:
     if unknown := [name for name in given if name not in names]:
         return f"{file} has no field {', '.join(unknown)}; its fields: {', '.join(names)}."
     return ""
+
+
+# Said here, before the flags are defined: ml_collections parses the command line as it defines
+# them, and answers an unknown field with a bare AttributeError, three exceptions deep.
+if __name__ == "__main__" and (complaint := config_complaint(sys.argv[1:])):
+    print(f"clipjax: {complaint}", file=sys.stderr)
+    sys.exit(1)
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/dann.py", "Experiment: a file of configs/, `:key=value,flag` after it."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Where the run's files go; default runs/<experiment>-<hash of the config>."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -77,4 +72,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    app.run(main)

@@ -37,12 +37,12 @@ def exported(tmp_path_factory):
 @pytest.mark.slow
 def test_the_exported_model_scores_what_the_run_scored(exported):
     model = load_adapted(exported / "out")
-    source = open_dataset("emoji").source("cartoon", "test")
+    source = open_dataset("emoji").source("sketch", "test")
     probabilities = model.predict([source[i].image for i in range(len(source))])
     assert probabilities.shape == (260, 28)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     rows = read_json(exported / "run" / "results.json")["rows"]
-    key = ("dann", "cartoon", "test")
+    key = ("dann", "sketch", "test")
     (row,) = [r for r in rows if (r["method"], r["domain"], r["split"]) == key]
     hits = np.mean(probabilities.argmax(axis=1) == source.labels)
     assert hits == pytest.approx(row["accuracies"][0], abs=1.5 / 260)
@@ -94,6 +94,8 @@ def test_what_cannot_be_exported_is_refused_by_name(exported):
 @pytest.mark.slow
 def test_a_spoilt_export_is_refused(exported):
     with pytest.raises(CheckpointError, match="plain CLIP"):
+        load_adapted(REPO / "clipjax" / "assets" / "tiny_clip")
+    with pytest.raises(CheckpointError, match="not a directory"):
         load_adapted("tiny")
     path = exported / "out" / "heads.json"
     original = path.read_text()

@@ -61,7 +61,8 @@ def disagreement(logits: jax.Array) -> jax.Array:
     Mean over all pairs of members; 0 for a single one.
 
     >>> import jax.numpy as jnp
-    >>> float(disagreement(jnp.array([[[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 1.0]]])).__round__(4))
+    >>> members = jnp.array([[[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 1.0]]])
+    >>> round(float(disagreement(members)), 4)
     0.6667
     """
     answers = jnp.argmax(logits, axis=-1)
