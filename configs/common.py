@@ -33,7 +33,7 @@ def study() -> ConfigDict:
     config = common()
     config.image_size = 0  # 0: the model's own; else position embeddings are interpolated
     config.features = ConfigDict()
-    config.features.batch_size = 256
+    config.features.batch_size = 64  # the last batch of each split is padded to it
     config.features.cache = True
     config.features.cache_dir = ""  # default: clipjax/features in the user's cache folder
     config.whole_domains = False  # zero-shot over train + val + test together too (Table 1)
