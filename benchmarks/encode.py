@@ -6,6 +6,18 @@
 Both sides run in one process, call by call in alternation, PyTorch with the thread count that is
 fastest for it on that row; a row prints the median rate of each and the median of the paired ratios
 (above 1: clipjax is faster). Weights are random: speed does not depend on them.
+
+Measured so far (2 cores of an Intel Xeon, Sapphire Rapids; jax 0.10.2, torch 2.13.0; `--models=tiny
+--dtypes=float32 --rounds=9`; range over rounds in brackets), the ViT-B sizes and bfloat16 not yet:
+
+    tiny, forward            batch 32   0.91 (0.82 to 1.00)    batch 128   0.86 (0.79 to 0.99)
+    tiny, forward+backward   batch 32   0.69 (0.65 to 0.73)    batch 128   0.66 (0.62 to 0.71)
+
+What limits the last row, from a profile of one thread: 73 % of the time is in matrix products
+(about 65 GFLOP/s a core, near what they reach alone), 12 % in copies that transpose activations for
+the weight gradients, 14 % in elementwise loops; and two threads are only 1.6 to 1.9 times as fast
+as one. Tried without gain: one product for q, k and v; saving the activation's slope instead of its
+input (0 to 10 %, within the noise); XLA's switches for its matrix libraries and schedulers.
 """
 
 from __future__ import annotations
