@@ -67,7 +67,9 @@ def random_params(config: CLIPConfig, seed: int = 0):
         name = jax.tree_util.keystr(path)
         mean = 1.0 if "scale'" in name and "logit" not in name else 0.0
         spread = 0.1 if len(shape.shape) < 2 else shape.shape[0] ** -0.5
-        return jnp.asarray(mean + spread * rng.normal(size=shape.shape), jnp.float32)
+        return jnp.asarray(
+            mean + spread * rng.standard_normal(shape.shape, np.float32), jnp.float32
+        )
 
     return jax.tree_util.tree_map_with_path(fill, abstract_params(config))
 
