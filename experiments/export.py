@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
-import sys
 
 import numpy as np
 from absl import app, flags
 
-from clipjax.errors import ClipjaxError, ConfigError
+from clipjax.errors import ConfigError
+from experiments.cli import explained
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Directory to write; must not exist.", required=True)
@@ -118,11 +118,8 @@ def main(argv: list[str]) -> None:
     """Exports what the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    try:
+    with explained():
         export(pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value), _METHOD.value, _SEED.value)
-    except ClipjaxError as error:
-        print(f"clipjax: {error}", file=sys.stderr)
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+import re
 import runpy
 import sys
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
-from clipjax.errors import ClipjaxError
+from experiments.cli import explained
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -36,7 +37,12 @@ def config_complaint(argv: list[str]) -> str:
     except ValueError as error:
         return f"{file}: {error}"
     given = [w.removeprefix("config.") for w in words if w.startswith("config.")]
-    if unknown := [name for name in given if name not in names]:
+    # A key that is no Python name stands in brackets: data.mixture['icon-mono']; so does an index.
+    plain = [re.sub(r"\[\d+\]", "", re.sub(r"\[['\"](.+?)['\"]\]", r".\1", w)) for w in given]
+    if unquoted := [name for name in given if "-" in name and "[" not in name and name in names]:
+        outer, _, key = unquoted[0].rpartition(".")
+        return f"write --config.{outer}['{key}'], in quotes: {key!r} is no Python name."
+    if unknown := [name for name in plain if name not in names]:
         return f"{file} has no field {', '.join(unknown)}; its fields: {', '.join(names)}."
     return ""
 
@@ -61,14 +67,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
     from experiments import run  # jax is imported only once the flags are known to be right
 
-    try:
+    with explained():
         run.run(_CONFIG.value, pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None)
-    except ClipjaxError as error:
-        print(f"clipjax: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("\nclipjax: stopped; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ Features are encoded once and shared; a killed suite goes on where it was, row b
 from __future__ import annotations
 
 import pathlib
-import sys
 
 from absl import app, flags
 
-from clipjax.errors import ClipjaxError, ConfigError
+from clipjax.errors import ConfigError
+from experiments.cli import explained
 
 _TABLES = flags.DEFINE_list("tables", ["1", "3", "4", "5"], "Which tables.")
 _WORKDIR = flags.DEFINE_string("workdir", "runs/suite", "Where the tables' files go.")
@@ -75,14 +75,8 @@ def main(argv: list[str]) -> None:
     """Runs the tables that the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    try:
+    with explained():
         run_suite(pathlib.Path(_WORKDIR.value), table_configs(_TABLES.value, _CHOICES.value))
-    except ClipjaxError as error:
-        print(f"clipjax: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("\nclipjax: stopped; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

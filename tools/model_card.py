@@ -146,7 +146,7 @@ def hyper_parameters(config: dict) -> dict:
 def first_command(first: dict, config: dict) -> str:
     """The command of the first run: today's config with what was different then."""
     mixture = [
-        f"--config.data.mixture.{group}={share}"
+        f"\"--config.data.mixture['{group}']={share}\""
         for group, share in first["data"]["mixture"].items()
         if share != config["data"]["mixture"][group]
     ]

@@ -220,6 +220,13 @@ def test_an_unknown_field_is_named_beside_those_there_are(field):
     assert "methods.dann.lam_max" in message and len(message.splitlines()) == 1
 
 
+def test_a_key_that_is_no_python_name_is_given_in_brackets(tmp_path):
+    pretrain = ("--config=configs/pretrain.py", f"--config.data.root={tmp_path / 'nowhere'}")
+    quoted = "--config.data.mixture['emoji-train']=0.7"
+    fails(*pretrain, quoted, word="not a pair corpus")  # the flag was understood
+    fails(*pretrain, "--config.data.mixture.emoji-train=0.7", word="data.mixture['emoji-train']")
+
+
 def test_argument_strings():
     assert common.parse_arg("source=a,smoke") == {"source": "a", "smoke": True}
     config = dann.get_config("source=render,target=sketch,smoke")

@@ -1,0 +1,22 @@
+"""How every command of ours ends: one sentence and an exit code, never a traceback of ours."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from clipjax.errors import ClipjaxError
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turns our errors into one line and exit code 1, Ctrl-C into a line and 130."""
+    try:
+        yield
+    except ClipjaxError as error:
+        print(f"clipjax: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nclipjax: stopped; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
