@@ -21,25 +21,27 @@ class MetricsLog:
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
-    def append_once(self, record: dict[str, Any]) -> None:
-        """Writes a record unless the very same one is there: a resumed run repeats nothing."""
-        line = json.dumps(record)
-        if not self.path.exists() or line not in self.path.read_text().splitlines():
-            self.append(record)
-
     def rewind(self, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Drops the records that `keep` refuses, and a last line that a kill cut short."""
         if not self.path.exists():
             return
-        kept = []
-        for line in self.path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # only ever the unfinished last line of a killed process
-            if keep(record):
-                kept.append(line)
+        kept = [line for line, record in _records(self.path) if keep(record)]
         write_atomically(self.path, "".join(line + "\n" for line in kept))
+
+
+def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The records of a metrics file, oldest first; a line that a kill cut short is left out."""
+    if not pathlib.Path(path).exists():
+        return []
+    return [record for _, record in _records(path)]
+
+
+def _records(path: str | os.PathLike):
+    for line in pathlib.Path(path).read_text().splitlines():
+        try:
+            yield line, json.loads(line)
+        except json.JSONDecodeError:
+            continue  # only ever the unfinished last line of a killed process
 
 
 def write_atomically(path: str | os.PathLike, text: str) -> None:

@@ -38,12 +38,19 @@ def study() -> ConfigDict:
     config.features.cache_dir = ""  # default: clipjax/features in the user's cache folder
     config.whole_domains = False  # zero-shot over train + val + test together too (Table 1)
     config.stages = ()  # which of the methods below run, in this order, after zero-shot
-    # name -> {"loss": file of clipjax/adapt, "heads", its options, "epochs" and "optim" if its own}
+    # name -> {"loss": file of clipjax/adapt, "heads": {...}, options of the loss}; "epochs",
+    # "freeze", "optim" and "augment" where it has its own; "phases": {name: the same keys} with
+    # "phase_order" where these change while it trains (configs/tables.py has examples).
     config.methods = ConfigDict()
-    config.freeze = ("clip/.*",)  # regexes over layer groups
+    # Patterns of layer groups: "clip/vision/block_0..5", "clip/text/.*", "clip/logit_scale", ...
+    config.freeze = ("clip/.*",)
+    config.selection = "last"  # which checkpoint: a rule of clipjax.evaluate.select.RULES
     config.epochs = 40  # few images; the report's 10 epochs are of 120,000
     config.batch_size = 64
-    config.save_every = 10  # epochs
+    config.accumulate = 1  # microbatches a batch: less memory where the encoder trains
+    config.compute_dtype = "float32"  # or "bfloat16": what the towers compute in
+    config.remat = False  # recompute blocks in the backward pass: less memory, a third more time
+    config.save_every = 10  # epochs; a checkpoint and a validation each
     config.optim = ConfigDict(
         {
             "name": "adamw",
@@ -54,6 +61,7 @@ def study() -> ConfigDict:
             "gamma": 0.1,  # for "step": factor
             "weight_decay": 1e-2,
             "clip_norm": 1.0,
+            "lr_mults": (),  # (("clip/.*", 0.1), ...): factors for layer groups, first match wins
         }
     )
     return config

@@ -12,6 +12,9 @@ from clipjax.errors import ClipjaxError
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """Turns our errors into one line and exit code 1, Ctrl-C into a line and 130."""
+    from absl import logging
+
+    logging.set_verbosity(logging.WARNING)  # orbax reports every file it touches
     try:
         yield
     except ClipjaxError as error:

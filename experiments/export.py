@@ -54,7 +54,8 @@ def model_card(results: dict, config: dict, method: str, seed: str) -> str:
     return (
         f"---\nlibrary_name: clipjax\npipeline_tag: image-classification\n---\n"
         f"# {results['model']} adapted: {data['source']} -> {data['target']} ({data['name']})\n\n"
-        f"Method `{method}`, seed {seed}, last checkpoint. {results['classes']} classes.\n\n"
+        f"Method `{method}`, seed {seed}, checkpoint by the rule `{results['selection']}`. "
+        f"{results['classes']} classes.\n\n"
         "```python\n"
         "from clipjax import load_adapted\n"
         'model = load_adapted("path/to/this/directory")\n'
@@ -81,7 +82,10 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     from clipjax.evaluate import report
     from clipjax.export import Trained, save_adapted
     from clipjax.model.hf import load_clip
-    from experiments import study
+    from clipjax.model.network import as_linear
+    from experiments.encode import encode_texts
+    from experiments.plan import prepare
+    from experiments.train import Trainer
 
     results = report.read(workdir)
     if results is None:
@@ -94,9 +98,15 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     raw = json.loads((workdir / "config.json").read_text())
     config = ConfigDict(raw)
     method, position = choose(results, list(config.stages), method, seed)
-    plan = study.prepare(config)
-    params = study.trained_heads(method, plan, config, workdir)
-    one = jax.tree.map(lambda x: x[position], params)
+    plan = prepare(config)
+    texts = encode_texts(config, plan)
+    trained = Trainer(method, plan.methods[method], config, plan, texts, workdir).restored()
+    one = jax.tree.map(lambda x: x[position], trained.params)
+    stored = load_clip(plan.model, image_size=config.image_size or None)[1]  # its own dtype
+    clip = {**stored, **one.pop("clip", {})}
+    heads = plan.methods[method].heads
+    if heads.text:
+        heads, one = as_linear(plan.module, clip, texts.tokens)
     chosen = results["seeds"][position]
     picked = "as asked" if seed is not None else "the best on the source's validation split"
     scratch = out.with_name(out.name + ".partial")  # a kill leaves nothing that looks whole
@@ -104,9 +114,9 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     save_adapted(
         scratch,
         config=plan.clip_config,
-        params=load_clip(plan.model, image_size=config.image_size or None)[1],  # as stored
+        params=clip,
         preprocess=plan.preprocess,
-        trained=Trained(plan.methods[method].heads, one, plan.dataset.classes),
+        trained=Trained(heads, one, plan.dataset.classes),
         tokenizer=plan.model,
         card=model_card(results, raw, method, f"{chosen} ({picked})"),
     )

@@ -1,28 +1,47 @@
-"""From the config's method entries to heads, losses and an optimizer; refuses what cannot run."""
+"""From the config's method entries to heads, losses and phases; refuses what cannot run."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import optax
 from ml_collections import ConfigDict
 
 import clipjax.adapt
+from clipjax.adapt.dann import DannModel
 from clipjax.adapt.step import Loss
 from clipjax.errors import ConfigError
 from clipjax.model.heads import Heads, as_model
-from clipjax.train.optim import make_optimizer, make_schedule
+from clipjax.train.optim import check_patterns, is_frozen, make_optimizer, make_schedule
+from clipjax.train.phases import Span, training_since
+
+
+class Phase(NamedTuple):
+    """A stretch of a method's training with one loss, one freezing mask and one schedule."""
+
+    name: str  # of the method, and its own where there are several
+    epochs: int
+    freeze: tuple[str, ...]
+    optim: ConfigDict  # config.optim with the method's and the phase's own changes
+    make_loss: Callable[[DannModel], Loss]
+    options: dict[str, Any]  # of the loss
+    augment: dict | None  # of `random_resized_crop`
 
 
 class Method(NamedTuple):
-    """A trained method: its networks, its loss and how long and how fast it trains."""
+    """A trained method: its networks, and the phases they train in."""
 
     heads: Heads
-    loss: Loss
-    optim: ConfigDict  # config.optim with the method's own changes
-    epochs: int
+    phases: tuple[Phase, ...]
+    adversarial: bool  # the loss has a domain part
+
+    @property
+    def epochs(self) -> int:
+        """Of all phases together."""
+        return sum(phase.epochs for phase in self.phases)
 
 
 def loss_files() -> dict[str, object]:
@@ -38,37 +57,89 @@ def build_methods(config, num_classes: int) -> dict[str, Method]:
     Raises:
       ConfigError: a stage without a method, a loss without a file, or an option it refuses.
     """
-    losses, built = loss_files(), {}
+    built = {}
     for name in config.stages:
         if name not in config.methods:
             raise ConfigError(
                 f"stages names {name!r}, which config.methods does not have; methods: "
                 f"{', '.join(sorted(config.methods))}."
             )
-        options = config.methods[name].to_dict()
-        epochs = options.pop("epochs", config.epochs)
-        optim = own_optim(name, config.optim, options.pop("optim", {}))
-        if lacking := [key for key in ("loss", "heads") if key not in options]:
-            raise ConfigError(f"methods.{name} has no {' and no '.join(lacking)}.")
-        file = options.pop("loss")
-        if file not in losses:
-            raise ConfigError(
-                f"methods.{name}.loss is {file!r}, but clipjax/adapt has no such method; "
-                f"it has: {', '.join(losses)}."
-            )
         try:
-            heads = Heads(num_classes=num_classes, **options.pop("heads"))
-            if options.get("diversity_weight") and heads.members == 1:
-                raise ValueError("diversity_weight needs an ensemble: heads.members > 1.")
-            loss = losses[file].make_loss(as_model(heads), **options)
+            built[name] = build_method(name, config, num_classes)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"methods.{name}: {error}") from None
-        built[name] = Method(heads, loss, optim, epochs)
     return built
 
 
+def build_method(name: str, config, num_classes: int) -> Method:
+    """One method of the config.
+
+    Raises:
+      ConfigError, ValueError, TypeError: what is wrong with it.
+    """
+    options, losses = config.methods[name].to_dict(), loss_files()
+    if lacking := [key for key in ("loss", "heads") if key not in options]:
+        raise ValueError(f"it has no {' and no '.join(lacking)}.")
+    file = options.pop("loss")
+    if file not in losses:
+        raise ValueError(
+            f"its loss is {file!r}, but clipjax/adapt has no such method; it has: "
+            f"{', '.join(losses)}."
+        )
+    heads = Heads(num_classes=num_classes, **options.pop("heads"))
+    if options.get("diversity_weight") and heads.members == 1:
+        raise ValueError("diversity_weight needs an ensemble: heads.members > 1.")
+    adversarial = hasattr(losses[file], "gradient_ratio")
+    if adversarial and heads.discriminator is None:
+        raise ValueError(f"loss {file!r} needs heads.discriminator, the widths of a domain head.")
+    own = {
+        "epochs": options.pop("epochs", config.epochs),
+        "freeze": options.pop("freeze", config.freeze),
+        "augment": options.pop("augment", None),
+        "optim": options.pop("optim", {}),
+    }
+    order, entries = _phase_entries(options)
+    phases = []
+    for label in order:
+        entry = {**own, **options, **entries[label]}
+        entry["optim"] = {**own["optim"], **entries[label].get("optim", {})}
+        full_name = f"{name}/{label}" if label else name
+        phases.append(_phase(full_name, entry, config, losses[file], as_model(heads)))
+    return Method(heads, tuple(phases), adversarial)
+
+
+def _phase_entries(options: dict) -> tuple[tuple[str, ...], dict[str, dict]]:
+    """The phases' names in order and their entries; a method without is one nameless phase."""
+    entries, order = options.pop("phases", None), options.pop("phase_order", ())
+    if not entries:
+        return ("",), {"": {}}
+    if sorted(order) != sorted(entries):
+        raise ValueError(
+            f"phase_order is {tuple(order)}, but phases has {', '.join(sorted(entries))}; name "
+            "each once."
+        )
+    return tuple(order), entries
+
+
+def _phase(name: str, entry: dict, config, file, model: DannModel) -> Phase:
+    """A phase from its entry: what is not its own is an option of the loss."""
+    epochs, augment = entry.pop("epochs"), entry.pop("augment")
+    freeze, changes = tuple(entry.pop("freeze")), entry.pop("optim")
+    if epochs <= 0 or config.batch_size <= 0:
+        raise ConfigError(
+            f"epochs={epochs} with batch_size={config.batch_size} trains nothing in {name}; both "
+            "must be positive."
+        )
+    optim = own_optim(name, config.optim, changes)
+    make_loss = lambda model: file.make_loss(model, **entry)  # noqa: E731
+    make_loss(model)  # refuses options that it does not know
+    phase = Phase(name, epochs, freeze, optim, make_loss, entry, augment)
+    build_optimizer(phase, 1)
+    return phase
+
+
 def own_optim(name: str, shared: ConfigDict, changes: dict) -> ConfigDict:
-    """`config.optim` with what a method changes of it (`methods.<name>.optim`)."""
+    """`config.optim` with what a method or phase changes of it (`methods.<name>.optim`)."""
     if unknown := sorted(set(changes) - set(shared)):
         raise ConfigError(
             f"methods.{name}.optim has {', '.join(unknown)}, which optim does not have; it has "
@@ -77,35 +148,48 @@ def own_optim(name: str, shared: ConfigDict, changes: dict) -> ConfigDict:
     return ConfigDict({**shared, **changes})
 
 
-def head_freeze(freeze: tuple[str, ...]) -> tuple[str, ...]:
-    """The freeze patterns that concern the heads; the encoder must be frozen as a whole.
+def learning_rate(phase: Phase, steps: int) -> Callable:
+    """The phase's learning rate as a function of the steps made in it."""
+    optim = phase.optim
+    shape = {k: optim[k] for k in ("warmup", "step_every", "gamma")}
+    return make_schedule(optim.schedule, optim.lr, steps, **shape)
+
+
+def build_optimizer(
+    phase: Phase, steps: int, *, spans: tuple[Span, ...] = (), index: int = 0
+) -> optax.GradientTransformation:
+    """The optimizer of a phase of `steps` steps, the `index`-th of `spans`.
 
     Raises:
-      ConfigError: patterns that leave parts of the encoder to train.
+      ConfigError: an unknown schedule or optimizer.
     """
-    if "clip/.*" not in freeze:
-        raise ConfigError(
-            f"freeze={tuple(freeze)} leaves the encoder to train, but these experiments train on "
-            "cached features of a frozen encoder; add 'clip/.*'."
-        )
-    return tuple(p for p in freeze if not p.startswith("clip/"))
-
-
-def build_optimizer(method: Method, config, total_steps: int) -> optax.GradientTransformation:
-    """The optimizer of a method over its heads.
-
-    Raises:
-      ConfigError: an unknown schedule or optimizer, or a run without steps.
-    """
-    if total_steps <= 0 or config.batch_size <= 0:
-        raise ConfigError(
-            f"epochs={method.epochs} with batch_size={config.batch_size} trains nothing; both "
-            "must be positive."
-        )
-    optim = method.optim.to_dict()
-    shape = {k: optim.pop(k) for k in ("warmup", "step_every", "gamma")}
+    rest = {k: phase.optim[k] for k in ("name", "weight_decay", "clip_norm", "lr_mults")}
+    if spans:
+        rest |= {"start": spans[index].start, "since": training_since(spans, index)}
     try:
-        schedule = make_schedule(optim.pop("schedule"), optim.pop("lr"), total_steps, **shape)
-        return make_optimizer(schedule, freeze=head_freeze(tuple(config.freeze)), **optim)
+        return make_optimizer(learning_rate(phase, steps), freeze=phase.freeze, **rest)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"optim: {error}") from None
+        raise ConfigError(f"{phase.name}: optim: {error}") from None
+
+
+def check_groups(phase: Phase, groups: tuple[str, ...], unused: set[str]) -> None:
+    """Refuses patterns that name no layer group, and a phase that trains nothing.
+
+    Args:
+      phase: what to check.
+      groups: all layer groups of the encoder and the heads.
+      unused: those that the method has no use for.
+
+    Raises:
+      ConfigError: either.
+    """
+    try:
+        check_patterns(phase.freeze, groups)
+        check_patterns([pattern for pattern, _ in phase.optim.lr_mults], groups, "lr_mults")
+    except ValueError as error:
+        raise ConfigError(f"methods.{phase.name}: {error}") from None
+    if all(is_frozen(group, phase.freeze) or group in unused for group in groups):
+        raise ConfigError(
+            f"methods.{phase.name}: freeze={phase.freeze} leaves nothing to train; free a layer "
+            f"group of {', '.join(group for group in groups if group not in unused)}."
+        )

@@ -51,11 +51,8 @@ def _flat(data, prefix: str = "") -> dict[str, object]:
 
 def run(config, workdir: pathlib.Path | None) -> None:
     """Runs the experiment that `config.experiment` names, or says that it is finished."""
-    from absl import logging
-
     from clipjax.evaluate import report
 
-    logging.set_verbosity(logging.WARNING)  # orbax reports every file it touches
     workdir = find_workdir(workdir, config)
     say = lambda line: print(line, flush=True)  # noqa: E731
     if results := report.read(workdir):
@@ -72,7 +69,8 @@ def run(config, workdir: pathlib.Path | None) -> None:
         pretrain.run(config, plan, workdir, say)
     else:
         from experiments import study
+        from experiments.plan import prepare
 
-        plan = study.prepare(config)
+        plan = prepare(config)
         claim_workdir(workdir, config)
         study.run(config, plan, workdir, say)

@@ -49,34 +49,71 @@ def dann_loss(
         "target": {"inputs", "mask"?}}; domain labels are source 0, target 1.
       lam: strength of the reversal, scalar.
       rng: passed to `model.features` (dropout, augmentation), split between the domains.
-      domain_weight: factor on the domain loss.
+      domain_weight: factor on the domain loss; the number 0 leaves it out, and the target unread.
       label_smoothing: of the class loss.
 
     Returns:
-      (loss, metrics): class_loss, domain_loss, source_accuracy, domain_accuracy_source,
-      domain_accuracy_target, lam.
+      (loss, metrics): class_loss, source_accuracy; and unless the domain loss is left out
+      domain_loss, domain_accuracy_source, domain_accuracy_target, lam.
     """
-    source, target = batch["source"], batch["target"]
+    source = batch["source"]
     keys = (None, None) if rng is None else jax.random.split(rng)
-    seen = [
-        model.features(params, part["inputs"], k)
-        for part, k in zip((source, target), keys, strict=True)
-    ]
-    masks = [source.get("mask"), target.get("mask")]
-    logits = model.classify(params, seen[0])
-    class_loss = smoothed_cross_entropy(logits, source["label"], label_smoothing, masks[0])
-    domain_logits = [model.discriminate(params, grl(f, lam)) for f in seen]
-    domain_loss, domain_accuracy = domain_cross_entropy(domain_logits, masks)
+    features = model.features(params, source["inputs"], keys[0])
+    logits, mask = model.classify(params, features), source.get("mask")
+    class_loss = smoothed_cross_entropy(logits, source["label"], label_smoothing, mask)
     hit = (jnp.argmax(logits, axis=-1) == source["label"]).astype(jnp.float32)
     metrics = {
         "class_loss": class_loss,
+        "source_accuracy": masked_mean(hit.reshape(-1, hit.shape[-1]).mean(axis=0), mask),
+    }
+    if isinstance(domain_weight, (int, float)) and domain_weight == 0:
+        return class_loss, metrics  # the target is not looked at: half the work
+    target = batch["target"]
+    seen = [features, model.features(params, target["inputs"], keys[1])]
+    domain_logits = [model.discriminate(params, grl(f, lam)) for f in seen]
+    masks = [mask, target.get("mask")]
+    domain_loss, domain_accuracy = domain_cross_entropy(domain_logits, masks)
+    metrics |= {
         "domain_loss": domain_loss,
-        "source_accuracy": masked_mean(hit.reshape(-1, hit.shape[-1]).mean(axis=0), masks[0]),
         "domain_accuracy_source": domain_accuracy[0],
         "domain_accuracy_target": domain_accuracy[1],
         "lam": jnp.asarray(lam, jnp.float32),
     }
     return class_loss + domain_weight * domain_loss, metrics
+
+
+def gradient_ratio(
+    model: DannModel,
+    params: PyTree,
+    batch: dict[str, dict[str, jax.Array]],
+    lam: jax.Array | float,
+    *,
+    domain_weight: float = 1.0,
+    label_smoothing: float = 0.0,
+) -> jax.Array:
+    """How hard the two losses pull at the features: norm of the reversed gradient over the class's.
+
+    Both gradients are taken at the output of `model.features`, where they meet. Well below 1 the
+    domains are left alone, far above 1 the classes are.
+
+    Args: as `dann_loss`.
+
+    Returns:
+      float32 []; 0 where lambda is 0.
+    """
+    parts = (batch["source"], batch["target"])
+    seen = [model.features(params, part["inputs"], None) for part in parts]
+    masks = [part.get("mask") for part in parts]
+
+    def classes(f):
+        logits = model.classify(params, f[0])
+        return smoothed_cross_entropy(logits, parts[0]["label"], label_smoothing, masks[0])
+
+    def domains(f):
+        return domain_cross_entropy([model.discriminate(params, x) for x in f], masks)[0]
+
+    pull = optax.global_norm(jax.grad(domains)(seen)) * lam * domain_weight
+    return pull / jnp.maximum(optax.global_norm(jax.grad(classes)(seen)), 1e-12)
 
 
 def dann_step(
@@ -131,7 +168,13 @@ def make_loss(
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
 ) -> Loss:
-    """DANN as a method: lambda follows the run's progress (see `clipjax.adapt.grl`)."""
+    """DANN as a method: lambda follows the run's progress (see `clipjax.adapt.grl`).
+
+    Raises:
+      ValueError: a negative `lam_max` or `domain_weight`, or an unknown schedule.
+    """
+    if domain_weight < 0:
+        raise ValueError(f"domain_weight is {domain_weight}; it must not be negative.")
     if isinstance(schedule, str):
         schedule = lambda_schedule(schedule, lam_max=lam_max, gamma=gamma, start=start)
 

@@ -71,20 +71,71 @@ def init_state(
 
 def update(
     state: TrainState,
-    loss: Callable[[PyTree, jax.Array], tuple[jax.Array, dict[str, jax.Array]]],
+    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]],
     optimizer: optax.GradientTransformation,
     frozen: PyTree | None = None,
+    parts: PyTree | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Takes one optimizer step on `loss(params, rng)`; metrics gain `loss` and `grad_norm`."""
+    """Takes one optimizer step on `loss(params, rng)`; metrics gain `loss` and `grad_norm`.
+
+    With `parts` (arrays with a leading axis of microbatches) the loss is `loss(params, rng, part)`,
+    and gradients and metrics are means over the parts, which are computed one after the other.
+    """
     rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
     trainable, fixed = partition(state.params, frozen)
-    (value, metrics), grads = jax.value_and_grad(
-        lambda part: loss(combine(part, fixed), rng), has_aux=True
-    )(trainable)
+
+    def differentiate(rng, *part):
+        full = lambda some: loss(combine(some, fixed), rng, *part)  # noqa: E731
+        (value, metrics), grads = jax.value_and_grad(full, has_aux=True)(trainable)
+        return grads, {"loss": value, **metrics}
+
+    if parts is None:
+        grads, metrics = differentiate(rng)
+    else:
+        grads, metrics = _mean_over(differentiate, rng, parts)
     updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
     params = combine(optax.apply_updates(trainable, updates), fixed)
-    metrics = {"loss": value, "grad_norm": optax.global_norm(grads), **metrics}
+    metrics = {"grad_norm": optax.global_norm(grads), **metrics}
     return TrainState(state.step + 1, params, opt_state, state.seed), metrics
+
+
+def _mean_over(function: Callable, rng: jax.Array, parts: PyTree) -> PyTree:
+    """Mean of `function(rng, part)` over the leading axis of `parts`, in the memory of one part."""
+    count = len(jax.tree.leaves(parts)[0])
+    keys = jax.random.split(rng, count)
+    first = jax.tree.map(lambda x: x[0], parts)
+    zeros = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, rng, first)
+    )
+
+    def add(total, key_and_part):
+        return jax.tree.map(jnp.add, total, function(*key_and_part)), None
+
+    total, _ = jax.lax.scan(add, zeros, (keys, parts))
+    return jax.tree.map(lambda x: x / count, total)
+
+
+def microbatches(batch: PyTree, count: int) -> PyTree:
+    """Deals a batch out to `count` microbatches, [B, ...] -> [count, B / count, ...].
+
+    Neighbours go to different ones, so that the padding at a batch's end is shared evenly.
+
+    Raises:
+      ValueError: the batch cannot be divided so.
+
+    >>> import jax.numpy as jnp
+    >>> microbatches(jnp.arange(6), 2).tolist()
+    [[0, 2, 4], [1, 3, 5]]
+    """
+
+    def deal(x):
+        if x.shape[0] % count:
+            raise ValueError(
+                f"a batch of {x.shape[0]} cannot be dealt out to {count} microbatches."
+            )
+        return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(deal, batch)
 
 
 def make_step(
@@ -93,16 +144,25 @@ def make_step(
     *,
     total_steps: int,
     frozen: PyTree | None = None,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
     """Turns a method's loss into `step(state, batch) -> (state, metrics)`.
 
     `progress`, which the loss receives, runs from 0 at the first step to 1 after `total_steps`.
+
+    With `accumulate` > 1 a batch goes through the model in that many microbatches and their mean
+    gradient makes one update: the memory of a small batch. For losses that are means over examples
+    the result is that of the whole batch up to rounding (exactly so where no example is padding);
+    a loss that compares examples with each other (contrastive) sees smaller batches.
     """
 
     def step(state: TrainState, batch: PyTree):
         progress = state.step / total_steps
-        return update(
-            state, lambda params, rng: loss(params, batch, rng, progress), optimizer, frozen
-        )
+        if accumulate == 1:
+            whole = lambda params, rng: loss(params, batch, rng, progress)  # noqa: E731
+            return update(state, whole, optimizer, frozen)
+        parts = microbatches(batch, accumulate)
+        each = lambda params, rng, part: loss(params, part, rng, progress)  # noqa: E731
+        return update(state, each, optimizer, frozen, parts)
 
     return step

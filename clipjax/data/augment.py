@@ -1,4 +1,4 @@
-"""Augmentation of drawings with an alpha channel, on the device, as pure functions of an rng."""
+"""Augmentation of drawings and photos on the device, as pure functions of an rng."""
 
 from __future__ import annotations
 
@@ -102,3 +102,36 @@ def augment_drawings(
     colour = jnp.where(is_mono[..., None], ink[:, None, None], jnp.clip(colour, 0, 1))
     placed = _place(r[3], jnp.concatenate([colour * alpha, alpha], axis=-1), strength)
     return jnp.clip(placed[..., :3] + (1 - placed[..., 3:]) * paper[:, None, None], 0.0, 1.0)
+
+
+def random_resized_crop(
+    rng: jax.Array, images: jax.Array, *, smallest: float = 0.5, flip: bool = True
+) -> jax.Array:
+    """A random part of each image at full size, half of them mirrored (Szegedy et al. 2015).
+
+    Args:
+      rng: key.
+      images: uint8 or float [B, S, S, C].
+      smallest: the least share of the area that is kept, in (0, 1]; aspect ratios of the crop run
+        from 3/4 to 4/3.
+      flip: mirror half of the images left to right; off for classes that differ by it (text).
+
+    Returns:
+      float32 [B, S, S, C] in the range of the input.
+    """
+    batch, size = images.shape[:2]
+    r = jax.random.split(rng, 4)
+    area = _uniform(r[0], (batch,), smallest, 1.0)
+    aspect = jnp.exp(_uniform(r[1], (batch,), np.log(3 / 4), np.log(4 / 3)))
+    # Height and width of the crop as shares of the image; the longer side is cut to fit.
+    sides = jnp.minimum(jnp.sqrt(jnp.stack([area / aspect, area * aspect], axis=1)), 1.0)
+    corner = jax.random.uniform(r[2], (batch, 2)) * (1.0 - sides) * size
+    mirror = jax.random.bernoulli(r[3], 0.5 if flip else 0.0, (batch,))
+
+    def crop(image, scale, offset, mirrored):
+        shape = (size, size, image.shape[-1])
+        out = jax.image.scale_and_translate(image, shape, (0, 1), scale, offset, "linear")
+        return jnp.where(mirrored, out[:, ::-1], out)
+
+    scale = 1.0 / sides
+    return jax.vmap(crop)(images.astype(jnp.float32), scale, -corner * scale, mirror)

@@ -47,6 +47,7 @@ def collect(
     dataset,
     rows: list[dict],
     distances: dict[str, list[float]],
+    rules: dict[str, dict],
     timing: dict[str, float],
 ) -> dict[str, Any]:
     """The content of results.json (schema: ARCHITECTURE.md)."""
@@ -59,10 +60,11 @@ def collect(
         "data": {"name": dataset.name, "source": source, "target": target},
         "classes": len(dataset.classes),
         "seeds": list(config.seeds),
-        "selection": "last",
+        "selection": config.selection,
         "rows": rows,
         "domain_gap": {m: round(domain_gap(test[m, source], test[m, target]), 2) for m in methods},
         "proxy_a_distance": distances,
+        "selection_rules": rules,
         "timing_s": timing,
         "versions": {p: importlib.metadata.version(p) for p in _PACKAGES}
         | {"python": platform.python_version()},
@@ -134,9 +136,27 @@ def _ensembles(results: dict) -> list[str]:
     return lines
 
 
+def _selection(results: dict) -> list[str]:
+    """What each way of picking a checkpoint would have given, a sentence a method."""
+    lines = []
+    for method, rules in results.get("selection_rules", {}).items():
+        found = ", ".join(
+            f"{rule} {100 * r['source']:.1f}/{100 * r['target']:.1f} (epoch "
+            f"{'/'.join(map(str, dict.fromkeys(r['epoch'])))})"
+            for rule, r in rules.items()
+        )
+        lines.append(f"{method} by selection rule, source/target test accuracy: {found}")
+    return lines
+
+
 def _notes(results: dict) -> list[str]:
     """What the table of test accuracies does not show, a sentence each."""
-    return [*_whole_domains(results), *_ensembles(results), *_distances(results)]
+    return [
+        *_whole_domains(results),
+        *_ensembles(results),
+        *_distances(results),
+        *_selection(results),
+    ]
 
 
 def table(results: dict) -> str:

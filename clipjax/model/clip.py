@@ -179,6 +179,7 @@ class VisionTower(nn.Module):
     config: VisionConfig
     dtype: Any = jnp.float32
     kernel: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images, *, keep: float = 1.0, rng=None, all_hidden: bool = False):
@@ -207,8 +208,9 @@ class VisionTower(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         x = _norm(cfg.layer_norm_eps, "pre_layernorm")(x).astype(self.dtype)
         hidden = [x]
+        block = nn.remat(Block) if self.remat else Block
         for i in range(cfg.num_hidden_layers):
-            x = Block(cfg, False, self.dtype, self.kernel, name=f"block_{i}")(x)
+            x = block(cfg, False, self.dtype, self.kernel, name=f"block_{i}")(x)
             hidden.append(x)
         pooled = _norm(cfg.layer_norm_eps, "post_layernorm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
@@ -231,6 +233,7 @@ class TextTower(nn.Module):
     config: TextConfig
     dtype: Any = jnp.float32
     kernel: str | None = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, ids, *, all_hidden: bool = False):
@@ -248,8 +251,9 @@ class TextTower(nn.Module):
         # Cast before adding: parameters may be stored in half precision.
         x = tokens[ids].astype(self.dtype) + positions[None, : ids.shape[1]].astype(self.dtype)
         hidden = [x]
+        block = nn.remat(Block) if self.remat else Block
         for i in range(cfg.num_hidden_layers):
-            x = Block(cfg, True, self.dtype, self.kernel, name=f"block_{i}")(x)
+            x = block(cfg, True, self.dtype, self.kernel, name=f"block_{i}")(x)
             hidden.append(x)
         x = _norm(cfg.layer_norm_eps, "final_layer_norm")(x)
         pooled = x[jnp.arange(x.shape[0]), pool_positions(ids, cfg.eos_token_id)]
@@ -261,21 +265,23 @@ class CLIP(nn.Module):
 
     Embeddings are float32 [B, projection_dim] and **not** normalised; `normalize` does that.
     `dtype` is what the towers compute in, whatever dtype the parameters are stored in; `kernel`
-    picks the attention kernel (see `Attention`).
+    picks the attention kernel (see `Attention`). `remat` computes each block a second time in the
+    backward pass instead of keeping what is inside it: less memory for a third more time.
     """
 
     config: CLIPConfig
     dtype: Any = jnp.float32
     kernel: str | None = None
+    remat: bool = False
 
     def setup(self):
         cfg = self.config
         project = lambda: nn.Dense(cfg.projection_dim, use_bias=False, dtype=jnp.float32)  # noqa: E731
         if cfg.vision:
-            self.vision = VisionTower(cfg.vision, self.dtype, self.kernel)
+            self.vision = VisionTower(cfg.vision, self.dtype, self.kernel, self.remat)
             self.visual_projection = project()
         if cfg.text:
-            self.text = TextTower(cfg.text, self.dtype, self.kernel)
+            self.text = TextTower(cfg.text, self.dtype, self.kernel, self.remat)
             self.text_projection = project()
         if cfg.vision and cfg.text:
             init = nn.initializers.constant(cfg.logit_scale_init_value)

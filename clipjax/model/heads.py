@@ -46,6 +46,8 @@ class Heads(nn.Module):
     makes no domain head. `class_bias=False` leaves out the class head's last bias, so that a linear
     one is a table of class embeddings (`class_embeddings`). With `members` > 1 the class head is an
     ensemble: equal networks with their own initial values, their logits on a leading axis.
+    With `text=True` there is no class head here: CLIP's own text tower names the classes
+    (`clipjax.model.network`).
     """
 
     num_classes: int
@@ -56,8 +58,13 @@ class Heads(nn.Module):
     dropout: float = 0.0
     class_bias: bool = True
     members: int = 1
+    text: bool = False
 
     def __post_init__(self):
+        if self.text and (self.adapter is not None or self.classifier or self.members > 1):
+            raise ValueError(
+                "text=True compares images with texts: no adapter, classifier, members."
+            )
         if self.members < 1:
             raise ValueError(f"members is {self.members}; an ensemble has at least 1.")
         if self.adapter is not None and not len(self.adapter):
@@ -68,6 +75,12 @@ class Heads(nn.Module):
         if self.adapter is not None:
             *hidden, out = self.adapter
             self._adapter = MLP(tuple(hidden), out, self.dropout, name="adapter")
+        if self.discriminator is not None:
+            self._discriminator = MLP(
+                tuple(self.discriminator), self.num_domains, name="discriminator"
+            )
+        if self.text:
+            return
         # vmap over members: one program whatever their number.
         ensemble = nn.vmap(
             MLP,
@@ -79,10 +92,6 @@ class Heads(nn.Module):
         self._classifier = (ensemble if self.members > 1 else MLP)(
             tuple(self.classifier), self.num_classes, out_bias=self.class_bias, name="classifier"
         )
-        if self.discriminator is not None:
-            self._discriminator = MLP(
-                tuple(self.discriminator), self.num_domains, name="discriminator"
-            )
 
     def features(self, x: jax.Array, rng: jax.Array | None = None) -> jax.Array:
         """CLIP features [B, P] (normalised) to adapted features [B, F]."""
@@ -101,7 +110,7 @@ class Heads(nn.Module):
         features = self.features(x)
         if self.discriminator is not None:
             self.discriminate(features)
-        return self.classify(features)
+        return features if self.text else self.classify(features)
 
 
 def as_model(heads: Heads) -> DannModel:
@@ -128,8 +137,8 @@ def init_heads(
       text_weights: zero-shot class weights [K, P].
       scale: CLIP's factor on cosine similarities.
     """
-    params = heads.init(key, example)["params"]
-    if heads.adapter is None and not heads.classifier and heads.members == 1:
+    params = heads.init(key, example).get("params", {})
+    if heads.adapter is None and not heads.classifier and heads.members == 1 and not heads.text:
         linear = {"kernel": scale * text_weights.T}
         if heads.class_bias:
             linear["bias"] = jnp.zeros(heads.num_classes)

@@ -11,50 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.step import TrainState
+from clipjax.data.order import epoch_key, epoch_plan, steps_per_epoch
 from clipjax.log import MetricsLog, progress
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import check_finite
 
 PyTree = Any
 Data = dict[str, dict[str, jax.Array]]  # {"source": {"inputs", "label"}, "target": {"inputs"}}
-
-
-def steps_per_epoch(data: Data, batch_size: int) -> int:
-    """Batches in one pass over the source, the last one partial."""
-    return -(-len(data["source"]["label"]) // batch_size)
-
-
-def _shuffled(key: jax.Array, n: int, length: int) -> jax.Array:
-    """`length` indices below n: as many fresh permutations as it takes, cut to length."""
-    keys = jax.random.split(key, -(-length // n))
-    return jax.vmap(lambda k: jax.random.permutation(k, n))(keys).reshape(-1)[:length]
-
-
-def epoch_plan(
-    key: jax.Array, num_source: int, num_target: int, batch_size: int
-) -> dict[str, jax.Array]:
-    """Which examples each batch of an epoch takes.
-
-    An epoch is one pass over the source; the target repeats, reshuffled, for as long (or is cut, a
-    different part each epoch, where it is longer).
-
-    Returns:
-      source, target: int32 [S, B] indices; mask: bool [S, B], False where the last source batch
-      is padded.
-    """
-    steps = -(-num_source // batch_size)
-    length = steps * batch_size
-    one, two = jax.random.split(key)
-    order = (
-        jnp.zeros(length, jnp.int32).at[:num_source].set(jax.random.permutation(one, num_source))
-    )
-    target = _shuffled(two, num_target, length) if num_target else jnp.zeros(length, jnp.int32)
-    shape = (steps, batch_size)
-    return {
-        "source": order.reshape(shape),
-        "mask": (jnp.arange(length) < num_source).reshape(shape),
-        "target": target.reshape(shape),
-    }
 
 
 def _batch(data: Data, plan: dict[str, jax.Array]) -> PyTree:
@@ -73,10 +36,10 @@ def make_epochs(step: Callable, batch_size: int) -> Callable:
 
     def one_epoch(carry, epoch):
         state, data = carry
-        # Folded twice, so that shuffling and the step's own randomness share no key.
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(state.seed), 2**31), epoch)
         targets = len(data["target"]["inputs"]) if "target" in data else 0
-        plan = epoch_plan(key, len(data["source"]["label"]), targets, batch_size)
+        plan = epoch_plan(
+            epoch_key(state.seed, epoch), len(data["source"]["label"]), targets, batch_size
+        )
         state, metrics = jax.lax.scan(lambda s, p: step(s, _batch(data, p)), state, plan)
         return (state, data), metrics
 
@@ -98,6 +61,8 @@ def fit_arrays(
     checkpointer: Checkpointer,
     log: MetricsLog,
     save_every: int,
+    rates: Callable[[int], dict[str, float]] | None = None,
+    evaluate: Callable[[PyTree], dict[str, list]] | None = None,
 ) -> TrainState:
     """Trains all seeds together, resuming from the newest checkpoint.
 
@@ -105,12 +70,14 @@ def fit_arrays(
       step: pure train step of one seed.
       states: states stacked over seeds (leading axis).
       data: features and labels; the same for all seeds.
-      epochs: passes over the source.
+      epochs: passes over the source at the end, those that `states` has behind it included.
       batch_size: examples per domain and step.
       phase: name in the log and in errors.
       checkpointer: where states go.
       log: gets one record an epoch: means over its steps, a list over seeds.
       save_every: epochs per compiled call; a checkpoint follows each.
+      rates: updates made -> learning rates, for the log.
+      evaluate: stacked parameters -> measures, logged beside each checkpoint.
 
     Returns:
       The stacked states after the last epoch.
@@ -121,8 +88,8 @@ def fit_arrays(
     run = jax.jit(
         jax.vmap(make_epochs(step, batch_size), in_axes=(0, None, None, None)), static_argnums=3
     )
-    per_epoch = steps_per_epoch(data, batch_size)
-    if found := checkpointer.restore(states):
+    per_epoch = steps_per_epoch(len(data["source"]["label"]), batch_size)
+    if (found := checkpointer.restore(states)) and found[0].step[0] > states.step[0]:
         states = found[0]
     first = int(np.asarray(states.step)[0]) // per_epoch
     log.rewind(lambda record: record.get("phase") != phase or record["epoch"] <= first)
@@ -148,9 +115,12 @@ def fit_arrays(
             log.append(
                 {"phase": phase, "epoch": done, "step": done * per_epoch}
                 | means
+                | (rates(done * per_epoch - 1) if rates else {})
                 | {"s_per_epoch": round(seconds, 4)}
             )
         first += count
+        if evaluate:
+            log.append({"phase": phase, "epoch": first, "evaluation": evaluate(states.params)})
         checkpointer.save(first * per_epoch, states)
         bar.update(count)
     bar.close()

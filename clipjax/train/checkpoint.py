@@ -16,10 +16,11 @@ PyTree = Any
 class Checkpointer:
     """Checkpoints of one training run in `directory`; half-written ones are never seen.
 
-    A context manager: leaving it waits for the save under way.
+    The newest `keep` are kept, all with None. A context manager: leaving it waits for the save
+    under way.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int = 2):
+    def __init__(self, directory: str | os.PathLike, *, keep: int | None = 2):
         import orbax.checkpoint as ocp
 
         self._ocp = ocp
@@ -54,11 +55,12 @@ class Checkpointer:
             ),
         )
 
-    def restore(self, like: PyTree) -> tuple[PyTree, dict] | None:
+    def restore(self, like: PyTree, step: int | None = None) -> tuple[PyTree, dict] | None:
         """The newest (state, meta), or None where nothing was saved.
 
         Args:
           like: a state, or its abstract shapes, that the checkpoint must match.
+          step: another than the newest.
 
         Raises:
           CheckpointError: the checkpoint has another structure, or is damaged.
@@ -69,7 +71,7 @@ class Checkpointer:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         try:
             found = self._manager.restore(
-                self.latest,
+                self.latest if step is None else step,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
                 ),
@@ -77,7 +79,7 @@ class Checkpointer:
         except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
             reason = str(error).strip().splitlines()[0][:200]
             raise CheckpointError(
-                f"the checkpoint {self.directory}/{self.latest} does not fit this run ({reason}); "
-                "start in a new --workdir or delete that folder."
+                f"the checkpoint {self.directory}/{step or self.latest} does not fit this run "
+                f"({reason}); start in a new --workdir or delete that folder."
             ) from error
         return found.state, found.meta

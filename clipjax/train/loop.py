@@ -53,62 +53,76 @@ def fit_stream(
     log: MetricsLog,
     log_every: int = 50,
     save_every: int = 500,
-    evaluate: Callable[[PyTree], dict[str, float]] | None = None,
+    evaluate: Callable[[PyTree], dict[str, Any]] | None = None,
     evaluate_every: int = 0,
     say: Callable[[str], None] = print,
+    tags: dict[str, Any] | None = None,
+    describe: Callable[[int], dict[str, Any]] = lambda step: {},
 ) -> TrainState:
     """Trains on batches from a stream, resuming from the newest checkpoint.
 
     Args:
-      step: pure train step; jitted here, its state donated.
-      state: where to start when nothing was saved.
+      step: pure train step; jitted here, its state donated. The same function object is traced
+        once, however many seeds are trained with it.
+      state: where to start when nothing was saved; its buffers are donated.
       open_batches: first step -> iterator of the batches from there on.
       total_steps: where to stop.
       phase: name in the log.
       checkpointer: where states go.
-      log: where metrics go.
-      log_every: steps between metric records; the loss is checked to be finite then.
+      log: gets the means of all metrics since the record before.
+      log_every: steps between metric records; every loss is checked to be finite then.
       save_every: steps between checkpoints.
-      evaluate: params -> metrics, run every `evaluate_every` steps.
+      evaluate: params -> measures, run every `evaluate_every` steps.
       evaluate_every: 0 for never.
       say: prints a line.
+      tags: more that tells these records from others (the seed).
+      describe: updates made -> what else goes into a record (epoch, learning rates).
 
     Returns:
       The state after `total_steps`.
+
+    Raises:
+      NonFiniteError: a loss became NaN or infinite; nothing after it is saved.
     """
+    tags = {"phase": phase, **(tags or {})}
     found = checkpointer.restore(state)
     if found and int(found[0].step) > int(state.step):
         state = found[0]
     first = int(state.step)
-    log.rewind(lambda record: record.get("phase") != phase or record["step"] <= first)
+    mine = lambda record: all(record.get(k) == v for k, v in tags.items())  # noqa: E731
+    log.rewind(lambda record: not mine(record) or record["step"] <= first)
     jitted = jax.jit(step, donate_argnums=0)
     batches = open_batches(first) if first < total_steps else iter(())
-    started, begun = time.perf_counter(), first
-    bar = progress(range(first, total_steps), what=phase, unit="step")
-    for number in bar:
+    started, begun, pending = time.perf_counter(), first, []
+    for number in progress(range(first, total_steps), what=phase, unit="step"):
         state, metrics = jitted(state, next(batches))
+        pending.append(metrics)
         done = number + 1
-        if done % log_every == 0 or done == total_steps:
-            values = {k: float(v) for k, v in metrics.items()}
-            check_finite(
-                np.array([values["loss"]]),
-                first_step=number,
-                phase=phase,
-                lam=None,
-                last_good=checkpointer.latest,
-            )
+        saving = done % save_every == 0 or done == total_steps
+        if done % log_every == 0 or saving:  # no state is saved whose losses were not looked at
+            values = _means(pending, done - len(pending), phase, checkpointer.latest)
+            pending = []
             rate = (done - begun) / (time.perf_counter() - started)
-            log.append({"phase": phase, "step": done, "steps_per_s": round(rate, 3), **values})
+            record = {"step": done, **describe(done), "steps_per_s": round(rate, 3), **values}
+            log.append(tags | record)
             say(f"{phase} step {done}/{total_steps}: {_line(values)} ({rate:.2f} steps/s)")
         if evaluate and evaluate_every and (done % evaluate_every == 0 or done == total_steps):
             result = evaluate(state.params)
-            log.append({"phase": phase, "step": done, **result})
+            log.append(tags | {"step": done, **describe(done), **result})
             say(f"{phase} step {done}/{total_steps}: {_line(result)}")
-        if done % save_every == 0 or done == total_steps:
+        if saving:
             checkpointer.save(done, state)
     return state
 
 
-def _line(values: dict[str, float]) -> str:
-    shown = (f"{k} {v:.4g}" for k, v in values.items() if not math.isnan(v))
-    return ", ".join(shown)
+def _means(pending: list[dict], first: int, phase: str, last_good: int | None) -> dict[str, float]:
+    """Means of the metrics of some steps, their losses checked."""
+    stacked = {key: np.array([float(m[key]) for m in pending]) for key in pending[0]}
+    lam = stacked.get("lam")
+    check_finite(stacked["loss"], first_step=first, phase=phase, lam=lam, last_good=last_good)
+    return {key: round(float(values.mean()), 6) for key, values in stacked.items()}
+
+
+def _line(values: dict[str, Any]) -> str:
+    numbers = {k: v for k, v in values.items() if isinstance(v, float) and not math.isnan(v)}
+    return ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())

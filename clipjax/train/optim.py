@@ -91,22 +91,44 @@ def layer_groups(params: PyTree) -> tuple[str, ...]:
     return tuple(sorted(set(jax.tree.leaves(group_tree(params))), key=_order))
 
 
-def frozen_tree(params: PyTree, freeze: Sequence[str]) -> PyTree:
-    """Bool tree: True where the parameter's group fully matches a regex of `freeze`.
+def matches(pattern: str, group: str) -> bool:
+    """Whether a group's whole name matches a regex, in which `block_2..5` is a range of blocks.
+
+    >>> [matches("clip/vision/block_0..10", f"clip/vision/block_{i}") for i in (0, 1, 10, 11)]
+    [True, True, True, False]
+    """
+    ranges = re.compile(r"block_(\d+)\.\.(\d+)")
+    either = lambda m: f"block_(?:{'|'.join(map(str, range(int(m[1]), int(m[2]) + 1)))})"  # noqa: E731
+    return re.fullmatch(ranges.sub(either, pattern), group) is not None
+
+
+def is_frozen(group: str, freeze: Sequence[str]) -> bool:
+    """Whether a pattern of `freeze` matches the group."""
+    return any(matches(pattern, group) for pattern in freeze)
+
+
+def check_patterns(patterns: Sequence[str], groups: Sequence[str], what: str = "freeze") -> None:
+    """Refuses patterns that match no group: a typing error would train what should be frozen.
 
     Raises:
-      ValueError: a regex that matches no group (the groups are listed), or one that leaves nothing
-        to train.
+      ValueError: such a pattern; the groups are listed.
     """
-    groups = layer_groups(params)
-    for pattern in freeze:
-        if not any(re.fullmatch(pattern, group) for group in groups):
+    for pattern in patterns:
+        if not any(matches(pattern, group) for group in groups):
             raise ValueError(
-                f"freeze pattern {pattern!r} matches no layer group; groups: {', '.join(groups)}."
+                f"{what} pattern {pattern!r} matches no layer group; groups: {', '.join(groups)}."
             )
-    mask = jax.tree.map(
-        lambda group: any(re.fullmatch(p, group) for p in freeze), group_tree(params)
-    )
+
+
+def frozen_tree(params: PyTree, freeze: Sequence[str]) -> PyTree:
+    """Bool tree: True where the parameter's group matches a pattern of `freeze` (see `matches`).
+
+    Raises:
+      ValueError: a pattern that matches no group (the groups are listed), or ones that leave
+        nothing to train.
+    """
+    check_patterns(freeze, layer_groups(params))
+    mask = jax.tree.map(lambda group: is_frozen(group, freeze), group_tree(params))
     if all(jax.tree.leaves(mask)):
         raise ValueError(f"freeze={tuple(freeze)} leaves nothing to train; free a layer group.")
     return mask
@@ -151,12 +173,14 @@ def make_optimizer(
     schedule: Callable[[Any], Any],
     *,
     freeze: Sequence[str] = (),
-    lr_mults: Mapping[str, float] | None = None,
+    lr_mults: Mapping[str, float] | Sequence[tuple[str, float]] = (),
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
     name: str = "adamw",
     b2: float = 0.999,
     momentum: float = 0.9,
+    start: int = 0,
+    since: Callable[[str], int] = lambda group: 0,
 ) -> optax.GradientTransformation:
     """The optimizer: `optax.multi_transform` over layer groups, frozen ones set to zero.
 
@@ -165,45 +189,54 @@ def make_optimizer(
     weight decay leaves out vectors (biases, norms, embeddings of one token), as is usual.
 
     Args:
-      schedule: learning rate as a function of the step count.
-      freeze: regexes over group names (see `layer_groups`).
-      lr_mults: regex over group names -> factor on the learning rate; first match wins.
+      schedule: learning rate as a function of the steps made since `start`.
+      freeze: patterns of group names (see `layer_groups`, `matches`).
+      lr_mults: (pattern, factor on the learning rate) pairs; first match wins.
       weight_decay: decoupled weight decay of AdamW (torch's convention: multiplied by the rate).
       clip_norm: global norm to clip trainable gradients to; 0 switches clipping off.
       name: "adamw" or "sgd" (with Nesterov momentum).
+      start: the step at which this optimizer takes over (the start of a phase).
+      since: group -> the step from which it has been training without a break. Groups of equal
+        age share Adam's step count, so that one thawed late gets its own bias correction and an
+        older one's state can be carried over as it is (`clipjax.train.phases.carry_over`).
     """
-    mults = dict(lr_mults or {})
-    for pattern, factor in mults.items():
+    mults = tuple(lr_mults.items() if isinstance(lr_mults, Mapping) else lr_mults)
+    for pattern, factor in mults:
         if factor <= 0:
-            raise ValueError(f"lr_mults[{pattern!r}] is {factor}; use freeze to stop a group.")
-
-    def multiplier(group: str) -> float | None:
-        if any(re.fullmatch(p, group) for p in freeze):
-            return None
-        return next((f for p, f in mults.items() if re.fullmatch(p, group)), 1.0)
+            raise ValueError(f"lr_mults of {pattern!r} is {factor}; use freeze to stop a group.")
 
     def labels(params):
         def label(group):
-            factor = multiplier(group)
-            return FROZEN if factor is None else f"x{factor:g}"
+            if is_frozen(group, freeze):
+                return FROZEN
+            factor = next((f for p, f in mults if matches(p, group)), 1.0)
+            return f"x{factor:g}@{since(group)}"
 
         return jax.tree.map(label, group_tree(params))
 
-    def inner(factor: float):
-        rate = (lambda step: factor * schedule(step)) if factor != 1.0 else schedule
+    def inner(label: str):
+        factor, begun = (float(part) for part in label[1:].split("@"))
+        # Counts start with the group, the schedule with the phase.
+        rate = lambda count: factor * schedule(count - (start - int(begun)))  # noqa: E731
         if name == "adamw":
             return optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=_decays)
-        if name == "sgd":
-            return optax.chain(
-                optax.add_decayed_weights(weight_decay),
-                optax.sgd(rate, momentum=momentum, nesterov=True),
-            )
-        raise ValueError(f"unknown optim.name {name!r}; known: adamw, sgd.")
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay),
+            optax.sgd(rate, momentum=momentum, nesterov=True),
+        )
 
-    factors = {1.0, *mults.values()}
-    groups = {f"x{f:g}": inner(f) for f in factors} | {FROZEN: optax.set_to_zero()}
-    steps = [optax.multi_transform(groups, labels)]
-    if clip_norm:
-        trainable = lambda tree: jax.tree.map(lambda name: name != FROZEN, labels(tree))  # noqa: E731
-        steps.insert(0, optax.masked(optax.clip_by_global_norm(clip_norm), trainable))
-    return optax.chain(*steps)
+    def make(params):
+        found = set(jax.tree.leaves(labels(params))) - {FROZEN}
+        groups = {label: inner(label) for label in found} | {FROZEN: optax.set_to_zero()}
+        steps = [optax.multi_transform(groups, labels)]
+        if clip_norm:
+            trainable = lambda tree: jax.tree.map(lambda x: x != FROZEN, labels(tree))  # noqa: E731
+            steps.insert(0, optax.masked(optax.clip_by_global_norm(clip_norm), trainable))
+        return optax.chain(*steps)
+
+    if name not in ("adamw", "sgd"):
+        raise ValueError(f"unknown optim.name {name!r}; known: adamw, sgd.")
+    return optax.GradientTransformation(
+        lambda params: make(params).init(params),
+        lambda updates, state, params=None: make(updates).update(updates, state, params),
+    )

@@ -7,9 +7,10 @@ import optax
 import pytest
 
 from clipjax.adapt.step import init_state, make_step
+from clipjax.data.order import epoch_plan
 from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.log import MetricsLog
-from clipjax.train.arrays import epoch_plan, fit_arrays
+from clipjax.train.arrays import fit_arrays
 from clipjax.train.checkpoint import Checkpointer
 
 

@@ -1,0 +1,88 @@
+"""A run's images: through the frozen encoder once, or as pixels where the encoder trains."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from clipjax.data import features as feats
+from clipjax.data.pipeline import Crops
+from clipjax.data.sources import Dataset
+from clipjax.model.clip import normalize
+from clipjax.model.prompts import fill_prompts
+from clipjax.model.text import load_tokenizer, zero_shot_classifier
+from experiments.plan import Plan
+
+Part = tuple[str, str]  # (domain, split)
+
+
+class Encoded(NamedTuple):
+    """A dataset seen through the frozen encoder, and the way to its pixels."""
+
+    parts: dict[Part, feats.Features]
+    text_weights: jax.Array  # [K, P]: zero-shot class weights
+    scale: float  # CLIP's factor on cosine similarities
+    tokens: np.ndarray  # int32 [K, prompts, T]: the classes' prompts
+    plan: Plan
+    open_crops: dict[Part, Crops]  # those asked for so far
+
+    def crops(self, domain: str, split: str) -> Crops:
+        """The pixels of a part, decoded once where they fit into memory."""
+        if (domain, split) not in self.open_crops:
+            source = self.plan.dataset.source(domain, split)
+            self.open_crops[domain, split] = Crops(source, self.plan.preprocess)
+        return self.open_crops[domain, split]
+
+
+def needed_parts(config, dataset: Dataset) -> list[Part]:
+    """What a run encodes: every test split, and what training and tuning need."""
+    source, target = config.data.source, config.data.target
+    parts = [(domain, "test") for domain in dataset.domains]
+    if config.whole_domains:
+        others = [split for split in ("train", "val") if dataset.has_split(split)]
+        parts += [(domain, split) for domain in dataset.domains for split in others]
+    if config.stages:
+        parts += [(source, "train"), (target, "train"), (source, "val"), (target, "val")]
+    return list(dict.fromkeys(parts))
+
+
+def encode_texts(config, plan: Plan) -> Encoded:
+    """The classes' texts alone; no image is read."""
+    tokenize, module, params = load_tokenizer(plan.model), plan.module, plan.params
+    encode_text = jax.jit(functools.partial(module.apply, {"params": params}, method="encode_text"))
+    classes = plan.class_names
+    weights = zero_shot_classifier(encode_text, tokenize, classes, config.prompts)
+    tokens = np.stack([tokenize(fill_prompts(name, config.prompts)) for name in classes])
+    scale = float(module.apply({"params": params}, method="scale"))
+    return Encoded({}, weights, scale, tokens, plan, {})
+
+
+def encode(config, plan: Plan, say) -> Encoded:
+    """Encodes what the run needs, or reads it from the feature cache."""
+    texts, module, params = encode_texts(config, plan), plan.module, plan.params
+
+    @jax.jit
+    def encode_image(params, pixels):
+        pixels = plan.preprocess.normalize(pixels)
+        return normalize(module.apply({"params": params}, pixels, method="encode_image"))
+
+    cache = config.features.cache_dir or feats.default_cache_dir() / "features"
+    # The config too: an activation or a number of heads changes features, and no weight.
+    key = f"{feats.fingerprint(params)} {plan.clip_config.vision} {config.compute_dtype}"
+    parts = {}
+    for domain, split in needed_parts(config, plan.dataset):
+        parts[domain, split] = feats.cached_features(
+            functools.partial(encode_image, params),
+            plan.dataset.source(domain, split),
+            plan.preprocess,
+            weights=key,
+            batch_size=config.features.batch_size,
+            cache_dir=cache if config.features.cache else None,
+        )
+    images = sum(len(part.labels) for part in parts.values())
+    domains, classes = len(plan.dataset.domains), len(plan.dataset.classes)
+    say(f"features of {images} images, {domains} domains, {classes} classes")
+    return texts._replace(parts=parts)

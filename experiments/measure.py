@@ -1,0 +1,208 @@
+"""What is measured of a method: while it trains, for picking a checkpoint, and at the end."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.adapt.dann import gradient_ratio
+from clipjax.data.features import Features
+from clipjax.evaluate import report, select
+from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement
+from clipjax.model.network import Network
+from experiments.encode import Encoded, Part
+from experiments.methods import Phase
+from experiments.plan import Plan
+
+FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
+MOST_FOR_DENSITY = 2000  # soft neighbourhood density compares all pairs
+PROBE = 256  # images a domain for the ratio of gradients
+
+
+class View:
+    """A method's features of any part, per seed: cached ones, or its own encoder's."""
+
+    def __init__(self, network: Network, config, encoded: Encoded):
+        self.encoded, self.batch_size = encoded, config.features.batch_size
+        self._encode = jax.jit(network.encode)
+
+    def features(self, params, part: Part) -> Features:
+        """The features of a part under one seed's parameters."""
+        if "clip" not in params:
+            return self.encoded.parts[part]
+        crops = self.encoded.crops(*part)
+        return Features(
+            crops.encode(functools.partial(self._encode, params), self.batch_size), crops.labels
+        )
+
+
+class Validation:
+    """Measures candidates for selection: every rule's score, and what each candidate is worth."""
+
+    def __init__(self, network: Network, config, plan: Plan, encoded: Encoded):
+        self.network, self.view = network, View(network, config, encoded)
+        source, target = config.data.source, config.data.target
+        self.parts = {
+            "source_val": (source, "val"),
+            "target_val": (target, "val"),
+            "source": (source, "test"),
+            "target": (target, "test"),
+        }
+        self._logits = jax.jit(network.predict)
+        self._adapt = jax.jit(lambda params, x: network.model.features(params, x, None))
+
+    def measure(self, phase: Phase, stacked) -> dict[str, list]:
+        """Measures of stacked parameters, each a list over seeds."""
+        seeds = len(jax.tree.leaves(stacked)[0])
+        each = [self._one(phase, jax.tree.map(lambda x: x[i], stacked)) for i in range(seeds)]  # noqa: B023
+        return {key: [one[key] for one in each] for key in each[0]}
+
+    def _one(self, phase: Phase, params) -> dict[str, float | None]:
+        parts = {name: self.view.features(params, part) for name, part in self.parts.items()}
+        logits = {name: self._logits(params, part.features) for name, part in parts.items()}
+        hits = {name: accuracy(logits[name], part.labels) for name, part in parts.items()}
+        seen = logits["target_val"][:MOST_FOR_DENSITY]
+        found = {
+            "source_val": hits["source_val"],
+            "negative_entropy": select.negative_entropy(logits["target_val"]),
+            "information_maximization": select.information_maximization(logits["target_val"]),
+            "soft_neighbourhood_density": select.soft_neighbourhood_density(seen),
+            "oracle": hits["target_val"],
+            "source_test": hits["source"],
+            "target_test": hits["target"],
+        }
+        found = {key: round(float(value), 6) for key, value in found.items()}
+        adapted = [self._adapt(params, parts[n].features) for n in ("source_val", "target_val")]
+        found["proxy_a_distance"] = distance(*adapted)
+        if "discriminator" in params and phase.options.get("domain_weight") != 0:
+            found["grad_ratio"] = self._grad_ratio(phase, params, parts)
+        return found
+
+    def _grad_ratio(self, phase: Phase, params, parts) -> float:
+        """At lambda 1; a page multiplies by the lambda of the time."""
+        batch = {
+            "source": {
+                "inputs": jnp.asarray(parts["source_val"].features[:PROBE]),
+                "label": jnp.asarray(parts["source_val"].labels[:PROBE]),
+            },
+            "target": {"inputs": jnp.asarray(parts["target_val"].features[:PROBE])},
+        }
+        smoothing = phase.options.get("label_smoothing", 0.0)
+        weight = phase.options.get("domain_weight", 1.0)
+        ratio = jax.jit(
+            functools.partial(
+                gradient_ratio, self.network.model, domain_weight=weight, label_smoothing=smoothing
+            )
+        )
+        return round(float(ratio(params, batch, 1.0)), 6)
+
+
+def distance(source, target) -> float | None:
+    """Proxy A-distance of two sets of features, None where they are too few to tell."""
+    if min(len(source), len(target)) < FEWEST_FOR_DISTANCE:
+        return None
+    return round(select.proxy_a_distance(np.asarray(source), np.asarray(target)), 4)
+
+
+def method_rows(name: str, trained, config, encoded: Encoded) -> tuple[list[dict], list[float]]:
+    """Rows per domain and split (`clipjax.evaluate.report.row`), and the proxy A-distances.
+
+    Args:
+      name: of the method.
+      trained: network and parameters, stacked over seeds (`experiments.train.Trained`).
+      config: of the run.
+      encoded: its data.
+    """
+    network, seeds = trained.network, range(len(config.seeds))
+    view = View(network, config, encoded)
+    parts = [part for part in encoded.parts if part[1] != "train"]
+    answer = jax.jit(lambda p, x: _measures(network, p, x))
+    adapt = jax.jit(lambda p, x: network.model.features(p, x, None))
+    found: dict[Part, list[dict]] = {part: [] for part in parts}
+    distances = []
+    ends = [(config.data.source, "test"), (config.data.target, "test")]
+    for i in seeds:
+        params = jax.tree.map(lambda x: x[i], trained.params)  # noqa: B023
+        both = {}
+        for part in parts:
+            features, labels = view.features(params, part)
+            found[part].append(_score(answer(params, features), jnp.asarray(labels)))
+            if part in ends:
+                both[part] = adapt(params, features)
+        distances.append(distance(*(both[part] for part in ends)))
+    rows = []
+    for (domain, split), scores in found.items():
+        columns = {key: [score[key] for score in scores] for key in scores[0]}
+        count = len(encoded.parts[domain, split].labels)
+        rows.append(report.row(name, domain, split, count, columns.pop("accuracy"), **columns))
+    return rows, distances
+
+
+def _measures(network: Network, params, features):
+    return network.predict(params, features), network.members(params, features)
+
+
+@jax.jit
+def _score_arrays(logits, members, labels):
+    return {
+        "accuracy": accuracy(logits, labels),
+        "ece": calibration_error(logits, labels),
+        "members": accuracy(members, labels),
+        "disagreement": disagreement(members),
+    }
+
+
+def _score(answers, labels) -> dict:
+    logits, members = answers
+    found = jax.tree.map(
+        lambda v: np.asarray(v, np.float64).round(6).tolist(),
+        _score_arrays(logits, members, labels),
+    )
+    if len(members) == 1:
+        del found["members"], found["disagreement"]
+    return found
+
+
+def zero_shot_rows(config, encoded: Encoded) -> list[dict]:
+    """Zero-shot accuracy of every encoded test and validation part, and of whole domains."""
+    parts = {key: part for key, part in encoded.parts.items() if key[1] != "train"}
+    if config.whole_domains:
+        for domain in dict.fromkeys(domain for domain, _ in encoded.parts):
+            pieces = [part for (d, _), part in encoded.parts.items() if d == domain]
+            columns = (np.concatenate(column) for column in zip(*pieces, strict=True))
+            parts[domain, "all"] = Features(*columns)
+    rows = []
+    for (domain, split), part in parts.items():
+        logits = encoded.scale * part.features @ encoded.text_weights.T
+        labels = jnp.asarray(part.labels)
+        hit, ece = float(accuracy(logits, labels)), float(calibration_error(logits, labels))
+        n = len(part.labels)
+        rows.append(report.row("zero_shot", domain, split, n, [hit], ece=[round(ece, 6)]))
+    return rows
+
+
+def rule_table(history: list[list[dict]]) -> dict[str, dict]:
+    """What each selection rule would have picked: rule -> epochs, source and target accuracy.
+
+    Args:
+      history: per seed the validations of a method's last phase.
+
+    Returns:
+      {rule: {"epoch": per seed, "source": mean test accuracy, "target": mean test accuracy}};
+      rules whose score is missing (too few images) are left out.
+    """
+    table = {}
+    for rule in select.RULES:
+        key = None if rule in ("last", "label_free") else rule
+        if key and any(entry.get(key) is None for entries in history for entry in entries):
+            continue
+        picked = [select.select(entries, rule) for entries in history]
+        table[rule] = {
+            "epoch": [entry["epoch"] for entry in picked],
+            "source": round(float(np.mean([entry["source_test"] for entry in picked])), 6),
+            "target": round(float(np.mean([entry["target_test"] for entry in picked])), 6),
+        }
+    return table

@@ -1,0 +1,169 @@
+"""What a study needs, opened and checked before anything expensive."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.data.preprocess import Preprocess, load_preprocess
+from clipjax.data.sources import Dataset, check_domain, open_dataset
+from clipjax.errors import ConfigError
+from clipjax.evaluate.select import RULES
+from clipjax.model.clip import CLIP, CLIPConfig
+from clipjax.model.heads import init_heads
+from clipjax.model.hf import check_size, load_clip
+from clipjax.model.hub import find_model
+from clipjax.model.network import needed_clip
+from clipjax.model.prompts import fill_prompts, read_class_names
+from clipjax.train.optim import is_frozen, layer_groups
+from experiments.methods import Method, Phase, build_methods, check_groups
+
+COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Plan(NamedTuple):
+    """Data, model and methods of a config."""
+
+    dataset: Dataset
+    class_names: tuple[str, ...]  # as prompts say them
+    model: pathlib.Path  # directory
+    module: CLIP
+    params: Any  # of the encoder
+    preprocess: Preprocess
+    methods: dict[str, Method]
+
+    @property
+    def clip_config(self) -> CLIPConfig:
+        """Sizes of the encoder."""
+        return self.module.config
+
+
+def prepare(config) -> Plan:
+    """Opens everything the config names; whatever can be known to be wrong is said here."""
+    dataset = open_data(config)
+    methods = build_methods(config, len(dataset.classes))
+    check_choices(config)
+    names = class_names(config, dataset)
+    fill_prompts(names[0], config.prompts)
+    directory = find_model(config.model, config.revision or None)
+    preprocess = load_preprocess(directory)
+    size = config.image_size or None
+    clip_config, params = load_clip(directory, dtype=jnp.float32, image_size=size)
+    if clip_config.text is None or clip_config.vision is None:
+        raise ConfigError(
+            f"model {config.model!r} holds one tower of a CLIP; the study needs images and texts."
+        )
+    preprocess = preprocess.with_size(size or preprocess.size)
+    check_size(clip_config, preprocess, directory)
+    module = CLIP(clip_config, COMPUTE[config.compute_dtype], remat=config.remat)
+    plan = Plan(dataset, names, directory, module, params, preprocess, methods)
+    for method in methods.values():
+        check_method(plan, method, config)
+    return plan
+
+
+def check_choices(config) -> None:
+    """Refuses values of a closed list that are not in it."""
+    for field, known in (("selection", RULES), ("compute_dtype", tuple(COMPUTE))):
+        if config[field] not in known:
+            raise ConfigError(f"{field} is {config[field]!r}; known: {', '.join(known)}.")
+    if config.accumulate < 1 or config.batch_size % config.accumulate:
+        raise ConfigError(
+            f"batch_size={config.batch_size} cannot be dealt out to accumulate="
+            f"{config.accumulate} microbatches; choose a divisor."
+        )
+
+
+def class_names(config, dataset: Dataset) -> tuple[str, ...]:
+    """What prompts call the classes: their own names, or those of the file `config.class_names`."""
+    own = {}
+    if config.class_names:
+        own = read_class_names(config.class_names, dataset.classes)
+    return tuple(own.get(name, name) for name in dataset.classes)
+
+
+def open_data(config) -> Dataset:
+    """The dataset of the config, its source and target checked before anything expensive."""
+    dataset = open_dataset(config.data.name, config.data.root)
+    check_domain(dataset, config.data.source)
+    check_domain(dataset, config.data.target)
+    if config.data.source == config.data.target:
+        raise ConfigError(
+            f"data.source and data.target are both {config.data.source!r}; adaptation needs two "
+            f"different domains of {', '.join(dataset.domains)}."
+        )
+    return dataset
+
+
+def start_heads(plan: Plan, method: Method, seed, text_weights: jax.Array, scale: float):
+    """Initial parameters of a method's heads."""
+    example = jnp.zeros((1, plan.clip_config.projection_dim))
+    return init_heads(method.heads, jax.random.key(seed), example, text_weights, scale)
+
+
+def head_shapes(plan: Plan, method: Method):
+    """Shapes of a method's heads, nothing computed."""
+    weights = jnp.zeros((len(plan.dataset.classes), plan.clip_config.projection_dim))
+    return jax.eval_shape(lambda: start_heads(plan, method, 0, weights, 1.0))
+
+
+def clip_groups(plan: Plan, method: Method) -> tuple[str, ...]:
+    """The layer groups of what a method uses of the encoder."""
+    return layer_groups({"clip": needed_clip(method.heads, plan.params)})
+
+
+def is_cached(plan: Plan, method: Method, phase: Phase) -> bool:
+    """Whether a phase can train on features that were encoded once, without the encoder at hand."""
+    frozen = all(is_frozen(group, phase.freeze) for group in clip_groups(plan, method))
+    return frozen and phase.augment is None and not method.heads.text
+
+
+def check_method(plan: Plan, method: Method, config) -> None:
+    """Refuses masks that fit no group or train nothing, and more parameters than memory holds.
+
+    Raises:
+      ConfigError: what is wrong, and where.
+    """
+    heads = head_shapes(plan, method)
+    everything = layer_groups({"clip": plan.params, **heads})
+    unused = set(everything) - set(layer_groups(heads)) - set(clip_groups(plan, method))
+    for phase in method.phases:
+        check_groups(phase, everything, unused)
+    # Parameters, gradients and two moments in float32; heads train for all seeds at once.
+    copies = 4 * 4
+    size = sum(x.size for x in jax.tree.leaves(heads)) * len(config.seeds)
+    if not all(is_cached(plan, method, phase) for phase in method.phases):
+        clip = needed_clip(method.heads, plan.params)
+        size += sum(x.size for x in jax.tree.leaves(clip))
+    memory = device_memory()
+    if size * copies > memory:
+        raise ConfigError(
+            f"{method.phases[0].name} trains {size:,} parameters, which with gradients and "
+            f"optimizer state need {size * copies / 1e9:.1f} GB; this machine has "
+            f"{memory / 1e9:.1f} GB. Use fewer members, narrower heads or fewer seeds."
+        )
+
+
+def device_memory() -> int:
+    """Bytes that the first device can hold; of the machine where the device does not say."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def warn_of_idle_domain_loss(plan: Plan, name: str, method: Method) -> list[str]:
+    """A sentence per phase whose reversed gradient reaches no parameter."""
+    lines = []
+    for phase in method.phases:
+        if not method.adversarial or phase.options.get("domain_weight") == 0:
+            continue
+        ahead = [g for g in clip_groups(plan, method) if not is_frozen(g, phase.freeze)]
+        if not ahead and (method.heads.adapter is None or is_frozen("adapter", phase.freeze)):
+            lines.append(
+                f"note: in {phase.name} nothing in front of the domain head trains, so the "
+                "reversed gradient reaches nothing; give heads.adapter or free the encoder."
+            )
+    return lines

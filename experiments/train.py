@@ -1,0 +1,258 @@
+"""Trains one method: its phases one after the other, on cached features or from pixels."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.adapt.step import TrainState, init_state, make_step
+from clipjax.data.order import steps_per_epoch
+from clipjax.data.pipeline import paired_batches
+from clipjax.errors import CheckpointError
+from clipjax.evaluate.select import select
+from clipjax.log import MetricsLog, read_log
+from clipjax.model.network import Network, make_network, needed_clip
+from clipjax.train.arrays import fit_arrays
+from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.loop import fit_stream
+from clipjax.train.optim import frozen_tree, layer_groups, matches
+from clipjax.train.phases import next_state, spans
+from experiments.encode import Encoded
+from experiments.measure import Validation
+from experiments.methods import Method, Phase, build_optimizer, learning_rate
+from experiments.plan import Plan, is_cached, start_heads
+
+PyTree = Any
+
+
+class Trained(NamedTuple):
+    """A method after training."""
+
+    network: Network
+    params: PyTree  # heads, stacked over seeds; and "clip" where the encoder trained
+    history: list[list[dict]]  # per seed: the validations of the last phase, oldest first
+
+
+class Trainer:
+    """One method of a run; `train` resumes where a killed run stopped."""
+
+    def __init__(self, name: str, method: Method, config, plan: Plan, encoded: Encoded, workdir):
+        self.name, self.method, self.config, self.plan = name, method, config, plan
+        self.encoded, self.workdir = encoded, pathlib.Path(workdir)
+        self.log = MetricsLog(self.workdir / "metrics.jsonl")
+        labels = plan.dataset.source(config.data.source, "train").labels
+        self.per_epoch = steps_per_epoch(len(labels), config.batch_size)
+        lengths = [phase.epochs * self.per_epoch for phase in method.phases]
+        self.spans = spans(lengths, [phase.freeze for phase in method.phases])
+        self.network = self.network_for(None)
+        self.validation = Validation(self.network, config, plan, encoded)
+
+    def network_for(self, augment: dict | None) -> Network:
+        """The method's network, with or without augmentation."""
+        plan, heads = self.plan, self.method.heads
+        tokens = self.encoded.tokens if heads.text else None
+        return make_network(plan.module, plan.preprocess, heads, tokens=tokens, augment=augment)
+
+    @property
+    def total_steps(self) -> int:
+        """Of all phases."""
+        return self.spans[-1].start + self.spans[-1].steps
+
+    def train(self) -> Trained:
+        """Runs all phases; the parameters are those of the checkpoint that `selection` picks."""
+        states, cached = self.start(), True
+        for index in range(len(self.spans)):
+            cached = cached and is_cached(self.plan, self.method, self.method.phases[index])
+            begin = functools.partial(self.begin, index, cached)
+            fit = self.fit_features if cached else self.fit_pixels
+            states = fit(index, states, begin)
+        history = self.history()
+        if self.config.selection != "last":
+            states = self.selected(states, cached, history)
+        return Trained(self.network, states.params, history)
+
+    def start(self) -> TrainState:
+        """States of all seeds before any phase, stacked; heads only, and no optimizer state."""
+        weights, scale = self.encoded.text_weights, self.encoded.scale
+
+        def start(seed):
+            heads = start_heads(self.plan, self.method, seed, weights, scale)
+            return TrainState(jnp.zeros((), jnp.int32), heads, (), seed)
+
+        return jax.jit(jax.vmap(start))(jnp.array(self.config.seeds, jnp.uint32))
+
+    def setup(self, index: int, params: PyTree):
+        """(optimizer, frozen mask) of a phase over these parameters."""
+        phase, span = self.method.phases[index], self.spans[index]
+        optimizer = build_optimizer(phase, span.steps, spans=self.spans, index=index)
+        groups = layer_groups(params)
+        here = [p for p in phase.freeze if any(matches(p, group) for group in groups)]
+        return optimizer, frozen_tree(params, here) if here else None
+
+    def begin(self, index: int, cached: bool, state: TrainState) -> TrainState:
+        """The state of one seed at the start of a phase."""
+        more = {}
+        if not cached and "clip" not in state.params:
+            more = {"clip": needed_clip(self.method.heads, self.plan.params)}
+        optimizer, frozen = self.setup(index, {**more, **state.params})
+        if not index:
+            return init_state({**more, **state.params}, optimizer, seed=state.seed, frozen=frozen)
+        return next_state(state, optimizer, frozen=frozen, more=more)
+
+    def step(self, index: int, network_part, params: PyTree):
+        """The train step of a phase."""
+        phase = self.method.phases[index]
+        optimizer, frozen = self.setup(index, params)
+        return make_step(
+            phase.make_loss(network_part),
+            optimizer,
+            total_steps=self.total_steps,
+            frozen=frozen,
+            accumulate=self.config.accumulate,
+        )
+
+    def rates(self, index: int, step: int) -> dict[str, float]:
+        """Learning rates of the update after `step` updates: `lr`, and `lr:pattern` of groups."""
+        phase, span = self.method.phases[index], self.spans[index]
+        rate = float(learning_rate(phase, span.steps)(max(0, step - span.start)))
+        more = {f"lr:{pattern}": factor * rate for pattern, factor in phase.optim.lr_mults}
+        return {key: float(f"{value:.6g}") for key, value in ({"lr": rate} | more).items()}
+
+    def checkpointer(self, phase: Phase, seed: int | None = None) -> Checkpointer:
+        """Where a phase's states go; candidates for selection are all kept."""
+        folder = self.workdir / "checkpoints" / phase.name
+        keep = 2 if self.config.selection == "last" else None
+        return Checkpointer(folder if seed is None else folder / f"seed{seed}", keep=keep)
+
+    def fit_features(self, index: int, states: TrainState, begin) -> TrainState:
+        """A phase on cached features, all seeds in one compiled program."""
+        phase, span = self.method.phases[index], self.spans[index]
+        states = jax.jit(jax.vmap(begin))(states)
+        example = jax.tree.map(lambda x: x[0], states.params)
+        with self.checkpointer(phase) as checkpointer:
+            return fit_arrays(
+                self.step(index, self.network.model, example),
+                states,
+                self.training_features(),
+                epochs=(span.start + span.steps) // self.per_epoch,
+                batch_size=self.config.batch_size,
+                phase=phase.name,
+                checkpointer=checkpointer,
+                log=self.log,
+                save_every=self.config.save_every,
+                rates=functools.partial(self.rates, index),
+                evaluate=functools.partial(self.validation.measure, phase),
+            )
+
+    def training_features(self) -> dict:
+        """Source features with labels, target features without."""
+        parts, data = self.encoded.parts, self.config.data
+        source, target = parts[data.source, "train"], parts[data.target, "train"]
+        return {
+            "source": {"inputs": jnp.asarray(source.features), "label": jnp.asarray(source.labels)},
+            "target": {"inputs": jnp.asarray(target.features)},
+        }
+
+    def fit_pixels(self, index: int, states: TrainState, begin) -> TrainState:
+        """A phase that trains the encoder (or augments), one seed after the other."""
+        phase = self.method.phases[index]
+        model = self.network_for(phase.augment).pixel_model
+        begin, step, done = jax.jit(begin), None, []
+        for position, seed in enumerate(self.config.seeds):
+            state = begin(jax.tree.map(lambda x: x[position], states))  # noqa: B023
+            step = step or self.step(index, model, state.params)  # one object: compiled once
+            done.append(jax.device_get(self.fit_seed(index, seed, state, step)))
+        return jax.tree.map(lambda *x: np.stack(x), *done)
+
+    def fit_seed(self, index: int, seed: int, state: TrainState, step) -> TrainState:
+        """One seed of a phase from pixels."""
+        phase, span, every = self.method.phases[index], self.spans[index], self.per_epoch
+        until, data = span.start + span.steps, self.config.data
+        batches = functools.partial(
+            paired_batches,
+            self.encoded.crops(data.source, "train"),
+            self.encoded.crops(data.target, "train") if self.method.adversarial else None,
+            seed=seed,
+            batch_size=self.config.batch_size,
+            last=until,
+        )
+
+        def evaluate(params):
+            stacked = jax.tree.map(lambda x: x[None], params)
+            return {"evaluation": self.validation.measure(phase, stacked)}
+
+        with self.checkpointer(phase, seed) as checkpointer:
+            return fit_stream(
+                step,
+                state,
+                lambda first: batches(first=first),
+                until,
+                phase=phase.name,
+                tags={"seed": seed},
+                checkpointer=checkpointer,
+                log=self.log,
+                log_every=every,
+                save_every=every * self.config.save_every,
+                evaluate=evaluate,
+                evaluate_every=every * self.config.save_every,
+                describe=lambda n: {"epoch": n // every, **self.rates(index, n - 1)},
+                say=lambda line: None,
+            )
+
+    def history(self) -> list[list[dict]]:
+        """Per seed the validations of the last phase, with their epochs, oldest first."""
+        phase, seeds = self.method.phases[-1].name, self.config.seeds
+        found: list[list[dict]] = [[] for _ in seeds]
+        for record in read_log(self.log.path):
+            if record.get("phase") != phase or "evaluation" not in record:
+                continue
+            positions = [seeds.index(record["seed"])] if "seed" in record else range(len(seeds))
+            for place, position in enumerate(positions):
+                values = {key: value[place] for key, value in record["evaluation"].items()}
+                found[position].append({"epoch": record["epoch"], **values})
+        return found
+
+    def selected(self, like: TrainState, cached: bool, history: list[list[dict]]) -> TrainState:
+        """The states of the epochs that the config's rule picks, stacked over seeds.
+
+        `like` are the last phase's states, or their shapes.
+        """
+        phase, picked = self.method.phases[-1], []
+        first = functools.partial(jax.tree.map, lambda x: x[0])
+        for position, seed in enumerate(self.config.seeds):
+            step = select(history[position], self.config.selection)["epoch"] * self.per_epoch
+            wanted = like if cached else jax.eval_shape(first, like)
+            with self.checkpointer(phase, None if cached else seed) as checkpointer:
+                found = checkpointer.restore(wanted, step)
+            if found is None:
+                raise self.unfinished()
+            pick = (lambda x: x[position]) if cached else (lambda x: x)  # noqa: B023
+            picked.append(jax.tree.map(pick, found[0]))
+        return jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *picked)
+
+    def restored(self) -> Trained:
+        """What `train` returned, read back; the images are not needed.
+
+        Raises:
+          CheckpointError: the method did not finish, or its checkpoints do not fit the config.
+        """
+        history, cached = self.history(), True
+        epochs = (self.spans[-1].start + self.spans[-1].steps) // self.per_epoch
+        if not all(entries and entries[-1]["epoch"] == epochs for entries in history):
+            raise self.unfinished()
+        like = jax.eval_shape(self.start)
+        for index, phase in enumerate(self.method.phases):
+            cached = cached and is_cached(self.plan, self.method, phase)
+            like = jax.eval_shape(jax.vmap(functools.partial(self.begin, index, cached)), like)
+        return Trained(self.network, self.selected(like, cached, history).params, history)
+
+    def unfinished(self) -> CheckpointError:
+        """What to say where checkpoints are missing."""
+        return CheckpointError(
+            f"{self.workdir} has no checkpoint of {self.name!r}; run the experiment first."
+        )
