@@ -168,7 +168,8 @@ def make_optimizer(
       schedule: learning rate as a function of the step count.
       freeze: regexes over group names (see `layer_groups`).
       lr_mults: regex over group names -> factor on the learning rate; first match wins.
-      weight_decay: decoupled weight decay of AdamW (torch's convention: multiplied by the rate).
+      weight_decay: of AdamW, decoupled from the gradient and multiplied by the rate; of SGD, added
+        to the (clipped) gradient before momentum. Both are torch's conventions.
       clip_norm: global norm to clip trainable gradients to; 0 switches clipping off.
       name: "adamw" or "sgd" (with Nesterov momentum).
     """
@@ -195,7 +196,7 @@ def make_optimizer(
             return optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=_decays)
         if name == "sgd":
             return optax.chain(
-                optax.add_decayed_weights(weight_decay),
+                optax.add_decayed_weights(weight_decay, mask=_decays),
                 optax.sgd(rate, momentum=momentum, nesterov=True),
             )
         raise ValueError(f"unknown optim.name {name!r}; known: adamw, sgd.")
