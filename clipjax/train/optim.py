@@ -121,14 +121,20 @@ def make_schedule(
     step_every: float = 1 / 3,
     gamma: float = 0.1,
 ) -> Callable[[Any], Any]:
-    """A learning-rate schedule over `total_steps`.
+    """A learning-rate schedule over `total_steps`, a function of the optimizer's step.
+
+    The rate changes with every step, as in torch when a scheduler is stepped after every optimizer
+    step. Recipes that step it once an epoch agree at the start of each epoch; "step" agrees
+    everywhere if its plateaus are whole epochs (`step_every` = 2 / 6 for every 2 of 6 epochs).
 
     Args:
       name: "constant"; "cosine" to zero (Loshchilov & Hutter 2017); "step": times `gamma` after
         every `step_every` of the run (torch's StepLR).
       lr: the peak learning rate.
       total_steps: steps of the whole run.
-      warmup: fraction of the run spent rising linearly from zero.
+      warmup: fraction of the run spent rising linearly from zero, before the main schedule starts
+        (transformers' and optax's convention; the first update is zero). "cosine" has the rest of
+        the run, "step" counts its plateaus from the end of the warm-up.
       step_every: for "step", the length of a plateau as a fraction of the run.
       gamma: for "step", the factor between plateaus.
     """
