@@ -11,15 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def _entropy(logp: jax.Array) -> jax.Array:
+    """Entropy of distributions given as log-probabilities, [..., K] -> [...]; 0 log 0 is 0."""
+    some = jnp.isfinite(logp)
+    logp = jnp.where(some, logp, 0.0)
+    return -jnp.sum(jnp.where(some, jnp.exp(logp) * logp, 0.0), axis=-1)
+
+
 def negative_entropy(logits: jax.Array) -> jax.Array:
-    """Minus the mean prediction entropy, in nats, [N, K] -> [] (Morerio et al. 2018).
+    """Minus the mean prediction entropy, in nats, [N, K] -> [] (Morerio et al. 2018, arXiv
+    1711.10288).
 
     >>> import jax.numpy as jnp
     >>> round(float(negative_entropy(jnp.zeros((3, 2)))), 4)
     -0.6931
     """
-    logp = jax.nn.log_softmax(logits, axis=-1)
-    return jnp.mean(jnp.sum(jnp.exp(logp) * logp, axis=-1))
+    return -jnp.mean(_entropy(jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)))
 
 
 def information_maximization(logits: jax.Array) -> jax.Array:
@@ -32,7 +39,7 @@ def information_maximization(logits: jax.Array) -> jax.Array:
     >>> round(float(information_maximization(100 * jnp.eye(4))), 4)
     1.3863
     """
-    mean = jnp.mean(jax.nn.softmax(logits, axis=-1), axis=0)
+    mean = jnp.mean(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), axis=0)
     spread = -jnp.sum(mean * jnp.log(jnp.maximum(mean, 1e-12)))
     return spread + negative_entropy(logits)
 
@@ -52,9 +59,7 @@ def soft_neighbourhood_density(logits: jax.Array, temperature: float = 0.05) -> 
     p = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     p = p / jnp.linalg.norm(p, axis=-1, keepdims=True)
     similarity = jnp.where(jnp.eye(len(p), dtype=bool), -jnp.inf, p @ p.T / temperature)
-    logq = jax.nn.log_softmax(similarity, axis=-1)
-    q = jnp.exp(logq)
-    return -jnp.mean(jnp.sum(jnp.where(q > 0, q * logq, 0.0), axis=-1))
+    return jnp.mean(_entropy(jax.nn.log_softmax(similarity, axis=-1)))
 
 
 def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -> float:
