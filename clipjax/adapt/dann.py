@@ -49,7 +49,9 @@ def dann_loss(
         "target": {"inputs", "mask"?}}; domain labels are source 0, target 1.
       lam: strength of the reversal, scalar.
       rng: passed to `model.features` (dropout, augmentation), split between the domains.
-      domain_weight: factor on the domain loss; the number 0 leaves it out, and the target unread.
+      domain_weight: factor on the domain loss, which is the mean of the two domains' as in common
+        implementations; the paper's equation 9 adds them up, which is a weight of 2. The number 0
+        leaves the domain loss out, and the target unread.
       label_smoothing: of the class loss.
 
     Returns:

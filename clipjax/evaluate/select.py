@@ -1,4 +1,4 @@
-"""Criteria for picking a checkpoint or a setting without target labels.
+"""Criteria for picking a checkpoint or a setting without target labels, and `select`, which picks.
 
 Those on logits of unlabelled target examples are higher where the model is better, so that `max`
 selects; `proxy_a_distance` tells how far apart two domains' features are.
@@ -6,33 +6,57 @@ selects; `proxy_a_distance` tells how far apart two domains' features are.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+RULES = (
+    "last",
+    "source_val",
+    "negative_entropy",
+    "information_maximization",
+    "soft_neighbourhood_density",
+    "proxy_a_distance",
+    "oracle",
+)
+ALIASES = {"label_free": "information_maximization"}
+_LOWER_IS_BETTER = ("proxy_a_distance",)
+
+
+def _entropy(logp: jax.Array) -> jax.Array:
+    """Entropy of distributions given as log-probabilities, [..., K] -> [...]; 0 log 0 is 0."""
+    some = jnp.isfinite(logp)
+    logp = jnp.where(some, logp, 0.0)
+    return -jnp.sum(jnp.where(some, jnp.exp(logp) * logp, 0.0), axis=-1)
+
 
 def negative_entropy(logits: jax.Array) -> jax.Array:
-    """Minus the mean prediction entropy, in nats, [N, K] -> [] (Morerio et al. 2018).
+    """Minus the mean prediction entropy, in nats, [N, K] -> [] (Morerio et al. 2018, arXiv
+    1711.10288).
 
     >>> import jax.numpy as jnp
     >>> round(float(negative_entropy(jnp.zeros((3, 2)))), 4)
     -0.6931
     """
-    logp = jax.nn.log_softmax(logits, axis=-1)
-    return jnp.mean(jnp.sum(jnp.exp(logp) * logp, axis=-1))
+    return -jnp.mean(_entropy(jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)))
 
 
 def information_maximization(logits: jax.Array) -> jax.Array:
     """Mutual information of input and prediction, in nats, [N, K] -> [].
 
     Entropy of the mean prediction minus mean entropy: confident and diverse predictions score high
-    (Musgrave et al. 2022, arXiv 2208.07360, "IM"), one class for everything scores zero.
+    (the objective of Shi & Sha 2012, arXiv 1206.6438; as a validator, pytorch-adapt's IMValidator),
+    one class for everything scores zero.
 
     >>> import jax.numpy as jnp
     >>> round(float(information_maximization(100 * jnp.eye(4))), 4)
     1.3863
     """
-    mean = jnp.mean(jax.nn.softmax(logits, axis=-1), axis=0)
+    mean = jnp.mean(jax.nn.softmax(logits.astype(jnp.float32), axis=-1), axis=0)
     spread = -jnp.sum(mean * jnp.log(jnp.maximum(mean, 1e-12)))
     return spread + negative_entropy(logits)
 
@@ -52,9 +76,7 @@ def soft_neighbourhood_density(logits: jax.Array, temperature: float = 0.05) -> 
     p = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     p = p / jnp.linalg.norm(p, axis=-1, keepdims=True)
     similarity = jnp.where(jnp.eye(len(p), dtype=bool), -jnp.inf, p @ p.T / temperature)
-    logq = jax.nn.log_softmax(similarity, axis=-1)
-    q = jnp.exp(logq)
-    return -jnp.mean(jnp.sum(jnp.where(q > 0, q * logq, 0.0), axis=-1))
+    return jnp.mean(_entropy(jax.nn.log_softmax(similarity, axis=-1)))
 
 
 def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -> float:
@@ -85,3 +107,73 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     error = 1.0 - classifier.fit(halves[0], domain).score(halves[1], domain)
     return float(np.clip(2.0 * (1.0 - 2.0 * error), 0.0, 2.0))
+
+
+def _canonical(rule: str) -> str:
+    """The rule without its alias.
+
+    Raises:
+      ValueError: no such rule; those there are are listed.
+    """
+    name = ALIASES.get(rule, rule)
+    if name not in RULES:
+        known = ", ".join([*RULES, *(f"{short} (= {long})" for short, long in ALIASES.items())])
+        raise ValueError(f"unknown selection rule {rule!r}; known: {known}.")
+    return name
+
+
+def uses_target_labels(rule: str) -> bool:
+    """Whether a rule reads target labels, which unsupervised adaptation does not have.
+
+    Only "oracle" does. Its accuracies bound what selection could reach from above; they are not
+    comparable with those of the other rules.
+
+    >>> uses_target_labels("oracle"), uses_target_labels("label_free")
+    (True, False)
+
+    Raises:
+      ValueError: no such rule; those there are are listed.
+    """
+    return _canonical(rule) == "oracle"
+
+
+def select(history: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]:
+    """Picks a checkpoint: the record of `history` that is best by `rule`.
+
+    - "last": the last epoch; no tuning of the number of epochs, and nothing can leak.
+    - "source_val": accuracy on the source's validation split ("training-domain validation" of
+      Gulrajani & Lopez-Paz 2021, arXiv 2007.01434, section 3).
+    - "negative_entropy", "information_maximization" (alias "label_free": the default among the
+      label-free rules), "soft_neighbourhood_density": the functions of this module on the target's
+      validation images.
+    - "proxy_a_distance": the smallest distance of source and target features.
+    - "oracle": accuracy on the target's validation split; uses target labels ("test-domain
+      validation" of the same paper).
+
+    Args:
+      history: one record an evaluated epoch, in any order: {"epoch": int, and the score of every
+        rule but "last" by its name: float, or None where it was not measured}.
+      rule: of RULES, or an alias.
+
+    Returns:
+      The record itself. Among equal scores the later epoch wins; NaN, infinite and missing scores
+      never do.
+
+    Raises:
+      ValueError: no such rule (those there are are listed), no history, or no epoch with a score.
+
+    >>> history = [{"epoch": 1, "source_val": 0.8, "oracle": 0.5},
+    ...            {"epoch": 2, "source_val": 0.9, "oracle": 0.4}]
+    >>> select(history, "source_val")["epoch"], select(history, "oracle")["epoch"]
+    (2, 1)
+    """
+    name = _canonical(rule)
+    if not history:
+        raise ValueError(f"the history is empty: no epoch to select; rules: {', '.join(RULES)}.")
+    if name == "last":
+        return max(history, key=lambda record: record["epoch"])
+    sign = -1.0 if name in _LOWER_IS_BETTER else 1.0
+    scored = [r for r in history if r.get(name) is not None and math.isfinite(r[name])]
+    if not scored:
+        raise ValueError(f"no epoch has a score {name!r} that is a number; choose another rule.")
+    return max(scored, key=lambda record: (sign * record[name], record["epoch"]))

@@ -143,14 +143,20 @@ def make_schedule(
     step_every: float = 1 / 3,
     gamma: float = 0.1,
 ) -> Callable[[Any], Any]:
-    """A learning-rate schedule over `total_steps`.
+    """A learning-rate schedule over `total_steps`, a function of the optimizer's step.
+
+    The rate changes with every step, as in torch when a scheduler is stepped after every optimizer
+    step. Recipes that step it once an epoch agree at the start of each epoch; "step" agrees
+    everywhere if its plateaus are whole epochs (`step_every` = 2 / 6 for every 2 of 6 epochs).
 
     Args:
       name: "constant"; "cosine" to zero (Loshchilov & Hutter 2017); "step": times `gamma` after
         every `step_every` of the run (torch's StepLR).
       lr: the peak learning rate.
       total_steps: steps of the whole run.
-      warmup: fraction of the run spent rising linearly from zero.
+      warmup: fraction of the run spent rising linearly from zero, before the main schedule starts
+        (transformers' and optax's convention; the first update is zero). "cosine" has the rest of
+        the run, "step" counts its plateaus from the end of the warm-up.
       step_every: for "step", the length of a plateau as a fraction of the run.
       gamma: for "step", the factor between plateaus.
     """
@@ -192,7 +198,8 @@ def make_optimizer(
       schedule: learning rate as a function of the steps made since `start`.
       freeze: patterns of group names (see `layer_groups`, `matches`).
       lr_mults: (pattern, factor on the learning rate) pairs; first match wins.
-      weight_decay: decoupled weight decay of AdamW (torch's convention: multiplied by the rate).
+      weight_decay: of AdamW, decoupled from the gradient and multiplied by the rate; of SGD, added
+        to the (clipped) gradient before momentum. Both are torch's conventions.
       clip_norm: global norm to clip trainable gradients to; 0 switches clipping off.
       name: "adamw" or "sgd" (with Nesterov momentum).
       start: the step at which this optimizer takes over (the start of a phase).
@@ -221,7 +228,7 @@ def make_optimizer(
         if name == "adamw":
             return optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=_decays)
         return optax.chain(
-            optax.add_decayed_weights(weight_decay),
+            optax.add_decayed_weights(weight_decay, mask=_decays),
             optax.sgd(rate, momentum=momentum, nesterov=True),
         )
 

@@ -71,13 +71,15 @@ def test_group_learning_rates_scale_the_updates(params):
     assert updates["classifier"]["w"][0, 0] == pytest.approx(-1.0)
 
 
-def test_vectors_are_not_decayed():
-    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}
-    optimizer = make_optimizer(lambda _: 1.0, weight_decay=0.5)
+@pytest.mark.parametrize("name, momentum", [("adamw", 0.9), ("sgd", 0.0)])
+def test_vectors_are_not_decayed(name, momentum):
+    params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2), "members": {"bias": jnp.ones((3, 2))}}
+    optimizer = make_optimizer(lambda _: 1.0, weight_decay=0.5, name=name, momentum=momentum)
     updates, _ = optimizer.update(
         jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
     )
-    assert not jnp.any(updates["b"]) and jnp.allclose(updates["w"], -0.5)
+    assert not jnp.any(updates["b"]) and not jnp.any(updates["members"]["bias"])
+    assert jnp.allclose(updates["w"], -0.5)
 
 
 @pytest.mark.parametrize(

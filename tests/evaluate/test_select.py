@@ -1,0 +1,94 @@
+"""Which checkpoint a rule picks, on histories worked by hand."""
+
+import copy
+
+import pytest
+
+from clipjax.evaluate.select import ALIASES, RULES, select, uses_target_labels
+
+NAN = float("nan")
+COLUMNS = (
+    "epoch",
+    "source_val",
+    "negative_entropy",
+    "information_maximization",
+    "soft_neighbourhood_density",
+    "proxy_a_distance",
+    "oracle",
+)
+# Every rule has its own winner; the label-free ones run away after the target accuracy's best.
+HISTORY = [
+    dict(zip(COLUMNS, row, strict=True))
+    for row in [
+        (1, 0.70, -1.2, 0.30, 2.0, 1.9, 0.40),
+        (2, 0.80, -0.9, 0.40, 2.1, 1.8, 0.55),
+        (3, 0.82, -0.8, 0.60, 2.2, 1.7, 0.50),
+        (4, 0.90, -0.7, 0.50, 2.3, 1.6, 0.45),
+        (5, 0.88, -0.5, 0.45, 2.4, 1.5, 0.35),
+        (6, 0.85, -0.6, 0.42, 2.8, 1.4, 0.30),
+        (7, 0.84, -0.65, 0.41, 2.5, 1.1, 0.25),
+        (8, 0.83, -0.66, 0.35, 2.6, 1.3, 0.20),
+    ]
+]
+WINNERS = {
+    "last": 8,
+    "source_val": 4,
+    "negative_entropy": 5,
+    "information_maximization": 3,
+    "soft_neighbourhood_density": 6,
+    "proxy_a_distance": 7,
+    "oracle": 2,
+}
+
+
+@pytest.mark.parametrize("rule, epoch", WINNERS.items())
+def test_every_rule_has_its_own_winner(rule, epoch):
+    assert select(HISTORY, rule) is HISTORY[epoch - 1]
+
+
+def test_rules_are_complete_and_the_label_free_default_is_one_of_them():
+    assert set(RULES) == set(WINNERS) and set(ALIASES.values()) <= set(RULES)
+    assert select(HISTORY, "label_free") is select(HISTORY, "information_maximization")
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_order_of_records_does_not_matter_and_nothing_is_changed(rule):
+    before = copy.deepcopy(HISTORY)
+    assert select(HISTORY[::-1], rule) is select(HISTORY, rule)
+    assert before == HISTORY
+
+
+def test_ties_go_to_the_later_epoch():
+    history = [
+        {"epoch": e, "source_val": s, "proxy_a_distance": d}
+        for e, s, d in [(1, 0.9, 1.5), (3, 0.9, 1.5), (2, 0.8, 1.6)]
+    ]
+    assert select(history, "source_val")["epoch"] == 3
+    assert select(history, "proxy_a_distance")["epoch"] == 3
+
+
+@pytest.mark.parametrize("bad", [NAN, float("inf"), -float("inf"), None])
+@pytest.mark.parametrize("rule", ["source_val", "proxy_a_distance"])
+def test_what_is_no_number_never_wins(rule, bad):
+    history = [{"epoch": 1, rule: bad}, {"epoch": 2, rule: 0.3}, {"epoch": 3, rule: bad}]
+    assert select(history, rule)["epoch"] == 2
+    assert select(history[:2][::-1], rule)["epoch"] == 2
+    assert select(history, "last")["epoch"] == 3
+    with pytest.raises(ValueError, match=f"no epoch has a score '{rule}'"):
+        select([{"epoch": 1, rule: bad}, {"epoch": 2}], rule)
+
+
+def test_only_the_oracle_uses_target_labels():
+    assert [rule for rule in (*RULES, *ALIASES) if uses_target_labels(rule)] == ["oracle"]
+
+
+def test_an_unknown_rule_is_answered_with_those_there_are():
+    for call in (lambda: select(HISTORY, "best"), lambda: uses_target_labels("best")):
+        with pytest.raises(ValueError, match="'best'") as error:
+            call()
+        assert all(rule in str(error.value) for rule in (*RULES, *ALIASES))
+
+
+def test_an_empty_history_is_refused():
+    with pytest.raises(ValueError, match="empty.*source_val"):
+        select([], "last")
