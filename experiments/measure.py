@@ -196,8 +196,8 @@ def rule_table(history: list[list[dict]]) -> dict[str, dict]:
     """
     table = {}
     for rule in select.RULES:
-        key = None if rule in ("last", "label_free") else rule
-        if key and any(entry.get(key) is None for entries in history for entry in entries):
+        scored = rule == "last" or all(e.get(rule) is not None for es in history for e in es)
+        if not scored:
             continue
         picked = [select.select(entries, rule) for entries in history]
         table[rule] = {

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from clipjax.data.preprocess import Preprocess, load_preprocess
 from clipjax.data.sources import Dataset, check_domain, open_dataset
 from clipjax.errors import ConfigError
-from clipjax.evaluate.select import RULES
+from clipjax.evaluate.select import ALIASES, RULES
 from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.heads import init_heads
 from clipjax.model.hf import check_size, load_clip
@@ -68,7 +68,8 @@ def prepare(config) -> Plan:
 
 def check_choices(config) -> None:
     """Refuses values of a closed list that are not in it."""
-    for field, known in (("selection", RULES), ("compute_dtype", tuple(COMPUTE))):
+    rules = (*RULES, *ALIASES)
+    for field, known in (("selection", rules), ("compute_dtype", tuple(COMPUTE))):
         if config[field] not in known:
             raise ConfigError(f"{field} is {config[field]!r}; known: {', '.join(known)}.")
     if config.accumulate < 1 or config.batch_size % config.accumulate:

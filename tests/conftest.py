@@ -87,13 +87,39 @@ def random_tokens(config: CLIPConfig, n: int, seed: int = 0) -> np.ndarray:
     return ids.astype(np.int32)
 
 
+@pytest.fixture(scope="session")
+def wee_clip(tmp_path_factory):
+    """A directory in Hugging Face layout: a random CLIP of two layers with the tiny one's words."""
+    from clipjax.data.preprocess import Preprocess, save_preprocess
+    from clipjax.model.hf import save_clip
+    from clipjax.model.hub import copy_tokenizer, find_model
+
+    out = tmp_path_factory.mktemp("wee")
+    words = {"vocab_size": 3043, "bos_token_id": 3041, "eos_token_id": 3042, "pad_token_id": 3042}
+    config = small_config(text=words)
+    save_clip(out, config, random_params(config))
+    save_preprocess(out, Preprocess(size=32))
+    copy_tokenizer(find_model("tiny"), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """As `folder_dataset`, for tests that only read it."""
+    return make_photos(tmp_path_factory.mktemp("photos"))
+
+
 @pytest.fixture
 def folder_dataset(tmp_path):
     """root/domain/class/image.png with 2 domains, 3 classes of plain colours, 6 images each."""
+    return make_photos(tmp_path / "photos")
+
+
+def make_photos(root):
+    """Writes the dataset of `folder_dataset`."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
-    root = tmp_path / "photos"
     for d, domain in enumerate(("real", "sketch")):
         for c, name in enumerate(("blue", "green", "red")):
             folder = root / domain / name

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.data.augment import augment_drawings, resample_matrices
+from clipjax.data.augment import augment_drawings, random_resized_crop, resample_matrices
 
 
 def test_scale_one_and_no_shift_is_identity():
@@ -37,3 +37,31 @@ def test_drawings_are_painted_in_range_and_differ_by_rng():
     assert not jnp.array_equal(one, two)
     contrast = jnp.abs(one[:2, 8, 8] - one[:2, 0, 0]).max(axis=-1)
     assert (contrast > 0.1).all()  # ink differs from paper
+
+
+def ramp(size=16):
+    """Two images whose red grows to the right and green downwards, in pixels."""
+    y, x = np.mgrid[:size, :size].astype(np.float32)
+    return jnp.asarray(np.stack([np.stack([x, y, 0 * x], axis=-1)] * 2))
+
+
+def test_a_crop_is_a_part_of_the_image_at_full_size():
+    out = np.asarray(random_resized_crop(jax.random.key(1), ramp(), smallest=0.3, flip=False))
+    assert out.shape == (2, 16, 16, 3) and out.min() >= 0 and out.max() <= 15 + 1e-4
+    across, down = np.diff(out[..., 0], axis=2)[:, 4:-4, 4:-4], np.diff(out[..., 1], axis=1)
+    # A linear ramp stays one; its slope is the share of the side that was kept.
+    assert np.ptp(across, axis=(1, 2)).max() < 1e-3
+    area = across.mean(axis=(1, 2)) * down[:, 4:-4, 4:-4].mean(axis=(1, 2))
+    assert np.all((area > 0.28) & (area <= 1.0))
+    assert not np.allclose(out[0], out[1])  # each image has its own crop
+
+
+def test_the_whole_image_stays_as_it_is_and_half_are_mirrored():
+    images = jnp.concatenate([ramp()] * 16).astype(jnp.uint8)
+    kept = random_resized_crop(jax.random.key(0), images[:2], smallest=1.0, flip=False)
+    assert kept.dtype == jnp.float32
+    # The whole area with another aspect ratio is cut to the side that fits.
+    assert np.abs(np.asarray(kept) - np.asarray(images[:2], np.float32)).max() < 2.5
+    out = np.asarray(random_resized_crop(jax.random.key(0), images, smallest=1.0))
+    mirrored = out[:, 8, 0, 0] > out[:, 8, -1, 0]
+    assert 8 <= mirrored.sum() <= 24

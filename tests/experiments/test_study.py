@@ -1,0 +1,209 @@
+"""Studies in this process: phases, selection, export, and what is refused before it starts."""
+
+import jax
+import numpy as np
+import pytest
+
+from clipjax import load_adapted
+from clipjax.errors import CheckpointError, ConfigError
+from clipjax.log import read_log
+from clipjax.model.hf import load_clip
+from configs import common
+from experiments import export, run
+from experiments.encode import encode_texts
+from experiments.plan import prepare
+from experiments.train import Trainer
+from tests.conftest import read_json
+
+TRUNK = {"adapter": (8,), "classifier": (8,), "discriminator": (8,)}
+TWO_STAGE = {
+    "loss": "dann",
+    "heads": TRUNK,
+    "phases": {
+        "frozen": {"epochs": 2},
+        "unfrozen": {"epochs": 3, "freeze": ("clip/text/.*", "clip/logit_scale")},
+    },
+    "phase_order": ("frozen", "unfrozen"),
+}
+
+
+def config_of(photos, wee_clip, **methods):
+    config = common.study()
+    config.experiment = "study"
+    config.model = str(wee_clip)
+    config.data.name, config.data.root = "folder", str(photos)
+    config.data.source, config.data.target = "real", "sketch"
+    config.seeds, config.epochs, config.save_every, config.batch_size = (0, 1), 3, 1, 4
+    config.features.batch_size = 8
+    config.stages = tuple(methods)
+    for name, method in methods.items():
+        config.methods[name] = method
+    return config
+
+
+@pytest.fixture(scope="module")
+def two_stage(photos, wee_clip, tmp_path_factory):
+    """A finished run of two phases, the second from pixels, for two seeds."""
+    workdir = tmp_path_factory.mktemp("two_stage") / "run"
+    config = config_of(photos, wee_clip, dann=TWO_STAGE)
+    run.run(config, workdir)
+    return config, workdir
+
+
+def row_of(results, method, domain="sketch"):
+    wanted = (method, domain, "test")
+    (row,) = [r for r in results["rows"] if (r["method"], r["domain"], r["split"]) == wanted]
+    return row
+
+
+def trained(config, workdir, name="dann"):
+    plan = prepare(config)
+    trainer = Trainer(name, plan.methods[name], config, plan, encode_texts(config, plan), workdir)
+    return trainer.restored()
+
+
+def test_each_phase_trains_what_it_frees(two_stage, wee_clip):
+    config, workdir = two_stage
+    params = trained(config, workdir).params
+    before = load_clip(wee_clip)[1]
+    for seed in range(2):
+        vision = jax.tree.map(lambda x: x[seed], params["clip"]["vision"])  # noqa: B023
+        moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), vision, before["vision"])
+        assert all(jax.tree.leaves(moved)) and max(jax.tree.leaves(moved)) < 0.1
+    assert "text" not in params["clip"] and "logit_scale" not in params["clip"]
+
+
+def test_the_log_runs_through_the_phases(two_stage):
+    _, workdir = two_stage
+    records = read_log(workdir / "metrics.jsonl")
+    steps = [r for r in records if "evaluation" not in r]
+    frozen = [r for r in steps if r["phase"] == "dann/frozen"]
+    unfrozen = [r for r in steps if r["phase"] == "dann/unfrozen" and r["seed"] == 0]
+    assert [r["epoch"] for r in frozen + unfrozen] == [1, 2, 3, 4, 5]
+    lam = [r["lam"][0] for r in frozen] + [r["lam"] for r in unfrozen]
+    assert lam == sorted(lam) and lam[-1] > 0.9  # one schedule over the whole run
+    assert frozen[-1]["lr"] < 2e-4 < 5e-4 < unfrozen[0]["lr"]  # a cosine of its own each
+
+
+def test_rules_stand_side_by_side(two_stage):
+    config, workdir = two_stage
+    results = read_json(workdir / "results.json")
+    rules = results["selection_rules"]["dann"]
+    assert rules["last"]["epoch"] == [5, 5] and {"source_val", "oracle"} <= set(rules)
+    assert rules["last"]["target"] == pytest.approx(
+        row_of(results, "dann")["accuracy_mean"], abs=1e-5
+    )
+
+
+def test_a_killed_phase_goes_on_bit_for_bit(two_stage, tmp_path):
+    config, workdir = two_stage
+    killed = tmp_path / "killed"
+    steps = []
+    original = Trainer.fit_seed
+
+    def kill_late(self, index, seed, state, step):
+        def counted(state, batch):
+            return step(state, batch)
+
+        if seed == 1:
+            raise KeyboardInterrupt
+        steps.append(seed)
+        return original(self, index, seed, state, counted)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trainer, "fit_seed", kill_late)
+        run.run(config, killed)
+    assert steps == [0]
+    run.run(config, killed)
+    a, b = read_json(workdir / "results.json"), read_json(killed / "results.json")
+    assert a["rows"] == b["rows"] and a["selection_rules"] == b["selection_rules"]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        trained(config, workdir).params,
+        trained(config, killed).params,
+    )
+
+
+def test_the_tuned_encoder_is_exported(two_stage, photos, tmp_path):
+    config, workdir = two_stage
+    export.export(workdir, tmp_path / "out", "dann", 1)
+    model = load_adapted(tmp_path / "out")
+    dataset = prepare(config).dataset
+    source = dataset.source("sketch", "test")
+    images = [source[i].image for i in range(len(source))]
+    hits = np.mean(model.predict(images).argmax(axis=1) == source.labels)
+    row = row_of(read_json(workdir / "results.json"), "dann")
+    assert hits == pytest.approx(row["accuracies"][1], abs=1e-6)
+
+
+def test_full_fine_tuning_trains_both_towers_and_exports(photos, wee_clip, tmp_path):
+    full = {"loss": "finetune", "heads": {"text": True}, "freeze": (), "epochs": 2}
+    config = config_of(photos, wee_clip, full=full)
+    config.seeds, config.accumulate, config.remat = (0,), 2, True
+    config.methods.full.augment = {"smallest": 0.5}
+    run.run(config, tmp_path / "run")
+    params = jax.tree.map(lambda x: x[0], trained(config, tmp_path / "run", "full").params["clip"])
+    before = load_clip(wee_clip)[1]
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), params, before)
+    assert all(moved["text"]["block_0"]["fc1"].values()) and moved["logit_scale"]
+    export.export(tmp_path / "run", tmp_path / "out", "", None)
+    tuned = load_clip(tmp_path / "out")[1]
+    jax.tree.map(np.testing.assert_array_equal, dict(tuned), dict(params))
+    assert load_adapted(tmp_path / "out").classes == ("blue", "green", "red")
+
+
+def test_another_rule_picks_another_epoch(photos, wee_clip, tmp_path):
+    head = {"loss": "finetune", "heads": {"classifier": (8,)}, "epochs": 6}
+    config = config_of(photos, wee_clip, head=head)
+    config.selection, config.optim.lr = "oracle", 0.05
+    run.run(config, tmp_path / "run")
+    results = read_json(tmp_path / "run" / "results.json")
+    row = row_of(results, "head")
+    picked = results["selection_rules"]["head"]["oracle"]
+    assert results["selection"] == "oracle"
+    assert row["accuracy_mean"] == pytest.approx(picked["target"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"freeze": ("clip/vision/blok_0",)}, "blok_0.*matches no layer group"),
+        ({"freeze": (".*",)}, "leaves nothing to train"),
+        ({"phases": {"one": {"epochs": 0}}, "phase_order": ("one",)}, "epochs=0.*dann/one"),
+        ({"phases": {"one": {}}, "phase_order": ("two",)}, "phase_order"),
+        ({"lam_max": -0.1}, "must not be negative"),
+        ({"domain_weight": -1.0}, "must not be negative"),
+        ({"heads": {"adapter": (8,)}}, "heads.discriminator"),
+        ({"heads": TRUNK | {"members": 10**8}}, "members"),
+        ({"heads": {"text": True, "classifier": (3,)}}, "text=True"),
+        ({"optim": {"rate": 1}}, "rate"),
+        ({"optim": {"lr_mults": (("clp/.*", 0.1),)}}, "lr_mults pattern 'clp"),
+    ],
+)
+def test_what_cannot_train_is_refused_by_name(photos, wee_clip, change, word):
+    config = config_of(photos, wee_clip, dann={"loss": "dann", "heads": TRUNK} | change)
+    with pytest.raises(ConfigError, match=word):
+        prepare(config)
+
+
+@pytest.mark.parametrize(
+    "field, value", [("selection", "best"), ("compute_dtype", "float8"), ("accumulate", 3)]
+)
+def test_unknown_choices_are_refused(photos, wee_clip, field, value):
+    config = config_of(photos, wee_clip)
+    config[field] = value
+    with pytest.raises(ConfigError, match=field):
+        prepare(config)
+
+
+def test_an_idle_domain_loss_is_said(photos, wee_clip, tmp_path, capsys):
+    idle = {"loss": "dann", "heads": {"discriminator": (8,), "classifier": (8,)}, "epochs": 1}
+    config = config_of(photos, wee_clip, dann=idle)
+    run.run(config, tmp_path / "run")
+    assert "reversed gradient reaches nothing" in capsys.readouterr().out
+
+
+def test_an_unfinished_method_has_no_parameters(photos, wee_clip, tmp_path):
+    config = config_of(photos, wee_clip, dann={"loss": "dann", "heads": TRUNK})
+    with pytest.raises(CheckpointError, match="no checkpoint of 'dann'"):
+        trained(config, tmp_path)

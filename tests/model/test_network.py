@@ -1,0 +1,101 @@
+"""Encoder and heads as one model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clipjax.data.preprocess import Preprocess
+from clipjax.model.clip import CLIP, normalize
+from clipjax.model.heads import Heads, predict
+from clipjax.model.network import as_linear, make_network, needed_clip
+from tests.conftest import random_params, random_tokens, small_config
+
+CONFIG = small_config()
+CROP = Preprocess(size=32)
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return random_params(CONFIG)
+
+
+def pixels(count=3):
+    return np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+def prompts(classes=4, each=3):
+    return random_tokens(CONFIG, classes * each).reshape(classes, each, -1)
+
+
+def test_pixels_and_features_meet(clip):
+    heads = Heads(4, adapter=(6,), classifier=(5,), discriminator=(3,))
+    network = make_network(CLIP(CONFIG), CROP, heads)
+    own = heads.init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
+    params = {"clip": needed_clip(heads, clip), **own}
+    assert set(params["clip"]) == {"vision", "visual_projection"}  # nothing idle in the tree
+    features = network.encode(params, pixels())
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
+    direct = network.pixel_model.features(params, pixels(), None)
+    np.testing.assert_allclose(direct, network.model.features(params, features, None), rtol=1e-5)
+    np.testing.assert_allclose(
+        network.predict(params, features), predict(heads, own, features), rtol=1e-6
+    )
+
+
+def test_augmentation_needs_a_key_and_changes_the_features(clip):
+    heads = Heads(4, adapter=(6,))
+    network = make_network(CLIP(CONFIG), CROP, heads, augment={"smallest": 0.3})
+    own = heads.init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
+    params = {"clip": needed_clip(heads, clip), **own}
+    features = network.pixel_model.features
+    plain = make_network(CLIP(CONFIG), CROP, heads).pixel_model.features(params, pixels(), None)
+    np.testing.assert_array_equal(features(params, pixels(), None), plain)
+    assert not np.allclose(features(params, pixels(), jax.random.key(1)), plain, atol=1e-3)
+
+
+def test_the_text_classifier_is_zero_shot_clip_and_folds_into_a_linear_head(clip):
+    heads, tokens = Heads(4, text=True), prompts()
+    module = CLIP(CONFIG)
+    network = make_network(module, CROP, heads, tokens=tokens)
+    params = {"clip": clip}
+    features = network.encode(params, pixels())
+    texts = [normalize(module.apply({"params": clip}, t, method="encode_text")) for t in tokens]
+    weights = np.stack([normalize(t.mean(axis=0)) for t in texts])
+    scale = float(module.apply({"params": clip}, method="scale"))
+    np.testing.assert_allclose(
+        network.predict(params, features), scale * features @ weights.T, rtol=1e-4, atol=1e-5
+    )
+    linear, own = as_linear(module, clip, tokens)
+    np.testing.assert_allclose(
+        predict(linear, own, features), network.predict(params, features), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_the_text_tower_learns_through_it(clip):
+    network = make_network(CLIP(CONFIG), CROP, Heads(4, text=True), tokens=prompts())
+    features = network.encode({"clip": clip}, pixels())
+    grads = jax.grad(lambda p: network.predict({"clip": p}, features)[0, 0])(clip)
+    assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads["text_projection"]))
+    assert grads["logit_scale"] != 0
+    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(grads["visual_projection"]))
+
+
+def test_texts_are_needed_for_a_text_classifier():
+    with pytest.raises(ValueError, match="prompts as tokens"):
+        make_network(CLIP(CONFIG), CROP, Heads(4, text=True))
+    with pytest.raises(ValueError, match="no adapter"):
+        Heads(4, text=True, adapter=(3,))
+
+
+def test_remat_changes_memory_and_nothing_else(clip):
+    images = CROP.normalize(pixels())
+
+    def gradient(module):
+        loss = lambda p: jnp.sum(module.apply({"params": p}, images, method="encode_image") ** 2)  # noqa: E731
+        compiled = jax.jit(jax.grad(loss)).lower(clip).compile()
+        return compiled(clip), compiled.cost_analysis()["flops"]
+
+    (plain, flops), (again, more) = gradient(CLIP(CONFIG)), gradient(CLIP(CONFIG, remat=True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, again)
+    assert more > 1.15 * flops  # the blocks are computed twice
