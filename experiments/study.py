@@ -29,6 +29,7 @@ from clipjax.model.text import load_tokenizer, zero_shot_classifier
 from clipjax.train.arrays import fit_arrays, steps_per_epoch
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.optim import frozen_tree
+from experiments import evidence
 from experiments.methods import Method, build_methods, build_optimizer, head_freeze
 
 FEWEST_FOR_DISTANCE = 20  # test images a domain, below which a proxy A-distance means nothing
@@ -286,13 +287,14 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict:
     encoded = encode(config, plan, say)
     lap("encode")
     rows = zero_shot_rows(config, encoded)
-    distances = {}
+    distances, trained = {}, {}
     source, target = (encoded.parts[d, "test"] for d in (config.data.source, config.data.target))
     if measurable := min(len(source.labels), len(target.labels)) >= FEWEST_FOR_DISTANCE:
         distances["zero_shot"] = [round(proxy_a_distance(source.features, target.features), 4)]
     for name, method in plan.methods.items():
         say(f"train {name}: {method.epochs} epochs, {len(config.seeds)} seeds")
         params = train_method(name, method, config, encoded, workdir, log)
+        trained[name] = (method.heads, params)
         more, scores = evaluate_method(name, method.heads, params, encoded)
         rows += more
         if measurable:
@@ -300,7 +302,8 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict:
         log.append_once({"phase": "evaluate", "method": name, "information_maximization": scores})
         lap(name)
     results = report.collect(config, plan.dataset, rows, distances, timing)
+    evidence.write(config, plan, encoded, trained, results, workdir)
     report.write(workdir, results)
     say(report.table(results))
-    say(f"results: {workdir / 'results.json'}, {workdir / 'results.md'}")
+    say(f"results: {workdir / 'results.json'}, {workdir / 'results.md'}, {workdir / 'report.html'}")
     return results
