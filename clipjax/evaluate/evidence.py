@@ -51,7 +51,7 @@ def tsne_maps(
         if np.ptp(x, axis=0).max() <= 1e-6 * max(np.abs(x).max(), 1e-30):
             found["collapsed"].append(name)
         else:
-            found["maps"][name] = _tsne(x, seed).round(2).tolist()
+            found["maps"][name] = _tsne(x, seed).astype(float).round(2).tolist()
     return found
 
 

@@ -13,7 +13,8 @@ MAPS = 6  # shown of a run; each costs the page some 80 kB
 def feature_maps(evidence: dict) -> tuple[list[str], list[str], str]:
     """Charts coloured by domain, the same coloured by class, and what to know about them."""
     found = evidence.get("tsne") or {}
-    maps = dict(list(found.get("maps", {}).items())[:MAPS])
+    maps = list(found.get("maps", {}).items())
+    maps = dict(maps if len(maps) <= MAPS else [maps[0], *maps[1 - MAPS :]])  # before, and the last
     said = [
         f"The features of {name} are all the same: nothing to map."
         for name in found.get("collapsed", [])
