@@ -48,7 +48,7 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
     """Writes a file so that a reader sees the old or the new content, never a part."""
     path = pathlib.Path(path)
     scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(text)
+    scratch.write_text(text, encoding="utf-8")  # whatever the locale says
     os.replace(scratch, path)
 
 

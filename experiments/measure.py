@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,8 +108,24 @@ def distance(source, target) -> float | None:
     return round(select.proxy_a_distance(np.asarray(source), np.asarray(target)), 4)
 
 
-def method_rows(name: str, trained, config, encoded: Encoded) -> tuple[list[dict], list[float]]:
-    """Rows per domain and split (`clipjax.evaluate.report.row`), and the proxy A-distances.
+class Outcome(NamedTuple):
+    """What a method makes of the test images of source and target."""
+
+    distances: list[float | None]  # proxy A-distance per seed
+    logits: np.ndarray  # of the target, [seeds, N, K]
+    features: tuple[np.ndarray, np.ndarray] | None  # of both, first seed; None where still CLIP's
+
+
+def zero_shot_outcome(config, encoded: Encoded) -> Outcome:
+    """CLIP as it comes."""
+    source, target = (encoded.parts[d, "test"] for d in (config.data.source, config.data.target))
+    logits = encoded.scale * target.features @ np.asarray(encoded.text_weights).T
+    ends = (source.features, target.features)
+    return Outcome([distance(*ends)], logits[None], ends)
+
+
+def measure_method(name: str, trained, config, encoded: Encoded) -> tuple[list[dict], Outcome]:
+    """Rows per domain and split (`clipjax.evaluate.report.row`), and what a page shows.
 
     Args:
       name: of the method.
@@ -116,33 +133,37 @@ def method_rows(name: str, trained, config, encoded: Encoded) -> tuple[list[dict
       config: of the run.
       encoded: its data.
     """
-    network, seeds = trained.network, range(len(config.seeds))
-    view = View(network, config, encoded)
-    parts = [part for part in encoded.parts if part[1] != "train"]
-    answer = jax.jit(lambda p, x: _measures(network, p, x))
-    adapt = jax.jit(lambda p, x: network.model.features(p, x, None))
-    found: dict[Part, list[dict]] = {part: [] for part in parts}
-    distances = []
-    ends = [(config.data.source, "test"), (config.data.target, "test")]
-    for i in seeds:
+    network, view = trained.network, View(trained.network, config, encoded)
+    answer = jax.jit(functools.partial(_answers, network))
+    source, target = (config.data.source, "test"), (config.data.target, "test")
+    found: dict[Part, list[dict]] = {part: [] for part in encoded.parts if part[1] != "train"}
+    logits, ends = [], []
+    for i in range(len(config.seeds)):
         params = jax.tree.map(lambda x: x[i], trained.params)  # noqa: B023
-        both = {}
-        for part in parts:
+        adapted = {}
+        for part in found:
             features, labels = view.features(params, part)
-            found[part].append(_score(answer(params, features), jnp.asarray(labels)))
-            if part in ends:
-                both[part] = adapt(params, features)
-        distances.append(distance(*(both[part] for part in ends)))
+            *answers, seen = answer(params, features)
+            found[part].append(_score(answers, jnp.asarray(labels)))
+            if part in (source, target):
+                adapted[part] = np.asarray(seen)
+            if part == target:
+                logits.append(np.asarray(answers[0]))
+        ends.append((adapted[source], adapted[target]))
     rows = []
     for (domain, split), scores in found.items():
         columns = {key: [score[key] for score in scores] for key in scores[0]}
         count = len(encoded.parts[domain, split].labels)
         rows.append(report.row(name, domain, split, count, columns.pop("accuracy"), **columns))
-    return rows, distances
+    same = "clip" not in trained.params and "adapter" not in trained.params
+    distances = [distance(*pair) for pair in ends]
+    return rows, Outcome(distances, np.stack(logits), None if same else ends[0])
 
 
-def _measures(network: Network, params, features):
-    return network.predict(params, features), network.members(params, features)
+def _answers(network: Network, params, features):
+    """Logits, the members' logits, adapted features."""
+    adapted = network.model.features(params, features, None)
+    return network.predict(params, features), network.members(params, features), adapted
 
 
 @jax.jit

@@ -7,8 +7,9 @@ import time
 
 from clipjax.evaluate import report
 from clipjax.log import MetricsLog
+from experiments import evidence
 from experiments.encode import encode
-from experiments.measure import distance, method_rows, rule_table, zero_shot_rows
+from experiments.measure import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
 from experiments.plan import Plan, warn_of_idle_domain_loss
 from experiments.train import Trainer
 
@@ -29,19 +30,20 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict:
     encoded = encode(config, plan, say)
     lap("encode")
     rows = zero_shot_rows(config, encoded)
-    ends = [encoded.parts[d, "test"].features for d in (config.data.source, config.data.target)]
-    distances, rules = {"zero_shot": [distance(*ends)]}, {}
+    outcomes, rules = {"zero_shot": zero_shot_outcome(config, encoded)}, {}
     for name, method in plan.methods.items():
         say(f"train {name}: {method.epochs} epochs, {len(config.seeds)} seeds")
         trained = Trainer(name, method, config, plan, encoded, workdir).train()
-        more, distances[name] = method_rows(name, trained, config, encoded)
+        more, outcomes[name] = measure_method(name, trained, config, encoded)
         rows += more
         rules[name] = rule_table(trained.history)
         lap(name)
-    if distances["zero_shot"] == [None]:  # too few test images
+    distances = {name: found.distances for name, found in outcomes.items()}
+    if None in distances["zero_shot"]:  # too few test images
         distances = {}
     results = report.collect(config, plan.dataset, rows, distances, rules, timing)
+    evidence.write(config, plan, encoded, outcomes, results, workdir)
     report.write(workdir, results)
     say(report.table(results))
-    say(f"results: {workdir / 'results.json'}, {workdir / 'results.md'}")
+    say(f"results: {workdir / 'results.json'}, {workdir / 'results.md'}, {workdir / 'report.html'}")
     return results

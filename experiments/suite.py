@@ -34,41 +34,53 @@ def table_configs(numbers: list[str], choices: str) -> dict[str, object]:
         raise ConfigError(str(error)) from None
 
 
-def published(number: str, results: dict) -> str:
-    """The report's accuracies beside ours, where the data is what the report used."""
+def published_rows(number: str, results: dict) -> list[tuple[str, str, str, str]]:
+    """(method, domain, the report's accuracy, ours), in %, where the data is what it used."""
     from configs import tables
 
     if "domainnet" not in results["data"]["name"].lower():
-        return ""
+        return []
     ours = {
         (r["method"], r["domain"]): r["accuracy_mean"]
         for r in results["rows"]
         if r["split"] == ("all" if number == "1" else "test")
     }
-    lines = ["| method | domain | published | measured |", "| --- | --- | ---: | ---: |"]
-    for method, domains in tables.PUBLISHED[int(number)].items():
-        for domain, value in domains.items():
-            if (method, domain) in ours:
-                measured = 100 * ours[method, domain]
-                lines.append(f"| {method} | {domain} | {100 * value:.0f} | {measured:.1f} |")
-    return "\n".join(lines) + "\n"
+    return [
+        (method, domain, f"{100 * value:.0f}", f"{100 * ours[method, domain]:.1f}")
+        for method, domains in tables.PUBLISHED[int(number)].items()
+        for domain, value in domains.items()
+        if (method, domain) in ours
+    ]
+
+
+def published(number: str, results: dict) -> str:
+    """The report's accuracies beside ours as Markdown; "" where there are none."""
+    rows = published_rows(number, results)
+    head = ["| method | domain | published | measured |", "| --- | --- | ---: | ---: |"]
+    lines = [*head, *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) + "\n" if rows else ""
 
 
 def run_suite(workdir: pathlib.Path, configs: dict[str, object]) -> None:
-    """Runs every table in `workdir/tableN`, then writes `workdir/suite.md`."""
-    from clipjax.evaluate import report
+    """Runs every table in `workdir/tableN`, then writes `suite.md` and `suite.html`."""
+    from clipjax.evaluate import page, report
     from clipjax.log import write_atomically
     from experiments import run
 
-    pages = []
+    pages, entries = [], []
     for number, config in configs.items():
         print(f"== table {number}", flush=True)
         place = workdir / f"table{number}"
         run.run(config, place)
         results = report.read(place)
         pages += [report.markdown(results), published(number, results)]
+        # A run of an earlier version has no page of its own.
+        href = f"{place.name}/report.html" if (place / "report.html").exists() else None
+        rows = published_rows(number, results)
+        entries.append((f"Table {number}", results, rows or None, href))
     write_atomically(workdir / "suite.md", "\n".join(page for page in pages if page))
-    print(f"all tables: {workdir / 'suite.md'}")
+    write_atomically(workdir / "suite.html", page.suite_page(entries))
+    print(f"all tables: {workdir / 'suite.md'}, {workdir / 'suite.html'}")
 
 
 def main(argv: list[str]) -> None:

@@ -71,7 +71,7 @@ def collect(
     }
 
 
-def _cells(results: dict) -> tuple[list[str], list[list[str]]]:
+def cells(results: dict) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the test table: a line per method, a column per domain."""
     source, target = results["data"]["source"], results["data"]["target"]
     test = [r for r in results["rows"] if r["split"] == "test"]
@@ -91,7 +91,8 @@ def _cells(results: dict) -> tuple[list[str], list[list[str]]]:
     return header, lines
 
 
-def _facts(results: dict) -> str:
+def facts(results: dict) -> str:
+    """What the numbers of the table are, in one sentence without an end."""
     seeds, classes = results["seeds"], results["classes"]
     n = next(r["n"] for r in results["rows"] if r["split"] == "test")
     return (
@@ -149,7 +150,7 @@ def _selection(results: dict) -> list[str]:
     return lines
 
 
-def _notes(results: dict) -> list[str]:
+def notes(results: dict) -> list[str]:
     """What the table of test accuracies does not show, a sentence each."""
     return [
         *_whole_domains(results),
@@ -161,7 +162,7 @@ def _notes(results: dict) -> list[str]:
 
 def table(results: dict) -> str:
     """The results as aligned text for a terminal."""
-    header, lines = _cells(results)
+    header, lines = cells(results)
     widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
     text = "\n".join(
         "  ".join(
@@ -170,20 +171,20 @@ def table(results: dict) -> str:
         )
         for row in [header, *lines]
     )
-    return "\n".join(["", text, "", *_notes(results), _facts(results), ""])
+    return "\n".join(["", text, "", *notes(results), facts(results), ""])
 
 
 def markdown(results: dict) -> str:
     """The results as a Markdown page."""
-    header, lines = _cells(results)
-    data, facts = results["data"], _facts(results)
+    header, lines = cells(results)
+    data, said = results["data"], facts(results)
     rows = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
     body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     return (
         f"# {results['experiment']}: {data['name']}, {data['source']} -> {data['target']}, "
         f"model {results['model']}\n\n{body}\n\n"
-        + "".join(f"{line}.\n\n" for line in _notes(results))
-        + f"{facts[0].upper() + facts[1:]}.\n"
+        + "".join(f"{line}.\n\n" for line in notes(results))
+        + f"{said[0].upper() + said[1:]}.\n"
     )
 
 

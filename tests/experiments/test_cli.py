@@ -59,6 +59,18 @@ def test_a_run_leaves_what_it_promises(finished):
     assert all(0 <= a <= 1 for r in results["rows"] for a in r["accuracies"])
     for name in ("config.json", "metrics.jsonl", "results.md"):
         assert (workdir / name).exists()
+    page, evidence = (workdir / "report.html").read_text(), read_json(workdir / "evidence.json")
+    for part in ("results", "learning", "features", "classes", "mistakes", "run"):
+        assert f'<section id="{part}">' in page
+    # Of the methods, those with an adapter have features of their own.
+    assert set(evidence["tsne"]["maps"]) == {"zero_shot", "source_only", "dann"}
+    assert len(evidence["tsne"]["labels"]) == 2 * 260
+    # Results and evidence speak of the same predictions.
+    n = np.array(evidence["per_class"]["n"])
+    for name, accuracy in evidence["per_class"]["accuracy"].items():
+        row = next(r for r in test_rows if (r["method"], r["domain"]) == (name, "sketch"))
+        mean = (n * np.array(accuracy, float)).sum() / n.sum()
+        assert mean == pytest.approx(row["accuracy_mean"], abs=1e-3)
     records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     last = [r for r in records if r["phase"] == "dann"][-1]
     assert {"class_loss", "domain_loss", "domain_accuracy_target", "lam", "grad_norm"} <= set(last)

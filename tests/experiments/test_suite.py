@@ -67,6 +67,9 @@ def test_the_suite_runs_and_resumes(tmp_path, folder_dataset):
     assert all(len(r["members"][0]) == 3 and len(r["disagreement"]) == 1 for r in ensembles)
     page = (tmp_path / "suite.md").read_text()
     assert "whole domains" in page and "3 members" in page
+    links = (tmp_path / "suite.html").read_text()
+    assert 'href="table1/report.html"' in links and 'href="table4/report.html"' in links
+    assert (tmp_path / "table4" / "report.html").exists()
     (tmp_path / "table4" / "results.json").unlink()
     again = suite(*options)
     assert again.returncode == 0 and "finished" in again.stdout

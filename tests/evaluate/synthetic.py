@@ -1,0 +1,82 @@
+"""A small made-up run with everything a page can show, and with names that try to break it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from clipjax.evaluate import evidence, report
+
+EVIL = "<script>alert(1)</script>"
+CLASSES = [EVIL, 'a "quoted" & long class name that goes on', "bell\x07", "\udcff", "cat", "dog"]
+METHODS = ("zero_shot", "finetune", "dann")
+
+
+def results(seeds=(0, 1), methods=METHODS) -> dict:
+    """Content of results.json."""
+    rng, rows = np.random.default_rng(0), []
+    for method in methods:
+        for domain in ("real", "sketch", "clipart"):
+            hits = rng.uniform(0.2, 0.9, 1 if method == "zero_shot" else len(seeds))
+            rows.append(report.row(method, domain, "test", 40, hits))
+    return {
+        "experiment": "dann",
+        "model": "tiny",
+        "data": {"name": "photos", "source": "real", "target": "sketch"},
+        "classes": len(CLASSES),
+        "seeds": list(seeds),
+        "selection": "last",
+        "rows": rows,
+        "domain_gap": dict.fromkeys(methods, 12.3),
+        "proxy_a_distance": {m: [1.2] * len(seeds) for m in methods},
+        "timing_s": {"encode": 1.0},
+        "versions": {"clipjax": "0.1.0"},
+    }
+
+
+def metrics(epochs=5, seeds=2, methods=METHODS[1:]) -> list[dict]:
+    """Records of metrics.jsonl, of the kinds there are."""
+    rng = np.random.default_rng(1)
+    keys = ["class_loss", "loss", "source_accuracy", "grad_norm", "lr"]
+    dann = ["domain_loss", "domain_accuracy_source", "domain_accuracy_target", "lam", "grad_ratio"]
+    records = []
+    for method in methods:
+        for epoch in range(1, epochs + 1):
+            names = keys + dann * (method == "dann")
+            values = {name: rng.uniform(0, 1, seeds).tolist() for name in names}
+            records.append({"phase": method, "epoch": epoch, "step": epoch} | values)
+        records.append({"phase": "evaluate", "method": method, "information_maximization": {}})
+    return records
+
+
+def found(methods=METHODS, num_classes=6, n=40) -> dict:
+    """Content of evidence.json."""
+    rng = np.random.default_rng(2)
+    labels = rng.integers(0, num_classes, n)
+    logits = {m: rng.standard_normal((n, num_classes)) for m in methods}
+    image = evidence.thumbnail(rng.integers(0, 255, (80, 100, 3), dtype=np.uint8))
+    worst = {m: evidence.worst_classes(x, labels, num_classes) for m, x in logits.items()}
+    return {
+        "classes": (CLASSES + [f"class {i}" for i in range(num_classes)])[:num_classes],
+        "source": "real",
+        "target": "sketch",
+        "seed": 0,
+        "tsne": {
+            "source": list(range(n)),
+            "target": list(range(n)),
+            "maps": {m: rng.standard_normal((2 * n, 2)).round(2).tolist() for m in methods},
+            "collapsed": [],
+            "labels": [*labels.tolist(), *labels.tolist()],
+        },
+        "per_class": {
+            "n": np.bincount(labels, minlength=num_classes).tolist(),
+            "accuracy": {m: evidence.per_class(x, labels, num_classes) for m, x in logits.items()},
+        },
+        "worst": worst,
+        "images": {str(row): image for row in range(n)},
+    }
+
+
+def selection_rules() -> dict:
+    """What results hold when checkpoints were compared."""
+    rule = {"epoch": [3, 4], "source": [0.7, 0.8], "target": [0.5, 0.6]}
+    return {"dann": {"last": {"epoch": 5, "source": 0.7, "target": 0.5}, "source_val": rule}}

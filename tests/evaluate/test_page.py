@@ -1,0 +1,213 @@
+"""The page: what it shows, what it leaves out, and that no name can break it."""
+
+import html.parser
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from clipjax.evaluate import page, report
+from clipjax.evaluate.curves import curves
+from tests.evaluate import synthetic
+
+VOID = {"meta", "link", "img", "br"}
+ALL = ["results", "learning", "features", "classes", "mistakes", "selection", "run"]
+
+
+class Outline(html.parser.HTMLParser):
+    """Checks that tags are closed in order; collects tags, section names and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.sections, self.words = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag == "section":
+            self.sections.append(dict(attrs)["id"])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+
+def full(**changes) -> str:
+    parts = {
+        "results": synthetic.results() | {"selection_rules": synthetic.selection_rules()},
+        "metrics": synthetic.metrics(),
+        "evidence": synthetic.found(),
+        "config": {"prompts": synthetic.EVIL, "lr": 1e-3},
+    }
+    return page.run_page(**(parts | changes))
+
+
+def drawings(text):
+    """Every SVG of a page; raises unless each is well-formed."""
+    return [ET.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S)]
+
+
+def headings(text):
+    return [svg.find("title").text for svg in drawings(text)]
+
+
+def test_a_full_run_has_every_section():
+    text = full()
+    outline = Outline(text)
+    assert outline.sections == ALL
+    assert len(drawings(text)) >= 3 + 8 + 6 + 2
+    for heading in (
+        "Class loss on the source",
+        "Domain loss",
+        "Domain classifier's accuracy",
+        "Strength of the reversal, lambda",
+        "Learning rate",
+        "Gradient norms, domain loss to class loss",
+        "zero_shot, by domain",
+        "dann, by class",
+    ):
+        assert heading in headings(text)
+    assert "loss" not in headings(text)  # its parts are shown
+
+
+def test_the_table_is_the_reports():
+    text, results = full(), synthetic.results()
+    words = set(Outline(text).words)
+    header, lines = report.cells(results)
+    assert {cell for line in [header, *lines] for cell in line} <= words
+
+
+def test_it_needs_nothing_from_anywhere():
+    text = full()
+    assert "http://" not in text and "https://" not in text
+    assert all(re.match("data:|#", url) for url in re.findall(r'(?:src|href)="([^"]*)"', text))
+    assert "url(" not in text and "@import" not in text and "<script" not in text
+
+
+def test_names_are_only_text():
+    text = full()
+    assert "script" not in Outline(text).tags
+    assert synthetic.EVIL in "".join(Outline(text).words)  # shown as it is written
+    text.encode("utf-8")
+    assert "\x07" not in text
+    results = synthetic.results(methods=("zero_shot", synthetic.EVIL))
+    results["data"] |= {"name": synthetic.EVIL}
+    metrics = synthetic.metrics(methods=(synthetic.EVIL,))
+    evidence = synthetic.found(methods=("zero_shot", synthetic.EVIL))
+    text = full(results=results, metrics=metrics, evidence=evidence)
+    assert "script" not in Outline(text).tags and drawings(text)
+
+
+def test_what_is_missing_leaves_no_section():
+    results = synthetic.results(seeds=(0,), methods=("zero_shot",))
+    del results["proxy_a_distance"], results["timing_s"], results["versions"]
+    bare = full(results=results, metrics=[], evidence={}, config={})
+    assert Outline(bare).sections == ["results"]
+    assert "nan" not in bare.lower()
+    untrained = full(results=results, metrics=[], evidence=synthetic.found(("zero_shot",)))
+    assert Outline(untrained).sections == ["results", "features", "mistakes", "run"]
+
+
+def test_one_seed_one_epoch():
+    text = full(results=synthetic.results(seeds=(0,)), metrics=synthetic.metrics(1, 1))
+    assert "learning" in Outline(text).sections and "bands" not in text
+    assert "nan" not in text.lower()
+
+
+def test_maps_that_could_not_be_made_say_so():
+    evidence = synthetic.found()
+    evidence["tsne"] |= {"maps": {}, "collapsed": ["dann"]}
+    text = full(evidence=evidence)
+    assert "features of dann are all the same" in text
+
+
+def test_hundreds_of_classes_show_the_best_and_the_worst():
+    k, names = 345, ("zero_shot", "dann")
+    evidence = synthetic.found(names, num_classes=k, n=300)
+    before = [0.5] * k
+    after = [None, *(0.5 + np.linspace(-0.4, 0.4, k - 1)).tolist()]
+    before[0] = None
+    evidence["per_class"] = {"n": [1] * k, "accuracy": {"zero_shot": before, "dann": after}}
+    text = full(evidence=evidence)
+    chart = next(d for d in drawings(text) if d.find("title").text.startswith("dann, 15 best"))
+    said = [t.text for t in chart.iter("title")][1:]
+    assert len(said) == 30
+    assert said[0].startswith("class 338: +40.0")
+    assert said[-1].startswith(f"{synthetic.CLASSES[1]}: −40.0")  # class 0 has no example
+    assert len(text.encode()) < 2_000_000
+
+
+def test_changes_are_sorted_and_classes_without_one_are_counted():
+    evidence = synthetic.found(("zero_shot", "dann"))
+    accuracy = {
+        "zero_shot": [0.5, 0.5, 0.5, None, 0.2, 0.0],
+        "dann": [0.4, 0.5, 0.9, None, 0.2, 0.1],
+    }
+    evidence["per_class"] = {"n": [10] * 6, "accuracy": accuracy}
+    text = full(evidence=evidence)
+    chart = next(d for d in drawings(text) if d.find("title").text == "dann, 2 unchanged")
+    said = [t.text.rsplit(": ", 1)[1] for t in chart.iter("title") if ": " in t.text]
+    assert [s.split(" ")[0] for s in said] == ["+40.0", "+10.0", "−10.0"]
+    assert "50 % → 90 % of 10" in said[0]
+
+
+def test_a_page_of_many_maps_stays_small():
+    methods = ("zero_shot", *(f"m{i}" for i in range(9)))
+    evidence = synthetic.found(methods, n=300)
+    results = synthetic.results(methods=methods)
+    text = full(results=results, evidence=evidence, metrics=synthetic.metrics(100, 3, methods[1:]))
+    assert len(text.encode()) < 2_000_000
+
+
+def test_curves_follow_phases_and_leave_out_what_is_no_measure():
+    metrics = [
+        {"method": "two", "phase": "head", "epoch": 1, "loss": [1.0, 3.0], "s_per_epoch": 9},
+        {"method": "two", "phase": "head", "epoch": 2, "loss": [1.0, float("nan")]},
+        {"method": "two", "phase": "all", "epoch": 1, "loss": [0.5, 0.5], "words": ["a"]},
+        {"phase": "one", "epoch": 1, "loss": 2.0, "empty": [], "lam": [None]},
+        {"phase": "evaluate", "method": "two", "information_maximization": {"real": [1]}},
+    ]
+    found = curves(metrics)
+    assert found == {
+        "two": {"loss": ([1, 2, 3], [2.0, 1.0, 0.5], [1.0, 1.0, 0.5], [3.0, 1.0, 0.5])},
+        "one": {"loss": ([1], [2.0], [2.0], [2.0])},
+    }
+
+
+def test_phases_that_count_from_the_start_of_the_run_stay_where_they_are():
+    metrics = [
+        {"method": "m", "phase": p, "epoch": e, "loss": [0.0]}
+        for p, e in (("a", 1), ("a", 2), ("b", 3), ("b", 4))
+    ]
+    assert curves(metrics)["m"]["loss"][0] == [1, 2, 3, 4]
+
+
+def test_rules_show_mean_and_spread():
+    words = Outline(full()).words
+    assert {"70.0", "50.0", "5", "75.0 ± 7.1", "55.0 ± 7.1", "4 ± 1"} <= set(words)
+
+
+@pytest.mark.parametrize("published", [None, [("dann", "real", "83", "81.5")]])
+def test_a_suite_links_its_runs(published):
+    results = synthetic.results()
+    entries = [
+        ("Table 1", results, published, "table1/report.html"),
+        (f"Table {synthetic.EVIL}", results, None, None),
+    ]
+    text = page.suite_page(entries)
+    outline = Outline(text)
+    assert outline.sections == ["part-0", "part-1"] and "script" not in outline.tags
+    assert text.count('href="table1/report.html"') == 1
+    assert ("81.5" in outline.words) == bool(published)
+    assert page.suite_page([])
