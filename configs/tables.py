@@ -128,6 +128,18 @@ def methods(table: int) -> dict[str, dict]:
     }
 
 
+def as_published(config) -> None:
+    """The report's own lengths and rates, for its own data: 10 epochs, 1e-3 for whole models."""
+    config.epochs, config.save_every = 10, 1
+    config.prompts = "simple"
+    for method in config.methods.values():
+        if "text" in method["heads"]:
+            method.optim.lr = 1e-3
+        for phase in method.get("phases", {}).values():
+            if "optim" in phase:
+                phase.optim.lr_mults = ()
+
+
 def shorten(config) -> None:
     """One epoch a phase, two without phases: a smoke run."""
     config.epochs = 2

@@ -44,61 +44,65 @@ class Validation:
     """Measures candidates for selection: every rule's score, and what each candidate is worth."""
 
     def __init__(self, network: Network, config, plan: Plan, encoded: Encoded):
-        self.network, self.view = network, View(network, config, encoded)
+        self.view = View(network, config, encoded)
         source, target = config.data.source, config.data.target
         self.parts = {
             "source_val": (source, "val"),
             "target_val": (target, "val"),
-            "source": (source, "test"),
-            "target": (target, "test"),
+            "source_test": (source, "test"),
+            "target_test": (target, "test"),
         }
-        self._logits = jax.jit(network.predict)
-        self._adapt = jax.jit(lambda params, x: network.model.features(params, x, None))
+        # One program for everything: one by one, these operations cost more than they compute.
+        self._measures = jax.jit(functools.partial(_validate, network), static_argnums=2)
 
     def measure(self, phase: Phase, stacked) -> dict[str, list]:
         """Measures of stacked parameters, each a list over seeds."""
+        stacked = jax.device_get(stacked)
         seeds = len(jax.tree.leaves(stacked)[0])
         each = [self._one(phase, jax.tree.map(lambda x: x[i], stacked)) for i in range(seeds)]  # noqa: B023
         return {key: [one[key] for one in each] for key in each[0]}
 
     def _one(self, phase: Phase, params) -> dict[str, float | None]:
         parts = {name: self.view.features(params, part) for name, part in self.parts.items()}
-        logits = {name: self._logits(params, part.features) for name, part in parts.items()}
-        hits = {name: accuracy(logits[name], part.labels) for name, part in parts.items()}
-        seen = logits["target_val"][:MOST_FOR_DENSITY]
-        found = {
-            "source_val": hits["source_val"],
-            "negative_entropy": select.negative_entropy(logits["target_val"]),
-            "information_maximization": select.information_maximization(logits["target_val"]),
-            "soft_neighbourhood_density": select.soft_neighbourhood_density(seen),
-            "oracle": hits["target_val"],
-            "source_test": hits["source"],
-            "target_test": hits["target"],
-        }
-        found = {key: round(float(value), 6) for key, value in found.items()}
-        adapted = [self._adapt(params, parts[n].features) for n in ("source_val", "target_val")]
-        found["proxy_a_distance"] = distance(*adapted)
-        if "discriminator" in params and phase.options.get("domain_weight") != 0:
-            found["grad_ratio"] = self._grad_ratio(phase, params, parts)
-        return found
+        options, weigh = phase.options, None
+        if "discriminator" in params and options.get("domain_weight", 1.0) != 0:
+            weigh = (options.get("domain_weight", 1.0), options.get("label_smoothing", 0.0))
+        found, adapted = jax.device_get(self._measures(params, parts, weigh))
+        measures = {key: round(float(value), 6) for key, value in found.items()}
+        measures["proxy_a_distance"] = distance(*adapted)
+        return measures
 
-    def _grad_ratio(self, phase: Phase, params, parts) -> float:
-        """At lambda 1; a page multiplies by the lambda of the time."""
+
+def _validate(network: Network, params, parts: dict[str, Features], weigh: tuple | None):
+    """Scalars of one candidate, and the adapted validation features of source and target.
+
+    `weigh` is (domain weight, label smoothing) where there is a domain loss; the ratio of gradients
+    is then measured, at lambda 1.
+    """
+    logits = {name: network.predict(params, part.features) for name, part in parts.items()}
+    hits = {name: accuracy(logits[name], part.labels) for name, part in parts.items()}
+    seen = logits["target_val"]
+    found = {
+        "source_val": hits["source_val"],
+        "negative_entropy": select.negative_entropy(seen),
+        "information_maximization": select.information_maximization(seen),
+        "soft_neighbourhood_density": select.soft_neighbourhood_density(seen[:MOST_FOR_DENSITY]),
+        "oracle": hits["target_val"],
+        "source_test": hits["source_test"],
+        "target_test": hits["target_test"],
+    }
+    source, target = parts["source_val"], parts["target_val"]
+    adapted = [network.model.features(params, x.features, None) for x in (source, target)]
+    if weigh:
         batch = {
-            "source": {
-                "inputs": jnp.asarray(parts["source_val"].features[:PROBE]),
-                "label": jnp.asarray(parts["source_val"].labels[:PROBE]),
-            },
-            "target": {"inputs": jnp.asarray(parts["target_val"].features[:PROBE])},
+            "source": {"inputs": source.features[:PROBE], "label": source.labels[:PROBE]},
+            "target": {"inputs": target.features[:PROBE]},
         }
-        smoothing = phase.options.get("label_smoothing", 0.0)
-        weight = phase.options.get("domain_weight", 1.0)
-        ratio = jax.jit(
-            functools.partial(
-                gradient_ratio, self.network.model, domain_weight=weight, label_smoothing=smoothing
-            )
+        weight, smoothing = weigh
+        found["grad_ratio"] = gradient_ratio(
+            network.model, params, batch, 1.0, domain_weight=weight, label_smoothing=smoothing
         )
-        return round(float(ratio(params, batch, 1.0)), 6)
+    return found, adapted
 
 
 def distance(source, target) -> float | None:
@@ -134,12 +138,13 @@ def measure_method(name: str, trained, config, encoded: Encoded) -> tuple[list[d
       encoded: its data.
     """
     network, view = trained.network, View(trained.network, config, encoded)
+    stacked = jax.device_get(trained.params)
     answer = jax.jit(functools.partial(_answers, network))
     source, target = (config.data.source, "test"), (config.data.target, "test")
     found: dict[Part, list[dict]] = {part: [] for part in encoded.parts if part[1] != "train"}
     logits, ends = [], []
     for i in range(len(config.seeds)):
-        params = jax.tree.map(lambda x: x[i], trained.params)  # noqa: B023
+        params = jax.tree.map(lambda x: x[i], stacked)  # noqa: B023
         adapted = {}
         for part in found:
             features, labels = view.features(params, part)

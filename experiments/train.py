@@ -163,6 +163,7 @@ class Trainer:
         phase = self.method.phases[index]
         model = self.network_for(phase.augment).pixel_model
         begin, step, done = jax.jit(begin), None, []
+        states = jax.device_get(states)
         for position, seed in enumerate(self.config.seeds):
             state = begin(jax.tree.map(lambda x: x[position], states))  # noqa: B023
             step = step or self.step(index, model, state.params)  # one object: compiled once
