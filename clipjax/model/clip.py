@@ -2,7 +2,7 @@
 
 Parameters are plain nested dicts whose names follow one input-to-output order, so that
 `clipjax.train.optim.layer_groups` can name, freeze and scale them. Shapes, activations and
-pooling rules come from `CLIPConfig`; `clipjax.model.hf` maps names to Hugging Face's and back.
+pooling rules come from `CLIPConfig`; `clipjax.model.hf_names` knows Hugging Face's names for them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import numpy as np
 
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import normalize
-from clipjax.model.hf import config_from_hf
+from clipjax.model.hf_config import config_from_hf
 from clipjax.model.hub import find_model
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.weights import read_json

@@ -14,7 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from clipjax import CLIP, load_clip, load_tokenizer, save_clip
 from clipjax.errors import CheckpointError
-from clipjax.model.hf import config_from_hf, config_to_hf, hf_name, our_path, params_to_hf
+from clipjax.model.hf_config import config_from_hf, config_to_hf
+from clipjax.model.hf_names import hf_name, our_path
+from clipjax.model.hf_params import params_to_hf
 from tests.conftest import REPO, random_params, read_json, small_config
 
 TINY = REPO / "clipjax" / "assets" / "tiny_clip"
