@@ -47,7 +47,7 @@ def load_clip(
     Args:
       name_or_path: a directory, a Hub id ("openai/clip-vit-base-patch32"; downloaded once into
         Hugging Face's cache), or "tiny" for the embedded model.
-      revision: branch, tag or commit of a Hub id.
+      revision: branch, tag or commit of a Hub id; refused with a directory, which has none.
       dtype: of the parameters; None keeps what is stored (half precision stays half). Train on
         float32. What a model *computes* in is `CLIP(config, dtype=...)`.
       image_size: another side length in pixels than the model's own; the position embeddings are
@@ -57,8 +57,8 @@ def load_clip(
       (config, params) for `CLIP(config).apply({"params": params}, ...)`.
 
     Raises:
-      CheckpointError: nothing there, no network, a damaged file, weights that are a pickle,
-        tensors that do not fit their config, or an image size that patches do not divide.
+      CheckpointError: nothing there, no network, no permission, a damaged file, weights that are
+        a pickle, tensors that do not fit their config, or an image size that patches do not divide.
 
     >>> import jax, numpy as np
     >>> from clipjax import CLIP, load_clip

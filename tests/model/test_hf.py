@@ -17,9 +17,7 @@ from clipjax.errors import CheckpointError
 from clipjax.model.hf_config import config_from_hf, config_to_hf
 from clipjax.model.hf_names import hf_name, our_path
 from clipjax.model.hf_params import params_to_hf
-from tests.conftest import REPO, random_params, read_json, small_config
-
-TINY = REPO / "clipjax" / "assets" / "tiny_clip"
+from tests.conftest import TINY, random_params, read_json, small_config
 
 
 @pytest.fixture
