@@ -42,6 +42,15 @@ def find_model(name_or_path: str | os.PathLike, revision: str | None = None) -> 
     return _find(name_or_path, revision, _fetch_model)
 
 
+def find_tokenizer(name_or_path: str | os.PathLike, revision: str | None = None) -> pathlib.Path:
+    """As `find_model`, but of a Hub id fetches no more than config.json and the tokenizer's files.
+
+    Raises:
+      CheckpointError: as `find_model`; weights need not exist.
+    """
+    return _find(name_or_path, revision, _fetch_tokenizer)
+
+
 def _find(
     name_or_path: str | os.PathLike,
     revision: str | None,
@@ -73,6 +82,12 @@ def _fetch_model(repo: str, revision: str | None) -> pathlib.Path:
             raise CheckpointError(pickle_refusal(repo))
         return _fetch_model(repo, converted)
     _fetch_optional(repo, (*PREPROCESSORS, *TOKENIZER_FILES), revision)
+    return directory
+
+
+def _fetch_tokenizer(repo: str, revision: str | None) -> pathlib.Path:
+    directory = _fetch_config(repo, revision)
+    _fetch_optional(repo, TOKENIZER_FILES, revision)
     return directory
 
 

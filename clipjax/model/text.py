@@ -12,7 +12,7 @@ import numpy as np
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import normalize
 from clipjax.model.hf_config import config_from_hf
-from clipjax.model.hub import find_model
+from clipjax.model.hub import find_tokenizer
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.weights import read_json
 
@@ -23,7 +23,8 @@ def load_tokenizer(
     """The tokenizer of a CLIP as a pure function. Needs transformers, not torch.
 
     Args:
-      name_or_path: as `clipjax.load_clip` takes it.
+      name_or_path: as `clipjax.load_clip` takes it; of a Hub id only config.json and the
+        tokenizer's files are fetched, no weights.
       revision: of a Hub id.
       context: tokens a text; None takes the text tower's from config.json.
 
@@ -32,9 +33,10 @@ def load_tokenizer(
       keep their EOS token.
 
     Raises:
-      CheckpointError: there is no vocabulary; the message names the files looked for.
+      CheckpointError: there is no vocabulary (the message names the files looked for), or no
+        such model, revision, network or permission.
     """
-    directory = find_model(name_or_path, revision)
+    directory = find_tokenizer(name_or_path, revision)
     if not any((directory / f).exists() for f in ("vocab.json", "tokenizer.json")):
         raise CheckpointError(
             f"{directory} holds no tokenizer: neither vocab.json (with merges.txt) nor "

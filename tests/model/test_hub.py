@@ -12,9 +12,9 @@ import pytest
 from huggingface_hub import close_session, constants
 from safetensors.numpy import load_file
 
-from clipjax import load_clip, save_clip
+from clipjax import load_clip, load_tokenizer, save_clip
 from clipjax.errors import CheckpointError
-from clipjax.model.hub import TOKENIZER_FILES, copy_tokenizer, find_model
+from clipjax.model.hub import CONFIG, TOKENIZER_FILES, copy_tokenizer, find_model
 from tests.conftest import TINY, random_params, small_config
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -196,6 +196,20 @@ def test_hub_ids_are_fetched_once_and_only_what_is_needed(hub, monkeypatch):
     assert load_clip("me/single")[0] == small_config()
 
 
+def test_a_tokenizer_is_fetched_without_the_weights(hub, monkeypatch):
+    tokenize = load_tokenizer("me/single")
+    assert tokenize(["a cat"]).shape == (1, small_config().text.max_position_embeddings)
+    assert set(hub.asked) == {f"single/{file}" for file in (CONFIG, *TOKENIZER_FILES)}
+    go(monkeypatch, NOWHERE, offline=True)
+    assert load_tokenizer("me/single")(["a cat"]).tolist() == tokenize(["a cat"]).tolist()
+    assert "cannot be reached" in refusal("me/single")  # the model itself is not in the cache
+
+
+def test_a_repository_without_vocabulary_has_no_tokenizer(hub):
+    with pytest.raises(CheckpointError, match="neither vocab.json"):
+        load_tokenizer("me/pickled")  # and its pickle is nobody's concern here
+
+
 def test_safetensors_of_the_hubs_own_conversion_are_found(hub):
     """As for openai/clip-vit-base-patch32, whose main branch has pickles only."""
     assert load_clip("me/converted")[0] == small_config()
@@ -213,7 +227,7 @@ def test_what_the_hub_lacks_is_explained(hub):
     assert "neither a directory here nor a possible Hub id" in refusal("me/not--possible")
 
 
-@pytest.mark.parametrize("loader", [load_clip, find_model])
+@pytest.mark.parametrize("loader", [load_clip, load_tokenizer])
 @pytest.mark.parametrize(
     "name, words",
     [
@@ -247,4 +261,4 @@ def test_without_a_network_the_cache_and_the_embedded_model_are_named(hub, monke
 def test_a_directory_has_no_revision(name):
     assert "which has no revision 'v2'" in refusal(name, "v2")
     with pytest.raises(CheckpointError, match="leave revision empty"):
-        load_clip(name, revision="v2")
+        load_tokenizer(name, revision="v2")
