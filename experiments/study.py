@@ -112,9 +112,12 @@ def encode(config, plan: Plan, say) -> Encoded:
     """Encodes what the run needs, or reads it from the feature cache."""
     tokenize = load_tokenizer(plan.model)
     module, params = CLIP(plan.clip_config), plan.params
-    encode_text = jax.jit(functools.partial(module.apply, {"params": params}, method="encode_text"))
     classes = plan.class_names
-    weights = zero_shot_classifier(encode_text, tokenize, classes, config.prompts)
+    # Parameters are arguments: as constants of the program they would be in memory twice.
+    encode_text = jax.jit(functools.partial(module.apply, method="encode_text"))
+    weights = zero_shot_classifier(
+        functools.partial(encode_text, {"params": params}), tokenize, classes, config.prompts
+    )
 
     @jax.jit
     def encode_image(params, pixels):

@@ -71,14 +71,15 @@ def zero_shot_classifier(
     class_names: Sequence[str],
     prompts: str | Sequence[str] = "simple",
     *,
-    batch_size: int = 256,
+    batch_size: int = 64,
 ) -> jnp.ndarray:
     """Class weights from text: normalise each prompt's embedding, average, normalise again.
 
     Radford et al. 2021, section 3.1.4. `features @ weights.T` are cosine similarities.
 
     Args:
-      encode_text: token ids int32 [B, T] -> embeddings [B, P].
+      encode_text: token ids int32 [B, T] -> embeddings [B, P]. Compile it with the parameters as an
+        argument: as constants they would be in memory twice.
       tokenize: texts -> token ids, see `load_tokenizer`.
       class_names: K names.
       prompts: a template, a list of them, or the name of a set (`clipjax.model.prompts.PROMPTS`).
