@@ -145,22 +145,6 @@ def test_other_image_sizes_interpolate_as_transformers_does(tmp_path, size):
     close(pooled, out.pooler_output)
 
 
-def test_attention_kernels_give_the_same_numbers():
-    """The plain kernel on every backend; the flash kernel where there is a GPU that has it."""
-    config = SHAPES["quick_gelu"]
-    params, (images, _) = random_params(config), random_batch(config)
-
-    def encode(kernel, dtype):
-        module = CLIP(config, dtype, kernel)
-        return np.asarray(module.apply({"params": params}, images, method="encode_image"))
-
-    np.testing.assert_array_equal(encode("xla", jnp.float32), encode(None, jnp.float32))
-    if jax.default_backend() == "gpu":
-        np.testing.assert_allclose(
-            encode("cudnn", jnp.bfloat16), encode("xla", jnp.bfloat16), rtol=0.02, atol=0.02
-        )
-
-
 def test_gradients_of_the_contrastive_loss(tmp_path):
     config = SHAPES["quick_gelu"]
     params, model = saved(tmp_path, config)
