@@ -1,6 +1,10 @@
 """The towers against transformers' PyTorch CLIP on random weights."""
 
+import copy
+import functools
 import io
+import pathlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +16,7 @@ from clipjax.adapt.contrastive import info_nce
 from clipjax.data.preprocess import load_preprocess, save_preprocess
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
-from tests.conftest import REPO, random_params, random_tokens, small_config
+from tests.conftest import TINY, random_params, random_tokens, small_config
 
 torch = pytest.importorskip("torch", reason='parity needs PyTorch: pip install -e ".[parity]"')
 transformers = pytest.importorskip("transformers")
@@ -44,11 +48,25 @@ def random_batch(config, n=3):
     return images.astype(np.float32), ids
 
 
-def saved(tmp_path, config):
+class Pair(NamedTuple):
+    """A random model in our tree, where it was saved, and as transformers opened it."""
+
+    directory: pathlib.Path
+    params: dict
+    model: torch.nn.Module
+
+
+def make_pair(directory, config):
     params = random_params(config)
-    save_clip(tmp_path, config, params)
-    model = transformers.CLIPModel.from_pretrained(tmp_path, dtype=torch.float32)
-    return params, model.eval()
+    save_clip(directory, config, params)
+    model = transformers.CLIPModel.from_pretrained(directory, dtype=torch.float32)
+    return Pair(directory, params, model.eval())
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """name in SHAPES -> its Pair, made once and shared: whoever changes one takes a copy."""
+    return functools.cache(lambda name: make_pair(tmp_path_factory.mktemp("pair"), SHAPES[name]))
 
 
 def close(ours, theirs, tolerance=1e-5):
@@ -57,45 +75,56 @@ def close(ours, theirs, tolerance=1e-5):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_every_hidden_state_embedding_and_logit(tmp_path, name):
-    check_parity(tmp_path, SHAPES[name])
+def test_every_hidden_state_embedding_and_logit(pair, name):
+    check_parity(SHAPES[name], *pair(name)[1:])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [B32, L14], ids=["ViT-B/32", "ViT-L/14"])
 def test_the_full_sizes(tmp_path, config):
-    check_parity(tmp_path, config)
+    check_parity(config, *make_pair(tmp_path, config)[1:])
 
 
-def check_parity(tmp_path, config):
-    params, model = saved(tmp_path, config)
+def every_output(config):
+    """(params, images, ids) -> all that a CLIP computes, in one program: its parts are shared."""
+
+    @jax.jit
+    def run(params, images, ids):
+        apply = functools.partial(CLIP(config).apply, {"params": params})
+        return {
+            "vision": apply(images, method=lambda m, x: m.vision(x, all_hidden=True)),
+            "text": apply(ids, method=lambda m, x: m.text(x, all_hidden=True)),
+            "image_embeds": normalize(apply(images, method="encode_image")),
+            "text_embeds": normalize(apply(ids, method="encode_text")),
+            "logits_per_image": apply(images, ids),
+        }
+
+    return run
+
+
+@torch.inference_mode()
+def check_parity(config, params, model):
     images, ids = random_batch(config)
     pixels, tokens = torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(ids).long()
     out = model(input_ids=tokens, pixel_values=pixels)
-    vision = model.vision_model(pixel_values=pixels, output_hidden_states=True)
-    words = model.text_model(input_ids=tokens, output_hidden_states=True)
-    module, variables = CLIP(config), {"params": params}
-
-    image, hidden = module.apply(
-        variables, images, method=lambda m, x: m.vision(x, all_hidden=True)
-    )
-    for mine, reference in zip(hidden, vision.hidden_states, strict=True):
-        close(mine, reference)
-    close(image, vision.pooler_output)
-    text, hidden = module.apply(variables, ids, method=lambda m, x: m.text(x, all_hidden=True))
-    for mine, reference in zip(hidden, words.hidden_states, strict=True):
-        close(mine, reference)
-    close(text, words.pooler_output)
-    encoded = module.apply(variables, images, method="encode_image")
-    close(normalize(encoded), out.image_embeds)
-    close(normalize(module.apply(variables, ids, method="encode_text")), out.text_embeds)
-    close(module.apply(variables, images, ids), out.logits_per_image)
+    towers = {
+        "vision": model.vision_model(pixel_values=pixels, output_hidden_states=True),
+        "text": model.text_model(input_ids=tokens, output_hidden_states=True),
+    }
+    ours = every_output(config)(params, images, ids)
+    for name, theirs in towers.items():
+        pooled, hidden = ours[name]
+        for mine, reference in zip(hidden, theirs.hidden_states, strict=True):
+            close(mine, reference)
+        close(pooled, theirs.pooler_output)
+    for name in ("image_embeds", "text_embeds", "logits_per_image"):
+        close(ours[name], out[name])
 
 
-def test_bfloat16_agrees_within_its_rounding(tmp_path):
+def test_bfloat16_agrees_within_its_rounding(pair):
     """Against the same model in float32: no further off than PyTorch's own bfloat16 is."""
     config = SHAPES["quick_gelu"]
-    params, model = saved(tmp_path, config)
+    _, params, model = pair("quick_gelu")
     images, _ = random_batch(config, n=16)
     pixels = torch.tensor(images.transpose(0, 3, 1, 2))
 
@@ -104,22 +133,23 @@ def test_bfloat16_agrees_within_its_rounding(tmp_path):
         return getattr(out, "pooler_output", out).detach().float().numpy()
 
     exact = features(model, torch.float32)
-    theirs = np.abs(features(model.to(torch.bfloat16), torch.bfloat16) - exact)
-    half = CLIP(config, jnp.bfloat16)
-    ours = np.abs(half.apply({"params": params}, images, method="encode_image") - exact)
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    theirs = np.abs(features(half, torch.bfloat16) - exact)
+    encode = jax.jit(functools.partial(CLIP(config, jnp.bfloat16).apply, method="encode_image"))
+    ours = np.abs(encode({"params": params}, images) - exact)
     assert ours.mean() <= 1.2 * theirs.mean()
     assert ours.max() <= 2**-8 * 8 * np.abs(exact).max()
 
 
-def test_one_tower_exports_of_transformers(tmp_path):
+def test_one_tower_exports_of_transformers(tmp_path, pair):
     config = SHAPES["gelu"]
-    params, model = saved(tmp_path / "whole", config)
+    whole, params, _ = pair("gelu")
     images, ids = random_batch(config)
     for kind, method, inputs in (
         (transformers.CLIPVisionModelWithProjection, "encode_image", images),
         (transformers.CLIPTextModelWithProjection, "encode_text", ids),
     ):
-        part = kind.from_pretrained(tmp_path / "whole", dtype=torch.float32).eval()
+        part = kind.from_pretrained(whole, dtype=torch.float32).eval()
         part.save_pretrained(tmp_path / method)
         small, loaded = load_clip(tmp_path / method)
         expected = CLIP(config).apply({"params": params}, inputs, method=method)
@@ -134,20 +164,20 @@ def test_one_tower_exports_of_transformers(tmp_path):
 
 
 @pytest.mark.parametrize("size", [24, 48, 64])
-def test_other_image_sizes_interpolate_as_transformers_does(tmp_path, size):
-    config = SHAPES["quick_gelu"]
-    _, model = saved(tmp_path, config)
+def test_other_image_sizes_interpolate_as_transformers_does(pair, size):
+    directory, _, model = pair("quick_gelu")
     images = np.random.default_rng(5).normal(size=(2, size, size, 3)).astype(np.float32)
     pixels = torch.tensor(images.transpose(0, 3, 1, 2))
     out = model.vision_model(pixel_values=pixels, interpolate_pos_encoding=True)
-    resized, params = load_clip(tmp_path, image_size=size)
-    pooled = CLIP(resized).apply({"params": params}, images, method=lambda m, x: m.vision(x))
-    close(pooled, out.pooler_output)
+    resized, params = load_clip(directory, image_size=size)
+    look = functools.partial(CLIP(resized).apply, method=lambda m, x: m.vision(x))
+    close(jax.jit(look)({"params": params}, images), out.pooler_output)
 
 
-def test_gradients_of_the_contrastive_loss(tmp_path):
+def test_gradients_of_the_contrastive_loss(pair):
     config = SHAPES["quick_gelu"]
-    params, model = saved(tmp_path, config)
+    _, params, model = pair("quick_gelu")
+    model.zero_grad()
     images, ids = random_batch(config, n=4)
     pixels, tokens = torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(ids).long()
     out = model(input_ids=tokens, pixel_values=pixels, return_loss=True)
@@ -176,14 +206,13 @@ def test_gradients_of_the_contrastive_loss(tmp_path):
 
 
 def test_the_embedded_model_loads_in_transformers_and_agrees():
-    directory = REPO / "clipjax" / "assets" / "tiny_clip"
-    config, params = load_clip(directory)
-    model = transformers.CLIPModel.from_pretrained(directory, dtype=torch.float32).eval()
+    config, params = load_clip(TINY)
+    model = transformers.CLIPModel.from_pretrained(TINY, dtype=torch.float32).eval()
     images, ids = random_batch(config)
     out = model(
         input_ids=torch.tensor(ids).long(), pixel_values=torch.tensor(images.transpose(0, 3, 1, 2))
     )
-    close(CLIP(config).apply({"params": params}, images, jnp.asarray(ids)), out.logits_per_image)
+    close(jax.jit(CLIP(config).apply)({"params": params}, images, ids), out.logits_per_image)
 
 
 def pictures():
