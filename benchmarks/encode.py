@@ -33,7 +33,8 @@ import numpy as np
 from absl import app, flags
 
 from clipjax.model.clip import CLIP, CLIPConfig, VisionConfig
-from clipjax.model.hf import abstract_params, config_to_hf
+from clipjax.model.hf_config import config_to_hf
+from clipjax.model.hf_params import abstract_params
 
 SIZES = {
     "tiny": CLIPConfig(VisionConfig(192, 768, 6, 3, image_size=64, patch_size=8), None, 128),

@@ -16,7 +16,7 @@ def common() -> ConfigDict:
     """The fields that all experiments share."""
     config = ConfigDict()
     config.model = "tiny"  # the embedded CLIP; else a Hub id or a directory in Hugging Face layout
-    config.revision = ""  # branch, tag or commit of a Hub id
+    config.revision = ""  # branch, tag or commit of a Hub id; directories have none
     config.seeds = (0, 1, 2)
     config.data = ConfigDict()
     config.data.name = "emoji"  # "emoji" is embedded; else "folder" or "parquet" at data.root

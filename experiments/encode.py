@@ -52,9 +52,12 @@ def needed_parts(config, dataset: Dataset) -> list[Part]:
 def encode_texts(config, plan: Plan) -> Encoded:
     """The classes' texts alone; no image is read."""
     tokenize, module, params = load_tokenizer(plan.model), plan.module, plan.params
-    encode_text = jax.jit(functools.partial(module.apply, {"params": params}, method="encode_text"))
     classes = plan.class_names
-    weights = zero_shot_classifier(encode_text, tokenize, classes, config.prompts)
+    # Parameters are arguments: as constants of the program they would be in memory twice.
+    encode_text = jax.jit(functools.partial(module.apply, method="encode_text"))
+    weights = zero_shot_classifier(
+        functools.partial(encode_text, {"params": params}), tokenize, classes, config.prompts
+    )
     tokens = np.stack([tokenize(fill_prompts(name, config.prompts)) for name in classes])
     scale = float(module.apply({"params": params}, method="scale"))
     return Encoded({}, weights, scale, tokens, plan, {})

@@ -21,7 +21,8 @@ from clipjax.errors import ConfigError
 from clipjax.evaluate.metrics import accuracy
 from clipjax.log import MetricsLog
 from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
-from clipjax.model.hf import abstract_params, load_clip, save_clip
+from clipjax.model.hf import load_clip, save_clip
+from clipjax.model.hf_params import abstract_params
 from clipjax.model.hub import copy_tokenizer, find_model
 from clipjax.model.text import load_tokenizer, zero_shot_classifier
 from clipjax.model.weights import read_json

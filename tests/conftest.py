@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 
 from clipjax.model.clip import CLIPConfig, TextConfig, VisionConfig
-from clipjax.model.hf import abstract_params
+from clipjax.model.hf_params import abstract_params
 
 REPO = pathlib.Path(__file__).parent.parent
+TINY = REPO / "clipjax" / "assets" / "tiny_clip"
 
 
 @pytest.fixture(scope="session", autouse=True)

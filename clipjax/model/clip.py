@@ -2,7 +2,7 @@
 
 Parameters are plain nested dicts whose names follow one input-to-output order, so that
 `clipjax.train.optim.layer_groups` can name, freeze and scale them. Shapes, activations and
-pooling rules come from `CLIPConfig`; `clipjax.model.hf` maps names to Hugging Face's and back.
+pooling rules come from `CLIPConfig`; `clipjax.model.hf_names` knows Hugging Face's names for them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from clipjax.model.attention import attend
 from clipjax.model.positions import sincos_positions
 
 MAX_LOGIT_SCALE = 4.605170185988092  # ln 100, the clamp of the CLIP paper (section 2.5)
@@ -115,11 +116,7 @@ def _dense(width: int, std: float, dtype: Any, name: str) -> nn.Dense:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, [B, T, D] -> [B, T, D]; softmax in float32.
-
-    `kernel` is `jax.nn.dot_product_attention`'s implementation: "xla", "cudnn" (a flash kernel,
-    NVIDIA GPUs in half precision), or None for JAX's choice.
-    """
+    """Multi-head self-attention, [B, T, D] -> [B, T, D]; `kernel` as `attend` takes it."""
 
     config: TowerConfig
     causal: bool
@@ -135,7 +132,7 @@ class Attention(nn.Module):
             dense(name, width**-0.5)(x).reshape(batch, length, heads, width // heads)
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        y = jax.nn.dot_product_attention(q, k, v, is_causal=self.causal, implementation=self.kernel)
+        y = attend(q, k, v, causal=self.causal, kernel=self.kernel)
         return dense("out_proj", cfg.residual_std)(y.reshape(batch, length, width))
 
 
@@ -265,8 +262,10 @@ class CLIP(nn.Module):
 
     Embeddings are float32 [B, projection_dim] and **not** normalised; `normalize` does that.
     `dtype` is what the towers compute in, whatever dtype the parameters are stored in; `kernel`
-    picks the attention kernel (see `Attention`). `remat` computes each block a second time in the
-    backward pass instead of keeping what is inside it: less memory for a third more time.
+    picks the attention kernel (`clipjax.model.attention.attend`): None, "xla", or "cudnn" (flash
+    attention; NVIDIA GPUs in half precision, a ConfigError elsewhere). `remat` computes each block
+    a second time in the backward pass instead of keeping what is inside it: less memory for a third
+    more time.
     """
 
     config: CLIPConfig

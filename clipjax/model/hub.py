@@ -6,8 +6,10 @@ import os
 import pathlib
 import re
 import shutil
+from collections.abc import Callable, Iterable
 
 from clipjax.errors import CheckpointError
+from clipjax.model.hub_errors import explained
 from clipjax.model.weights import INDEX, PICKLE, SINGLE, pickle_refusal, read_json
 
 TINY = pathlib.Path(__file__).parent.parent / "assets" / "tiny_clip"
@@ -31,80 +33,74 @@ def find_model(name_or_path: str | os.PathLike, revision: str | None = None) -> 
     Args:
       name_or_path: "tiny" (embedded), a directory in Hugging Face layout, or a Hub id
         "owner/name", which is downloaded once into Hugging Face's own cache.
-      revision: branch, tag or commit of a Hub id.
+      revision: branch, tag or commit of a Hub id; directories and "tiny" have none.
 
     Raises:
-      CheckpointError: neither a directory nor an id of the Hub, no network and not cached, or a
-        repository without safetensors.
+      CheckpointError: neither a directory nor an id of the Hub, a revision of something that has
+        none, no network and not cached, no access, or a repository without safetensors.
     """
+    return _find(name_or_path, revision, _fetch_model)
+
+
+def find_tokenizer(name_or_path: str | os.PathLike, revision: str | None = None) -> pathlib.Path:
+    """As `find_model`, but of a Hub id fetches no more than config.json and the tokenizer's files.
+
+    Raises:
+      CheckpointError: as `find_model`; weights need not exist.
+    """
+    return _find(name_or_path, revision, _fetch_tokenizer)
+
+
+def _find(
+    name_or_path: str | os.PathLike,
+    revision: str | None,
+    fetch: Callable[[str, str | None], pathlib.Path],
+) -> pathlib.Path:
     name = os.fspath(name_or_path)
-    if name == "tiny":
-        return TINY
-    if pathlib.Path(name).is_dir():
-        return pathlib.Path(name)
+    if name == "tiny" or pathlib.Path(name).is_dir():
+        if revision:
+            raise CheckpointError(
+                f"model {name!r} is a directory on this machine, which has no revision "
+                f"{revision!r}; leave revision empty, or give a Hub id."
+            )
+        return TINY if name == "tiny" else pathlib.Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise CheckpointError(
             f"model {name!r} is neither a directory nor a Hub id "
             "like 'openai/clip-vit-base-patch32'; give one of these, or 'tiny', the embedded CLIP."
         )
-    return _download(name, revision)
+    with explained(name, revision):
+        return fetch(name, revision)
 
 
-def _download(repo: str, revision: str | None) -> pathlib.Path:
-    """Fetches the files of a CLIP repository; returns their directory in the cache."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        HTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        return _fetch_all(repo, revision)
-    except GatedRepoError:
-        raise CheckpointError(
-            f"model {repo!r} is gated; accept its terms on the Hub and log in with `hf auth login`."
-        ) from None
-    except RepositoryNotFoundError:
-        raise CheckpointError(
-            f"the Hub has no model {repo!r} (or it is private: `hf auth login`), and there is no "
-            "directory of that name; check the spelling, or use 'tiny', the embedded CLIP."
-        ) from None
-    except RevisionNotFoundError:
-        raise CheckpointError(
-            f"model {repo!r} has no revision {revision!r}; see its page for branches and tags."
-        ) from None
-    except HFValidationError as error:
-        raise CheckpointError(
-            f"{repo!r} is neither a directory here nor a possible Hub id ({_one_line(error)})."
-        ) from None
-    except LocalEntryNotFoundError:
-        raise CheckpointError(
-            f"there is no directory {repo!r}, no model of that name in the cache ({_cache()}), and "
-            "the Hub cannot be reached; go online once, copy the model's files and give their "
-            "directory, or use 'tiny', the embedded CLIP."
-        ) from None
-    except (HfHubHTTPError, HTTPError, OSError) as error:
-        raise CheckpointError(
-            f"downloading model {repo!r} failed ({_one_line(error)}); try again, what has arrived "
-            f"is kept in {_cache()}; or use 'tiny', the embedded CLIP."
-        ) from None
-
-
-def _fetch_all(repo: str, revision: str | None) -> pathlib.Path:
+def _fetch_model(repo: str, revision: str | None) -> pathlib.Path:
     """Config, weights, and whatever else of a CLIP the repository has, into one directory."""
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    config = _fetch(repo, CONFIG, revision, f"model {repo!r} has no {CONFIG}; it is no model.")
+    directory = _fetch_config(repo, revision)
     if not _fetch_weights(repo, revision):
         converted = None if revision else _conversion(repo)
         if converted is None:
             raise CheckpointError(pickle_refusal(repo))
-        return _fetch_all(repo, converted)
-    for file in (*PREPROCESSORS, *TOKENIZER_FILES):
+        return _fetch_model(repo, converted)
+    _fetch_optional(repo, (*PREPROCESSORS, *TOKENIZER_FILES), revision)
+    return directory
+
+
+def _fetch_tokenizer(repo: str, revision: str | None) -> pathlib.Path:
+    directory = _fetch_config(repo, revision)
+    _fetch_optional(repo, TOKENIZER_FILES, revision)
+    return directory
+
+
+def _fetch_config(repo: str, revision: str | None) -> pathlib.Path:
+    missing = f"model {repo!r} has no {CONFIG}; it is no model."
+    return pathlib.Path(_fetch(repo, CONFIG, revision, missing)).parent
+
+
+def _fetch_optional(repo: str, files: Iterable[str], revision: str | None) -> None:
+    """Those of the files that there are: a tower without tokenizer or images is legitimate."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    for file in files:
         try:
             _fetch(repo, file, revision)
         except LocalEntryNotFoundError as error:
@@ -113,8 +109,7 @@ def _fetch_all(repo: str, revision: str | None) -> pathlib.Path:
             if not _offline():
                 raise error
         except EntryNotFoundError:
-            continue  # a tower without tokenizer or images is legitimate; whoever needs it asks
-    return pathlib.Path(config).parent
+            continue  # whoever needs it asks
 
 
 def _fetch(repo: str, file: str, revision: str | None, missing: str = "") -> str:
@@ -164,10 +159,15 @@ def _conversion(repo: str) -> str | None:
     transformers looks there too.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
-    for discussion in HfApi().get_repo_discussions(repo, discussion_type="pull_request"):
-        if discussion.author == "SFconvertbot" and "safetensors" in discussion.title:
-            return f"refs/pr/{discussion.num}"
+    try:
+        for discussion in HfApi().get_repo_discussions(repo, discussion_type="pull_request"):
+            if discussion.author == "SFconvertbot" and "safetensors" in discussion.title:
+                return f"refs/pr/{discussion.num}"
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (403, 404):  # owners can switch discussions off
+            raise
     return None
 
 
@@ -175,16 +175,6 @@ def _offline() -> bool:
     from huggingface_hub import constants
 
     return constants.HF_HUB_OFFLINE
-
-
-def _cache() -> str:
-    from huggingface_hub import constants
-
-    return constants.HF_HUB_CACHE
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
 
 
 def copy_tokenizer(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import normalize
-from clipjax.model.hf import config_from_hf
-from clipjax.model.hub import find_model
+from clipjax.model.hf_config import config_from_hf
+from clipjax.model.hub import find_tokenizer
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.weights import read_json
 
@@ -23,7 +23,8 @@ def load_tokenizer(
     """The tokenizer of a CLIP as a pure function. Needs transformers, not torch.
 
     Args:
-      name_or_path: as `clipjax.load_clip` takes it.
+      name_or_path: as `clipjax.load_clip` takes it; of a Hub id only config.json and the
+        tokenizer's files are fetched, no weights.
       revision: of a Hub id.
       context: tokens a text; None takes the text tower's from config.json.
 
@@ -32,9 +33,10 @@ def load_tokenizer(
       keep their EOS token.
 
     Raises:
-      CheckpointError: there is no vocabulary; the message names the files looked for.
+      CheckpointError: there is no vocabulary (the message names the files looked for), or no
+        such model, revision, network or permission.
     """
-    directory = find_model(name_or_path, revision)
+    directory = find_tokenizer(name_or_path, revision)
     if not any((directory / f).exists() for f in ("vocab.json", "tokenizer.json")):
         raise CheckpointError(
             f"{directory} holds no tokenizer: neither vocab.json (with merges.txt) nor "
@@ -69,14 +71,15 @@ def zero_shot_classifier(
     class_names: Sequence[str],
     prompts: str | Sequence[str] = "simple",
     *,
-    batch_size: int = 256,
+    batch_size: int = 64,
 ) -> jnp.ndarray:
     """Class weights from text: normalise each prompt's embedding, average, normalise again.
 
     Radford et al. 2021, section 3.1.4. `features @ weights.T` are cosine similarities.
 
     Args:
-      encode_text: token ids int32 [B, T] -> embeddings [B, P].
+      encode_text: token ids int32 [B, T] -> embeddings [B, P]. Compile it with the parameters as an
+        argument: as constants they would be in memory twice.
       tokenize: texts -> token ids, see `load_tokenizer`.
       class_names: K names.
       prompts: a template, a list of them, or the name of a set (`clipjax.model.prompts.PROMPTS`).

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from configs import tables
-from experiments.methods import build_methods, build_optimizer
-from experiments.suite import published
+from experiments.methods import build_methods
+from experiments.suite import published, table_configs
 from tests.conftest import REPO, read_json
 
 
@@ -17,17 +17,34 @@ def test_every_row_of_a_table_can_be_built(table):
     config = tables.get_config(str(table))
     built = build_methods(config, 28)
     assert list(built) == list(tables.methods(table))
-    for method in built.values():
-        build_optimizer(method, config, 10)
     assert set(tables.PUBLISHED[table]) <= {"zero_shot", *built}
 
 
 def test_rows_change_what_the_report_changed():
     built = build_methods(tables.get_config("3"), 28)
     assert [len(m.heads.classifier) for m in built.values()] == [1, 1, 2, 2, 4, 4]
-    assert {m.optim.schedule for m in built.values()} == {"step", "cosine"}
+    assert {m.phases[0].optim.schedule for m in built.values()} == {"step", "cosine"}
     five = build_methods(tables.get_config("5"), 28)
-    assert [m.optim.lr for m in five.values()] == [1e-2, 1e-3, 1e-3]
+    assert [m.phases[0].optim.lr for m in five.values()] == [1e-2, 1e-3, 1e-3]
+    six = build_methods(tables.get_config("6"), 28)
+    assert [[p.epochs for p in m.phases] for m in six.values()] == [[6, 14]] * 3
+    assert [m.phases[1].options["domain_weight"] for m in six.values()] == [0.0, 1.0, 1.0]
+    assert [m.phases[1].options["lam_max"] for m in six.values()] == [0.3, 0.3, 0.6]
+
+
+def test_domainnet_gets_the_reports_domains_and_lengths():
+    found = table_configs(list("123456"), data="domainnet", root="/data/domainnet", model="a/b")
+    for config in found.values():
+        assert (config.data.source, config.data.target) == ("real", "clipart")
+        assert (config.data.name, config.data.root, config.model) == (
+            "folder",
+            "/data/domainnet",
+            "a/b",
+        )
+    assert found["2"].methods.full.optim.lr == 1e-3
+    methods = build_methods(found["6"], 345)
+    assert {m.epochs for m in methods.values()} == {20}
+    assert {m.epochs for m in build_methods(found["5"], 345).values()} == {10}
 
 
 def test_published_numbers_stand_beside_ours_on_domainnet_only():
@@ -48,15 +65,19 @@ def suite(*arguments):
 
 
 def test_unknown_tables_and_choices_are_refused(tmp_path):
-    for options, word in ((["--tables=2"], "1, 3, 4, 5"), (["--choices=sorce=a"], "source=...")):
+    for options, word in (
+        (["--tables=7"], "1, 2, 3, 4, 5, 6"),
+        (["--data=domainnet"], "--data_root"),
+        (["--data=imagenet"], "known: emoji, domainnet, folder, parquet"),
+    ):
         done = suite(f"--workdir={tmp_path}", *options)
         assert done.returncode == 1 and word in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
 def test_the_suite_runs_and_resumes(tmp_path, folder_dataset):
-    choices = f"smoke,root={folder_dataset},source=real,target=sketch"
-    options = (f"--workdir={tmp_path}", "--tables=1,4", f"--choices={choices}")
+    data = (f"--data_root={folder_dataset}", "--source=real", "--target=sketch")
+    options = (f"--workdir={tmp_path}", "--tables=1,4", "--smoke", *data)
     done = suite(*options)
     assert done.returncode == 0, done.stderr
     rows = read_json(tmp_path / "table1" / "results.json")["rows"]

@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 
 from clipjax import CLIP, load_clip, load_tokenizer, save_clip
 from clipjax.errors import CheckpointError
-from clipjax.model.hf import config_from_hf, config_to_hf, hf_name, our_path, params_to_hf
-from tests.conftest import REPO, random_params, read_json, small_config
-
-TINY = REPO / "clipjax" / "assets" / "tiny_clip"
+from clipjax.model.hf_config import config_from_hf, config_to_hf
+from clipjax.model.hf_names import hf_name, our_path
+from clipjax.model.hf_params import params_to_hf
+from tests.conftest import TINY, random_params, read_json, small_config
 
 
 @pytest.fixture
@@ -132,9 +132,11 @@ def test_another_image_size_interpolates_and_a_wrong_one_is_refused(model_dir):
 
 
 LOAD = """
-import resource, sys, jax
+import pathlib, sys, jax
 from clipjax import load_clip
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+# Not getrusage: a child's peak there starts at that of the process it was forked from.
+status = lambda: pathlib.Path("/proc/self/status").read_text()
+peak = lambda: int(status().split("VmHWM:")[1].split()[0]) * 1024
 load_clip(sys.argv[1])  # imports and backend are not the model's memory
 before = peak()
 config, params = load_clip(sys.argv[2])
@@ -143,6 +145,7 @@ print(size, peak() - before)
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_needs_little_more_memory_than_the_model(model_dir, tmp_path):
     """A half-precision model of 190 MB: neither two copies nor a float32 one is ever in memory."""
     big = small_config(
@@ -155,7 +158,7 @@ def test_loading_needs_little_more_memory_than_the_model(model_dir, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     size, peak = map(int, done.stdout.split())
-    assert size > 150e6 and peak < 1.3 * size, (size, peak)
+    assert size > 150e6 and 0.9 * size < peak < 1.3 * size, (size, peak)
 
 
 def test_names_are_inverse():

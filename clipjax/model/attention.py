@@ -1,0 +1,57 @@
+"""Softmax attention and the kernels that can compute it."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.errors import ConfigError
+
+KERNELS = (None, "xla", "cudnn")
+_REMEDY = "use kernel='xla', or None for JAX's choice"
+
+
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, kernel: str | None = None
+) -> jax.Array:
+    """softmax(q k^T / sqrt(D)) v for every head, three times [B, T, H, D] -> [B, T, H, D].
+
+    Softmax is in float32 whatever the dtype of the inputs, which the output has too.
+
+    Args:
+      q, k, v: queries, keys and values.
+      causal: whether a token sees only itself and those before it.
+      kernel: "xla"; "cudnn", a flash kernel (Dao et al. 2022, arXiv 2205.14135), which never holds
+        the T x T scores; or None for JAX's choice. All give the same numbers up to rounding.
+
+    Raises:
+      ConfigError: a kernel that does not exist, or that this machine or dtype does not have.
+    """
+    check_kernel(kernel, q.dtype)
+    try:
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=kernel)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        if kernel != "cudnn":
+            raise
+        # An old cuDNN or GPU, or a head width the kernel lacks: only cuDNN knows.
+        why = " ".join(str(error).split())[:200].rstrip(".")
+        raise ConfigError(f"attention kernel 'cudnn' refused ({why}); {_REMEDY}.") from None
+
+
+def check_kernel(kernel: str | None, dtype: jnp.dtype) -> None:
+    """Raises ConfigError for a kernel that cannot run here, before JAX does from deep inside."""
+    if kernel not in KERNELS:
+        known = ", ".join(map(repr, KERNELS))
+        raise ConfigError(f"there is no attention kernel {kernel!r}; known: {known}.")
+    if kernel != "cudnn":
+        return
+    if jax.default_backend() != "gpu":
+        raise ConfigError(
+            f"attention kernel 'cudnn' needs an NVIDIA GPU and JAX runs on the "
+            f"{jax.default_backend()} here; {_REMEDY}."
+        )
+    if dtype not in (jnp.float16, jnp.bfloat16):
+        raise ConfigError(
+            f"attention kernel 'cudnn' computes in half precision only, not in {dtype}; compute in "
+            f"it (CLIP(config, jnp.bfloat16)), or {_REMEDY}."
+        )
