@@ -11,15 +11,27 @@ from typing import Any
 
 
 class MetricsLog:
-    """Appends one JSON object a line; `rewind` forgets what a resumed stage will say again."""
+    """Appends one JSON object a line; `rewind` forgets what a resumed stage will say again.
 
-    def __init__(self, path: str | os.PathLike):
+    With `events`, a folder, numbers go to TensorBoard too (needs the extra `tensorboard`).
+    """
+
+    def __init__(self, path: str | os.PathLike, events: str | os.PathLike | None = None):
         self.path = pathlib.Path(path)
+        self._writer = event_writer(events) if events else None
 
     def append(self, record: dict[str, Any]) -> None:
         """Writes one record."""
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
+        if self._writer and "step" in record:
+            for name, value in scalars(record).items():
+                self._writer.add_scalar(name, value, record["step"])
+
+    def close(self) -> None:
+        """Waits until all events are on disk."""
+        if self._writer:
+            self._writer.close()
 
     def rewind(self, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Drops the records that `keep` refuses, and a last line that a kill cut short."""
@@ -27,6 +39,27 @@ class MetricsLog:
             return
         kept = [line for line, record in _records(self.path) if keep(record)]
         write_atomically(self.path, "".join(line + "\n" for line in kept))
+
+
+def scalars(record: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a record by the names TensorBoard shows; the mean of a list over seeds.
+
+    >>> scalars({"phase": "dann", "step": 7, "loss": [1.0, 3.0], "evaluation": {"oracle": [0.5]}})
+    {'dann/loss': 2.0, 'dann/evaluation/oracle': 0.5}
+    """
+    place = f"{record['phase']}/" + (f"seed{record['seed']}/" if "seed" in record else "")
+    named = ("phase", "step", "epoch", "seed", "evaluation")
+    measures = {k: v for k, v in record.items() if k not in named}
+    measures |= {f"evaluation/{k}": v for k, v in record.get("evaluation", {}).items()}
+    lists = {k: v if isinstance(v, list) else [v] for k, v in measures.items()}
+    return {place + k: sum(v) / len(v) for k, v in lists.items() if v and None not in v}
+
+
+def event_writer(folder: str | os.PathLike):
+    """A TensorBoard writer (extra `tensorboard`)."""
+    from tensorboardX import SummaryWriter
+
+    return SummaryWriter(str(folder), flush_secs=10)
 
 
 def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -3,10 +3,10 @@
 python -m experiments.main --config=configs/tables.py:3     one table
 python -m experiments.suite                                 all of them
 
-The report trains 10 epochs on 120,000 photos, and 6 + 14 in two stages. The embedded dataset has 448
-images a domain: heads on frozen features train for `common.study`'s 40 epochs there, encoders for 4,
-and 3 + 5 in two stages (a step of 64 images takes a second on 2 cores). `as_published` sets the
-report's lengths, for its own data. Rates are the report's everywhere.
+The report trains 10 epochs on 120,000 photos, and 6 + 14 in two stages. The embedded dataset has
+448 images a domain: heads on frozen features train for `common.study`'s 40 epochs there, encoders
+for 4, and 3 + 5 in two stages (a step of 64 images takes a second on 2 cores). `as_published` sets
+the report's lengths, for its own data. Rates are the report's everywhere.
 """
 
 from configs import common

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -72,6 +73,8 @@ def check_choices(config) -> None:
     for field, known in (("selection", rules), ("compute_dtype", tuple(COMPUTE))):
         if config[field] not in known:
             raise ConfigError(f"{field} is {config[field]!r}; known: {', '.join(known)}.")
+    if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ConfigError('config.tensorboard needs tensorboardX: pip install -e ".[tensorboard]".')
     if config.accumulate < 1 or config.batch_size % config.accumulate:
         raise ConfigError(
             f"batch_size={config.batch_size} cannot be dealt out to accumulate="

@@ -44,7 +44,8 @@ class Trainer:
     def __init__(self, name: str, method: Method, config, plan: Plan, encoded: Encoded, workdir):
         self.name, self.method, self.config, self.plan = name, method, config, plan
         self.encoded, self.workdir = encoded, pathlib.Path(workdir)
-        self.log = MetricsLog(self.workdir / "metrics.jsonl")
+        events = self.workdir / "events" / name if config.tensorboard else None
+        self.log = MetricsLog(self.workdir / "metrics.jsonl", events)
         labels = plan.dataset.source(config.data.source, "train").labels
         self.per_epoch = steps_per_epoch(len(labels), config.batch_size)
         lengths = [phase.epochs * self.per_epoch for phase in method.phases]
@@ -71,6 +72,7 @@ class Trainer:
             begin = functools.partial(self.begin, index, cached)
             fit = self.fit_features if cached else self.fit_pixels
             states = fit(index, states, begin)
+        self.log.close()
         history = self.history()
         if self.config.selection != "last":
             states = self.selected(states, cached, history)

@@ -120,7 +120,8 @@ def fit_arrays(
             )
         first += count
         if evaluate:
-            log.append({"phase": phase, "epoch": first, "evaluation": evaluate(states.params)})
+            place = {"phase": phase, "epoch": first, "step": first * per_epoch}
+            log.append(place | {"evaluation": evaluate(states.params)})
         checkpointer.save(first * per_epoch, states)
         bar.update(count)
     bar.close()

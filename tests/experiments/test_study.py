@@ -11,9 +11,10 @@ from clipjax.model.hf import load_clip
 from configs import common
 from experiments import export, run
 from experiments.encode import encode_texts
+from experiments.methods import build_methods
 from experiments.plan import prepare
 from experiments.train import Trainer
-from tests.conftest import read_json
+from tests.conftest import REPO, read_json
 
 TRUNK = {"adapter": (8,), "classifier": (8,), "discriminator": (8,)}
 TWO_STAGE = {
@@ -207,3 +208,13 @@ def test_an_unfinished_method_has_no_parameters(photos, wee_clip, tmp_path):
     config = config_of(photos, wee_clip, dann={"loss": "dann", "heads": TRUNK})
     with pytest.raises(CheckpointError, match="no checkpoint of 'dann'"):
         trained(config, tmp_path)
+
+
+def test_the_methods_of_the_readme_can_be_built():
+    text = (REPO / "README.md").read_text()
+    code = text[text.index("config.methods.two_stage = {") :].split("```")[0]
+    config = common.study()
+    exec(code, {"config": config})
+    (method,) = build_methods(config, 5).values()
+    assert [phase.epochs for phase in method.phases] == [6, 14]
+    assert method.phases[1].augment == {"smallest": 0.5}
