@@ -10,13 +10,10 @@ import numpy as np
 
 from clipjax.data import features as feats
 from clipjax.data.pipeline import Crops
-from clipjax.data.sources import Dataset
 from clipjax.model.clip import normalize
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import load_tokenizer, zero_shot_classifier
-from experiments.plan import Plan
-
-Part = tuple[str, str]  # (domain, split)
+from experiments.plan import Part, Plan, needed_parts
 
 
 class Encoded(NamedTuple):
@@ -35,18 +32,6 @@ class Encoded(NamedTuple):
             source = self.plan.dataset.source(domain, split)
             self.open_crops[domain, split] = Crops(source, self.plan.preprocess)
         return self.open_crops[domain, split]
-
-
-def needed_parts(config, dataset: Dataset) -> list[Part]:
-    """What a run encodes: every test split, and what training and tuning need."""
-    source, target = config.data.source, config.data.target
-    parts = [(domain, "test") for domain in dataset.domains]
-    if config.whole_domains:
-        others = [split for split in ("train", "val") if dataset.has_split(split)]
-        parts += [(domain, split) for domain in dataset.domains for split in others]
-    if config.stages:
-        parts += [(source, "train"), (target, "train"), (source, "val"), (target, "val")]
-    return list(dict.fromkeys(parts))
 
 
 def encode_texts(config, plan: Plan) -> Encoded:

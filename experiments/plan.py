@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from clipjax.data.preprocess import Preprocess, load_preprocess
 from clipjax.data.sources import Dataset, check_domain, open_dataset
-from clipjax.errors import ConfigError
+from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate.select import ALIASES, RULES
 from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.heads import init_heads
@@ -24,6 +24,9 @@ from clipjax.train.optim import is_frozen, layer_groups
 from experiments.methods import Method, Phase, build_methods, check_groups
 
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+Part = tuple[str, str]  # (domain, split)
 
 
 class Plan(NamedTuple):
@@ -48,6 +51,7 @@ def prepare(config) -> Plan:
     dataset = open_data(config)
     methods = build_methods(config, len(dataset.classes))
     check_choices(config)
+    check_parts(config, dataset)
     names = class_names(config, dataset)
     fill_prompts(names[0], config.prompts)
     directory = find_model(config.model, config.revision or None)
@@ -80,6 +84,32 @@ def check_choices(config) -> None:
             f"batch_size={config.batch_size} cannot be dealt out to accumulate="
             f"{config.accumulate} microbatches; choose a divisor."
         )
+
+
+def needed_parts(config, dataset: Dataset) -> list[Part]:
+    """What a run encodes: every test split, and what training and tuning need."""
+    source, target = config.data.source, config.data.target
+    parts = [(domain, "test") for domain in dataset.domains]
+    if config.whole_domains:
+        others = [split for split in ("train", "val") if dataset.has_split(split)]
+        parts += [(domain, split) for domain in dataset.domains for split in others]
+    if config.stages:
+        parts += [(source, "train"), (target, "train"), (source, "val"), (target, "val")]
+    return list(dict.fromkeys(parts))
+
+
+def check_parts(config, dataset: Dataset) -> None:
+    """Refuses a run one of whose parts has no images: training data of the target, for example.
+
+    Raises:
+      DataError: the part.
+    """
+    for domain, split in needed_parts(config, dataset):
+        if not len(dataset.source(domain, split)):
+            raise DataError(
+                f"split {split!r} of domain {domain!r} has no images; add some, or give train, val "
+                "and test folders."
+            )
 
 
 def class_names(config, dataset: Dataset) -> tuple[str, ...]:

@@ -3,9 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from clipjax import load_adapted
-from clipjax.errors import CheckpointError, ConfigError
+from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.log import read_log
 from clipjax.model.hf import load_clip
 from configs import common
@@ -194,6 +195,19 @@ def test_unknown_choices_are_refused(photos, wee_clip, field, value):
     config = config_of(photos, wee_clip)
     config[field] = value
     with pytest.raises(ConfigError, match=field):
+        prepare(config)
+
+
+def test_a_part_without_images_is_refused_before_anything_runs(tmp_path, wee_clip):
+    rng = np.random.default_rng(0)
+    for domain, count in (("real", 20), ("sketch", 1)):  # one image is in one split at most
+        folder = tmp_path / domain / "red"
+        folder.mkdir(parents=True)
+        for i in range(count):
+            picture = Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8))
+            picture.save(folder / f"{i}.png")
+    config = config_of(tmp_path, wee_clip, dann={"loss": "dann", "heads": TRUNK})
+    with pytest.raises(DataError, match=r"split '\w+' of domain 'sketch' has no images"):
         prepare(config)
 
 

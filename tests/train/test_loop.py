@@ -1,0 +1,97 @@
+"""Training on a stream: resuming, means, and non-finite losses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from clipjax.adapt.step import init_state, make_step
+from clipjax.errors import NonFiniteError
+from clipjax.log import MetricsLog, read_log
+from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.loop import fit_stream
+
+OPTIMIZER = optax.adam(0.1)
+
+
+def loss(params, batch, rng, progress):
+    del progress
+    noise = 0.01 * jax.random.normal(rng, (3,))
+    return jnp.sum((params["w"] - batch + noise) ** 2), {"batch": batch}
+
+
+STEP = make_step(loss, OPTIMIZER, total_steps=10)
+
+
+def fit(folder, total, batches=lambda first: iter(jnp.arange(float(first), 99.0)), **options):
+    state = init_state({"w": jnp.zeros(3)}, OPTIMIZER, seed=1)
+    with Checkpointer(folder / "ckpt") as checkpointer:
+        return fit_stream(
+            STEP,
+            state,
+            batches,
+            total,
+            phase="p",
+            checkpointer=checkpointer,
+            log=MetricsLog(folder / "metrics.jsonl"),
+            say=lambda line: None,
+            **{"log_every": 2, "save_every": 5} | options,
+        )
+
+
+def test_stopping_and_going_on_gives_the_same_bits(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    whole = fit(tmp_path / "a", 10)
+
+    def stop(first):
+        for number in range(first, 7):
+            yield jnp.float32(number)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path / "b", 10, stop)
+    again = fit(tmp_path / "b", 10)  # from step 5, the newest checkpoint
+    jax.tree.map(np.testing.assert_array_equal, whole, again)
+    logs = [read_log(tmp_path / name / "metrics.jsonl") for name in "ab"]
+    for log in logs:
+        [record.pop("steps_per_s") for record in log]
+    assert logs[0] == logs[1]
+
+
+def test_records_are_means_since_the_one_before(tmp_path):
+    fit(tmp_path, 7, log_every=3, save_every=100, describe=lambda n: {"epoch": n // 3})
+    records = read_log(tmp_path / "metrics.jsonl")
+    assert [(r["step"], r["epoch"], r["batch"]) for r in records] == [
+        (3, 1, 1.0),
+        (6, 2, 4.0),
+        (7, 2, 6.0),
+    ]
+
+
+def test_seeds_keep_each_others_records(tmp_path):
+    state = init_state({"w": jnp.zeros(3)}, OPTIMIZER)
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    for seed in (0, 1, 0):  # the first again at last: it is finished
+        with Checkpointer(tmp_path / f"ckpt{seed}") as checkpointer:
+            fit_stream(
+                STEP,
+                jax.tree.map(jnp.copy, state),
+                lambda first: iter(jnp.arange(float(first), 9.0)),
+                4,
+                phase="p",
+                tags={"seed": seed},
+                checkpointer=checkpointer,
+                log=log,
+                log_every=2,
+                say=lambda line: None,
+            )
+    assert [(r["seed"], r["step"]) for r in read_log(log.path)] == [(0, 2), (0, 4), (1, 2), (1, 4)]
+
+
+def test_nothing_is_saved_after_a_loss_that_is_not_finite(tmp_path):
+    spoilt = lambda first: iter([1.0] * 6 + [jnp.nan] * 9)  # noqa: E731
+    with pytest.raises(NonFiniteError, match="step 6 of phase 'p'.*step 5"):
+        fit(tmp_path, 15, spoilt, log_every=100)
+    with Checkpointer(tmp_path / "ckpt") as checkpointer:
+        assert checkpointer.latest == 5
