@@ -159,7 +159,7 @@ def get_config(arg: str | None = None):
     config.experiment = f"table{table}"
     config.whole_domains = table == 1
     if table in (2, 6):
-        config.save_every = 2
+        config.save_every = 4
     for name, method in methods(table).items():
         config.methods[name] = method
         config.stages += (name,)

@@ -85,7 +85,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     from clipjax.model.network import as_linear
     from experiments.encode import encode_texts
     from experiments.plan import prepare
-    from experiments.train import Trainer
+    from experiments.train import trainers
 
     results = report.read(workdir)
     if results is None:
@@ -100,7 +100,8 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     method, position = choose(results, list(config.stages), method, seed)
     plan = prepare(config)
     texts = encode_texts(config, plan)
-    trained = Trainer(method, plan.methods[method], config, plan, texts, workdir).restored()
+    (trainer,) = (t for t in trainers(config, plan, texts, workdir) if method in t.names)
+    trained = trainer.restored()[method]
     one = jax.tree.map(lambda x: x[position], trained.params)
     stored = load_clip(plan.model, image_size=config.image_size or None)[1]  # its own dtype
     clip = {**stored, **one.pop("clip", {})}

@@ -12,11 +12,16 @@ from ml_collections import ConfigDict
 
 import clipjax.adapt
 from clipjax.adapt.dann import DannModel
+from clipjax.adapt.grl import Schedule, lambda_schedule
 from clipjax.adapt.step import Loss
 from clipjax.errors import ConfigError
 from clipjax.model.heads import Heads, as_model
 from clipjax.train.optim import check_patterns, is_frozen, make_optimizer, make_schedule
 from clipjax.train.phases import Span, training_since
+
+# Options that are numbers along the run, in which methods of one program may differ.
+_RATE = ("schedule", "lr", "warmup", "step_every", "gamma")
+_LAMBDA = ("schedule", "lam_max", "gamma", "start")
 
 
 class Phase(NamedTuple):
@@ -26,7 +31,7 @@ class Phase(NamedTuple):
     epochs: int
     freeze: tuple[str, ...]
     optim: ConfigDict  # config.optim with the method's and the phase's own changes
-    make_loss: Callable[[DannModel], Loss]
+    make_loss: Callable[..., Loss]  # (model, **changes of the options)
     options: dict[str, Any]  # of the loss
     augment: dict | None  # of `random_resized_crop`
 
@@ -35,6 +40,7 @@ class Method(NamedTuple):
     """A trained method: its networks, and the phases they train in."""
 
     heads: Heads
+    loss: str  # file of clipjax/adapt
     phases: tuple[Phase, ...]
     adversarial: bool  # the loss has a domain part
 
@@ -105,7 +111,7 @@ def build_method(name: str, config, num_classes: int) -> Method:
         entry["optim"] = {**own["optim"], **entries[label].get("optim", {})}
         full_name = f"{name}/{label}" if label else name
         phases.append(_phase(full_name, entry, config, losses[file], as_model(heads)))
-    return Method(heads, tuple(phases), adversarial)
+    return Method(heads, file, tuple(phases), adversarial)
 
 
 def _phase_entries(options: dict) -> tuple[tuple[str, ...], dict[str, dict]]:
@@ -131,7 +137,7 @@ def _phase(name: str, entry: dict, config, file, model: DannModel) -> Phase:
             "must be positive."
         )
     optim = own_optim(name, config.optim, changes)
-    make_loss = lambda model: file.make_loss(model, **entry)  # noqa: E731
+    make_loss = lambda model, **changes: file.make_loss(model, **{**entry, **changes})  # noqa: E731
     make_loss(model)  # refuses options that it does not know
     phase = Phase(name, epochs, freeze, optim, make_loss, entry, augment)
     build_optimizer(phase, 1)
@@ -151,14 +157,53 @@ def own_optim(name: str, shared: ConfigDict, changes: dict) -> ConfigDict:
 def learning_rate(phase: Phase, steps: int) -> Callable:
     """The phase's learning rate as a function of the steps made in it."""
     optim = phase.optim
-    shape = {k: optim[k] for k in ("warmup", "step_every", "gamma")}
-    return make_schedule(optim.schedule, optim.lr, steps, **shape)
+    own = {k: optim[k] for k in _RATE if k not in ("schedule", "lr")}
+    return make_schedule(optim.schedule, optim.lr, steps, **own)
+
+
+def strength(phase: Phase) -> Schedule:
+    """Lambda of an adversarial phase as a function of the run's progress."""
+    given = {k: v for k, v in phase.options.items() if k in _LAMBDA}
+    return lambda_schedule(given.pop("schedule", "ganin"), **given)
+
+
+def teams(methods: dict[str, Method], can_join: Callable[[Method], bool]) -> list[tuple[str, ...]]:
+    """Which methods can train as one program: those that differ in rates and lambdas alone.
+
+    Args:
+      methods: by name.
+      can_join: whether a method trains on cached features throughout.
+    """
+    found: dict[Any, list[str]] = {}
+    for name, method in methods.items():
+        key = _likeness(method) if can_join(method) else name
+        found.setdefault(key, []).append(name)
+    return [tuple(names) for names in found.values()]
+
+
+def _likeness(method: Method) -> str:
+    """What the methods of a team have in common, as text."""
+    phases = []
+    for phase in method.phases:
+        options = dict(phase.options)
+        if method.adversarial:
+            options = {k: v for k, v in options.items() if k not in _LAMBDA}
+        optim = {k: v for k, v in phase.optim.items() if k not in _RATE}
+        phases.append((phase.epochs, phase.freeze, sorted(options.items()), sorted(optim.items())))
+    return repr((method.heads, method.loss, phases))
 
 
 def build_optimizer(
-    phase: Phase, steps: int, *, spans: tuple[Span, ...] = (), index: int = 0
+    phase: Phase,
+    steps: int,
+    *,
+    spans: tuple[Span, ...] = (),
+    index: int = 0,
+    rate: Callable | None = None,
 ) -> optax.GradientTransformation:
     """The optimizer of a phase of `steps` steps, the `index`-th of `spans`.
+
+    `rate` stands in for the phase's own learning rate.
 
     Raises:
       ConfigError: an unknown schedule or optimizer.
@@ -167,7 +212,8 @@ def build_optimizer(
     if spans:
         rest |= {"start": spans[index].start, "since": training_since(spans, index)}
     try:
-        return make_optimizer(learning_rate(phase, steps), freeze=phase.freeze, **rest)
+        rate = rate or learning_rate(phase, steps)
+        return make_optimizer(rate, freeze=phase.freeze, **rest)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{phase.name}: optim: {error}") from None
 

@@ -11,7 +11,7 @@ from experiments import evidence
 from experiments.encode import encode
 from experiments.measure import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
 from experiments.plan import Plan, warn_of_idle_domain_loss
-from experiments.train import Trainer
+from experiments.train import trainers
 
 
 def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict:
@@ -31,13 +31,14 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict:
     lap("encode")
     rows = zero_shot_rows(config, encoded)
     outcomes, rules = {"zero_shot": zero_shot_outcome(config, encoded)}, {}
-    for name, method in plan.methods.items():
-        say(f"train {name}: {method.epochs} epochs, {len(config.seeds)} seeds")
-        trained = Trainer(name, method, config, plan, encoded, workdir).train()
-        more, outcomes[name] = measure_method(name, trained, config, encoded)
-        rows += more
-        rules[name] = rule_table(trained.history)
-        lap(name)
+    for trainer in trainers(config, plan, encoded, workdir):
+        label, epochs = " and ".join(trainer.names), trainer.method.epochs
+        say(f"train {label}: {epochs} epochs, {len(config.seeds)} seeds")
+        for name, trained in trainer.train().items():
+            more, outcomes[name] = measure_method(name, trained, config, encoded)
+            rows += more
+            rules[name] = rule_table(trained.history)
+        lap(label)
     distances = {name: found.distances for name, found in outcomes.items()}
     if None in distances["zero_shot"]:  # too few test images
         distances = {}

@@ -1,9 +1,10 @@
-"""Trains one method: its phases one after the other, on cached features or from pixels."""
+"""Trains methods: their phases one after the other, on cached features or from pixels."""
 
 from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +25,7 @@ from clipjax.train.optim import frozen_tree, layer_groups, matches
 from clipjax.train.phases import next_state, spans
 from experiments.encode import Encoded
 from experiments.measure import Validation
-from experiments.methods import Method, Phase, build_optimizer, learning_rate
+from experiments.methods import Phase, build_optimizer, learning_rate, strength, teams
 from experiments.plan import Plan, is_cached, start_heads
 
 PyTree = Any
@@ -38,18 +39,38 @@ class Trained(NamedTuple):
     history: list[list[dict]]  # per seed: the validations of the last phase, oldest first
 
 
-class Trainer:
-    """One method of a run; `train` resumes where a killed run stopped."""
+def one_of(functions: Sequence[Callable], row: jax.Array | int) -> Callable:
+    """The `row`-th of some functions of a number, where `row` may be traced."""
+    if len(functions) == 1:
+        return functions[0]
+    return lambda x: jnp.stack([jnp.asarray(f(x), jnp.float32) for f in functions])[row]
 
-    def __init__(self, name: str, method: Method, config, plan: Plan, encoded: Encoded, workdir):
-        self.name, self.method, self.config, self.plan = name, method, config, plan
+
+def trainers(config, plan: Plan, encoded: Encoded, workdir) -> list[Trainer]:
+    """The config's methods, those together that can train as one program."""
+    joins = lambda method: all(is_cached(plan, method, phase) for phase in method.phases)  # noqa: E731
+    found = teams(plan.methods, joins)
+    return [Trainer(names, config, plan, encoded, workdir) for names in found]
+
+
+class Trainer:
+    """Methods of a run that train as one program, mostly one; resumes where a killed run stopped.
+
+    A "run" below is a seed of a method; runs are stacked, all seeds of a method side by side.
+    """
+
+    def __init__(self, names: Sequence[str], config, plan: Plan, encoded: Encoded, workdir):
+        self.names, self.config, self.plan = tuple(names), config, plan
+        self.methods = tuple(plan.methods[name] for name in names)
+        self.method = self.methods[0]  # for what they have in common: all but rates and lambdas
         self.encoded, self.workdir = encoded, pathlib.Path(workdir)
-        events = self.workdir / "events" / name if config.tensorboard else None
+        events = self.workdir / "events" / names[0] if config.tensorboard else None
         self.log = MetricsLog(self.workdir / "metrics.jsonl", events)
         labels = plan.dataset.source(config.data.source, "train").labels
         self.per_epoch = steps_per_epoch(len(labels), config.batch_size)
-        lengths = [phase.epochs * self.per_epoch for phase in method.phases]
-        self.spans = spans(lengths, [phase.freeze for phase in method.phases])
+        phases = self.method.phases
+        lengths = [phase.epochs * self.per_epoch for phase in phases]
+        self.spans = spans(lengths, [phase.freeze for phase in phases])
         self.network = self.network_for(None)
         self.validation = Validation(self.network, config, plan, encoded)
 
@@ -64,7 +85,7 @@ class Trainer:
         """Of all phases."""
         return self.spans[-1].start + self.spans[-1].steps
 
-    def train(self) -> Trained:
+    def train(self) -> dict[str, Trained]:
         """Runs all phases; the parameters are those of the checkpoint that `selection` picks."""
         states, cached = self.start(), True
         for index in range(len(self.spans)):
@@ -76,22 +97,36 @@ class Trainer:
         history = self.history()
         if self.config.selection != "last":
             states = self.selected(states, cached, history)
-        return Trained(self.network, states.params, history)
+        return self.apart(states, history)
+
+    def apart(self, states: TrainState, history: list[list[dict]]) -> dict[str, Trained]:
+        """What belongs to each method."""
+        seeds, params, found = len(self.config.seeds), jax.device_get(states.params), {}
+        for position, name in enumerate(self.names):
+            mine = slice(position * seeds, (position + 1) * seeds)
+            own = jax.tree.map(lambda x: x[mine], params)  # noqa: B023
+            found[name] = Trained(self.network, own, history[mine])
+        return found
 
     def start(self) -> TrainState:
-        """States of all seeds before any phase, stacked; heads only, and no optimizer state."""
+        """States of all runs before any phase, stacked; heads only, and no optimizer state."""
         weights, scale = self.encoded.text_weights, self.encoded.scale
 
         def start(seed):
             heads = start_heads(self.plan, self.method, seed, weights, scale)
             return TrainState(jnp.zeros((), jnp.int32), heads, (), seed)
 
-        return jax.jit(jax.vmap(start))(jnp.array(self.config.seeds, jnp.uint32))
+        return jax.jit(jax.vmap(start))(
+            jnp.array(tuple(self.config.seeds) * len(self.methods), jnp.uint32)
+        )
 
-    def setup(self, index: int, params: PyTree):
-        """(optimizer, frozen mask) of a phase over these parameters."""
+    def setup(self, index: int, params: PyTree, row: jax.Array | int = 0):
+        """(optimizer, frozen mask) of a phase over these parameters, for the `row`-th method."""
         phase, span = self.method.phases[index], self.spans[index]
-        optimizer = build_optimizer(phase, span.steps, spans=self.spans, index=index)
+        curves = [learning_rate(method.phases[index], span.steps) for method in self.methods]
+        optimizer = build_optimizer(
+            phase, span.steps, spans=self.spans, index=index, rate=one_of(curves, row)
+        )
         groups = layer_groups(params)
         here = [p for p in phase.freeze if any(matches(p, group) for group in groups)]
         return optimizer, frozen_tree(params, here) if here else None
@@ -106,21 +141,25 @@ class Trainer:
             return init_state({**more, **state.params}, optimizer, seed=state.seed, frozen=frozen)
         return next_state(state, optimizer, frozen=frozen, more=more)
 
-    def step(self, index: int, network_part, params: PyTree):
-        """The train step of a phase."""
+    def step(self, index: int, network_part, params: PyTree, row: jax.Array | int = 0):
+        """The train step of a phase, for the `row`-th method."""
         phase = self.method.phases[index]
-        optimizer, frozen = self.setup(index, params)
+        optimizer, frozen = self.setup(index, params, row)
+        changes = {}
+        if self.method.adversarial:
+            schedules = [strength(method.phases[index]) for method in self.methods]
+            changes = {"schedule": one_of(schedules, row)}
         return make_step(
-            phase.make_loss(network_part),
+            phase.make_loss(network_part, **changes),
             optimizer,
             total_steps=self.total_steps,
             frozen=frozen,
             accumulate=self.config.accumulate,
         )
 
-    def rates(self, index: int, step: int) -> dict[str, float]:
+    def rates(self, index: int, row: int, step: int) -> dict[str, float]:
         """Learning rates of the update after `step` updates: `lr`, and `lr:pattern` of groups."""
-        phase, span = self.method.phases[index], self.spans[index]
+        phase, span = self.methods[row].phases[index], self.spans[index]
         rate = float(learning_rate(phase, span.steps)(max(0, step - span.start)))
         more = {f"lr:{pattern}": factor * rate for pattern, factor in phase.optim.lr_mults}
         return {key: float(f"{value:.6g}") for key, value in ({"lr": rate} | more).items()}
@@ -132,18 +171,18 @@ class Trainer:
         return Checkpointer(folder if seed is None else folder / f"seed{seed}", keep=keep)
 
     def fit_features(self, index: int, states: TrainState, begin) -> TrainState:
-        """A phase on cached features, all seeds in one compiled program."""
+        """A phase on cached features, all runs in one compiled program."""
         phase, span = self.method.phases[index], self.spans[index]
         states = jax.jit(jax.vmap(begin))(states)
-        example = jax.tree.map(lambda x: x[0], states.params)
+        example = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states.params)
         with self.checkpointer(phase) as checkpointer:
             return fit_arrays(
-                self.step(index, self.network.model, example),
+                functools.partial(self.step, index, self.network.model, example),
                 states,
                 self.training_features(),
                 epochs=(span.start + span.steps) // self.per_epoch,
                 batch_size=self.config.batch_size,
-                phase=phase.name,
+                phase=[method.phases[index].name for method in self.methods],
                 checkpointer=checkpointer,
                 log=self.log,
                 save_every=self.config.save_every,
@@ -203,32 +242,35 @@ class Trainer:
                 save_every=every * self.config.save_every,
                 evaluate=evaluate,
                 evaluate_every=every * self.config.save_every,
-                describe=lambda n: {"epoch": n // every, **self.rates(index, n - 1)},
+                describe=lambda n: {"epoch": n // every, **self.rates(index, 0, n - 1)},
                 say=lambda line: None,
             )
 
     def history(self) -> list[list[dict]]:
-        """Per seed the validations of the last phase, with their epochs, oldest first."""
-        phase, seeds = self.method.phases[-1].name, self.config.seeds
-        found: list[list[dict]] = [[] for _ in seeds]
+        """Per run the validations of the last phase, with their epochs, oldest first."""
+        seeds = list(self.config.seeds)
+        first = {m.phases[-1].name: i * len(seeds) for i, m in enumerate(self.methods)}
+        found: list[list[dict]] = [[] for _ in range(len(seeds) * len(self.methods))]
         for record in read_log(self.log.path):
-            if record.get("phase") != phase or "evaluation" not in record:
+            if record.get("phase") not in first or "evaluation" not in record:
                 continue
-            positions = [seeds.index(record["seed"])] if "seed" in record else range(len(seeds))
-            for place, position in enumerate(positions):
+            here = [seeds.index(record["seed"])] if "seed" in record else range(len(seeds))
+            for place, position in enumerate(here):
                 values = {key: value[place] for key, value in record["evaluation"].items()}
-                found[position].append({"epoch": record["epoch"], **values})
+                run = found[first[record["phase"]] + position]
+                run.append({"epoch": record["epoch"], **values})
         return found
 
     def selected(self, like: TrainState, cached: bool, history: list[list[dict]]) -> TrainState:
-        """The states of the epochs that the config's rule picks, stacked over seeds.
+        """The states of the epochs that the config's rule picks, stacked over runs.
 
         `like` are the last phase's states, or their shapes.
         """
         phase, picked = self.method.phases[-1], []
         first = functools.partial(jax.tree.map, lambda x: x[0])
-        for position, seed in enumerate(self.config.seeds):
-            step = select(history[position], self.config.selection)["epoch"] * self.per_epoch
+        for position, entries in enumerate(history):
+            seed = self.config.seeds[position % len(self.config.seeds)]
+            step = select(entries, self.config.selection)["epoch"] * self.per_epoch
             wanted = like if cached else jax.eval_shape(first, like)
             with self.checkpointer(phase, None if cached else seed) as checkpointer:
                 found = checkpointer.restore(wanted, step)
@@ -238,7 +280,7 @@ class Trainer:
             picked.append(jax.tree.map(pick, found[0]))
         return jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *picked)
 
-    def restored(self) -> Trained:
+    def restored(self) -> dict[str, Trained]:
         """What `train` returned, read back; the images are not needed.
 
         Raises:
@@ -252,10 +294,10 @@ class Trainer:
         for index, phase in enumerate(self.method.phases):
             cached = cached and is_cached(self.plan, self.method, phase)
             like = jax.eval_shape(jax.vmap(functools.partial(self.begin, index, cached)), like)
-        return Trained(self.network, self.selected(like, cached, history).params, history)
+        return self.apart(self.selected(like, cached, history), history)
 
     def unfinished(self) -> CheckpointError:
         """What to say where checkpoints are missing."""
         return CheckpointError(
-            f"{self.workdir} has no checkpoint of {self.name!r}; run the experiment first."
+            f"{self.workdir} has no checkpoint of {self.names[0]!r}; run the experiment first."
         )

@@ -1,9 +1,9 @@
-"""Training on cached features: whole epochs inside one compiled scan, several seeds at once."""
+"""Training on cached features: whole epochs inside one compiled scan, many runs at once."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -57,27 +57,31 @@ def fit_arrays(
     *,
     epochs: int,
     batch_size: int,
-    phase: str,
+    phase: str | Sequence[str],
     checkpointer: Checkpointer,
     log: MetricsLog,
     save_every: int,
-    rates: Callable[[int], dict[str, float]] | None = None,
+    rates: Callable[[int, int], dict[str, float]] | None = None,
     evaluate: Callable[[PyTree], dict[str, list]] | None = None,
 ) -> TrainState:
-    """Trains all seeds together, resuming from the newest checkpoint.
+    """Trains many runs together in one program, resuming from the newest checkpoint.
+
+    Runs are seeds of one method, or of several methods that differ in numbers alone: networks, loss
+    and length are the same, learning rates and lambdas are not.
 
     Args:
-      step: pure train step of one seed.
-      states: states stacked over seeds (leading axis).
-      data: features and labels; the same for all seeds.
+      step: pure train step of one run; with several methods a function of the method's position
+        (traced) that gives the step.
+      states: states stacked over runs: all seeds of the first method, then of the next.
+      data: features and labels; the same for all runs.
       epochs: passes over the source at the end, those that `states` has behind it included.
       batch_size: examples per domain and step.
-      phase: name in the log and in errors.
+      phase: name in the log and in errors; one for each method.
       checkpointer: where states go.
-      log: gets one record an epoch: means over its steps, a list over seeds.
+      log: gets one record an epoch and method: means over its steps, a list over seeds.
       save_every: epochs per compiled call; a checkpoint follows each.
-      rates: updates made -> learning rates, for the log.
-      evaluate: stacked parameters -> measures, logged beside each checkpoint.
+      rates: position of a method, updates made -> learning rates, for the log.
+      evaluate: stacked parameters -> measures, lists over runs, logged beside each checkpoint.
 
     Returns:
       The stacked states after the last epoch.
@@ -85,44 +89,62 @@ def fit_arrays(
     Raises:
       NonFiniteError: a loss became NaN or infinite; nothing after it is saved.
     """
+    names = [phase] if isinstance(phase, str) else list(phase)
+    step_of = (lambda row: step) if isinstance(phase, str) else step
+    seeds = len(states.step) // len(names)
+    rows = jnp.repeat(jnp.arange(len(names)), seeds)
+    share = {name: slice(i * seeds, (i + 1) * seeds) for i, name in enumerate(names)}
     run = jax.jit(
-        jax.vmap(make_epochs(step, batch_size), in_axes=(0, None, None, None)), static_argnums=3
+        jax.vmap(
+            lambda row, *rest: make_epochs(step_of(row), batch_size)(*rest),
+            in_axes=(0, 0, None, None, None),
+        ),
+        static_argnums=4,
     )
     per_epoch = steps_per_epoch(len(data["source"]["label"]), batch_size)
     if (found := checkpointer.restore(states)) and found[0].step[0] > states.step[0]:
         states = found[0]
     first = int(np.asarray(states.step)[0]) // per_epoch
-    log.rewind(lambda record: record.get("phase") != phase or record["epoch"] <= first)
-    bar = progress(total=epochs, what=phase, unit="epoch")
+    log.rewind(lambda record: record.get("phase") not in names or record["epoch"] <= first)
+    bar = progress(total=epochs, what=" ".join(names), unit="epoch")
     bar.update(first)
     while first < epochs:
         count = min(save_every, epochs - first)
         started = time.perf_counter()
-        states, metrics = run(states, data, jnp.int32(first), count)
-        metrics = {k: np.asarray(v) for k, v in metrics.items()}  # [seeds, count, S]
-        flat = {k: v.reshape(v.shape[0], -1) for k, v in metrics.items()}
-        check_finite(
-            flat["loss"],
-            first_step=first * per_epoch,
-            phase=phase,
-            lam=flat.get("lam"),
-            last_good=checkpointer.latest,
-        )
-        seconds = (time.perf_counter() - started) / count
-        for e in range(count):
-            means = {k: np.round(v[:, e].mean(axis=-1), 6).tolist() for k, v in metrics.items()}
-            done = first + e + 1
-            log.append(
-                {"phase": phase, "epoch": done, "step": done * per_epoch}
-                | means
-                | (rates(done * per_epoch - 1) if rates else {})
-                | {"s_per_epoch": round(seconds, 4)}
-            )
+        states, metrics = run(rows, states, data, jnp.int32(first), count)
+        metrics = {k: np.asarray(v) for k, v in metrics.items()}  # [runs, count, S]
+        _check(metrics, share, first * per_epoch, checkpointer.latest)
+        seconds = {"s_per_epoch": round((time.perf_counter() - started) / count, 4)}
+        for done in range(first + 1, first + count + 1):
+            means = {k: v[:, done - first - 1].mean(axis=-1).round(6) for k, v in metrics.items()}
+            for position, (name, mine) in enumerate(share.items()):
+                own = {k: v[mine].tolist() for k, v in means.items()}
+                own |= rates(position, done * per_epoch - 1) if rates else {}
+                log.append(_place(name, done, per_epoch) | own | seconds)
         first += count
         if evaluate:
-            place = {"phase": phase, "epoch": first, "step": first * per_epoch}
-            log.append(place | {"evaluation": evaluate(states.params)})
+            measures = evaluate(states.params)
+            for name, mine in share.items():
+                own = {k: v[mine] for k, v in measures.items()}
+                log.append(_place(name, first, per_epoch) | {"evaluation": own})
         checkpointer.save(first * per_epoch, states)
         bar.update(count)
     bar.close()
     return states
+
+
+def _place(name: str, epoch: int, per_epoch: int) -> dict[str, Any]:
+    return {"phase": name, "epoch": epoch, "step": epoch * per_epoch}
+
+
+def _check(metrics: dict, share: dict[str, slice], first_step: int, last_good: int | None) -> None:
+    """Looks for losses that are not finite, method by method; metrics are [runs, epochs, steps]."""
+    for name, mine in share.items():
+        flat = {k: v[mine].reshape(len(v[mine]), -1) for k, v in metrics.items()}
+        check_finite(
+            flat["loss"],
+            first_step=first_step,
+            phase=name,
+            lam=flat.get("lam"),
+            last_good=last_good,
+        )

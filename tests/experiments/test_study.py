@@ -1,5 +1,7 @@
 """Studies in this process: phases, selection, export, and what is refused before it starts."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -9,12 +11,12 @@ from clipjax import load_adapted
 from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.log import read_log
 from clipjax.model.hf import load_clip
-from configs import common
+from configs import common, tables
 from experiments import export, run
 from experiments.encode import encode_texts
-from experiments.methods import build_methods
+from experiments.methods import build_methods, teams
 from experiments.plan import prepare
-from experiments.train import Trainer
+from experiments.train import Trainer, trainers
 from tests.conftest import REPO, read_json
 
 TRUNK = {"adapter": (8,), "classifier": (8,), "discriminator": (8,)}
@@ -60,8 +62,10 @@ def row_of(results, method, domain="sketch"):
 
 def trained(config, workdir, name="dann"):
     plan = prepare(config)
-    trainer = Trainer(name, plan.methods[name], config, plan, encode_texts(config, plan), workdir)
-    return trainer.restored()
+    (trainer,) = (
+        t for t in trainers(config, plan, encode_texts(config, plan), workdir) if name in t.names
+    )
+    return trainer.restored()[name]
 
 
 def test_each_phase_trains_what_it_frees(two_stage, wee_clip):
@@ -164,6 +168,37 @@ def test_another_rule_picks_another_epoch(photos, wee_clip, tmp_path):
     picked = results["selection_rules"]["head"]["oracle"]
     assert results["selection"] == "oracle"
     assert row["accuracy_mean"] == pytest.approx(picked["target"], abs=1e-5)
+
+
+def test_methods_that_differ_in_numbers_train_as_one_program(photos, wee_clip, tmp_path):
+    dann = {"loss": "dann", "heads": TRUNK, "epochs": 2}
+    slow = dann | {"optim": {"lr": 1e-4, "schedule": "step"}, "lam_max": 0.2, "schedule": "linear"}
+    config = config_of(photos, wee_clip, dann=dann, slow=slow)
+    plan = prepare(config)
+    assert [t.names for t in trainers(config, plan, encode_texts(config, plan), tmp_path)] == [
+        ("dann", "slow")
+    ]
+    run.run(config, tmp_path / "both")
+    together = trained(config, tmp_path / "both", "slow").params
+    alone = config_of(photos, wee_clip, slow=slow)
+    run.run(alone, tmp_path / "alone")
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, together, trained(alone, tmp_path / "alone", "slow").params)
+    logs = [read_log(tmp_path / name / "metrics.jsonl") for name in ("both", "alone")]
+    mine = [[r for r in log if r["phase"] == "slow"] for log in logs]
+    for a, b in zip(*mine, strict=True):
+        assert a.keys() == b.keys() and a.get("lr") == b.get("lr")
+        if "lam" in a:
+            assert a["lam"] == pytest.approx(b["lam"], rel=1e-5)
+
+
+def test_teams_share_all_but_rates_and_lambdas():
+    always = lambda method: True  # noqa: E731
+    built = {t: build_methods(tables.get_config(str(t)), 28) for t in (3, 4, 5)}
+    assert teams(built[3], always) == [(f"mlp{n}_step", f"mlp{n}_cosine") for n in (2, 3, 5)]
+    assert len(teams(built[4], always)) == 2  # the losses differ
+    assert teams(built[5], always) == [("dann_lr1e-2", "dann_lr1e-3", "dann_constant")]
+    assert len(teams(built[5], lambda method: False)) == 3
 
 
 @pytest.mark.parametrize(
