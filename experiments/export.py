@@ -15,12 +15,15 @@ from absl import app, flags
 from clipjax.errors import ConfigError
 from experiments.cli import explained
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
-_OUT = flags.DEFINE_string("out", None, "Directory to write; must not exist.", required=True)
-_METHOD = flags.DEFINE_string("method", "", "Which trained method; default the run's last.")
-_SEED = flags.DEFINE_integer(
-    "seed", None, "Which seed; default the best on the source's validation split."
-)
+
+def define_flags() -> None:
+    """The command line; not on import, so that modules with flags of one name can meet."""
+    flags.DEFINE_string("workdir", None, "A finished run.", required=True)
+    flags.DEFINE_string("out", None, "Directory to write; must not exist.", required=True)
+    flags.DEFINE_string("method", "", "Which trained method; default the run's last.")
+    flags.DEFINE_integer(
+        "seed", None, "Which seed; default the best on the source's validation split."
+    )
 
 
 def choose(results: dict, stages: list[str], method: str, seed: int | None) -> tuple[str, int]:
@@ -130,8 +133,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
     with explained():
-        export(pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value), _METHOD.value, _SEED.value)
+        given = flags.FLAGS
+        export(pathlib.Path(given.workdir), pathlib.Path(given.out), given.method, given.seed)
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -21,16 +21,17 @@ from experiments.cli import explained
 # Source and target where the flags name none; None takes the config's.
 DOMAINS = {"emoji": (None, None), "domainnet": ("real", "clipart")}
 
-_TABLES = flags.DEFINE_list("tables", ["1", "2", "3", "4", "5", "6"], "Which tables.")
-_WORKDIR = flags.DEFINE_string("workdir", "runs/suite", "Where the tables' files go.")
-_DATA = flags.DEFINE_string(
-    "data", "", "emoji (embedded, the default), domainnet, folder or parquet."
-)
-_ROOT = flags.DEFINE_string("data_root", "", "Where the data lies: root/domain/class/image.")
-_SOURCE = flags.DEFINE_string("source", "", "Labelled domain.")
-_TARGET = flags.DEFINE_string("target", "", "Unlabelled domain.")
-_MODEL = flags.DEFINE_string("model", "tiny", "A Hub id or a directory in Hugging Face layout.")
-_SMOKE = flags.DEFINE_bool("smoke", False, "An epoch or two and one seed: does everything run?")
+
+def define_flags() -> None:
+    """The command line; not on import, so that modules with flags of one name can meet."""
+    flags.DEFINE_list("tables", ["1", "2", "3", "4", "5", "6"], "Which tables.")
+    flags.DEFINE_string("workdir", "runs/suite", "Where the tables' files go.")
+    flags.DEFINE_string("data", "", "emoji (embedded, the default), domainnet, folder or parquet.")
+    flags.DEFINE_string("data_root", "", "Where the data lies: root/domain/class/image.")
+    flags.DEFINE_string("source", "", "Labelled domain.")
+    flags.DEFINE_string("target", "", "Unlabelled domain.")
+    flags.DEFINE_string("model", "tiny", "A Hub id or a directory in Hugging Face layout.")
+    flags.DEFINE_bool("smoke", False, "An epoch or two and one seed: does everything run?")
 
 
 def table_configs(
@@ -127,17 +128,19 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
     with explained():
+        given = flags.FLAGS
         configs = table_configs(
-            _TABLES.value,
-            data=_DATA.value,
-            root=_ROOT.value,
-            source=_SOURCE.value,
-            target=_TARGET.value,
-            model=_MODEL.value,
-            smoke=_SMOKE.value,
+            given.tables,
+            data=given.data,
+            root=given.data_root,
+            source=given.source,
+            target=given.target,
+            model=given.model,
+            smoke=given.smoke,
         )
-        run_suite(pathlib.Path(_WORKDIR.value), configs)
+        run_suite(pathlib.Path(given.workdir), configs)
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.step import TrainState, init_state, make_step
+from clipjax.data.augment import random_resized_crop
 from clipjax.data.order import steps_per_epoch
 from clipjax.data.pipeline import paired_batches
 from clipjax.errors import CheckpointError
@@ -76,9 +77,15 @@ class Trainer:
 
     def network_for(self, augment: dict | None) -> Network:
         """The method's network, with or without augmentation."""
-        plan, heads = self.plan, self.method.heads
+        heads, normalized = self.method.heads, self.plan.preprocess.normalize
         tokens = self.encoded.tokens if heads.text else None
-        return make_network(plan.module, plan.preprocess, heads, tokens=tokens, augment=augment)
+
+        def look(pixels, rng):
+            if augment is not None and rng is not None:
+                pixels = random_resized_crop(rng, pixels, **augment)
+            return normalized(pixels)
+
+        return make_network(self.plan.module, look, heads, tokens=tokens)
 
     @property
     def total_steps(self) -> int:

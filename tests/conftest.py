@@ -13,6 +13,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # share encoded features and what XLA compiled.
 os.environ["CLIPJAX_CACHE"] = tempfile.mkdtemp(prefix="clipjax-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["CLIPJAX_CACHE"] + "/xla")
+# Tests compile more than they compute: less optimised code, the same arithmetic.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import jax
@@ -90,14 +92,15 @@ def random_tokens(config: CLIPConfig, n: int, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def wee_clip(tmp_path_factory):
-    """A directory in Hugging Face layout: a random CLIP of two layers with the tiny one's words."""
+    """A directory in Hugging Face layout: a random CLIP of one layer with the tiny one's words."""
     from clipjax.data.preprocess import Preprocess, save_preprocess
     from clipjax.model.hf import save_clip
     from clipjax.model.hub import copy_tokenizer, find_model
 
     out = tmp_path_factory.mktemp("wee")
     words = {"vocab_size": 3043, "bos_token_id": 3041, "eos_token_id": 3042, "pad_token_id": 3042}
-    config = small_config(text=words)
+    one = {"num_hidden_layers": 1}
+    config = small_config(vision=one, text=one | words)
     save_clip(out, config, random_params(config))
     save_preprocess(out, Preprocess(size=32))
     copy_tokenizer(find_model("tiny"), out)

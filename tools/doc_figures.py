@@ -1,33 +1,31 @@
-"""Draws docs/figures/ from finished runs.
+"""Draws docs/figures/ from a finished run.
 
 The figures of docs/reading-a-dann-run.md come from
 
-    python -m experiments.main --config=configs/dann.py --workdir=runs/reversed
-    python -m experiments.main --config=configs/dann.py --workdir=runs/watched \\
-      --config.methods.dann.lam_max=0.0
-    python -m tools.doc_figures --runs="lambda 0.3=runs/reversed,lambda 0=runs/watched"
+    python -m experiments.suite --tables=5
+    python -m tools.doc_figures --workdir=runs/suite/table5
 """
 
 from __future__ import annotations
 
 import importlib.resources
 import pathlib
+import re
 
 from absl import app, flags
 
+from clipjax.evaluate import report
 from clipjax.evaluate.curves import charts
 from clipjax.evaluate.drawing import escape
 from clipjax.log import read_log
 from experiments.evidence import training_curves
 
-_RUNS = flags.DEFINE_list("runs", None, "name=workdir pairs.", required=True)
-_METHOD = flags.DEFINE_string("method", "dann", "Whose curves.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
 _OUT = flags.DEFINE_string("out", "docs/figures", "Folder to write to.")
 
 SHOWN = {
     "Domain loss": "domain_loss.svg",
     "Domain classifier's accuracy": "domain_accuracy.svg",
-    "Gradient norms, domain loss to class loss": "gradient_ratio.svg",
 }
 
 
@@ -35,21 +33,24 @@ def standalone(svg: str) -> str:
     """A chart with the page's colours inside, for light and dark."""
     css = importlib.resources.files("clipjax").joinpath("assets/report.css").read_text()
     head, body = svg.split(">", 1)
-    back = "svg { background: var(--card); padding: 12px; font-family: system-ui, sans-serif; }"
+    back = "svg { background: var(--card); font-family: system-ui, sans-serif; }"
+    # A margin for what a page lets stick out.
+    size = re.search(r'viewBox="0 0 (\S+) (\S+)"', head)
+    wide, high = (float(part) + 24 for part in size.groups())
+    head = head.replace(size[0], f'viewBox="-12 -12 {wide:g} {high:g}"')
     if "xmlns=" not in head:
         head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
     return f"{head}><style>{css}\n{back}</style>{body}\n"
 
 
-def draw(runs: dict[str, pathlib.Path], method: str, out: pathlib.Path) -> None:
-    """Writes the charts of SHOWN with a curve for each run."""
-    records = []
-    for name, workdir in runs.items():
-        own = training_curves(read_log(workdir / "metrics.jsonl"))
-        records += [r | {"method": name, "phase": name} for r in own if r["method"] == method]
-    colours = {name: f"c{i}" for i, name in enumerate(runs)}
+def draw(workdir: pathlib.Path, out: pathlib.Path) -> None:
+    """Writes the charts of SHOWN, a curve for each method."""
+    records = training_curves(read_log(workdir / "metrics.jsonl"))
+    methods = list(dict.fromkeys(record["method"] for record in records))
+    data = report.read(workdir)["data"]
+    colours = {name: f"c{i}" for i, name in enumerate(methods)}
     out.mkdir(parents=True, exist_ok=True)
-    for chart in charts(records, "render", "sketch", colours):
+    for chart in charts(records, data["source"], data["target"], colours):
         svg = chart[chart.index("<svg") : chart.index("</svg>") + 6]
         for title, file in SHOWN.items():
             if f"<title>{escape(title)}</title>" in chart:
@@ -59,12 +60,7 @@ def draw(runs: dict[str, pathlib.Path], method: str, out: pathlib.Path) -> None:
 def main(argv: list[str]) -> None:
     """Draws what the flags name."""
     del argv
-    runs = dict(pair.split("=", 1) for pair in _RUNS.value)
-    draw(
-        {name: pathlib.Path(path) for name, path in runs.items()},
-        _METHOD.value,
-        pathlib.Path(_OUT.value),
-    )
+    draw(pathlib.Path(_WORKDIR.value), pathlib.Path(_OUT.value))
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def _selection(results: dict) -> list[str]:
     lines = []
     for method, rules in results.get("selection_rules", {}).items():
         found = ", ".join(
-            f"{rule} {100 * r['source']:.1f}/{100 * r['target']:.1f} (epoch "
+            f"{rule} {100 * np.mean(r['source']):.1f}/{100 * np.mean(r['target']):.1f} (epoch "
             f"{'/'.join(map(str, dict.fromkeys(r['epoch'])))})"
             for rule, r in rules.items()
         )

@@ -11,8 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.dann import DannModel
-from clipjax.data.augment import random_resized_crop
-from clipjax.data.preprocess import Preprocess
 from clipjax.model.clip import CLIP, normalize
 from clipjax.model.heads import Heads, as_model, member_logits, predict
 
@@ -60,20 +58,18 @@ def as_linear(module: CLIP, clip_params: PyTree, tokens: np.ndarray) -> tuple[He
 
 def make_network(
     module: CLIP,
-    preprocess: Preprocess,
+    look: Callable[[jax.Array, jax.Array | None], jax.Array],
     heads: Heads,
     *,
     tokens: np.ndarray | None = None,
-    augment: dict | None = None,
 ) -> Network:
     """Joins an encoder and heads.
 
     Args:
       module: the CLIP; heads without `text` use its image tower only.
-      preprocess: turns pixels into what the tower reads.
+      look: (uint8 pixels, rng or None) -> what the tower reads; augmented where there is an rng.
       heads: what sits on its features.
       tokens: int32 [K, prompts, T], the classes' prompts, for heads with `text`.
-      augment: options of `random_resized_crop` for training from pixels; None for none.
     """
     if not heads.text:
         config = dataclasses.replace(module.config, text=None)
@@ -82,16 +78,13 @@ def make_network(
     if heads.text:
         on_features = on_features._replace(classify=_text_classifier(module, tokens))
 
-    def embed(params, images):
-        pixels = preprocess.normalize(images)
+    def embed(params, images, rng=None):
         clip = {"params": params["clip"]}
-        return normalize(module.apply(clip, pixels, method="encode_image"))
+        return normalize(module.apply(clip, look(images, rng), method="encode_image"))
 
     def features(params, images, rng=None):
-        if augment is not None and rng is not None:
-            rng, crop = jax.random.split(rng)
-            images = random_resized_crop(crop, images, **augment)
-        return on_features.features(params, embed(params, images), rng)
+        crop, drop = (None, None) if rng is None else jax.random.split(rng)
+        return on_features.features(params, embed(params, images, crop), drop)
 
     if heads.text:
         members = lambda params, x: on_features.classify(params, x)[None]  # noqa: E731

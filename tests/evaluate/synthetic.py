@@ -79,4 +79,5 @@ def found(methods=METHODS, num_classes=6, n=40) -> dict:
 def selection_rules() -> dict:
     """What results hold when checkpoints were compared."""
     rule = {"epoch": [3, 4], "source": [0.7, 0.8], "target": [0.5, 0.6]}
-    return {"dann": {"last": {"epoch": 5, "source": 0.7, "target": 0.5}, "source_val": rule}}
+    last = {"epoch": [5], "source": [0.7], "target": [0.5]}
+    return {"dann": {"last": last, "source_val": rule}}

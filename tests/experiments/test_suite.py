@@ -27,7 +27,7 @@ def test_rows_change_what_the_report_changed():
     five = build_methods(tables.get_config("5"), 28)
     assert [m.phases[0].optim.lr for m in five.values()] == [1e-2, 1e-3, 1e-3]
     six = build_methods(tables.get_config("6"), 28)
-    assert [[p.epochs for p in m.phases] for m in six.values()] == [[6, 14]] * 3
+    assert [[p.epochs for p in m.phases] for m in six.values()] == [[3, 5]] * 3
     assert [m.phases[1].options["domain_weight"] for m in six.values()] == [0.0, 1.0, 1.0]
     assert [m.phases[1].options["lam_max"] for m in six.values()] == [0.3, 0.3, 0.6]
 

@@ -5,14 +5,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipjax.data.augment import random_resized_crop
 from clipjax.data.preprocess import Preprocess
 from clipjax.model.clip import CLIP, normalize
 from clipjax.model.heads import Heads, predict
 from clipjax.model.network import as_linear, make_network, needed_clip
 from tests.conftest import random_params, random_tokens, small_config
 
-CONFIG = small_config()
+# One layer a tower: nothing here depends on depth.
+ONE = {"num_hidden_layers": 1}
+CONFIG = small_config(vision=ONE, text=ONE)
 CROP = Preprocess(size=32)
+
+
+def look(images, rng):
+    return CROP.normalize(images)
+
+
+def augmented(images, rng):
+    crop = lambda x: random_resized_crop(rng, x, smallest=0.3)  # noqa: E731
+    return CROP.normalize(images if rng is None else crop(images))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +42,7 @@ def prompts(classes=4, each=3):
 
 def test_pixels_and_features_meet(clip):
     heads = Heads(4, adapter=(6,), classifier=(5,), discriminator=(3,))
-    network = make_network(CLIP(CONFIG), CROP, heads)
+    network = make_network(CLIP(CONFIG), look, heads)
     own = heads.init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
     params = {"clip": needed_clip(heads, clip), **own}
     assert set(params["clip"]) == {"vision", "visual_projection"}  # nothing idle in the tree
@@ -45,11 +57,11 @@ def test_pixels_and_features_meet(clip):
 
 def test_augmentation_needs_a_key_and_changes_the_features(clip):
     heads = Heads(4, adapter=(6,))
-    network = make_network(CLIP(CONFIG), CROP, heads, augment={"smallest": 0.3})
+    network = make_network(CLIP(CONFIG), augmented, heads)
     own = heads.init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
     params = {"clip": needed_clip(heads, clip), **own}
     features = network.pixel_model.features
-    plain = make_network(CLIP(CONFIG), CROP, heads).pixel_model.features(params, pixels(), None)
+    plain = make_network(CLIP(CONFIG), look, heads).pixel_model.features(params, pixels(), None)
     np.testing.assert_array_equal(features(params, pixels(), None), plain)
     assert not np.allclose(features(params, pixels(), jax.random.key(1)), plain, atol=1e-3)
 
@@ -57,7 +69,7 @@ def test_augmentation_needs_a_key_and_changes_the_features(clip):
 def test_the_text_classifier_is_zero_shot_clip_and_folds_into_a_linear_head(clip):
     heads, tokens = Heads(4, text=True), prompts()
     module = CLIP(CONFIG)
-    network = make_network(module, CROP, heads, tokens=tokens)
+    network = make_network(module, look, heads, tokens=tokens)
     params = {"clip": clip}
     features = network.encode(params, pixels())
     texts = [normalize(module.apply({"params": clip}, t, method="encode_text")) for t in tokens]
@@ -73,7 +85,7 @@ def test_the_text_classifier_is_zero_shot_clip_and_folds_into_a_linear_head(clip
 
 
 def test_the_text_tower_learns_through_it(clip):
-    network = make_network(CLIP(CONFIG), CROP, Heads(4, text=True), tokens=prompts())
+    network = make_network(CLIP(CONFIG), look, Heads(4, text=True), tokens=prompts())
     features = network.encode({"clip": clip}, pixels())
     grads = jax.grad(lambda p: network.predict({"clip": p}, features)[0, 0])(clip)
     assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads["text_projection"]))
@@ -83,7 +95,7 @@ def test_the_text_tower_learns_through_it(clip):
 
 def test_texts_are_needed_for_a_text_classifier():
     with pytest.raises(ValueError, match="prompts as tokens"):
-        make_network(CLIP(CONFIG), CROP, Heads(4, text=True))
+        make_network(CLIP(CONFIG), look, Heads(4, text=True))
     with pytest.raises(ValueError, match="no adapter"):
         Heads(4, text=True, adapter=(3,))
 
