@@ -13,18 +13,20 @@ from typing import Any
 class MetricsLog:
     """Appends one JSON object a line; `rewind` forgets what a resumed stage will say again.
 
-    With `events`, a folder, numbers go to TensorBoard too (needs the extra `tensorboard`).
+    With `events`, a folder, numbers go to TensorBoard too (needs the extra `tensorboard`); there a
+    resumed stage does say the same again.
     """
 
     def __init__(self, path: str | os.PathLike, events: str | os.PathLike | None = None):
         self.path = pathlib.Path(path)
-        self._writer = event_writer(events) if events else None
+        self._events, self._writer = events, None
 
     def append(self, record: dict[str, Any]) -> None:
         """Writes one record."""
         with self.path.open("a") as file:
             file.write(json.dumps(record) + "\n")
-        if self._writer and "step" in record:
+        if self._events and "step" in record:
+            self._writer = self._writer or event_writer(self._events)
             for name, value in scalars(record).items():
                 self._writer.add_scalar(name, value, record["step"])
 

@@ -15,6 +15,8 @@ from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import load_tokenizer, zero_shot_classifier
 from experiments.plan import Part, Plan, needed_parts
 
+PIXELS_IN_MEMORY = 1 << 30  # bytes of decoded images that a run keeps, training parts first
+
 
 class Encoded(NamedTuple):
     """A dataset seen through the frozen encoder, and the way to its pixels."""
@@ -30,7 +32,9 @@ class Encoded(NamedTuple):
         """The pixels of a part, decoded once where they fit into memory."""
         if (domain, split) not in self.open_crops:
             source = self.plan.dataset.source(domain, split)
-            self.open_crops[domain, split] = Crops(source, self.plan.preprocess)
+            left = PIXELS_IN_MEMORY - sum(crops.kept_bytes for crops in self.open_crops.values())
+            crops = Crops(source, self.plan.preprocess, memory_bytes=left)
+            self.open_crops[domain, split] = crops
         return self.open_crops[domain, split]
 
 

@@ -16,9 +16,8 @@ from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement
 from clipjax.model.network import Network
 from experiments.encode import Encoded, Part
 from experiments.methods import Phase
-from experiments.plan import Plan
+from experiments.plan import FEWEST_FOR_DISTANCE
 
-FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
 MOST_FOR_DENSITY = 2000  # soft neighbourhood density compares all pairs
 PROBE = 256  # images a domain for the ratio of gradients
 
@@ -43,7 +42,8 @@ class View:
 class Validation:
     """Measures candidates for selection: every rule's score, and what each candidate is worth."""
 
-    def __init__(self, network: Network, config, plan: Plan, encoded: Encoded):
+    def __init__(self, network: Network, config, adversarial: bool, encoded: Encoded):
+        self.adversarial = adversarial
         self.view = View(network, config, encoded)
         source, target = config.data.source, config.data.target
         self.parts = {
@@ -65,7 +65,7 @@ class Validation:
     def _one(self, phase: Phase, params) -> dict[str, float | None]:
         parts = {name: self.view.features(params, part) for name, part in self.parts.items()}
         options, weigh = phase.options, None
-        if "discriminator" in params and options.get("domain_weight", 1.0) != 0:
+        if self.adversarial and options.get("domain_weight", 1.0) != 0:
             weigh = (options.get("domain_weight", 1.0), options.get("label_smoothing", 0.0))
         found, adapted = jax.device_get(self._measures(params, parts, weigh))
         measures = {key: round(float(value), 6) for key, value in found.items()}
@@ -106,10 +106,13 @@ def _validate(network: Network, params, parts: dict[str, Features], weigh: tuple
 
 
 def distance(source, target) -> float | None:
-    """Proxy A-distance of two sets of features, None where they are too few to tell."""
+    """Proxy A-distance of two sets of features; None where too few, or not finite, to tell."""
+    source, target = np.asarray(source), np.asarray(target)
     if min(len(source), len(target)) < FEWEST_FOR_DISTANCE:
         return None
-    return round(select.proxy_a_distance(np.asarray(source), np.asarray(target)), 4)
+    if not (np.isfinite(source).all() and np.isfinite(target).all()):
+        return None
+    return round(select.proxy_a_distance(source, target), 4)
 
 
 class Outcome(NamedTuple):

@@ -11,7 +11,6 @@ import optax
 from ml_collections import ConfigDict
 
 import clipjax.adapt
-from clipjax.adapt.dann import DannModel
 from clipjax.adapt.grl import Schedule, lambda_schedule
 from clipjax.adapt.step import Loss
 from clipjax.errors import ConfigError
@@ -92,9 +91,9 @@ def build_method(name: str, config, num_classes: int) -> Method:
             f"its loss is {file!r}, but clipjax/adapt has no such method; it has: "
             f"{', '.join(losses)}."
         )
-    heads = Heads(num_classes=num_classes, **options.pop("heads"))
-    if options.get("diversity_weight") and heads.members == 1:
-        raise ValueError("diversity_weight needs an ensemble: heads.members > 1.")
+    # Tuples, also where a config came back from JSON: equal methods must look equal.
+    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in options.pop("heads").items()}
+    heads = Heads(num_classes=num_classes, **shape)
     adversarial = hasattr(losses[file], "gradient_ratio")
     if adversarial and heads.discriminator is None:
         raise ValueError(f"loss {file!r} needs heads.discriminator, the widths of a domain head.")
@@ -110,7 +109,7 @@ def build_method(name: str, config, num_classes: int) -> Method:
         entry = {**own, **options, **entries[label]}
         entry["optim"] = {**own["optim"], **entries[label].get("optim", {})}
         full_name = f"{name}/{label}" if label else name
-        phases.append(_phase(full_name, entry, config, losses[file], as_model(heads)))
+        phases.append(_phase(full_name, entry, config, losses[file], heads))
     return Method(heads, file, tuple(phases), adversarial)
 
 
@@ -127,9 +126,25 @@ def _phase_entries(options: dict) -> tuple[tuple[str, ...], dict[str, dict]]:
     return tuple(order), entries
 
 
-def _phase(name: str, entry: dict, config, file, model: DannModel) -> Phase:
+def check_augment(name: str, augment: dict | None) -> None:
+    """Refuses options that `random_resized_crop` does not have, or an impossible crop."""
+    known = ("smallest", "flip")
+    if augment is None:
+        return
+    if unknown := [key for key in augment if key not in known]:
+        raise ConfigError(
+            f"methods.{name}.augment has {', '.join(unknown)}; known: {', '.join(known)}."
+        )
+    if not 0 < augment.get("smallest", 1.0) <= 1:
+        raise ConfigError(f"methods.{name}.augment.smallest must be in (0, 1], the share kept.")
+
+
+def _phase(name: str, entry: dict, config, file, heads: Heads) -> Phase:
     """A phase from its entry: what is not its own is an option of the loss."""
     epochs, augment = entry.pop("epochs"), entry.pop("augment")
+    check_augment(name, augment)
+    if entry.get("diversity_weight") and heads.members == 1:
+        raise ConfigError(f"methods.{name}: diversity_weight needs an ensemble: heads.members > 1.")
     freeze, changes = tuple(entry.pop("freeze")), entry.pop("optim")
     if epochs <= 0 or config.batch_size <= 0:
         raise ConfigError(
@@ -138,7 +153,7 @@ def _phase(name: str, entry: dict, config, file, model: DannModel) -> Phase:
         )
     optim = own_optim(name, config.optim, changes)
     make_loss = lambda model, **changes: file.make_loss(model, **{**entry, **changes})  # noqa: E731
-    make_loss(model)  # refuses options that it does not know
+    make_loss(as_model(heads))  # refuses options that it does not know
     phase = Phase(name, epochs, freeze, optim, make_loss, entry, augment)
     build_optimizer(phase, 1)
     return phase
@@ -151,7 +166,9 @@ def own_optim(name: str, shared: ConfigDict, changes: dict) -> ConfigDict:
             f"methods.{name}.optim has {', '.join(unknown)}, which optim does not have; it has "
             f"{', '.join(shared)}."
         )
-    return ConfigDict({**shared, **changes})
+    optim = {**shared, **changes}
+    optim["lr_mults"] = tuple((pattern, float(factor)) for pattern, factor in optim["lr_mults"])
+    return ConfigDict(optim)
 
 
 def learning_rate(phase: Phase, steps: int) -> Callable:

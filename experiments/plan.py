@@ -26,6 +26,7 @@ from experiments.methods import Method, Phase, build_methods, check_groups
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
 Part = tuple[str, str]  # (domain, split)
 
 
@@ -111,6 +112,15 @@ def check_parts(config, dataset: Dataset) -> None:
                 "and test folders."
             )
 
+    ends = (config.data.source, config.data.target)
+    if config.stages and config.selection == "proxy_a_distance":
+        fewest = min(len(dataset.source(domain, "val")) for domain in ends)
+        if fewest < FEWEST_FOR_DISTANCE:
+            raise ConfigError(
+                f"selection=proxy_a_distance needs {FEWEST_FOR_DISTANCE} validation images a "
+                f"domain, and there are {fewest}; choose another rule."
+            )
+
 
 def class_names(config, dataset: Dataset) -> tuple[str, ...]:
     """What prompts call the classes: their own names, or those of the file `config.class_names`."""
@@ -168,16 +178,18 @@ def check_method(plan: Plan, method: Method, config) -> None:
     for phase in method.phases:
         check_groups(phase, everything, unused)
     # Parameters, gradients and two moments in float32; heads train for all seeds at once.
-    copies = 4 * 4
+    copies, kept = 4 * 4, 0
     size = sum(x.size for x in jax.tree.leaves(heads)) * len(config.seeds)
     if not all(is_cached(plan, method, phase) for phase in method.phases):
         clip = needed_clip(method.heads, plan.params)
-        size += sum(x.size for x in jax.tree.leaves(clip))
-    memory = device_memory()
-    if size * copies > memory:
+        count = sum(x.size for x in jax.tree.leaves(clip))
+        size += count
+        kept = 4 * count * len(config.seeds)  # the trained encoders
+    memory, needed = device_memory(), size * copies + kept
+    if needed > memory:
         raise ConfigError(
             f"{method.phases[0].name} trains {size:,} parameters, which with gradients and "
-            f"optimizer state need {size * copies / 1e9:.1f} GB; this machine has "
+            f"optimizer state need {needed / 1e9:.1f} GB; this machine has "
             f"{memory / 1e9:.1f} GB. Use fewer members, narrower heads or fewer seeds."
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from clipjax.adapt.step import TrainState, init_state, make_step
 from clipjax.data.augment import random_resized_crop
 from clipjax.data.order import steps_per_epoch
 from clipjax.data.pipeline import paired_batches
-from clipjax.errors import CheckpointError
+from clipjax.errors import CheckpointError, ConfigError, NonFiniteError
 from clipjax.evaluate.select import select
 from clipjax.log import MetricsLog, read_log
 from clipjax.model.network import Network, make_network, needed_clip
@@ -71,9 +72,10 @@ class Trainer:
         self.per_epoch = steps_per_epoch(len(labels), config.batch_size)
         phases = self.method.phases
         lengths = [phase.epochs * self.per_epoch for phase in phases]
-        self.spans = spans(lengths, [phase.freeze for phase in phases])
+        optimizers = [phase.optim.name for phase in phases]
+        self.spans = spans(lengths, [phase.freeze for phase in phases], optimizers)
         self.network = self.network_for(None)
-        self.validation = Validation(self.network, config, plan, encoded)
+        self.validation = Validation(self.network, config, self.method.adversarial, encoded)
 
     def network_for(self, augment: dict | None) -> Network:
         """The method's network, with or without augmentation."""
@@ -103,7 +105,7 @@ class Trainer:
         self.log.close()
         history = self.history()
         if self.config.selection != "last":
-            states = self.selected(states, cached, history)
+            states = self.selected(*self.shapes(), history)
         return self.apart(states, history)
 
     def apart(self, states: TrainState, history: list[list[dict]]) -> dict[str, Trained]:
@@ -138,11 +140,11 @@ class Trainer:
         here = [p for p in phase.freeze if any(matches(p, group) for group in groups)]
         return optimizer, frozen_tree(params, here) if here else None
 
-    def begin(self, index: int, cached: bool, state: TrainState) -> TrainState:
-        """The state of one seed at the start of a phase."""
+    def begin(self, index: int, cached: bool, state: TrainState, clip: PyTree = None) -> TrainState:
+        """The state of one run at the start of a phase; `clip` are parameters of the encoder."""
         more = {}
         if not cached and "clip" not in state.params:
-            more = {"clip": needed_clip(self.method.heads, self.plan.params)}
+            more = {"clip": clip or needed_clip(self.method.heads, self.plan.params)}
         optimizer, frozen = self.setup(index, {**more, **state.params})
         if not index:
             return init_state({**more, **state.params}, optimizer, seed=state.seed, frozen=frozen)
@@ -172,9 +174,10 @@ class Trainer:
         return {key: float(f"{value:.6g}") for key, value in ({"lr": rate} | more).items()}
 
     def checkpointer(self, phase: Phase, seed: int | None = None) -> Checkpointer:
-        """Where a phase's states go; candidates for selection are all kept."""
+        """Where a phase's states go; candidates for selection, those of the last, are all kept."""
         folder = self.workdir / "checkpoints" / phase.name
-        keep = 2 if self.config.selection == "last" else None
+        candidates = self.config.selection != "last" and phase is self.method.phases[-1]
+        keep = None if candidates else 2
         return Checkpointer(folder if seed is None else folder / f"seed{seed}", keep=keep)
 
     def fit_features(self, index: int, states: TrainState, begin) -> TrainState:
@@ -182,7 +185,7 @@ class Trainer:
         phase, span = self.method.phases[index], self.spans[index]
         states = jax.jit(jax.vmap(begin))(states)
         example = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states.params)
-        with self.checkpointer(phase) as checkpointer:
+        with self.checkpointer(phase) as checkpointer, self.explained():
             return fit_arrays(
                 functools.partial(self.step, index, self.network.model, example),
                 states,
@@ -196,6 +199,19 @@ class Trainer:
                 rates=functools.partial(self.rates, index),
                 evaluate=functools.partial(self.validation.measure, phase),
             )
+
+    @contextlib.contextmanager
+    def explained(self):
+        """Says of a method that diverges which others stop with it."""
+        try:
+            yield
+        except NonFiniteError as error:
+            if len(self.names) == 1:
+                raise
+            raise NonFiniteError(
+                f"{error} {', '.join(self.names)} train as one program and stop together: take the "
+                "one named out of config.stages to go on with the others."
+            ) from None
 
     def training_features(self) -> dict:
         """Source features with labels, target features without."""
@@ -212,10 +228,13 @@ class Trainer:
         model = self.network_for(phase.augment).pixel_model
         begin, step, done = jax.jit(begin), None, []
         states = jax.device_get(states)
+        clip = needed_clip(self.method.heads, self.plan.params)  # an argument, not a constant
+        last = index == len(self.spans) - 1
         for position, seed in enumerate(self.config.seeds):
-            state = begin(jax.tree.map(lambda x: x[position], states))  # noqa: B023
+            state = begin(jax.tree.map(lambda x: x[position], states), clip)  # noqa: B023
             step = step or self.step(index, model, state.params)  # one object: compiled once
-            done.append(jax.device_get(self.fit_seed(index, seed, state, step)))
+            state = jax.device_get(self.fit_seed(index, seed, state, step))
+            done.append(state._replace(opt_state=()) if last else state)
         return jax.tree.map(lambda *x: np.stack(x), *done)
 
     def fit_seed(self, index: int, seed: int, state: TrainState, step) -> TrainState:
@@ -271,13 +290,16 @@ class Trainer:
     def selected(self, like: TrainState, cached: bool, history: list[list[dict]]) -> TrainState:
         """The states of the epochs that the config's rule picks, stacked over runs.
 
-        `like` are the last phase's states, or their shapes.
+        `like` are the shapes of the last phase's states.
         """
         phase, picked = self.method.phases[-1], []
         first = functools.partial(jax.tree.map, lambda x: x[0])
         for position, entries in enumerate(history):
             seed = self.config.seeds[position % len(self.config.seeds)]
-            step = select(entries, self.config.selection)["epoch"] * self.per_epoch
+            try:
+                step = select(entries, self.config.selection)["epoch"] * self.per_epoch
+            except ValueError as error:
+                raise ConfigError(f"selection={self.config.selection}: {error}") from None
             wanted = like if cached else jax.eval_shape(first, like)
             with self.checkpointer(phase, None if cached else seed) as checkpointer:
                 found = checkpointer.restore(wanted, step)
@@ -293,15 +315,19 @@ class Trainer:
         Raises:
           CheckpointError: the method did not finish, or its checkpoints do not fit the config.
         """
-        history, cached = self.history(), True
+        history = self.history()
         epochs = (self.spans[-1].start + self.spans[-1].steps) // self.per_epoch
         if not all(entries and entries[-1]["epoch"] == epochs for entries in history):
             raise self.unfinished()
-        like = jax.eval_shape(self.start)
+        return self.apart(self.selected(*self.shapes(), history), history)
+
+    def shapes(self) -> tuple[TrainState, bool]:
+        """Shapes of the last phase's states, and whether it trains on cached features."""
+        like, cached = jax.eval_shape(self.start), True
         for index, phase in enumerate(self.method.phases):
             cached = cached and is_cached(self.plan, self.method, phase)
             like = jax.eval_shape(jax.vmap(functools.partial(self.begin, index, cached)), like)
-        return self.apart(self.selected(like, cached, history), history)
+        return like, cached
 
     def unfinished(self) -> CheckpointError:
         """What to say where checkpoints are missing."""

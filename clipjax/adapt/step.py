@@ -152,8 +152,10 @@ def make_step(
 
     With `accumulate` > 1 a batch goes through the model in that many microbatches and their mean
     gradient makes one update: the memory of a small batch. For losses that are means over examples
-    the result is that of the whole batch up to rounding (exactly so where no example is padding);
-    a loss that compares examples with each other (contrastive) sees smaller batches.
+    the result is that of the whole batch up to rounding, where every microbatch has equally many
+    real examples. In an epoch's last batch padding is dealt out evenly, but a microbatch of padding
+    alone counts as a loss of zero: this one update is then smaller. A loss that compares examples
+    with each other (contrastive) sees smaller batches.
     """
 
     def step(state: TrainState, batch: PyTree):

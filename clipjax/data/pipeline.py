@@ -50,7 +50,9 @@ class Crops:
 
     def __init__(self, source: Source, preprocess: Preprocess, *, memory_bytes: int = 1 << 30):
         self._source, self._preprocess = source, preprocess
-        self._fits = len(source) * preprocess.size**2 * 3 <= memory_bytes
+        size = len(source) * preprocess.size**2 * 3
+        self._fits = size <= memory_bytes
+        self.kept_bytes = size if self._fits else 0  # once all are decoded
         self._kept: dict[int, np.ndarray] = {}
         self.labels = np.asarray(source.labels, np.int32)
 

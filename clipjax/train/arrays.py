@@ -142,7 +142,7 @@ def _check(metrics: dict, share: dict[str, slice], first_step: int, last_good: i
     for name, mine in share.items():
         flat = {k: v[mine].reshape(len(v[mine]), -1) for k, v in metrics.items()}
         check_finite(
-            flat["loss"],
+            flat["loss"] + 0.0 * flat["grad_norm"],  # inf * 0 is NaN
             first_step=first_step,
             phase=name,
             lam=flat.get("lam"),

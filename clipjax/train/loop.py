@@ -36,7 +36,8 @@ def check_finite(losses, *, first_step: int, phase: str, lam, last_good: int | N
     strength = "" if lam is None else f", lambda {np.asarray(lam)[..., where].ravel()[0]:.3g}"
     saved = "none was saved yet" if last_good is None else f"step {last_good}"
     raise NonFiniteError(
-        f"the loss became non-finite at step {first_step + where} of phase {phase!r}{strength}; "
+        f"the loss or its gradient became non-finite at step {first_step + where} of phase "
+        f"{phase!r}{strength}; "
         f"last good checkpoint: {saved}. Lower optim.lr (or methods.*.lam_max), or set "
         "optim.clip_norm."
     )
@@ -119,7 +120,9 @@ def _means(pending: list[dict], first: int, phase: str, last_good: int | None) -
     """Means of the metrics of some steps, their losses checked."""
     stacked = {key: np.array([float(m[key]) for m in pending]) for key in pending[0]}
     lam = stacked.get("lam")
-    check_finite(stacked["loss"], first_step=first, phase=phase, lam=lam, last_good=last_good)
+    # A gradient that is not finite spoils the parameters before any loss shows it.
+    watched = stacked["loss"] + 0.0 * stacked["grad_norm"]
+    check_finite(watched, first_step=first, phase=phase, lam=lam, last_good=last_good)
     return {key: round(float(values.mean()), 6) for key, values in stacked.items()}
 
 

@@ -214,17 +214,19 @@ def make_optimizer(
 
     def labels(params):
         def label(group):
-            if is_frozen(group, freeze):
-                return FROZEN
-            factor = next((f for p, f in mults if matches(p, group)), 1.0)
-            return f"x{factor:g}@{since(group)}"
+            return FROZEN if is_frozen(group, freeze) else f"since {since(group)}"
 
         return jax.tree.map(label, group_tree(params))
 
+    def scale(updates, params):
+        del params
+        factor = lambda group: next((f for p, f in mults if matches(p, group)), 1.0)  # noqa: E731
+        return jax.tree.map(lambda group, u: factor(group) * u, group_tree(updates), updates)
+
     def inner(label: str):
-        factor, begun = (float(part) for part in label[1:].split("@"))
         # Counts start with the group, the schedule with the phase.
-        rate = lambda count: factor * schedule(count - (start - int(begun)))  # noqa: E731
+        begun = int(label.removeprefix("since "))
+        rate = lambda count: schedule(count - (start - begun))  # noqa: E731
         if name == "adamw":
             return optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=_decays)
         return optax.chain(
@@ -235,11 +237,15 @@ def make_optimizer(
     def make(params):
         found = set(jax.tree.leaves(labels(params))) - {FROZEN}
         groups = {label: inner(label) for label in found} | {FROZEN: optax.set_to_zero()}
-        steps = [optax.multi_transform(groups, labels)]
-        if clip_norm:
-            trainable = lambda tree: jax.tree.map(lambda x: x != FROZEN, labels(tree))  # noqa: E731
-            steps.insert(0, optax.masked(optax.clip_by_global_norm(clip_norm), trainable))
-        return optax.chain(*steps)
+        trainable = lambda tree: jax.tree.map(lambda x: x != FROZEN, labels(tree))  # noqa: E731
+        clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+        # Factors come last and hold no state: a phase may change them, and clipping, and every
+        # group's state still lies where the phase before left it.
+        return optax.chain(
+            optax.masked(clip, trainable),
+            optax.multi_transform(groups, labels),
+            optax.stateless(scale),
+        )
 
     if name not in ("adamw", "sgd"):
         raise ValueError(f"unknown optim.name {name!r}; known: adamw, sgd.")

@@ -24,23 +24,27 @@ class Span(NamedTuple):
     start: int  # steps of the run before it
     steps: int
     freeze: tuple[str, ...]  # patterns of layer groups (`clipjax.train.optim.matches`)
+    optimizer: str = "adamw"  # another one starts with no state
 
 
-def spans(steps: Sequence[int], freezes: Sequence[Sequence[str]]) -> tuple[Span, ...]:
-    """Phases laid end to end.
+def spans(
+    steps: Sequence[int], freezes: Sequence[Sequence[str]], optimizers: Sequence[str] = ()
+) -> tuple[Span, ...]:
+    """Phases laid end to end; `optimizers` names each one's, AdamW where left out.
 
     >>> [span.start for span in spans([6, 14], [("clip/.*",), ()])]
     [0, 6]
     """
     found, start = [], 0
-    for count, freeze in zip(steps, freezes, strict=True):
-        found.append(Span(start, count, tuple(freeze)))
+    names = optimizers or ["adamw"] * len(steps)
+    for count, freeze, name in zip(steps, freezes, names, strict=True):
+        found.append(Span(start, count, tuple(freeze), name))
         start += count
     return tuple(found)
 
 
 def training_since(phases: Sequence[Span], current: int) -> Callable[[str], int]:
-    """group -> the step from which it has trained without a break, as of phase `current`.
+    """group -> the step from which one optimizer has trained it without a break.
 
     >>> since = training_since(spans([6, 14], [("clip/.*",), ()]), 1)
     >>> since("adapter"), since("clip/vision/block_0")
@@ -50,7 +54,7 @@ def training_since(phases: Sequence[Span], current: int) -> Callable[[str], int]
     def since(group: str) -> int:
         begun = phases[current].start
         for span in reversed(phases[:current]):
-            if is_frozen(group, span.freeze):
+            if is_frozen(group, span.freeze) or span.optimizer != phases[current].optimizer:
                 break
             begun = span.start
         return begun

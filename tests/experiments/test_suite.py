@@ -45,13 +45,15 @@ def test_domainnet_gets_the_reports_domains_and_lengths():
     methods = build_methods(found["6"], 345)
     assert {m.epochs for m in methods.values()} == {20}
     assert {m.epochs for m in build_methods(found["5"], 345).values()} == {10}
+    short = table_configs(["6"], data="domainnet", root="/data", smoke=True)["6"]
+    assert {m.epochs for m in build_methods(short, 345).values()} == {2}
 
 
-def test_published_numbers_stand_beside_ours_on_domainnet_only():
+def test_published_numbers_stand_beside_ours_where_the_source_is_the_reports():
     row = {"method": "ensemble", "domain": "real", "split": "test", "accuracy_mean": 0.815}
-    results = {"data": {"name": "domainnet"}, "rows": [row]}
+    results = {"data": {"source": "real"}, "rows": [row]}
     assert "| ensemble | real | 82 | 81.5 |" in published("4", results)
-    assert published("4", results | {"data": {"name": "emoji"}}) == ""
+    assert published("4", results | {"data": {"source": "sketch"}}) == ""
 
 
 def suite(*arguments):

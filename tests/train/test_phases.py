@@ -62,6 +62,27 @@ def test_a_group_that_goes_on_training_does_not_notice_the_phases(name):
     )
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"lr_mults": (("adapter", 0.1),)}, {"clip_norm": 1e6}, {"lr_mults": (("classifier", 1.0),)}],
+)
+def test_factors_and_clipping_may_change_between_phases(changes):
+    falling = lambda count: 0.1 * (1 - count / 3)  # noqa: E731
+    plain, changed = phase(1, phase(0, None)), phase(1, phase(0, None), **changes)
+    np.testing.assert_array_equal(
+        plain.params["classifier"]["w"], changed.params["classifier"]["w"]
+    )
+    # And the other way round: what the first phase had, the second need not.
+    back = phase(1, phase(0, None, falling, **changes), falling)
+    same = phase(1, phase(0, None, falling), falling)
+    np.testing.assert_array_equal(back.params["classifier"]["w"], same.params["classifier"]["w"])
+
+
+def test_another_optimizer_starts_anew():
+    row = spans([3, 2], [(), ()], ["adamw", "sgd"])
+    assert training_since(row, 1)("classifier") == 3
+
+
 def test_a_thawed_group_starts_as_adam_starts():
     frozen = phase(0, None)
     assert jnp.all(frozen.params["clip"]["vision"]["block_0"]["w"] == 1)
