@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +10,6 @@ import time
 import numpy as np
 import pytest
 
-from clipjax.model.hf import load_clip
 from configs import common, dann
 from tests.conftest import REPO, read_json
 
@@ -134,36 +132,6 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(finished, tmp_path):
         for d in (reference, workdir)
     ]
     assert logs[0] == logs[1]
-
-
-@pytest.mark.slow
-def test_the_pretraining_stage_runs_resumes_and_exports(tmp_path):
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    rng = np.random.default_rng(0)
-    np.save(corpus / "masks.npy", rng.integers(0, 256, (20, 64, 64), dtype=np.uint8))
-    np.save(corpus / "rgba.npy", rng.integers(0, 256, (20, 64, 64, 4), dtype=np.uint8))
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = {
-        "caption": [f"thing {i}" for i in range(40)],
-        "texts": [["stuff", f"object {i % 3}"] for i in range(40)],
-        "kind": ["mask"] * 20 + ["rgba"] * 20,
-        "row": [*range(20), *range(20)],
-        "group": ["icon-mono"] * 20 + ["icon-colour"] * 10 + ["emoji-train"] * 10,
-    }
-    pq.write_table(pa.table(columns), corpus / "manifest.parquet")
-    config = "--config=configs/pretrain.py:smoke"
-    shallow = [f"--config.arch.{tower}.num_hidden_layers=1" for tower in ("vision", "text")]
-    options = [config, f"--config.data.root={corpus}", f"--workdir={tmp_path / 'run'}", *shallow]
-    done = main(*options)
-    assert done.returncode == 0, done.stderr
-    config, params = load_clip(tmp_path / "run" / "export")
-    assert config.vision.num_hidden_layers == 1 and "text" in params
-    shutil.rmtree(tmp_path / "run" / "export")
-    again = main(*options)
-    assert again.returncode == 0 and (tmp_path / "run" / "export" / "model.safetensors").exists()
 
 
 def test_bad_input_ends_in_one_sentence_and_exit_code_1(tmp_path, folder_dataset):
