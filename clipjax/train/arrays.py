@@ -94,13 +94,7 @@ def fit_arrays(
     seeds = len(states.step) // len(names)
     rows = jnp.repeat(jnp.arange(len(names)), seeds)
     share = {name: slice(i * seeds, (i + 1) * seeds) for i, name in enumerate(names)}
-    run = jax.jit(
-        jax.vmap(
-            lambda row, *rest: make_epochs(step_of(row), batch_size)(*rest),
-            in_axes=(0, 0, None, None, None),
-        ),
-        static_argnums=4,
-    )
+    run = _program(step_of, batch_size)
     per_epoch = steps_per_epoch(len(data["source"]["label"]), batch_size)
     if (found := checkpointer.restore(states)) and found[0].step[0] > states.step[0]:
         states = found[0]
@@ -131,6 +125,15 @@ def fit_arrays(
         bar.update(count)
     bar.close()
     return states
+
+
+def _program(step_of: Callable, batch_size: int) -> Callable:
+    """`(rows, states, data, first, count)` -> all runs trained for `count` epochs."""
+
+    def one(row, state, data, first, count):
+        return make_epochs(step_of(row), batch_size)(state, data, first, count)
+
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None)), static_argnums=4)
 
 
 def _place(name: str, epoch: int, per_epoch: int) -> dict[str, Any]:
