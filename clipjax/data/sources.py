@@ -29,8 +29,15 @@ class Example(NamedTuple):
     name: str  # for error messages and reports
 
 
+class Skipped(NamedTuple):
+    """A file that looked like an image and is not used."""
+
+    name: str
+    reason: str
+
+
 class Source(Protocol):
-    """A sequence of examples of one domain and split."""
+    """A sequence of examples of one domain and split. Picklable: worker processes read it."""
 
     domain: str
     split: str
@@ -51,7 +58,12 @@ class Dataset(Protocol):
 
     name: str
     domains: tuple[str, ...]
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # of all domains, numbered as labels are
+    skipped: tuple[Skipped, ...]  # what was passed over before any image was decoded
+
+    def classes_of(self, domain: str) -> tuple[str, ...]:
+        """The classes that this domain declares, a part of `classes`."""
+        ...
 
     def has_split(self, split: str) -> bool:
         """Whether every domain has this split."""
