@@ -1,4 +1,4 @@
-"""How every command of ours ends: one sentence and an exit code, never a traceback of ours."""
+"""How every command of ours starts and ends: one sentence and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ def explained() -> Iterator[None]:
     """Turns our errors into one line and exit code 1, Ctrl-C into a line and 130."""
     from absl import logging
 
+    from experiments.machine import keep_memory, use_cores
+
     logging.set_verbosity(logging.WARNING)  # orbax reports every file it touches
+    keep_memory()
+    use_cores()
     try:
         yield
     except ClipjaxError as error:

@@ -14,6 +14,7 @@ from clipjax.data.features import Features
 from clipjax.evaluate import report, select
 from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement
 from clipjax.model.network import Network
+from clipjax.train.sharding import batch_mesh, deal_out, replicate
 from experiments.encode import Encoded, Part
 from experiments.methods import Phase
 from experiments.plan import FEWEST_FOR_DISTANCE
@@ -27,16 +28,15 @@ class View:
 
     def __init__(self, network: Network, config, encoded: Encoded):
         self.encoded, self.batch_size = encoded, config.features.batch_size
-        self._encode = jax.jit(network.encode)
+        self._encode, self.mesh = jax.jit(network.encode), batch_mesh(self.batch_size)
 
     def features(self, params, part: Part) -> Features:
         """The features of a part under one seed's parameters."""
         if "clip" not in params:
             return self.encoded.parts[part]
-        crops = self.encoded.crops(*part)
-        return Features(
-            crops.encode(functools.partial(self._encode, params), self.batch_size), crops.labels
-        )
+        crops, params = self.encoded.crops(*part), replicate(params, self.mesh)
+        encode = lambda images: self._encode(params, deal_out(images, self.mesh))  # noqa: E731
+        return Features(crops.encode(encode, self.batch_size), crops.labels)
 
 
 class Validation:

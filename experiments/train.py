@@ -25,6 +25,7 @@ from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import fit_stream
 from clipjax.train.optim import frozen_tree, layer_groups, matches
 from clipjax.train.phases import next_state, spans
+from clipjax.train.sharding import batch_mesh
 from experiments.encode import Encoded
 from experiments.measure import Validation
 from experiments.methods import Phase, build_optimizer, learning_rate, strength, teams
@@ -260,6 +261,7 @@ class Trainer:
                 state,
                 lambda first: batches(first=first),
                 until,
+                mesh=batch_mesh(self.config.batch_size // self.config.accumulate),
                 phase=phase.name,
                 tags={"seed": seed},
                 checkpointer=checkpointer,

@@ -6,9 +6,8 @@ import os
 import pathlib
 from typing import Any
 
-import jax
-
 from clipjax.errors import CheckpointError
+from clipjax.train.sharding import placed
 
 PyTree = Any
 
@@ -59,7 +58,8 @@ class Checkpointer:
         """The newest (state, meta), or None where nothing was saved.
 
         Args:
-          like: a state, or its abstract shapes, that the checkpoint must match.
+          like: a state, or its abstract shapes, that the checkpoint must match; what comes back
+            lies on the same devices, whatever devices it was saved from.
           step: another than the newest.
 
         Raises:
@@ -68,7 +68,7 @@ class Checkpointer:
         if self.latest is None:
             return None
         ocp = self._ocp
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        abstract = placed(like)
         try:
             found = self._manager.restore(
                 self.latest if step is None else step,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -9,13 +10,18 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from clipjax.adapt.step import TrainState
 from clipjax.errors import NonFiniteError
 from clipjax.log import MetricsLog, progress
 from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.sharding import batch_mesh, deal_out, replicate, replicated
 
 PyTree = Any
+# Steps that may wait for the device. CPU devices that meet in a sum share one pool of threads, and
+# with many steps under way all of its threads can end up waiting for each other.
+IN_FLIGHT = 8
 
 
 def check_finite(losses, *, first_step: int, phase: str, lam, last_good: int | None) -> None:
@@ -59,6 +65,7 @@ def fit_stream(
     say: Callable[[str], None] = print,
     tags: dict[str, Any] | None = None,
     describe: Callable[[int], dict[str, Any]] = lambda step: {},
+    mesh: Mesh | None = None,
 ) -> TrainState:
     """Trains on batches from a stream, resuming from the newest checkpoint.
 
@@ -78,6 +85,7 @@ def fit_stream(
       say: prints a line.
       tags: more that tells these records from others (the seed).
       describe: updates made -> what else goes into a record (epoch, learning rates).
+      mesh: devices that share each batch (`clipjax.train.sharding.batch_mesh`); one by default.
 
     Returns:
       The state after `total_steps`.
@@ -85,19 +93,24 @@ def fit_stream(
     Raises:
       NonFiniteError: a loss became NaN or infinite; nothing after it is saved.
     """
-    tags = {"phase": phase, **(tags or {})}
+    tags, mesh = {"phase": phase, **(tags or {})}, mesh or batch_mesh(1)
+    state = replicate(state, mesh)
     found = checkpointer.restore(state)
     if found and int(found[0].step) > int(state.step):
         state = found[0]
     first = int(state.step)
     mine = lambda record: all(record.get(k) == v for k, v in tags.items())  # noqa: E731
     log.rewind(lambda record: not mine(record) or record["step"] <= first)
-    jitted = jax.jit(step, donate_argnums=0)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh))
     batches = open_batches(first) if first < total_steps else iter(())
     started, begun, pending = time.perf_counter(), first, []
+    waiting = collections.deque()
     for number in progress(range(first, total_steps), what=phase, unit="step"):
-        state, metrics = jitted(state, next(batches))
+        state, metrics = jitted(state, deal_out(next(batches), mesh))
         pending.append(metrics)
+        waiting.append(metrics)
+        if len(waiting) > IN_FLIGHT:
+            jax.block_until_ready(waiting.popleft())
         done = number + 1
         saving = done % save_every == 0 or done == total_steps
         if done % log_every == 0 or saving:  # no state is saved whose losses were not looked at

@@ -1,0 +1,43 @@
+"""Settings of the process that must be made before JAX starts: CPU devices, memory."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+MOST_CPU_DEVICES = 8  # a batch cut finer than this spends its time on summing gradients
+
+# glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+
+
+def use_cores() -> None:
+    """Makes every CPU core a device of JAX, so that steps on batches share their work by examples.
+
+    XLA computes one device's elementwise loops and many of its copies on one thread; two devices of
+    half a batch each run these side by side. Nothing is changed where the user said how many there
+    are (JAX_NUM_CPU_DEVICES, or --xla_force_host_platform_device_count in XLA_FLAGS).
+    """
+    import jax
+
+    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not said and jax.config.jax_num_cpu_devices < 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        jax.config.update("jax_num_cpu_devices", min(cores or 1, MOST_CPU_DEVICES))
+
+
+def keep_memory() -> None:
+    """Lets malloc keep what is freed for the next step instead of returning it to the system.
+
+    XLA's CPU backend allocates the temporaries of every call anew; by default glibc maps large ones
+    from the system each time, which then clears them page by page: a fifth of a training step of
+    the embedded CLIP. Does nothing without glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_MAX, 0)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(_M_TOP_PAD, 64 << 20)
+    libc.mallopt(_M_ARENA_MAX, 1)
