@@ -72,8 +72,8 @@ class ParquetDataset:
     def _number_domains(self, columns: Sequence[Column]) -> None:
         """Domains in the order in which rows name them."""
         codes, names = _renumbered(columns)
-        first = {c: i for i, c in reversed(list(enumerate(codes.tolist()))) if c >= 0}
-        order = sorted(first, key=first.get)
+        found, first = np.unique(codes, return_index=True)
+        order = [code for code in found[np.argsort(first)].tolist() if code >= 0]
         self.domains = tuple(names[c] or self.name for c in order)
         self._domains = np.full(len(codes), -1)
         for number, code in enumerate(order):
@@ -123,9 +123,10 @@ class ParquetDataset:
                 f"no row of {self.root} can be used ({what} in {int(reasons[what].sum())} of "
                 f"{len(unusable)}); images must be embedded in the files as bytes."
             )
+        rows = np.flatnonzero(unusable)
         self.skipped = tuple(
-            Skipped(self._images.name(row), next(r for r, mask in reasons.items() if mask[row]))
-            for row in np.flatnonzero(unusable).tolist()
+            Skipped(name, next(r for r, mask in reasons.items() if mask[row]))
+            for name, row in zip(self._images.names(rows), rows, strict=True)
         )
         self._domains[unusable] = -1
 
@@ -147,8 +148,7 @@ class ParquetDataset:
         base, sharing = origin(split, [SPLITS[s] for s in np.unique(splits)])
         rows = rows[splits == SPLITS.index(base)]
         if len(sharing) > 1:
-            keys = [self._images.key(row) for row in rows.tolist()]
-            rows = rows[dealt(keys, split, sharing, self.fractions)]
+            rows = rows[dealt(self._images.names(rows), split, sharing, self.fractions)]
         described = {"classes": self.classes, "domain": domain, "split": split}
         if not self._small:
             return ParquetSource(self._images, rows, self._labels[rows], **described)

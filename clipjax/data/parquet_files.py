@@ -282,23 +282,22 @@ class ImageColumn:
         self.__dict__.update(state)
         self._start_empty()
 
-    def key(self, row: int) -> str:
-        """What tells a row from all others, whatever images hold: file name and row in it."""
-        file = int(np.searchsorted(self._file_starts, row, side="right")) - 1
-        return f"{self._files[file].name}:{row - int(self._file_starts[file])}"
-
-    def name(self, row: int) -> str:
-        """The row for messages, without reading it."""
-        return self.key(row)
+    def names(self, rows: np.ndarray) -> list[str]:
+        """File and number of rows int64 [N]: known without reading, different for all."""
+        files = np.searchsorted(self._file_starts, rows, side="right") - 1
+        numbers = rows - self._file_starts[files]
+        pairs = zip(files.tolist(), numbers.tolist(), strict=True)
+        return [f"{self._files[file].name}:{number}" for file, number in pairs]
 
     def read(self, row: int) -> tuple[bytes, str]:
-        """The encoded image of a row, and its name for messages."""
+        """The encoded image of a row, and its name: file and path, or number, of the image."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         data, paths = self._group(group)
         at = row - int(self._starts[group])
         path = paths[at].as_py() if paths is not None else None
         file = self._files[self._groups[group][0]]
-        return data[at].as_py(), f"{file.name}:{path}" if path else self.key(row)
+        name = f"{file.name}:{path}" if path else self.names(np.array([row]))[0]
+        return data[at].as_py(), name
 
     def _group(self, group: int) -> tuple:
         """Bytes and paths of a row group."""

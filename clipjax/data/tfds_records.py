@@ -7,7 +7,7 @@ import hashlib
 import os
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -119,10 +119,10 @@ class Records:
             record = self._image.deserialize_example_np(self._data[row], decoders=self._skip)
         return record[self._builder.image]
 
-    def labels(self, first: int, last: int) -> list[int]:
-        """The labels of records first .. last - 1, as the builder numbers them."""
-        with explained(f"records {first} to {last} of {self._builder.folder}"):
-            raw = self._data.data_source.__getitems__(range(first, last))
+    def labels(self, rows: Sequence[int]) -> list[int]:
+        """The labels of records, as the builder numbers them."""
+        with explained(f"a record of {self._builder.folder}"):
+            raw = self._data.data_source.__getitems__(rows)
             read = [self._label.deserialize_example_np(record) for record in raw]
         return [int(record[self._builder.label]) for record in read]
 
@@ -143,13 +143,14 @@ def read_labels(records: Records, builder: Builder) -> np.ndarray:
     text = "\n".join((builder.folder, builder.label, records.stamp))
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     file = default_cache_dir() / "labels" / f"{key}.npy"
-    if file.exists():
-        return np.load(file)
-    starts = progress(
-        range(0, len(records), AT_ONCE), what=f"read labels of {builder.name}", unit="batch"
-    )
-    parts = [records.labels(at, min(at + AT_ONCE, len(records))) for at in starts]
-    labels = np.array([label for part in parts for label in part], np.int32)
+    if (kept := _kept(file, len(records))) is not None:
+        return kept
+    labels = np.zeros(len(records), np.int32)
+    # Rows from all files at a time: they are read side by side.
+    apart = -(-len(records) // AT_ONCE)
+    what = f"read labels of {builder.name}"
+    for first in progress(range(apart), what=what, unit="batch"):
+        labels[first::apart] = records.labels(range(first, len(records), apart))
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(builder.classes):
         raise DataError(
             f"labels of {builder.name} run from {labels.min()} to {labels.max()}, but it has "
@@ -159,8 +160,17 @@ def read_labels(records: Records, builder: Builder) -> np.ndarray:
     return labels
 
 
+def _kept(file: pathlib.Path, count: int) -> np.ndarray | None:
+    """The cached labels; None where there are none, or not so many."""
+    try:
+        labels = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # not there, or a damaged disk: read them again
+        return None
+    return labels if labels.shape == (count,) else None
+
+
 def _keep(file: pathlib.Path, labels: np.ndarray) -> None:
-    """Writes the cache; a disk that is full costs a warning, as labels can be read again."""
+    """Writes the cache; a full disk costs a warning, as labels can be read again."""
     scratch = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -168,5 +178,6 @@ def _keep(file: pathlib.Path, labels: np.ndarray) -> None:
             np.save(out, labels)
         os.replace(scratch, file)
     except OSError as error:
-        warnings.warn(f"labels are not cached: {error}", stacklevel=2)
-        scratch.unlink(missing_ok=True)
+        warnings.warn(f"labels are not cached: {file}: {error.strerror}.", stacklevel=2)
+        if scratch.exists():
+            scratch.unlink()

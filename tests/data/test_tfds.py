@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -180,6 +181,28 @@ def test_labels_are_read_once(data_dir, tmp_path, monkeypatch):
     with pytest.raises(AssertionError, match="read again"):
         TfdsDataset("domainnet", str(data_dir)).source("clipart", "test")
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_damaged_label_cache_or_none_is_no_harm(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path))
+    dataset = TfdsDataset("domainnet", str(data_dir))
+    labels = dataset.source("real", "test").labels.tolist()
+    (file,) = tmp_path.rglob("*.npy")
+    for content in (b"", file.read_bytes()[:-8], b"other"):
+        file.write_bytes(content)
+        assert dataset.source("real", "test").labels.tolist() == labels
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="not cached"):
+        assert dataset.source("real", "test").labels.tolist() == labels
+
+
+def test_threads_read_what_one_thread_reads(data_dir):
+    source = TfdsDataset("domainnet", str(data_dir)).source("real", "train")
+    again = pickle.loads(pickle.dumps(source))
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(source)), 8)).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(again.__getitem__, order)) == [source[i] for i in order]
 
 
 def test_tensorflow_and_image_decoders_are_not_imported(data_dir, tmp_path):
