@@ -136,7 +136,7 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
 
     try:
         yield
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
         reason = str(error).strip().split("\n")[0]
         raise DataError(f"{path} is damaged ({reason}); copy or download it again.") from None
 
@@ -292,12 +292,13 @@ class ImageColumn:
     def read(self, row: int) -> tuple[bytes, str]:
         """The encoded image of a row, and its name: file and path, or number, of the image."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        data, paths = self._group(group)
-        at = row - int(self._starts[group])
-        path = paths[at].as_py() if paths is not None else None
         file = self._files[self._groups[group][0]]
-        name = f"{file.name}:{path}" if path else self.names(np.array([row]))[0]
-        return data[at].as_py(), name
+        with _explained(file.path):
+            data, paths = self._group(group)
+            at = row - int(self._starts[group])
+            path = paths[at].as_py() if paths is not None else None
+            name = f"{file.name}:{path}" if path else self.names(np.array([row]))[0]
+            return data[at].as_py(), name
 
     def _group(self, group: int) -> tuple:
         """Bytes and paths of a row group."""
@@ -306,10 +307,7 @@ class ImageColumn:
                 self._kept.move_to_end(group)
                 return self._kept[group][0]
             number, part = self._groups[group]
-            file = self._files[number]
-            opened = self._file(number)
-            with _explained(file.path):
-                table = opened.read_row_group(part, columns=file.leaves)
+            table = self._file(number).read_row_group(part, columns=self._files[number].leaves)
             self._kept[group] = (_parts(table), table.nbytes)
             while len(self._kept) > 2 and sum(n for _, n in self._kept.values()) > KEPT_BYTES:
                 self._kept.popitem(last=False)
@@ -321,11 +319,10 @@ class ImageColumn:
             import pyarrow.parquet as pq
 
             file = self._files[number]
-            with _explained(file.path):
-                stat = file.path.stat()
-                if (stat.st_size, stat.st_mtime_ns) != (file.size, file.changed):
-                    raise DataError(f"{file.path} changed while it was in use; start again.")
-                if len(self._opened) >= KEPT_FILES:
-                    self._opened.pop(next(iter(self._opened))).close()
-                self._opened[number] = pq.ParquetFile(file.path)
+            stat = file.path.stat()
+            if (stat.st_size, stat.st_mtime_ns) != (file.size, file.changed):
+                raise DataError(f"{file.path} changed while it was in use; start again.")
+            if len(self._opened) >= KEPT_FILES:
+                self._opened.pop(next(iter(self._opened))).close()
+            self._opened[number] = pq.ParquetFile(file.path)
         return self._opened[number]
