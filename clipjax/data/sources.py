@@ -117,65 +117,6 @@ class ArraySource:
         return f"ArraySource({self.domain}/{self.split}, n={len(self)}, {digest.hexdigest()[:16]})"
 
 
-class ParquetDataset:
-    """`{train,val,test}.parquet` in the layout of Hugging Face `datasets`.
-
-    Columns: `image` struct<bytes, path>, `label` int, `domain` string; `classes.txt` beside them
-    names the labels. The embedded emoji dataset is one.
-    """
-
-    def __init__(self, root: str | pathlib.Path, name: str = ""):
-        self.root = pathlib.Path(root)
-        self.name = name or self.root.name
-        classes = self.root / "classes.txt"
-        self._files = {s: self.root / f"{s}.parquet" for s in SPLITS}
-        self._files = {s: f for s, f in self._files.items() if f.exists()}
-        if not classes.exists() or not self._files:
-            raise DataError(
-                f"{self.root} is not a Parquet dataset: it needs classes.txt and at least one of "
-                "train.parquet, val.parquet, test.parquet."
-            )
-        self.classes = tuple(classes.read_text().split("\n")[:-1])
-        self._tables: dict[str, dict] = {}
-        seen = self._table(next(iter(self._files)))["domain"]
-        self.domains = tuple(dict.fromkeys(seen))
-
-    def _table(self, split: str) -> dict:
-        if split not in self._tables:
-            import pyarrow
-            import pyarrow.parquet as pq
-
-            try:
-                table = pq.read_table(self._files[split], columns=["image", "label", "domain"])
-            except (pyarrow.ArrowInvalid, OSError) as error:
-                raise DataError(f"{self._files[split]} is damaged ({error}).") from None
-            self._tables[split] = table.to_pydict()
-        return self._tables[split]
-
-    def has_split(self, split: str) -> bool:
-        """Whether there is a file of this split."""
-        return split in self._files
-
-    def source(self, domain: str, split: str) -> ArraySource:
-        """The examples of a domain and split."""
-        check_domain(self, domain)
-        if split not in self._files:
-            raise DataError(
-                f"{self.root} has no {split}.parquet; splits: {', '.join(self._files)}."
-            )
-        table = self._table(split)
-        rows = [i for i, d in enumerate(table["domain"]) if d == domain]
-        images = [table["image"][i] for i in rows]
-        return ArraySource(
-            [image["bytes"] for image in images],
-            [table["label"][i] for i in rows],
-            classes=self.classes,
-            domain=domain,
-            split=split,
-            names=[f"{self._files[split].name}:{image['path']}" for image in images],
-        )
-
-
 class _FileSource:
     """Images in files, read when asked for."""
 
@@ -320,6 +261,8 @@ def open_dataset(name: str = "emoji", root: str = "") -> Dataset:
       ConfigError: an unknown name, or one that needs a root.
       DataError: nothing readable at the root.
     """
+    from clipjax.data.parquet import ParquetDataset
+
     if not root:
         if name == "emoji":
             return ParquetDataset(EMOJI, "emoji")

@@ -1,0 +1,124 @@
+"""Where prepared TFDS builders are on disk, and what to do where they are not."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import pathlib
+import re
+
+from clipjax.errors import ConfigError, DataError
+
+DOMAINNET = ("real", "painting", "clipart", "quickdraw", "infograph", "sketch")
+INFO = "dataset_info.json"
+
+
+def find_builders(name: str, data_dir: str = "") -> dict[str, pathlib.Path]:
+    """The folders of the builders that a name of a `TfdsDataset` means, by domain.
+
+    Raises:
+      ConfigError: no such builder, or a part of `a+b` with several configs.
+      DataError: not prepared, or a path without prepared builders.
+    """
+    if name.startswith(("/", ".", "~")):
+        return _at_path(pathlib.Path(name).expanduser())
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    root, parts = root.expanduser(), name.split("+")
+    if len(parts) == 1:
+        return _builder(root, name)
+    found: dict[str, pathlib.Path] = {}
+    for part in parts:
+        builders = _builder(root, part)
+        if len(builders) > 1:
+            raise ConfigError(
+                f"tfds:{name}: builder {part!r} has several configs; choose one, as in "
+                f"{part}/{next(iter(builders))}."
+            )
+        domain, folder = next(iter(builders.items()))
+        found[domain if domain not in found else part.replace("/", "_")] = folder
+    return found
+
+
+def _at_path(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    found = prepared(folder)
+    if not found:
+        raise DataError(
+            f"{folder} holds no prepared TFDS dataset; give a folder with {INFO}, or one of such "
+            "folders."
+        )
+    if "" not in found:
+        return found
+    noted = json.loads((found[""] / INFO).read_text(encoding="utf-8"))
+    return {noted.get("configName") or noted.get("name") or folder.name: found[""]}
+
+
+def _builder(root: pathlib.Path, name: str) -> dict[str, pathlib.Path]:
+    """The prepared configs of a builder; those of DomainNet in the order of its paper's tables."""
+    found = prepared(root / name)
+    if not found:
+        raise _unprepared(root, name)
+    if "" in found:
+        return {name.split("/")[-1]: found[""]}
+    if name == "domainnet":
+        return {config: found[config] for config in DOMAINNET if config in found}
+    if len(found) == 1:
+        return {name: next(iter(found.values()))}
+    return found
+
+
+def prepared(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Newest versions in a folder: {"": its own}, else those of its sub-folders by name."""
+    if own := _newest(folder):
+        return {"": own}
+    inner = {sub.name: _newest(sub) for sub in _subfolders(folder)}
+    return {name: version for name, version in inner.items() if version}
+
+
+def _newest(folder: pathlib.Path) -> pathlib.Path | None:
+    if (folder / INFO).exists():
+        return folder
+    numbered = [f for f in _subfolders(folder) if re.fullmatch(r"\d+\.\d+\.\d+", f.name)]
+    numbered = [f for f in numbered if (f / INFO).exists()]
+    return max(numbered, key=lambda f: tuple(map(int, f.name.split("."))), default=None)
+
+
+def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
+    return sorted(f for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else []
+
+
+def _unprepared(root: pathlib.Path, name: str) -> Exception:
+    """The error for a builder without a folder: is it unknown, or not prepared?"""
+    import tensorflow_datasets as tfds
+
+    known, builder = tfds.list_builders(with_community_datasets=False), name.split("/")[0]
+    if builder not in known:
+        close = difflib.get_close_matches(builder, known)
+        meant = f" Did you mean {' or '.join(close)}?" if close else ""
+        return ConfigError(
+            f"TFDS has no builder {builder!r} and {root} has no folder of that name.{meant} Own "
+            "builders are given by their path: tfds:/path."
+        )
+    needs = "TensorFlow, a network connection and disk for the data"
+    names = [name]
+    if name == "domainnet":
+        names = [f"domainnet/{config}" for config in DOMAINNET]
+        needs += " (18 GB to download, three times that while it is prepared; fewer with fewer of "
+        needs += "the six)"
+    # Not the command line of TFDS, which needs Apache Beam too.
+    code = (
+        f"import tensorflow_datasets as tfds; [tfds.builder(name, data_dir={str(root)!r}, "
+        f"file_format='array_record').download_and_prepare() for name in {names}]"
+    )
+    return DataError(
+        f"tfds:{name} is not prepared in {root}. Prepare it once: pip install 'clipjax[tfds]' && "
+        f'python -c "{code}"; this needs {needs}.'
+    )
+
+
+def convert_command(folder: str) -> str:
+    """The command that writes ArrayRecord files beside others of a prepared builder."""
+    return (
+        "pip install 'clipjax[tfds]' apache-beam && tfds convert_format "
+        f"--dataset_version_dir={folder} --out_file_format=array_record"
+    )

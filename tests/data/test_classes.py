@@ -1,0 +1,115 @@
+"""Classes matched by name: what is kept, refused and said."""
+
+import pickle
+
+import numpy as np
+import pytest
+
+from clipjax.data.classes import match_classes
+from clipjax.data.sources import ArraySource
+from clipjax.errors import ConfigError
+
+
+class Shapes:
+    """A dataset whose domains declare what they are given; each class has two examples."""
+
+    name, skipped = "shapes", ()
+
+    def __init__(self, **declared):
+        self.declared = declared
+        self.domains = tuple(declared)
+        self.classes = tuple(sorted({c for names in declared.values() for c in names}))
+
+    def classes_of(self, domain):
+        return tuple(c for c in self.classes if c in self.declared[domain])
+
+    def has_split(self, split):
+        return split == "train"
+
+    def source(self, domain, split):
+        labels = [self.classes.index(c) for c in self.classes_of(domain) for _ in range(2)]
+        images = np.array(labels, np.uint8)[:, None, None, None] * np.ones((4, 4, 3), np.uint8)
+        return ArraySource(images, labels, classes=self.classes, domain=domain, split=split)
+
+
+def test_equal_classes_leave_the_dataset_as_it_is():
+    dataset = Shapes(photo="abc", art="cba", toy="abc")
+    for how in ("closed", "intersection"):
+        matched, notes = match_classes(dataset, "photo", "art", ["toy"], how)
+        assert matched is dataset and notes == []
+
+
+def test_a_closed_set_refuses_differences_and_says_which():
+    dataset = Shapes(photo="abcd", art="abxyz")
+    with pytest.raises(ConfigError) as error:
+        match_classes(dataset, "photo", "art", ["art"])
+    said = str(error.value)
+    assert "2 only in 'photo' (c, d)" in said and "3 only in 'art' (x, y, z)" in said
+    assert "data.classes=intersection" in said
+
+
+def test_an_evaluation_domain_may_lack_classes_but_not_add_any():
+    dataset = Shapes(photo="abc", art="abc", toy="ab")
+    matched, notes = match_classes(dataset, "photo", "art", ["toy"])
+    assert matched is dataset and notes == ["toy has no 1 of the classes: c."]
+    dataset = Shapes(photo="abc", art="abc", toy="abz")
+    with pytest.raises(ConfigError, match=r"1 only in 'toy' \(z\)"):
+        match_classes(dataset, "photo", "art", ["toy"])
+    matched, notes = match_classes(dataset, "photo", "art", [])  # toy is not looked at
+    assert matched.classes == ("a", "b", "c") and notes == []
+
+
+def test_the_intersection_keeps_renumbered_examples_of_shared_classes():
+    dataset = Shapes(photo="abcd", art="bdx", toy="dy")
+    matched, notes = match_classes(dataset, "photo", "art", ["toy"], "intersection")
+    assert matched.classes == ("b", "d") and matched.classes_of("toy") == ("d",)
+    assert any("2 of 6" in note for note in notes)
+    assert any(note.startswith("photo loses 2") and "a, c" in note for note in notes)
+    assert any("toy" in note and "b" in note for note in notes)
+    for domain in dataset.domains:
+        source, whole = matched.source(domain, "train"), dataset.source(domain, "train")
+        assert source.classes == matched.classes and source.labels.dtype == np.int32
+        for i in range(len(source)):
+            example = source[i]
+            assert example.label == source.labels[i]
+            original = dataset.classes[example.image[0, 0, 0]]
+            assert original == matched.classes[example.label]
+        names = [source[i].name for i in range(len(source))]
+        expected = [
+            e.name
+            for e in map(whole.__getitem__, range(len(whole)))
+            if dataset.classes[e.label] in matched.classes
+        ]
+        assert names == expected
+
+
+def test_the_view_pickles_and_names_its_classes():
+    dataset = Shapes(photo="abc", art="ab", toy="ac")
+    one = match_classes(dataset, "photo", "art", [], "intersection")[0].source("photo", "train")
+    other = match_classes(dataset, "photo", "toy", [], "intersection")[0].source("photo", "train")
+    again = pickle.loads(pickle.dumps(one))
+    assert repr(again) == repr(one) != repr(other)
+    assert repr(dataset.source("photo", "train")) in repr(one)
+    assert [again[i].name for i in range(len(again))] == [one[i].name for i in range(len(one))]
+
+
+def test_nothing_in_common_is_refused():
+    with pytest.raises(ConfigError, match="share 1 of their classes"):
+        match_classes(Shapes(photo="ab", art="bc"), "photo", "art", [], "intersection")
+    dataset = Shapes(photo="ab", art="ab", toy="yz")
+    with pytest.raises(ConfigError, match="'toy' has none"):
+        match_classes(dataset, "photo", "art", ["toy"], "intersection")
+
+
+def test_spelling_is_hinted_at():
+    dataset = Shapes(photo=["The_Eiffel_Tower", "cat"], art=["the eiffel tower", "cat"])
+    with pytest.raises(ConfigError, match="spelling.*'The_Eiffel_Tower' and 'the eiffel tower'"):
+        match_classes(dataset, "photo", "art", [])
+
+
+def test_unknown_choices_are_refused():
+    dataset = Shapes(photo="ab", art="ab")
+    with pytest.raises(ConfigError, match="closed, intersection"):
+        match_classes(dataset, "photo", "art", [], "open")
+    with pytest.raises(ConfigError, match="photo, art"):
+        match_classes(dataset, "photo", "art", ["toy"])

@@ -1,0 +1,231 @@
+"""Parquet datasets in the layouts of Hugging Face `datasets`."""
+
+import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipjax import open_dataset
+from clipjax.data import parquet
+from clipjax.data.parquet import ParquetDataset
+from clipjax.data.sources import SPLITS
+from clipjax.errors import DataError
+
+NAMES = ["cat", "dog", "emu"]
+
+
+def blob(row, tag=""):
+    return f"image {tag} {row} ".encode() * 20
+
+
+def table(rows, tag="", *, label=None, names=NAMES, **columns):
+    """Rows as `datasets` writes them: image struct, ClassLabel with its names in the metadata."""
+    images = [{"bytes": blob(i, tag), "path": f"{i}.jpg"} for i in range(rows)]
+    label = [i % 3 for i in range(rows)] if label is None else label
+    features = {"image": {"_type": "Image"}}
+    if names:
+        features["label"] = {"names": names, "_type": "ClassLabel"}
+    noted = json.dumps({"info": {"features": features}})
+    result = pa.table({"image": images, "label": label, **columns})
+    return result.replace_schema_metadata({"huggingface": noted})
+
+
+def write(path, content, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(content, path, **options)
+
+
+def everything(dataset, domain):
+    """(image, label name) of all splits of a domain."""
+    return [
+        (example.image, dataset.classes[example.label])
+        for split in SPLITS
+        for example in (lambda s: map(s.__getitem__, range(len(s))))(dataset.source(domain, split))
+    ]
+
+
+@pytest.fixture(params=["in memory", "on demand"])
+def size(request, monkeypatch):
+    """Every dataset as if it were small, and as if it were big."""
+    if request.param == "on demand":
+        monkeypatch.setattr(parquet, "SMALL", -1)
+    return request.param
+
+
+def test_shards_of_given_splits(tmp_path, size):
+    for split, rows in (("train", 20), ("validation", 5), ("test", 7)):
+        for shard in range(2):
+            name = f"{split}-{shard:05}-of-00002.parquet"
+            write(tmp_path / "data" / name, table(rows, f"{split}{shard}"), row_group_size=3)
+    dataset = ParquetDataset(tmp_path)
+    assert dataset.domains == (tmp_path.name,) and dataset.classes == tuple(NAMES)
+    assert dataset.skipped == ()
+    given_as = {"train": ("train", 20), "val": ("validation", 5), "test": ("test", 7)}
+    for split, (given, rows) in given_as.items():
+        source = dataset.source(tmp_path.name, split)
+        expected = [(blob(i, f"{given}{s}"), i % 3) for s in range(2) for i in range(rows)]
+        assert [source[i][:2] for i in range(len(source))] == expected
+        assert source.labels.tolist() == [label for _, label in expected]
+        assert source.labels.dtype == np.int32
+        assert source[rows].name == f"data/{given}-00001-of-00002.parquet:0.jpg"
+
+
+def test_missing_splits_are_dealt_out_of_train(tmp_path, size):
+    write(tmp_path / "train.parquet", table(600))
+    dataset = ParquetDataset(tmp_path)
+    sizes = [len(dataset.source(tmp_path.name, split)) for split in SPLITS]
+    assert sum(sizes) == 600 and np.allclose(sizes, [360, 60, 180], atol=45)
+    images = [image for image, _ in everything(dataset, tmp_path.name)]
+    assert sorted(images) == sorted(blob(i) for i in range(600))
+    write(tmp_path / "test.parquet", table(50, "test"))
+    again = ParquetDataset(tmp_path)
+    sizes = [len(again.source(tmp_path.name, split)) for split in SPLITS]
+    assert sizes[2] == 50 and sum(sizes) == 650 and abs(sizes[1] - 600 / 7) < 40
+
+
+def test_folders_and_columns_name_domains(tmp_path, size):
+    for domain in ("sketch", "photo"):
+        write(tmp_path / "folders" / domain / "train-00000-of-00001.parquet", table(9, domain))
+    dataset = ParquetDataset(tmp_path / "folders")
+    assert dataset.domains == ("photo", "sketch")
+    got = everything(dataset, "photo")
+    assert sorted(got) == sorted((blob(i, "photo"), NAMES[i % 3]) for i in range(9))
+
+    column = ["sketch", "photo", "sketch"] * 3
+    write(tmp_path / "column" / "train.parquet", table(9, domain=column))
+    dataset = ParquetDataset(tmp_path / "column")
+    assert dataset.domains == ("sketch", "photo")
+    assert len(everything(dataset, "sketch")) == 6 and len(everything(dataset, "photo")) == 3
+
+    for domain in ("art", "toy"):
+        write(tmp_path / "files" / "data" / f"{domain}-00000-of-00001.parquet", table(3, domain))
+    assert ParquetDataset(tmp_path / "files").domains == ("art", "toy")
+
+
+def test_labels_may_be_names(tmp_path, size):
+    art = pa.table({"img": [b"a", b"b"], "class": ["dog", "emu"]})
+    toy = pa.table({"img": [b"c", b"d"], "class": pa.array(["dog", "ant"]).dictionary_encode()})
+    write(tmp_path / "art" / "test.parquet", art)
+    write(tmp_path / "toy" / "test.parquet", toy)
+    dataset = ParquetDataset(tmp_path)
+    assert dataset.classes == ("ant", "dog", "emu")
+    assert dataset.classes_of("art") == ("dog", "emu")
+    assert dataset.classes_of("toy") == ("ant", "dog")
+    assert sorted(everything(dataset, "toy")) == [(b"c", "dog"), (b"d", "ant")]
+
+
+def test_declared_names_are_matched_across_files(tmp_path, size):
+    write(tmp_path / "art" / "train.parquet", table(3, "art"))
+    write(tmp_path / "toy" / "train.parquet", table(2, "toy", label=[0, 1], names=["emu", "ant"]))
+    dataset = ParquetDataset(tmp_path)
+    assert dataset.classes == ("cat", "dog", "emu", "ant")
+    assert dataset.classes_of("toy") == ("emu", "ant")
+    assert sorted(everything(dataset, "toy")) == [(blob(0, "toy"), "emu"), (blob(1, "toy"), "ant")]
+
+
+def test_rows_without_image_or_label_are_skipped(tmp_path, size):
+    whole = table(6, label=[0, None, 2, -1, 1, 0])
+    images = whole["image"].to_pylist()
+    images[2], images[5]["bytes"] = None, None
+    struct = pa.array(images, whole["image"].type)
+    write(tmp_path / "test.parquet", whole.set_column(0, "image", struct))
+    dataset = ParquetDataset(tmp_path)
+    assert sorted(everything(dataset, tmp_path.name)) == [(blob(0), "cat"), (blob(4), "dog")]
+    reasons = {skipped.name: skipped.reason for skipped in dataset.skipped}
+    assert reasons == {
+        "test.parquet:1": "no label",
+        "test.parquet:2": "no image",
+        "test.parquet:3": "no label",
+        "test.parquet:5": "no image",
+    }
+
+
+def test_sources_pickle_and_work_in_threads(tmp_path, size, monkeypatch):
+    monkeypatch.setattr("clipjax.data.parquet_files.KEPT_BYTES", 0)  # forget at once
+    write(tmp_path / "train.parquet", table(200), row_group_size=7)
+    source = ParquetDataset(tmp_path, fractions=(1, 0, 0)).source(tmp_path.name, "train")
+    again = pickle.loads(pickle.dumps(source))
+    assert repr(again) == repr(source)
+    order = np.random.default_rng(0).permutation(200)
+    with ThreadPoolExecutor(4) as pool:
+        for read in (source, again):
+            got = list(pool.map(read.__getitem__, order.tolist()))
+            assert [e.image for e in got] == [blob(i) for i in order]
+
+
+def test_repr_sees_every_change(tmp_path, size):
+    def opened(folder, content):
+        write(tmp_path / folder / "train.parquet", content)
+        dataset = ParquetDataset(tmp_path / folder, "name", fractions=(1, 0, 0))
+        return repr(dataset.source("name", "train"))
+
+    first = opened("a", table(9))
+    changes = [table(9, "other"), table(9, label=[0] * 9), table(9, names=["x", "y", "z"])]
+    assert first not in {opened(f"b{k}", change) for k, change in enumerate(changes)}
+
+
+def test_small_datasets_are_keyed_by_content_alone(tmp_path):
+    def opened(folder):
+        write(tmp_path / folder / "train.parquet", table(9))
+        return repr(ParquetDataset(tmp_path / folder, "name").source("name", "train"))
+
+    assert opened("a") == opened("b")
+
+
+def test_the_embedded_dataset_reads_the_same_on_demand(monkeypatch):
+    small = open_dataset("emoji")
+    monkeypatch.setattr(parquet, "SMALL", 0)
+    big = open_dataset("emoji")
+    for domain in small.domains:
+        one, two = small.source(domain, "val"), big.source(domain, "val")
+        assert one.labels.tolist() == two.labels.tolist() and len(one) > 0
+        assert [one[i] for i in range(len(one))] == [two[i] for i in range(len(two))]
+
+
+def damaged(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        (lambda: table(3, names=None), "classes.txt"),
+        (lambda: table(3, label=[0, 1, 3]), "0 .. 2"),
+        (lambda: table(3, label=[0, 1, -7]), "-7"),
+        (lambda: table(3, label=[0.5, 1.0, 2.0]), "integers or strings"),
+        (lambda: table(3).rename_columns(["image", "target"]), "image, target"),
+        (lambda: table(3).drop_columns(["image"]), "no column of images"),
+        (lambda: table(3).set_column(0, "image", [[None] * 3]), "images"),
+    ],
+)
+def test_bad_columns_are_explained(tmp_path, content, said):
+    write(tmp_path / "train.parquet", content())
+    with pytest.raises(DataError, match=said):
+        ParquetDataset(tmp_path)
+
+
+def test_bad_files_are_explained(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="not a Parquet dataset"):
+        ParquetDataset(tmp_path)
+    file = tmp_path / "train.parquet"
+    write(file, table(50))
+    monkeypatch.setattr(parquet, "SMALL", 0)
+    source = ParquetDataset(tmp_path, fractions=(1, 0, 0)).source(tmp_path.name, "train")
+    damaged(file)
+    with pytest.raises(DataError, match="train.parquet.*changed"):
+        source[0]
+    with pytest.raises(DataError, match="train.parquet.*damaged"):
+        ParquetDataset(tmp_path)
+
+
+def test_columns_may_be_chosen(tmp_path):
+    content = table(3, right=["x", "y", "x"], where=["p", "q", "p"])
+    write(tmp_path / "train.parquet", content)
+    dataset = ParquetDataset(tmp_path, label="right", domain="where")
+    assert dataset.domains == ("p", "q") and dataset.classes == ("x", "y")
+    with pytest.raises(DataError, match="no column 'wrong'.*where"):
+        ParquetDataset(tmp_path, label="wrong")
