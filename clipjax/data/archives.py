@@ -87,28 +87,40 @@ class Members:
         return digest.hexdigest()
 
 
-def open_archive(path: str | os.PathLike, wanted: Sequence[str]) -> tuple[Members, np.ndarray]:
-    """Reads a zip's directory.
+def open_archive(
+    path: str | os.PathLike, wanted: Sequence[Sequence[str]]
+) -> list[tuple[Members, np.ndarray]]:
+    """Reads a zip's directory, once for several lists of its members.
 
     Args:
       path: the archive.
-      wanted: names of members.
+      wanted: names of members, list by list.
 
     Returns:
-      The members that are there, and bool [len(wanted)]: which they are.
+      For each list the members that are there, and bool [N]: which they are.
 
     Raises:
       DataError: no zip, an incomplete one, or members that are encrypted or packed in another way
         than by deflate.
     """
     try:
+        found = os.stat(path)
         with zipfile.ZipFile(path) as archive:
             infos = {info.filename: info for info in archive.infolist()}
-        found = os.stat(path)
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is damaged or incomplete ({error}); download it again.") from None
-    there = np.array([name in infos for name in wanted], bool)
-    members = [infos[name] for name in wanted if name in infos]
+    stamp = (found.st_size, found.st_mtime_ns)
+    return [_choose(path, stamp, infos, names) for names in wanted]
+
+
+def _choose(
+    path: str | os.PathLike,
+    stamp: tuple[int, int],
+    infos: dict[str, zipfile.ZipInfo],
+    names: Sequence[str],
+) -> tuple[Members, np.ndarray]:
+    there = np.array([name in infos for name in names], bool)
+    members = [infos[name] for name in names if name in infos]
     for info in members:
         if info.flag_bits & 1 or info.compress_type not in _METHODS:
             raise DataError(
@@ -116,13 +128,14 @@ def open_archive(path: str | os.PathLike, wanted: Sequence[str]) -> tuple[Member
                 "unpack it, or pack it again."
             )
     column = lambda key, kind: np.array([getattr(m, key) for m in members], kind)  # noqa: E731
-    return Members(
+    found = Members(
         os.path.abspath(path),
-        (found.st_size, found.st_mtime_ns),
+        stamp,
         Names.pack(info.filename for info in members),
         column("header_offset", np.int64),
         column("compress_size", np.int64),
         column("file_size", np.int64),
         column("CRC", np.uint32),
         column("compress_type", np.int32),
-    ), there
+    )
+    return found, there

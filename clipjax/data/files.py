@@ -25,7 +25,7 @@ _CHUNK = 4096  # files a thread looks at in one go
 
 def is_image_name(name: str) -> bool:
     """Whether the extension, in whatever case, is one of an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True)

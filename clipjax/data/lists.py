@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import os
 import pathlib
@@ -243,30 +244,39 @@ def _open(root: pathlib.Path, lists: Sequence[Lines]) -> list[Store]:
     Raises:
       DataError: how many are not there, and the first five.
     """
-    stores, missing, count = [], [], 0
-    for lines in lists:
-        store, there = _open_one(root, lines.paths)
-        stores.append(store)
-        gone = np.flatnonzero(~there)
-        count += len(gone)
-        missing += [lines.paths[i] for i in gone[:5]]
-    if count:
+    places = collections.defaultdict(list)
+    for number, lines in enumerate(lists):
+        places[_archive_of(root, lines.paths)].append(number)
+    found: dict[int, tuple[Store, np.ndarray]] = {}
+    for archive, numbers in places.items():
+        paths = [lists[number].paths for number in numbers]
+        opened = open_archive(archive, paths) if archive else [_look(root, p) for p in paths]
+        found |= dict(zip(numbers, opened, strict=True))
+    gone = [np.flatnonzero(~found[number][1]) for number in range(len(lists))]
+    if count := sum(map(len, gone)):
         total = sum(len(lines.paths) for lines in lists)
+        first = [lines.paths[i] for lines, at in zip(lists, gone, strict=True) for i in at[:5]][:5]
         raise DataError(
-            f"{count:,} of {total:,} listed images are not in {root}: {', '.join(missing[:5])}"
+            f"{count:,} of {total:,} listed images are not in {root}: {', '.join(first)}"
             f"{', ...' if count > 5 else ''}; add them, or take out the lists of what is not there."
         )
-    return stores
+    return [found[number][0] for number in range(len(lists))]
 
 
-def _open_one(root: pathlib.Path, paths: list[str]) -> tuple[Store, np.ndarray]:
-    """The images of a list, in an archive if there is one in place of their folder; which exist."""
-    folders: dict[str, int] = {}
-    folder = np.array([folders.setdefault(p.rpartition("/")[0], len(folders)) for p in paths])
-    tops = {name.split("/", 1)[0] for name in folders}
-    archive = root / f"{next(iter(tops))}.zip"
-    if len(tops) == 1 and archive.is_file() and not (root / next(iter(tops))).is_dir():
-        return open_archive(archive, paths)
-    names = Names.pack(path.rpartition("/")[2] for path in paths)
-    files: Files = look(root, list(folders), folder.astype(np.int32), names)
+def _archive_of(root: pathlib.Path, paths: Sequence[str]) -> pathlib.Path | None:
+    """The zip that stands in place of the one folder that all these paths begin with."""
+    top = paths[0].split("/", 1)[0]
+    archive = root / f"{top}.zip"
+    if (root / top).is_dir() or not archive.is_file():
+        return None
+    return archive if all(path.startswith(f"{top}/") for path in paths) else None
+
+
+def _look(root: pathlib.Path, paths: Sequence[str]) -> tuple[Files, np.ndarray]:
+    """Files by their paths, and bool [N]: which of them exist."""
+    numbers: dict[str, int] = {}
+    parts = [path.rpartition("/") for path in paths]
+    folder = [numbers.setdefault(part[0], len(numbers)) for part in parts]
+    names = Names.pack(part[2] for part in parts)
+    files = look(root, list(numbers), np.array(folder, np.int32), names)
     return files, files.sizes >= 0

@@ -107,7 +107,9 @@ class _Walk:
         top = self.enter(domain)
         given = [split for split in SPLITS if split in top.folders]
         inside = {split: self.list(domain, split) for split in given}
-        parted = any(found.folders and not _images(found) for found in inside.values())
+        parted = any(
+            found.folders and not any(map(is_image_name, found.files)) for found in inside.values()
+        )
         if not given or (not parted and set(given) < set(top.folders)):
             yield from ((domain, WHOLE, name) for name in top.folders)
             return
@@ -123,11 +125,11 @@ class _Walk:
         for name in found.folders:
             self.skip("a folder inside a class folder", place, name)
         files = sorted(found.files + found.broken)  # a broken link is told when looked at
-        for name in files:
-            if not is_image_name(name):
-                kind = os.path.splitext(name)[1] or "no extension"
-                self.skip(f"not an image by its name ({kind})", place, name)
-        return _images(found._replace(files=files))
+        images = [name for name in files if is_image_name(name)]
+        for name in sorted(set(files) - set(images)) if len(images) < len(files) else ():
+            kind = os.path.splitext(name)[1] or "no extension"
+            self.skip(f"not an image by its name ({kind})", place, name)
+        return images
 
 
 def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
@@ -161,10 +163,6 @@ def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
         at.repeatable,
         began,
     )
-
-
-def _images(found: _Listing) -> list[str]:
-    return [name for name in found.files if is_image_name(name)]
 
 
 def _list(path: str) -> _Listing:
