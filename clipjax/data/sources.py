@@ -295,10 +295,10 @@ def open_dataset(
 
 def _kind_of(root: pathlib.Path, lists: str) -> str:
     """What lies at a root: "parquet", "lists" or "folder"."""
-    from clipjax.data.listfiles import CLASSES, find_folder
+    from clipjax.data.listfiles import find_folder
 
     if not root.is_dir():
         raise DataError(f"data.root {str(root)!r} does not exist; give the folder of a dataset.")
-    if (root / CLASSES).exists() and any((root / f"{split}.parquet").exists() for split in SPLITS):
+    if any(root.glob("*.parquet")) or any(root.glob("data/*.parquet")):
         return "parquet"
     return "lists" if lists or find_folder(root) else "folder"
