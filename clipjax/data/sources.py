@@ -6,18 +6,17 @@ A `Dataset` names its domains, classes and splits and opens one `Source` per dom
 
 from __future__ import annotations
 
-import collections
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from clipjax.data.splits import FRACTIONS, SPLITS
 from clipjax.errors import ConfigError, DataError
 
-SPLITS = ("train", "val", "test")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+KNOWN = ("emoji", "folder", "lists", "domainnet", "parquet")  # and tfds:NAME
 EMOJI = pathlib.Path(__file__).parent.parent / "assets" / "emoji"
 
 
@@ -117,130 +116,62 @@ class ArraySource:
         return f"ArraySource({self.domain}/{self.split}, n={len(self)}, {digest.hexdigest()[:16]})"
 
 
-class _FileSource:
-    """Images in files, read when asked for."""
+class ArrayDataset:
+    """Arrays, or any other sources, of several domains as one dataset.
 
-    def __init__(self, files, labels, classes, domain, split):
-        self.files, self.labels = files, np.asarray(labels, np.int32)
-        self.classes, self.domain, self.split = classes, domain, split
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Example:
-        path = self.files[index]
-        try:
-            return Example(path.read_bytes(), int(self.labels[index]), str(path))
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}); restore it.") from None
-
-    def __repr__(self) -> str:
-        # Path, size and time of change of every file: reading all bytes would cost as much as
-        # encoding them.
-        digest = hashlib.sha256("\n".join(self.classes).encode())
-        for path, label in zip(self.files, self.labels, strict=True):
-            stat = path.stat()
-            digest.update(f"{path}|{label}|{stat.st_size}|{stat.st_mtime_ns}\n".encode())
-        return f"Folder({self.domain}/{self.split}, n={len(self)}, {digest.hexdigest()[:16]})"
-
-
-class FolderDataset:
-    """`root/domain/class/image`, or `root/domain/{train,val,test}/class/image`.
-
-    Without split folders each file goes to a split by a hash of its name, so the split is the same
-    on every machine and adding files moves no others.
+    >>> images = np.zeros((2, 8, 8, 3), np.uint8)
+    >>> photos = ArraySource(images, [0, 1], classes=("cat", "dog"), domain="photo")
+    >>> dataset = ArrayDataset({"photo": {"train": photos}})
+    >>> dataset.domains, dataset.has_split("test"), len(dataset.source("photo", "train"))
+    (('photo',), False, 2)
 
     Args:
-      root: the folder of domains.
-      fractions: shares of train, val and test where the folders give none.
+      parts: domain -> split -> source; all with the same classes.
+      name: what messages and results call it.
+
+    Raises:
+      DataError: no parts, or one whose classes, domain or split is another than its place says.
     """
 
-    def __init__(
-        self, root: str | pathlib.Path, fractions: Sequence[float] = (0.6, 0.1, 0.3), name: str = ""
-    ):
-        self.root, self.fractions = pathlib.Path(root), tuple(fractions)
-        self.name = name or self.root.name
-        if not self.root.is_dir():
-            raise DataError(f"data.root {str(root)!r} does not exist; give a folder of domains.")
-        self.domains = tuple(_subfolders(self.root))
-        if not self.domains:
-            raise DataError(
-                f"data.root {str(root)!r} is empty; it must hold domain/class/image folders."
-            )
-        found: dict[str, list[str]] = collections.defaultdict(list)
-        for domain in self.domains:
-            for folder in self._class_roots(domain).values():
-                for name in _subfolders(folder):
-                    found[name].append(domain)
-        self.classes = tuple(sorted(found))
-        for name, domains in found.items():
-            if lacking := sorted(set(self.domains) - set(domains)):
-                raise DataError(
-                    f"class {name!r} has no folder in domain {lacking[0]!r} of {self.root}; every "
-                    "domain needs the same classes."
-                )
-        if not self.classes:
-            raise DataError(
-                f"the domain folders of {self.root} hold no class folders; expected "
-                "domain/class/image."
-            )
+    skipped: tuple[Skipped, ...] = ()
 
-    def _class_roots(self, domain: str) -> dict[str, pathlib.Path]:
-        """Split -> folder of classes; the key is "" where a hash decides the split."""
-        folder = self.root / domain
-        given = {s: folder / s for s in SPLITS if (folder / s).is_dir()}
-        return given or {"": folder}
+    def __init__(self, parts: Mapping[str, Mapping[str, Source]], name: str = "arrays"):
+        self.name, self.domains = name, tuple(parts)
+        self._parts = {(d, s): source for d, found in parts.items() for s, source in found.items()}
+        if not self._parts:
+            raise DataError("a dataset of arrays needs at least one domain with one split.")
+        self.classes = tuple(next(iter(self._parts.values())).classes)
+        for (domain, split), source in self._parts.items():
+            if (source.domain, source.split) != (domain, split):
+                raise DataError(
+                    f"the source given as {domain}/{split} calls itself {source.domain}/"
+                    f"{source.split}; make it with the same domain and split."
+                )
+            if tuple(source.classes) != self.classes:
+                raise DataError(
+                    f"{domain}/{split} has other classes than the sources before it; give all the "
+                    "same classes in the same order."
+                )
+
+    def classes_of(self, domain: str) -> tuple[str, ...]:
+        """All classes: arrays share one numbering."""
+        check_domain(self, domain)
+        return self.classes
 
     def has_split(self, split: str) -> bool:
-        """Whether every domain has this split, as a folder or by hash."""
-        roots = [self._class_roots(domain) for domain in self.domains]
-        return all("" in r or split in r for r in roots)
+        """Whether every domain has this split."""
+        return all((domain, split) in self._parts for domain in self.domains)
 
-    def _split_of(self, path: pathlib.Path) -> str:
-        digest = hashlib.sha256(f"{path.parent.name}/{path.name}".encode()).digest()
-        where = int.from_bytes(digest[:8], "big") / 2**64 * sum(self.fractions)
-        edges = np.cumsum(self.fractions)
-        return SPLITS[min(int(np.searchsorted(edges, where, side="right")), len(SPLITS) - 1)]
-
-    def source(self, domain: str, split: str) -> _FileSource:
-        """The examples of a domain and split.
-
-        Raises:
-          DataError: a split folder that is missing, or a class without images.
-        """
+    def source(self, domain: str, split: str) -> Source:
+        """What was given for a domain and split."""
         check_domain(self, domain)
-        roots = self._class_roots(domain)
-        if "" not in roots and split not in roots:
+        if (domain, split) not in self._parts:
+            given = [s for d, s in self._parts if d == domain]
             raise DataError(
-                f"{self.root / domain} has no {split} folder beside {', '.join(roots)}."
+                f"domain {domain!r} of {self.name} has no {split} split; it has "
+                f"{', '.join(given) or 'none'}."
             )
-        folder = roots.get(split, roots.get(""))
-        files, labels = [], []
-        for label, name in enumerate(self.classes):
-            images = _images(folder / name)
-            if not images:
-                raise DataError(
-                    f"class folder {folder / name} has no images; add some or remove it."
-                )
-            if "" in roots:
-                images = [path for path in images if self._split_of(path) == split]
-            files += images
-            labels += [label] * len(images)
-        return _FileSource(files, labels, self.classes, domain, split)
-
-
-def _subfolders(folder: pathlib.Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def _images(folder: pathlib.Path) -> list[pathlib.Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        p
-        for p in folder.iterdir()
-        if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
+        return self._parts[domain, split]
 
 
 def check_domain(dataset: Dataset, domain: str) -> None:
@@ -252,10 +183,22 @@ def check_domain(dataset: Dataset, domain: str) -> None:
         )
 
 
-def open_dataset(name: str = "emoji", root: str = "") -> Dataset:
-    """Opens the embedded dataset ("emoji"), or a folder ("folder") or Parquet ("parquet") at root.
+def open_dataset(
+    name: str = "emoji",
+    root: str = "",
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    lists: str = "",
+) -> Dataset:
+    """Opens the embedded dataset, or one at a root.
 
-    With a root and no other name, what lies there decides.
+    Args:
+      name: "emoji" (embedded), "folder", "lists", "domainnet", "parquet", or "tfds:NAME". With a
+        root, what lies there decides for "domainnet" (lists and zips as downloaded, or folders) and
+        where no other name is given.
+      root: where the dataset is; for "tfds:" the directory of prepared data, which has a default.
+      fractions: shares of train, val and test where the data comes without splits.
+      lists: folder of list files that lie elsewhere, relative to the root or not.
 
     Raises:
       ConfigError: an unknown name, or one that needs a root.
@@ -263,13 +206,37 @@ def open_dataset(name: str = "emoji", root: str = "") -> Dataset:
     """
     from clipjax.data.parquet import ParquetDataset
 
+    if name.startswith("tfds:"):
+        from clipjax.data.tfds import TfdsDataset
+
+        return TfdsDataset(name, data_dir=root, fractions=fractions)
+    if name not in KNOWN:
+        raise ConfigError(f"unknown data.name {name!r}; known: {', '.join(KNOWN)}, tfds:NAME.")
+    if not root and lists:  # their paths may be absolute, or relative to where they are
+        root = lists
     if not root:
         if name == "emoji":
             return ParquetDataset(EMOJI, "emoji")
-        if name in ("folder", "parquet"):
-            raise ConfigError(f"data.name={name!r} needs --config.data.root=/path.")
-        raise ConfigError(f"unknown data.name {name!r}; known: emoji, folder, parquet.")
-    path = pathlib.Path(root)
-    if name == "parquet" or (name != "folder" and (path / "classes.txt").exists()):
-        return ParquetDataset(path)
-    return FolderDataset(path)
+        raise ConfigError(f"data.name={name!r} needs --config.data.root=/path.")
+    open_kind = name in ("emoji", "domainnet")
+    kind = _kind_of(pathlib.Path(root), lists) if open_kind else name
+    if kind == "parquet":
+        return ParquetDataset(root, fractions=fractions)
+    if kind == "folder":
+        from clipjax.data.folders import FolderDataset
+
+        return FolderDataset(root, fractions)
+    from clipjax.data.lists import ListDataset
+
+    return ListDataset(root, lists, fractions, "domainnet" if name == "domainnet" else "")
+
+
+def _kind_of(root: pathlib.Path, lists: str) -> str:
+    """What lies at a root: "parquet", "lists" or "folder"."""
+    from clipjax.data.listfiles import find_folder
+
+    if not root.is_dir():
+        raise DataError(f"data.root {str(root)!r} does not exist; give the folder of a dataset.")
+    if any(root.glob("*.parquet")) or any(root.glob("*/*.parquet")):
+        return "parquet"
+    return "lists" if lists or find_folder(root) else "folder"

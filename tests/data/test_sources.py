@@ -5,74 +5,52 @@ import pytest
 
 from clipjax import open_dataset
 from clipjax.data import features
+from clipjax.data.folders import FolderDataset
 from clipjax.data.pipeline import image_batches
 from clipjax.data.preprocess import Preprocess
-from clipjax.data.sources import ArraySource, FolderDataset
+from clipjax.data.sources import EMOJI, ArrayDataset, ArraySource
 from clipjax.errors import ConfigError, DataError
 
 PREPROCESS = Preprocess(size=16)
 
 
-def test_folder_domains_classes_and_splits(folder_dataset):
-    dataset = open_dataset("folder", str(folder_dataset))
-    assert dataset.domains == ("real", "sketch") and dataset.classes == ("blue", "green", "red")
-    parts = [dataset.source("real", split) for split in ("train", "val", "test")]
-    names = [str(p[i].name) for p in parts for i in range(len(p))]
-    assert len(names) == len(set(names)) == 18
-    label = parts[0][0].label
-    assert dataset.classes[label] in parts[0][0].name
-
-
-def test_given_split_folders_win_over_the_hash(folder_dataset, tmp_path):
-    root = tmp_path / "split"
-    for split in ("train", "test"):
-        for domain in ("real", "sketch"):
-            (root / domain / split).mkdir(parents=True)
-            for name in ("blue", "green", "red"):
-                (root / domain / split / name).symlink_to(folder_dataset / domain / name)
-    dataset = FolderDataset(root)
-    assert len(dataset.source("real", "train")) == 18
-    with pytest.raises(DataError, match="val"):
-        dataset.source("real", "val")
-
-
-def test_hidden_files_and_other_files_are_skipped(folder_dataset):
-    before = len(FolderDataset(folder_dataset).source("real", "train"))
-    for name in (".DS_Store", "Thumbs.db", ".hidden.png", "notes.txt"):
-        (folder_dataset / "real" / "red" / name).write_bytes(b"x")
-    assert len(FolderDataset(folder_dataset).source("real", "train")) == before
-
-
-def test_upper_case_extensions_count(folder_dataset):
-    folder = folder_dataset / "real" / "red"
-    (folder / "0.png").rename(folder / "0.PNG")
-    dataset = FolderDataset(folder_dataset)
-    assert sum(len(dataset.source("real", s)) for s in ("train", "val", "test")) == 18
-
-
-def test_bad_folders_are_explained(folder_dataset, tmp_path):
-    with pytest.raises(DataError, match="no_such"):
-        FolderDataset(tmp_path / "no_such")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="empty"):
-        FolderDataset(tmp_path / "empty")
-    (tmp_path / "bare" / "real").mkdir(parents=True)
-    with pytest.raises(DataError, match="class folders"):
-        FolderDataset(tmp_path / "bare")
-    for file in (folder_dataset / "sketch" / "red").iterdir():
-        file.unlink()
-    with pytest.raises(DataError, match="sketch/red has no images"):
-        FolderDataset(folder_dataset).source("sketch", "train")
-    (folder_dataset / "sketch" / "red").rmdir()
-    with pytest.raises(DataError, match="'red'.*'sketch'"):
-        FolderDataset(folder_dataset)
-
-
 def test_unknown_names_list_what_exists(folder_dataset):
-    with pytest.raises(ConfigError, match="emoji, folder, parquet"):
+    with pytest.raises(ConfigError, match="emoji, folder, lists, domainnet, parquet, tfds:"):
         open_dataset("imagenet")
     with pytest.raises(ConfigError, match="real, sketch"):
         FolderDataset(folder_dataset).source("cartoon", "train")
+
+
+def test_a_root_decides_what_it_is(folder_dataset, tmp_path):
+    assert open_dataset(root=str(folder_dataset)).domains == ("real", "sketch")
+    (folder_dataset / "real_train.txt").write_text("real/red/0.png red\n")
+    assert open_dataset(root=str(folder_dataset)).domains == ("real",)
+    assert open_dataset("folder", str(folder_dataset)).domains == ("real", "sketch")
+    assert open_dataset(root=str(EMOJI)).domains == open_dataset("emoji").domains
+    for name in ("emoji", "folder", "lists", "domainnet", "parquet"):
+        with pytest.raises(DataError, match="nowhere"):
+            open_dataset(name, str(tmp_path / "nowhere"))
+    for name in ("folder", "lists", "parquet"):
+        with pytest.raises(ConfigError, match="data.root"):
+            open_dataset(name)
+
+
+def test_arrays_make_a_dataset():
+    images = np.zeros((2, 4, 4, 3), np.uint8)
+
+    def part(domain, split, classes=("a", "b")):
+        return ArraySource(images, [0, 1], classes=classes, domain=domain, split=split)
+
+    parts = {"photo": {"train": part("photo", "train"), "test": part("photo", "test")}}
+    dataset = ArrayDataset(parts | {"drawing": {"test": part("drawing", "test")}})
+    assert dataset.domains == ("photo", "drawing") and dataset.classes_of("photo") == ("a", "b")
+    assert dataset.has_split("test") and not dataset.has_split("train")
+    with pytest.raises(DataError, match="'drawing'.*no train split; it has test"):
+        dataset.source("drawing", "train")
+    with pytest.raises(DataError, match="calls itself photo/test"):
+        ArrayDataset({"photo": {"train": part("photo", "test")}})
+    with pytest.raises(DataError, match="other classes"):
+        ArrayDataset(parts | {"drawing": {"test": part("drawing", "test", ("b", "a"))}})
 
 
 def test_a_corrupt_image_is_named(folder_dataset):

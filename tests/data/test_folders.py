@@ -1,0 +1,308 @@
+"""Folders of images: what is read, what is passed over and said, and what is remembered."""
+
+import os
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipjax.data import index
+from clipjax.data.folders import FolderDataset
+from clipjax.data.preprocess import Preprocess
+from clipjax.data.splits import SPLITS
+from clipjax.data.walk import walk
+from clipjax.errors import ConfigError, DataError
+
+
+def names_of(dataset, domain="real", split=None):
+    """File names, with their class folder, of a domain."""
+    parts = [dataset.source(domain, s) for s in ([split] if split else SPLITS)]
+    return ["/".join(p[i].name.split("/")[-2:]) for p in parts for i in range(len(p))]
+
+
+def picture(path, size=(20, 16)):
+    """Writes an image of the kind that the extension says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (200, 10, 10)).save(path)
+
+
+def test_domains_classes_and_splits(folder_dataset):
+    dataset = FolderDataset(folder_dataset)
+    assert dataset.domains == ("real", "sketch") and dataset.classes == ("blue", "green", "red")
+    assert dataset.name == "photos" and dataset.skipped == () and dataset.has_split("val")
+    names = names_of(dataset)
+    assert len(names) == len(set(names)) == 18
+    example = dataset.source("real", "train")[0]
+    assert f"/{dataset.classes[example.label]}/" in example.name
+
+
+def test_splits_do_not_move(folder_dataset):
+    """By what the first release decided: a hash of class and name, whatever else there is."""
+    dataset = FolderDataset(folder_dataset)
+    assert names_of(dataset, split="val") == ["red/3.png"]
+    tests = ["blue/0.png", "green/0.png", "green/5.png", "red/0.png", "red/4.png"]
+    assert names_of(dataset, split="test") == tests
+    before = {split: set(names_of(dataset, split=split)) for split in SPLITS}
+    for i in range(40, 60):
+        picture(folder_dataset / "real" / "red" / f"{i}.png")
+    after = FolderDataset(folder_dataset)
+    assert all(before[split] <= set(names_of(after, split=split)) for split in SPLITS)
+
+
+def test_fractions_are_followed(folder_dataset):
+    for i in range(6, 300):
+        shutil.copy(folder_dataset / "real/red/0.png", folder_dataset / f"real/red/{i}.png")
+    dataset = FolderDataset(folder_dataset, (0.2, 0.5, 0.3))
+    sizes = np.array([len(dataset.source("real", split)) for split in SPLITS])
+    assert np.abs(sizes / sizes.sum() - [0.2, 0.5, 0.3]).max() < 0.1
+    with pytest.raises(ConfigError, match="three shares"):
+        FolderDataset(folder_dataset, (0.5, 0.5))
+
+
+def given_splits(folder_dataset, root, splits):
+    for split in splits:
+        for domain in ("real", "sketch"):
+            shutil.copytree(folder_dataset / domain, root / domain / split)
+    return FolderDataset(root)
+
+
+def test_given_splits_are_kept(folder_dataset, tmp_path):
+    dataset = given_splits(folder_dataset, tmp_path / "all", SPLITS)
+    assert [len(dataset.source("real", split)) for split in SPLITS] == [18, 18, 18]
+    dataset = given_splits(folder_dataset, tmp_path / "two", ("train", "val"))
+    assert not dataset.has_split("test")
+    with pytest.raises(DataError, match="no test folder beside train, val"):
+        dataset.source("real", "test")
+
+
+def test_val_is_taken_out_of_train_where_only_test_is_given(folder_dataset, tmp_path):
+    for i in range(6, 100):
+        shutil.copy(folder_dataset / "real/red/0.png", folder_dataset / f"real/red/{i}.png")
+    picture(folder_dataset / "real" / "single" / "0.png")
+    dataset = given_splits(folder_dataset, tmp_path / "given", ("train", "test"))
+    train, val = names_of(dataset, split="train"), names_of(dataset, split="val")
+    assert len(dataset.source("real", "test")) == 113 and dataset.has_split("val")
+    assert not set(train) & set(val) and len(train) + len(val) == 113
+    assert 5 < len(val) < 30 and "single/0.png" in train  # 0.1 / 0.7 of 113
+
+
+def test_a_class_called_train_is_no_split(tmp_path):
+    for name in ("train", "bus"):
+        for i in range(3):
+            picture(tmp_path / "real" / name / f"{i}.png")
+    dataset = FolderDataset(tmp_path)
+    assert dataset.classes == ("bus", "train") and len(names_of(dataset)) == 6
+
+
+def test_domains_may_have_other_classes(folder_dataset):
+    shutil.rmtree(folder_dataset / "sketch" / "red")
+    for i in range(3):
+        picture(folder_dataset / "sketch" / "yellow" / f"{i}.png")
+    dataset = FolderDataset(folder_dataset)
+    assert dataset.classes == ("blue", "green", "red", "yellow")
+    assert dataset.classes_of("real") == ("blue", "green", "red")
+    assert dataset.classes_of("sketch") == ("blue", "green", "yellow")
+    labels = np.concatenate([dataset.source("sketch", split).labels for split in SPLITS])
+    assert set(labels.tolist()) == {0, 1, 3}
+
+
+def test_what_is_not_read_is_listed(folder_dataset):
+    folder = folder_dataset / "real" / "red"
+    for name in (".DS_Store", "._0.png", "Thumbs.db", "desktop.ini", ".hidden.png"):
+        (folder / name).write_bytes(b"x")
+    assert FolderDataset(folder_dataset).skipped == ()
+    (folder / "notes.txt").write_bytes(b"x")
+    (folder / "empty.png").touch()
+    (folder / "gone.png").symlink_to(folder_dataset / "nowhere.png")
+    (folder / "circle.png").symlink_to(folder / "circle.png")
+    (folder / "deeper.png").mkdir()
+    os.mkfifo(folder / "pipe.png")
+    picture(folder_dataset / "real" / "stray.jpg")
+    dataset = FolderDataset(folder_dataset)
+    assert len(names_of(dataset)) == 18
+    reasons = {os.path.relpath(name, folder): reason for name, reason in dataset.skipped}
+    assert set(reasons) == {
+        "notes.txt", "empty.png", "gone.png", "circle.png", "deeper.png", "pipe.png", "../stray.jpg"
+    }  # fmt: skip
+    assert "0 bytes" in reasons["empty.png"] and "(.txt)" in reasons["notes.txt"]
+
+
+def test_links_are_followed_and_circles_end(folder_dataset, tmp_path):
+    outside = tmp_path / "elsewhere"
+    (folder_dataset / "real").rename(outside)
+    (folder_dataset / "real").symlink_to(outside)
+    (outside / "blue" / "9.png").symlink_to(folder_dataset / "sketch" / "blue" / "0.png")
+    (outside / "up").symlink_to(folder_dataset)
+    (folder_dataset / "itself").symlink_to(folder_dataset)
+    dataset = FolderDataset(folder_dataset)
+    assert dataset.domains == ("real", "sketch") and len(names_of(dataset)) == 19
+    assert [reason for _, reason in dataset.skipped] == ["a link back to a folder above it"] * 2
+
+
+@pytest.mark.parametrize("kind", ["JPG", "jpeg", "PNG", "webp", "bmp", "gif", "tif", "TIFF"])
+def test_image_kinds(tmp_path, kind):
+    for i in range(8):
+        picture(tmp_path / "real" / "red" / f"{i}.{kind}")
+    sources = [FolderDataset(tmp_path).source("real", split) for split in SPLITS]
+    examples = [source[i] for source in sources for i in range(len(source))]
+    assert len(examples) == 8
+    crop = Preprocess(size=8).crop(examples[0].image, examples[0].name)
+    assert np.abs(crop.astype(int) - [200, 10, 10]).max() < 12
+
+
+def test_bad_folders_are_explained(folder_dataset, tmp_path):
+    with pytest.raises(DataError, match="no_such"):
+        FolderDataset(tmp_path / "no_such")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="empty"):
+        FolderDataset(tmp_path / "empty")
+    (folder_dataset / "bare").mkdir()
+    with pytest.raises(DataError, match="photos/bare holds no class folders"):
+        FolderDataset(folder_dataset)
+    (folder_dataset / "bare").rmdir()
+    for file in (folder_dataset / "sketch" / "red").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="sketch/red has no images"):
+        FolderDataset(folder_dataset).source("sketch", "train")
+
+
+def test_a_class_with_one_image_cannot_be_split(folder_dataset):
+    picture(folder_dataset / "sketch" / "lonely" / "0.png")
+    dataset = FolderDataset(folder_dataset)
+    with pytest.raises(DataError, match="'lonely' of domain 'sketch' has a single image"):
+        dataset.source("sketch", "train")
+    assert len(dataset.source("real", "train"))
+    assert len(FolderDataset(folder_dataset, (0, 0, 1)).source("sketch", "test")) == 19
+
+
+def test_a_source_is_known_by_what_its_files_are(folder_dataset):
+    def now(split="train"):
+        return repr(FolderDataset(folder_dataset).source("real", split))
+
+    before = now()
+    assert before == now() == repr(pickle.loads(pickle.dumps(source_of(folder_dataset))))
+    picture(folder_dataset / "sketch" / "red" / "new.png")
+    assert now() == before  # another domain
+    path = source_of(folder_dataset)[0].name
+    stat = os.stat(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    touched = now()
+    with open(path, "ab") as file:
+        file.write(b"x")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert len({before, touched, now()}) == 3
+
+
+def source_of(root):
+    return FolderDataset(root).source("real", "train")
+
+
+def test_a_file_that_vanishes_is_named(folder_dataset):
+    source = source_of(folder_dataset)
+    os.unlink(source[0].name)
+    with pytest.raises(DataError, match=r"real/blue/\d.png cannot be read"):
+        source[0]
+    with pytest.raises(IndexError):
+        source[len(source)]
+
+
+def test_names_that_are_no_text(tmp_path):
+    folder = os.fsencode(tmp_path / "real" / "red")
+    os.makedirs(folder)
+    for name in (b"\xff\xfe.png", b"\xe4.png", "ü.png".encode()):
+        Image.new("RGB", (4, 4)).save(tmp_path / "image.png")
+        os.rename(tmp_path / "image.png", os.path.join(folder, name))
+    sources = [FolderDataset(tmp_path).source("real", split) for split in SPLITS]
+    assert sum(len(s) for s in sources) == 3
+    assert all(s[i].image for s in sources for i in range(len(s))) and all(map(repr, sources))
+
+
+def settled(root):
+    """Makes every folder look as if it had last changed an hour ago."""
+    for folder, _, _ in os.walk(root):
+        stat = os.stat(folder)
+        os.utime(folder, ns=(stat.st_atime_ns, stat.st_mtime_ns - 3600 * 10**9))
+    return root
+
+
+class Counted:
+    """`walk`, counting its calls."""
+
+    def __init__(self, root, cache):
+        self.root, self.cache, self.calls = root, cache, 0
+
+    def __call__(self, root):
+        self.calls += 1
+        return walk(root)
+
+    def find(self):
+        return index.find_files(self.root, self.cache, least=1, walk=self)
+
+
+def test_the_index_is_used_until_a_folder_changes(folder_dataset, tmp_path):
+    find = Counted(settled(folder_dataset), tmp_path / "cache")
+    first, again = find.find(), find.find()
+    assert find.calls == 1
+    assert first._replace(names=None, folder=None, positions=None) == again._replace(
+        names=None, folder=None, positions=None
+    )
+    assert list(first.names) == list(again.names)
+    assert np.array_equal(first.folder, again.folder)
+    assert np.array_equal(first.positions, again.positions)
+    picture(folder_dataset / "real" / "red" / "new.png")
+    assert len(find.find().names) == len(first.names) + 1 and find.calls == 2
+    settled(folder_dataset)
+    (folder_dataset / "sketch" / "red" / "0.png").unlink()
+    assert len(find.find().names) == len(first.names)
+    (folder_dataset / "sketch" / "other").mkdir()
+    assert ("sketch", "", "other") in find.find().folders
+    shutil.rmtree(folder_dataset / "sketch")
+    assert find.find().domains == ("real",)
+
+
+def test_folders_that_just_changed_are_not_trusted(folder_dataset, tmp_path):
+    find = Counted(folder_dataset, tmp_path / "cache")
+    find.find(), find.find()
+    assert find.calls == 2 and not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"junk", None])
+def test_a_damaged_index_is_made_again(folder_dataset, tmp_path, damage):
+    find = Counted(settled(folder_dataset), tmp_path / "cache")
+    first = find.find()
+    (path,) = (tmp_path / "cache").iterdir()
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    path.write_bytes(flipped if damage is None else damage)
+    assert list(find.find().names) == list(first.names) and find.calls == 2
+    assert path.read_bytes() != flipped
+    find.find()
+    assert find.calls == 2
+
+
+def test_a_rewritten_file_shows_through_the_index(folder_dataset, tmp_path, monkeypatch):
+    """Its folder keeps its time, so the index stays; sizes and times are asked for anew."""
+    monkeypatch.setattr(index, "LEAST", 1)
+    cache = tmp_path / "cache"
+    settled(folder_dataset)
+    empty = folder_dataset / "real" / "red" / "0.png"
+    before = empty.read_bytes()
+    with empty.open("r+b") as file:
+        file.truncate()
+    first = FolderDataset(folder_dataset, cache_dir=cache)
+    assert len(list(cache.iterdir())) == 1
+    assert [skipped.name for skipped in first.skipped] == [str(empty)]
+    with empty.open("r+b") as file:
+        file.write(before)
+    again = FolderDataset(folder_dataset, cache_dir=cache)
+    assert again.skipped == () and len(names_of(again)) == 18
+
+
+def test_an_index_that_cannot_be_kept_costs_no_run(folder_dataset, tmp_path):
+    (tmp_path / "cache").write_text("in the way")
+    find = Counted(settled(folder_dataset), tmp_path / "cache")
+    with pytest.warns(UserWarning, match="no file index is kept"):
+        assert len(find.find().names) == 36

@@ -1,0 +1,323 @@
+"""List files: DomainNet as published, in folders and in zips, and anyone's own lists."""
+
+import io
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipjax import open_dataset
+from clipjax.data.listfiles import find_lists, read_list
+from clipjax.data.lists import ListDataset
+from clipjax.data.splits import SPLITS
+from clipjax.errors import ConfigError, DataError
+
+DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
+CLASSES = {0: "aircraft_carrier", 1: "axe", 327: "t-shirt", 328: "table"}  # of the official 345
+
+
+def encoded(*seed):
+    """A PNG of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 10, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def paths_of(domain, classes=CLASSES, count=6):
+    """(path, label) as the official lists have them; painting has no t-shirt."""
+    d = DOMAINS.index(domain)
+    held = {label: name for label, name in classes.items() if (domain, label) != ("painting", 327)}
+    return [
+        (f"{domain}/{name}/{domain}_{label + 1:03d}_{i:06d}.png", label, (d, label, i))
+        for label, name in held.items()
+        for i in range(count)
+    ]
+
+
+def write_lists(folder, domain, rows):
+    """Two thirds train, one third test."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, part in (("train", [0, 1, 2, 3]), ("test", [4, 5])):
+        lines = [f"{path} {label}\n" for path, label, (_, _, i) in rows if i in part]
+        (folder / f"{domain}_{split}.txt").write_text("".join(lines))
+
+
+def unpack(root, domain, rows):
+    for path, _, seed in rows:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(encoded(*seed))
+
+
+def pack(root, domain, rows):
+    with zipfile.ZipFile(root / f"{domain}.zip", "w") as archive:
+        archive.mkdir(f"{domain}/")
+        for number, (path, _, seed) in enumerate(rows):
+            kind = zipfile.ZIP_DEFLATED if number % 2 else zipfile.ZIP_STORED
+            archive.writestr(path, encoded(*seed), compress_type=kind)
+
+
+@pytest.fixture(params=[pack, unpack], ids=["zips", "folders"])
+def domainnet(request, tmp_path):
+    """The six domains, as downloaded or unpacked, with the official lists beside them."""
+    for domain in DOMAINS:
+        rows = paths_of(domain)
+        request.param(tmp_path, domain, rows)
+        write_lists(tmp_path, domain, rows)
+    return tmp_path
+
+
+def test_the_official_files(domainnet):
+    dataset = open_dataset("domainnet", str(domainnet))
+    assert (dataset.name, dataset.domains, dataset.skipped) == ("domainnet", DOMAINS, ())
+    assert dataset.classes == tuple(CLASSES.values()) == dataset.classes_of("painting")
+    for domain in DOMAINS:
+        seeds = {path: seed for path, _, seed in paths_of(domain)}
+        found = {}
+        for split in SPLITS:
+            source = dataset.source(domain, split)
+            for i in range(len(source)):
+                example = source[i]
+                path = example.name[example.name.index(f"/{domain}/") + 1 :]
+                path = path[path.index(f"{domain}/") :]
+                assert dataset.classes[example.label] == path.split("/")[1]
+                assert example.image == encoded(*seeds[path])
+                found[path] = split
+        assert found.keys() == seeds.keys()
+        tests = {path for path, split in found.items() if split == "test"}
+        assert tests == {path for path, seed in seeds.items() if seed[2] > 3}
+    assert 2 not in dataset.source("painting", "test").labels
+    assert 2 in dataset.source("real", "test").labels
+
+
+def test_sources_travel_to_workers(domainnet):
+    source = ListDataset(domainnet).source("real", "train")
+    copy = pickle.loads(pickle.dumps(source))
+    assert repr(copy) == repr(source) and copy[3] == source[3]
+    assert repr(source) != repr(ListDataset(domainnet).source("real", "test"))
+
+
+def test_smaller_lists_of_the_same_images(domainnet):
+    """DomainNet-126 numbers fewer classes anew and gives no splits; mini-DomainNet gives splits."""
+    fewer = {0: "axe", 1: "t-shirt"}
+    for domain in ("clipart", "real"):
+        rows = {path: seed for path, _, seed in paths_of(domain)}
+        again = [
+            (path, label, seed)
+            for label, name in fewer.items()
+            for path, seed in rows.items()
+            if f"/{name}/" in path
+        ]
+        lines = [f"{path} {label}\n" for path, label, _ in again]
+        (domainnet / "lists126").mkdir(exist_ok=True)
+        (domainnet / "lists126" / f"{domain}_list.txt").write_text("".join(lines))
+        write_lists(domainnet / "splits_mini", domain, again)
+    whole = open_dataset("lists", str(domainnet), lists="lists126", fractions=(0.5, 0.2, 0.3))
+    assert whole.domains == ("clipart", "real") and whole.classes == ("axe", "t-shirt")
+    assert sum(len(whole.source("real", split)) for split in SPLITS) == 12
+    mini = ListDataset(domainnet, str(domainnet / "splits_mini"))
+    assert mini.classes == whole.classes and len(mini.source("clipart", "test")) == 4
+    for list_file in domainnet.glob("*.txt"):
+        list_file.unlink()
+    assert open_dataset(root=str(domainnet)).classes == mini.classes  # the only ones left
+
+
+def test_lists_of_two_kinds_are_not_mixed(domainnet):
+    (domainnet / "real_list.txt").write_text("real/axe/real_002_000000.png 0\n")
+    with pytest.raises(DataError, match="real_list.txt.*two lists.*data.lists"):
+        ListDataset(domainnet)
+    (domainnet / "real_list.txt").unlink()
+    (domainnet / "real_test.txt").write_text("real/axe/real_002_000000.png 0\n")
+    with pytest.raises(DataError, match="real_test.txt, line 1: class 'axe' has label 0"):
+        ListDataset(domainnet)
+
+
+def test_missing_images_are_counted(domainnet):
+    with (domainnet / "real_train.txt").open("a") as file:
+        file.writelines(f"real/axe/none{i}.png 1\n" for i in range(7))
+    with pytest.raises(DataError, match="7 of 145 .*none0.png.*none4.png, ...") as error:
+        ListDataset(domainnet)
+    assert "none5" not in str(error.value)
+
+
+def test_empty_images_are_skipped(domainnet):
+    path = "real/axe/real_002_000000.png"
+    if (domainnet / "real").is_dir():
+        (domainnet / path).write_bytes(b"")
+    else:
+        rows = paths_of("real")
+        with zipfile.ZipFile(domainnet / "real.zip", "w") as archive:
+            for name, _, seed in rows:
+                archive.writestr(name, b"" if name == path else encoded(*seed))
+    dataset = ListDataset(domainnet)
+    assert [(s.name.endswith(path), s.reason) for s in dataset.skipped] == [
+        (True, "empty, 0 bytes")
+    ]
+    assert sum(len(dataset.source("real", split)) for split in SPLITS) == 23
+
+
+@pytest.fixture
+def zipped(tmp_path):
+    rows = paths_of("real")
+    pack(tmp_path, "real", rows)
+    write_lists(tmp_path, "real", rows)
+    return tmp_path
+
+
+def test_incomplete_and_damaged_archives_are_named(zipped):
+    archive = zipped / "real.zip"
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="real.zip is damaged or incomplete"):
+        ListDataset(zipped)
+    archive.write_bytes(whole)
+    source = ListDataset(zipped).source("real", "test")
+    for place in range(0, len(whole), 97):  # whatever is hit: its image or a sentence
+        archive.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1 :])
+        for i in range(len(source)):
+            try:
+                source[i]
+            except DataError as error:
+                assert "real.zip/real/" in str(error)
+    archive.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        source[0]
+
+
+def test_archives_that_cannot_be_read_in_place(zipped):
+    (path, *_) = paths_of("real")[0]
+    with zipfile.ZipFile(zipped / "real.zip", "w") as archive:
+        for name, _, seed in paths_of("real"):
+            archive.writestr(name, encoded(*seed), compress_type=zipfile.ZIP_BZIP2)
+    with pytest.raises(DataError, match=f"{path}.*other than deflate"):
+        ListDataset(zipped)
+
+
+def test_a_changed_archive_changes_the_source(zipped):
+    before = repr(ListDataset(zipped).source("real", "test"))
+    rows = [(path, label, (9, *seed)) for path, label, seed in paths_of("real")]
+    pack(zipped, "real", rows)
+    assert repr(ListDataset(zipped).source("real", "test")) != before
+
+
+def own(root, **lists):
+    """A dataset of 2 x 3 images in one flat folder, with these list files."""
+    (root / "images").mkdir(exist_ok=True)
+    for i in range(6):
+        (root / "images" / f"no {i}.png").write_bytes(encoded(i))
+    for name, text in lists.items():
+        (root / name.replace("__", ".")).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    "line, header, suffix",
+    [
+        ("images/no {i}.png {name}", "", "txt"),
+        ("images/no {i}.png {name}", "path label", "txt"),
+        ("images/no {i}.png,{name}", "", "txt"),
+        ('"images/no {i}.png", "{name}"', "image,label", "csv"),
+        ("./images/no {i}.png\t{name}", "", "txt"),
+        ("images/no {i}.png\t{name}\r", "file\tclass\r", "tsv"),
+    ],
+)
+@pytest.mark.parametrize("numbered", [False, True])
+def test_ways_to_write_a_list(tmp_path, line, header, suffix, numbered):
+    names = ("0", "1") if numbered else ("cat", "dog")
+    lines = [line.format(i=i, name=names[i % 2]) for i in range(6)]
+    text = "\n".join([header] * bool(header) + lines[:2] + [""] + lines[2:]) + "\n"
+    own(tmp_path, **{f"photo__{suffix}": text}, classes__txt="cat\ndog\n")
+    dataset = open_dataset(root=str(tmp_path), fractions=(1, 0, 0))
+    assert dataset.domains == ("photo",) and dataset.classes == ("cat", "dog")
+    source = dataset.source("photo", "train")
+    assert source.labels.tolist() == [0, 1, 0, 1, 0, 1] and source[3].image == encoded(3)
+
+
+def test_labels_are_checked_with_their_line(tmp_path):
+    rows = [f"images/no {i}.png" for i in range(3)]
+    own(tmp_path, a_train__txt=f"{rows[0]} 0\n{rows[1]} 2\n", classes__txt="cat\ndog\n")
+    with pytest.raises(DataError, match="a_train.txt, line 2: label '2' is not within 0 and 1"):
+        ListDataset(tmp_path)
+    own(tmp_path, a_train__txt=f"{rows[0]} 0\n{rows[1]} -1\n")
+    with pytest.raises(DataError, match="line 2: label '-1'"):
+        ListDataset(tmp_path)
+    own(tmp_path, a_train__txt=f"{rows[0]} cat\n\n{rows[1]} cow\n")
+    with pytest.raises(DataError, match="line 3: label 'cow' is not in classes.txt"):
+        ListDataset(tmp_path)
+    own(tmp_path, a_train__txt=f"{rows[0]} 0\n{rows[1]} cow\n")
+    with pytest.raises(DataError, match="line 2: label 'cow' is a name where others are numbers"):
+        ListDataset(tmp_path)
+    own(tmp_path, a_train__txt=f"{rows[0]} 0\n{rows[1]} 0\nonly/a/path.png\n")
+    with pytest.raises(DataError, match="line 3: expected a path and a label"):
+        ListDataset(tmp_path)
+    own(tmp_path, a_train__txt=f"{rows[0]} 0\n", classes__txt="cat\ncat\n")
+    with pytest.raises(DataError, match="a different one"):
+        ListDataset(tmp_path)
+
+
+def test_flat_folders_need_names(tmp_path):
+    own(tmp_path, a_train__txt="images/no 0.png 0\nimages/no 1.png 1\n")
+    with pytest.raises(DataError, match="line 2: class 'images' has label 1.*classes.txt"):
+        ListDataset(tmp_path)
+
+
+def test_numbers_may_begin_anywhere(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(encoded(1))
+    (tmp_path / "a_train.txt").write_text("dog/1.png 7\ncat/1.png 1\n")
+    source = ListDataset(tmp_path).source("a", "train")
+    assert source.classes == ("cat", "dog") and source.labels.tolist() == [1, 0]
+
+
+def test_absolute_paths_need_no_root(tmp_path):
+    own(tmp_path)
+    (tmp_path / "own").mkdir()
+    lines = "".join(f"{tmp_path}/images/no {i}.png,thing\n" for i in range(6))
+    (tmp_path / "own" / "a_test.csv").write_text(lines)
+    dataset = open_dataset("lists", lists=str(tmp_path / "own"))
+    assert len(dataset.source("a", "test")) == 6 and not dataset.has_split("train")
+    with pytest.raises(DataError, match="no train list beside test"):
+        dataset.source("a", "train")
+
+
+def test_a_class_with_one_image_cannot_be_split(tmp_path):
+    own(tmp_path, a_list__txt="images/no 0.png cat\nimages/no 1.png cat\nimages/no 2.png dog\n")
+    with pytest.raises(DataError, match="'dog' of domain 'a' has a single image"):
+        ListDataset(tmp_path).source("a", "train")
+
+
+def test_lists_are_found_by_their_names(tmp_path):
+    own(tmp_path, readme__txt="about the data", notes_1__txt="", a__txt="images/no 0.png 0\n")
+    assert {d: list(found) for d, found in find_lists(tmp_path).items()} == {"a": [""]}
+    own(tmp_path, real_world_train__txt="images/no 0.png 0\n")
+    assert list(find_lists(tmp_path)) == ["real_world"]
+    with pytest.raises(DataError, match="holds no list files"):
+        ListDataset(tmp_path / "images")
+    with pytest.raises(DataError, match="nowhere"):
+        ListDataset(tmp_path, "nowhere")
+    with pytest.raises(ConfigError, match="data.root"):
+        open_dataset("domainnet")
+
+
+def test_unreadable_lists_are_named(tmp_path):
+    (tmp_path / "a_train.txt").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="a_train.txt is not a text"):
+        read_list(tmp_path / "a_train.txt")
+    (tmp_path / "a_train.txt").write_text("path label\n")
+    with pytest.raises(DataError, match="lists no images"):
+        read_list(tmp_path / "a_train.txt")
+
+
+def test_folders_and_lists_split_alike(folder_dataset):
+    """The same hash of class and name, so an own list of a folder's images keeps its splits."""
+    folder = open_dataset("folder", str(folder_dataset))
+    paths = sorted(folder_dataset.glob("real/*/*.png"))
+    lines = [f"{path.relative_to(folder_dataset)} {path.parent.name}\n" for path in paths]
+    (folder_dataset / "real_list.txt").write_text("".join(lines))
+    listed = ListDataset(folder_dataset)
+    for split in SPLITS:
+        one, two = folder.source("real", split), listed.source("real", split)
+        assert [one[i] for i in range(len(one))] == [two[i] for i in range(len(two))]
