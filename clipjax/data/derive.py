@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from clipjax.data.sources import SPLITS
+from clipjax.data.splits import SPLITS
 
 
 def origin(split: str, given: Iterable[str]) -> tuple[str, tuple[str, ...]]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.sources import SPLITS
+from clipjax.data.splits import SPLITS
 from clipjax.errors import DataError
 
 KEPT_BYTES = 64 << 20  # of row groups that were read last

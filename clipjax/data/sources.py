@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from clipjax.data.splits import FRACTIONS, SPLITS
+from clipjax.data.splits import FRACTIONS
 from clipjax.errors import ConfigError, DataError
 
 KNOWN = ("emoji", "folder", "lists", "domainnet", "parquet")  # and tfds:NAME

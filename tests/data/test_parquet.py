@@ -12,7 +12,7 @@ import pytest
 from clipjax import open_dataset
 from clipjax.data import parquet
 from clipjax.data.parquet import ParquetDataset
-from clipjax.data.sources import SPLITS
+from clipjax.data.splits import SPLITS
 from clipjax.errors import DataError
 
 NAMES = ["cat", "dog", "emu"]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from clipjax.data import tfds_records
 from clipjax.data.classes import match_classes
-from clipjax.data.sources import SPLITS
+from clipjax.data.splits import SPLITS
 from clipjax.data.tfds import TfdsDataset
 from clipjax.errors import ConfigError, DataError
 
