@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
@@ -73,9 +74,8 @@ def _in_threads(load, first: int, last: int, threads: int, prepare) -> Iterator:
 
 def _in_processes(load, first: int, last: int, workers: int, threads: int, prepare) -> Iterator:
     """Item i is worker i % workers' work, so the order needs no sorting."""
-    sent = _sendable(load)
-    with contextlib.ExitStack() as stack:
-        team = [stack.enter_context(_Worker(threads)) for _ in range(workers)]
+    sent, team = _sendable(load), [_Worker(threads) for _ in range(workers)]
+    try:
         for worker in team:
             worker.send(sent)
         asked = first
@@ -84,6 +84,9 @@ def _in_processes(load, first: int, last: int, workers: int, threads: int, prepa
                 team[(asked - first) % workers].send(prepare(asked))
                 asked += 1
             yield team[(number - first) % workers].receive()
+    finally:
+        for worker in team:
+            worker.stop()
 
 
 def _sendable(load: Callable) -> bytes:
@@ -98,7 +101,7 @@ def _sendable(load: Callable) -> bytes:
 
 
 class _Worker:
-    """A process that runs `serve`, and its two pipes."""
+    """A process that runs `serve`, and its two pipes; `stop()` or the parent's end ends it."""
 
     def __init__(self, threads: int):
         paths = [path for path in sys.path if isinstance(path, str)]
@@ -111,16 +114,7 @@ class _Worker:
             env=os.environ | {"JAX_PLATFORMS": "cpu"},  # accelerators belong to the parent
             start_new_session=True,
         )
-
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._process.kill()
-        self._process.wait()
-        self._process.stdout.close()
-        with contextlib.suppress(BrokenPipeError):  # what it had not read yet
-            self._process.stdin.close()
+        self.stop = weakref.finalize(self, _stop, self._process)
 
     def send(self, message: Any) -> None:
         """Never blocks for long: a worker reads on while it loads and while it answers."""
@@ -147,6 +141,14 @@ class _Worker:
             f"a worker process died (exit code {code}{likely}); lower data.workers or batch_size, "
             "or set data.workers=0 to load in this process."
         )
+
+
+def _stop(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    with contextlib.suppress(BrokenPipeError):  # what it had not read yet
+        process.stdin.close()
 
 
 def serve(threads: int) -> None:

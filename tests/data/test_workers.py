@@ -98,7 +98,7 @@ def test_no_process_is_left_behind(tmp_path, where, how):
         [sys.executable, str(script), where],
         env=os.environ | {"MARK": mark, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         start_new_session=True,
     )
     with main:
@@ -110,6 +110,7 @@ def test_no_process_is_left_behind(tmp_path, where, how):
         while processes(mark) and time.monotonic() < until:
             time.sleep(0.05)
         assert not processes(mark)
+        assert b"ignored" not in main.stderr.read()  # nothing fails on the way out
 
 
 def test_what_no_process_can_be_sent_is_refused():
