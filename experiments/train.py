@@ -69,8 +69,9 @@ class Trainer:
         self.encoded, self.workdir = encoded, pathlib.Path(workdir)
         events = self.workdir / "events" / names[0] if config.tensorboard else None
         self.log = MetricsLog(self.workdir / "metrics.jsonl", events)
-        labels = plan.dataset.source(config.data.source, "train").labels
-        self.per_epoch = steps_per_epoch(len(labels), config.batch_size)
+        parts = (config.data.source, config.data.target)
+        sizes = [len(plan.dataset.source(domain, "train")) for domain in parts]
+        self.per_epoch = steps_per_epoch(*sizes, config.batch_size)
         phases = self.method.phases
         lengths = [phase.epochs * self.per_epoch for phase in phases]
         optimizers = [phase.optim.name for phase in phases]

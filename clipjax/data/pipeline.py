@@ -1,4 +1,4 @@
-"""Images to batches with grain: decoded in threads, padded and masked, in order."""
+"""Batches of pixels for training: pairs of source and target, resumable at any step."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from clipjax.data.order import epoch_key, epoch_plan, steps_per_epoch
+from clipjax.data.crops import Crops, PairLoader, needed_workers
+from clipjax.data.order import (
+    ONE_PASS,
+    Sampling,
+    epoch_key,
+    epoch_plan,
+    process_rows,
+    steps_per_epoch,
+)
 from clipjax.data.preprocess import Preprocess
 from clipjax.data.sources import Source
+from clipjax.data.workers import load_ahead
 
 
 def pad_batch(examples: list[dict], batch_size: int) -> dict[str, np.ndarray]:
@@ -45,48 +54,6 @@ def image_batches(
     return iter(dataset.to_iter_dataset(options))
 
 
-class Crops:
-    """The cropped images of a source, uint8 [S, S, 3] each, kept once decoded while they fit."""
-
-    def __init__(self, source: Source, preprocess: Preprocess, *, memory_bytes: int = 1 << 30):
-        self._source, self._preprocess = source, preprocess
-        size = len(source) * preprocess.size**2 * 3
-        self._fits = size <= memory_bytes
-        self.kept_bytes = size if self._fits else 0  # once all are decoded
-        self._kept: dict[int, np.ndarray] = {}
-        self.labels = np.asarray(source.labels, np.int32)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        if (found := self._kept.get(index)) is not None:
-            return found
-        example = self._source[index]
-        image = self._preprocess.crop(example.image, example.name)
-        if self._fits:
-            self._kept[index] = image
-        return image
-
-    def take(self, indices: np.ndarray) -> np.ndarray:
-        """uint8 [len(indices), S, S, 3]."""
-        return np.stack([self[int(i)] for i in indices])
-
-    def encode(
-        self, encode: Callable[[np.ndarray], jax.Array], batch_size: int, *, threads: int = 2
-    ) -> np.ndarray:
-        """`encode` (uint8 [B, S, S, 3] -> [B, P]) of every image in order, float32 [N, P]."""
-        import grain
-
-        count = len(self)
-        # The last batch repeats the last image: one shape, one compilation.
-        load = lambda b: self.take(np.minimum(np.arange(batch_size) + b * batch_size, count - 1))  # noqa: E731
-        batches = grain.MapDataset.range(-(-count // batch_size)).map(load)
-        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-        rows = [np.asarray(encode(images)) for images in batches.to_iter_dataset(options)]
-        return np.concatenate(rows)[:count].astype(np.float32)
-
-
 def paired_batches(
     source: Crops,
     target: Crops | None,
@@ -95,50 +62,66 @@ def paired_batches(
     batch_size: int,
     first: int,
     last: int,
+    workers: int = 0,
     threads: int = 2,
+    process: tuple[int, int] = (0, 1),
+    sampling: Sampling = ONE_PASS,
 ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
     """The batches of steps first .. last - 1, in the order that cached features are trained in.
 
-    A batch is a function of (seed, step), so a resumed run goes on with the same ones.
+    A batch is a function of (seed, step), so the step in a checkpoint is this iterator's state:
+    a resumed run goes on with the same bytes, with whatever workers and threads.
 
     Args:
       source: labelled images.
-      target: unlabelled images; None where the loss needs none.
+      target: unlabelled images; None where the loss needs none. Then `sampling.epoch` cannot be
+        "target": give the number of steps.
       seed: shuffles.
-      batch_size: images per domain and step.
+      batch_size: images per domain and step, over all processes.
       first: step of the first batch.
       last: one past the last step.
-      threads: that decode, some batches ahead.
+      workers: processes that decode what does not fit in memory; 0 decodes in threads of this one.
+      threads: that decode some batches ahead, per process.
+      process: (p, n): the p-th of n parts of every batch. The parts of all n make up the batch.
+      sampling: length of an epoch, and how the source is drawn.
 
     Returns:
-      Iterator of {"source": {"inputs" uint8 [B, S, S, 3], "label" int32 [B], "mask" bool [B]},
-      "target": {"inputs"}}.
+      Iterator of {"source": {"inputs" uint8 [b, S, S, 3], "label" int32 [b], "mask" bool [b]},
+      "target": {"inputs"}}, where b = batch_size / n.
+
+    Raises:
+      ConfigError: a batch that cannot be shared evenly, or an epoch of unknown length.
+      DataError: an image became unreadable (the message names it), or a worker died.
     """
-    import grain
+    mine, targets = process_rows(batch_size, process), len(target) if target is not None else 0
+    per_epoch = steps_per_epoch(len(source), targets, batch_size, sampling.epoch)
+    plan_of = _epoch_plans(seed, source.labels, targets, batch_size, sampling)
 
-    per_epoch = steps_per_epoch(len(source), batch_size)
-    plan_of = _epoch_plans(seed, len(source), len(target) if target else 0, batch_size)
+    def prepare(step: int) -> dict[str, np.ndarray]:
+        epoch, position = divmod(step, per_epoch)
+        return {key: value[position, mine] for key, value in plan_of(epoch).items()}
 
-    def load(offset: int) -> dict:
-        epoch, position = divmod(first + int(offset), per_epoch)
-        plan = {key: value[position] for key, value in plan_of(epoch).items()}
-        rows = plan["source"]
-        inputs = source.take(rows)
-        batch = {"source": {"inputs": inputs, "label": source.labels[rows], "mask": plan["mask"]}}
-        if target:
-            batch["target"] = {"inputs": target.take(plan["target"])}
-        return batch
-
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(grain.MapDataset.range(last - first).map(load).to_iter_dataset(options))
+    return load_ahead(
+        PairLoader(source, target),
+        first,
+        last,
+        workers=needed_workers(workers, source, target),
+        threads=threads,
+        prepare=prepare,
+    )
 
 
-def _epoch_plans(seed: int, num_source: int, num_target: int, batch_size: int) -> Callable:
+def _epoch_plans(
+    seed: int, labels: np.ndarray, num_target: int, batch_size: int, sampling: Sampling
+) -> Callable[[int], dict[str, np.ndarray]]:
     """epoch -> its plan as numpy arrays; the last few are remembered."""
-    make = jax.jit(lambda key: epoch_plan(key, num_source, num_target, batch_size))
+
+    @jax.jit
+    def make(key, labels):
+        return epoch_plan(key, len(labels), num_target, batch_size, sampling, labels)
 
     @functools.lru_cache(maxsize=4)
     def plan_of(epoch: int) -> dict[str, np.ndarray]:
-        return jax.tree.map(np.asarray, make(epoch_key(np.uint32(seed), epoch)))
+        return jax.tree.map(np.asarray, make(epoch_key(np.uint32(seed), epoch), labels))
 
     return plan_of

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.step import TrainState
-from clipjax.data.order import epoch_key, epoch_plan, steps_per_epoch
+from clipjax.data.order import ONE_PASS, Sampling, epoch_key, epoch_plan, steps_per_epoch
 from clipjax.log import MetricsLog, progress
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import check_finite
@@ -28,7 +28,13 @@ def _batch(data: Data, plan: dict[str, jax.Array]) -> PyTree:
     return batch
 
 
-def make_epochs(step: Callable, batch_size: int) -> Callable:
+def _sizes(data: Data) -> tuple[int, int]:
+    """Examples of source and target."""
+    targets = len(data["target"]["inputs"]) if "target" in data else 0
+    return len(data["source"]["label"]), targets
+
+
+def make_epochs(step: Callable, batch_size: int, sampling: Sampling = ONE_PASS) -> Callable:
     """Turns a step into `epochs(state, data, first, count) -> (state, metrics [count, S])`.
 
     Epoch e of a seed is shuffled by fold_in(key(seed), e) alone, so resuming repeats nothing.
@@ -36,10 +42,8 @@ def make_epochs(step: Callable, batch_size: int) -> Callable:
 
     def one_epoch(carry, epoch):
         state, data = carry
-        targets = len(data["target"]["inputs"]) if "target" in data else 0
-        plan = epoch_plan(
-            epoch_key(state.seed, epoch), len(data["source"]["label"]), targets, batch_size
-        )
+        key, sizes = epoch_key(state.seed, epoch), _sizes(data)
+        plan = epoch_plan(key, *sizes, batch_size, sampling, data["source"]["label"])
         state, metrics = jax.lax.scan(lambda s, p: step(s, _batch(data, p)), state, plan)
         return (state, data), metrics
 
@@ -61,6 +65,7 @@ def fit_arrays(
     checkpointer: Checkpointer,
     log: MetricsLog,
     save_every: int,
+    sampling: Sampling = ONE_PASS,
     rates: Callable[[int, int], dict[str, float]] | None = None,
     evaluate: Callable[[PyTree], dict[str, list]] | None = None,
 ) -> TrainState:
@@ -74,12 +79,13 @@ def fit_arrays(
         (traced) that gives the step.
       states: states stacked over runs: all seeds of the first method, then of the next.
       data: features and labels; the same for all runs.
-      epochs: passes over the source at the end, those that `states` has behind it included.
+      epochs: how many lie behind the states returned, those that `states` has behind it included.
       batch_size: examples per domain and step.
       phase: name in the log and in errors; one for each method.
       checkpointer: where states go.
       log: gets one record an epoch and method: means over its steps, a list over seeds.
       save_every: epochs per compiled call; a checkpoint follows each.
+      sampling: length of an epoch, and how the source is drawn.
       rates: position of a method, updates made -> learning rates, for the log.
       evaluate: stacked parameters -> measures, lists over runs, logged beside each checkpoint.
 
@@ -94,8 +100,8 @@ def fit_arrays(
     seeds = len(states.step) // len(names)
     rows = jnp.repeat(jnp.arange(len(names)), seeds)
     share = {name: slice(i * seeds, (i + 1) * seeds) for i, name in enumerate(names)}
-    run = _program(step_of, batch_size)
-    per_epoch = steps_per_epoch(len(data["source"]["label"]), batch_size)
+    run = _program(step_of, batch_size, sampling)
+    per_epoch = steps_per_epoch(*_sizes(data), batch_size, sampling.epoch)
     if (found := checkpointer.restore(states)) and found[0].step[0] > states.step[0]:
         states = found[0]
     first = int(np.asarray(states.step)[0]) // per_epoch
@@ -127,11 +133,11 @@ def fit_arrays(
     return states
 
 
-def _program(step_of: Callable, batch_size: int) -> Callable:
+def _program(step_of: Callable, batch_size: int, sampling: Sampling) -> Callable:
     """`(rows, states, data, first, count)` -> all runs trained for `count` epochs."""
 
     def one(row, state, data, first, count):
-        return make_epochs(step_of(row), batch_size)(state, data, first, count)
+        return make_epochs(step_of(row), batch_size, sampling)(state, data, first, count)
 
     return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None)), static_argnums=4)
 

@@ -7,22 +7,11 @@ import optax
 import pytest
 
 from clipjax.adapt.step import init_state, make_step
-from clipjax.data.order import epoch_plan
+from clipjax.data.order import Sampling, epoch_key, epoch_plan
 from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.log import MetricsLog
-from clipjax.train.arrays import fit_arrays
+from clipjax.train.arrays import fit_arrays, make_epochs
 from clipjax.train.checkpoint import Checkpointer
-
-
-@pytest.mark.parametrize("sizes", [(10, 7, 4), (8, 30, 4), (3, 2, 8), (5, 5, 5)])
-def test_an_epoch_is_one_pass_over_the_source(sizes):
-    source, target, batch = sizes
-    plan = epoch_plan(jax.random.key(0), source, target, batch)
-    seen = np.asarray(plan["source"])[np.asarray(plan["mask"])]
-    assert sorted(seen) == list(range(source))
-    assert plan["mask"].shape == (-(-source // batch), batch)
-    counts = np.bincount(np.asarray(plan["target"]).ravel(), minlength=target)
-    assert counts.max() - counts.min() <= 1  # the target repeats evenly
 
 
 def loss(params, batch, rng, progress):
@@ -110,3 +99,16 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     other = states._replace(params={"w": jnp.zeros((2, 5, 3)), "extra": jnp.zeros(2)})
     with Checkpointer(tmp_path / "ckpt") as checkpointer, pytest.raises(CheckpointError):
         checkpointer.restore(other)
+
+
+def test_epochs_take_the_examples_of_their_plan():
+    sampling = Sampling("longest", balanced=True)
+    data, _, _ = problem()
+    look = lambda state, batch: (state, batch["source"]["label"])  # noqa: E731
+    state = init_state({"w": jnp.zeros(1)}, optax.sgd(1.0), seed=5)
+    epochs = make_epochs(look, 3, sampling)
+    _, seen = jax.jit(epochs, static_argnums=3)(state, data, jnp.int32(4), 2)
+    for position in range(2):
+        key, labels = epoch_key(np.uint32(5), 4 + position), data["source"]["label"]
+        rows = epoch_plan(key, 11, 6, 3, sampling, labels)["source"]
+        np.testing.assert_array_equal(seen[position], labels[rows])
