@@ -21,11 +21,18 @@ Data = dict[str, dict[str, jax.Array]]  # {"source": {"inputs", "label"}, "targe
 
 
 def _batch(data: Data, plan: dict[str, jax.Array]) -> PyTree:
-    take = lambda part, index: jax.tree.map(lambda x: x[index], part)  # noqa: E731
+    take = lambda part, index: jax.tree.map(lambda x: _gather(x, index), part)  # noqa: E731
     batch = {"source": take(data["source"], plan["source"]) | {"mask": plan["mask"]}}
     if "target" in data:
         batch["target"] = take(data["target"], plan["target"])
     return batch
+
+
+def _gather(array: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows of an array; 16-bit floats become float32 here, where they are few."""
+    rows = array[index]
+    half = jnp.issubdtype(rows.dtype, jnp.floating) and rows.dtype.itemsize == 2
+    return rows.astype(jnp.float32) if half else rows
 
 
 def make_epochs(step: Callable, batch_size: int) -> Callable:
@@ -73,7 +80,8 @@ def fit_arrays(
       step: pure train step of one run; with several methods a function of the method's position
         (traced) that gives the step.
       states: states stacked over runs: all seeds of the first method, then of the next.
-      data: features and labels; the same for all runs.
+      data: features and labels, the same for all runs; features may be of 16 bits and arrays in
+        memory-mapped files.
       epochs: passes over the source at the end, those that `states` has behind it included.
       batch_size: examples per domain and step.
       phase: name in the log and in errors; one for each method.
@@ -96,6 +104,7 @@ def fit_arrays(
     share = {name: slice(i * seeds, (i + 1) * seeds) for i, name in enumerate(names)}
     run = _program(step_of, batch_size)
     per_epoch = steps_per_epoch(len(data["source"]["label"]), batch_size)
+    data = jax.tree.map(jnp.asarray, data)  # once, not at every call
     if (found := checkpointer.restore(states)) and found[0].step[0] > states.step[0]:
         states = found[0]
     first = int(np.asarray(states.step)[0]) // per_epoch
