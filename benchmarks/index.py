@@ -66,9 +66,9 @@ def make(root: pathlib.Path, files: int, classes: int) -> None:
 def start(root: str, started: float) -> str:
     """Opens the dataset and decodes a batch, as a run does."""
     import jax  # noqa: F401
-    from clipjax.data.batches import image_batches
 
     from clipjax import open_dataset
+    from clipjax.data.batches import image_batches
     from clipjax.data.preprocess import Preprocess
 
     # Imports that happen on first use are no part of what is measured.

@@ -10,6 +10,7 @@ import numpy as np
 
 from clipjax.data import features as feats
 from clipjax.data.pipeline import Crops
+from clipjax.errors import DataError
 from clipjax.model.clip import normalize
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import load_tokenizer, zero_shot_classifier
@@ -66,14 +67,19 @@ def encode(config, plan: Plan, say) -> Encoded:
     key = f"{feats.fingerprint(params)} {plan.clip_config.vision} {config.compute_dtype}"
     parts = {}
     for domain, split in needed_parts(config, plan.dataset):
-        parts[domain, split] = feats.cached_features(
+        found = feats.cached_features(
             functools.partial(encode_image, params),
             plan.dataset.source(domain, split),
             plan.preprocess,
             weights=key,
             batch_size=config.features.batch_size,
             cache_dir=cache if config.features.cache else None,
+            model=config.model,
+            say=say,
         )
+        if found.skipped:
+            raise DataError(f"{found.skipped[0].name} {found.skipped[0].reason}")
+        parts[domain, split] = found.features
     images = sum(len(part.labels) for part in parts.values())
     domains, classes = len(plan.dataset.domains), len(plan.dataset.classes)
     say(f"features of {images} images, {domains} domains, {classes} classes")

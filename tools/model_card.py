@@ -60,7 +60,7 @@ def measure(directory: pathlib.Path) -> tuple[dict, dict, int]:
     image, words, preprocess = encoders(directory)
     tokenize = load_tokenizer(directory)
     parts = {
-        (d, s): encode_source(image, dataset.source(d, s), preprocess, 256)
+        (d, s): encode_source(image, dataset.source(d, s), preprocess, 256).features
         for d in dataset.domains
         for s in ("train", "val", "test")
     }

@@ -1,34 +1,59 @@
 """Encode each image once; train on arrays.
 
 Features are cached on disk under a key that covers weights, preprocessing, dataset and split, so a
-stale cache can never be read: whatever changes the features changes the name of the file.
+stale cache can never be read: whatever changes the features changes the name of their directory.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from clipjax.data.pipeline import image_batches
+from clipjax.data.encoding import Encode, Shard, encode_shards
 from clipjax.data.preprocess import Preprocess
-from clipjax.data.sources import Source
-from clipjax.errors import DataError
-from clipjax.log import progress
+from clipjax.data.sources import Skipped, Source
+from clipjax.data.store import FeatureStore, join, read_manifest, size_on_disk
+from clipjax.errors import ConfigError, DataError
 
-FORMAT = 1  # raise when the meaning of the stored numbers changes
+FORMAT = 2  # raise when the meaning of the stored numbers changes
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16}
 
 
 class Features(NamedTuple):
     """The encoded examples of one source, in its order."""
 
-    features: np.ndarray  # float32 [N, P], normalised
+    features: np.ndarray  # [N, P], normalised; float32 unless another type was asked for
     labels: np.ndarray  # int32 [N]
+
+
+class EncodedSource(NamedTuple):
+    """A source's features, and what it held that could not be read."""
+
+    features: Features  # of the readable examples; memory-mapped where the cache holds them
+    rows: np.ndarray  # int64 [N]: which examples of the source these are, ascending
+    skipped: tuple[Skipped, ...]  # the others
+
+
+class CacheEntry(NamedTuple):
+    """The features of one source under one key, on disk."""
+
+    path: pathlib.Path
+    domain: str
+    split: str
+    rows: int  # encoded so far
+    bytes: int
+    age_s: float  # since it was complete, or begun
+    complete: bool
 
 
 def default_cache_dir() -> pathlib.Path:
@@ -50,43 +75,49 @@ def fingerprint(params: Any) -> str:
     return digest.hexdigest()
 
 
-def cache_key(weights: str, preprocess: Preprocess, source: Source) -> str:
+def cache_key(weights: str, preprocess: Preprocess, source: Source, dtype: str = "float32") -> str:
     """The name of a source's features: changes whenever anything that shapes them does."""
-    parts = (str(FORMAT), weights, repr(preprocess), repr(source))
+    place = f"{source.domain}/{source.split}"
+    parts = (str(FORMAT), weights, repr(preprocess), repr(source), place, dtype)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def encode_source(
-    encode: Callable[[np.ndarray], jax.Array],
+    encode: Encode,
     source: Source,
     preprocess: Preprocess,
     batch_size: int,
-) -> Features:
-    """Runs `encode` (uint8 images [B, S, S, 3] -> [B, P]) over every example once."""
-    if not len(source):
-        raise DataError(
-            f"split {source.split!r} of domain {source.domain!r} has no images; add some, or give "
-            "train, val and test folders."
-        )
-    rows, total = [], -(-len(source) // batch_size)
-    batches = image_batches(source, preprocess, batch_size)
-    for batch in progress(
-        batches, total=total, what=f"encode {source.domain}/{source.split}", unit="batch"
-    ):
-        rows.append(np.asarray(encode(batch["image"]))[batch["mask"]])
-    return Features(np.concatenate(rows).astype(np.float32), np.asarray(source.labels))
+    *,
+    dtype: str = "float32",
+    workers: int = 0,
+    threads: int = 2,
+    say: Callable[[str], None] = print,
+) -> EncodedSource:
+    """`cached_features` without a cache."""
+    options = {"dtype": _dtype(dtype), "workers": workers, "threads": threads, "say": say}
+    _check_not_empty(source)
+    shards = encode_shards(encode, source, preprocess, batch_size, **options)
+    return _readable(join(list(shards)), source)
 
 
 def cached_features(
-    encode: Callable[[np.ndarray], jax.Array],
+    encode: Encode,
     source: Source,
     preprocess: Preprocess,
     *,
     weights: str,
     batch_size: int = 256,
     cache_dir: str | os.PathLike | None = None,
-) -> Features:
-    """`encode_source`, unless a file under `cache_dir` already holds the result.
+    dtype: str = "float32",
+    model: str = "",
+    workers: int = 0,
+    threads: int = 2,
+    say: Callable[[str], None] = print,
+) -> EncodedSource:
+    """Runs `encode` over every example once, unless `cache_dir` already holds the result.
+
+    A killed encoding goes on behind the last shard it wrote. Where the disk is full or refuses, the
+    features stay in memory and `say` is told.
 
     Args:
       encode: uint8 images [B, S, S, 3] -> float32 [B, P].
@@ -95,18 +126,84 @@ def cached_features(
       weights: what tells this encoder from others: `fingerprint` of its parameters and its config.
       batch_size: images per call of `encode`; the last batch is padded.
       cache_dir: None switches the disk cache off.
+      dtype: in which features are kept: "float32", "float16" or "bfloat16".
+      model: a name for humans, kept beside the features.
+      workers: processes that decode; 0 decodes in threads of this one.
+      threads: that decode, per process.
+      say: gets a line about a part that took long, and one about a cache that cannot be written.
+
+    Raises:
+      ConfigError: an unknown dtype.
+      DataError: a source without images, or without any that can be read.
     """
+    options = {"workers": workers, "threads": threads, "say": say}
     if cache_dir is None:
-        return encode_source(encode, source, preprocess, batch_size)
-    path = pathlib.Path(cache_dir) / f"{cache_key(weights, preprocess, source)}.npy"
-    if path.exists():
-        features = np.load(path)
-        if len(features) == len(source):
-            return Features(features, np.asarray(source.labels))
-    result = encode_source(encode, source, preprocess, batch_size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with scratch.open("wb") as file:
-        np.save(file, result.features)
-    os.replace(scratch, path)
-    return result
+        return encode_source(encode, source, preprocess, batch_size, dtype=dtype, **options)
+    _check_not_empty(source)
+    options["dtype"] = _dtype(dtype)
+    path = pathlib.Path(cache_dir) / cache_key(weights, preprocess, source, dtype)
+    about = {"domain": source.domain, "split": source.split, "model": model}
+    about |= {"source": repr(source), "preprocess": repr(preprocess), "weights": weights}
+    store = FeatureStore(path, len(source), options["dtype"], about)
+    make = functools.partial(encode_shards, encode, source, preprocess, batch_size, **options)
+    return _readable(store.load() or _fill(store, make, say), source)
+
+
+def list_cache(cache_dir: str | os.PathLike) -> list[CacheEntry]:
+    """What a cache directory holds, sorted by domain and split; other files are passed over."""
+    root, found = pathlib.Path(cache_dir), []
+    for path in root.iterdir() if root.is_dir() else ():
+        if manifest := read_manifest(path):
+            age = time.time() - datetime.fromisoformat(manifest["created"]).timestamp()
+            facts = (manifest["domain"], manifest["split"], *size_on_disk(path), age)
+            found.append(CacheEntry(path, *facts, manifest["complete"]))
+    return sorted(found, key=lambda entry: (entry.domain, entry.split, entry.age_s))
+
+
+def _fill(
+    store: FeatureStore, make: Callable[..., Iterator[Shard]], say: Callable[[str], None]
+) -> Shard:
+    """Makes the shards that a store lacks and completes it; as far as the disk allows."""
+
+    def tried(action, *args) -> Shard | None:
+        try:
+            return action(*args)
+        except OSError as error:
+            why = error.strerror or error
+            say(f"feature cache {store.path} cannot be written ({why}); going on without it.")
+            return None
+
+    shards, writing = store.shards(), True
+    for shard in make(first=len(shards)):
+        kept = tried(store.write, len(shards), shard) if writing else None
+        writing = kept is not None
+        shards.append(kept or shard)
+    return (tried(store.finish, shards) if writing else None) or join(shards)
+
+
+def _readable(whole: Shard, source: Source) -> EncodedSource:
+    """Puts labels beside the features of those rows that could be read."""
+    skipped = tuple(entry for _, entry in whole.skipped)
+    if len(skipped) == len(source):
+        raise DataError(
+            f"none of the {len(source)} images of {source.domain}/{source.split} can be read; the "
+            f"first: {skipped[0].name} {skipped[0].reason}"
+        )
+    unread = np.array([row for row, _ in whole.skipped], np.int64)
+    rows = np.delete(np.arange(len(source), dtype=np.int64), unread)
+    labels = np.asarray(source.labels, np.int32)[rows]
+    return EncodedSource(Features(whole.features, labels), rows, skipped)
+
+
+def _dtype(name: str) -> np.dtype:
+    if name not in DTYPES:
+        raise ConfigError(f"features of dtype {name!r}; known: {', '.join(DTYPES)}.")
+    return np.dtype(DTYPES[name])
+
+
+def _check_not_empty(source: Source) -> None:
+    if not len(source):
+        raise DataError(
+            f"split {source.split!r} of domain {source.domain!r} has no images; add some, or give "
+            "train, val and test folders."
+        )

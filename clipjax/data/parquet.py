@@ -15,7 +15,8 @@ import numpy as np
 
 from clipjax.data.derive import dealt, origin
 from clipjax.data.parquet_files import Column, ImageColumn, Shard, find_shards, read_shard
-from clipjax.data.splits import SPLITS, ArraySource, Example, Skipped, check_domain
+from clipjax.data.sources import ArraySource, Example, Skipped, check_domain
+from clipjax.data.splits import SPLITS
 from clipjax.errors import DataError
 
 SMALL = 256 << 20  # bytes of files that are held in memory as a whole

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax.data.derive import dealt, origin
-from clipjax.data.splits import SPLITS, Example, Skipped, check_domain
+from clipjax.data.sources import Example, Skipped, check_domain
+from clipjax.data.splits import SPLITS
 from clipjax.data.tfds_dirs import find_builders
 from clipjax.data.tfds_records import Builder, Records, read_builder, read_labels
 

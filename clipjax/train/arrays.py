@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,8 +21,41 @@ PyTree = Any
 Data = dict[str, dict[str, jax.Array]]  # {"source": {"inputs", "label"}, "target": {"inputs"}}
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _BFloat16:
+    """bfloat16 features as integers of the same bits.
+
+    To gather rows of a bfloat16 array XLA's CPU backend makes all of it float32 first.
+    """
+
+    bits: jax.Array  # uint16 [N, P]
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    def __getitem__(self, index: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(self.bits[index], jnp.bfloat16)
+
+
+def _on_device(array: Any) -> jax.Array | _BFloat16:
+    """What `_batch` gathers from. `device_put` on a CPU copies no mapped file; `asarray` would."""
+    if array.dtype != jnp.bfloat16:
+        return jax.device_put(array)
+    if isinstance(array, np.ndarray):
+        return _BFloat16(jax.device_put(array.view(np.uint16)))
+    return _BFloat16(jax.lax.bitcast_convert_type(array, jnp.uint16))
+
+
+def _gather(array: jax.Array | _BFloat16, index: jax.Array) -> jax.Array:
+    """Rows of an array; 16-bit floats become float32 here, where they are few."""
+    rows = array[index]
+    half = jnp.issubdtype(rows.dtype, jnp.floating) and rows.dtype.itemsize == 2
+    return rows.astype(jnp.float32) if half else rows
+
+
 def _batch(data: Data, plan: dict[str, jax.Array]) -> PyTree:
-    take = lambda part, index: jax.tree.map(lambda x: x[index], part)  # noqa: E731
+    take = lambda part, index: {key: _gather(x, index) for key, x in part.items()}  # noqa: E731
     batch = {"source": take(data["source"], plan["source"]) | {"mask": plan["mask"]}}
     if "target" in data:
         batch["target"] = take(data["target"], plan["target"])
@@ -78,7 +112,8 @@ def fit_arrays(
       step: pure train step of one run; with several methods a function of the method's position
         (traced) that gives the step.
       states: states stacked over runs: all seeds of the first method, then of the next.
-      data: features and labels; the same for all runs.
+      data: features and labels, the same for all runs; features may be of 16 bits and arrays in
+        memory-mapped files.
       epochs: how many lie behind the states returned, those that `states` has behind it included.
       batch_size: examples per domain and step.
       phase: name in the log and in errors; one for each method.
@@ -102,6 +137,7 @@ def fit_arrays(
     share = {name: slice(i * seeds, (i + 1) * seeds) for i, name in enumerate(names)}
     run = _program(step_of, batch_size, sampling)
     per_epoch = steps_per_epoch(*_sizes(data), batch_size, sampling.epoch)
+    data = jax.tree.map(_on_device, data)  # once, not at every call
     if (found := checkpointer.restore(states)) and found[0].step[0] > states.step[0]:
         states = found[0]
     first = int(np.asarray(states.step)[0]) // per_epoch

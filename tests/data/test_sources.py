@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from clipjax import open_dataset
-from clipjax.data import features
+from clipjax.data.batches import image_batches
 from clipjax.data.folders import FolderDataset
-from clipjax.data.pipeline import image_batches
 from clipjax.data.preprocess import Preprocess
 from clipjax.data.sources import EMOJI, ArrayDataset, ArraySource
 from clipjax.errors import ConfigError, DataError
@@ -57,66 +56,16 @@ def test_a_corrupt_image_is_named(folder_dataset):
     bad = folder_dataset / "real" / "red" / "0.png"
     bad.write_bytes(bad.read_bytes()[:60])
     dataset = FolderDataset(folder_dataset)
-    with pytest.raises(DataError, match="red/0.png"):
-        for split in ("train", "val", "test"):
-            list(image_batches(dataset.source("real", split), PREPROCESS, 4))
+    parts = [dataset.source("real", split) for split in ("train", "val", "test")]
+    problems = [
+        p for part in parts for b in image_batches(part, PREPROCESS, 4) for p in b["problems"]
+    ]
+    assert [p.name for p in problems] == [str(bad)]
 
 
 def test_arrays_check_their_labels():
     with pytest.raises(DataError, match="0 .. 1"):
         ArraySource(np.zeros((1, 4, 4, 3), np.uint8), [2], classes=("a", "b"), domain="d")
-
-
-@pytest.mark.parametrize("n, batch", [(1, 4), (4, 4), (7, 3), (7, 10)])
-def test_every_example_comes_once_and_padding_is_masked(n, batch):
-    images = np.arange(n, dtype=np.uint8)[:, None, None, None] * np.ones((16, 16, 3), np.uint8)
-    source = ArraySource(images, [0] * n, classes=("a",), domain="d")
-    batches = list(image_batches(source, PREPROCESS, batch))
-    assert all(b["image"].shape == (batch, 16, 16, 3) for b in batches)
-    seen = np.concatenate([b["image"][b["mask"]][:, 0, 0, 0] for b in batches])
-    assert seen.tolist() == list(range(n))
-
-
-def emoji_source():
-    return open_dataset("emoji").source("render", "val")
-
-
-def test_the_cache_is_read_and_keyed_by_everything(tmp_path):
-    calls = []
-
-    def encode(images):
-        calls.append(len(images))
-        return images.reshape(len(images), -1)[:, :5].astype(np.float32)
-
-    def run(weights="w", preprocess=PREPROCESS, source=None):
-        return features.cached_features(
-            encode, source or emoji_source(), preprocess, weights=weights, cache_dir=tmp_path
-        )
-
-    first = run()
-    made = len(calls)
-    again = run()
-    assert len(calls) == made and np.array_equal(first.features, again.features)
-    run(weights="other")
-    run(preprocess=Preprocess(size=17))
-    run(source=open_dataset("emoji").source("flat", "val"))
-    assert len(calls) == 4 * made
-    assert not list(tmp_path.glob("*.partial"))
-
-
-def test_changed_images_get_a_new_key():
-    images = np.zeros((2, 8, 8, 3), np.uint8)
-    one = ArraySource(images, [0, 0], classes=("a",), domain="d")
-    images = images.copy()
-    images[1, 0, 0, 0] = 1
-    two = ArraySource(images, [0, 0], classes=("a",), domain="d")
-    assert features.cache_key("w", PREPROCESS, one) != features.cache_key("w", PREPROCESS, two)
-
-
-def test_fingerprint_sees_every_weight():
-    one = {"a": np.zeros(3, np.float32)}
-    assert features.fingerprint(one) != features.fingerprint({"b": one["a"]})
-    assert features.fingerprint(one) != features.fingerprint({"a": np.array([0, 0, 1], np.float32)})
 
 
 def test_transparency_becomes_white_and_palettes_work():

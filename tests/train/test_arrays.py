@@ -10,7 +10,7 @@ from clipjax.adapt.step import init_state, make_step
 from clipjax.data.order import Sampling, epoch_key, epoch_plan
 from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.log import MetricsLog
-from clipjax.train.arrays import fit_arrays, make_epochs
+from clipjax.train.arrays import _batch, fit_arrays, make_epochs
 from clipjax.train.checkpoint import Checkpointer
 
 
@@ -112,3 +112,30 @@ def test_epochs_take_the_examples_of_their_plan():
         key, labels = epoch_key(np.uint32(5), 4 + position), data["source"]["label"]
         rows = epoch_plan(key, 11, 6, 3, sampling, labels)["source"]
         np.testing.assert_array_equal(seen[position], labels[rows])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_a_batch_is_float32_whatever_the_features_are(dtype):
+    values = jnp.linspace(-1, 1, 12).reshape(6, 2).astype(dtype)
+    plan = {"source": jnp.array([4, 0]), "target": jnp.array([5, 1]), "mask": jnp.array([True] * 2)}
+    data = {"source": {"inputs": values, "label": jnp.arange(6)}, "target": {"inputs": values}}
+    batch = _batch(data, plan)
+    for domain in ("source", "target"):
+        inputs = batch[domain]["inputs"]
+        assert inputs.dtype == jnp.float32
+        np.testing.assert_array_equal(inputs, values.astype(jnp.float32)[plan[domain]])
+    np.testing.assert_array_equal(batch["source"]["label"], plan["source"])
+
+
+def test_mapped_features_of_16_bits_train_as_their_float32_values_do(tmp_path):
+    data, step, make = problem()
+    rounded = data["source"]["inputs"].astype(jnp.bfloat16)
+    np.save(tmp_path / "half.npy", np.asarray(rounded).view(np.uint16))
+    mapped = np.load(tmp_path / "half.npy", mmap_mode="r").view(jnp.bfloat16)
+    states, found = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32)), []
+    for name, inputs in (("half", mapped), ("full", rounded.astype(jnp.float32))):
+        (tmp_path / name).mkdir()
+        part = {**data, "source": {**data["source"], "inputs": inputs}}
+        found.append(fit(tmp_path / name, part, step, states, 2))
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    assert found[0].params["w"].dtype == jnp.float32
