@@ -30,13 +30,11 @@ def size(number: float) -> str:
     >>> size(999), size(12_300_000)
     ('999 B', '12.3 MB')
     """
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            break
+    units = ["B", "kB", "MB", "GB", "TB"]
+    while number >= 1000 and len(units) > 1:
         number /= 1000
-    else:
-        unit = "TB"
-    return f"{number:.0f} B" if unit == "B" else f"{number:.1f} {unit}"
+        units.pop(0)
+    return f"{number:.{0 if units[0] == 'B' else 1}f} {units[0]}"
 
 
 def age(seconds: float) -> str:
@@ -115,7 +113,7 @@ def classes_chapter(dataset: Dataset, counts: Counts, notes: Sequence[str]) -> C
             for c in order
         ]
         title = f"{domain}, images of each class:"
-        items.append(Table(["class", *splits, "all"], lines, title, head=5, tail=3))
+        items.append(Table(["class", *splits, "all"], lines, title, head=3, tail=2))
     same = [] if lacking else ["Every class has images in every domain."]
     return Chapter("classes", "Classes", [*notes, *same], items)
 
@@ -183,14 +181,18 @@ def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> 
         "in more than one domain": rows.key(0),
         "in more than one class": rows.labels,
     }
-    copies = sum(map(len, groups))
-    notes = [f"{len(groups):,} contents occur more than once, as {copies:,} images together."]
+    copies, many = sum(map(len, groups)), len(groups)
+    times = "content occurs" if many == 1 else "contents occur"
+    notes = [f"{many:,} {times} more than once, as {copies:,} images together."]
     items: list[Table | Listing] = [_shared(groups, rows)]
     for words, key in kinds.items():
         pairs = census.crossings(groups, key)
         number = sum(len(np.unique(key[group])) > 1 for group in groups)
         lines = [_pair(rows, classes, *pair) for pair in pairs]
         items.append(Listing(f"{number:,} {words}:", lines, head=PAIRS))
+    alike = [g for g in groups if all(len(np.unique(key[g])) == 1 for key in kinds.values())]
+    lines = [_pair(rows, classes, group[0], row) for group in alike for row in group[1:]]
+    items.append(Listing(f"{len(alike):,} inside one split and class:", lines, head=PAIRS))
     return Chapter("duplicates", "Duplicates", notes, items)
 
 

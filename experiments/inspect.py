@@ -1,8 +1,8 @@
 """What a run would see, before it runs: `python -m experiments.inspect --config=configs/dann.py`.
 
-Counts images, classes, duplicates and unreadable files, and shows some images. Prints it in short;
---out gets inspect.html with all of it, and a contact sheet (PNG) of each domain. Nothing is trained.
-Exit code 0 if a run would start, 1 with the reason if not.
+Counts images, classes, duplicates and unreadable files, and shows some images. Prints it in
+short; --out gets inspect.html with all of it, and a contact sheet (PNG) of each domain. Nothing is
+trained. Exit code 0 if a run would start, 1 with the reason if not.
 """
 
 from __future__ import annotations

@@ -114,7 +114,9 @@ def missing_classes(counts: Mapping[Part, np.ndarray]) -> dict[str, list[int]]:
     """Domain -> the classes without an image there that some other domain has."""
     domains = domain_counts(counts)
     somewhere = sum(domains.values(), 0) > 0
-    return {name: np.flatnonzero((each == 0) & somewhere).tolist() for name, each in domains.items()}
+    return {
+        name: np.flatnonzero((each == 0) & somewhere).tolist() for name, each in domains.items()
+    }
 
 
 def sample_rows(rows: Rows, limit: int, seed: int) -> np.ndarray:

@@ -209,7 +209,9 @@ def test_the_cache_is_listed_by_age():
         return types.SimpleNamespace(**values)
 
     path = types.SimpleNamespace(name="0f3a")
-    old = entry(path=path, domain="real", split="train", rows=9, bytes=5e6, age_s=9e5, complete=True)
+    old = entry(
+        path=path, domain="real", split="train", rows=9, bytes=5e6, age_s=9e5, complete=True
+    )
     new = entry(path=path, domain="real", split="test", rows=4, bytes=7, age_s=3, complete=False)
     chapter = findings.cache_chapter([old, new], "/cache", used=True)
     assert "2 entries, 5.0 MB, in /cache" in chapter.notes[0]
