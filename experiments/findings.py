@@ -12,7 +12,7 @@ from clipjax.data.sources import SPLITS, Dataset, Skipped
 from clipjax.evaluate.chapters import Chapter, Listing, Table
 
 Counts = Mapping[Part, np.ndarray]  # images of each class, int64 [K]
-PAIRS = 10  # of equal images, of each kind, that a terminal shows
+PAIRS, MOST_PAIRS = 10, 1000  # of equal images, of each kind: on a terminal, on the page
 
 
 def percent(share: float) -> str:
@@ -188,11 +188,10 @@ def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> 
     for words, key in kinds.items():
         pairs = census.crossings(groups, key)
         number = sum(len(np.unique(key[group])) > 1 for group in groups)
-        lines = [_pair(rows, classes, *pair) for pair in pairs]
-        items.append(Listing(f"{number:,} {words}:", lines, head=PAIRS))
+        items.append(_pairs(f"{number:,} {words}", pairs, rows, classes))
     alike = [g for g in groups if all(len(np.unique(key[g])) == 1 for key in kinds.values())]
-    lines = [_pair(rows, classes, group[0], row) for group in alike for row in group[1:]]
-    items.append(Listing(f"{len(alike):,} inside one split and class:", lines, head=PAIRS))
+    pairs = [(group[0], row) for group in alike for row in group[1:]]
+    items.append(_pairs(f"{len(alike):,} inside one split and class", pairs, rows, classes))
     return Chapter("duplicates", "Duplicates", notes, items)
 
 
@@ -202,6 +201,12 @@ def _shared(groups: Sequence[np.ndarray], rows: Rows) -> Table:
         for (one, two), number in census.shared_contents(groups, rows).items()
     ]
     return Table(["part", "shares with", "contents"], lines)
+
+
+def _pairs(title: str, pairs: Sequence[tuple], rows: Rows, classes: Sequence[str]) -> Listing:
+    some = f", the first {MOST_PAIRS:,} pairs" if len(pairs) > MOST_PAIRS else ""
+    lines = [_pair(rows, classes, *pair) for pair in pairs[:MOST_PAIRS]]
+    return Listing(f"{title}{some}:", lines, head=PAIRS)
 
 
 def _pair(rows: Rows, classes: Sequence[str], one: int, two: int) -> str:

@@ -103,7 +103,7 @@ def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
     found, refusals = survey(subject, wishes)
     refusals = subject.refusals + refusals
     out.mkdir(parents=True, exist_ok=True)
-    found += [cache(config), *sheets(subject, wishes.seed, out)]
+    found += [cache(config), sheets(subject, wishes.seed, out)]
     for text in filter(None, map(chapters.as_text, found)):
         print(text)
     verdict = "A run would start." if not refusals else f"No run would start: {refusals[0]}"
@@ -239,15 +239,15 @@ def cache(config) -> Chapter:
     return cache_chapter(entries, str(folder), config.features.cache)
 
 
-def sheets(subject: Subject, seed: int, out: pathlib.Path) -> list[Chapter]:
-    """A contact sheet of each domain: a PNG file, and a chapter of the page."""
+def sheets(subject: Subject, seed: int, out: pathlib.Path) -> Chapter:
+    """A contact sheet of each domain, as a PNG file and on the page."""
     from clipjax.evaluate import contact
     from clipjax.evaluate.chapters import Chapter, Listing
     from clipjax.log import progress
 
     dataset = subject.dataset
     classes = contact.choose_classes(len(dataset.classes), seed)
-    found, files = [], []
+    pictures, files = [], []
     for domain in progress(dataset.domains, what="contact sheets", unit="domain"):
         parts = [part for part, s in subject.sources.items() if part[0] == domain and len(s)]
         if not parts:
@@ -258,13 +258,13 @@ def sheets(subject: Subject, seed: int, out: pathlib.Path) -> list[Chapter]:
         title = f"{dataset.name}: {shown}, as the model sees it"
         contact.write_bytes(file, contact.sheet_png(title, strips))
         files.append(str(file))
-        html = contact.sheet_html(strips)
-        found.append(Chapter(f"sheet-{len(files)}", shown, html=html))
+        pictures.append(contact.sheet_html(shown, strips))
     note = (
         f"{len(classes)} of {len(dataset.classes)} classes, the same of every domain, and of each "
         f"up to {contact.PER_CLASS} images as the model sees them; drawn with seed {seed}."
     )
-    return [Chapter("sheets", "Contact sheets", [note], [Listing("Files:", files)]), *found]
+    items = [Listing("Files:", files)]
+    return Chapter("sheets", "Contact sheets", [note], items, html="".join(pictures))
 
 
 def domain_strips(subject: Subject, part: Part, classes: list[int], seed: int) -> list[Strip]:

@@ -9,7 +9,7 @@ from clipjax.evaluate import sections
 from clipjax.evaluate.drawing import escape
 from clipjax.evaluate.page import Section
 
-_OPEN = 40  # lines of a table that a page shows at once; longer ones unfold
+_OPEN = 20  # lines of a table that a page shows at once; longer ones unfold
 
 
 class Table(NamedTuple):

@@ -43,9 +43,11 @@ def choose_rows(labels: np.ndarray, label: int, seed: int, limit: int = PER_CLAS
     return np.random.default_rng([seed, label]).permutation(rows)[:limit].tolist()
 
 
-def sheet_html(strips: Sequence[Strip]) -> str:
-    """The sheet as HTML: a card for each class, its images within (data URIs)."""
-    return f'<div class="cards">{"".join(map(_card, strips))}</div>' if strips else ""
+def sheet_html(title: str, strips: Sequence[Strip]) -> str:
+    """The sheet as HTML that folds away: a card for each class, its images within (data URIs)."""
+    cards = "".join(map(_card, strips))
+    heading = f"<summary>{escape(title)}</summary>"
+    return f'<details open>{heading}<div class="cards">{cards}</div></details>' if strips else ""
 
 
 def _card(strip: Strip) -> str:

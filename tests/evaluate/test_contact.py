@@ -4,10 +4,12 @@ import io
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from clipjax.evaluate import chapters, contact
+from clipjax.evaluate import chapters, contact, page
 from clipjax.evaluate.chapters import Chapter, Listing, Table
+from tests.evaluate import browser
 
 RED, GREEN = (250, 0, 0), (0, 250, 0)
 
@@ -44,11 +46,11 @@ def test_large_images_are_reduced_and_tall_ones_fit():
 def test_a_sheet_of_nothing_is_still_a_picture():
     for empty in ([], [contact.Strip("cat", 0, [])]):
         assert Image.open(io.BytesIO(contact.sheet_png("t", empty))).size[0] > 50
-    assert contact.sheet_html([]) == ""
+    assert contact.sheet_html("photo", []) == ""
 
 
 def test_html_holds_every_image_and_escapes_names():
-    text = contact.sheet_html(strips())
+    text = contact.sheet_html("photo", strips())
     assert len(re.findall(r'<img src="data:image/webp;base64,', text)) == 2
     assert "<owl>" not in text and "&lt;owl&gt;" in text and "2 images" in text
     assert "http" not in text
@@ -101,3 +103,20 @@ def test_the_page_escapes_what_files_are_called():
         Chapter("c", "C", ["<n>"], [Listing("<t>", ["<a>"]), Table(["<h>"], [["<c>"]], "<s>")])
     ).body
     assert not re.search(r"<[ntashc]>", body)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.executable() is None, reason="no browser (apt-get install chromium)")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser_nothing_sticks_out_or_is_broken(scheme):
+    long = "folder/" * 40 + "image.jpg"
+    wide = Table([f"column {i}" for i in range(12)], [["x" * 30] * 12] * 30, "Wide:")
+    items = [wide, Listing("Files:", [long] * 30)]
+    sheet = contact.sheet_html("photo/train", [*strips(), *strips()])
+    chapter = Chapter("c", "Everything", ["A sentence.", long], items, html=sheet)
+    text = page.document("Title", "about", "", [chapters.as_section(chapter)])
+    found, said = browser.look(text, (400, 1200), dark=scheme == "dark")
+    assert said == []
+    for width in ("400", "1200"):
+        assert found[width]["overflow"] == 0 and found[width]["broken"] == 0
+        assert all(w > 300 and h > 200 for _, w, h in found[width]["sections"])
