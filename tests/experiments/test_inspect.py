@@ -142,7 +142,7 @@ def test_an_unreadable_image_counts_against_the_limit(planted, tmp_path, capsys)
 
 def test_a_refusal_is_the_exit_code(planted, tmp_path):
     for i in range(3):
-        (planted / "real" / "red" / f"{i}.png").write_bytes(b"")
+        (planted / "real" / "red" / f"{i}.png").write_bytes(b"no image")
     done = command(
         f"--config=configs/dann.py:source=real,target=sketch,root={planted}", f"--out={tmp_path}"
     )
