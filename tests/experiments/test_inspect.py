@@ -41,27 +41,18 @@ def look(root, out, capsys, *, source="real", target="sketch", **changes):
 
 
 @pytest.fixture
-def planted(folder_dataset):
-    """Larger domains with a leak from train to another split, an image in two classes, and one in
-    two domains; 60 images a domain so that every split has some."""
+def planted(tmp_path):
+    """root/domain/split/class/image.png: 2 domains, 3 classes, 10 + 4 + 6 images, all different."""
     rng = np.random.default_rng(5)
-    for d, domain in enumerate(("real", "sketch")):
-        for c, name in enumerate(("blue", "green", "red")):
-            for i in range(6, 20):
-                pixels = rng.integers(0, 60, (40 + d, 50 + c, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder_dataset / domain / name / f"{i}.png")
-    return folder_dataset
-
-
-def split_of(root, domain):
-    """File -> split, as the dataset has it."""
-    from clipjax.data.sources import SPLITS, open_dataset
-
-    dataset, found = open_dataset("folder", str(root)), {}
-    for split in SPLITS:
-        source = dataset.source(domain, split)
-        found |= {source[i].name.split(domain + "/")[1]: split for i in range(len(source))}
-    return found
+    for domain in ("real", "sketch"):
+        for split, n in (("train", 10), ("val", 4), ("test", 6)):
+            for name in ("blue", "green", "red"):
+                folder = tmp_path / "photos" / domain / split / name
+                folder.mkdir(parents=True)
+                for i in range(n):
+                    pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "photos"
 
 
 def test_the_embedded_data_in_a_process_of_its_own(tmp_path):
@@ -99,23 +90,23 @@ def test_help_and_what_cannot_start_answer_in_a_sentence(arguments, word, tmp_pa
 
 
 def test_planted_duplicates_are_found_and_named(planted, tmp_path, capsys):
-    splits = split_of(planted, "real")
-    inside = {s: [f for f in splits if splits[f] == s and "red" in f] for s in ("train", "test")}
-    leak = (inside["train"][0], inside["test"][0])
-    shutil.copy(planted / "real" / leak[0], planted / "real" / leak[1])
-    conflict = next(f for f in splits if splits[f] == "train" and "blue" in f)
-    other = next(f for f in splits if splits[f] == "train" and "green" in f)
-    shutil.copy(planted / "real" / conflict, planted / "real" / other)
-    shutil.copy(planted / "sketch" / "green" / "7.png", planted / "real" / "green" / "7.png")
+    copies = {  # of one file each
+        "sketch/test/red/1.png": "real/train/red/0.png",  # other split, other domain
+        "real/train/green/2.png": "real/train/blue/2.png",  # other class
+        "real/val/blue/3.png": "real/train/blue/3.png",  # other split
+        "real/test/blue/4.png": "real/test/blue/5.png",  # nothing else
+    }
+    for to, file in copies.items():
+        shutil.copy(planted / file, planted / to)
     refusals, text, page = look(planted, tmp_path / "out", capsys)
     assert refusals == [] and "A run would start" in text
     for said in (text, page):
-        assert "3 contents occur more than once, as 6 images" in said
-        assert "1 in more than one split" in said and "1 in more than one domain" in said
-        assert "1 in more than one class" in said
-        for file in (*leak, conflict, other, "sketch/green/7.png", "real/green/7.png"):
-            assert file in said
-    assert re.search(r"real/train\s+real/test\s+1\n", text)
+        assert "4 contents occur more than once, as 8 images" in said
+        assert "2 in more than one split" in said and "1 in more than one domain" in said
+        assert "1 in more than one class" in said and "1 inside one split and class" in said
+        assert all(file in said for pair in copies.items() for file in pair)
+    assert re.search(r"real/train\s+real/val\s+1\n", text)
+    assert re.search(r"real/train\s+sketch/test\s+1\n", text)
 
 
 def test_different_images_are_no_duplicates(planted, tmp_path, capsys):
@@ -126,7 +117,7 @@ def test_different_images_are_no_duplicates(planted, tmp_path, capsys):
 
 
 def test_an_unreadable_image_counts_against_the_limit(planted, tmp_path, capsys):
-    bad = planted / "real" / "red" / "0.png"
+    bad = planted / "real" / "test" / "red" / "0.png"
     bad.write_bytes(bad.read_bytes()[:60])
     refusals, text, page = look(planted, tmp_path / "out", capsys)  # 1 of 120 is 0.83 %
     assert refusals == [] and "1 of 120 cannot be read (0.83 %)" in text
@@ -142,7 +133,7 @@ def test_an_unreadable_image_counts_against_the_limit(planted, tmp_path, capsys)
 
 def test_a_refusal_is_the_exit_code(planted, tmp_path):
     for i in range(3):
-        (planted / "real" / "red" / f"{i}.png").write_bytes(b"no image")
+        (planted / "real" / "train" / "red" / f"{i}.png").write_bytes(b"no image")
     done = command(
         f"--config=configs/dann.py:source=real,target=sketch,root={planted}", f"--out={tmp_path}"
     )
@@ -152,7 +143,8 @@ def test_a_refusal_is_the_exit_code(planted, tmp_path):
 
 
 def test_a_class_that_one_domain_lacks_is_named(planted, tmp_path):
-    shutil.rmtree(planted / "sketch" / "red")
+    for folder in (planted / "sketch").iterdir():
+        shutil.rmtree(folder / "red")
     done = command(
         f"--config=configs/dann.py:source=real,target=sketch,root={planted}",
         f"--out={tmp_path / 'out'}",
@@ -170,14 +162,12 @@ def test_large_datasets_are_sampled_and_it_says_so(planted, tmp_path, capsys, mo
     assert "Every image was decoded" in text
 
 
-def test_a_split_without_images_is_a_refusal(folder_dataset, tmp_path, capsys):
-    for domain in ("real", "sketch"):
-        for name in ("blue", "green", "red"):
-            for i in range(1, 6):
-                (folder_dataset / domain / name / f"{i}.png").unlink()
-    refusals, text, _ = look(folder_dataset, tmp_path / "out", capsys)
+def test_a_split_without_images_is_a_refusal(planted, tmp_path, capsys):
+    for file in (planted / "sketch" / "val").rglob("*.png"):
+        file.unlink()
+    refusals, text, _ = look(planted, tmp_path / "out", capsys)
     assert len(refusals) == 1 and "has no images" in refusals[0]
-    assert "6 images, 2 domains, 3 classes" in text
+    assert "108 images, 2 domains, 3 classes" in text
 
 
 def test_a_model_out_of_reach_leaves_the_usual_crop(planted, tmp_path, capsys):
@@ -198,7 +188,7 @@ def test_the_page_and_sheets_repeat_byte_for_byte(planted, tmp_path, capsys):
 def test_sizes_and_formats_are_listed(planted, tmp_path, capsys):
     file = io.BytesIO()
     Image.new("RGB", (500, 375)).save(file, "JPEG")
-    (planted / "real" / "red" / "photo.jpg").write_bytes(file.getvalue())
+    (planted / "real" / "test" / "red" / "photo.jpg").write_bytes(file.getvalue())
     _, text, _ = look(planted, tmp_path / "out", capsys)
     (line,) = (row for row in text.splitlines() if "JPEG" in row)
     assert "PNG 60, JPEG 1" in line and "40 / 40 / 375" in line and "/ 500" in line
