@@ -188,7 +188,7 @@ def read(
       decode: bool [N], which are decoded.
       hashing: whether contents are hashed; otherwise only what is decoded is read.
       workers: processes that read; 0 reads in threads.
-      threads: of each process; by default one for each core.
+      threads: of each process; by default as many as cores, in all processes together.
     """
     decode = np.asarray(decode, bool)
     wanted = np.arange(len(rows)) if hashing else np.flatnonzero(decode)
@@ -201,7 +201,7 @@ def read(
     if not chunks:
         return found
     reader = _Reader(rows, preprocess, wanted, decode, hashing)
-    threads = threads or os.cpu_count() or 2
+    threads = threads or max(1, (os.cpu_count() or 2) // max(1, workers))
     loaded = load_ahead(reader, 0, chunks, workers=workers, threads=threads)
     with progress(total=len(wanted), what="read images", unit="image") as bar:
         for looks in loaded:
