@@ -24,6 +24,15 @@ def percent(share: float) -> str:
     return f"{100 * share:.2g} %" if share < 0.995 else "100 %"
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and what it counts.
+
+    >>> counted(1, "file"), counted(2000, "entry", "entries")
+    ('1 file', '2,000 entries')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def size(number: float) -> str:
     """Bytes for people.
 
@@ -164,7 +173,7 @@ def _sizes(rows: Rows, reading: Reading) -> Table:
 
 def skipped_chapter(skipped: Sequence[Skipped]) -> Chapter:
     """The files that were passed over."""
-    note = f"{len(skipped):,} files were passed over." if skipped else "No file was passed over."
+    note = f"Passed over: {counted(len(skipped), 'file') if skipped else 'none'}."
     lines = [f"{each.name}: {each.reason}" for each in skipped]
     return Chapter("skipped", "Files passed over", [note], [Listing("", lines)])
 
@@ -181,9 +190,8 @@ def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> 
         "in more than one domain": rows.key(0),
         "in more than one class": rows.labels,
     }
-    copies, many = sum(map(len, groups)), len(groups)
-    times = "content occurs" if many == 1 else "contents occur"
-    notes = [f"{many:,} {times} more than once, as {copies:,} images together."]
+    repeats = f"{counted(len(groups), 'content')} more than once"
+    notes = [f"There are {repeats}, as {sum(map(len, groups)):,} images together."]
     items: list[Table | Listing] = [_shared(groups, rows)]
     for words, key in kinds.items():
         pairs = census.crossings(groups, key)
@@ -229,7 +237,7 @@ def cache_chapter(entries: Sequence, folder: str, used: bool) -> Chapter:
         return Chapter("cache", "Feature cache", [*notes, f"Nothing in {folder}."])
     total = size(sum(entry.bytes for entry in entries))
     notes.append(
-        f"{len(entries)} entries, {total}, in {folder}. Any of them may be deleted (rm -r); a run "
+        f"{counted(len(entries), 'entry', 'entries')}, {total}, in {folder}. Any of them may be deleted (rm -r); a run "
         "that needs it encodes again."
     )
     lines = [
