@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from clipjax.data import census
-from clipjax.data.census import Part, Reading, Rows
+from clipjax.data.census import Part, Rows
+from clipjax.data.reading import Reading
 from clipjax.data.sources import SPLITS, Dataset, Skipped
 from clipjax.evaluate.chapters import Chapter, Listing, Table
 
@@ -236,10 +237,8 @@ def cache_chapter(entries: Sequence, folder: str, used: bool) -> Chapter:
     if not entries:
         return Chapter("cache", "Feature cache", [*notes, f"Nothing in {folder}."])
     total = size(sum(entry.bytes for entry in entries))
-    notes.append(
-        f"{counted(len(entries), 'entry', 'entries')}, {total}, in {folder}. Any of them may be deleted (rm -r); a run "
-        "that needs it encodes again."
-    )
+    held = f"{counted(len(entries), 'entry', 'entries')}, {total}, in {folder}"
+    notes.append(f"{held}. Any may be deleted (rm -r): a run that needs it encodes again.")
     lines = [
         [
             f"{entry.domain}/{entry.split}",

@@ -106,7 +106,11 @@ def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
     found += [cache(config), sheets(subject, wishes.seed, out)]
     for text in filter(None, map(chapters.as_text, found)):
         print(text)
-    verdict = "A run would start." if not refusals else f"No run would start: {refusals[0]}"
+    verdict = (
+        "A run would start, as far as the data goes."
+        if not refusals
+        else f"No run would start: {refusals[0]}"
+    )
     write_page(subject, found, [verdict, *refusals[1:]], out)
     took = time.perf_counter() - began
     print(f"\n{verdict}\nAll of it: {out / 'inspect.html'} ({took:.0f} s)", flush=True)
@@ -183,12 +187,13 @@ def find_preprocess(config) -> tuple[Preprocess, list[str]]:
 def survey(subject: Subject, wishes: Wishes) -> tuple[list[Chapter], list[str]]:
     """Counts and reads; the chapters on that, and refusals."""
     from clipjax.data import census
+    from clipjax.data.reading import read
     from experiments import findings
 
     config, dataset, sources = subject.config, subject.dataset, subject.sources
     rows, counts = census.Rows(sources), census.class_counts(sources, len(dataset.classes))
     chosen, how = decoded_rows(rows, wishes)
-    reading = census.read(
+    reading = read(
         rows,
         subject.preprocess,
         decode=chosen,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.data import census
+from clipjax.data import census, reading
 from clipjax.data.preprocess import Preprocess
 from clipjax.data.sources import ArraySource, open_dataset
 
@@ -52,7 +52,7 @@ def mixed():
 def read_all(sources, **options):
     rows = census.Rows(sources)
     options = {"decode": np.ones(len(rows), bool)} | options
-    return rows, census.read(rows, PREPROCESS, **options)
+    return rows, reading.read(rows, PREPROCESS, **options)
 
 
 def test_rows_are_the_parts_one_after_the_other(mixed):
@@ -88,11 +88,11 @@ def test_balance_of_equal_and_unequal_classes():
 
 
 def test_repeated_contents_are_those_with_equal_bytes(mixed):
-    rows, reading = read_all(mixed)
+    rows, found = read_all(mixed)
     by_bytes = collections.defaultdict(list)
     for i in range(len(rows)):
         by_bytes[hashlib.sha256(rows[i].image).digest()].append(i)
-    groups = census.repeated(reading.hashes, reading.hashed)
+    groups = census.repeated(found.hashes, found.hashed)
     assert [g.tolist() for g in groups] == sorted(g for g in by_bytes.values() if len(g) > 1)
 
 
@@ -109,8 +109,8 @@ def test_many_random_repeats_against_a_dictionary():
 
 
 def test_what_repeats_cross(mixed):
-    rows, reading = read_all(mixed)
-    groups = census.repeated(reading.hashes, reading.hashed)
+    rows, found = read_all(mixed)
+    groups = census.repeated(found.hashes, found.hashed)
     assert census.crossings(groups, rows.key(1)) == [(0, 5)]
     assert census.crossings(groups, rows.key(0)) == [(2, 7)]
     assert census.crossings(groups, rows.labels) == [(2, 7)]
@@ -127,13 +127,13 @@ def test_reading_finds_sizes_formats_and_what_cannot_be_read():
     images = [encoded(rng, size, kind) for size, kind in zip(sizes, kinds, strict=True)]
     images += [images[1][:40], b"", rng.integers(0, 256, (12, 9, 3), dtype=np.uint8)]
     sources = make_sources(images, [0] * 9, [("a", "train")] * 9)
-    rows, reading = read_all(sources)
-    assert sorted(reading.unreadable) == [6, 7] and reading.share == pytest.approx(2 / 9)
-    assert all(rows[i].name in reading.unreadable[i] for i in (6, 7))
+    rows, found = read_all(sources)
+    assert sorted(found.unreadable) == [6, 7] and found.share == pytest.approx(2 / 9)
+    assert all(rows[i].name in found.unreadable[i] for i in (6, 7))
     readable = [0, 1, 2, 3, 4, 5, 8]
-    assert reading.formats[readable].tolist() == [*kinds, "array"]
-    assert reading.sizes[readable].tolist() == [*map(list, sizes), [9, 12]]
-    assert reading.hashed.all() and reading.decoded.all()
+    assert found.formats[readable].tolist() == [*kinds, "array"]
+    assert found.sizes[readable].tolist() == [*map(list, sizes), [9, 12]]
+    assert found.hashed.all() and found.decoded.all()
 
 
 def test_only_what_is_wanted_is_decoded_or_hashed(mixed):
@@ -155,9 +155,9 @@ def test_a_file_that_vanished_counts_as_unreadable(folder_dataset):
     victim = sources["real", "train"][0].name
     rows = census.Rows(sources)
     (folder_dataset / victim).unlink()
-    reading = census.read(rows, PREPROCESS, decode=np.zeros(len(rows), bool))
-    assert list(reading.unreadable) == [0] and victim in reading.unreadable[0]
-    assert reading.hashed.sum() == len(rows) - 1 and reading.decoded.sum() == 1
+    found = reading.read(rows, PREPROCESS, decode=np.zeros(len(rows), bool))
+    assert list(found.unreadable) == [0] and victim in found.unreadable[0]
+    assert found.hashed.sum() == len(rows) - 1 and found.decoded.sum() == 1
 
 
 def test_thread_counts_do_not_matter(mixed):
@@ -177,9 +177,9 @@ def test_samples_are_seeded_and_of_every_domain(mixed):
 
 def test_hashes_tell_arrays_of_equal_bytes_apart():
     zeros = np.zeros((2, 6, 3), np.uint8)
-    assert census.content_hash(zeros) != census.content_hash(zeros.reshape(6, 2, 3))
-    assert census.content_hash(zeros) == census.content_hash(zeros.copy())
-    assert census.content_hash(zeros[:, ::2]) == census.content_hash(zeros[:, ::2].copy())
+    assert reading.content_hash(zeros) != reading.content_hash(zeros.reshape(6, 2, 3))
+    assert reading.content_hash(zeros) == reading.content_hash(zeros.copy())
+    assert reading.content_hash(zeros[:, ::2]) == reading.content_hash(zeros[:, ::2].copy())
 
 
 def test_splits_that_are_not_there_say_why():
