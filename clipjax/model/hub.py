@@ -51,6 +51,15 @@ def find_tokenizer(name_or_path: str | os.PathLike, revision: str | None = None)
     return _find(name_or_path, revision, _fetch_tokenizer)
 
 
+def find_preprocessor(name_or_path: str | os.PathLike, revision: str | None = None) -> pathlib.Path:
+    """As `find_model`, but of a Hub id fetches no more than config.json and the images' rules.
+
+    Raises:
+      CheckpointError: as `find_model`; weights need not exist.
+    """
+    return _find(name_or_path, revision, _fetch_preprocessor)
+
+
 def _find(
     name_or_path: str | os.PathLike,
     revision: str | None,
@@ -88,6 +97,12 @@ def _fetch_model(repo: str, revision: str | None) -> pathlib.Path:
 def _fetch_tokenizer(repo: str, revision: str | None) -> pathlib.Path:
     directory = _fetch_config(repo, revision)
     _fetch_optional(repo, TOKENIZER_FILES, revision)
+    return directory
+
+
+def _fetch_preprocessor(repo: str, revision: str | None) -> pathlib.Path:
+    directory = _fetch_config(repo, revision)
+    _fetch_optional(repo, PREPROCESSORS, revision)
     return directory
 
 

@@ -41,7 +41,7 @@ addEventListener("load", () => {
       card: style(section, "backgroundColor"),
       ink: style(page.body, "color"),
       muted: style(page.querySelector(".note"), "color"),
-      chart: style(page.querySelector("svg text"), "fill"),
+      chart: style(page.querySelector("svg text") || section, "fill"),
     };
   }
   document.body.innerHTML = "<pre id=found></pre>";

@@ -13,8 +13,16 @@ from huggingface_hub import close_session, constants
 from safetensors.numpy import load_file
 
 from clipjax import load_clip, load_tokenizer, save_clip
+from clipjax.data.preprocess import load_preprocess
 from clipjax.errors import CheckpointError
-from clipjax.model.hub import CONFIG, TOKENIZER_FILES, copy_tokenizer, find_model
+from clipjax.model.hub import (
+    CONFIG,
+    PREPROCESSORS,
+    TOKENIZER_FILES,
+    copy_tokenizer,
+    find_model,
+    find_preprocessor,
+)
 from tests.conftest import TINY, random_params, small_config
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -203,6 +211,13 @@ def test_a_tokenizer_is_fetched_without_the_weights(hub, monkeypatch):
     go(monkeypatch, NOWHERE, offline=True)
     assert load_tokenizer("me/single")(["a cat"]).tolist() == tokenize(["a cat"]).tolist()
     assert "cannot be reached" in refusal("me/single")  # the model itself is not in the cache
+
+
+def test_a_preprocessor_is_fetched_without_the_weights(hub):
+    directory = find_preprocessor("me/single")
+    assert load_preprocess(directory) == load_preprocess(TINY)
+    assert set(hub.asked) == {f"single/{file}" for file in (CONFIG, *PREPROCESSORS)}
+    assert find_preprocessor("tiny") == TINY
 
 
 def test_a_repository_without_vocabulary_has_no_tokenizer(hub):

@@ -1,0 +1,314 @@
+"""What a run would see, before it runs: `python -m experiments.inspect --config=configs/dann.py`.
+
+Counts images, classes, duplicates and unreadable files, and shows some images. Prints it in
+short; --out gets inspect.html with all of it, and a contact sheet (PNG) of each domain. Nothing is
+trained. Exit code 0 if a run would start, 1 with the reason if not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from experiments.cli import explained, refuse_bad_config
+
+if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
+    import numpy as np
+
+    from clipjax.data.census import Part, Rows
+    from clipjax.data.preprocess import Preprocess
+    from clipjax.data.sources import Source
+    from clipjax.evaluate.chapters import Chapter
+    from clipjax.evaluate.contact import Strip
+
+WHOLE, SAMPLE = 20_000, 2_000  # decoded without being asked: all of up to, else of each domain
+
+
+class Wishes(NamedTuple):
+    """What to look at."""
+
+    decode: str = ""  # "all", "none", a number for each domain, or "" for the default
+    duplicates: bool = True
+    seed: int = 0
+
+
+def define_flags() -> None:
+    """The command line; not on import, so that modules with flags of one name can meet."""
+    config_flags.DEFINE_config_file(
+        "config", "configs/dann.py", "Experiment whose data to look at, as experiments.main has it."
+    )
+    flags.DEFINE_string("out", "", "Where files go; default runs/inspect-<hash of the config>.")
+    flags.DEFINE_string(
+        "decode",
+        "",
+        "Which images to decode: all, none, or how many of each domain, drawn at random. Default: "
+        f"all of up to {WHOLE}, else {SAMPLE} of each domain.",
+    )
+    flags.DEFINE_bool("duplicates", True, "Read every file to find images of equal content.")
+    flags.DEFINE_integer("seed", 0, "Of what is drawn at random.")
+
+
+def main(argv: list[str]) -> None:
+    """Looks at what the flags name."""
+    from clipjax.errors import DataError
+
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
+    with explained():
+        given = flags.FLAGS
+        wishes = Wishes(given.decode, given.duplicates, given.seed)
+        out = pathlib.Path(given.out) if given.out else default_out(given.config)
+        if refusals := inspect(given.config, out, wishes):
+            raise DataError(refusals[0])
+
+
+def default_out(config) -> pathlib.Path:
+    """runs/inspect-<hash of the config>, the hash that the run's own folder has."""
+    from experiments.run import config_text
+
+    digest = hashlib.sha256(config_text(config).encode()).hexdigest()[:8]
+    return pathlib.Path("runs") / f"inspect-{digest}"
+
+
+class Subject(NamedTuple):
+    """What is looked at, opened."""
+
+    config: Any
+    dataset: Any  # as a run sees it
+    sources: dict[Part, Source]  # all there are
+    closed: dict[Part, str]  # the others, and why
+    preprocess: Preprocess
+    class_notes: list[str]
+    crop_notes: list[str]
+    refusals: list[str]  # why a run would not start, as far as is known without reading images
+
+
+def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
+    """Looks, prints, writes; returns why a run would not start, nothing if it would.
+
+    Raises:
+      ConfigError: no study, a domain that does not exist, a wish that makes no sense.
+      DataError: nothing to be opened.
+    """
+    from clipjax.evaluate import chapters
+
+    check_decode(wishes.decode)
+    began = time.perf_counter()
+    subject = opened(config)
+    found, refusals = survey(subject, wishes)
+    refusals = subject.refusals + refusals
+    out.mkdir(parents=True, exist_ok=True)
+    found += [cache(config), sheets(subject, wishes.seed, out)]
+    for text in filter(None, map(chapters.as_text, found)):
+        print(text)
+    verdict = (
+        "A run would start, as far as the data goes."
+        if not refusals
+        else f"No run would start: {refusals[0]}"
+    )
+    write_page(subject, found, [verdict, *refusals[1:]], out)
+    took = time.perf_counter() - began
+    print(f"\n{verdict}\nAll of it: {out / 'inspect.html'} ({took:.0f} s)", flush=True)
+    return refusals
+
+
+def check_decode(wish: str) -> None:
+    """Raises ConfigError where --decode is no choice."""
+    from clipjax.errors import ConfigError
+
+    if wish not in ("", "all", "none") and not (wish.isdecimal() and int(wish)):
+        raise ConfigError(f"--decode={wish} is no choice; give all, none, or a number above 0.")
+
+
+def opened(config) -> Subject:
+    """Opens what the config names; only what leaves nothing to look at is raised."""
+    from clipjax.data.census import open_parts
+    from clipjax.errors import ConfigError
+    from experiments.plan import open_data
+
+    if config.experiment == "pretrain":
+        raise ConfigError("pretraining reads a corpus of pairs; inspect looks at data of studies.")
+    dataset, class_notes, refusals = matched(config, open_data(config))
+    refusals = [*refusals, *refused_parts(config, dataset)]
+    preprocess, crop_notes = find_preprocess(config)
+    parts = open_parts(dataset)
+    return Subject(config, dataset, *parts, preprocess, class_notes, crop_notes, refusals)
+
+
+def matched(config, dataset) -> tuple[Any, list[str], list[str]]:
+    """The dataset with its classes matched by name, as a run sees it; notes; refusals."""
+    from clipjax.errors import ClipjaxError
+
+    try:
+        from clipjax.data.classes import match_classes
+    except ImportError:
+        return dataset, [], []
+    data = config.data
+    how = data.get("classes", "closed")
+    try:
+        dataset, notes = match_classes(dataset, data.source, data.target, dataset.domains, how)
+    except ClipjaxError as error:
+        return dataset, [f"A run refuses this: {error}"], [str(error)]
+    return dataset, list(notes), []
+
+
+def refused_parts(config, dataset) -> list[str]:
+    """Why a run would refuse the splits that there are: at most one sentence."""
+    from clipjax.errors import ClipjaxError
+    from experiments.plan import check_parts
+
+    try:
+        check_parts(config, dataset)
+    except ClipjaxError as error:
+        return [str(error)]
+    return []
+
+
+def find_preprocess(config) -> tuple[Preprocess, list[str]]:
+    """How the model crops images, without its weights; CLIP's usual way, and why, if unknown."""
+    from clipjax.data.preprocess import Preprocess, load_preprocess
+    from clipjax.errors import CheckpointError
+    from clipjax.model.hub import find_preprocessor
+
+    said = []
+    try:
+        preprocess = load_preprocess(find_preprocessor(config.model, config.revision or None))
+    except CheckpointError as error:
+        preprocess = Preprocess()
+        said = [f"Cropped to CLIP's usual {preprocess.size} pixels, because {error}"]
+    return preprocess.with_size(config.image_size or preprocess.size), said
+
+
+def survey(subject: Subject, wishes: Wishes) -> tuple[list[Chapter], list[str]]:
+    """Counts and reads; the chapters on that, and refusals."""
+    from clipjax.data import census
+    from clipjax.data.reading import read
+    from experiments import findings
+
+    config, dataset, sources = subject.config, subject.dataset, subject.sources
+    rows, counts = census.Rows(sources), census.class_counts(sources, len(dataset.classes))
+    chosen, how = decoded_rows(rows, wishes)
+    reading = read(
+        rows,
+        subject.preprocess,
+        decode=chosen,
+        hashing=wishes.duplicates,
+        workers=config.data.get("workers", 0),
+    )
+    most, refusals = config.data.get("max_unreadable", 0.01), []
+    if reading.share > most:
+        refusals.append(
+            f"{len(reading.unreadable):,} of {reading.decoded.sum():,} images cannot be read, "
+            f"more than data.max_unreadable={most} allows; replace or remove them, or raise it."
+        )
+    found = [
+        findings.counts_chapter(dataset, counts, subject.closed, config),
+        findings.balance_chapter(dataset, counts),
+        findings.classes_chapter(dataset, counts, subject.class_notes),
+        findings.images_chapter(rows, reading, [how, *subject.crop_notes], most),
+        findings.skipped_chapter(getattr(dataset, "skipped", ())),
+    ]
+    if wishes.duplicates:
+        found.append(findings.duplicates_chapter(rows, reading, dataset.classes))
+    return found, refusals
+
+
+def decoded_rows(rows: Rows, wishes: Wishes) -> tuple[np.ndarray, str]:
+    """Which rows to decode, bool [N], and a sentence about them."""
+    import numpy as np
+
+    from clipjax.data.census import sample_rows
+
+    wish, seed = wishes.decode, wishes.seed
+    if wish == "none":
+        return np.zeros(len(rows), bool), "No image was decoded (--decode=none)."
+    if wish == "all" or (not wish and len(rows) <= WHOLE):
+        return np.ones(len(rows), bool), "Every image was decoded."
+    each = int(wish or SAMPLE)
+    drawn = f"Up to {each:,} images of each domain were decoded, drawn with seed {seed}"
+    return sample_rows(rows, each, seed), f"{drawn}; --decode=all decodes every one."
+
+
+def cache(config) -> Chapter:
+    """What the feature cache holds."""
+    from clipjax.data import features
+    from experiments.findings import cache_chapter
+
+    folder = config.features.cache_dir or features.default_cache_dir() / "features"
+    entries = features.list_cache(folder) if hasattr(features, "list_cache") else []
+    return cache_chapter(entries, str(folder), config.features.cache)
+
+
+def sheets(subject: Subject, seed: int, out: pathlib.Path) -> Chapter:
+    """A contact sheet of each domain, as a PNG file and on the page."""
+    from clipjax.evaluate import contact
+    from clipjax.evaluate.chapters import Chapter, Listing
+    from clipjax.log import progress
+
+    dataset = subject.dataset
+    classes = contact.choose_classes(len(dataset.classes), seed)
+    pictures, files = [], []
+    for domain in progress(dataset.domains, what="contact sheets", unit="domain"):
+        parts = [part for part, s in subject.sources.items() if part[0] == domain and len(s)]
+        if not parts:
+            continue
+        shown = "/".join(parts[0])  # train, or the first split with images
+        strips = domain_strips(subject, parts[0], classes, seed)
+        file = out / ("contact-" + domain.replace("/", "_") + ".png")
+        title = f"{dataset.name}: {shown}, as the model sees it"
+        contact.write_bytes(file, contact.sheet_png(title, strips))
+        files.append(str(file))
+        pictures.append(contact.sheet_html(shown, strips))
+    note = (
+        f"{len(classes)} of {len(dataset.classes)} classes, the same of every domain, and of each "
+        f"up to {contact.PER_CLASS} images as the model sees them; drawn with seed {seed}."
+    )
+    items = [Listing("Files:", files)]
+    return Chapter("sheets", "Contact sheets", [note], items, html="".join(pictures))
+
+
+def domain_strips(subject: Subject, part: Part, classes: list[int], seed: int) -> list[Strip]:
+    """Images of some classes of a part; those that cannot be read are left out."""
+    from clipjax.errors import DataError
+    from clipjax.evaluate.contact import Strip, choose_rows
+
+    source, strips = subject.sources[part], []
+    for label in classes:
+        images = []
+        for row in choose_rows(source.labels, label, seed):
+            try:
+                example = source[row]
+                images.append(subject.preprocess.crop(example.image, example.name))
+            except DataError:
+                continue  # among the unreadable ones, which are listed
+        count = int((source.labels == label).sum())
+        strips.append(Strip(subject.dataset.classes[label], count, images))
+    return strips
+
+
+def write_page(
+    subject: Subject, found: list[Chapter], verdict: list[str], out: pathlib.Path
+) -> None:
+    """Writes inspect.html."""
+    from clipjax.evaluate import chapters, page, sections
+    from clipjax.log import write_atomically
+
+    data, name = subject.config.data, subject.dataset.name
+    html = page.document(
+        f"What a run would see: {data.source} → {data.target}",
+        f"{name}{f' ({data.root})' if data.root else ''}; model {subject.config.model}",
+        "".join(sections.paragraph(sentence, "lead") for sentence in verdict),
+        [chapters.as_section(chapter) for chapter in found],
+    )
+    write_atomically(out / "inspect.html", html)
+
+
+if __name__ == "__main__":
+    refuse_bad_config()
+    define_flags()
+    app.run(main)
