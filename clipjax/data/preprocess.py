@@ -7,15 +7,14 @@ turned upright): other resizers move accuracy.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import pathlib
-import struct
 from typing import Any
 
 import numpy as np
 
+from clipjax.data.decode import check_pixels, decode, to_rgb
 from clipjax.errors import CheckpointError, DataError
 from clipjax.log import write_json
 
@@ -35,6 +34,7 @@ class Preprocess:
       std: divides each channel.
       resample: PIL's number of the filter; 3 is bicubic.
       rescale: factor on uint8 values.
+      decoder: "fast", or "reference" for PIL alone; see `clipjax.data.decode`.
     """
 
     size: int = 224
@@ -43,6 +43,7 @@ class Preprocess:
     std: tuple[float, ...] = OPENAI_STD
     resample: int = 3
     rescale: float = 1 / 255
+    decoder: str = "fast"
 
     def crop(self, image: bytes | np.ndarray, name: str = "image") -> np.ndarray:
         """An encoded image or uint8 array [H, W, 3] to the model's view, uint8 [size, size, 3].
@@ -51,21 +52,21 @@ class Preprocess:
         a picture smaller than the crop is framed in black.
 
         Raises:
-          DataError: bytes that no image decoder understands; the message holds `name`.
+          ConfigError: an unknown `decoder`.
+          DataError: bytes that cannot be decoded whole, or a picture that is too large, before or
+            after the resize; the message holds `name`.
         """
-        from PIL import Image
-
-        try:
-            if isinstance(image, np.ndarray):
-                picture = Image.fromarray(image)
-            else:
-                picture = _upright(Image.open(io.BytesIO(image)))
-            picture = _to_rgb(picture)
-        except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-            raise DataError(
-                f"{name} cannot be read as an image ({error}); replace or remove it."
-            ) from None
+        if isinstance(image, np.ndarray):
+            picture = _from_array(image, name)
+        else:
+            picture = decode(image, name, self.decoder)
         width, height = self._resized(*picture.size)
+        try:
+            check_pixels(width, height)
+        except ValueError as error:
+            raise DataError(
+                f"{name} is too long and narrow: resized it would have {error}; remove it."
+            ) from None
         if picture.size != (width, height):
             picture = picture.resize((width, height), resample=self.resample)
         return _centre(np.asarray(picture, np.uint8), self.size)
@@ -119,36 +120,13 @@ def _centre(pixels: np.ndarray, size: int) -> np.ndarray:
     return pixels[top : top + size, left : left + size]
 
 
-def _upright(picture):
-    """Turned as the EXIF orientation says; EXIF that cannot be read counts as none."""
+def _from_array(image: np.ndarray, name: str):
     from PIL import Image
 
-    turn = Image.Transpose
-    turns = {
-        2: turn.FLIP_LEFT_RIGHT,
-        3: turn.ROTATE_180,
-        4: turn.FLIP_TOP_BOTTOM,
-        5: turn.TRANSPOSE,
-        6: turn.ROTATE_270,
-        7: turn.TRANSVERSE,
-        8: turn.ROTATE_90,
-    }
     try:
-        orientation = picture.getexif().get(0x0112)
-    except (ValueError, KeyError, TypeError, SyntaxError, struct.error):
-        return picture
-    return picture.transpose(turns[orientation]) if orientation in turns else picture
-
-
-def _to_rgb(picture):
-    """Any PIL mode to RGB; transparency is painted on white."""
-    from PIL import Image
-
-    if "A" in picture.getbands() or picture.info.get("transparency") is not None:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+        return to_rgb(Image.fromarray(image))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{name} is an array that is no image ({error}).") from None
 
 
 def load_preprocess(directory: str | os.PathLike) -> Preprocess:
