@@ -19,10 +19,16 @@ def common() -> ConfigDict:
     config.revision = ""  # branch, tag or commit of a Hub id; directories have none
     config.seeds = (0, 1, 2)
     config.data = ConfigDict()
-    config.data.name = "emoji"  # "emoji" is embedded; else "folder" or "parquet" at data.root
+    # "emoji" is embedded. With a root what lies there decides, or "folder", "lists", "domainnet",
+    # "parquet"; "tfds:NAME" for TensorFlow Datasets.
+    config.data.name = "emoji"
     config.data.root = ""
+    config.data.lists = ""  # folder of list files that lie elsewhere than data.root
+    config.data.fractions = (0.6, 0.1, 0.3)  # train, val, test where the data has no splits
     config.data.source = "render"  # labelled domain
     config.data.target = "sketch"  # domain of which training sees the images only
+    config.data.decoder = "fast"  # the bits of "reference", which is PIL alone
+    config.data.workers = 0  # processes that decode; 0: threads of this one
     config.prompts = "drawings"  # a set of clipjax.model.prompts.PROMPTS, or a template with {}
     config.class_names = ""  # JSON file {"class": "what prompts call it"}
     return config
@@ -31,10 +37,19 @@ def common() -> ConfigDict:
 def study() -> ConfigDict:
     """Zero-shot on every domain; experiments add their trained methods."""
     config = common()
+    config.data.domains = ()  # what is evaluated beside source and target; (): every domain
+    config.data.classes = "closed"  # or "intersection": the classes that source and target share
+    config.data.max_unreadable = 0.01  # share of images that may be left out
+    config.data.shots = 0  # labelled images per class to train on; 0: all
+    config.data.fraction = 1.0  # of the labelled images of each class to train on
+    config.data.subset_seed = 0  # which ones; smaller subsets are parts of larger ones
+    config.data.balanced = False  # draw labelled images so that classes are equally likely
+    config.data.epoch = "source"  # "source" or "target": one pass; "longest"; or a number of steps
     config.image_size = 0  # 0: the model's own; else position embeddings are interpolated
     config.features = ConfigDict()
     config.features.batch_size = 64  # the last batch of each split is padded to it
     config.features.cache = True
+    config.features.dtype = "float32"  # "bfloat16", "float16": half the disk and memory
     config.features.cache_dir = ""  # default: clipjax/features in the user's cache folder
     config.whole_domains = False  # zero-shot over train + val + test together too (Table 1)
     config.stages = ()  # which of the methods below run, in this order, after zero-shot

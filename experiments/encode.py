@@ -9,12 +9,14 @@ import jax
 import numpy as np
 
 from clipjax.data import features as feats
-from clipjax.data.pipeline import Crops
+from clipjax.data.crops import Crops
+from clipjax.data.sources import Skipped, Source
+from clipjax.data.subset import Subset
 from clipjax.errors import DataError
 from clipjax.model.clip import normalize
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import load_tokenizer, zero_shot_classifier
-from experiments.plan import Part, Plan, needed_parts
+from experiments.plan import Part, Plan, evaluated, needed_parts, training_rows
 
 PIXELS_IN_MEMORY = 1 << 30  # bytes of decoded images that a run keeps, training parts first
 
@@ -27,12 +29,19 @@ class Encoded(NamedTuple):
     scale: float  # CLIP's factor on cosine similarities
     tokens: np.ndarray  # int32 [K, prompts, T]: the classes' prompts
     plan: Plan
+    rows: dict[Part, np.ndarray]  # which examples of a source the features are of, where not all
     open_crops: dict[Part, Crops]  # those asked for so far
+
+    def source(self, domain: str, split: str) -> Source:
+        """The examples of a part, row by row those of its features."""
+        source = self.plan.dataset.source(domain, split)
+        rows = self.rows.get((domain, split))
+        return source if rows is None else Subset(source, rows)
 
     def crops(self, domain: str, split: str) -> Crops:
         """The pixels of a part, decoded once where they fit into memory."""
         if (domain, split) not in self.open_crops:
-            source = self.plan.dataset.source(domain, split)
+            source = self.source(domain, split)
             left = PIXELS_IN_MEMORY - sum(crops.kept_bytes for crops in self.open_crops.values())
             crops = Crops(source, self.plan.preprocess, memory_bytes=left)
             self.open_crops[domain, split] = crops
@@ -50,7 +59,7 @@ def encode_texts(config, plan: Plan) -> Encoded:
     )
     tokens = np.stack([tokenize(fill_prompts(name, config.prompts)) for name in classes])
     scale = float(module.apply({"params": params}, method="scale"))
-    return Encoded({}, weights, scale, tokens, plan, {})
+    return Encoded({}, weights, scale, tokens, plan, {}, {})
 
 
 def encode(config, plan: Plan, say) -> Encoded:
@@ -65,7 +74,7 @@ def encode(config, plan: Plan, say) -> Encoded:
     cache = config.features.cache_dir or feats.default_cache_dir() / "features"
     # The config too: an activation or a number of heads changes features, and no weight.
     key = f"{feats.fingerprint(params)} {plan.clip_config.vision} {config.compute_dtype}"
-    parts = {}
+    parts, rows, skipped = {}, {}, []
     for domain, split in needed_parts(config, plan.dataset):
         found = feats.cached_features(
             functools.partial(encode_image, params),
@@ -74,13 +83,55 @@ def encode(config, plan: Plan, say) -> Encoded:
             weights=key,
             batch_size=config.features.batch_size,
             cache_dir=cache if config.features.cache else None,
+            dtype=config.features.dtype,
             model=config.model,
+            workers=config.data.workers,
             say=say,
         )
+        skipped += found.skipped
         if found.skipped:
-            raise DataError(f"{found.skipped[0].name} {found.skipped[0].reason}")
-        parts[domain, split] = found.features
+            rows[domain, split] = found.rows
+        # Training features stay mapped; the others are few and go through many measures.
+        parts[domain, split] = found.features if split == "train" else in_float32(found.features)
     images = sum(len(part.labels) for part in parts.values())
-    domains, classes = len(plan.dataset.domains), len(plan.dataset.classes)
+    check_unreadable(skipped, images + len(skipped), config.data.max_unreadable, say)
+    choose_training_rows(config, plan, parts, rows)
+    domains, classes = len(evaluated(config, plan.dataset)), len(plan.dataset.classes)
     say(f"features of {images} images, {domains} domains, {classes} classes")
-    return texts._replace(parts=parts)
+    return texts._replace(parts=parts, rows=rows)
+
+
+def in_float32(part: feats.Features) -> feats.Features:
+    """Features as what everything but training takes."""
+    return part._replace(features=np.asarray(part.features, np.float32))
+
+
+def choose_training_rows(config, plan: Plan, parts: dict, rows: dict) -> None:
+    """Cuts the labelled part down to the shots or the fraction asked for."""
+    place = (config.data.source, "train")
+    if place not in parts:
+        return
+    part = parts[place]
+    chosen = training_rows(config, part.labels, plan.dataset.classes)
+    if chosen is not None:
+        before = rows.get(place, np.arange(len(part.labels)))
+        rows[place] = before[chosen]
+        parts[place] = feats.Features(np.asarray(part.features[chosen]), part.labels[chosen])
+
+
+def check_unreadable(skipped: list[Skipped], images: int, most: float, say) -> None:
+    """Says which images are left out, or refuses to go on without them.
+
+    Raises:
+      DataError: more than the share that data.max_unreadable allows.
+    """
+    if not skipped:
+        return
+    first = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in skipped[:5])
+    if len(skipped) > most * images:
+        raise DataError(
+            f"{len(skipped)} of {images} images cannot be read, more than data.max_unreadable="
+            f"{most} allows: {first}. Replace or remove them; `python -m experiments.inspect` "
+            "with the same options lists them all."
+        )
+    say(f"{len(skipped)} of {images} images cannot be read and are left out: {first}")

@@ -56,7 +56,7 @@ def gather(config, plan: Plan, encoded: Encoded, outcomes: dict[str, Outcome]) -
             "accuracy": {k: _mean_per_class(v, target.labels) for k, v in logits.items()},
         },
         "worst": worst,
-        "images": _images(config, plan, rows),
+        "images": _images(config, plan, encoded, rows),
     }
 
 
@@ -67,10 +67,9 @@ def _mean_per_class(logits: np.ndarray, labels: np.ndarray) -> list[float | None
     return [None if c[0] is None else round(float(np.mean(c)), 4) for c in zip(*seeds, strict=True)]
 
 
-def _images(config, plan, rows: list[int]) -> dict[str, str]:
+def _images(config, plan, encoded: Encoded, rows: list[int]) -> dict[str, str]:
     """Thumbnails of target test examples as the model saw them."""
-    examples = plan.dataset.source(config.data.target, "test")
-    crop = plan.preprocess.crop
+    examples, crop = encoded.source(config.data.target, "test"), plan.preprocess.crop
     return {
         str(row): evidence.thumbnail(crop(examples[row].image, examples[row].name)) for row in rows
     }

@@ -142,16 +142,13 @@ def opened(config) -> Subject:
 
 def matched(config, dataset) -> tuple[Any, list[str], list[str]]:
     """The dataset with its classes matched by name, as a run sees it; notes; refusals."""
+    from clipjax.data.classes import match_classes
     from clipjax.errors import ClipjaxError
+    from experiments.plan import evaluated
 
+    data, domains = config.data, evaluated(config, dataset)
     try:
-        from clipjax.data.classes import match_classes
-    except ImportError:
-        return dataset, [], []
-    data = config.data
-    how = data.get("classes", "closed")
-    try:
-        dataset, notes = match_classes(dataset, data.source, data.target, dataset.domains, how)
+        dataset, notes = match_classes(dataset, data.source, data.target, domains, data.classes)
     except ClipjaxError as error:
         return dataset, [f"A run refuses this: {error}"], [str(error)]
     return dataset, list(notes), []
@@ -198,9 +195,9 @@ def survey(subject: Subject, wishes: Wishes) -> tuple[list[Chapter], list[str]]:
         subject.preprocess,
         decode=chosen,
         hashing=wishes.duplicates,
-        workers=config.data.get("workers", 0),
+        workers=config.data.workers,
     )
-    most, refusals = config.data.get("max_unreadable", 0.01), []
+    most, refusals = config.data.max_unreadable, []
     if reading.share > most:
         refusals.append(
             f"{len(reading.unreadable):,} of {reading.decoded.sum():,} images cannot be read, "
@@ -211,7 +208,7 @@ def survey(subject: Subject, wishes: Wishes) -> tuple[list[Chapter], list[str]]:
         findings.balance_chapter(dataset, counts),
         findings.classes_chapter(dataset, counts, subject.class_notes),
         findings.images_chapter(rows, reading, [how, *subject.crop_notes], most),
-        findings.skipped_chapter(getattr(dataset, "skipped", ())),
+        findings.skipped_chapter(dataset.skipped),
     ]
     if wishes.duplicates:
         found.append(findings.duplicates_chapter(rows, reading, dataset.classes))
@@ -240,8 +237,7 @@ def cache(config) -> Chapter:
     from experiments.findings import cache_chapter
 
     folder = config.features.cache_dir or features.default_cache_dir() / "features"
-    entries = features.list_cache(folder) if hasattr(features, "list_cache") else []
-    return cache_chapter(entries, str(folder), config.features.cache)
+    return cache_chapter(features.list_cache(folder), str(folder), config.features.cache)
 
 
 def sheets(subject: Subject, seed: int, out: pathlib.Path) -> Chapter:

@@ -15,7 +15,7 @@ from clipjax.evaluate import report, select
 from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement
 from clipjax.model.network import Network
 from clipjax.train.sharding import batch_mesh, deal_out, replicate
-from experiments.encode import Encoded, Part
+from experiments.encode import Encoded, Part, in_float32
 from experiments.methods import Phase
 from experiments.plan import FEWEST_FOR_DISTANCE
 
@@ -200,7 +200,7 @@ def zero_shot_rows(config, encoded: Encoded) -> list[dict]:
     parts = {key: part for key, part in encoded.parts.items() if key[1] != "train"}
     if config.whole_domains:
         for domain in dict.fromkeys(domain for domain, _ in encoded.parts):
-            pieces = [part for (d, _), part in encoded.parts.items() if d == domain]
+            pieces = [in_float32(part) for (d, _), part in encoded.parts.items() if d == domain]
             columns = (np.concatenate(column) for column in zip(*pieces, strict=True))
             parts[domain, "all"] = Features(*columns)
     rows = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib.util
 import os
 import pathlib
@@ -9,9 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from clipjax.data.classes import match_classes
+from clipjax.data.features import DTYPES
+from clipjax.data.order import Sampling, steps_per_epoch
 from clipjax.data.preprocess import Preprocess, load_preprocess
 from clipjax.data.sources import Dataset, check_domain, open_dataset
+from clipjax.data.subset import few_shot, fraction
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate.select import ALIASES, RULES
 from clipjax.model.clip import CLIP, CLIPConfig
@@ -40,6 +47,7 @@ class Plan(NamedTuple):
     params: Any  # of the encoder
     preprocess: Preprocess
     methods: dict[str, Method]
+    notes: tuple[str, ...] = ()  # what the user should know of the data
 
     @property
     def clip_config(self) -> CLIPConfig:
@@ -49,7 +57,7 @@ class Plan(NamedTuple):
 
 def prepare(config) -> Plan:
     """Opens everything the config names; whatever can be known to be wrong is said here."""
-    dataset = open_data(config)
+    dataset, notes = matched_data(config)
     methods = build_methods(config, len(dataset.classes))
     check_choices(config)
     check_parts(config, dataset)
@@ -64,9 +72,10 @@ def prepare(config) -> Plan:
             f"model {config.model!r} holds one tower of a CLIP; the study needs images and texts."
         )
     preprocess = preprocess.with_size(size or preprocess.size)
+    preprocess = dataclasses.replace(preprocess, decoder=config.data.decoder)
     check_size(clip_config, preprocess, directory)
     module = CLIP(clip_config, COMPUTE[config.compute_dtype], remat=config.remat)
-    plan = Plan(dataset, names, directory, module, params, preprocess, methods)
+    plan = Plan(dataset, names, directory, module, params, preprocess, methods, tuple(notes))
     for method in methods.values():
         check_method(plan, method, config)
     return plan
@@ -75,9 +84,11 @@ def prepare(config) -> Plan:
 def check_choices(config) -> None:
     """Refuses values of a closed list that are not in it."""
     rules = (*RULES, *ALIASES)
-    for field, known in (("selection", rules), ("compute_dtype", tuple(COMPUTE))):
-        if config[field] not in known:
-            raise ConfigError(f"{field} is {config[field]!r}; known: {', '.join(known)}.")
+    choices = {"selection": rules, "compute_dtype": COMPUTE, "features.dtype": DTYPES}
+    for field, known in choices.items():
+        given = functools.reduce(lambda at, key: at[key], field.split("."), config)
+        if given not in known:
+            raise ConfigError(f"{field} is {given!r}; known: {', '.join(known)}.")
     if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ConfigError('config.tensorboard needs tensorboardX: pip install -e ".[tensorboard]".')
     if config.accumulate < 1 or config.batch_size % config.accumulate:
@@ -88,12 +99,13 @@ def check_choices(config) -> None:
 
 
 def needed_parts(config, dataset: Dataset) -> list[Part]:
-    """What a run encodes: every test split, and what training and tuning need."""
+    """What a run encodes: test splits, and what training and tuning need."""
     source, target = config.data.source, config.data.target
-    parts = [(domain, "test") for domain in dataset.domains]
+    domains = evaluated(config, dataset)
+    parts = [(domain, "test") for domain in domains]
     if config.whole_domains:
         others = [split for split in ("train", "val") if dataset.has_split(split)]
-        parts += [(domain, split) for domain in dataset.domains for split in others]
+        parts += [(domain, split) for domain in domains for split in others]
     if config.stages:
         parts += [(source, "train"), (target, "train"), (source, "val"), (target, "val")]
     return list(dict.fromkeys(parts))
@@ -113,6 +125,12 @@ def check_parts(config, dataset: Dataset) -> None:
             )
 
     ends = (config.data.source, config.data.target)
+    if config.stages:
+        sizes = [len(dataset.source(domain, "train")) for domain in ends]
+        labels = dataset.source(ends[0], "train").labels
+        chosen = training_rows(config, labels, dataset.classes)
+        sizes[0] = sizes[0] if chosen is None else len(chosen)
+        steps_per_epoch(*sizes, config.batch_size, sampling(config).epoch)  # refuses what is none
     if config.stages and config.selection == "proxy_a_distance":
         fewest = min(len(dataset.source(domain, "val")) for domain in ends)
         if fewest < FEWEST_FOR_DISTANCE:
@@ -130,9 +148,54 @@ def class_names(config, dataset: Dataset) -> tuple[str, ...]:
     return tuple(own.get(name, name) for name in dataset.classes)
 
 
+def evaluated(config, dataset: Dataset) -> tuple[str, ...]:
+    """The domains of results: source and target always, in the order of the dataset."""
+    if not config.data.domains:
+        return dataset.domains
+    for domain in config.data.domains:
+        check_domain(dataset, domain)
+    wanted = {config.data.source, config.data.target, *config.data.domains}
+    return tuple(domain for domain in dataset.domains if domain in wanted)
+
+
+def sampling(config) -> Sampling:
+    """How an epoch is made up."""
+    return Sampling(config.data.epoch, config.data.balanced)
+
+
+def training_rows(config, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray | None:
+    """Which of these labelled examples are trained on; None for all.
+
+    Raises:
+      ConfigError: more shots than a class has, or both shots and a fraction.
+    """
+    data = config.data
+    if data.shots and data.fraction != 1:
+        raise ConfigError(
+            f"data.shots={data.shots} and data.fraction={data.fraction} both choose; set one."
+        )
+    if data.shots:
+        return few_shot(labels, data.shots, data.subset_seed, classes)
+    if data.fraction != 1:
+        return fraction(labels, data.fraction, data.subset_seed)
+    return None
+
+
+def matched_data(config) -> tuple[Dataset, list[str]]:
+    """The dataset of the config with classes matched by name, and what there is to say of it."""
+    dataset = open_data(config)
+    data, domains = config.data, evaluated(config, dataset)
+    dataset, notes = match_classes(dataset, data.source, data.target, domains, data.classes)
+    if dataset.skipped:
+        first = "; ".join(f"{name} ({reason})" for name, reason in dataset.skipped[:3])
+        notes = [*notes, f"{len(dataset.skipped)} files are passed over: {first}"]
+    return dataset, notes
+
+
 def open_data(config) -> Dataset:
     """The dataset of the config, its source and target checked before anything expensive."""
-    dataset = open_dataset(config.data.name, config.data.root)
+    data = config.data
+    dataset = open_dataset(data.name, data.root, fractions=data.fractions, lists=data.lists)
     check_domain(dataset, config.data.source)
     check_domain(dataset, config.data.target)
     if config.data.source == config.data.target:

@@ -24,6 +24,8 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict:
 
     log = MetricsLog(workdir / "metrics.jsonl")
     log.rewind(lambda record: True)  # drops a line that a kill cut short
+    for note in plan.notes:
+        say(f"note: {note}")
     for name, method in plan.methods.items():
         for line in warn_of_idle_domain_loss(plan, name, method):
             say(line)

@@ -14,7 +14,7 @@ import numpy as np
 
 from clipjax.adapt.step import TrainState, init_state, make_step
 from clipjax.data.augment import random_resized_crop
-from clipjax.data.order import steps_per_epoch
+from clipjax.data.order import Sampling, steps_per_epoch
 from clipjax.data.pipeline import paired_batches
 from clipjax.errors import CheckpointError, ConfigError, NonFiniteError
 from clipjax.evaluate.select import select
@@ -69,15 +69,24 @@ class Trainer:
         self.encoded, self.workdir = encoded, pathlib.Path(workdir)
         events = self.workdir / "events" / names[0] if config.tensorboard else None
         self.log = MetricsLog(self.workdir / "metrics.jsonl", events)
-        parts = (config.data.source, config.data.target)
-        sizes = [len(plan.dataset.source(domain, "train")) for domain in parts]
-        self.per_epoch = steps_per_epoch(*sizes, config.batch_size)
+        self.per_epoch = self.epoch_length()
         phases = self.method.phases
         lengths = [phase.epochs * self.per_epoch for phase in phases]
         optimizers = [phase.optim.name for phase in phases]
         self.spans = spans(lengths, [phase.freeze for phase in phases], optimizers)
         self.network = self.network_for(None)
         self.validation = Validation(self.network, config, self.method.adversarial, encoded)
+
+    def epoch_length(self) -> int:
+        """Steps of an epoch; as logged where the examples are not at hand (`restored`)."""
+        ends = [(domain, "train") for domain in (self.config.data.source, self.config.data.target)]
+        if all(end in self.encoded.parts for end in ends):
+            sizes = [len(self.encoded.parts[end].labels) for end in ends]
+            return steps_per_epoch(*sizes, self.config.batch_size, self.config.data.epoch)
+        for record in read_log(self.log.path):
+            if str(record.get("phase", "")).partition("/")[0] in self.names:
+                return record["step"] // record["epoch"]
+        raise self.unfinished()
 
     def network_for(self, augment: dict | None) -> Network:
         """The method's network, with or without augmentation."""
@@ -90,6 +99,11 @@ class Trainer:
             return normalized(pixels)
 
         return make_network(self.plan.module, look, heads, tokens=tokens)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How an epoch is made up; its length as a number, which needs no target to be known."""
+        return Sampling(self.per_epoch, self.config.data.balanced)
 
     @property
     def total_steps(self) -> int:
@@ -198,6 +212,7 @@ class Trainer:
                 checkpointer=checkpointer,
                 log=self.log,
                 save_every=self.config.save_every,
+                sampling=self.sampling,
                 rates=functools.partial(self.rates, index),
                 evaluate=functools.partial(self.validation.measure, phase),
             )
@@ -220,8 +235,8 @@ class Trainer:
         parts, data = self.encoded.parts, self.config.data
         source, target = parts[data.source, "train"], parts[data.target, "train"]
         return {
-            "source": {"inputs": jnp.asarray(source.features), "label": jnp.asarray(source.labels)},
-            "target": {"inputs": jnp.asarray(target.features)},
+            "source": {"inputs": source.features, "label": source.labels},
+            "target": {"inputs": target.features},
         }
 
     def fit_pixels(self, index: int, states: TrainState, begin) -> TrainState:
@@ -250,6 +265,8 @@ class Trainer:
             seed=seed,
             batch_size=self.config.batch_size,
             last=until,
+            workers=data.workers,
+            sampling=self.sampling,
         )
 
         def evaluate(params):
