@@ -9,7 +9,8 @@ import numpy as np
 from clipjax.data import census
 from clipjax.data.census import Part, Rows
 from clipjax.data.reading import Reading
-from clipjax.data.sources import SPLITS, Dataset, Skipped
+from clipjax.data.sources import Dataset, Skipped
+from clipjax.data.splits import SPLITS
 from clipjax.evaluate.chapters import Chapter, Listing, Table
 
 Counts = Mapping[Part, np.ndarray]  # images of each class, int64 [K]

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.classes import match_classes
+from clipjax.data.decode import DECODERS
 from clipjax.data.features import DTYPES
-from clipjax.data.order import Sampling, steps_per_epoch
+from clipjax.data.order import steps_per_epoch
 from clipjax.data.preprocess import Preprocess, load_preprocess
 from clipjax.data.sources import Dataset, check_domain, open_dataset
 from clipjax.data.subset import few_shot, fraction
@@ -84,13 +85,22 @@ def prepare(config) -> Plan:
 def check_choices(config) -> None:
     """Refuses values of a closed list that are not in it."""
     rules = (*RULES, *ALIASES)
-    choices = {"selection": rules, "compute_dtype": COMPUTE, "features.dtype": DTYPES}
+    choices = {
+        "selection": rules,
+        "compute_dtype": COMPUTE,
+        "features.dtype": DTYPES,
+        "data.decoder": DECODERS,
+    }
     for field, known in choices.items():
         given = functools.reduce(lambda at, key: at[key], field.split("."), config)
         if given not in known:
             raise ConfigError(f"{field} is {given!r}; known: {', '.join(known)}.")
     if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
         raise ConfigError('config.tensorboard needs tensorboardX: pip install -e ".[tensorboard]".')
+    if not 0 <= config.data.max_unreadable <= 1:
+        raise ConfigError(
+            f"data.max_unreadable={config.data.max_unreadable} is a share of the images, 0 to 1."
+        )
     if config.accumulate < 1 or config.batch_size % config.accumulate:
         raise ConfigError(
             f"batch_size={config.batch_size} cannot be dealt out to accumulate="
@@ -126,11 +136,7 @@ def check_parts(config, dataset: Dataset) -> None:
 
     ends = (config.data.source, config.data.target)
     if config.stages:
-        sizes = [len(dataset.source(domain, "train")) for domain in ends]
-        labels = dataset.source(ends[0], "train").labels
-        chosen = training_rows(config, labels, dataset.classes)
-        sizes[0] = sizes[0] if chosen is None else len(chosen)
-        steps_per_epoch(*sizes, config.batch_size, sampling(config).epoch)  # refuses what is none
+        planned_epoch(config, dataset)
     if config.stages and config.selection == "proxy_a_distance":
         fewest = min(len(dataset.source(domain, "val")) for domain in ends)
         if fewest < FEWEST_FOR_DISTANCE:
@@ -158,9 +164,16 @@ def evaluated(config, dataset: Dataset) -> tuple[str, ...]:
     return tuple(domain for domain in dataset.domains if domain in wanted)
 
 
-def sampling(config) -> Sampling:
-    """How an epoch is made up."""
-    return Sampling(config.data.epoch, config.data.balanced)
+def planned_epoch(config, dataset: Dataset) -> int:
+    """Steps of an epoch if every image can be read.
+
+    Raises:
+      ConfigError: no such length, or no such choice of labelled examples.
+    """
+    source, target = (dataset.source(d, "train") for d in (config.data.source, config.data.target))
+    chosen = training_rows(config, source.labels, dataset.classes)
+    size = len(source) if chosen is None else len(chosen)
+    return steps_per_epoch(size, len(target), config.batch_size, config.data.epoch)
 
 
 def training_rows(config, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray | None:

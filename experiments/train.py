@@ -29,7 +29,7 @@ from clipjax.train.sharding import batch_mesh
 from experiments.encode import Encoded
 from experiments.measure import Validation
 from experiments.methods import Phase, build_optimizer, learning_rate, strength, teams
-from experiments.plan import Plan, is_cached, start_heads
+from experiments.plan import Plan, is_cached, planned_epoch, start_heads
 
 PyTree = Any
 
@@ -78,15 +78,16 @@ class Trainer:
         self.validation = Validation(self.network, config, self.method.adversarial, encoded)
 
     def epoch_length(self) -> int:
-        """Steps of an epoch; as logged where the examples are not at hand (`restored`)."""
-        ends = [(domain, "train") for domain in (self.config.data.source, self.config.data.target)]
-        if all(end in self.encoded.parts for end in ends):
-            sizes = [len(self.encoded.parts[end].labels) for end in ends]
-            return steps_per_epoch(*sizes, self.config.batch_size, self.config.data.epoch)
+        """Steps of an epoch: as logged where the examples are not at hand (`restored`)."""
+        data = self.config.data
+        parts = [self.encoded.parts.get((domain, "train")) for domain in (data.source, data.target)]
+        if None not in parts:
+            sizes = [len(part.labels) for part in parts]
+            return steps_per_epoch(*sizes, self.config.batch_size, data.epoch)
         for record in read_log(self.log.path):
             if str(record.get("phase", "")).partition("/")[0] in self.names:
                 return record["step"] // record["epoch"]
-        raise self.unfinished()
+        return planned_epoch(self.config, self.plan.dataset)
 
     def network_for(self, augment: dict | None) -> Network:
         """The method's network, with or without augmentation."""

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.data.sources import SPLITS, Dataset, Example, Source
+from clipjax.data.sources import Dataset, Example, Source
+from clipjax.data.splits import SPLITS
 from clipjax.errors import DataError
 
 Part = tuple[str, str]  # (domain, split)
