@@ -5,6 +5,15 @@
 A head of 2 layers (512 -> 256 -> 345 classes, smoothed cross-entropy, AdamW, batches of 64) goes
 over all rows. Each side is a process of its own; they alternate, and the fastest epoch after the
 first counts. The file is in the page cache. Linux only.
+
+Measured (jax 0.10.2, 2 cores that had other work beside, --epochs=2 --rounds=1; the loss after two
+epochs was the same, 1.0892):
+
+    bfloat16 from the cache    51 s an epoch, peak 1.11 GB
+    float32 in memory          59 s an epoch, peak 2.95 GB
+
+Of an epoch 0.6 s are the shuffling. Gathering from a bfloat16 array as such would have XLA's CPU
+backend make all of it float32 first: 1.2 GB more.
 """
 
 from __future__ import annotations
