@@ -10,13 +10,20 @@ import numpy as np
 
 from clipjax.data import features as feats
 from clipjax.data.crops import Crops
-from clipjax.data.sources import Skipped, Source
+from clipjax.data.sources import Source
 from clipjax.data.subset import Subset
-from clipjax.errors import DataError
 from clipjax.model.clip import normalize
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import load_tokenizer, zero_shot_classifier
-from experiments.plan import Part, Plan, evaluated, needed_parts, training_rows
+from experiments.plan import (
+    Part,
+    Plan,
+    check_unreadable,
+    evaluated,
+    needed_parts,
+    training_rows,
+    unused_images,
+)
 
 PIXELS_IN_MEMORY = 1 << 30  # bytes of decoded images that a run keeps, training parts first
 
@@ -74,7 +81,7 @@ def encode(config, plan: Plan, say) -> Encoded:
     cache = config.features.cache_dir or feats.default_cache_dir() / "features"
     # The config too: an activation or a number of heads changes features, and no weight.
     key = f"{feats.fingerprint(params)} {plan.clip_config.vision} {config.compute_dtype}"
-    parts, rows, skipped = {}, {}, []
+    parts, rows, skipped = {}, {}, unused_images(plan.dataset)
     for domain, split in needed_parts(config, plan.dataset):
         found = feats.cached_features(
             functools.partial(encode_image, params),
@@ -94,7 +101,8 @@ def encode(config, plan: Plan, say) -> Encoded:
         # Training features stay mapped; the others are few and go through many measures.
         parts[domain, split] = found.features if split == "train" else in_float32(found.features)
     images = sum(len(part.labels) for part in parts.values())
-    check_unreadable(skipped, images + len(skipped), config.data.max_unreadable, say)
+    if told := check_unreadable(skipped, images, config.data.max_unreadable):
+        say(told)
     choose_training_rows(config, plan, parts, rows)
     domains, classes = len(evaluated(config, plan.dataset)), len(plan.dataset.classes)
     say(f"features of {images} images, {domains} domains, {classes} classes")
@@ -117,21 +125,3 @@ def choose_training_rows(config, plan: Plan, parts: dict, rows: dict) -> None:
         before = rows.get(place, np.arange(len(part.labels)))
         rows[place] = before[chosen]
         parts[place] = feats.Features(np.asarray(part.features[chosen]), part.labels[chosen])
-
-
-def check_unreadable(skipped: list[Skipped], images: int, most: float, say) -> None:
-    """Says which images are left out, or refuses to go on without them.
-
-    Raises:
-      DataError: more than the share that data.max_unreadable allows.
-    """
-    if not skipped:
-        return
-    first = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in skipped[:5])
-    if len(skipped) > most * images:
-        raise DataError(
-            f"{len(skipped)} of {images} images cannot be read, more than data.max_unreadable="
-            f"{most} allows: {first}. Replace or remove them; `python -m experiments.inspect` "
-            "with the same options lists them all."
-        )
-    say(f"{len(skipped)} of {images} images cannot be read and are left out: {first}")

@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +17,10 @@ import numpy as np
 from clipjax.data.classes import match_classes
 from clipjax.data.decode import DECODERS
 from clipjax.data.features import DTYPES
+from clipjax.data.files import is_image_name
 from clipjax.data.order import steps_per_epoch
 from clipjax.data.preprocess import Preprocess, load_preprocess
-from clipjax.data.sources import Dataset, check_domain, open_dataset
+from clipjax.data.sources import Dataset, Skipped, check_domain, open_dataset
 from clipjax.data.subset import few_shot, fraction
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate.select import ALIASES, RULES
@@ -134,6 +136,8 @@ def check_parts(config, dataset: Dataset) -> None:
                 "and test folders."
             )
 
+    images = sum(len(dataset.source(*part)) for part in needed_parts(config, dataset))
+    check_unreadable(unused_images(dataset), images, config.data.max_unreadable)
     ends = (config.data.source, config.data.target)
     if config.stages:
         planned_epoch(config, dataset)
@@ -144,6 +148,36 @@ def check_parts(config, dataset: Dataset) -> None:
                 f"selection=proxy_a_distance needs {FEWEST_FOR_DISTANCE} validation images a "
                 f"domain, and there are {fewest}; choose another rule."
             )
+
+
+def unused_images(dataset: Dataset) -> list[Skipped]:
+    """What was passed over and is an image by its name, or a row of a table."""
+    used = lambda name: is_image_name(name) or ".parquet:" in name  # noqa: E731
+    return [entry for entry in dataset.skipped if used(entry.name)]
+
+
+def check_unreadable(skipped: Sequence[Skipped], images: int, most: float) -> str:
+    """A sentence on the images that are left out; "" if none is.
+
+    Args:
+      skipped: these.
+      images: how many there are beside them.
+      most: the share of all that may be left out.
+
+    Raises:
+      DataError: more than that.
+    """
+    if not skipped:
+        return ""
+    images += len(skipped)
+    first = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in skipped[:5])
+    if len(skipped) > most * images:
+        raise DataError(
+            f"{len(skipped)} of {images} images cannot be read, more than data.max_unreadable="
+            f"{most} allows: {first}. Replace or remove them; `python -m experiments.inspect` "
+            "with the same options lists them all."
+        )
+    return f"{len(skipped)} of {images} images cannot be read and are left out: {first}"
 
 
 def class_names(config, dataset: Dataset) -> tuple[str, ...]:

@@ -41,6 +41,16 @@ def test_unreadable_images_are_left_out_of_everything(own_photos, wee_clip, tmp_
     assert row_of(read_json(tmp_path / "again" / "results.json"), "head")["n"] == len(source)
 
 
+def test_empty_files_count_as_unreadable_and_notes_beside_images_do_not(own_photos, wee_clip):
+    (own_photos / "real" / "red" / "empty.png").write_bytes(b"")
+    (own_photos / "real" / "red" / "notes.txt").write_text("taken on holiday")
+    config = config_of(own_photos, wee_clip, head=HEAD)
+    with pytest.raises(DataError, match="1 of .*empty.png.*0 bytes"):
+        prepare(config)
+    config.data.max_unreadable = 0.1
+    assert "notes.txt" in " ".join(prepare(config).notes)
+
+
 def test_parts_of_the_data_in_half_precision_by_worker_processes(own_photos, wee_clip, tmp_path):
     config = config_of(own_photos, wee_clip, dann={"loss": "dann", "heads": TRUNK}, head=HEAD)
     config.data.shots, config.data.balanced, config.data.epoch = 1, True, "longest"
