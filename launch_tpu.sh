@@ -8,7 +8,7 @@ usage() {
 usage: ./launch_tpu.sh NAME --zone=ZONE [options] -- ARGUMENTS OF experiments.main
 
   ./launch_tpu.sh study --zone=ZONE --type=v5litepod-8 --spot -- \
-      --config=configs/dann.py --workdir=gs://BUCKET/study
+      --config=configs/dann.py --workdir=/mnt/disk/study
   ./launch_tpu.sh study --zone=ZONE --delete
 
 NAME              of the TPU VM; one that exists is reused
@@ -25,8 +25,8 @@ NAME              of the TPU VM; one that exists is reused
 --delete          delete the TPU (and its queued resource) and stop
 --help            this text
 
-The run goes on where it stopped if --workdir outlives the TPU, as a gs:// path does. Stopping this
-script leaves the run alone; the same command follows it again.
+After a preemption the run goes on where it stopped if --workdir is on a disk that outlives the TPU.
+Stopping this script leaves the run alone; the same command follows it again.
 END
 }
 
