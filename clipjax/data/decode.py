@@ -1,13 +1,15 @@
-"""Encoded images to upright RGB pictures: PIL, and a faster decoder for plain JPEG files.
+"""Encoded images to upright RGB pictures: PIL, and another decoder for plain JPEG files.
 
-The fast decoder is libjpeg-turbo without PIL's feeding in pieces (simplejpeg). PIL still reads the
-header, and everything that the fast decoder warns of or does not do (CMYK, damaged files, every
-other format) goes to PIL: both decoders accept and refuse the same files, with the same bits.
+"fast" is libjpeg-turbo without PIL's feeding in pieces (simplejpeg). PIL still reads the header,
+and everything that simplejpeg warns of or does not do (CMYK, damaged files, every other format)
+goes to PIL: both decoders accept and refuse the same files, with the same bits. What it gains
+depends on how PIL was built: with Pillow 13 on an Intel Xeon a crop of a 500 x 375 file took 0.96
+to 1.02 of the reference's time, because the resize is 70 % of it.
 
-Resizing is the same call of PIL for both. What is faster was not within one uint8 step of it on
-hard edges and dots: other libraries round coefficients to 16 bits, PIL's own `box=` to 32-bit
-floats, and the order of the two passes, between which PIL clips, depends on the shape (up to 31
-steps).
+Resizing is the same call of PIL for both. Whatever was faster went beyond one uint8 step on hard
+edges or noise: fast_image_resize (about a tenth of the time) rounds coefficients to 16 bits, PIL's
+own `box=` (three quarters) its corners to 32-bit floats, and Pillow 13 makes the order of the two
+passes depend on the shape: another order is up to 31 steps away, because PIL clips between them.
 """
 
 from __future__ import annotations
