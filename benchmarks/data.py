@@ -99,7 +99,7 @@ class TorchFiles(NamedTuple):
             return tensor
         rules = Preprocess()
         mean, std = (torch.tensor(value).view(3, 1, 1) for value in (rules.mean, rules.std))
-        return tensor.float().div_(255).sub_(mean).div_(std)
+        return tensor.float().div(255).clone().sub_(mean).div_(std)  # with torchvision's copies
 
 
 def torch_batches(files: list[pathlib.Path], workers: int, floats: bool) -> Iterable:

@@ -1,11 +1,15 @@
-"""Encoded images to upright RGB pictures: PIL, and a faster decoder for plain JPEG files.
+"""Encoded images to upright RGB pictures: PIL, and another decoder for plain JPEG files.
 
-The fast decoder is libjpeg-turbo without PIL's line-by-line feeding (simplejpeg). PIL still reads
-the header, and everything that the fast decoder warns of or does not do (CMYK, damaged files, every
-other format) goes to PIL: both decoders accept and refuse the same files, with the same pixels.
-Resizing is left to PIL for both. The faster resizers tried were not within one uint8 step of it:
-they round coefficients to 16 bits, or make the horizontal and vertical pass in another order, which
-is up to 31 steps on hard edges because PIL clips between the passes.
+"fast" is libjpeg-turbo without PIL's feeding in pieces (simplejpeg). PIL still reads the header,
+and everything that simplejpeg warns of or does not do (CMYK, damaged files, every other format)
+goes to PIL: both decoders accept and refuse the same files, with the same bits. What it gains
+depends on how PIL was built: with Pillow 13 on an Intel Xeon a crop of a 500 x 375 file took 0.96
+to 1.02 of the reference's time, because the resize is 70 % of it.
+
+Resizing is the same call of PIL for both. Whatever was faster went beyond one uint8 step on hard
+edges or noise: fast_image_resize (about a tenth of the time) rounds coefficients to 16 bits, PIL's
+own `box=` (three quarters) its corners to 32-bit floats, and Pillow 13 makes the order of the two
+passes depend on the shape: another order is up to 31 steps away, because PIL clips between them.
 """
 
 from __future__ import annotations
@@ -78,7 +82,7 @@ def to_rgb(picture: Any) -> Any:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")  # convert copies
 
 
 def _fast(data: bytes, picture: Any) -> Any:
@@ -123,7 +127,11 @@ def _upright(picture: Any, orientation: int) -> Any:
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """What PIL raises for damaged files; found by reading mutated ones (tests/data)."""
+    """What PIL raises for damaged files.
+
+    Of 15,000 mutated ones OSError, the bomb error, SyntaxError and ValueError; the rest is what the
+    parsing calls of its plugins may raise.
+    """
     from PIL import Image
 
     return (
