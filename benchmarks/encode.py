@@ -35,6 +35,8 @@ from absl import app, flags
 from clipjax.model.clip import CLIP, CLIPConfig, VisionConfig
 from clipjax.model.hf_config import config_to_hf
 from clipjax.model.hf_params import abstract_params
+from clipjax.train.sharding import batch_mesh, deal_out, replicate
+from experiments.machine import keep_memory, use_cores
 
 SIZES = {
     "tiny": CLIPConfig(VisionConfig(192, 768, 6, 3, image_size=64, patch_size=8), None, 128),
@@ -63,7 +65,9 @@ def jax_call(config: CLIPConfig, images: np.ndarray, dtype: str, backward: bool)
     def loss(params, images):
         return jnp.mean(embed(params, images) ** 2)
 
-    run, images = jax.jit(jax.grad(loss) if backward else embed), jnp.asarray(images)
+    mesh = batch_mesh(len(images))
+    params, images = replicate(params, mesh), deal_out(images, mesh)
+    run = jax.jit(jax.grad(loss) if backward else embed)
     return lambda: jax.block_until_ready(run(params, images))
 
 
@@ -133,6 +137,8 @@ def compare(name: str, batch: int, dtype: str, backward: bool, rounds: int) -> s
 def main(argv: list[str]) -> None:
     """Prints a row for every combination the flags ask for."""
     del argv
+    keep_memory()  # for both sides
+    use_cores()
     print(f"{'model':9} {'pass':17} {'dtype':9} batch     jax/s   torch/s   ratio  range  threads")
     for name in _MODELS.value:
         for batch in BATCHES[name][-1:] if _LARGEST.value else BATCHES[name]:

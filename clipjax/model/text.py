@@ -78,7 +78,8 @@ def zero_shot_classifier(
     Radford et al. 2021, section 3.1.4. `features @ weights.T` are cosine similarities.
 
     Args:
-      encode_text: token ids int32 [B, T] -> embeddings [B, P]. Compile it with the parameters as an
+      encode_text: token ids int32 [B, T] -> embeddings [B, P], T at most the tokenizer's context: a
+        causal tower, which does not look at the padding that is cut off. Compile it with the parameters as an
         argument: as constants they would be in memory twice.
       tokenize: texts -> token ids, see `load_tokenizer`.
       class_names: K names.
@@ -90,10 +91,28 @@ def zero_shot_classifier(
     """
     per_class = [fill_prompts(name, prompts) for name in class_names]
     texts = [text for filled in per_class for text in filled]
+    ids = without_padding(tokenize(texts))
+    batch_size = min(batch_size, len(ids))
     rows = []
-    for start in range(0, len(texts), batch_size):
-        part = texts[start : start + batch_size]
-        padded = part + [""] * (min(batch_size, len(texts)) - len(part))
-        rows.append(normalize(encode_text(tokenize(padded)))[: len(part)])
+    for start in range(0, len(ids), batch_size):
+        part = ids[start : start + batch_size]
+        padded = np.concatenate([part, ids[: batch_size - len(part)]])  # one shape
+        rows.append(normalize(encode_text(padded))[: len(part)])
     embedded = jnp.concatenate(rows).reshape(len(per_class), len(per_class[0]), -1)
     return normalize(embedded.mean(axis=1))
+
+
+def without_padding(ids: np.ndarray, multiple: int = 8) -> np.ndarray:
+    """Cuts columns of padding off token ids, int32 [N, T] -> [N, t]; every text keeps its EOS.
+
+    A causal tower pooled at the EOS token gives the same embeddings; prompts of a dozen tokens in a
+    context of 77 are encoded several times as fast. The length is rounded up to a multiple, so that
+    few shapes are compiled.
+
+    >>> without_padding(np.array([[7, 1, 9, 9, 9, 9], [7, 1, 2, 9, 9, 9]]), multiple=1).tolist()
+    [[7, 1, 9, 9], [7, 1, 2, 9]]
+    """
+    # What repeats at a row's end is padding, except the first of it, which may be the EOS.
+    repeats = np.cumprod((ids == ids[:, -1:])[:, ::-1], axis=1).sum(axis=1)
+    longest = ids.shape[1] - int(repeats.min()) + 1
+    return ids[:, : min(ids.shape[1], -(-longest // multiple) * multiple)]

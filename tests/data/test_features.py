@@ -19,6 +19,7 @@ from clipjax.data.preprocess import Preprocess
 from clipjax.data.sources import ArraySource
 from clipjax.data.store import FeatureStore
 from clipjax.errors import ConfigError, DataError
+from tests.data.image_files import mutants
 
 PREPROCESS = Preprocess(size=8)
 
@@ -361,3 +362,15 @@ def test_a_long_encoding_says_how_fast_it_was(monkeypatch):
     features.encode_source(Encoder(), source(), PREPROCESS, 3, say=said.append)
     assert len(said) == 1 and said[0].startswith("encoded 18 images of d/val: ")
     assert all(word in said[0] for word in ("images/s", "-bound", "GB in memory"))
+
+
+@pytest.mark.filterwarnings("ignore")  # PIL's, of damaged tags
+def test_500_damaged_files_end_no_encoding_and_are_all_counted(tmp_path):
+    files = [data for _, data in mutants(500)]
+    spoiled = ArraySource(files, np.arange(500) % 3, classes=("a", "b", "c"), domain="d")
+    options = {"weights": "w", "batch_size": 32, "cache_dir": tmp_path, "workers": 1}
+    encode = lambda images: jnp.asarray(images, jnp.float32).mean(axis=(1, 2))  # noqa: E731
+    found = features.cached_features(encode, spoiled, PREPROCESS, **options)
+    assert len(found.rows) + len(found.skipped) == 500
+    assert min(len(found.rows), len(found.skipped)) > 50
+    np.testing.assert_array_equal(found.features.labels, spoiled.labels[found.rows])

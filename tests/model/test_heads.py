@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from clipjax import Heads, zero_shot_classifier
-from clipjax.model.clip import pool_positions
+from clipjax.model.clip import CLIP, pool_positions
 from clipjax.model.heads import as_model, class_embeddings, init_heads, predict
+from clipjax.model.text import without_padding
+from tests.conftest import random_params, small_config
 
 X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8)), jnp.float32)
 
@@ -87,6 +89,26 @@ def test_zero_shot_classifier_normalises_averages_normalises():
     np.testing.assert_allclose(
         weights, mean / np.linalg.norm(mean, axis=1, keepdims=True), rtol=1e-5
     )
+
+
+@pytest.mark.parametrize("pad", [99, 0])  # OpenAI pads with EOS, others with a word
+@pytest.mark.parametrize("eos", [99, 2])  # 2: the largest id is pooled
+def test_texts_mean_the_same_without_padding(pad, eos):
+    config = small_config(text={"eos_token_id": eos, "max_position_embeddings": 40})
+    module, params = CLIP(config), random_params(config)
+    ids = np.full((5, 40), pad, np.int32)
+    for row, length in enumerate((3, 5, 9, 12, 17)):
+        ids[row, :length] = 1 + np.arange(length)
+        ids[row, length] = 99
+    cut = without_padding(ids)
+    assert cut.shape == (5, 24) and (cut == ids[:, :24]).all()
+    encode = lambda x: module.apply({"params": params}, x, method="encode_text")  # noqa: E731
+    np.testing.assert_allclose(encode(cut), encode(ids), rtol=2e-5, atol=1e-6)
+
+
+def test_a_text_that_fills_the_context_stays_whole():
+    ids = np.array([[7, 1, 9, 9], [7, 1, 2, 9]])
+    np.testing.assert_array_equal(without_padding(ids, multiple=1), ids)
 
 
 def test_a_linear_head_without_bias_folds_into_class_embeddings():
