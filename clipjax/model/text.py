@@ -79,8 +79,8 @@ def zero_shot_classifier(
 
     Args:
       encode_text: token ids int32 [B, T] -> embeddings [B, P], T at most the tokenizer's context: a
-        causal tower, which does not look at the padding that is cut off. Compile it with the parameters as an
-        argument: as constants they would be in memory twice.
+        causal tower, which does not look at the padding that is cut off. Compile it with the
+        parameters as an argument: as constants they would be in memory twice.
       tokenize: texts -> token ids, see `load_tokenizer`.
       class_names: K names.
       prompts: a template, a list of them, or the name of a set (`clipjax.model.prompts.PROMPTS`).
