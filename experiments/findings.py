@@ -8,10 +8,12 @@ import numpy as np
 
 from clipjax.data import census
 from clipjax.data.census import Part, Rows
+from clipjax.data.files import Names
 from clipjax.data.reading import Reading
 from clipjax.data.sources import Dataset, Skipped
 from clipjax.data.splits import SPLITS
 from clipjax.evaluate.chapters import Chapter, Listing, Table
+from experiments.subject import Verdict
 
 Counts = Mapping[Part, np.ndarray]  # images of each class, int64 [K]
 PAIRS, MOST_PAIRS = 10, 1000  # of equal images, of each kind: on a terminal, on the page
@@ -129,23 +131,28 @@ def classes_chapter(dataset: Dataset, counts: Counts, notes: Sequence[str]) -> C
     return Chapter("classes", "Classes", [*notes, *same], items)
 
 
-def images_chapter(rows: Rows, reading: Reading, said: Sequence[str], most: float) -> Chapter:
-    """Sizes and formats of what was decoded, and what could not be.
+def images_chapter(
+    rows: Rows, reading: Reading, said: Sequence[str], verdict: Verdict, most: float
+) -> Chapter:
+    """Sizes and formats of what was decoded, what could not be, and what a run says to that.
 
     Args:
       rows: the images.
       reading: what decoding them found.
       said: sentences on how they were read.
+      verdict: the run's.
       most: the share of unreadable images that a run accepts.
     """
-    bad, tried = len(reading.unreadable), int(reading.decoded.sum())
+    unopened, decoded = len(reading.unopened), int(reading.decoded.sum())
     notes = [*said]
-    if tried:
-        notes.append(
-            f"{bad:,} of {tried:,} cannot be read ({percent(reading.share)}); a run accepts "
-            f"{percent(most)} (data.max_unreadable)"
-            + (" and would refuse to start." if reading.share > most else ".")
-        )
+    if unopened:
+        notes.append(f"{unopened:,} of {reading.tried.sum():,} files cannot be opened.")
+    if decoded:
+        bad = len(reading.unreadable) - unopened
+        share = percent(bad / decoded)
+        notes.append(f"{bad:,} of {decoded:,} decoded images cannot be read ({share}).")
+    if verdict.parts and (unopened or decoded):
+        notes.append(_judged(verdict, most, sampled=decoded + unopened < len(rows)))
     reasons = [reading.unreadable[row] for row in sorted(reading.unreadable)]
     return Chapter(
         "images",
@@ -153,6 +160,28 @@ def images_chapter(rows: Rows, reading: Reading, said: Sequence[str], most: floa
         notes,
         [_sizes(rows, reading), Listing("Unreadable:", reasons)],
     )
+
+
+def _judged(verdict: Verdict, most: float, sampled: bool) -> str:
+    about = f"{'about ' * sampled}{verdict.unreadable:,} of {verdict.images:,} images"
+    share = percent(verdict.unreadable / max(1, verdict.images))
+    then = " and would refuse to start" if verdict.refusal else ""
+    return (
+        f"The run reads {_listed(verdict.parts)}: {about} there cannot be read ({share}); it "
+        f"accepts {percent(most)} (data.max_unreadable){then}."
+    )
+
+
+def _listed(parts: Sequence[Part]) -> str:
+    """Parts by their domains.
+
+    >>> _listed([("real", "test"), ("sketch", "test"), ("real", "train")])
+    'real (test, train), sketch (test)'
+    """
+    splits: dict[str, list[str]] = {}
+    for domain, split in parts:
+        splits.setdefault(domain, []).append(split)
+    return ", ".join(f"{domain} ({', '.join(found)})" for domain, found in splits.items())
 
 
 def _sizes(rows: Rows, reading: Reading) -> Table:
@@ -198,10 +227,11 @@ def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> 
     for words, key in kinds.items():
         pairs = census.crossings(groups, key)
         number = sum(len(np.unique(key[group])) > 1 for group in groups)
-        items.append(_pairs(f"{number:,} {words}", pairs, rows, classes))
+        items.append(_pairs(f"{number:,} {words}", pairs, rows, reading.names, classes))
     alike = [g for g in groups if all(len(np.unique(key[g])) == 1 for key in kinds.values())]
     pairs = [(group[0], row) for group in alike for row in group[1:]]
-    items.append(_pairs(f"{len(alike):,} inside one split and class", pairs, rows, classes))
+    title = f"{len(alike):,} inside one split and class"
+    items.append(_pairs(title, pairs, rows, reading.names, classes))
     return Chapter("duplicates", "Duplicates", notes, items)
 
 
@@ -213,17 +243,15 @@ def _shared(groups: Sequence[np.ndarray], rows: Rows) -> Table:
     return Table(["part", "shares with", "contents"], lines)
 
 
-def _pairs(title: str, pairs: Sequence[tuple], rows: Rows, classes: Sequence[str]) -> Listing:
+def _pairs(
+    title: str, pairs: Sequence[tuple], rows: Rows, names: Names, classes: Sequence[str]
+) -> Listing:
+    def told(row: int) -> str:
+        return f"{names[row]} ({'/'.join(rows.parts[rows.part[row]])}, {classes[rows.labels[row]]})"
+
     some = f", the first {MOST_PAIRS:,} pairs" if len(pairs) > MOST_PAIRS else ""
-    lines = [_pair(rows, classes, *pair) for pair in pairs[:MOST_PAIRS]]
+    lines = [f"{told(one)} = {told(two)}" for one, two in pairs[:MOST_PAIRS]]
     return Listing(f"{title}{some}:", lines, head=PAIRS)
-
-
-def _pair(rows: Rows, classes: Sequence[str], one: int, two: int) -> str:
-    return " = ".join(
-        f"{rows[row].name} ({'/'.join(rows.parts[rows.part[row]])}, {classes[rows.labels[row]]})"
-        for row in (one, two)
-    )
 
 
 def cache_chapter(entries: Sequence, folder: str, used: bool) -> Chapter:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
+import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import app, flags
 from ml_collections import config_flags
@@ -21,10 +22,9 @@ if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are know
     import numpy as np
 
     from clipjax.data.census import Part, Rows
-    from clipjax.data.preprocess import Preprocess
-    from clipjax.data.sources import Source
     from clipjax.evaluate.chapters import Chapter
     from clipjax.evaluate.contact import Strip
+    from experiments.subject import Subject
 
 WHOLE, SAMPLE = 20_000, 2_000  # decoded without being asked: all of up to, else of each domain
 
@@ -75,19 +75,6 @@ def default_out(config) -> pathlib.Path:
     return pathlib.Path("runs") / f"inspect-{digest}"
 
 
-class Subject(NamedTuple):
-    """What is looked at, opened."""
-
-    config: Any
-    dataset: Any  # as a run sees it
-    sources: dict[Part, Source]  # all there are
-    closed: dict[Part, str]  # the others, and why
-    preprocess: Preprocess
-    class_notes: list[str]
-    crop_notes: list[str]
-    refusals: list[str]  # why a run would not start, as far as is known without reading images
-
-
 def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
     """Looks, prints, writes; returns why a run would not start, nothing if it would.
 
@@ -96,16 +83,17 @@ def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
       DataError: nothing to be opened.
     """
     from clipjax.evaluate import chapters
+    from experiments.subject import opened
 
     check_decode(wishes.decode)
     began = time.perf_counter()
     subject = opened(config)
     found, refusals = survey(subject, wishes)
-    refusals = subject.refusals + refusals
+    refusals = [*dict.fromkeys(subject.refusals + refusals)]
     out.mkdir(parents=True, exist_ok=True)
     found += [cache(config), sheets(subject, wishes.seed, out)]
     for text in filter(None, map(chapters.as_text, found)):
-        print(text)
+        say(text)
     verdict = (
         "A run would start, as far as the data goes."
         if not refusals
@@ -113,8 +101,15 @@ def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
     )
     write_page(subject, found, [verdict, *refusals[1:]], out)
     took = time.perf_counter() - began
-    print(f"\n{verdict}\nAll of it: {out / 'inspect.html'} ({took:.0f} s)", flush=True)
+    say(f"\n{verdict}\nAll of it: {out / 'inspect.html'} ({took:.0f} s)")
     return refusals
+
+
+def say(text: str) -> None:
+    """Prints; what the terminal cannot show, such as file names of no encoding, as escapes."""
+    from clipjax.evaluate.chapters import writable
+
+    print(writable(text, sys.stdout.encoding), flush=True)
 
 
 def check_decode(wish: str) -> None:
@@ -125,67 +120,12 @@ def check_decode(wish: str) -> None:
         raise ConfigError(f"--decode={wish} is no choice; give all, none, or a number above 0.")
 
 
-def opened(config) -> Subject:
-    """Opens what the config names; only what leaves nothing to look at is raised."""
-    from clipjax.data.census import open_parts
-    from clipjax.errors import ConfigError
-    from experiments.plan import open_data
-
-    if config.experiment == "pretrain":
-        raise ConfigError("pretraining reads a corpus of pairs; inspect looks at data of studies.")
-    dataset, class_notes, refusals = matched(config, open_data(config))
-    refusals = [*refusals, *refused_parts(config, dataset)]
-    preprocess, crop_notes = find_preprocess(config)
-    parts = open_parts(dataset)
-    return Subject(config, dataset, *parts, preprocess, class_notes, crop_notes, refusals)
-
-
-def matched(config, dataset) -> tuple[Any, list[str], list[str]]:
-    """The dataset with its classes matched by name, as a run sees it; notes; refusals."""
-    from clipjax.data.classes import match_classes
-    from clipjax.errors import ClipjaxError
-    from experiments.plan import evaluated
-
-    data, domains = config.data, evaluated(config, dataset)
-    try:
-        dataset, notes = match_classes(dataset, data.source, data.target, domains, data.classes)
-    except ClipjaxError as error:
-        return dataset, [f"A run refuses this: {error}"], [str(error)]
-    return dataset, list(notes), []
-
-
-def refused_parts(config, dataset) -> list[str]:
-    """Why a run would refuse the splits that there are: at most one sentence."""
-    from clipjax.errors import ClipjaxError
-    from experiments.plan import check_parts
-
-    try:
-        check_parts(config, dataset)
-    except ClipjaxError as error:
-        return [str(error)]
-    return []
-
-
-def find_preprocess(config) -> tuple[Preprocess, list[str]]:
-    """How the model crops images, without its weights; CLIP's usual way, and why, if unknown."""
-    from clipjax.data.preprocess import Preprocess, load_preprocess
-    from clipjax.errors import CheckpointError
-    from clipjax.model.hub import find_preprocessor
-
-    said = []
-    try:
-        preprocess = load_preprocess(find_preprocessor(config.model, config.revision or None))
-    except CheckpointError as error:
-        preprocess = Preprocess()
-        said = [f"Cropped to CLIP's usual {preprocess.size} pixels, because {error}"]
-    return preprocess.with_size(config.image_size or preprocess.size), said
-
-
 def survey(subject: Subject, wishes: Wishes) -> tuple[list[Chapter], list[str]]:
     """Counts and reads; the chapters on that, and refusals."""
     from clipjax.data import census
     from clipjax.data.reading import read
     from experiments import findings
+    from experiments.subject import judge
 
     config, dataset, sources = subject.config, subject.dataset, subject.sources
     rows, counts = census.Rows(sources), census.class_counts(sources, len(dataset.classes))
@@ -197,22 +137,18 @@ def survey(subject: Subject, wishes: Wishes) -> tuple[list[Chapter], list[str]]:
         hashing=wishes.duplicates,
         workers=config.data.workers,
     )
-    most, refusals = config.data.max_unreadable, []
-    if reading.share > most:
-        refusals.append(
-            f"{len(reading.unreadable):,} of {reading.decoded.sum():,} images cannot be read, "
-            f"more than data.max_unreadable={most} allows; replace or remove them, or raise it."
-        )
+    most = config.data.max_unreadable
+    verdict = judge(subject.needed, rows, reading, most)
     found = [
         findings.counts_chapter(dataset, counts, subject.closed, config),
         findings.balance_chapter(dataset, counts),
         findings.classes_chapter(dataset, counts, subject.class_notes),
-        findings.images_chapter(rows, reading, [how, *subject.crop_notes], most),
+        findings.images_chapter(rows, reading, [how, *subject.crop_notes], verdict, most),
         findings.skipped_chapter(dataset.skipped),
     ]
     if wishes.duplicates:
         found.append(findings.duplicates_chapter(rows, reading, dataset.classes))
-    return found, refusals
+    return found, [verdict.refusal] if verdict.refusal else []
 
 
 def decoded_rows(rows: Rows, wishes: Wishes) -> tuple[np.ndarray, str]:
@@ -301,7 +237,7 @@ def write_page(
         "".join(sections.paragraph(sentence, "lead") for sentence in verdict),
         [chapters.as_section(chapter) for chapter in found],
     )
-    write_atomically(out / "inspect.html", html)
+    write_atomically(out / "inspect.html", chapters.writable(html))
 
 
 if __name__ == "__main__":

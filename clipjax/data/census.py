@@ -13,7 +13,7 @@ import numpy as np
 
 from clipjax.data.sources import Dataset, Example, Source
 from clipjax.data.splits import SPLITS
-from clipjax.errors import DataError
+from clipjax.errors import ClipjaxError
 
 Part = tuple[str, str]  # (domain, split)
 
@@ -24,10 +24,22 @@ def open_parts(dataset: Dataset) -> tuple[dict[Part, Source], dict[Part, str]]:
     for domain in dataset.domains:
         for split in SPLITS:
             try:
-                found[domain, split] = dataset.source(domain, split)
-            except DataError as error:
-                closed[domain, split] = str(error)
+                source = dataset.source(domain, split)
+                np.asarray(source.labels)  # a source may open its files only for these
+                found[domain, split] = source
+            except Exception as error:
+                closed[domain, split] = sentence(error)
     return found, closed
+
+
+def sentence(error: Exception) -> str:
+    """An error on one line; what is not made for users, with its kind.
+
+    >>> sentence(ClipjaxError("no split.")), sentence(KeyError("label"))
+    ('no split.', "KeyError: 'label'")
+    """
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ClipjaxError) else f"{type(error).__name__}: {text}"
 
 
 class Rows:
@@ -41,7 +53,7 @@ class Rows:
 
     def __init__(self, sources: Mapping[Part, Source]):
         self.parts, self._sources = tuple(sources), tuple(sources.values())
-        lengths = [len(source) for source in self._sources]
+        lengths = np.array([len(source) for source in self._sources], np.int64)
         self._starts = np.cumsum([0, *lengths])
         self.part = np.repeat(np.arange(len(lengths)), lengths)
         labels = [np.asarray(source.labels, np.int32) for source in self._sources]

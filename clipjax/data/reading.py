@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.data.census import Rows
+from clipjax.data.census import Part, Rows
+from clipjax.data.files import Names
 from clipjax.data.preprocess import Preprocess
 from clipjax.data.workers import load_ahead
 from clipjax.errors import DataError
@@ -49,16 +50,35 @@ class Reading(NamedTuple):
     """What reading a dataset found."""
 
     hashes: np.ndarray  # uint64 [N, 2], of the content
-    hashed: np.ndarray  # bool [N], False where it was not read
-    decoded: np.ndarray  # bool [N], where decoding was tried
+    hashed: np.ndarray  # bool [N], whether there is a hash
+    tried: np.ndarray  # bool [N], where opening was tried
+    decoded: np.ndarray  # bool [N], where decoding was tried: of what could be opened
     sizes: np.ndarray  # int32 [N, 2] width and height; 0 where they are not known
     formats: np.ndarray  # str [N]; "" where it is not known
-    unreadable: dict[int, str]  # row -> why
+    unreadable: dict[int, str]  # row -> why, of what could not be opened or not be decoded
+    names: Names  # N of them; "" where nothing could be opened
 
     @property
-    def share(self) -> float:
-        """Unreadable images, of those that were tried."""
-        return len(self.unreadable) / max(1, int(self.decoded.sum()))
+    def unopened(self) -> np.ndarray:
+        """Rows that could not even be opened, int64, ascending."""
+        return np.array([r for r in sorted(self.unreadable) if not self.decoded[r]], np.int64)
+
+
+def unreadable_images(rows: Rows, found: Reading) -> dict[Part, float]:
+    """How many images of each part cannot be read; where a sample was decoded, an estimate.
+
+    What could not be opened was mostly tried for every image, and then is exact; what can be opened
+    but not decoded is taken to be as frequent in the rest of a part as among what was decoded
+    there, and absent where nothing was.
+    """
+    counted = lambda flags: np.bincount(rows.part[flags], minlength=len(rows.parts))  # noqa: E731
+    bad = np.zeros(len(rows), bool)
+    bad[list(found.unreadable)] = True
+    size, tried = np.bincount(rows.part, minlength=len(rows.parts)), counted(found.tried)
+    unopened = size * counted(bad & ~found.decoded) / np.maximum(tried, 1)
+    rate = counted(bad & found.decoded) / np.maximum(counted(found.decoded), 1)
+    estimate = unopened + (size - unopened) * rate
+    return dict(zip(rows.parts, estimate.tolist(), strict=True))
 
 
 def read(
@@ -82,10 +102,10 @@ def read(
     """
     decode = np.asarray(decode, bool)
     wanted = np.arange(len(rows)) if hashing else np.flatnonzero(decode)
-    n = len(rows)
+    n, names = len(rows), _NamesSeen(len(rows))
     found = Reading(
-        np.zeros((n, 2), np.uint64), np.zeros(n, bool), np.zeros(n, bool),
-        np.zeros((n, 2), np.int32), np.zeros(n, "U12"), {},
+        np.zeros((n, 2), np.uint64), np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, bool),
+        np.zeros((n, 2), np.int32), np.zeros(n, "U12"), {}, names.packed(),
     )  # fmt: skip
     chunks = -(-len(wanted) // _CHUNK)
     if not chunks:
@@ -97,17 +117,34 @@ def read(
         for looks in loaded:
             for look in looks:
                 _note(found, look, bool(decode[look.row]))
+                names.add(look.row, look.name)
             bar.update(len(looks))
-    return found
+    return found._replace(names=names.packed())
+
+
+class _NamesSeen:
+    """Names of rows, given in their order; 600,000 strings would take a hundred megabytes."""
+
+    def __init__(self, rows: int):
+        self._packed, self._ends = bytearray(), np.zeros(rows + 1, np.int64)
+
+    def add(self, row: int, name: str) -> None:
+        self._packed += os.fsencode(name)
+        self._ends[row + 1] = len(self._packed)
+
+    def packed(self) -> Names:
+        return Names(bytes(self._packed), np.maximum.accumulate(self._ends))
 
 
 class _Look(NamedTuple):
     """One image."""
 
     row: int
+    name: str = ""
     digest: bytes = b""
     header: tuple[int, int, str] = (0, 0, "")
     reason: str = ""
+    opened: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,24 +165,24 @@ class _Reader:
         try:
             example = self.rows[row]
         except DataError as error:
-            return _Look(row, reason=str(error))
+            return _Look(row, reason=str(error), opened=False)
         digest = content_hash(example.image) if self.hashing else b""
         if not self.decode[row]:
-            return _Look(row, digest)
+            return _Look(row, example.name, digest)
         try:
             self.preprocess.crop(example.image, example.name)
         except DataError as error:
-            return _Look(row, digest, reason=str(error))
-        return _Look(row, digest, header(example.image))
+            return _Look(row, example.name, digest, reason=str(error))
+        return _Look(row, example.name, digest, header(example.image))
 
 
-def _note(found: Reading, look: _Look, tried: bool) -> None:
+def _note(found: Reading, look: _Look, decode: bool) -> None:
     if look.digest:
         found.hashes[look.row] = np.frombuffer(look.digest, np.uint64)
         found.hashed[look.row] = True
     if look.reason:
         found.unreadable[look.row] = look.reason
-    # A file that cannot even be opened counts as tried, sampled or not.
-    found.decoded[look.row] = tried or bool(look.reason)
+    found.tried[look.row] = True
+    found.decoded[look.row] = decode and look.opened
     found.sizes[look.row] = look.header[:2]
     found.formats[look.row] = look.header[2]

@@ -40,6 +40,18 @@ class Chapter(NamedTuple):
     html: str = ""  # on the page only
 
 
+def writable(text: str, encoding: str | None = "utf-8") -> str:
+    """The text with what an encoding lacks as backslash escapes.
+
+    Names of files that are no UTF-8 come as lone surrogates, which nothing can print or write.
+
+    >>> writable("photo-\\udcff.png"), writable("caf\\u00e9", "ascii")
+    ('photo-\\\\udcff.png', 'caf\\\\xe9')
+    """
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     """Columns under each other, the first to the left, the others to the right.
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from clipjax.evaluate.chapters import writable
 from clipjax.evaluate.drawing import escape
 from clipjax.evaluate.evidence import thumbnail
 
@@ -102,7 +103,7 @@ def _reduced(image: np.ndarray):
 
 def _cut(text: str, font, width: float) -> str:
     """As much of a text as there is room for."""
-    text = " ".join(text.split())
+    text = writable(" ".join(text.split()))
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

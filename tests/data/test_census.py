@@ -12,6 +12,7 @@ from PIL import Image
 from clipjax.data import census, reading
 from clipjax.data.preprocess import Preprocess
 from clipjax.data.sources import ArraySource, open_dataset
+from clipjax.errors import DataError
 
 PREPROCESS = Preprocess(size=16)
 
@@ -128,12 +129,14 @@ def test_reading_finds_sizes_formats_and_what_cannot_be_read():
     images += [images[1][:40], b"", rng.integers(0, 256, (12, 9, 3), dtype=np.uint8)]
     sources = make_sources(images, [0] * 9, [("a", "train")] * 9)
     rows, found = read_all(sources)
-    assert sorted(found.unreadable) == [6, 7] and found.share == pytest.approx(2 / 9)
+    assert sorted(found.unreadable) == [6, 7] and not len(found.unopened)
+    assert reading.unreadable_images(rows, found) == {("a", "train"): pytest.approx(2)}
     assert all(rows[i].name in found.unreadable[i] for i in (6, 7))
     readable = [0, 1, 2, 3, 4, 5, 8]
     assert found.formats[readable].tolist() == [*kinds, "array"]
     assert found.sizes[readable].tolist() == [*map(list, sizes), [9, 12]]
-    assert found.hashed.all() and found.decoded.all()
+    assert found.hashed.all() and found.decoded.all() and found.tried.all()
+    assert [found.names[i] for i in range(9)] == [rows[i].name for i in range(9)]
 
 
 def test_only_what_is_wanted_is_decoded_or_hashed(mixed):
@@ -143,9 +146,10 @@ def test_only_what_is_wanted_is_decoded_or_hashed(mixed):
     assert some.hashed.all() and some.decoded.tolist() == decode.tolist()
     assert list(some.unreadable) == [6]
     _, none = read_all(mixed, decode=np.zeros(8, bool), hashing=False)
-    assert not none.hashed.any() and not none.unreadable and none.share == 0
+    assert not none.hashed.any() and not none.unreadable and not none.tried.any()
     _, only = read_all(mixed, decode=decode, hashing=False)
     assert not only.hashed.any() and only.decoded.tolist() == decode.tolist()
+    assert [bool(only.names[i]) for i in range(8)] == only.tried.tolist() == decode.tolist()
 
 
 def test_a_file_that_vanished_counts_as_unreadable(folder_dataset):
@@ -157,12 +161,46 @@ def test_a_file_that_vanished_counts_as_unreadable(folder_dataset):
     (folder_dataset / victim).unlink()
     found = reading.read(rows, PREPROCESS, decode=np.zeros(len(rows), bool))
     assert list(found.unreadable) == [0] and victim in found.unreadable[0]
-    assert found.hashed.sum() == len(rows) - 1 and found.decoded.sum() == 1
+    assert found.hashed.sum() == len(rows) - 1 and found.tried.all() and not found.decoded.any()
+    assert found.unopened.tolist() == [0]
+    assert reading.unreadable_images(rows, found)["real", "train"] == 1  # none is foretold by it
+
+
+class Damaged(ArraySource):
+    """Rows below `unopened` cannot be opened, the next ones below `bad` not be decoded."""
+
+    def __init__(self, n, unopened, bad, domain="a"):
+        pixels = np.zeros((n, 4, 4, 3), np.uint8)
+        super().__init__(pixels, np.zeros(n), classes=("cat",), domain=domain)
+        self.limits = unopened, bad
+
+    def __getitem__(self, index):
+        if index < self.limits[0]:
+            raise DataError(f"{self.names[index]} cannot be opened")
+        example = super().__getitem__(index)
+        return example if index >= self.limits[1] else example._replace(image=b"no image")
+
+
+def test_what_cannot_be_opened_is_counted_and_what_cannot_be_decoded_foretold():
+    sources = {("a", "train"): Damaged(200, 4, 4), ("b", "train"): Damaged(100, 10, 30, "b")}
+    rows = census.Rows(sources)
+    decode = np.zeros(300, bool)
+    decode[:200:10] = True  # one unopened, 19 good
+    decode[200::10] = True  # one unopened, 2 bad, 7 good
+    found = reading.read(rows, PREPROCESS, decode=decode)
+    assert len(found.unopened) == 14 and len(found.unreadable) == 16
+    estimate = reading.unreadable_images(rows, found)
+    assert estimate == {("a", "train"): 4, ("b", "train"): pytest.approx(10 + 90 * 2 / 9)}
+    found = reading.read(rows, PREPROCESS, decode=decode, hashing=False)  # only the sample is known
+    estimate = reading.unreadable_images(rows, found)
+    assert estimate == {("a", "train"): pytest.approx(10), ("b", "train"): pytest.approx(30)}
+    found = reading.read(rows, PREPROCESS, decode=np.ones(300, bool))
+    assert list(reading.unreadable_images(rows, found).values()) == [4, 30]
 
 
 def test_thread_counts_do_not_matter(mixed):
     one, three = read_all(mixed, threads=1)[1], read_all(mixed, threads=3)[1]
-    assert all(np.array_equal(a, b) for a, b in zip(one[:5], three[:5], strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(one[:6], three[:6], strict=True))
     assert list(one.unreadable) == list(three.unreadable)
 
 
@@ -188,14 +226,25 @@ def test_splits_that_are_not_there_say_why():
     assert "train only" in closed["a", "val"]
 
 
+def test_a_part_that_fails_in_its_own_way_is_closed_with_a_sentence():
+    class Odd(OneSplit):
+        def source(self, domain, split):
+            if split == "val":
+                raise KeyError("image\ncolumn")
+            return super().source(domain, split)
+
+    found, closed = census.open_parts(Odd())
+    assert list(found) == [("a", "train")] and closed["a", "val"].startswith("KeyError: ")
+    assert "\n" not in closed["a", "val"]
+    assert len(census.Rows({})) == 0
+
+
 class OneSplit:
     """A dataset of one domain that has a training split alone."""
 
     domains = ("a",)
 
     def source(self, domain, split):
-        from clipjax.errors import DataError
-
         if split != "train":
             raise DataError("train only")
         return ArraySource([b"x"], [0], classes=("cat",), domain=domain)

@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipjax.data import census, reading
+from clipjax.data.preprocess import Preprocess
+from clipjax.data.sources import ArrayDataset, ArraySource, open_dataset
+from clipjax.errors import DataError
 from configs import dann
-from experiments import findings, inspect
+from experiments import findings, inspect, plan, subject
 from tests.conftest import REPO
 
 
@@ -120,7 +124,7 @@ def test_an_unreadable_image_counts_against_the_limit(planted, tmp_path, capsys)
     bad = planted / "real" / "test" / "red" / "0.png"
     bad.write_bytes(bad.read_bytes()[:60])
     refusals, text, page = look(planted, tmp_path / "out", capsys)  # 1 of 120 is 0.83 %
-    assert refusals == [] and "1 of 120 cannot be read (0.83 %)" in text
+    assert refusals == [] and "1 of 120 decoded images cannot be read (0.83 %)" in text
     assert "red/0.png" in text and "red/0.png" in page
     refusals, text, page = look(planted, tmp_path / "out", capsys, data__max_unreadable=0.005)
     assert "max_unreadable=0.005" in refusals[0] and "would refuse" in text
@@ -129,6 +133,128 @@ def test_an_unreadable_image_counts_against_the_limit(planted, tmp_path, capsys)
         planted, tmp_path / "out", capsys, data__max_unreadable=0.005, decode="none"
     )
     assert refusals == [] and "No image was decoded" in text
+
+
+def test_the_verdict_is_about_what_the_run_reads(planted, tmp_path, capsys):
+    shutil.copytree(planted / "real", planted / "clipart")
+    for file in (planted / "clipart").rglob("*.png"):
+        file.write_bytes(file.read_bytes()[:90])
+    refusals, text, _ = look(planted, tmp_path / "out", capsys, data__domains=("real", "sketch"))
+    assert refusals == [] and "60 of 180 decoded images cannot be read (33 %)" in text
+    assert "reads real (test, train, val), sketch (test, train, val): 0 of 120 images" in text
+    refusals, text, _ = look(planted, tmp_path / "out", capsys)
+    assert "18 of 138 images cannot be read" in refusals[0] and "clipart (test)" in text
+
+
+def test_a_sample_foretells_and_what_cannot_be_opened_does_not():
+    class Part(ArraySource):
+        def __getitem__(self, index):
+            if index < 3:
+                raise DataError(f"photo {index} is gone")
+            return super().__getitem__(index)
+
+    gone = Part([b"bad"] * 2 + [encoded()] * 598, [0] * 600, classes=("cat",), domain="a")
+    bad = ArraySource([encoded()] * 5 + [b"bad"] * 5, [0] * 10, classes=("cat",), domain="b")
+    rows = census.Rows({("a", "train"): gone, ("b", "train"): bad})
+    decode = np.zeros(610, bool)
+    decode[590:600] = decode[604:606] = True
+    found = reading.read(rows, Preprocess(size=8), decode=decode)
+    verdict = subject.judge([("a", "train")], rows, found, 0.01)  # 3 of 600, though 3 > 1 % of 13
+    assert verdict[1:] == (3, 600, "")
+    assert "photo 0 is gone" in subject.judge([("a", "train")], rows, found, 0.004).refusal
+    verdict = subject.judge([("b", "train")], rows, found, 0.4)
+    assert verdict[1:3] == (5, 10) and verdict.refusal.startswith("By what a sample")
+    assert subject.judge([("b", "train")], rows, found, 0.5).refusal == ""
+    text = findings.images_chapter(rows, found, [], verdict, 0.4).notes[-1]
+    assert "b (train): about 5 of 10 images" in text and "would refuse" in text
+
+
+def test_empty_files_count_as_in_a_run(planted, tmp_path, capsys):
+    for i in range(2):
+        (planted / "real" / "train" / "red" / f"{i}.png").write_bytes(b"")
+    refusals, _, _ = look(planted, tmp_path / "out", capsys)
+    config = dann.get_config(f"source=real,target=sketch,root={planted}")
+    with pytest.raises(DataError) as error:
+        plan.check_parts(config, plan.matched_data(config)[0])
+    assert refusals == [str(error.value)] and "2 of 120 images" in refusals[0]
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [("data__decoder", "magic"), ("data__max_unreadable", 2.0), ("features__dtype", "int8")],
+)
+def test_choices_that_a_run_refuses_are_refusals(field, value, planted, tmp_path, capsys):
+    refusals, text, _ = look(planted, tmp_path / "out", capsys, decode="none", **{field: value})
+    assert len(refusals) == 1 and field.replace("__", ".") in refusals[0]
+    assert "No run would start" in text
+
+
+def test_the_decoder_is_the_one_of_the_config():
+    config = dann.get_config()
+    for decoder in ("reference", "fast"):
+        config.data.decoder = decoder
+        assert subject.find_preprocess(config)[0].decoder == decoder
+
+
+def test_names_that_are_no_text_are_shown_as_escapes(planted, tmp_path, capsys):
+    folder = os.fsencode(planted / "real" / "train" / "red")
+    copy, broken = (os.path.join(folder, name) for name in (b"\xfftwin.png", b"\xfebad.png"))
+    shutil.copy(os.path.join(folder, b"0.png"), copy)
+    with open(broken, "wb") as file:
+        file.write(b"no image")
+    refusals, text, page = look(planted, tmp_path / "out", capsys)
+    assert refusals == []
+    for name in (r"\udcfftwin.png", r"\udcfebad.png"):
+        assert name in text and name in page
+
+
+def test_a_part_that_fails_in_its_own_way_is_a_refusal(planted, tmp_path, capsys, monkeypatch):
+    class Odd(ArrayDataset):
+        def source(self, domain, split):
+            if (domain, split) == ("real", "val"):
+                raise ValueError("no such\ncolumn")
+            return super().source(domain, split)
+
+    def part(domain, split):
+        return ArraySource(
+            [encoded(seed) for seed in range(6)],
+            [0, 1] * 3,
+            classes="ab",
+            domain=domain,
+            split=split,
+        )
+
+    splits = ("train", "val", "test")
+    odd = Odd({domain: {s: part(domain, s) for s in splits} for domain in ("real", "sketch")})
+    monkeypatch.setattr(plan, "open_dataset", lambda *args, **options: odd)
+    refusals, text, _ = look(planted, tmp_path / "out", capsys)
+    assert refusals == ["ValueError: no such column"] and "30 images, 2 domains" in text
+    assert "real/val: ValueError: no such column" in text
+
+    def fail(*args, **options):
+        raise KeyError("features")
+
+    monkeypatch.setattr(plan, "open_dataset", fail)
+    with pytest.raises(DataError, match="cannot be opened .KeyError: 'features'"):
+        look(planted, tmp_path / "out", capsys)
+
+
+def test_naming_duplicates_reads_no_image_again(planted):
+    dataset = open_dataset("folder", str(planted))
+    shutil.copy(planted / "real/train/red/0.png", planted / "sketch/test/red/0.png")
+    rows = census.Rows(census.open_parts(dataset)[0])
+    found = reading.read(rows, Preprocess(size=8), decode=np.zeros(len(rows), bool))
+    shutil.rmtree(planted)
+    chapter = findings.duplicates_chapter(rows, found, dataset.classes)
+    text = " ".join(line for item in chapter.items[1:] for line in item.lines)
+    assert "real/train/red/0.png" in text and "sketch/test/red/0.png" in text
+
+
+def encoded(seed=0):
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 def test_a_refusal_is_the_exit_code(planted, tmp_path):
@@ -157,7 +283,7 @@ def test_large_datasets_are_sampled_and_it_says_so(planted, tmp_path, capsys, mo
     monkeypatch.setattr(inspect, "WHOLE", 100)
     monkeypatch.setattr(inspect, "SAMPLE", 7)
     _, text, _ = look(planted, tmp_path / "out", capsys)
-    assert "Up to 7 images of each domain" in text and "0 of 14 cannot be read" in text
+    assert "Up to 7 images of each domain" in text and "0 of 14 decoded images cannot" in text
     _, text, _ = look(planted, tmp_path / "out", capsys, decode="all")
     assert "Every image was decoded" in text
 
