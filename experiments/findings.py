@@ -222,7 +222,8 @@ def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> 
         "in more than one class": rows.labels,
     }
     repeats = f"{counted(len(groups), 'content')} more than once"
-    notes = [f"There are {repeats}, as {sum(map(len, groups)):,} images together."]
+    are = "is" if len(groups) == 1 else "are"
+    notes = [f"There {are} {repeats}, as {sum(map(len, groups)):,} images together."]
     items: list[Table | Listing] = [_shared(groups, rows)]
     for words, key in kinds.items():
         pairs = census.crossings(groups, key)

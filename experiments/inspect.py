@@ -234,10 +234,10 @@ def write_page(
     html = page.document(
         f"What a run would see: {data.source} → {data.target}",
         f"{name}{f' ({data.root})' if data.root else ''}; model {subject.config.model}",
-        "".join(sections.paragraph(sentence, "lead") for sentence in verdict),
+        "".join(sections.paragraph(chapters.writable(line), "lead") for line in verdict),
         [chapters.as_section(chapter) for chapter in found],
     )
-    write_atomically(out / "inspect.html", chapters.writable(html))
+    write_atomically(out / "inspect.html", html)
 
 
 if __name__ == "__main__":

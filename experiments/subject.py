@@ -134,7 +134,8 @@ def judge(needed: Sequence[Part], rows: Rows, reading: Reading, most: float) -> 
         part = rows.parts[rows.part[row]]
         if part in needed:
             name = reading.names[row] or "/".join(part)
-            found.append(Skipped(name, reading.unreadable[row]))
+            reason = reading.unreadable[row].removeprefix(name).strip()
+            found.append(Skipped(name, reason))
     unseen = found[:1] * (bad - len(found))  # one stands for those that the sample foretells
     refusals = refused(check_unreadable, found + unseen, images - bad, most)
     foretold = "By what a sample of the images foretells, " if unseen else ""

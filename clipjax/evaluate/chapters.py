@@ -43,7 +43,8 @@ class Chapter(NamedTuple):
 def writable(text: str, encoding: str | None = "utf-8") -> str:
     """The text with what an encoding lacks as backslash escapes.
 
-    Names of files that are no UTF-8 come as lone surrogates, which nothing can print or write.
+    Names of files that are no UTF-8 come as lone surrogates, which nothing can print or write; on a
+    page `escape` would make them all alike.
 
     >>> writable("photo-\\udcff.png"), writable("caf\\u00e9", "ascii")
     ('photo-\\\\udcff.png', 'caf\\\\xe9')
@@ -96,17 +97,17 @@ def _shortened(lines: Sequence[str], head: int, tail: int) -> list[str]:
 
 def as_section(chapter: Chapter) -> Section:
     """A chapter for a page, whole."""
-    notes = "".join(sections.paragraph(note, "note") for note in chapter.notes)
+    notes = "".join(sections.paragraph(writable(note), "note") for note in chapter.notes)
     items = "".join(_item_html(item) for item in chapter.items if item.lines)
     return Section(chapter.name, chapter.heading, notes + items + chapter.html)
 
 
 def _item_html(item: Table | Listing) -> str:
-    title = escape(item.title.rstrip(":"))
+    title = escape(writable(item.title.rstrip(":")))
     if isinstance(item, Listing):
-        body = f"<pre>{escape(chr(10).join(item.lines))}</pre>"
+        body = f"<pre>{escape(writable(chr(10).join(item.lines)))}</pre>"
         return f"<details open><summary>{title}</summary>{body}</details>"
-    body = sections.table(item.header, item.lines)
+    body = sections.table(item.header, [list(map(writable, line)) for line in item.lines])
     if len(item.lines) <= _OPEN:
         return f"<h3>{title}</h3>{body}" if title else body
     return f"<details><summary>{title or len(item.lines)}</summary>{body}</details>"

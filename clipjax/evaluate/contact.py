@@ -47,12 +47,12 @@ def choose_rows(labels: np.ndarray, label: int, seed: int, limit: int = PER_CLAS
 def sheet_html(title: str, strips: Sequence[Strip]) -> str:
     """The sheet as HTML that folds away: a card for each class, its images within (data URIs)."""
     cards = "".join(map(_card, strips))
-    heading = f"<summary>{escape(title)}</summary>"
+    heading = f"<summary>{escape(writable(title))}</summary>"
     return f'<details open>{heading}<div class="cards">{cards}</div></details>' if strips else ""
 
 
 def _card(strip: Strip) -> str:
-    name = escape(strip.name)
+    name = escape(writable(strip.name))
     pictures = "".join(
         f'<figure><img src="{thumbnail(image)}" alt="{name}"></figure>' for image in strip.images
     )

@@ -105,6 +105,16 @@ def test_the_page_escapes_what_files_are_called():
     assert not re.search(r"<[ntashc]>", body)
 
 
+def test_names_that_are_no_text_become_escapes():
+    odd = "gr\udcfcn"
+    assert chapters.writable(odd) == r"gr\udcfcn" and chapters.writable("grün") == "grün"
+    chapter = Chapter("c", "C", [odd], [Listing(odd, [odd]), Table(["h"], [[odd]], odd)])
+    sheet = contact.sheet_html(odd, [contact.Strip(odd, 1, [plain("red")])])
+    body = chapters.as_section(chapter).body + sheet
+    assert body.count(r"gr\udcfcn") == 8 and body.encode()
+    assert contact.sheet_png(odd, [contact.Strip(odd, 1, [plain("red")])])
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(browser.executable() is None, reason="no browser (apt-get install chromium)")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
