@@ -61,6 +61,9 @@ done
 [ -n "$name" ] || fail "give the TPU a name: ./launch_tpu.sh NAME --zone=ZONE -- ...; --help says more."
 [ -n "$zone" ] || fail "give --zone=ZONE, where the TPU is or shall be."
 $delete || [ $# -gt 0 ] || fail "nothing to run: the run's arguments go after --."
+if [[ $type =~ -([0-9]+)$ ]] && [ "${BASH_REMATCH[1]}" -gt 8 ]; then
+  fail "$type has several hosts, which clipjax does not train on yet; take a type of up to 8, like v5litepod-8."
+fi
 [[ $retries =~ ^[0-9]+$ ]] || fail "--retries=$retries is not a number."
 $dry || command -v gcloud >/dev/null || fail "gcloud is not installed; https://cloud.google.com/sdk has it."
 

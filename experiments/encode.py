@@ -14,7 +14,8 @@ from clipjax.data.sources import Source
 from clipjax.data.subset import Subset
 from clipjax.model.clip import normalize
 from clipjax.model.prompts import fill_prompts
-from clipjax.model.text import load_tokenizer, zero_shot_classifier
+from clipjax.model.text import load_tokenizer, without_padding, zero_shot_classifier
+from clipjax.train.sharding import batch_mesh, deal_out, replicate
 from experiments.plan import (
     Part,
     Plan,
@@ -22,7 +23,6 @@ from experiments.plan import (
     evaluated,
     needed_parts,
     training_rows,
-    unused_images,
 )
 
 PIXELS_IN_MEMORY = 1 << 30  # bytes of decoded images that a run keeps, training parts first
@@ -37,6 +37,7 @@ class Encoded(NamedTuple):
     tokens: np.ndarray  # int32 [K, prompts, T]: the classes' prompts
     plan: Plan
     rows: dict[Part, np.ndarray]  # which examples of a source the features are of, where not all
+    chosen: np.ndarray | None  # which labelled training features are trained on, where not all
     open_crops: dict[Part, Crops]  # those asked for so far
 
     def source(self, domain: str, split: str) -> Source:
@@ -45,10 +46,19 @@ class Encoded(NamedTuple):
         rows = self.rows.get((domain, split))
         return source if rows is None else Subset(source, rows)
 
-    def crops(self, domain: str, split: str) -> Crops:
-        """The pixels of a part, decoded once where they fit into memory."""
+    def labelled(self, domain: str) -> feats.Features:
+        """The features of a source domain that are trained on."""
+        part = self.parts[domain, "train"]
+        if self.chosen is None:
+            return part
+        return feats.Features(np.asarray(part.features[self.chosen]), part.labels[self.chosen])
+
+    def crops(self, domain: str, split: str, *, labelled: bool = False) -> Crops:
+        """The pixels of a part, or of what `labelled` gives; decoded once where they fit."""
         if (domain, split) not in self.open_crops:
             source = self.source(domain, split)
+            if labelled and self.chosen is not None:
+                source = Subset(source, self.chosen)
             left = PIXELS_IN_MEMORY - sum(crops.kept_bytes for crops in self.open_crops.values())
             crops = Crops(source, self.plan.preprocess, memory_bytes=left)
             self.open_crops[domain, split] = crops
@@ -66,7 +76,9 @@ def encode_texts(config, plan: Plan) -> Encoded:
     )
     tokens = np.stack([tokenize(fill_prompts(name, config.prompts)) for name in classes])
     scale = float(module.apply({"params": params}, method="scale"))
-    return Encoded({}, weights, scale, tokens, plan, {}, {})
+    flat = without_padding(tokens.reshape(-1, tokens.shape[-1]))
+    tokens = flat.reshape(*tokens.shape[:2], -1)
+    return Encoded({}, weights, scale, tokens, plan, {}, None, {})
 
 
 def encode(config, plan: Plan, say) -> Encoded:
@@ -78,13 +90,15 @@ def encode(config, plan: Plan, say) -> Encoded:
         pixels = plan.preprocess.normalize(pixels)
         return normalize(module.apply({"params": params}, pixels, method="encode_image"))
 
+    mesh = batch_mesh(config.features.batch_size)
+    placed = replicate(params, mesh)
     cache = config.features.cache_dir or feats.default_cache_dir() / "features"
     # The config too: an activation or a number of heads changes features, and no weight.
     key = f"{feats.fingerprint(params)} {plan.clip_config.vision} {config.compute_dtype}"
-    parts, rows, skipped = {}, {}, unused_images(plan.dataset)
+    parts, rows, skipped = {}, {}, []
     for domain, split in needed_parts(config, plan.dataset):
         found = feats.cached_features(
-            functools.partial(encode_image, params),
+            lambda images: encode_image(placed, deal_out(images, mesh)),
             plan.dataset.source(domain, split),
             plan.preprocess,
             weights=key,
@@ -103,25 +117,15 @@ def encode(config, plan: Plan, say) -> Encoded:
     images = sum(len(part.labels) for part in parts.values())
     if told := check_unreadable(skipped, images, config.data.max_unreadable):
         say(told)
-    choose_training_rows(config, plan, parts, rows)
     domains, classes = len(evaluated(config, plan.dataset)), len(plan.dataset.classes)
     say(f"features of {images} images, {domains} domains, {classes} classes")
-    return texts._replace(parts=parts, rows=rows)
+    chosen = None
+    if config.stages:
+        labels = parts[config.data.source, "train"].labels
+        chosen = training_rows(config, labels, plan.dataset.classes)
+    return texts._replace(parts=parts, rows=rows, chosen=chosen)
 
 
 def in_float32(part: feats.Features) -> feats.Features:
     """Features as what everything but training takes."""
     return part._replace(features=np.asarray(part.features, np.float32))
-
-
-def choose_training_rows(config, plan: Plan, parts: dict, rows: dict) -> None:
-    """Cuts the labelled part down to the shots or the fraction asked for."""
-    place = (config.data.source, "train")
-    if place not in parts:
-        return
-    part = parts[place]
-    chosen = training_rows(config, part.labels, plan.dataset.classes)
-    if chosen is not None:
-        before = rows.get(place, np.arange(len(part.labels)))
-        rows[place] = before[chosen]
-        parts[place] = feats.Features(np.asarray(part.features[chosen]), part.labels[chosen])

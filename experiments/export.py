@@ -80,12 +80,12 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
       CheckpointError: the run's checkpoint is missing or damaged.
     """
     import jax
-    from ml_collections import ConfigDict
 
     from clipjax.evaluate import report
     from clipjax.export import Trained, save_adapted
     from clipjax.model.hf import load_clip
     from clipjax.model.network import as_linear
+    from configs import common
     from experiments.encode import encode_texts
     from experiments.plan import prepare
     from experiments.train import trainers
@@ -99,7 +99,9 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     if out.exists():
         raise ConfigError(f"{out} exists; choose another --out or remove it.")
     raw = json.loads((workdir / "config.json").read_text())
-    config = ConfigDict(raw)
+    config = common.study()  # fields that the run's version did not have keep their defaults
+    with config.unlocked():
+        config.update(raw)
     method, position = choose(results, list(config.stages), method, seed)
     plan = prepare(config)
     texts = encode_texts(config, plan)

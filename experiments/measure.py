@@ -28,15 +28,21 @@ class View:
 
     def __init__(self, network: Network, config, encoded: Encoded):
         self.encoded, self.batch_size = encoded, config.features.batch_size
+        self.workers = config.data.workers
         self._encode, self.mesh = jax.jit(network.encode), batch_mesh(self.batch_size)
 
     def features(self, params, part: Part) -> Features:
         """The features of a part under one seed's parameters."""
         if "clip" not in params:
             return self.encoded.parts[part]
-        crops, params = self.encoded.crops(*part), replicate(params, self.mesh)
+        crops = self.encoded.crops(*part)
         encode = lambda images: self._encode(params, deal_out(images, self.mesh))  # noqa: E731
-        return Features(crops.encode(encode, self.batch_size), crops.labels)
+        found = crops.encode(encode, self.batch_size, workers=self.workers)
+        return Features(found, crops.labels)
+
+    def placed(self, params):
+        """One seed's parameters where `features` wants them: an encoder on all devices."""
+        return replicate(params, self.mesh) if "clip" in params else params
 
 
 class Validation:
@@ -63,7 +69,8 @@ class Validation:
         return {key: [one[key] for one in each] for key in each[0]}
 
     def _one(self, phase: Phase, params) -> dict[str, float | None]:
-        parts = {name: self.view.features(params, part) for name, part in self.parts.items()}
+        placed = self.view.placed(params)
+        parts = {name: self.view.features(placed, part) for name, part in self.parts.items()}
         options, weigh = phase.options, None
         if self.adversarial and options.get("domain_weight", 1.0) != 0:
             weigh = (options.get("domain_weight", 1.0), options.get("label_smoothing", 0.0))
@@ -148,9 +155,9 @@ def measure_method(name: str, trained, config, encoded: Encoded) -> tuple[list[d
     logits, ends = [], []
     for i in range(len(config.seeds)):
         params = jax.tree.map(lambda x: x[i], stacked)  # noqa: B023
-        adapted = {}
+        placed, adapted = view.placed(params), {}
         for part in found:
-            features, labels = view.features(params, part)
+            features, labels = view.features(placed, part)
             *answers, seen = answer(params, features)
             found[part].append(_score(answers, jnp.asarray(labels)))
             if part in (source, target):

@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from clipjax.data.census import open_parts
 from clipjax.data.classes import match_classes
 from clipjax.data.decode import DECODERS
 from clipjax.data.features import DTYPES
@@ -31,6 +33,7 @@ from clipjax.model.hub import find_model
 from clipjax.model.network import needed_clip
 from clipjax.model.prompts import fill_prompts, read_class_names
 from clipjax.train.optim import is_frozen, layer_groups
+from clipjax.train.sharding import batch_mesh
 from experiments.methods import Method, Phase, build_methods, check_groups
 
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -103,6 +106,11 @@ def check_choices(config) -> None:
         raise ConfigError(
             f"data.max_unreadable={config.data.max_unreadable} is a share of the images, 0 to 1."
         )
+    if config.data.workers < 0 or config.features.batch_size < 1:
+        raise ConfigError(
+            f"data.workers={config.data.workers}, features.batch_size="
+            f"{config.features.batch_size}: give at least 0 and 1."
+        )
     if config.accumulate < 1 or config.batch_size % config.accumulate:
         raise ConfigError(
             f"batch_size={config.batch_size} cannot be dealt out to accumulate="
@@ -136,7 +144,7 @@ def check_parts(config, dataset: Dataset) -> None:
                 "and test folders."
             )
 
-    images = sum(len(dataset.source(*part)) for part in needed_parts(config, dataset))
+    images = sum(map(len, open_parts(dataset)[0].values()))
     check_unreadable(unused_images(dataset), images, config.data.max_unreadable)
     ends = (config.data.source, config.data.target)
     if config.stages:
@@ -151,9 +159,12 @@ def check_parts(config, dataset: Dataset) -> None:
 
 
 def unused_images(dataset: Dataset) -> list[Skipped]:
-    """What was passed over and is an image by its name, or a row of a table."""
-    used = lambda name: is_image_name(name) or ".parquet:" in name  # noqa: E731
-    return [entry for entry in dataset.skipped if used(entry.name)]
+    """What was passed over and is an image by its name and place, or a row of a table."""
+
+    def meant(name: str, reason: str) -> bool:
+        return ".parquet:" in name or (is_image_name(name) and "outside of" not in reason)
+
+    return [entry for entry in dataset.skipped if meant(*entry)]
 
 
 def check_unreadable(skipped: Sequence[Skipped], images: int, most: float) -> str:
@@ -302,6 +313,17 @@ def check_method(plan: Plan, method: Method, config) -> None:
             f"optimizer state need {needed / 1e9:.1f} GB; this machine has "
             f"{memory / 1e9:.1f} GB. Use fewer members, narrower heads or fewer seeds."
         )
+
+
+def sharing_devices(batch_size: int, state_bytes: int) -> Mesh:
+    """The devices that share a batch: on CPU no more than have room for a copy of the state each.
+
+    There all devices live in one memory, of which half is left to activations.
+    """
+    devices = jax.local_devices()
+    if devices[0].platform == "cpu":
+        devices = devices[: max(1, device_memory() // (2 * max(1, state_bytes)))]
+    return batch_mesh(batch_size, devices)
 
 
 def device_memory() -> int:

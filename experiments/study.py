@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pathlib
 import time
 
+from clipjax.errors import DataError
 from clipjax.evaluate import report
-from clipjax.log import MetricsLog
+from clipjax.log import MetricsLog, write_json
 from experiments import evidence
-from experiments.encode import encode
+from experiments.encode import Encoded, encode
 from experiments.measure import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
 from experiments.plan import Plan, warn_of_idle_domain_loss
 from experiments.train import trainers
+
+
+def check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
+    """Ties a workdir to its images: a run that goes on must see those it began with.
+
+    Raises:
+      DataError: images came, went, changed, or can be read now and could not be then.
+    """
+    found = {}
+    for place in encoded.parts:
+        source = encoded.source(*place)
+        found["/".join(place)] = hashlib.sha256(repr(source).encode()).hexdigest()[:16]
+    record = workdir / "images.json"
+    if not record.exists():
+        write_json(record, found)
+        return
+    before = json.loads(record.read_text())
+    if changed := sorted(k for k in before.keys() | found.keys() if before.get(k) != found.get(k)):
+        raise DataError(
+            f"the images of {', '.join(changed)} are not those that the run in {workdir} began "
+            "with; start it anew in another --workdir."
+        )
 
 
 def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict:
@@ -30,6 +55,7 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict:
         for line in warn_of_idle_domain_loss(plan, name, method):
             say(line)
     encoded = encode(config, plan, say)
+    check_same_images(workdir, encoded)
     lap("encode")
     rows = zero_shot_rows(config, encoded)
     outcomes, rules = {"zero_shot": zero_shot_outcome(config, encoded)}, {}

@@ -18,16 +18,16 @@ from absl import app, flags
 from clipjax.errors import ConfigError
 from experiments.cli import explained
 
-# Source and target where the flags name none; None takes the config's.
-DOMAINS = {"emoji": (None, None), "domainnet": ("real", "clipart")}
+DOMAINNET = ("domainnet", "tfds:domainnet")
+REPORT = ("real", "clipart")  # source and target there, where the flags name none
 
 
 def define_flags() -> None:
     """The command line; not on import, so that modules with flags of one name can meet."""
     flags.DEFINE_list("tables", ["1", "2", "3", "4", "5", "6"], "Which tables.")
     flags.DEFINE_string("workdir", "runs/suite", "Where the tables' files go.")
-    flags.DEFINE_string("data", "", "emoji (embedded, the default), domainnet, folder or parquet.")
-    flags.DEFINE_string("data_root", "", "Where the data lies: root/domain/class/image.")
+    flags.DEFINE_string("data", "", "emoji (embedded, the default), or as config.data.name.")
+    flags.DEFINE_string("data_root", "", "Where the data lies.")
     flags.DEFINE_string("source", "", "Labelled domain.")
     flags.DEFINE_string("target", "", "Unlabelled domain.")
     flags.DEFINE_string("model", "tiny", "A Hub id or a directory in Hugging Face layout.")
@@ -49,15 +49,15 @@ def table_configs(
     Raises:
       ConfigError: a table or a kind of data that does not exist, or data without a root.
     """
+    from clipjax.data.sources import KNOWN
     from configs import tables
 
-    if data and data not in (*DOMAINS, "folder", "parquet"):
-        raise ConfigError(
-            f"--data={data} is unknown; known: {', '.join(DOMAINS)}, folder, parquet."
-        )
-    if data not in ("", "emoji") and not root:
+    prepared = data.startswith("tfds:")  # where TFDS keeps its data unless told otherwise
+    if data and data not in KNOWN and not prepared:
+        raise ConfigError(f"--data={data} is unknown; known: {', '.join(KNOWN)}, tfds:NAME.")
+    if data not in ("", "emoji") and not root and not prepared:
         raise ConfigError(f"--data={data} needs --data_root=/path.")
-    defaults = DOMAINS.get(data or "emoji", (None, None))
+    defaults = REPORT if data in DOMAINNET else ("", "")
     found = {}
     for number in numbers:
         try:
@@ -65,10 +65,10 @@ def table_configs(
         except ValueError as error:
             raise ConfigError(str(error)) from None
         config.model, config.data.root = model, root
-        config.data.name = {"": config.data.name, "domainnet": "folder"}.get(data, data)
+        config.data.name = data or config.data.name
         config.data.source = source or defaults[0] or config.data.source
         config.data.target = target or defaults[1] or config.data.target
-        if data == "domainnet":  # the report's lengths: an epoch of 120,000 photos is long
+        if data in DOMAINNET:  # the report's lengths: an epoch of 120,000 photos is long
             tables.as_published(config)
             if smoke:
                 tables.shorten(config)
@@ -80,7 +80,7 @@ def published_rows(number: str, results: dict) -> list[tuple[str, str, str, str]
     """(method, domain, the report's accuracy, ours), in %, of a run on DomainNet from real."""
     from configs import tables
 
-    if results["data"]["source"] != DOMAINS["domainnet"][0]:
+    if results["data"]["source"] != REPORT[0]:
         return []
     ours = {
         (r["method"], r["domain"]): r["accuracy_mean"]
@@ -146,7 +146,7 @@ def main(argv: list[str]) -> None:
             model=given.model,
             smoke=given.smoke,
         )
-        run_suite(pathlib.Path(given.workdir), configs, given.data == "domainnet")
+        run_suite(pathlib.Path(given.workdir), configs, given.data in DOMAINNET)
 
 
 if __name__ == "__main__":

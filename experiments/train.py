@@ -25,11 +25,10 @@ from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import fit_stream
 from clipjax.train.optim import frozen_tree, layer_groups, matches
 from clipjax.train.phases import next_state, spans
-from clipjax.train.sharding import batch_mesh
 from experiments.encode import Encoded
 from experiments.measure import Validation
 from experiments.methods import Phase, build_optimizer, learning_rate, strength, teams
-from experiments.plan import Plan, is_cached, planned_epoch, start_heads
+from experiments.plan import Plan, is_cached, planned_epoch, sharing_devices, start_heads
 
 PyTree = Any
 
@@ -80,9 +79,9 @@ class Trainer:
     def epoch_length(self) -> int:
         """Steps of an epoch: as logged where the examples are not at hand (`restored`)."""
         data = self.config.data
-        parts = [self.encoded.parts.get((domain, "train")) for domain in (data.source, data.target)]
-        if None not in parts:
-            sizes = [len(part.labels) for part in parts]
+        if (data.source, "train") in self.encoded.parts:
+            source = self.encoded.labelled(data.source)
+            sizes = [len(x.labels) for x in (source, self.encoded.parts[data.target, "train"])]
             return steps_per_epoch(*sizes, self.config.batch_size, data.epoch)
         for record in read_log(self.log.path):
             if str(record.get("phase", "")).partition("/")[0] in self.names:
@@ -233,8 +232,9 @@ class Trainer:
 
     def training_features(self) -> dict:
         """Source features with labels, target features without."""
-        parts, data = self.encoded.parts, self.config.data
-        source, target = parts[data.source, "train"], parts[data.target, "train"]
+        data = self.config.data
+        source = self.encoded.labelled(data.source)
+        target = self.encoded.parts[data.target, "train"]
         return {
             "source": {"inputs": source.features, "label": source.labels},
             "target": {"inputs": target.features},
@@ -261,7 +261,7 @@ class Trainer:
         until, data = span.start + span.steps, self.config.data
         batches = functools.partial(
             paired_batches,
-            self.encoded.crops(data.source, "train"),
+            self.encoded.crops(data.source, "train", labelled=True),
             self.encoded.crops(data.target, "train") if self.method.adversarial else None,
             seed=seed,
             batch_size=self.config.batch_size,
@@ -280,7 +280,10 @@ class Trainer:
                 state,
                 lambda first: batches(first=first),
                 until,
-                mesh=batch_mesh(self.config.batch_size // self.config.accumulate),
+                mesh=sharing_devices(
+                    self.config.batch_size // self.config.accumulate,
+                    sum(x.nbytes for x in jax.tree.leaves(state)),
+                ),
                 phase=phase.name,
                 tags={"seed": seed},
                 checkpointer=checkpointer,

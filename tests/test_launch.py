@@ -118,6 +118,7 @@ def test_a_dry_run_prints_every_command_and_runs_none(launch):
         (("study", "--zone=z"), "nothing to run"),
         (("study", "--zone=z", "--sopt", "--", "x"), "--sopt"),
         (("study", "--zone=z", "--", "--config=x"), "--type"),
+        (("study", "--zone=z", "--type=v5litepod-16", "--", "--config=x"), "several hosts"),
     ],
 )
 def test_what_is_missing_is_named(launch, words, says):

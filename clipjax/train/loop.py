@@ -22,6 +22,7 @@ PyTree = Any
 # Steps that may wait for the device. CPU devices that meet in a sum share one pool of threads, and
 # with many steps under way all of its threads can end up waiting for each other.
 IN_FLIGHT = 8
+SAVE_SECONDS = 600.0  # at most this much of a long epoch is lost to a kill
 
 
 def check_finite(losses, *, first_step: int, phase: str, lam, last_good: int | None) -> None:
@@ -79,7 +80,7 @@ def fit_stream(
       checkpointer: where states go.
       log: gets the means of all metrics since the record before.
       log_every: steps between metric records; every loss is checked to be finite then.
-      save_every: steps between checkpoints.
+      save_every: steps between checkpoints; there is one every ten minutes besides.
       evaluate: params -> measures, run every `evaluate_every` steps.
       evaluate_every: 0 for never.
       say: prints a line.
@@ -104,7 +105,7 @@ def fit_stream(
     jitted = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh))
     batches = open_batches(first) if first < total_steps else iter(())
     started, begun, pending = time.perf_counter(), first, []
-    waiting = collections.deque()
+    waiting, saved = collections.deque(), started
     for number in progress(range(first, total_steps), what=phase, unit="step"):
         state, metrics = jitted(state, deal_out(next(batches), mesh))
         pending.append(metrics)
@@ -124,8 +125,12 @@ def fit_stream(
             result = evaluate(state.params)
             log.append(tags | {"step": done, **describe(done), **result})
             say(f"{phase} step {done}/{total_steps}: {_line(result)}")
-        if saving:
+        late = time.perf_counter() - saved > SAVE_SECONDS
+        if late and pending:
+            _means(pending, done - len(pending), phase, checkpointer.latest)  # looked at, too
+        if saving or late:
             checkpointer.save(done, state)
+            saved = time.perf_counter()
     return state
 
 

@@ -36,7 +36,11 @@ def test_unreadable_images_are_left_out_of_everything(own_photos, wee_clip, tmp_
     spoiled = str(broken) in names
     n = row_of(read_json(tmp_path / "run" / "results.json"), "head")["n"]
     assert n == len(source) - spoiled
-    broken.write_bytes(whole)  # a repaired file is seen at the next start
+    (tmp_path / "run" / "results.json").unlink()
+    broken.write_bytes(whole)
+    with pytest.raises(DataError, match="images of .*sketch.* are not those that the run"):
+        run.run(config, tmp_path / "run")
+    # a repaired file is seen by a new run
     run.run(config, tmp_path / "again")
     assert row_of(read_json(tmp_path / "again" / "results.json"), "head")["n"] == len(source)
 
@@ -62,6 +66,17 @@ def test_parts_of_the_data_in_half_precision_by_worker_processes(own_photos, wee
     log = [r for r in run_log(tmp_path / "run") if r["phase"] == "dann" and r["epoch"] == 2]
     assert {r["step"] for r in log} == {2 * steps} and sizes[0] > 3
     assert np.isfinite(trained(config, tmp_path / "run").history[0][-1]["source_val"])
+
+
+def test_shots_cut_training_and_no_evaluation(own_photos, wee_clip, tmp_path):
+    config = config_of(own_photos, wee_clip, dann=TWO_STAGE)
+    config.data.shots, config.whole_domains, config.seeds = 1, True, (0,)
+    run.run(config, tmp_path / "run")
+    rows = read_json(tmp_path / "run" / "results.json")["rows"]
+    whole = {r["domain"]: r["n"] for r in rows if r["split"] == "all"}
+    assert whole == {"real": 18, "sketch": 18}
+    steps = {r["step"] for r in run_log(tmp_path / "run") if r["epoch"] == 5}
+    assert steps == {5}  # three labelled images: one step an epoch, on features and from pixels
 
 
 def run_log(workdir):

@@ -37,7 +37,7 @@ def test_domainnet_gets_the_reports_domains_and_lengths():
     for config in found.values():
         assert (config.data.source, config.data.target) == ("real", "clipart")
         assert (config.data.name, config.data.root, config.model) == (
-            "folder",
+            "domainnet",
             "/data/domainnet",
             "a/b",
         )
@@ -45,6 +45,8 @@ def test_domainnet_gets_the_reports_domains_and_lengths():
     methods = build_methods(found["6"], 345)
     assert {m.epochs for m in methods.values()} == {20}
     assert {m.epochs for m in build_methods(found["5"], 345).values()} == {10}
+    prepared = table_configs(["5"], data="tfds:domainnet")["5"]
+    assert (prepared.data.name, prepared.data.source) == ("tfds:domainnet", "real")
     short = table_configs(["6"], data="domainnet", root="/data", smoke=True)["6"]
     assert {m.epochs for m in build_methods(short, 345).values()} == {2}
 
@@ -70,7 +72,7 @@ def test_unknown_tables_and_choices_are_refused(tmp_path):
     for options, word in (
         (["--tables=7"], "1, 2, 3, 4, 5, 6"),
         (["--data=domainnet"], "--data_root"),
-        (["--data=imagenet"], "known: emoji, domainnet, folder, parquet"),
+        (["--data=imagenet"], "known: emoji, folder, lists, domainnet, parquet, tfds:NAME"),
     ):
         done = suite(f"--workdir={tmp_path}", *options)
         assert done.returncode == 1 and word in done.stderr and "Traceback" not in done.stderr

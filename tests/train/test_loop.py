@@ -9,6 +9,7 @@ import pytest
 from clipjax.adapt.step import init_state, make_step
 from clipjax.errors import NonFiniteError
 from clipjax.log import MetricsLog, read_log
+from clipjax.train import loop
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import fit_stream
 
@@ -57,6 +58,21 @@ def test_stopping_and_going_on_gives_the_same_bits(tmp_path):
     for log in logs:
         [record.pop("steps_per_s") for record in log]
     assert logs[0] == logs[1]
+
+
+def test_a_long_epoch_is_saved_on_the_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    opened = []
+
+    def stop(first):
+        opened.append(first)
+        yield from jnp.arange(float(first), 7.0)
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path, 10, stop, log_every=10, save_every=10)
+    assert opened == [0, 7]
 
 
 def test_records_are_means_since_the_one_before(tmp_path):
