@@ -109,10 +109,10 @@ def test_names_that_are_no_text_become_escapes():
     odd = "gr\udcfcn"
     assert chapters.writable(odd) == r"gr\udcfcn" and chapters.writable("grün") == "grün"
     chapter = Chapter("c", "C", [odd], [Listing(odd, [odd]), Table(["h"], [[odd]], odd)])
-    sheet = contact.sheet_html(odd, [contact.Strip(odd, 1, [plain("red")])])
+    sheet = contact.sheet_html(odd, [contact.Strip(odd, 1, [plain(200)])])
     body = chapters.as_section(chapter).body + sheet
     assert body.count(r"gr\udcfcn") == 8 and body.encode()
-    assert contact.sheet_png(odd, [contact.Strip(odd, 1, [plain("red")])])
+    assert contact.sheet_png(odd, [contact.Strip(odd, 1, [plain(200)])])
 
 
 @pytest.mark.slow
