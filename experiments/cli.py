@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import re
 import runpy
@@ -76,4 +77,8 @@ def explained() -> Iterator[None]:
         sys.exit(1)
     except KeyboardInterrupt:
         print("\nclipjax: stopped; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+        # At once: XLA may be computing in threads of its own, and crashes when the interpreter's
+        # orderly end takes memory from under them. Worker processes end with their pipes.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
