@@ -197,9 +197,9 @@ def _size_and_time(path: str) -> tuple[int, int]:
 def check_size(name: str, size: int) -> None:
     """Raises DataError for a file too large to be an image.
 
-    >>> check_size("disk.png", 1 << 40)
+    >>> check_size("x.png", 1 << 40)
     Traceback (most recent call last):
-    clipjax.errors.DataError: disk.png has 1,099,511,627,776 bytes, too many for an image; remove it.
+    clipjax.errors.DataError: x.png has 1,099,511,627,776 bytes, too many for an image; remove it.
     """
     if size > MAX_BYTES:
         raise DataError(f"{name} has {size:,} bytes, too many for an image; remove it.")

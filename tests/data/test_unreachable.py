@@ -1,4 +1,4 @@
-"""What cannot be read now is not remembered; what changed ends a run; a full disk is left to others."""
+"""What cannot be read now is not remembered; changes end a run; a full disk is left to others."""
 
 import collections
 import errno
@@ -218,7 +218,9 @@ def test_too_many_unreadable_images_end_an_encoding_early(tmp_path, cached):
     count, folder = Counted(), tmp_path if cached else None
     spoiled = Disk(bad=(0, 2, 3))
     check(run(folder, spoiled, most_skipped=3), gone=(0, 2, 3))
-    with pytest.raises(DataError, match=r"3 of the first \d+ images of d/train.*max_unreadable") as e:
+    with pytest.raises(
+        DataError, match=r"3 of the first \d+ images of d/train.*max_unreadable"
+    ) as e:
         run(folder, spoiled, count, most_skipped=2, weights="x")
     assert count.images < 18 and str(e.value).count("damaged") == 3
     if cached:
