@@ -204,6 +204,22 @@ def test_entries_of_other_versions_are_passed_over(tmp_path):
     assert len(features.list_cache(tmp_path)) == 1
 
 
+def test_an_entry_removed_while_the_cache_is_listed_is_passed_over(tmp_path, monkeypatch):
+    run(tmp_path, Disk())
+    run(tmp_path, Disk(), weights="x")
+    real, gone = features.size_on_disk, []
+
+    def remove_first(path):
+        if not gone:
+            gone.append(path)
+            shutil.rmtree(path)
+        return real(path)
+
+    monkeypatch.setattr(features, "size_on_disk", remove_first)
+    (left,) = features.list_cache(tmp_path)
+    assert left.path not in gone and left.rows == 18
+
+
 @pytest.mark.parametrize("text", ['{"complete": true}', '{"complete": true, "skipped": [[1, 2]]}'])
 def test_a_foreign_manifest_is_written_anew(tmp_path, text):
     run(tmp_path, Disk())
