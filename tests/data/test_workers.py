@@ -124,6 +124,8 @@ def test_what_no_process_can_be_sent_is_refused():
 def test_threads_are_as_many_as_the_cores_of_this_process(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
     assert [default_threads(workers) for workers in (0, 1, 2, 4, 7)] == [6, 6, 3, 1, 1]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(96)), raising=False)
+    assert [default_threads(workers) for workers in (0, 2, 12)] == [16, 16, 8]
     seen = set()
 
     def load(number):
