@@ -12,9 +12,9 @@ clipjax hands over uint8 and normalises on the device; torchvision's usual steps
 times the bytes between processes. That is part of the design and of the first ratio; the second is
 against a DataLoader that hands over uint8 too, so only reading is compared.
 
-All sides run in one process in alternation; a rate counts from the arrival of the first batch, so
-that nobody's start counts. A row prints the medians over the rounds and the medians of the paired
-ratios (above 1: clipjax is faster) with their range.
+All sides run in one process in alternation. A rate counts from the arrival of two batches for each
+worker, so that no start of a worker counts. A row prints the medians over the rounds and the
+medians of the paired ratios (above 1: clipjax is faster) with their range.
 """
 
 from __future__ import annotations
@@ -118,10 +118,11 @@ def our_batches(files: list[pathlib.Path], workers: int, threads: int) -> Iterat
     return load_ahead(load, 0, count, workers=workers, threads=threads)
 
 
-def rate(make: Callable[[], Iterable]) -> float:
-    """Images per second after the first batch."""
+def rate(make: Callable[[], Iterable], workers: int) -> float:
+    """Images per second after two batches of each worker: then all of them are at work."""
     batches = iter(make())
-    next(batches)
+    for _ in range(2 * workers):
+        next(batches)
     started, count = time.perf_counter(), 0
     for batch in batches:
         count += len(batch)
@@ -136,7 +137,9 @@ def compare(files: list[pathlib.Path], workers: int) -> list[str]:
         "float": lambda: torch_batches(files, workers, True),
         "uint8": lambda: torch_batches(files, workers, False),
     }
-    rounds = [{name: rate(make) for name, make in sides.items()} for _ in range(_ROUNDS.value)]
+    rounds = [
+        {name: rate(make, workers) for name, make in sides.items()} for _ in range(_ROUNDS.value)
+    ]
     median = {name: statistics.median(r[name] for r in rounds) for name in sides}
     rows = []
     for ours in ("threads", "processes"):

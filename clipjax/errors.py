@@ -13,6 +13,17 @@ class DataError(ClipjaxError):
     """A dataset that is missing, empty, damaged or does not fit the config."""
 
 
+class UnreachableError(DataError):
+    """Data that could not be read now: no permission, a disk that does not answer.
+
+    It says nothing about the data itself, so nobody may remember it beyond a run.
+    """
+
+
+class ChangedError(DataError):
+    """Data that is no longer what the dataset was opened with. It ends a run."""
+
+
 class CheckpointError(ClipjaxError):
     """Weights or a run's checkpoint that cannot be read as what they should be."""
 

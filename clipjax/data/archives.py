@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data.files import Names
-from clipjax.errors import DataError
+from clipjax.data.files import Names, check_size
+from clipjax.errors import ChangedError, DataError, UnreachableError
 
 _LOCAL = 30  # bytes of a member's own header, before its name
 _SIGNATURE = b"PK\x03\x04"
@@ -46,19 +46,24 @@ class Members:
 
     def read(self, index: int) -> bytes:
         """A member's content, checked."""
+        check_size(self.path(index), max(self.sizes[index], self.packed[index]))
         try:
             data = self._unpack(index)
-        except (OSError, zlib.error, struct.error) as error:
+        except OSError as error:
+            raise UnreachableError(f"{self.path(index)} cannot be read ({error}).") from None
+        except (zlib.error, struct.error) as error:
             raise DataError(f"{self.path(index)} cannot be read ({error}).") from None
         if len(data) != self.sizes[index] or zlib.crc32(data) != self.checks[index]:
             raise DataError(
-                f"{self.path(index)} is damaged or was changed meanwhile; download "
-                f"{os.path.basename(self.archive)} again."
+                f"{self.path(index)} is damaged; download {os.path.basename(self.archive)} again."
             )
         return data
 
     def _unpack(self, index: int) -> bytes:
         with open(self.archive, "rb") as file:
+            found = os.fstat(file.fileno())
+            if (found.st_size, found.st_mtime_ns) != self.stamp:
+                raise ChangedError(f"{self.archive} changed while it was in use; start again.")
             file.seek(self.offsets[index])
             header = file.read(_LOCAL)
             name, extra = struct.unpack("<HH", header[26:_LOCAL])

@@ -11,9 +11,15 @@ import numpy as np
 from clipjax.data.preprocess import Preprocess
 from clipjax.data.sources import Skipped, Source
 from clipjax.data.workers import load_ahead
-from clipjax.errors import DataError
+from clipjax.errors import ChangedError, DataError, UnreachableError
 
 Batch = dict[str, Any]
+
+
+class Unreachable(Skipped):
+    """An image that could not be read now, and may be another time: nothing is wrong with it."""
+
+    __slots__ = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +54,7 @@ class BatchLoader:
         batch["label"][: len(rows)] = np.asarray(self.source.labels)[rows]
         problems = []
         for place, row in enumerate(rows.tolist()):
-            found = self._crop(row)
+            found = self.crop(row)
             if isinstance(found, Skipped):
                 problems.append(found)
             else:
@@ -64,14 +70,18 @@ class BatchLoader:
             "row": np.full(self.batch_size, -1, np.int32),
         }
 
-    def _crop(self, row: int) -> np.ndarray | Skipped:
+    def crop(self, row: int) -> np.ndarray | Skipped:
+        """One image, uint8 [S, S, 3], or why there is none; ChangedError where it is another."""
         name = f"{self.source.domain}/{self.source.split}[{row}]"
         try:
             example = self.source[row]
             name = example.name
             return self.preprocess.crop(example.image, name)
+        except ChangedError:  # labels and cache key are those of other data
+            raise
         except DataError as error:
-            return Skipped(name, str(error).removeprefix(name).strip())
+            kind = Unreachable if isinstance(error, UnreachableError) else Skipped
+            return kind(name, str(error).removeprefix(name).strip())
 
 
 def image_batches(
@@ -80,7 +90,7 @@ def image_batches(
     batch_size: int,
     *,
     workers: int = 0,
-    threads: int = 2,
+    threads: int | None = None,
     first: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
@@ -93,17 +103,19 @@ def image_batches(
       preprocess: crops them.
       batch_size: rows of a batch.
       workers: processes that load; 0 loads in threads of this one.
-      threads: that load, per process.
+      threads: that load, per process; see `load_ahead`.
       first: number of the first batch, where a part was done before.
       process: (p, n): this process takes rows p, p + n, p + 2 n, ... Every row comes on one of the
         n processes, and all have equally many batches; the last may be padding alone.
 
     Returns:
       Iterator of {"image" uint8 [B, S, S, 3], "label" int32 [B], "mask" bool [B], "row" int32 [B],
-      "problems": a `Skipped` for each unreadable row, in their order}. `mask` is False on
-      unreadable rows and on padding; `row` is the index in the source, -1 on padding.
+      "problems": a `Skipped` for each unreadable row, in their order, `Unreachable` where it may be
+      readable another time}. `mask` is False on unreadable rows and on padding; `row` is the index
+      in the source, -1 on padding.
 
     Raises:
+      ChangedError: the data changed since the source was opened.
       ValueError: a batch size or a process that cannot be.
 
     >>> from clipjax.data.sources import ArraySource

@@ -23,12 +23,14 @@ class Crops:
     """The cropped images of a source, uint8 [S, S, 3] each, kept once decoded while they fit.
 
     Images that are kept are decoded in threads of this process, by whom they are kept; worker
-    processes are for those that are not.
+    processes are for those that are not. They decode for both parts of a pair where one of them
+    does not fit, and then keep nothing.
 
     Attributes:
       labels: int32 [N].
       fits: whether images are kept.
-      kept_bytes: memory for them, once all are decoded.
+      kept_bytes: memory that they may take: all of it once each was decoded by this process, alone
+        or beside a part that fits too.
     """
 
     def __init__(self, source: Source, preprocess: Preprocess, *, memory_bytes: int = 1 << 30):
@@ -66,7 +68,7 @@ class Crops:
         batch_size: int,
         *,
         workers: int = 0,
-        threads: int = 2,
+        threads: int | None = None,
     ) -> np.ndarray:
         """`encode` (uint8 [B, S, S, 3] -> [B, P]) of every image in order, float32 [N, P]."""
         batches = load_ahead(
@@ -87,7 +89,11 @@ def _full_batch(crops: Crops, batch_size: int, number: int) -> np.ndarray:
 
 
 def needed_workers(workers: int, *parts: Crops | None) -> int:
-    """`workers`, or none where all images are kept by this process."""
+    """`workers`, or none where all images are kept by this process.
+
+    Where one part fits and another does not, workers decode both; nothing is kept then, though the
+    part that fits has its memory reserved: it may be trained on alone before or after.
+    """
     return 0 if all(part is None or part.fits for part in parts) else workers
 
 

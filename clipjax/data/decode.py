@@ -19,7 +19,7 @@ import struct
 import zlib
 from typing import Any
 
-from clipjax.errors import ConfigError, DataError
+from clipjax.errors import ConfigError, DataError, UnreachableError
 
 DECODERS = ("fast", "reference")
 # Only these: PIL knows formats whose reading starts other programs, and many seldom tested ones.
@@ -44,6 +44,7 @@ def decode(data: bytes, name: str = "image", decoder: str = "fast") -> Any:
       ConfigError: an unknown decoder.
       DataError: bytes that cannot be decoded whole, or a picture of more than MAX_PIXELS pixels,
         which is refused before memory is taken for it.
+      UnreachableError: there was no memory for it.
     """
     from PIL import Image
 
@@ -57,6 +58,10 @@ def decode(data: bytes, name: str = "image", decoder: str = "fast") -> Any:
             picture.load()  # before the EXIF is looked for: PNG's may be behind the pixels
         found = to_rgb(picture if pixels is None else Image.fromarray(pixels))
         return _upright(found, _orientation(picture))
+    except MemoryError:  # more of the machine's than of the file's
+        raise UnreachableError(
+            f"{name} cannot be read as an image (out of memory); lower workers or batch_size."
+        ) from None
     except _unreadable() as error:
         raise DataError(
             f"{name} cannot be read as an image ({_reason(error)}); replace or remove it."
@@ -140,6 +145,10 @@ def _unreadable() -> tuple[type[Exception], ...]:
         SyntaxError,
         TypeError,
         EOFError,
+        OverflowError,
+        LookupError,
+        AssertionError,
+        RuntimeError,
         struct.error,
         zlib.error,
         Image.DecompressionBombError,

@@ -16,10 +16,11 @@ import numpy as np
 from clipjax.data.batches import Batch, image_batches
 from clipjax.data.preprocess import Preprocess
 from clipjax.data.sources import Skipped, Source
-from clipjax.log import progress
+from clipjax.log import is_quiet, progress
 
 SHARD_ROWS = 2048  # of the source; what a kill costs at most, whatever the batch size
 TELL_AFTER = 5.0  # seconds of encoding that deserve a line
+TELL_EVERY = 60.0  # seconds between two lines where no bar is shown
 
 Encode = Callable[[np.ndarray], jax.Array]
 
@@ -82,7 +83,7 @@ def encode_shards(
     dtype: np.dtype,
     first: int = 0,
     workers: int = 0,
-    threads: int = 2,
+    threads: int | None = None,
     say: Callable[[str], None] = print,
 ) -> Iterator[Shard]:
     """Shards `first`, first + 1, ... of a source, each yielded as soon as it is complete.
@@ -95,8 +96,8 @@ def encode_shards(
       dtype: of the features.
       first: shards that were made before.
       workers: processes that decode; 0 decodes in threads of this one.
-      threads: that decode, per process.
-      say: gets one line about an encoding that took long.
+      threads: that decode, per process; see `load_ahead`.
+      say: gets one line about an encoding that took long; and one a minute where no bar is shown.
     """
     done, name = first * SHARD_ROWS, f"{source.domain}/{source.split}"
     if done >= len(source):
@@ -105,9 +106,10 @@ def encode_shards(
         source, preprocess, batch_size, workers=workers, threads=threads, first=done // batch_size
     )
     clock = Throughput()
+    tell = _Teller(name, len(source) - done, clock, say)
     with progress(total=len(source), what=f"encode {name}", unit="image") as bar:
         bar.n = bar.initial = done
-        counted = _counted(_overlapped(encode, batches, clock, dtype), done, clock, bar)
+        counted = _counted(_overlapped(encode, batches, clock, dtype), done, clock, bar, tell)
         yield from _cut(counted, first, len(source))
     if clock.seconds > TELL_AFTER:
         rate = clock.images / clock.seconds
@@ -132,13 +134,36 @@ def _overlapped(
         flying = batch, result
 
 
-def _counted(results: Iterable, done: int, clock: Throughput, bar) -> Iterator:
+class _Teller:
+    """Now and then a line about an encoding, for logs, where no bar is shown."""
+
+    def __init__(self, name: str, images: int, clock: Throughput, say: Callable[[str], None]):
+        self._name, self._images, self._clock, self._say = name, images, clock, say
+        self._quiet, self._last = is_quiet(), 0.0
+
+    def __call__(self) -> None:
+        clock = self._clock
+        seconds = clock.seconds
+        if not self._quiet or seconds - self._last < TELL_EVERY or not clock.images:
+            return
+        self._last, rate = seconds, clock.images / seconds
+        minutes = (self._images - clock.images) / rate / 60
+        self._say(
+            f"encode {self._name}: {clock.images} of {self._images} images, {rate:.0f} images/s, "
+            f"{clock.bound()}, {minutes:.0f} min left"
+        )
+
+
+def _counted(
+    results: Iterable, done: int, clock: Throughput, bar, tell: Callable[[], None]
+) -> Iterator:
     """Passes results on and shows how far they are; rows before `done` are not news."""
     for batch, features in results:
         news = int((batch["row"] >= done).sum())
         clock.images += news
         bar.set_postfix_str(str(clock), refresh=False)
         bar.update(news)
+        tell()
         yield batch, features
 
 

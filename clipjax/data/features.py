@@ -6,12 +6,13 @@ stale cache can never be read: whatever changes the features changes the name of
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -19,13 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.data.batches import BatchLoader, Unreachable
+from clipjax.data.caching import check_skipped, load_or_encode
 from clipjax.data.encoding import Encode, Shard, encode_shards
 from clipjax.data.preprocess import Preprocess
 from clipjax.data.sources import Skipped, Source
 from clipjax.data.store import FeatureStore, join, read_manifest, size_on_disk
 from clipjax.errors import ConfigError, DataError
 
-FORMAT = 2  # raise when the meaning of the stored numbers changes
+FORMAT = 3  # raise when the meaning of the stored numbers changes
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16}
 
 
@@ -76,9 +79,15 @@ def fingerprint(params: Any) -> str:
 
 
 def cache_key(weights: str, preprocess: Preprocess, source: Source, dtype: str = "float32") -> str:
-    """The name of a source's features: changes whenever anything that shapes them does."""
+    """The name of a source's features: changes whenever anything that shapes them does.
+
+    Pillow too: its releases differ in how they resize.
+    """
+    import PIL
+
     place = f"{source.domain}/{source.split}"
-    parts = (str(FORMAT), weights, repr(preprocess), repr(source), place, dtype)
+    versions = f"{FORMAT} {PIL.__version__}"
+    parts = (versions, weights, repr(preprocess), repr(source), place, dtype)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -90,14 +99,18 @@ def encode_source(
     *,
     dtype: str = "float32",
     workers: int = 0,
-    threads: int = 2,
+    threads: int | None = None,
+    most_skipped: int | None = None,
     say: Callable[[str], None] = print,
 ) -> EncodedSource:
     """`cached_features` without a cache."""
     options = {"dtype": _dtype(dtype), "workers": workers, "threads": threads, "say": say}
-    _check_not_empty(source)
-    shards = encode_shards(encode, source, preprocess, batch_size, **options)
-    return _readable(join(list(shards)), source)
+    _check(source, batch_size)
+    shards: list[Shard] = []
+    for shard in encode_shards(encode, source, preprocess, batch_size, **options):
+        shards.append(shard)
+        check_skipped(shards, most_skipped, f"{source.domain}/{source.split}")
+    return _readable(join(shards), source)
 
 
 def cached_features(
@@ -111,13 +124,15 @@ def cached_features(
     dtype: str = "float32",
     model: str = "",
     workers: int = 0,
-    threads: int = 2,
+    threads: int | None = None,
+    most_skipped: int | None = None,
     say: Callable[[str], None] = print,
 ) -> EncodedSource:
     """Runs `encode` over every example once, unless `cache_dir` already holds the result.
 
     A killed encoding goes on behind the last shard it wrote. Where the disk is full or refuses, the
-    features stay in memory and `say` is told.
+    features stay in memory and `say` is told. Images that could not be read for a reason that may
+    pass (`UnreachableError`) are tried again whenever the cache is read.
 
     Args:
       encode: uint8 images [B, S, S, 3] -> float32 [B, P].
@@ -129,56 +144,45 @@ def cached_features(
       dtype: in which features are kept: "float32", "float16" or "bfloat16".
       model: a name for humans, kept beside the features.
       workers: processes that decode; 0 decodes in threads of this one.
-      threads: that decode, per process.
+      threads: that decode, per process; see `load_ahead`.
+      most_skipped: images that may be unreadable; with one more it is over. None: all but one.
       say: gets a line about a part that took long, and one about a cache that cannot be written.
 
     Raises:
-      ConfigError: an unknown dtype.
-      DataError: a source without images, or without any that can be read.
+      ConfigError: an unknown dtype, or a batch size below 1.
+      ChangedError: the data changed since the source was opened.
+      DataError: a source without images, without any that can be read, or with more than
+        `most_skipped` that cannot.
     """
     options = {"workers": workers, "threads": threads, "say": say}
     if cache_dir is None:
-        return encode_source(encode, source, preprocess, batch_size, dtype=dtype, **options)
-    _check_not_empty(source)
+        options |= {"dtype": dtype, "most_skipped": most_skipped}
+        return encode_source(encode, source, preprocess, batch_size, **options)
+    _check(source, batch_size)
     options["dtype"] = _dtype(dtype)
     path = pathlib.Path(cache_dir) / cache_key(weights, preprocess, source, dtype)
     about = {"domain": source.domain, "split": source.split, "model": model}
     about |= {"source": repr(source), "preprocess": repr(preprocess), "weights": weights}
     store = FeatureStore(path, len(source), options["dtype"], about)
     make = functools.partial(encode_shards, encode, source, preprocess, batch_size, **options)
-    return _readable(store.load() or _fill(store, make, say), source)
+    load = BatchLoader(source, preprocess, 1)
+    passing = lambda row: isinstance(load.crop(row), Unreachable)  # noqa: E731
+    place = f"{source.domain}/{source.split}"
+    check = functools.partial(check_skipped, most=most_skipped, place=place)
+    return _readable(load_or_encode(store, make, passing, check, say), source)
 
 
 def list_cache(cache_dir: str | os.PathLike) -> list[CacheEntry]:
     """What a cache directory holds, sorted by domain and split; other files are passed over."""
     root, found = pathlib.Path(cache_dir), []
     for path in root.iterdir() if root.is_dir() else ():
-        if manifest := read_manifest(path):
-            age = time.time() - datetime.fromisoformat(manifest["created"]).timestamp()
-            facts = (manifest["domain"], manifest["split"], *size_on_disk(path), age)
-            found.append(CacheEntry(path, *facts, manifest["complete"]))
+        # Entries of other versions say other things, and a run may be removing its own.
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, TypeError, ValueError):
+            if manifest := read_manifest(path):
+                age = time.time() - datetime.fromisoformat(manifest["created"]).timestamp()
+                facts = (str(manifest["domain"]), str(manifest["split"]), *size_on_disk(path), age)
+                found.append(CacheEntry(path, *facts, bool(manifest["complete"])))
     return sorted(found, key=lambda entry: (entry.domain, entry.split, entry.age_s))
-
-
-def _fill(
-    store: FeatureStore, make: Callable[..., Iterator[Shard]], say: Callable[[str], None]
-) -> Shard:
-    """Makes the shards that a store lacks and completes it; as far as the disk allows."""
-
-    def tried(action, *args) -> Shard | None:
-        try:
-            return action(*args)
-        except OSError as error:
-            why = error.strerror or error
-            say(f"feature cache {store.path} cannot be written ({why}); going on without it.")
-            return None
-
-    shards, writing = store.shards(), True
-    for shard in make(first=len(shards)):
-        kept = tried(store.write, len(shards), shard) if writing else None
-        writing = kept is not None
-        shards.append(kept or shard)
-    return (tried(store.finish, shards) if writing else None) or join(shards)
 
 
 def _readable(whole: Shard, source: Source) -> EncodedSource:
@@ -201,7 +205,9 @@ def _dtype(name: str) -> np.dtype:
     return np.dtype(DTYPES[name])
 
 
-def _check_not_empty(source: Source) -> None:
+def _check(source: Source, batch_size: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"features.batch_size={batch_size}: give at least 1.")
     if not len(source):
         raise DataError(
             f"split {source.split!r} of domain {source.domain!r} has no images; add some, or give "

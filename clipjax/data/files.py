@@ -16,10 +16,11 @@ from typing import Protocol
 import numpy as np
 
 from clipjax.data.sources import Example
-from clipjax.errors import DataError
+from clipjax.errors import ChangedError, DataError, UnreachableError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 NOT_A_FILE = -(2**31)  # in place of a size; other negative sizes are error numbers
+MAX_BYTES = 1 << 30  # of one encoded image: what is larger is none, and would fill the memory
 _CHUNK = 4096  # files a thread looks at in one go
 
 
@@ -74,7 +75,13 @@ class Store(Protocol):
         ...
 
     def read(self, index: int) -> bytes:
-        """The encoded image; DataError where it cannot be read."""
+        """The encoded image.
+
+        Raises:
+          UnreachableError: it cannot be read now.
+          ChangedError: it is no longer what `fingerprint` speaks of.
+          DataError: there is no image to be read.
+        """
         ...
 
     def take(self, rows: np.ndarray) -> Store: ...
@@ -107,9 +114,18 @@ class Files:
         path = self.path(index)
         try:
             with open(path, "rb") as file:
+                self._check(index, os.fstat(file.fileno()))
                 return file.read()
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}); restore it.") from None
+            raise UnreachableError(
+                f"{path} cannot be read ({error.strerror}); restore it."
+            ) from None
+
+    def _check(self, index: int, found: os.stat_result) -> None:
+        """Whether an opened file is the one that was looked at, and of a size to be read."""
+        if (found.st_size, found.st_mtime_ns) != (self.sizes[index], self.mtimes[index]):
+            raise ChangedError(f"{self.path(index)} changed while it was in use; start again.")
+        check_size(self.path(index), found.st_size)
 
     def take(self, rows: np.ndarray) -> Files:
         """The files at these indices, and the folders that they are in."""
@@ -176,6 +192,17 @@ def _size_and_time(path: str) -> tuple[int, int]:
     except ValueError:  # a zero byte in the name, from a list that is none
         return NOT_A_FILE, 0
     return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (NOT_A_FILE, 0)
+
+
+def check_size(name: str, size: int) -> None:
+    """Raises DataError for a file too large to be an image.
+
+    >>> check_size("x.png", 1 << 40)
+    Traceback (most recent call last):
+    clipjax.errors.DataError: x.png has 1,099,511,627,776 bytes, too many for an image; remove it.
+    """
+    if size > MAX_BYTES:
+        raise DataError(f"{name} has {size:,} bytes, too many for an image; remove it.")
 
 
 def problem(size: int) -> str:

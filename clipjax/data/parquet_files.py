@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.data.splits import SPLITS
-from clipjax.errors import DataError
+from clipjax.errors import ChangedError, DataError, UnreachableError
 
 KEPT_BYTES = 64 << 20  # of row groups that were read last
 KEPT_FILES = 64  # that stay open
@@ -138,6 +138,8 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
         yield
     except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
         reason = str(error).strip().split("\n")[0]
+        if isinstance(error, OSError) and error.errno:  # pyarrow's own, of damage, have no number
+            raise UnreachableError(f"{path} cannot be read now ({reason}); restore it.") from None
         raise DataError(f"{path} is damaged ({reason}); copy or download it again.") from None
 
 
@@ -321,7 +323,7 @@ class ImageColumn:
             file = self._files[number]
             stat = file.path.stat()
             if (stat.st_size, stat.st_mtime_ns) != (file.size, file.changed):
-                raise DataError(f"{file.path} changed while it was in use; start again.")
+                raise ChangedError(f"{file.path} changed while it was in use; start again.")
             if len(self._opened) >= KEPT_FILES:
                 self._opened.pop(next(iter(self._opened))).close()
             self._opened[number] = pq.ParquetFile(file.path)

@@ -29,7 +29,7 @@ def paired_batches(
     first: int,
     last: int,
     workers: int = 0,
-    threads: int = 2,
+    threads: int | None = None,
     process: tuple[int, int] = (0, 1),
     sampling: Sampling = ONE_PASS,
 ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
@@ -47,7 +47,7 @@ def paired_batches(
       first: step of the first batch.
       last: one past the last step.
       workers: processes that decode what does not fit in memory; 0 decodes in threads of this one.
-      threads: that decode some batches ahead, per process.
+      threads: that decode some batches ahead, per process; see `load_ahead`.
       process: (p, n): the p-th of n parts of every batch. The parts of all n make up the batch.
       sampling: length of an epoch, and how the source is drawn.
 

@@ -1,18 +1,22 @@
 """The features of one source on disk: shards while they are made, one memory-mapped file after.
 
-A file appears under its name whole or not at all, and what a name stands for never changes. So a
-killed encoding goes on behind its last shard, and two processes that encode the same thing at once
-replace each other's files by equal ones.
+A file appears under its name whole or not at all, and what a name stands for never changes: the
+unreadable rows, which may differ from run to run, are part of it. So a killed encoding goes on
+behind its last shard, and two processes that encode the same thing at once replace each other's
+files by equal ones, or refer to files of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import pathlib
+import shutil
 import time
 import uuid
+import zlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, BinaryIO
@@ -20,6 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from clipjax.data import encoding
+from clipjax.data.batches import Unreachable
 from clipjax.data.encoding import Shard
 from clipjax.data.sources import Skipped
 
@@ -30,8 +35,9 @@ class FeatureStore:
     """A directory that holds, or is going to hold, the features of one source.
 
     Layout: `shard-00000.npy`, its unreadable rows in `shard-00000.json`, ...; at the end
-    `features.npy` instead, and a manifest that says so. bfloat16, which .npy files cannot name, is
-    stored as uint16 of the same bits.
+    `features.npy` instead, and a manifest that says so. Where rows are unreadable, the .npy file's
+    name has a checksum of their numbers: `features-1a2b3c4d.npy`. bfloat16, which .npy files cannot
+    name, is stored as uint16 of the same bits.
 
     Args:
       path: the directory; made when something is written.
@@ -48,10 +54,11 @@ class FeatureStore:
     def load(self) -> Shard | None:
         """All features, memory-mapped, and all unreadable rows; None unless complete."""
         manifest = read_manifest(self.path)
-        if not (manifest and manifest["complete"]):
+        skipped = _from_json(manifest.get("skipped")) if manifest else None
+        if skipped is None or not manifest["complete"]:
             return None
-        features = self._map(self.path / "features.npy")
-        skipped = _from_json(manifest["skipped"])
+        self._clean()
+        features = self._map(self.path / _named("features", skipped))
         if features is None or len(features) + len(skipped) != self.rows:
             return None
         return Shard(features, skipped)
@@ -65,6 +72,24 @@ class FeatureStore:
             found.append(shard)
         return found
 
+    def room(self, width: int, done: int) -> tuple[int, int]:
+        """Bytes that the rest of an encoding takes on disk at most, and those that are free there.
+
+        Shards and the one file are there together for a moment.
+
+        Args:
+          width: of the features.
+          done: rows whose shards are there.
+
+        Raises:
+          OSError: no such disk.
+        """
+        place = self.path.absolute()
+        while not place.exists():
+            place = place.parent
+        need = (2 * self.rows - done) * width * self.dtype.itemsize
+        return need, shutil.disk_usage(place).free
+
     def write(self, number: int, shard: Shard) -> Shard:
         """Keeps a shard; returns it memory-mapped.
 
@@ -74,9 +99,9 @@ class FeatureStore:
         self.path.mkdir(parents=True, exist_ok=True)
         if read_manifest(self.path) is None:
             self._write_manifest(complete=False)
-        text = json.dumps(_to_json(shard.skipped))
-        self._replace(self._shard(number, "json"), lambda file: file.write(text.encode()))
-        self._replace(self._shard(number, "npy"), lambda file: self._save(file, [shard]))
+        text, name = json.dumps(_to_json(shard.skipped)), _named(_shard(number), shard.skipped)
+        self._replace(self._notes(number), lambda file: file.write(text.encode()))
+        self._replace(self.path / name, lambda file: self._save(file, [shard]))
         return self._read(number) or shard
 
     def finish(self, shards: Sequence[Shard]) -> Shard:
@@ -85,24 +110,46 @@ class FeatureStore:
         Raises:
           OSError: as `write`; the shards are still there.
         """
-        self._replace(self.path / "features.npy", lambda file: self._save(file, shards))
-        self._write_manifest(complete=True, skipped=_to_json(_skipped(shards)))
-        for file in self.path.glob("shard-*"):
-            if not file.name.endswith(".partial") or _age(file) > ABANDONED:
-                file.unlink(missing_ok=True)
+        skipped = _skipped(shards)
+        name = _named("features", skipped)
+        self._replace(self.path / name, lambda file: self._save(file, shards))
+        self._write_manifest(complete=True, skipped=_to_json(skipped))
+        self._remove(keep=(name, "manifest.json"))
         return self.load() or join(shards)
 
-    def _shard(self, number: int, suffix: str) -> pathlib.Path:
-        return self.path / f"shard-{number:05d}.{suffix}"
+    def abandon(self) -> None:
+        """Removes what there is of an entry that is not complete; what is mapped lives on."""
+        if self.path.is_dir() and self.load() is None:
+            self._remove(keep=())
+            with contextlib.suppress(OSError):  # somebody else writes there
+                self.path.rmdir()
+
+    def _remove(self, keep: tuple[str, ...]) -> None:
+        """Of the files of an entry, all but some, and but those that are being written."""
+        for file in [*self.path.glob("*.npy"), *self.path.glob("*.json")]:
+            if file.name not in keep:
+                file.unlink(missing_ok=True)
+        self._clean()
+
+    def _clean(self) -> None:
+        """Removes what killed writers left."""
+        for file in self.path.glob("*.partial"):
+            if _age(file) > ABANDONED:
+                with contextlib.suppress(OSError):  # not ours to remove: it harms nobody
+                    file.unlink(missing_ok=True)
+
+    def _notes(self, number: int) -> pathlib.Path:
+        return self.path / f"{_shard(number)}.json"
 
     def _read(self, number: int) -> Shard | None:
-        features = self._map(self._shard(number, "npy"))
-        count = min(encoding.SHARD_ROWS, self.rows - number * encoding.SHARD_ROWS)
-        notes = _json(self._shard(number, "json"))
-        if features is None or notes is None:
+        skipped = _from_json(_json(self._notes(number)))
+        if skipped is None:
             return None
-        skipped = _from_json(notes)
-        return Shard(features, skipped) if len(features) + len(skipped) == count else None
+        features = self._map(self.path / _named(_shard(number), skipped))
+        count = min(encoding.SHARD_ROWS, self.rows - number * encoding.SHARD_ROWS)
+        if features is None or len(features) + len(skipped) != count:
+            return None
+        return Shard(features, skipped)
 
     def _map(self, path: pathlib.Path) -> np.ndarray | None:
         """The features [n, P] of a file; None where there are none of this type."""
@@ -139,6 +186,17 @@ class FeatureStore:
             raise
 
 
+def split(whole: Shard, rows: int) -> list[Shard]:
+    """The shards of which a whole of `rows` rows was made; the other way round than `join`."""
+    size, found, start = encoding.SHARD_ROWS, [], 0
+    for number in range(math.ceil(rows / size)):
+        mine = tuple(entry for entry in whole.skipped if entry[0] // size == number)
+        end = start + min(size, rows - number * size) - len(mine)
+        found.append(Shard(whole.features[start:end], mine))
+        start = end
+    return found
+
+
 def join(shards: Sequence[Shard]) -> Shard:
     """Shards as one, in memory."""
     return Shard(np.concatenate([shard.features for shard in shards]), _skipped(shards))
@@ -147,7 +205,8 @@ def join(shards: Sequence[Shard]) -> Shard:
 def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
     """What the directory `path` says of itself; None where it is no cache entry."""
     found = _json(path / "manifest.json")
-    return found if isinstance(found, dict) and "complete" in found else None
+    known = isinstance(found, dict) and {"complete", "created", "domain", "split"} <= set(found)
+    return found if known else None
 
 
 def size_on_disk(path: pathlib.Path) -> tuple[int, int]:
@@ -158,7 +217,8 @@ def size_on_disk(path: pathlib.Path) -> tuple[int, int]:
             size += file.stat().st_size
         if file.suffix == ".npy" and (array := _open(file)) is not None:
             arrays[file.name] = len(array)
-    return arrays.get("features.npy", sum(arrays.values())), size
+    whole = [count for name, count in arrays.items() if name.startswith("features")]
+    return max(whole, default=sum(arrays.values())), size
 
 
 def _open(path: pathlib.Path) -> np.ndarray | None:
@@ -188,9 +248,26 @@ def _age(path: pathlib.Path) -> float:
         return 0.0
 
 
+def _shard(number: int) -> str:
+    return f"shard-{number:05d}"
+
+
+def _named(name: str, skipped: Sequence[tuple[int, Skipped]]) -> str:
+    """The file of features without these rows."""
+    rows = ",".join(str(row) for row, _ in skipped)
+    return f"{name}-{zlib.crc32(rows.encode()):08x}.npy" if rows else f"{name}.npy"
+
+
 def _to_json(skipped: Sequence[tuple[int, Skipped]]) -> list:
-    return [[row, *entry] for row, entry in skipped]
+    return [[row, *entry, isinstance(entry, Unreachable)] for row, entry in skipped]
 
 
-def _from_json(found: Sequence) -> tuple[tuple[int, Skipped], ...]:
-    return tuple((row, Skipped(*entry)) for row, *entry in found)
+def _from_json(found: Any) -> tuple[tuple[int, Skipped], ...] | None:
+    """Unreadable rows as `_to_json` noted them; None for anything else."""
+    try:
+        return tuple(
+            (int(row), (Unreachable if passing else Skipped)(str(name), str(reason)))
+            for row, name, reason, passing in found
+        )
+    except (TypeError, ValueError):
+        return None

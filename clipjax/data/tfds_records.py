@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.data.tfds_dirs import convert_command
-from clipjax.errors import DataError
+from clipjax.errors import DataError, UnreachableError
 from clipjax.log import progress
 
 SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
@@ -76,7 +76,8 @@ def explained(what: str) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, ValueError, LookupError, DecodeError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        raise DataError(f"{what} cannot be read ({reason}); prepare the dataset again.") from None
+        kind = UnreachableError if isinstance(error, OSError) and error.errno else DataError
+        raise kind(f"{what} cannot be read ({reason}); prepare the dataset again.") from None
 
 
 def _feature(folder: str, features: Any, kind: type, usual: str) -> str:

@@ -25,6 +25,9 @@ from typing import Any, BinaryIO, TypeVar
 
 from clipjax.errors import ConfigError, DataError
 
+# By default: more wait for Python's lock, and each holds two items, 40 MB a batch of 256 crops.
+MOST_THREADS = 16
+
 T = TypeVar("T")
 
 
@@ -34,7 +37,7 @@ def load_ahead(
     last: int,
     *,
     workers: int = 0,
-    threads: int = 2,
+    threads: int | None = None,
     prepare: Callable[[int], Any] = int,
 ) -> Iterator[T]:
     """Yields load(first) ... load(last - 1), some prepared ahead.
@@ -49,6 +52,7 @@ def load_ahead(
       last: one past the last.
       workers: processes that load; 0 loads in threads of this process.
       threads: that load, per process. Each has one item in hand, each process one more in waiting.
+        Default: `default_threads`. Order and content of the items do not depend on it.
       prepare: makes of a number what `load` gets in its place. It runs in this process, so that
         what needs JAX need not run in workers.
 
@@ -57,11 +61,25 @@ def load_ahead(
       DataError: a worker process died.
       Exception: whatever `load` raises, in its place in the order; nothing comes after it.
     """
+    threads = default_threads(workers) if threads is None else threads
     if workers < 0 or threads < 1:
         raise ConfigError(f"workers={workers}, threads={threads}: give at least 0 and 1.")
     if workers and last > first:
         return _in_processes(load, first, last, min(workers, last - first), threads, prepare)
     return _in_threads(load, first, last, threads, prepare)
+
+
+def default_threads(workers: int = 0) -> int:
+    """Threads per process that keep this process's cores busy, `MOST_THREADS` at most.
+
+    >>> default_threads(1_000_000)
+    1
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    return min(max(1, cores // max(1, workers)), MOST_THREADS)
 
 
 def _in_threads(load, first: int, last: int, threads: int, prepare) -> Iterator:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,10 @@ from clipjax.data.order import ONE_PASS, Sampling, epoch_key, epoch_plan, steps_
 from clipjax.log import MetricsLog, progress
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import check_finite
+
+# Examples, of all runs together, that one compiled call may go through in several epochs: some 10 s
+# on two cores. Nothing is shown meanwhile, and Ctrl-C waits.
+EXAMPLES_A_CALL = 200_000
 
 PyTree = Any
 Data = dict[str, dict[str, jax.Array]]  # {"source": {"inputs", "label"}, "target": {"inputs"}}
@@ -119,7 +123,8 @@ def fit_arrays(
       phase: name in the log and in errors; one for each method.
       checkpointer: where states go.
       log: gets one record an epoch and method: means over its steps, a list over seeds.
-      save_every: epochs per compiled call; a checkpoint follows each.
+      save_every: epochs between checkpoints. They are one compiled call where that is short
+        (`EXAMPLES_A_CALL`), otherwise each epoch is one; the numbers are the same.
       sampling: length of an epoch, and how the source is drawn.
       rates: position of a method, updates made -> learning rates, for the log.
       evaluate: stacked parameters -> measures, lists over runs, logged beside each checkpoint.
@@ -140,12 +145,12 @@ def fit_arrays(
     data = jax.tree.map(_on_device, data)  # once, not at every call
     if (found := checkpointer.restore(states)) and found[0].step[0] > states.step[0]:
         states = found[0]
-    first = int(np.asarray(states.step)[0]) // per_epoch
-    log.rewind(lambda record: record.get("phase") not in names or record["epoch"] <= first)
+    begun = int(np.asarray(states.step)[0]) // per_epoch
+    log.rewind(lambda record: record.get("phase") not in names or record["epoch"] <= begun)
+    epoch_examples = per_epoch * batch_size * len(rows)
     bar = progress(total=epochs, what=" ".join(names), unit="epoch")
-    bar.update(first)
-    while first < epochs:
-        count = min(save_every, epochs - first)
+    bar.update(begun)
+    for first, count in _calls(begun, epochs, save_every, epoch_examples):
         started = time.perf_counter()
         states, metrics = run(rows, states, data, jnp.int32(first), count)
         metrics = {k: np.asarray(v) for k, v in metrics.items()}  # [runs, count, S]
@@ -157,16 +162,29 @@ def fit_arrays(
                 own = {k: v[mine].tolist() for k, v in means.items()}
                 own |= rates(position, done * per_epoch - 1) if rates else {}
                 log.append(_place(name, done, per_epoch) | own | seconds)
-        first += count
+        bar.update(count)
+        if (done - begun) % save_every and done < epochs:
+            continue
         if evaluate:
             measures = evaluate(states.params)
             for name, mine in share.items():
                 own = {k: v[mine] for k, v in measures.items()}
-                log.append(_place(name, first, per_epoch) | {"evaluation": own})
-        checkpointer.save(first * per_epoch, states)
-        bar.update(count)
+                log.append(_place(name, done, per_epoch) | {"evaluation": own})
+        checkpointer.save(done * per_epoch, states)
     bar.close()
     return states
+
+
+def _calls(first: int, epochs: int, save_every: int, examples: int) -> Iterator[tuple[int, int]]:
+    """(first epoch, epochs) of each compiled call; `examples` an epoch.
+
+    >>> list(_calls(0, 5, 2, 1000)), list(_calls(3, 5, 2, 1_000_000))
+    ([(0, 2), (2, 2), (4, 1)], [(3, 1), (4, 1)])
+    """
+    # Two lengths at most, because each is compiled: one epoch, or all to the next checkpoint.
+    count = save_every if save_every * examples <= EXAMPLES_A_CALL else 1
+    for start in range(first, epochs, count):
+        yield start, min(count, epochs - start)
 
 
 def _program(step_of: Callable, batch_size: int, sampling: Sampling) -> Callable:

@@ -10,9 +10,9 @@ import pytest
 
 from clipjax.data import decode as decoding
 from clipjax.data.preprocess import Preprocess
-from clipjax.errors import ConfigError, DataError
+from clipjax.errors import ConfigError, DataError, UnreachableError
 from tests.conftest import REPO
-from tests.data.image_files import bombs, jpegs, mutants, others, png
+from tests.data.image_files import bombs, encoded, jpegs, mutants, others, pixels, png
 
 RULES = [
     Preprocess(size=32),
@@ -153,3 +153,28 @@ def test_the_decoder_is_a_known_one_and_keys_the_cache():
 def test_arrays_that_are_no_images_are_named():
     with pytest.raises(DataError, match="row 7"):
         Preprocess(size=32).crop(np.zeros((4, 4, 3)), "row 7")
+
+
+@pytest.mark.parametrize("error", [OverflowError, KeyError, RuntimeError, AssertionError])
+def test_whatever_a_plugin_raises_is_a_sentence(monkeypatch, error):
+    from PIL import Image
+
+    def fail(self):
+        raise error("odd")
+
+    data = encoded(Image.fromarray(pixels(8, 8, 0)), "BMP")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(DataError, match="x.bmp cannot be read as an image .*odd"):
+        decoding.decode(data, "x.bmp")
+
+
+def test_no_memory_is_no_fault_of_the_file(monkeypatch):
+    from PIL import Image
+
+    def fail(self):
+        raise MemoryError
+
+    data = encoded(Image.fromarray(pixels(8, 8, 0)), "BMP")
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(UnreachableError, match="out of memory"):
+        decoding.decode(data, "x.bmp")

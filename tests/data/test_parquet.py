@@ -13,7 +13,7 @@ from clipjax import open_dataset
 from clipjax.data import parquet
 from clipjax.data.parquet import ParquetDataset
 from clipjax.data.splits import SPLITS
-from clipjax.errors import DataError
+from clipjax.errors import ChangedError, DataError, UnreachableError
 
 NAMES = ["cat", "dog", "emu"]
 
@@ -215,8 +215,12 @@ def test_bad_files_are_explained(tmp_path, monkeypatch):
     write(file, table(50))
     monkeypatch.setattr(parquet, "SMALL", 0)
     source = ParquetDataset(tmp_path, fractions=(1, 0, 0)).source(tmp_path.name, "train")
+    file.rename(tmp_path / "away")
+    with pytest.raises(UnreachableError, match="train.parquet cannot be read now"):
+        source[0]
+    (tmp_path / "away").rename(file)
     damaged(file)
-    with pytest.raises(DataError, match="train.parquet.*changed"):
+    with pytest.raises(ChangedError, match="train.parquet.*changed"):
         source[0]
     with pytest.raises(DataError, match="train.parquet.*damaged"):
         ParquetDataset(tmp_path)

@@ -12,7 +12,7 @@ import uuid
 import jax
 import pytest
 
-from clipjax.data.workers import load_ahead
+from clipjax.data.workers import default_threads, load_ahead
 from clipjax.errors import ConfigError, DataError
 
 # Without `if __name__ == "__main__"`: a worker must not run it again.
@@ -119,3 +119,19 @@ def test_what_no_process_can_be_sent_is_refused():
         list(load_ahead(lambda number: lock, 0, 2, workers=1))
     with pytest.raises(ConfigError, match="threads=0"):
         load_ahead(int, 0, 2, threads=0)
+
+
+def test_threads_are_as_many_as_the_cores_of_this_process(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)), raising=False)
+    assert [default_threads(workers) for workers in (0, 1, 2, 4, 7)] == [6, 6, 3, 1, 1]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(96)), raising=False)
+    assert [default_threads(workers) for workers in (0, 2, 12)] == [16, 16, 8]
+    seen = set()
+
+    def load(number):
+        seen.add(threading.get_ident())
+        time.sleep(0.01)
+        return number
+
+    assert list(load_ahead(load, 0, 30)) == list(range(30))
+    assert len(seen) > 2

@@ -9,7 +9,8 @@ import pytest
 from clipjax.adapt.step import init_state, make_step
 from clipjax.data.order import Sampling, epoch_key, epoch_plan
 from clipjax.errors import CheckpointError, NonFiniteError
-from clipjax.log import MetricsLog
+from clipjax.log import MetricsLog, read_log
+from clipjax.train import arrays
 from clipjax.train.arrays import _batch, fit_arrays, make_epochs
 from clipjax.train.checkpoint import Checkpointer
 
@@ -63,6 +64,30 @@ def test_resuming_gives_the_same_bits(tmp_path):
         for d in "ab"
     ]
     assert logs[0] == logs[1] and len(logs[0]) == 6
+
+
+def test_calls_of_one_epoch_give_the_same_bits_checkpoints_and_log(tmp_path, monkeypatch):
+    data, step, make = problem()
+    states, found, logs, saved = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32)), [], [], []
+    program, counts = arrays._program, []
+
+    def counted(*args):
+        run = program(*args)
+        return lambda *call: counts.append(call[-1]) or run(*call)
+
+    monkeypatch.setattr(arrays, "_program", counted)
+    for limit in (10**9, 0):
+        monkeypatch.setattr(arrays, "EXAMPLES_A_CALL", limit)
+        folder = tmp_path / str(limit)
+        folder.mkdir()
+        evaluate = lambda params: {"size": np.abs(params["w"]).sum((1, 2)).tolist()}  # noqa: E731
+        found.append(fit(folder, data, step, states, 7, save_every=3, evaluate=evaluate))
+        logs.append([r | {"s_per_epoch": 0} for r in read_log(folder / "metrics.jsonl")])
+        saved.append(sorted(path.name for path in (folder / "ckpt").iterdir()))
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    assert counts == [3, 3, 1] + [1] * 7
+    assert logs[0] == logs[1] and saved[0] == saved[1]
+    assert [r["epoch"] for r in logs[0] if "evaluation" in r] == [3, 6, 7]
 
 
 def test_seeds_together_equal_seeds_alone(tmp_path):
