@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from clipjax.data.sources import Example
+from clipjax.data.sources import Example, shown
 from clipjax.errors import DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -109,7 +109,9 @@ class Files:
             with open(path, "rb") as file:
                 return file.read()
         except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}); restore it.") from None
+            raise DataError(
+                f"{shown(path)} cannot be read ({error.strerror}); restore it."
+            ) from None
 
     def take(self, rows: np.ndarray) -> Files:
         """The files at these indices, and the folders that they are in."""
@@ -207,7 +209,8 @@ class FileSource:
     def __getitem__(self, index: int) -> Example:
         """The encoded image; raises DataError where the file cannot be read any more."""
         index = range(len(self))[index]
-        return Example(self.files.read(index), int(self.labels[index]), self.files.path(index))
+        name = shown(self.files.path(index))
+        return Example(self.files.read(index), int(self.labels[index]), name)
 
     def __repr__(self) -> str:
         """Sizes and times are those of when the dataset was opened."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import pathlib
 import sys
@@ -12,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.data.files import is_image_name
-from clipjax.data.splits import SPLITS, WHOLE
+from clipjax.data.sources import shown
+from clipjax.data.splits import SPLITS, WHOLE, split_of
 from clipjax.errors import DataError
 
 SUFFIXES = (".txt", ".csv", ".tsv")
-PLACES = ("", "splits", "lists", "splits_mini")  # below the root, in this order
+PLACES = ("", "splits", "lists", "splits_mini", "image_list", "txt")  # below the root, in turn
 CLASSES = "classes.txt"
 
 
@@ -117,7 +119,8 @@ def find_lists(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
 
     `{domain}_train.txt`, `_val`, `_test`, or `{domain}_list.txt` for a domain that comes without
     splits (.csv and .tsv too). Where none is called so, every text file that begins like a list is
-    that of the domain it is named after.
+    that of the domain it is named after. Of files called like lists, those of domains for which
+    none begins like one are something else (`class_list.txt`), if there are any other lists.
 
     Raises:
       DataError: two lists for the same part.
@@ -126,8 +129,12 @@ def find_lists(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
     named: dict[str, dict[str, pathlib.Path]] = {}
     for file in files:
         domain, _, kind = file.stem.rpartition("_")
-        if domain and kind in (*SPLITS, "list"):
-            _add(named, domain, WHOLE if kind == "list" else kind, file)
+        if domain and kind.lower() == "list":
+            _add(named, domain, WHOLE, file)
+        elif domain and (split := split_of(kind)):
+            _add(named, domain, split, file)
+    sure = {d: f for d, f in named.items() if any(map(_begins_like_a_list, f.values()))}
+    named = sure or named
     if not named:
         for file in filter(_begins_like_a_list, files):
             _add(named, file.stem, WHOLE, file)
@@ -154,8 +161,11 @@ def _add(lists: dict, domain: str, split: str, file: pathlib.Path) -> None:
 
 def _begins_like_a_list(file: pathlib.Path) -> bool:
     """Whether the first or, after a header, the second line is the path of an image and a label."""
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        lines = [stream.readline(4096) for _ in range(2)]
+    try:
+        with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+            lines = [stream.readline(4096) for _ in range(2)]
+    except OSError as error:
+        raise DataError(f"{shown(file)} cannot be read ({error.strerror}); restore it.") from None
     separator = _separator(lines[0] if lines[0].strip() else lines[1], file.suffix)
     for line in lines:
         if separator == " ":
@@ -168,12 +178,50 @@ def _begins_like_a_list(file: pathlib.Path) -> bool:
 
 
 def find_folder(root: pathlib.Path, lists: str = "") -> pathlib.Path | None:
-    """The folder of lists: the one asked for (relative to the root or not), or where some lie."""
+    """The folder of lists: the one asked for (relative to the root or not), or where some lie.
+
+    Files that are only called like lists (`class_list.txt`, of classes) make no folder of lists.
+    """
     if lists:
-        chosen = root / lists
-        chosen = chosen if chosen.is_dir() else pathlib.Path(lists)
-        if not chosen.is_dir():
+        places = [root / lists, pathlib.Path(lists).expanduser()]
+        chosen = next((place for place in places if place.is_dir()), None)
+        if chosen is None:
             raise DataError(f"data.lists {lists!r} does not exist; give the folder of list files.")
         return chosen
-    places = [root / place for place in PLACES]
-    return next((p for p in places if p.is_dir() and find_lists(p)), None)
+    return next((p for p in _places(root) if _holds_lists(p)), None)
+
+
+def find_doubtful_folder(root: pathlib.Path) -> pathlib.Path | None:
+    """Where files are at least called like lists, to say what is wrong with them."""
+    return next((p for p in _places(root) if find_lists(p)), None)
+
+
+def _places(root: pathlib.Path) -> list[pathlib.Path]:
+    return [place for place in (root / name for name in PLACES) if place.is_dir()]
+
+
+def _holds_lists(folder: pathlib.Path) -> bool:
+    """Whether any of its files begins like a list."""
+    found = find_lists(folder).values()
+    return any(_begins_like_a_list(file) for parts in found for file in parts.values())
+
+
+def class_names(*folders: pathlib.Path) -> tuple[str, ...]:
+    """The lines of the first `classes.txt` in these folders; () without one.
+
+    Raises:
+      DataError: it cannot be read, is empty, or names a class twice.
+    """
+    file = next((f / CLASSES for f in folders if (f / CLASSES).is_file()), None)
+    if file is None:
+        return ()
+    try:
+        names = tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{shown(file)} cannot be read ({error}); it needs a name on each line, in UTF-8."
+        ) from None
+    names = tuple(itertools.dropwhile(lambda name: not name, names[::-1]))[::-1]
+    if not names or len(set(names)) < len(names) or "" in names:
+        raise DataError(f"{shown(file)} needs one name on each line, each a different one.")
+    return names

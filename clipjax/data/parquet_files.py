@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import itertools
 import json
+import os
 import pathlib
 import re
 import threading
@@ -13,15 +15,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.splits import SPLITS
+from clipjax.data.sources import shown
+from clipjax.data.splits import SPLITS, split_of
 from clipjax.errors import DataError
 
 KEPT_BYTES = 64 << 20  # of row groups that were read last
+GLANCE = 100  # entries of a folder, to see what it holds
 KEPT_FILES = 64  # that stay open
 IMAGE_NAMES = ("image", "img", "images", "picture")
 LABEL_NAMES = ("label", "labels", "class", "category", "fine_label")
-_SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-_SPLIT_WORDS |= {word: "val" for word in ("val", "valid", "validation", "dev")}
+NO_DOMAIN = ("data", "default")  # folders that are no domain
 
 
 class Shard(NamedTuple):
@@ -75,22 +78,38 @@ def find_shards(root: pathlib.Path) -> list[Shard]:
     paths = [p for p in paths if not any(x.startswith(".") for x in p.relative_to(root).parts)]
     if not paths:
         raise DataError(
-            f"{root} is not a Parquet dataset: it needs files like train.parquet or "
+            f"{shown(root)} is not a Parquet dataset: it needs files like train.parquet or "
             "data/train-00000-of-00001.parquet."
         )
     shards = [_shard(path, path.relative_to(root)) for path in paths]
     return sorted(shards, key=lambda s: (SPLITS.index(s.split), str(s.path.relative_to(root))))
 
 
+def begins_parquet(root: pathlib.Path) -> bool:
+    """Whether Parquet files are seen at a root, by a look that is short where images are many.
+
+    It reaches `x.parquet`, `domain/x.parquet` and `domain/test/x.parquet`.
+    """
+    if any(root.glob("*.parquet")) or any(root.glob("*/*.parquet")):
+        return True
+    inner = (f for f in root.glob("*/*") if split_of(f.name) or f.name.lower() in NO_DOMAIN)
+    return any(_first_is_parquet(folder) for folder in inner if folder.is_dir())
+
+
+def _first_is_parquet(folder: pathlib.Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(e.name.endswith(".parquet") for e in itertools.islice(entries, GLANCE))
+
+
 def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
     above = below.parts[:-1]
     words = [re.split(r"[-._]", below.stem)[0], *above]
-    splits = [_SPLIT_WORDS[w.lower()] for w in words if w.lower() in _SPLIT_WORDS]
-    folders = [f for f in above if f.lower() not in (*_SPLIT_WORDS, "data", "default")]
+    splits = [split for word in words if (split := split_of(word))]
+    folders = [f for f in above if not split_of(f) and f.lower() not in NO_DOMAIN]
     if not folders and not splits and (m := re.fullmatch(r"(.+)-\d+-of-\d+", below.stem)):
         folders = [m[1]]
     stat = path.stat()
-    domain = folders[0] if folders else ""
+    domain = shown(folders[0]) if folders else ""
     return Shard(path, splits[0] if splits else "train", domain, stat.st_size, stat.st_mtime_ns)
 
 
@@ -115,7 +134,8 @@ def read_shard(shard: Shard, root: pathlib.Path, wanted: dict[str, str]) -> Rows
         domains = Column(np.zeros(len(table), np.int64), [shard.domain], False)
         if domain:
             domains = _coded(shard, domain, table[domain], _declared(features, domain))
-    name = str(shard.path.relative_to(root))
+            domains = _named(shard, domain, domains)
+    name = shown(shard.path.relative_to(root))
     where = Images(shard.path, name, leaves, groups, shard.size, shard.changed)
     return Rows(labels, domains, imageless, where)
 
@@ -138,7 +158,9 @@ def _explained(path: pathlib.Path) -> Iterator[None]:
         yield
     except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise DataError(f"{path} is damaged ({reason}); copy or download it again.") from None
+        raise DataError(
+            f"{shown(path)} is damaged ({reason}); copy or download it again."
+        ) from None
 
 
 def _features(schema) -> dict[str, dict]:
@@ -155,7 +177,9 @@ def _declared(features: dict[str, dict], name: str) -> list[str] | None:
 
 def _check_column(shard: Shard, schema, name: str) -> None:
     if name and name not in schema.names:
-        raise DataError(f"{shard.path} has no column {name!r}; columns: {', '.join(schema.names)}.")
+        raise DataError(
+            f"{shown(shard.path)} has no column {name!r}; columns: {', '.join(schema.names)}."
+        )
 
 
 def _image_column(shard: Shard, schema, features: dict[str, dict], wanted: str) -> str:
@@ -168,8 +192,8 @@ def _image_column(shard: Shard, schema, features: dict[str, dict], wanted: str) 
         found = [n for n in IMAGE_NAMES if n in fits] or noted or (fits if len(fits) == 1 else [])
     if not found:
         raise DataError(
-            f"{shard.path} has no column of images (bytes, or a struct with bytes); columns: "
-            f"{', '.join(f'{n} {schema.field(n).type}' for n in schema.names)}."
+            f"{shown(shard.path)} has no column of images (bytes, or a struct with bytes); "
+            f"columns: {', '.join(f'{n} {schema.field(n).type}' for n in schema.names)}."
         )
     return found[0]
 
@@ -190,7 +214,8 @@ def _label_column(shard: Shard, schema, features: dict[str, dict], wanted: str) 
     found = [wanted] if wanted else found or (numbered if len(numbered) == 1 else [])
     if not found:
         raise DataError(
-            f"{shard.path} has no column {LABEL_NAMES[0]!r}; columns: {', '.join(schema.names)}."
+            f"{shown(shard.path)} has no column {LABEL_NAMES[0]!r}; columns: "
+            f"{', '.join(schema.names)}."
         )
     return found[0]
 
@@ -204,7 +229,7 @@ def _coded(shard: Shard, name: str, column, declared: list[str] | None) -> Colum
         codes = pc.fill_null(column.cast(pa.int64()), -1).to_numpy()
         if len(codes) and codes.min() < -1:  # -1 is what `datasets` writes for no label
             raise DataError(
-                f"column {name!r} of {shard.path} holds {codes.min()}; labels start at 0."
+                f"column {name!r} of {shown(shard.path)} holds {codes.min()}; numbers start at 0."
             )
         return Column(codes, declared or [], False)
     try:
@@ -213,10 +238,25 @@ def _coded(shard: Shard, name: str, column, declared: list[str] | None) -> Colum
         text = None
     if text is None or pa.types.is_floating(column.type):
         raise DataError(
-            f"column {name!r} of {shard.path} is {column.type}; it must be integers or strings."
+            f"column {name!r} of {shown(shard.path)} is {column.type}; it must be integers or "
+            "strings."
         )
     codes = pc.fill_null(text.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
     return Column(codes, text.dictionary.to_pylist(), True)
+
+
+def _named(shard: Shard, name: str, domains: Column) -> Column:
+    """Domains that are numbers without names are called like their numbers."""
+    if domains.names:
+        if len(domains.codes) and domains.codes.max() >= len(domains.names):
+            raise DataError(
+                f"column {name!r} of {shown(shard.path)} runs to {domains.codes.max()}, but has "
+                f"{len(domains.names)} names; numbers must be 0 .. {len(domains.names) - 1}."
+            )
+        return domains
+    values = np.unique(domains.codes[domains.codes >= 0])
+    codes = np.where(domains.codes < 0, -1, np.searchsorted(values, domains.codes))
+    return Column(codes, list(map(str, values.tolist())), True)
 
 
 def _imageless(file, schema, image: str) -> tuple[list[str], np.ndarray]:
@@ -309,8 +349,11 @@ class ImageColumn:
             number, part = self._groups[group]
             table = self._file(number).read_row_group(part, columns=self._files[number].leaves)
             self._kept[group] = (_parts(table), table.nbytes)
-            while len(self._kept) > 2 and sum(n for _, n in self._kept.values()) > KEPT_BYTES:
+            sizes = [n for _, n in self._kept.values()]
+            least = 1 if max(sizes) > KEPT_BYTES else 2
+            while len(sizes) > least and sum(sizes) > KEPT_BYTES:
                 self._kept.popitem(last=False)
+                del sizes[0]
             return self._kept[group][0]
 
     def _file(self, number: int) -> Any:
@@ -321,7 +364,7 @@ class ImageColumn:
             file = self._files[number]
             stat = file.path.stat()
             if (stat.st_size, stat.st_mtime_ns) != (file.size, file.changed):
-                raise DataError(f"{file.path} changed while it was in use; start again.")
+                raise DataError(f"{shown(file.path)} changed while it was in use; start again.")
             if len(self._opened) >= KEPT_FILES:
                 self._opened.pop(next(iter(self._opened))).close()
             self._opened[number] = pq.ParquetFile(file.path)
