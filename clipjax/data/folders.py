@@ -12,12 +12,13 @@ import numpy as np
 from clipjax.data import splits
 from clipjax.data.files import FileSource, look, problem
 from clipjax.data.index import find_files
+from clipjax.data.listfiles import PLACES
 from clipjax.data.sources import Skipped, check_domain, check_root, shown
 from clipjax.data.splits import WHOLE, split_of
 from clipjax.data.walk import class_path
 from clipjax.errors import DataError
 
-_LAYOUT = "a folder of domains"
+_LAYOUT = "the folder of domains"
 
 
 class FolderDataset:
@@ -51,8 +52,8 @@ class FolderDataset:
         self.root, self.fractions = check_root(root, _LAYOUT), splits.check_fractions(fractions)
         self.name = name or shown(self.root.absolute().name)
         found = find_files(self.root, cache_dir)
-        if not found.domains:
-            raise DataError(_why_empty(self.root))
+        if set(found.domains) <= set(PLACES):  # no folders, or only such as are for lists
+            _refuse_empty(self.root, found.domains)
         self.domains = tuple(map(shown, found.domains))
         self._positions = found.positions
         self._folders = [
@@ -111,16 +112,19 @@ class FolderDataset:
         return rows
 
 
-def _why_empty(root: pathlib.Path) -> str:
-    """What to say of a root without folders."""
+def _refuse_empty(root: pathlib.Path, domains: Sequence[str]) -> None:
+    """Says what is missing in a root without folders, which may be one of zips without lists."""
     if archives := sorted(root.glob("*.zip")):
         domain = archives[0].stem
-        return (
+        raise DataError(
             f"{shown(root)} holds {len(archives)} zips, which are read by their lists, and no "
-            f"lists: put {domain}_train.txt, {domain}_test.txt and so on beside them "
-            "or into splits/ (DomainNet offers them beside its zips), or unpack the zips."
+            f"lists: put {domain}_train.txt, {domain}_test.txt and so on beside them or into "
+            "splits/ (DomainNet offers them beside its zips), or unpack the zips."
         )
-    return f"data.root {shown(root)!r} is empty; it must hold domain/class/image folders."
+    if not domains:
+        raise DataError(
+            f"data.root {shown(root)!r} is empty; it must hold domain/class/image folders."
+        )
 
 
 def _given_splits(

@@ -70,11 +70,12 @@ def _open(folder: str) -> Any:
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
     """What goes wrong in reading is a DataError."""
+    from google.protobuf.json_format import Error
     from google.protobuf.message import DecodeError
 
     try:
         yield
-    except (OSError, RuntimeError, ValueError, LookupError, DecodeError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, Error, DecodeError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         raise DataError(f"{what} cannot be read ({reason}); prepare the dataset again.") from None
 

@@ -300,6 +300,56 @@ def test_lists_are_found_by_their_names(tmp_path):
         open_dataset("domainnet")
 
 
+def test_what_is_only_called_like_a_list_is_none(folder_dataset):
+    """PACS comes with such files: of classes, not of images."""
+    (folder_dataset / "class_list.txt").write_text("0 dog\n1 cat\n")
+    assert open_dataset(root=str(folder_dataset)).domains == ("real", "sketch")
+    with pytest.raises(DataError, match="class_list.txt|listed images"):
+        open_dataset("lists", str(folder_dataset))
+    (folder_dataset / "image_list").mkdir()
+    (folder_dataset / "image_list" / "real.txt").write_text("real/red/0.png 0\n")
+    assert open_dataset(root=str(folder_dataset)).domains == ("real",)
+    (folder_dataset / "image_list" / "real.txt").unlink()
+    lines = "sketch/red/0.png 0\nsketch/red/1.png 0\n"
+    (folder_dataset / "sketch_Validation.txt").write_text(lines)
+    dataset = open_dataset(root=str(folder_dataset))
+    assert dataset.domains == ("sketch",) and dataset._given == {"sketch": ("val",)}
+
+
+def test_a_list_that_begins_badly_is_not_left_out(folder_dataset):
+    (folder_dataset / "real_test.txt").write_text("real/red/0.png 0\n")
+    (folder_dataset / "real_train.txt").write_text("real/red/1.png\n")
+    with pytest.raises(DataError, match="real_train.txt, line 1"):
+        open_dataset(root=str(folder_dataset))
+
+
+def test_zips_without_lists(zipped):
+    (zipped / "splits").mkdir()
+    for file in zipped.glob("*.txt"):
+        file.unlink()
+    for name in ("domainnet", "folder", "emoji"):
+        with pytest.raises(DataError, match=r"holds \d zips.*no lists: put real_train.txt"):
+            open_dataset(name, str(zipped))
+
+
+def test_lists_without_images_beside_folders(folder_dataset):
+    (folder_dataset / "real_train.txt").write_text("real/red/99.png 0\n")
+    with pytest.raises(DataError, match="1 of 1 listed.*--config.data.name=folder"):
+        open_dataset(root=str(folder_dataset))
+
+
+def test_names_that_contradict_the_folders_are_refused(folder_dataset):
+    lines = "real/red/0.png 0\nreal/red/1.png 0\nreal/blue/0.png 1\nreal/blue/1.png 1\n"
+    (folder_dataset / "real_train.txt").write_text(lines)
+    (folder_dataset / "classes.txt").write_text("\ufeffred\nblue\n", "utf-8")
+    assert ListDataset(folder_dataset).classes == ("red", "blue")
+    (folder_dataset / "classes.txt").write_text("Rot\nBlau\n")
+    assert ListDataset(folder_dataset).classes == ("Rot", "Blau")
+    (folder_dataset / "classes.txt").write_text("blue\nred\n")
+    with pytest.raises(DataError, match="line 1: .*'red' has label 0, but .* calls 0 'blue'"):
+        ListDataset(folder_dataset)
+
+
 def test_unreadable_lists_are_named(tmp_path):
     (tmp_path / "a_train.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="a_train.txt is not a text"):
