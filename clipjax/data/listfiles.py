@@ -32,7 +32,7 @@ class Lines(NamedTuple):
 
     def at(self, index: int) -> str:
         """The place of a line, for messages."""
-        return f"{self.file}, line {self.numbers[index]}"
+        return f"{shown(self.file)}, line {self.numbers[index]}"
 
 
 def read_list(file: str | os.PathLike) -> Lines:
@@ -49,13 +49,15 @@ def read_list(file: str | os.PathLike) -> Lines:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             rows = list(_rows(stream, file))
     except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); restore it.") from None
+        raise DataError(f"{shown(file)} cannot be read ({error.strerror}); restore it.") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} is not a text of paths and labels ({error}).") from None
+        raise DataError(f"{shown(file)} is not a text of paths and labels ({error}).") from None
     if _has_header(rows):
         rows = rows[1:]
     if not rows:
-        raise DataError(f"{file} lists no images; fill it with lines `path label`, or remove it.")
+        raise DataError(
+            f"{shown(file)} lists no images; fill it with lines `path label`, or remove it."
+        )
     paths, labels, numbers = zip(*rows, strict=True)
     return Lines(file, list(paths), list(labels), np.array(numbers, np.int32))
 
@@ -82,7 +84,7 @@ def _rows(stream, file: pathlib.Path) -> Iterator[tuple[str, str, int]]:
     for number, row in parts:
         if len(row) != 2 or not row[0].strip() or not row[1].strip():
             raise DataError(
-                f"{file}, line {number}: expected a path and a label separated by "
+                f"{shown(file)}, line {number}: expected a path and a label separated by "
                 f"{_SPOKEN[separator]}, as in the first line."
             )
         path = row[0].strip()
@@ -152,8 +154,8 @@ def _add(lists: dict, domain: str, split: str, file: pathlib.Path) -> None:
     others = [f for s, f in parts.items() if s == split or WHOLE in (s, split)]
     if others:
         raise DataError(
-            f"{file.parent} holds both {others[0].name} and {file.name}, two lists for the same "
-            f"images of domain {domain!r}; keep one, or put them into folders and choose with "
+            f"{shown(file.parent)} holds both {others[0].name} and {file.name}, two lists for the "
+            f"same images of domain {domain!r}; keep one, or put them into folders and choose with "
             "data.lists."
         )
     parts[split] = file

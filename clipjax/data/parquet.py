@@ -15,7 +15,8 @@ import numpy as np
 
 from clipjax.data import splits
 from clipjax.data.listfiles import CLASSES, class_names
-from clipjax.data.parquet_files import Column, ImageColumn, Shard, find_shards, read_shard
+from clipjax.data.parquet_columns import Column
+from clipjax.data.parquet_files import ImageColumn, Shard, find_shards, read_shard
 from clipjax.data.sources import ArraySource, Example, Skipped, check_domain, check_root, shown
 from clipjax.data.splits import SPLITS
 from clipjax.errors import DataError

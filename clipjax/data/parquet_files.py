@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -15,6 +14,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipjax.data.parquet_columns import (
+    Column,
+    check_column,
+    coded,
+    declared_names,
+    explained,
+    features_of,
+    image_column,
+    imageless_rows,
+    label_column,
+    named_domains,
+    parts_of,
+)
 from clipjax.data.sources import shown
 from clipjax.data.splits import SPLITS, split_of
 from clipjax.errors import DataError
@@ -22,8 +34,6 @@ from clipjax.errors import DataError
 KEPT_BYTES = 64 << 20  # of row groups that were read last
 GLANCE = 100  # entries of a folder, to see what it holds
 KEPT_FILES = 64  # that stay open
-IMAGE_NAMES = ("image", "img", "images", "picture")
-LABEL_NAMES = ("label", "labels", "class", "category", "fine_label")
 NO_DOMAIN = ("data", "default")  # folders that are no domain
 
 
@@ -35,14 +45,6 @@ class Shard(NamedTuple):
     domain: str  # "" where nothing says one
     size: int
     changed: int  # ns
-
-
-class Column(NamedTuple):
-    """A column of few different values."""
-
-    codes: np.ndarray  # int64 [rows]; -1 where there is no value
-    names: list[str]  # what the codes number
-    found: bool  # the names are those that occur, not those that were declared
 
 
 class Images(NamedTuple):
@@ -97,8 +99,14 @@ def begins_parquet(root: pathlib.Path) -> bool:
 
 
 def _first_is_parquet(folder: pathlib.Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(e.name.endswith(".parquet") for e in itertools.islice(entries, GLANCE))
+    try:
+        with os.scandir(folder) as entries:
+            return any(e.name.endswith(".parquet") for e in itertools.islice(entries, GLANCE))
+    except OSError as error:
+        raise DataError(
+            f"{shown(folder)} cannot be listed ({error.strerror}); give it the right to be read, "
+            "or remove it."
+        ) from None
 
 
 def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
@@ -122,19 +130,19 @@ def read_shard(shard: Shard, root: pathlib.Path, wanted: dict[str, str]) -> Rows
       wanted: names of the "image", "label" and "domain" columns; "" where they are to be found.
     """
     with _opened(shard.path) as file:
-        schema, features = file.schema_arrow, _features(file.schema_arrow)
-        image = _image_column(shard, schema, features, wanted["image"])
-        label = _label_column(shard, schema, features, wanted["label"])
+        schema, features = file.schema_arrow, features_of(file.schema_arrow)
+        image = image_column(shard.path, schema, features, wanted["image"])
+        label = label_column(shard.path, schema, features, wanted["label"])
         domain = wanted["domain"] or ("domain" if "domain" in schema.names else "")
-        _check_column(shard, schema, domain)
+        check_column(shard.path, schema, domain)
         table = file.read(columns=[label, domain] if domain else [label])
-        leaves, imageless = _imageless(file, schema, image)
+        leaves, imageless = imageless_rows(file, schema, image)
         groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        labels = _coded(shard, label, table[label], _declared(features, label))
+        labels = coded(shard.path, label, table[label], declared_names(features, label))
         domains = Column(np.zeros(len(table), np.int64), [shard.domain], False)
         if domain:
-            domains = _coded(shard, domain, table[domain], _declared(features, domain))
-            domains = _named(shard, domain, domains)
+            domains = coded(shard.path, domain, table[domain], declared_names(features, domain))
+            domains = named_domains(shard.path, domain, domains)
     name = shown(shard.path.relative_to(root))
     where = Images(shard.path, name, leaves, groups, shard.size, shard.changed)
     return Rows(labels, domains, imageless, where)
@@ -143,155 +151,11 @@ def read_shard(shard: Shard, root: pathlib.Path, wanted: dict[str, str]) -> Rows
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[Any]:
     """The file as a pyarrow ParquetFile; what goes wrong with it is a DataError."""
-    with _explained(path):
+    with explained(path):
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(path) as file:
             yield file
-
-
-@contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise DataError(
-            f"{shown(path)} is damaged ({reason}); copy or download it again."
-        ) from None
-
-
-def _features(schema) -> dict[str, dict]:
-    """What `datasets` noted about the columns."""
-    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    return noted.get("info", {}).get("features") or {}
-
-
-def _declared(features: dict[str, dict], name: str) -> list[str] | None:
-    """The names of a ClassLabel."""
-    feature = features.get(name) or {}
-    return feature.get("names") if feature.get("_type") == "ClassLabel" else None
-
-
-def _check_column(shard: Shard, schema, name: str) -> None:
-    if name and name not in schema.names:
-        raise DataError(
-            f"{shown(shard.path)} has no column {name!r}; columns: {', '.join(schema.names)}."
-        )
-
-
-def _image_column(shard: Shard, schema, features: dict[str, dict], wanted: str) -> str:
-    _check_column(shard, schema, wanted)
-    fits = [name for name in schema.names if _holds_images(schema.field(name).type)]
-    noted = [name for name in fits if (features.get(name) or {}).get("_type") == "Image"]
-    if wanted:
-        found = [wanted] if wanted in fits else []
-    else:
-        found = [n for n in IMAGE_NAMES if n in fits] or noted or (fits if len(fits) == 1 else [])
-    if not found:
-        raise DataError(
-            f"{shown(shard.path)} has no column of images (bytes, or a struct with bytes); "
-            f"columns: {', '.join(f'{n} {schema.field(n).type}' for n in schema.names)}."
-        )
-    return found[0]
-
-
-def _holds_images(kind) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        at = kind.get_field_index("bytes")
-        return at >= 0 and _holds_images(kind.field(at).type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _label_column(shard: Shard, schema, features: dict[str, dict], wanted: str) -> str:
-    _check_column(shard, schema, wanted)
-    numbered = [n for n in schema.names if _declared(features, n) and n != "domain"]
-    found = [n for n in LABEL_NAMES if n in schema.names]
-    found = [wanted] if wanted else found or (numbered if len(numbered) == 1 else [])
-    if not found:
-        raise DataError(
-            f"{shown(shard.path)} has no column {LABEL_NAMES[0]!r}; columns: "
-            f"{', '.join(schema.names)}."
-        )
-    return found[0]
-
-
-def _coded(shard: Shard, name: str, column, declared: list[str] | None) -> Column:
-    """A column of integers or strings as codes."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_integer(column.type):
-        codes = pc.fill_null(column.cast(pa.int64()), -1).to_numpy()
-        if len(codes) and codes.min() < -1:  # -1 is what `datasets` writes for no label
-            raise DataError(
-                f"column {name!r} of {shown(shard.path)} holds {codes.min()}; numbers start at 0."
-            )
-        return Column(codes, declared or [], False)
-    try:
-        text = column.cast(pa.string()).combine_chunks().dictionary_encode()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        text = None
-    if text is None or pa.types.is_floating(column.type):
-        raise DataError(
-            f"column {name!r} of {shown(shard.path)} is {column.type}; it must be integers or "
-            "strings."
-        )
-    codes = pc.fill_null(text.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    return Column(codes, text.dictionary.to_pylist(), True)
-
-
-def _named(shard: Shard, name: str, domains: Column) -> Column:
-    """Domains that are numbers without names are called like their numbers."""
-    if domains.names:
-        if len(domains.codes) and domains.codes.max() >= len(domains.names):
-            raise DataError(
-                f"column {name!r} of {shown(shard.path)} runs to {domains.codes.max()}, but has "
-                f"{len(domains.names)} names; numbers must be 0 .. {len(domains.names) - 1}."
-            )
-        return domains
-    values = np.unique(domains.codes[domains.codes >= 0])
-    codes = np.where(domains.codes < 0, -1, np.searchsorted(values, domains.codes))
-    return Column(codes, list(map(str, values.tolist())), True)
-
-
-def _imageless(file, schema, image: str) -> tuple[list[str], np.ndarray]:
-    """The columns that hold images and their paths, and which rows have no bytes, bool [rows]."""
-    import pyarrow as pa
-
-    kind = schema.field(image).type
-    leaves = [image]
-    if pa.types.is_struct(kind):
-        named = [f"{image}.{n}" for n in ("bytes", "path") if kind.get_field_index(n) >= 0]
-        leaves = named
-    masks = []
-    for group in range(file.num_row_groups):
-        meta = file.metadata.row_group(group)
-        columns = [meta.column(c) for c in range(meta.num_columns)]
-        found = next(c for c in columns if c.path_in_schema == leaves[0])
-        counted = found.statistics if found.is_stats_set else None
-        if counted is not None and counted.has_null_count and not counted.null_count:
-            masks.append(np.zeros(meta.num_rows, bool))
-        else:
-            data, _ = _parts(file.read_row_group(group, columns=leaves[:1]))
-            masks.append(data.is_null().to_numpy())
-    return leaves, np.concatenate(masks) if masks else np.zeros(0, bool)
-
-
-def _parts(table) -> tuple[Any, Any]:
-    """The bytes and, if there are any, the paths in a table of one image column."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    column = table.column(0)
-    if not pa.types.is_struct(column.type):
-        return column, None
-    has_path = column.type.get_field_index("path") >= 0
-    return pc.struct_field(column, "bytes"), pc.struct_field(column, "path") if has_path else None
 
 
 class ImageColumn:
@@ -333,7 +197,7 @@ class ImageColumn:
         """The encoded image of a row, and its name: file and path, or number, of the image."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         file = self._files[self._groups[group][0]]
-        with _explained(file.path):
+        with explained(file.path):
             data, paths = self._group(group)
             at = row - int(self._starts[group])
             path = paths[at].as_py() if paths is not None else None
@@ -348,7 +212,7 @@ class ImageColumn:
                 return self._kept[group][0]
             number, part = self._groups[group]
             table = self._file(number).read_row_group(part, columns=self._files[number].leaves)
-            self._kept[group] = (_parts(table), table.nbytes)
+            self._kept[group] = (parts_of(table), table.nbytes)
             sizes = [n for _, n in self._kept.values()]
             least = 1 if max(sizes) > KEPT_BYTES else 2
             while len(sizes) > least and sum(sizes) > KEPT_BYTES:
