@@ -95,8 +95,9 @@ def encode(config, plan: Plan, say) -> Encoded:
     cache = config.features.cache_dir or feats.default_cache_dir() / "features"
     # The config too: an activation or a number of heads changes features, and no weight.
     key = f"{feats.fingerprint(params)} {plan.clip_config.vision} {config.compute_dtype}"
-    parts, rows, skipped = {}, {}, []
-    for domain, split in needed_parts(config, plan.dataset):
+    parts, rows, skipped, needed = {}, {}, [], needed_parts(config, plan.dataset)
+    allowed = config.data.max_unreadable * sum(len(plan.dataset.source(*p)) for p in needed)
+    for domain, split in needed:
         found = feats.cached_features(
             lambda images: encode_image(placed, deal_out(images, mesh)),
             plan.dataset.source(domain, split),
@@ -108,6 +109,7 @@ def encode(config, plan: Plan, say) -> Encoded:
             model=config.model,
             workers=config.data.workers,
             say=say,
+            most_skipped=int(allowed) - len(skipped),
         )
         skipped += found.skipped
         if found.skipped:

@@ -159,5 +159,6 @@ class ClassSubsetSource:
         return example._replace(label=int(self.labels[index]))
 
     def __repr__(self) -> str:
-        digest = hashlib.sha256("\n".join(self.classes).encode()).hexdigest()[:16]
+        names = "\n".join(self.classes).encode("utf-8", "surrogateescape")
+        digest = hashlib.sha256(names).hexdigest()[:16]
         return f"ClassSubset({self._source!r}, {len(self.classes)} classes {digest})"

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
-from clipjax.data.sources import Example
+from clipjax.data.sources import Example, shown
 from clipjax.errors import ChangedError, DataError, UnreachableError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -118,14 +118,15 @@ class Files:
                 return file.read()
         except OSError as error:
             raise UnreachableError(
-                f"{path} cannot be read ({error.strerror}); restore it."
+                f"{shown(path)} cannot be read ({error.strerror}); restore it."
             ) from None
 
     def _check(self, index: int, found: os.stat_result) -> None:
         """Whether an opened file is the one that was looked at, and of a size to be read."""
+        path = shown(self.path(index))
         if (found.st_size, found.st_mtime_ns) != (self.sizes[index], self.mtimes[index]):
-            raise ChangedError(f"{self.path(index)} changed while it was in use; start again.")
-        check_size(self.path(index), found.st_size)
+            raise ChangedError(f"{path} changed while it was in use; start again.")
+        check_size(path, found.st_size)
 
     def take(self, rows: np.ndarray) -> Files:
         """The files at these indices, and the folders that they are in."""
@@ -234,7 +235,8 @@ class FileSource:
     def __getitem__(self, index: int) -> Example:
         """The encoded image; raises DataError where the file cannot be read any more."""
         index = range(len(self))[index]
-        return Example(self.files.read(index), int(self.labels[index]), self.files.path(index))
+        name = shown(self.files.path(index))
+        return Example(self.files.read(index), int(self.labels[index]), name)
 
     def __repr__(self) -> str:
         """Sizes and times are those of when the dataset was opened."""

@@ -12,17 +12,21 @@ import numpy as np
 from clipjax.data import splits
 from clipjax.data.files import FileSource, look, problem
 from clipjax.data.index import find_files
-from clipjax.data.sources import Skipped, check_domain
+from clipjax.data.listfiles import PLACES
+from clipjax.data.sources import Skipped, check_domain, check_root, shown
+from clipjax.data.splits import WHOLE, split_of
 from clipjax.data.walk import class_path
 from clipjax.errors import DataError
+
+_LAYOUT = "the folder of domains"
 
 
 class FolderDataset:
     """`root/domain/class/image`, or `root/domain/{train,val,test}/class/image`.
 
     Without split folders each file goes to a split by a hash of its class and name, so the split is
-    the same on every machine and adding files moves no others. Given train and test only, val is
-    taken out of train in the same way.
+    the same on every machine and adding files moves no others. What split folders do not give is
+    taken out of train in the same way. `validation`, `valid` and `dev` are val, in any letter case.
 
     Hidden files, `Thumbs.db` and the like are passed over; what else is no image, and empty files
     and broken links, are in `skipped`. Links to files and folders are followed.
@@ -45,26 +49,25 @@ class FolderDataset:
         *,
         cache_dir: str | os.PathLike | None = None,
     ):
-        self.root, self.fractions = pathlib.Path(root), splits.check_fractions(fractions)
-        self.name = name or self.root.absolute().name
-        if not self.root.is_dir():
-            raise DataError(f"data.root {str(root)!r} does not exist; give a folder of domains.")
+        self.root, self.fractions = check_root(root, _LAYOUT), splits.check_fractions(fractions)
+        self.name = name or shown(self.root.absolute().name)
         found = find_files(self.root, cache_dir)
-        self.domains = found.domains
-        if not self.domains:
-            raise DataError(
-                f"data.root {str(root)!r} is empty; it must hold domain/class/image folders."
-            )
-        self._folders, self._positions = found.folders, found.positions
-        self._given = _given_splits(self.root, found.domains, found.folders)
-        self.classes = tuple(sorted({name for _, _, name in found.folders}))
+        if set(found.domains) <= set(PLACES):  # no folders, or only such as are for lists
+            _refuse_empty(self.root, found.domains)
+        self.domains = tuple(map(shown, found.domains))
+        self._positions = found.positions
+        self._folders = [
+            (shown(d), split_of(part) or WHOLE, shown(c)) for d, part, c in found.folders
+        ]
+        self._given = _given_splits(self.root, self.domains, self._folders)
+        self.classes = tuple(sorted({name for _, _, name in self._folders}))
         number = {name: label for label, name in enumerate(self.classes)}
-        self._label_of = np.array([number[name] for _, _, name in found.folders], np.int32)
-        paths = [class_path(folder) for folder in found.folders]
-        self._files = look(self.root, paths, found.folder, found.names)
+        self._label_of = np.array([number[name] for _, _, name in self._folders], np.int32)
+        self._paths = [class_path(folder) for folder in found.folders]
+        self._files = look(self.root, self._paths, found.folder, found.names)
         self._usable = self._files.sizes > 0
         unusable = [
-            Skipped(self._files.path(i), problem(int(self._files.sizes[i])))
+            Skipped(shown(self._files.path(i)), problem(int(self._files.sizes[i])))
             for i in np.flatnonzero(~self._usable)
         ]
         self.skipped = (*(Skipped(*entry) for entry in found.skipped), *unusable)
@@ -75,28 +78,22 @@ class FolderDataset:
         return tuple(sorted({name for d, _, name in self._folders if d == domain}))
 
     def has_split(self, split: str) -> bool:
-        """Whether every domain has this split, as a folder or by hash."""
-        return all(splits.origin(split, given) is not None for given in self._given.values())
+        """Whether every domain has this split: always, as a folder or dealt out of another."""
+        return split in splits.SPLITS
 
     def source(self, domain: str, split: str) -> FileSource:
         """The examples of a domain and split, in the order of classes and names.
 
         Raises:
           ConfigError: an unknown domain.
-          DataError: a split folder that is missing, a class folder without images, or a class with
-            a single image where splits are made by hash.
+          DataError: a class folder without images, or a class with a single image where all splits
+            are made by hash.
         """
         check_domain(self, domain)
         given = self._given[domain]
-        part = splits.origin(split, given)
-        if part is None:
-            raise DataError(
-                f"{self.root / domain} has no {split} folder beside {', '.join(given)}."
-            )
-        rows = self._rows_of(domain, part)
+        rows = self._rows_of(domain, splits.origin(split, given)[0])
         labels = self._label_of[self._files.folder[rows]]
-        if part == splits.WHOLE:
-            splits.check_single(labels, self.classes, domain, self.fractions)
+        splits.check_single(split, given, labels, self.classes, domain, self.fractions)
         where = self._positions[rows]
         rows = rows[splits.members(split, given, where, labels, self.fractions)]
         labels = self._label_of[self._files.folder[rows]]
@@ -110,9 +107,24 @@ class FolderDataset:
         rows = np.flatnonzero(wanted[folder] & self._usable)
         counts = np.bincount(folder[rows], minlength=len(self._folders))
         for number in np.flatnonzero(wanted & (counts == 0)):
-            place = self.root / class_path(self._folders[number])
+            place = shown(self.root / self._paths[number])
             raise DataError(f"class folder {place} has no images; add some or remove it.")
         return rows
+
+
+def _refuse_empty(root: pathlib.Path, domains: Sequence[str]) -> None:
+    """Says what is missing in a root without folders, which may be one of zips without lists."""
+    if archives := sorted(root.glob("*.zip")):
+        domain = archives[0].stem
+        raise DataError(
+            f"{shown(root)} holds {len(archives)} zips, which are read by their lists, and no "
+            f"lists: put {domain}_train.txt, {domain}_test.txt and so on beside them or into "
+            "splits/ (DomainNet offers them beside its zips), or unpack the zips."
+        )
+    if not domains:
+        raise DataError(
+            f"data.root {shown(root)!r} is empty; it must hold domain/class/image folders."
+        )
 
 
 def _given_splits(
@@ -125,7 +137,7 @@ def _given_splits(
     for domain in domains:
         if domain not in given:
             raise DataError(
-                f"domain folder {root / domain} holds no class folders; expected "
+                f"domain folder {shown(root)}/{domain} holds no class folders; expected "
                 "domain/class/image: add them, or move the folder elsewhere."
             )
     return {domain: tuple(given[domain]) for domain in domains}

@@ -18,9 +18,9 @@ from collections.abc import Callable
 import numpy as np
 
 from clipjax.data.files import Names
-from clipjax.data.walk import Found, state, walk
+from clipjax.data.walk import Found, State, state, walk
 
-FORMAT = 1  # raise when what is stored, or what a walk looks for, changes
+FORMAT = 2  # raise when what is stored, or what a walk looks for, changes
 LEAST = 5000  # fewer files are found again as fast as they are read
 _DIGEST = 32  # bytes of SHA-256, in front of an index
 _SETTLED = 2_000_000_000  # ns; a file system may stamp changes of so long with the same time
@@ -72,14 +72,14 @@ def is_current(found: Found, root: str | os.PathLike) -> bool:
     """Whether every directory is the one it was, unchanged."""
     root = os.path.abspath(root)
     try:
-        return all(state(os.path.join(root, d)) == s for d, s in found.directories.items())
+        return all(state(os.path.join(root, d)).is_same(s) for d, s in found.directories.items())
     except OSError:  # one is gone
         return False
 
 
 def is_settled(found: Found) -> bool:
     """Whether a later change of any directory is sure to show in its time."""
-    latest = max(changed for changed, _, _ in found.directories.values())
+    latest = max(state.changed for state in found.directories.values())
     return found.repeatable and latest < found.time - _SETTLED
 
 
@@ -135,7 +135,7 @@ def load_index(path: pathlib.Path) -> Found | None:
         Names(arrays["names"].tobytes(), arrays["ends"]),
         arrays["positions"],
         tuple(map(tuple, header["skipped"])),
-        {path: tuple(state) for path, state in header["directories"].items()},
+        {path: State(*state) for path, state in header["directories"].items()},
         header["repeatable"],
         header["time"],
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
 import pathlib
 import sys
@@ -12,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.data.files import is_image_name
-from clipjax.data.splits import SPLITS, WHOLE
+from clipjax.data.sources import shown
+from clipjax.data.splits import SPLITS, WHOLE, split_of
 from clipjax.errors import DataError
 
 SUFFIXES = (".txt", ".csv", ".tsv")
-PLACES = ("", "splits", "lists", "splits_mini")  # below the root, in this order
+PLACES = ("", "splits", "lists", "splits_mini", "image_list", "txt")  # below the root, in turn
 CLASSES = "classes.txt"
 
 
@@ -30,7 +32,7 @@ class Lines(NamedTuple):
 
     def at(self, index: int) -> str:
         """The place of a line, for messages."""
-        return f"{self.file}, line {self.numbers[index]}"
+        return f"{shown(self.file)}, line {self.numbers[index]}"
 
 
 def read_list(file: str | os.PathLike) -> Lines:
@@ -47,13 +49,15 @@ def read_list(file: str | os.PathLike) -> Lines:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             rows = list(_rows(stream, file))
     except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}); restore it.") from None
+        raise DataError(f"{shown(file)} cannot be read ({error.strerror}); restore it.") from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} is not a text of paths and labels ({error}).") from None
+        raise DataError(f"{shown(file)} is not a text of paths and labels ({error}).") from None
     if _has_header(rows):
         rows = rows[1:]
     if not rows:
-        raise DataError(f"{file} lists no images; fill it with lines `path label`, or remove it.")
+        raise DataError(
+            f"{shown(file)} lists no images; fill it with lines `path label`, or remove it."
+        )
     paths, labels, numbers = zip(*rows, strict=True)
     return Lines(file, list(paths), list(labels), np.array(numbers, np.int32))
 
@@ -80,7 +84,7 @@ def _rows(stream, file: pathlib.Path) -> Iterator[tuple[str, str, int]]:
     for number, row in parts:
         if len(row) != 2 or not row[0].strip() or not row[1].strip():
             raise DataError(
-                f"{file}, line {number}: expected a path and a label separated by "
+                f"{shown(file)}, line {number}: expected a path and a label separated by "
                 f"{_SPOKEN[separator]}, as in the first line."
             )
         path = row[0].strip()
@@ -117,7 +121,8 @@ def find_lists(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
 
     `{domain}_train.txt`, `_val`, `_test`, or `{domain}_list.txt` for a domain that comes without
     splits (.csv and .tsv too). Where none is called so, every text file that begins like a list is
-    that of the domain it is named after.
+    that of the domain it is named after. Of files called like lists, those of domains for which
+    none begins like one are something else (`class_list.txt`), if there are any other lists.
 
     Raises:
       DataError: two lists for the same part.
@@ -126,8 +131,12 @@ def find_lists(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
     named: dict[str, dict[str, pathlib.Path]] = {}
     for file in files:
         domain, _, kind = file.stem.rpartition("_")
-        if domain and kind in (*SPLITS, "list"):
-            _add(named, domain, WHOLE if kind == "list" else kind, file)
+        if domain and kind.lower() == "list":
+            _add(named, domain, WHOLE, file)
+        elif domain and (split := split_of(kind)):
+            _add(named, domain, split, file)
+    sure = {d: f for d, f in named.items() if any(map(_begins_like_a_list, f.values()))}
+    named = sure or named
     if not named:
         for file in filter(_begins_like_a_list, files):
             _add(named, file.stem, WHOLE, file)
@@ -145,8 +154,8 @@ def _add(lists: dict, domain: str, split: str, file: pathlib.Path) -> None:
     others = [f for s, f in parts.items() if s == split or WHOLE in (s, split)]
     if others:
         raise DataError(
-            f"{file.parent} holds both {others[0].name} and {file.name}, two lists for the same "
-            f"images of domain {domain!r}; keep one, or put them into folders and choose with "
+            f"{shown(file.parent)} holds both {others[0].name} and {file.name}, two lists for the "
+            f"same images of domain {domain!r}; keep one, or put them into folders and choose with "
             "data.lists."
         )
     parts[split] = file
@@ -154,8 +163,11 @@ def _add(lists: dict, domain: str, split: str, file: pathlib.Path) -> None:
 
 def _begins_like_a_list(file: pathlib.Path) -> bool:
     """Whether the first or, after a header, the second line is the path of an image and a label."""
-    with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-        lines = [stream.readline(4096) for _ in range(2)]
+    try:
+        with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
+            lines = [stream.readline(4096) for _ in range(2)]
+    except OSError as error:
+        raise DataError(f"{shown(file)} cannot be read ({error.strerror}); restore it.") from None
     separator = _separator(lines[0] if lines[0].strip() else lines[1], file.suffix)
     for line in lines:
         if separator == " ":
@@ -168,12 +180,50 @@ def _begins_like_a_list(file: pathlib.Path) -> bool:
 
 
 def find_folder(root: pathlib.Path, lists: str = "") -> pathlib.Path | None:
-    """The folder of lists: the one asked for (relative to the root or not), or where some lie."""
+    """The folder of lists: the one asked for (relative to the root or not), or where some lie.
+
+    Files that are only called like lists (`class_list.txt`, of classes) make no folder of lists.
+    """
     if lists:
-        chosen = root / lists
-        chosen = chosen if chosen.is_dir() else pathlib.Path(lists)
-        if not chosen.is_dir():
+        places = [root / lists, pathlib.Path(lists).expanduser()]
+        chosen = next((place for place in places if place.is_dir()), None)
+        if chosen is None:
             raise DataError(f"data.lists {lists!r} does not exist; give the folder of list files.")
         return chosen
-    places = [root / place for place in PLACES]
-    return next((p for p in places if p.is_dir() and find_lists(p)), None)
+    return next((p for p in _places(root) if _holds_lists(p)), None)
+
+
+def find_doubtful_folder(root: pathlib.Path) -> pathlib.Path | None:
+    """Where files are at least called like lists, to say what is wrong with them."""
+    return next((p for p in _places(root) if find_lists(p)), None)
+
+
+def _places(root: pathlib.Path) -> list[pathlib.Path]:
+    return [place for place in (root / name for name in PLACES) if place.is_dir()]
+
+
+def _holds_lists(folder: pathlib.Path) -> bool:
+    """Whether any of its files begins like a list."""
+    found = find_lists(folder).values()
+    return any(_begins_like_a_list(file) for parts in found for file in parts.values())
+
+
+def class_names(*folders: pathlib.Path) -> tuple[str, ...]:
+    """The lines of the first `classes.txt` in these folders; () without one.
+
+    Raises:
+      DataError: it cannot be read, is empty, or names a class twice.
+    """
+    file = next((f / CLASSES for f in folders if (f / CLASSES).is_file()), None)
+    if file is None:
+        return ()
+    try:
+        names = tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{shown(file)} cannot be read ({error}); it needs a name on each line, in UTF-8."
+        ) from None
+    names = tuple(itertools.dropwhile(lambda name: not name, names[::-1]))[::-1]
+    if not names or len(set(names)) < len(names) or "" in names:
+        raise DataError(f"{shown(file)} needs one name on each line, each a different one.")
+    return names

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import itertools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -14,8 +13,17 @@ import numpy as np
 from clipjax.data import splits
 from clipjax.data.archives import open_archive
 from clipjax.data.files import Files, FileSource, Names, Store, look, problem
-from clipjax.data.listfiles import CLASSES, Lines, find_folder, find_lists, read_list
-from clipjax.data.sources import Skipped, check_domain
+from clipjax.data.listfiles import (
+    CLASSES,
+    PLACES,
+    Lines,
+    class_names,
+    find_doubtful_folder,
+    find_folder,
+    find_lists,
+    read_list,
+)
+from clipjax.data.sources import Skipped, check_domain, check_root, shown
 from clipjax.errors import DataError
 
 
@@ -31,9 +39,9 @@ class ListDataset:
     """Images named in `{domain}_train.txt`, `{domain}_test.txt` and their like, below one root.
 
     The official DomainNet is one: its six folders, or the six zips as downloaded, beside its lists.
-    Lists may also lie in `splits`, `lists` or `splits_mini` below the root. `find_lists` says how
-    they are called, `read_list` what is in them. Given train and test only, val is taken out of
-    train by a hash of class and file name; `{domain}_list.txt` is split so as a whole.
+    Lists may also lie in `splits`, `lists`, `splits_mini`, `image_list` or `txt` below the root.
+    `find_lists` says how they are called, `read_list` what is in them. Splits without a list are
+    taken out of train by a hash of class and file name; `{domain}_list.txt` is split so as a whole.
 
     A class is called like the folder of its images, unless labels are names or a `classes.txt`,
     beside the lists or in the root, names their numbers. All domains share one numbering, so a
@@ -57,33 +65,34 @@ class ListDataset:
         fractions: Sequence[float] = splits.FRACTIONS,
         name: str = "",
     ):
-        self.root, self.fractions = pathlib.Path(root), splits.check_fractions(fractions)
-        self.name = name or self.root.absolute().name
-        if not self.root.is_dir():
-            raise DataError(f"data.root {str(root)!r} does not exist; give the folder of images.")
+        self.root, self.fractions = (
+            check_root(root, "the folder of images"),
+            splits.check_fractions(fractions),
+        )
+        self.name = name or shown(self.root.absolute().name)
         found = self._find(lists)
         self.domains = tuple(sorted(found))
         self._given = {domain: tuple(found[domain]) for domain in self.domains}
         keys = [(d, split) for d in self.domains for split in found[d]]
         lines = [read_list(found[domain][split]) for domain, split in keys]
         folder = lines[0].file.parent
-        self.classes, numbers = number_labels(lines, _class_names(folder, self.root))
+        self.classes, numbers = number_labels(lines, class_names(folder, self.root))
         stores = _open(self.root, lines)
         self._parts, skipped = {}, []
         for key, part, labels, store in zip(keys, lines, numbers, stores, strict=True):
             keep = np.flatnonzero(store.sizes > 0)
             empty = np.flatnonzero(store.sizes <= 0)
-            skipped += [Skipped(store.path(i), problem(int(store.sizes[i]))) for i in empty]
+            skipped += [Skipped(shown(store.path(i)), problem(int(store.sizes[i]))) for i in empty]
             where = self._positions(key, part)
             self._parts[key] = _Part(store.take(keep), labels[keep], where[keep])
         self.skipped = tuple(skipped)
 
     def _find(self, lists: str) -> dict[str, dict[str, pathlib.Path]]:
-        folder = find_folder(self.root, lists)
+        folder = find_folder(self.root, lists) or find_doubtful_folder(self.root)
         found = find_lists(folder) if folder else {}
         if not found:
             raise DataError(
-                f"{folder or self.root} holds no list files; expected DOMAIN_train.txt and "
+                f"{shown(folder or self.root)} holds no list files; expected DOMAIN_train.txt and "
                 "DOMAIN_test.txt, or DOMAIN_list.txt, of lines `path label` (DomainNet offers them "
                 "beside its zips)."
             )
@@ -93,11 +102,9 @@ class ListDataset:
         """Where a hash puts the images, if any split needs it."""
         domain, part = key
         given = self._given[domain]
-        wanted = [s for s in splits.SPLITS if splits.origin(s, given) == part]
-        if not any(splits.needs_hash(split, given) for split in wanted):
+        if not any(splits.origin(s, given)[0] == part != s for s in splits.SPLITS):
             return np.zeros(len(lines.paths))
-        pairs = map(_folder_and_name, lines.paths)
-        return np.array([splits.position(*pair) for pair in pairs], np.float64)
+        return splits.positions(splits.file_key(*_folder_and_name(path)) for path in lines.paths)
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
         """All classes: the lists have one numbering for all domains."""
@@ -105,27 +112,20 @@ class ListDataset:
         return self.classes
 
     def has_split(self, split: str) -> bool:
-        """Whether every domain has this split, in a list or by hash."""
-        return all(splits.origin(split, given) is not None for given in self._given.values())
+        """Whether every domain has this split: always, as a list or dealt out of another."""
+        return split in splits.SPLITS
 
     def source(self, domain: str, split: str) -> FileSource:
         """The examples of a domain and split, in the order of the list.
 
         Raises:
           ConfigError: an unknown domain.
-          DataError: a split that no list gives, or a class with a single image where splits are
-            made by hash.
+          DataError: a class with a single image where all splits are made by hash.
         """
         check_domain(self, domain)
         given = self._given[domain]
-        origin = splits.origin(split, given)
-        if origin is None:
-            raise DataError(
-                f"domain {domain!r} of {self.root} has no {split} list beside {', '.join(given)}."
-            )
-        part = self._parts[domain, origin]
-        if origin == splits.WHOLE:
-            splits.check_single(part.labels, self.classes, domain, self.fractions)
+        part = self._parts[domain, splits.origin(split, given)[0]]
+        splits.check_single(split, given, part.labels, self.classes, domain, self.fractions)
         rows = np.flatnonzero(
             splits.members(split, given, part.positions, part.labels, self.fractions)
         )
@@ -168,6 +168,7 @@ def number_labels(
             number = values
             unknown = {text for text, value in values.items() if not 0 <= value < len(names)}
             _check_known(lists, unknown, f"is not within 0 and {len(names) - 1}, as {CLASSES} says")
+            _check_folders(lists, names)
         else:  # numbers that no list uses are left out
             dense = {value: label for label, value in enumerate(sorted(set(values.values())))}
             number = {text: dense[value] for text, value in values.items()}
@@ -184,6 +185,20 @@ def _check_known(lists: Sequence[Lines], unknown: set[str], what: str) -> None:
     if unknown:
         lines, i = _first(lists, unknown)
         raise DataError(f"{lines.at(i)}: label {lines.labels[i]!r} {what}; correct either.")
+
+
+def _check_folders(lists: Sequence[Lines], names: Sequence[str]) -> None:
+    """Refuses a `classes.txt` that gives the name of an image's folder to another number."""
+    number = {name: label for label, name in enumerate(names)}
+    for lines in lists:
+        for i, (path, text) in enumerate(zip(lines.paths, lines.labels, strict=True)):
+            folder = _folder_and_name(path)[0]
+            if number.get(folder, int(text)) != int(text):
+                raise DataError(
+                    f"{lines.at(i)}: an image in folder {folder!r} has label {text}, but {CLASSES} "
+                    f"calls {text} {names[int(text)]!r} and gives {folder!r} the number "
+                    f"{number[folder]}; correct either, or remove {CLASSES}."
+                )
 
 
 def _folder_and_name(path: str) -> tuple[str, str]:
@@ -223,21 +238,6 @@ def _names_from_folders(lists: Sequence[Lines]) -> tuple[str, ...]:
     return tuple(names[number] for number in sorted(names))
 
 
-def _class_names(*folders: pathlib.Path) -> tuple[str, ...]:
-    """The lines of the first `classes.txt`; () without one."""
-    file = next((f / CLASSES for f in folders if (f / CLASSES).is_file()), None)
-    if file is None:
-        return ()
-    try:
-        names = tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read ({error}); it needs a name on each line.") from None
-    names = tuple(itertools.dropwhile(lambda name: not name, names[::-1]))[::-1]
-    if not names or len(set(names)) < len(names) or "" in names:
-        raise DataError(f"{file} needs one name on each line, each a different one.")
-    return names
-
-
 def _open(root: pathlib.Path, lists: Sequence[Lines]) -> list[Store]:
     """The images of every list, in its order.
 
@@ -257,10 +257,19 @@ def _open(root: pathlib.Path, lists: Sequence[Lines]) -> list[Store]:
         total = sum(len(lines.paths) for lines in lists)
         first = [lines.paths[i] for lines, at in zip(lists, gone, strict=True) for i in at[:5]][:5]
         raise DataError(
-            f"{count:,} of {total:,} listed images are not in {root}: {', '.join(first)}"
-            f"{', ...' if count > 5 else ''}; add them, or take out the lists of what is not there."
+            f"{count:,} of {total:,} listed images are not in {shown(root)}: {', '.join(first)}"
+            f"{', ...' if count > 5 else ''}; add them, or take out the lists of what is not there"
+            f"{_instead(root)}."
         )
     return [found[number][0] for number in range(len(lists))]
+
+
+def _instead(root: pathlib.Path) -> str:
+    """What else a root of folders could be read as."""
+    plain = (f for f in root.iterdir() if f.name not in PLACES and not f.name.startswith("."))
+    if not any(folder.is_dir() for folder in plain):
+        return ""
+    return ", or read the folders without lists: --config.data.name=folder"
 
 
 def _archive_of(root: pathlib.Path, paths: Sequence[str]) -> pathlib.Path | None:

@@ -13,9 +13,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data.derive import dealt, origin
-from clipjax.data.parquet_files import Column, ImageColumn, Shard, find_shards, read_shard
-from clipjax.data.sources import ArraySource, Example, Skipped, check_domain
+from clipjax.data import splits
+from clipjax.data.listfiles import CLASSES, class_names
+from clipjax.data.parquet_columns import Column
+from clipjax.data.parquet_files import ImageColumn, Shard, find_shards, read_shard
+from clipjax.data.sources import ArraySource, Example, Skipped, check_domain, check_root, shown
 from clipjax.data.splits import SPLITS
 from clipjax.errors import DataError
 
@@ -55,16 +57,17 @@ class ParquetDataset:
         image: str = "",
         label: str = "",
         domain: str = "",
-        fractions: Sequence[float] = (0.6, 0.1, 0.3),
+        fractions: Sequence[float] = splits.FRACTIONS,
     ):
-        self.root, self.fractions = pathlib.Path(root), tuple(fractions)
-        self.name = name or self.root.resolve().name
+        self.root = check_root(root, "the folder of Parquet files")
+        self.fractions = splits.check_fractions(fractions)
+        self.name = name or shown(self.root.resolve().name)
         self._shards = find_shards(self.root)
         wanted = {"image": image, "label": label, "domain": domain}
         read = [read_shard(shard, self.root, wanted) for shard in self._shards]
         self._images = ImageColumn([r.images for r in read])
-        splits = [SPLITS.index(shard.split) for shard in self._shards]
-        self._splits = np.repeat(splits, [len(r) for r in read])
+        given = [SPLITS.index(shard.split) for shard in self._shards]
+        self._splits = np.repeat(given, [len(r) for r in read])
         self._number_domains([r.domain for r in read])
         self._number_classes([r.label for r in read])
         self._leave_out(np.concatenate([r.imageless for r in read]))
@@ -82,10 +85,10 @@ class ParquetDataset:
 
     def _number_classes(self, columns: Sequence[Column]) -> None:
         """Classes as classes.txt or the files' metadata list them, else those found, sorted."""
-        file = self.root / "classes.txt"
-        listed = file.read_text(encoding="utf-8").split("\n") if file.exists() else []
-        listed = [line.strip() for line in listed if line.strip()]
+        listed = list(class_names(self.root))
         if listed:
+            for shard, column in zip(self._shards, columns, strict=True):
+                _check_listed(shard, column, listed)
             columns = [c if c.found else c._replace(names=listed) for c in columns]
         for shard, column in zip(self._shards, columns, strict=True):
             _check_labels(shard, column)
@@ -93,7 +96,9 @@ class ParquetDataset:
         if any(column.found for column in columns):
             wanted = listed or sorted(names)
             if unknown := [n for n in names if n not in wanted]:
-                raise DataError(f"label {unknown[0]!r} is not in {file}; add it there.")
+                raise DataError(
+                    f"label {unknown[0]!r} is not in {shown(self.root / CLASSES)}; add it."
+                )
             self._labels = np.array([*map(wanted.index, names), -1], np.int32)[self._labels]
             names = wanted
         self.classes = tuple(names)
@@ -114,22 +119,22 @@ class ParquetDataset:
         return declared
 
     def _leave_out(self, imageless: np.ndarray) -> None:
-        """Fills `skipped`; rows that cannot be used get domain -1."""
+        """Fills `skipped`, and says which rows are left."""
         reasons = {"no domain": self._domains < 0, "no label": self._labels < 0}
         reasons["no image"] = imageless
         unusable = np.logical_or.reduce(list(reasons.values()))
         if unusable.all():
             what = max(reasons, key=lambda reason: reasons[reason].sum())
             raise DataError(
-                f"no row of {self.root} can be used ({what} in {int(reasons[what].sum())} of "
-                f"{len(unusable)}); images must be embedded in the files as bytes."
+                f"no row of {shown(self.root)} can be used ({what} in {int(reasons[what].sum())} "
+                f"of {len(unusable)}); images must be embedded in the files as bytes."
             )
         rows = np.flatnonzero(unusable)
         self.skipped = tuple(
             Skipped(name, next(r for r, mask in reasons.items() if mask[row]))
             for name, row in zip(self._images.names(rows), rows, strict=True)
         )
-        self._domains[unusable] = -1
+        self._reasons, self._usable = reasons, ~unusable
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
         """The classes that this domain declares."""
@@ -138,24 +143,57 @@ class ParquetDataset:
         return tuple(name for name in self.classes if name in declared)
 
     def has_split(self, split: str) -> bool:
-        """Whether every domain has this split: always, as one is dealt out of train otherwise."""
-        return split in SPLITS
+        """Whether every domain has this split: one that no file gives is dealt out of train.
+
+        One of which no row can be used (a test file without labels) is none.
+        """
+        return split in SPLITS and all(
+            self._usable[self._part(d, split)].any() for d in self.domains
+        )
+
+    def _given(self, domain: str) -> list[str]:
+        """The splits that the files of a domain are of."""
+        numbers = np.unique(self._splits[self._domains == self.domains.index(domain)])
+        return [SPLITS[number] for number in numbers]
+
+    def _part(self, domain: str, split: str) -> np.ndarray:
+        """The rows, usable or not, of the files that hold a split, int64 [N]."""
+        base, _ = splits.origin(split, self._given(domain))
+        mine = self._domains == self.domains.index(domain)
+        return np.flatnonzero(mine & (self._splits == SPLITS.index(base)))
 
     def source(self, domain: str, split: str) -> ArraySource | ParquetSource:
-        """The examples of a domain and split."""
+        """The examples of a domain and split.
+
+        Raises:
+          ConfigError: an unknown domain.
+          DataError: no usable rows, or a class with a single one where all splits are made by hash.
+        """
         check_domain(self, domain)
-        rows = np.flatnonzero(self._domains == self.domains.index(domain))
-        splits = self._splits[rows]
-        base, sharing = origin(split, [SPLITS[s] for s in np.unique(splits)])
-        rows = rows[splits == SPLITS.index(base)]
-        if len(sharing) > 1:
-            rows = rows[dealt(self._images.names(rows), split, sharing, self.fractions)]
+        given, part = self._given(domain), self._part(domain, split)
+        rows = part[self._usable[part]]
+        if not len(rows):
+            raise DataError(self._why_none(domain, split, part))
+        labels = self._labels[rows]
+        splits.check_single(split, given, labels, self.classes, domain, self.fractions)
+        if splits.is_shared(split, given):
+            where = splits.positions(self._images.names(rows))
+            rows = rows[splits.members(split, given, where, labels, self.fractions)]
         described = {"classes": self.classes, "domain": domain, "split": split}
         if not self._small:
             return ParquetSource(self._images, rows, self._labels[rows], **described)
         read = [self._images.read(row) for row in rows.tolist()]
         images, names = [data for data, _ in read], [name for _, name in read]
         return ArraySource(images, self._labels[rows], names=names, **described)
+
+    def _why_none(self, domain: str, split: str, part: np.ndarray) -> str:
+        """What to say of a part without usable rows."""
+        counts = {reason: int(mask[part].sum()) for reason, mask in self._reasons.items()}
+        why = ", ".join(f"{reason} in {count}" for reason, count in counts.items() if count)
+        return (
+            f"no usable row in domain {domain!r}, {split}, of {shown(self.root)} ({why}); take out "
+            "the files without, and the split is dealt out of train."
+        )
 
 
 class ParquetSource:
@@ -185,7 +223,7 @@ class ParquetSource:
     def _digest(self) -> str:
         # Name, size and time of change of the files: hashing them would read every image.
         text = "\n".join((*self.classes, *map(str, self._images.stamps)))
-        digest = hashlib.sha256(text.encode())
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
         digest.update(self._rows.tobytes() + self.labels.tobytes())
         return digest.hexdigest()[:16]
 
@@ -204,16 +242,27 @@ def _renumbered(columns: Sequence[Column]) -> tuple[np.ndarray, list[str]]:
     return np.concatenate(parts), names
 
 
+def _check_listed(shard: Shard, column: Column, listed: Sequence[str]) -> None:
+    """Refuses a `classes.txt` that gives a name of the file's own to another number."""
+    own = () if column.found else column.names
+    for number, name in enumerate(own):
+        if name in listed and listed.index(name) != number:
+            raise DataError(
+                f"{shown(shard.path)} numbers class {name!r} {number}, and {CLASSES} numbers it "
+                f"{listed.index(name)}; correct or remove {CLASSES}."
+            )
+
+
 def _check_labels(shard: Shard, column: Column) -> None:
     """Raises DataError for numbers without names."""
     if not len(column.codes) or column.codes.max() < len(column.names):
         return
     if not column.names:
         raise DataError(
-            f"the labels of {shard.path} are numbers without names; put classes.txt, one name a "
-            "line, beside the files."
+            f"the labels of {shown(shard.path)} are numbers without names; put classes.txt, one "
+            "name a line, beside the files."
         )
     raise DataError(
-        f"labels of {shard.path} run to {column.codes.max()}, but there are {len(column.names)} "
-        f"classes; labels must be 0 .. {len(column.names) - 1}."
+        f"labels of {shown(shard.path)} run to {column.codes.max()}, but there are "
+        f"{len(column.names)} classes; labels must be 0 .. {len(column.names) - 1}."
     )

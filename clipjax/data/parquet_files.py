@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
+import itertools
+import os
 import pathlib
 import re
 import threading
@@ -13,15 +14,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.splits import SPLITS
-from clipjax.errors import ChangedError, DataError, UnreachableError
+from clipjax.data.parquet_columns import (
+    Column,
+    check_column,
+    coded,
+    declared_names,
+    explained,
+    features_of,
+    image_column,
+    imageless_rows,
+    label_column,
+    named_domains,
+    parts_of,
+)
+from clipjax.data.sources import shown
+from clipjax.data.splits import SPLITS, split_of
+from clipjax.errors import ChangedError, DataError
 
 KEPT_BYTES = 64 << 20  # of row groups that were read last
+GLANCE = 100  # entries of a folder, to see what it holds
 KEPT_FILES = 64  # that stay open
-IMAGE_NAMES = ("image", "img", "images", "picture")
-LABEL_NAMES = ("label", "labels", "class", "category", "fine_label")
-_SPLIT_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
-_SPLIT_WORDS |= {word: "val" for word in ("val", "valid", "validation", "dev")}
+NO_DOMAIN = ("data", "default")  # folders that are no domain
 
 
 class Shard(NamedTuple):
@@ -32,14 +45,6 @@ class Shard(NamedTuple):
     domain: str  # "" where nothing says one
     size: int
     changed: int  # ns
-
-
-class Column(NamedTuple):
-    """A column of few different values."""
-
-    codes: np.ndarray  # int64 [rows]; -1 where there is no value
-    names: list[str]  # what the codes number
-    found: bool  # the names are those that occur, not those that were declared
 
 
 class Images(NamedTuple):
@@ -75,22 +80,44 @@ def find_shards(root: pathlib.Path) -> list[Shard]:
     paths = [p for p in paths if not any(x.startswith(".") for x in p.relative_to(root).parts)]
     if not paths:
         raise DataError(
-            f"{root} is not a Parquet dataset: it needs files like train.parquet or "
+            f"{shown(root)} is not a Parquet dataset: it needs files like train.parquet or "
             "data/train-00000-of-00001.parquet."
         )
     shards = [_shard(path, path.relative_to(root)) for path in paths]
     return sorted(shards, key=lambda s: (SPLITS.index(s.split), str(s.path.relative_to(root))))
 
 
+def begins_parquet(root: pathlib.Path) -> bool:
+    """Whether Parquet files are seen at a root, by a look that is short where images are many.
+
+    It reaches `x.parquet`, `domain/x.parquet` and `domain/test/x.parquet`.
+    """
+    if any(root.glob("*.parquet")) or any(root.glob("*/*.parquet")):
+        return True
+    inner = (f for f in root.glob("*/*") if split_of(f.name) or f.name.lower() in NO_DOMAIN)
+    return any(_first_is_parquet(folder) for folder in inner if folder.is_dir())
+
+
+def _first_is_parquet(folder: pathlib.Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(e.name.endswith(".parquet") for e in itertools.islice(entries, GLANCE))
+    except OSError as error:
+        raise DataError(
+            f"{shown(folder)} cannot be listed ({error.strerror}); give it the right to be read, "
+            "or remove it."
+        ) from None
+
+
 def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
     above = below.parts[:-1]
     words = [re.split(r"[-._]", below.stem)[0], *above]
-    splits = [_SPLIT_WORDS[w.lower()] for w in words if w.lower() in _SPLIT_WORDS]
-    folders = [f for f in above if f.lower() not in (*_SPLIT_WORDS, "data", "default")]
+    splits = [split for word in words if (split := split_of(word))]
+    folders = [f for f in above if not split_of(f) and f.lower() not in NO_DOMAIN]
     if not folders and not splits and (m := re.fullmatch(r"(.+)-\d+-of-\d+", below.stem)):
         folders = [m[1]]
     stat = path.stat()
-    domain = folders[0] if folders else ""
+    domain = shown(folders[0]) if folders else ""
     return Shard(path, splits[0] if splits else "train", domain, stat.st_size, stat.st_mtime_ns)
 
 
@@ -103,19 +130,20 @@ def read_shard(shard: Shard, root: pathlib.Path, wanted: dict[str, str]) -> Rows
       wanted: names of the "image", "label" and "domain" columns; "" where they are to be found.
     """
     with _opened(shard.path) as file:
-        schema, features = file.schema_arrow, _features(file.schema_arrow)
-        image = _image_column(shard, schema, features, wanted["image"])
-        label = _label_column(shard, schema, features, wanted["label"])
+        schema, features = file.schema_arrow, features_of(file.schema_arrow)
+        image = image_column(shard.path, schema, features, wanted["image"])
+        label = label_column(shard.path, schema, features, wanted["label"])
         domain = wanted["domain"] or ("domain" if "domain" in schema.names else "")
-        _check_column(shard, schema, domain)
+        check_column(shard.path, schema, domain)
         table = file.read(columns=[label, domain] if domain else [label])
-        leaves, imageless = _imageless(file, schema, image)
+        leaves, imageless = imageless_rows(file, schema, image)
         groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        labels = _coded(shard, label, table[label], _declared(features, label))
+        labels = coded(shard.path, label, table[label], declared_names(features, label))
         domains = Column(np.zeros(len(table), np.int64), [shard.domain], False)
         if domain:
-            domains = _coded(shard, domain, table[domain], _declared(features, domain))
-    name = str(shard.path.relative_to(root))
+            domains = coded(shard.path, domain, table[domain], declared_names(features, domain))
+            domains = named_domains(shard.path, domain, domains)
+    name = shown(shard.path.relative_to(root))
     where = Images(shard.path, name, leaves, groups, shard.size, shard.changed)
     return Rows(labels, domains, imageless, where)
 
@@ -123,137 +151,11 @@ def read_shard(shard: Shard, root: pathlib.Path, wanted: dict[str, str]) -> Rows
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[Any]:
     """The file as a pyarrow ParquetFile; what goes wrong with it is a DataError."""
-    with _explained(path):
+    with explained(path):
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(path) as file:
             yield file
-
-
-@contextlib.contextmanager
-def _explained(path: pathlib.Path) -> Iterator[None]:
-    import pyarrow
-
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
-        reason = str(error).strip().split("\n")[0]
-        if isinstance(error, OSError) and error.errno:  # pyarrow's own, of damage, have no number
-            raise UnreachableError(f"{path} cannot be read now ({reason}); restore it.") from None
-        raise DataError(f"{path} is damaged ({reason}); copy or download it again.") from None
-
-
-def _features(schema) -> dict[str, dict]:
-    """What `datasets` noted about the columns."""
-    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    return noted.get("info", {}).get("features") or {}
-
-
-def _declared(features: dict[str, dict], name: str) -> list[str] | None:
-    """The names of a ClassLabel."""
-    feature = features.get(name) or {}
-    return feature.get("names") if feature.get("_type") == "ClassLabel" else None
-
-
-def _check_column(shard: Shard, schema, name: str) -> None:
-    if name and name not in schema.names:
-        raise DataError(f"{shard.path} has no column {name!r}; columns: {', '.join(schema.names)}.")
-
-
-def _image_column(shard: Shard, schema, features: dict[str, dict], wanted: str) -> str:
-    _check_column(shard, schema, wanted)
-    fits = [name for name in schema.names if _holds_images(schema.field(name).type)]
-    noted = [name for name in fits if (features.get(name) or {}).get("_type") == "Image"]
-    if wanted:
-        found = [wanted] if wanted in fits else []
-    else:
-        found = [n for n in IMAGE_NAMES if n in fits] or noted or (fits if len(fits) == 1 else [])
-    if not found:
-        raise DataError(
-            f"{shard.path} has no column of images (bytes, or a struct with bytes); columns: "
-            f"{', '.join(f'{n} {schema.field(n).type}' for n in schema.names)}."
-        )
-    return found[0]
-
-
-def _holds_images(kind) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        at = kind.get_field_index("bytes")
-        return at >= 0 and _holds_images(kind.field(at).type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def _label_column(shard: Shard, schema, features: dict[str, dict], wanted: str) -> str:
-    _check_column(shard, schema, wanted)
-    numbered = [n for n in schema.names if _declared(features, n) and n != "domain"]
-    found = [n for n in LABEL_NAMES if n in schema.names]
-    found = [wanted] if wanted else found or (numbered if len(numbered) == 1 else [])
-    if not found:
-        raise DataError(
-            f"{shard.path} has no column {LABEL_NAMES[0]!r}; columns: {', '.join(schema.names)}."
-        )
-    return found[0]
-
-
-def _coded(shard: Shard, name: str, column, declared: list[str] | None) -> Column:
-    """A column of integers or strings as codes."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if pa.types.is_integer(column.type):
-        codes = pc.fill_null(column.cast(pa.int64()), -1).to_numpy()
-        if len(codes) and codes.min() < -1:  # -1 is what `datasets` writes for no label
-            raise DataError(
-                f"column {name!r} of {shard.path} holds {codes.min()}; labels start at 0."
-            )
-        return Column(codes, declared or [], False)
-    try:
-        text = column.cast(pa.string()).combine_chunks().dictionary_encode()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        text = None
-    if text is None or pa.types.is_floating(column.type):
-        raise DataError(
-            f"column {name!r} of {shard.path} is {column.type}; it must be integers or strings."
-        )
-    codes = pc.fill_null(text.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    return Column(codes, text.dictionary.to_pylist(), True)
-
-
-def _imageless(file, schema, image: str) -> tuple[list[str], np.ndarray]:
-    """The columns that hold images and their paths, and which rows have no bytes, bool [rows]."""
-    import pyarrow as pa
-
-    kind = schema.field(image).type
-    leaves = [image]
-    if pa.types.is_struct(kind):
-        named = [f"{image}.{n}" for n in ("bytes", "path") if kind.get_field_index(n) >= 0]
-        leaves = named
-    masks = []
-    for group in range(file.num_row_groups):
-        meta = file.metadata.row_group(group)
-        columns = [meta.column(c) for c in range(meta.num_columns)]
-        found = next(c for c in columns if c.path_in_schema == leaves[0])
-        counted = found.statistics if found.is_stats_set else None
-        if counted is not None and counted.has_null_count and not counted.null_count:
-            masks.append(np.zeros(meta.num_rows, bool))
-        else:
-            data, _ = _parts(file.read_row_group(group, columns=leaves[:1]))
-            masks.append(data.is_null().to_numpy())
-    return leaves, np.concatenate(masks) if masks else np.zeros(0, bool)
-
-
-def _parts(table) -> tuple[Any, Any]:
-    """The bytes and, if there are any, the paths in a table of one image column."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    column = table.column(0)
-    if not pa.types.is_struct(column.type):
-        return column, None
-    has_path = column.type.get_field_index("path") >= 0
-    return pc.struct_field(column, "bytes"), pc.struct_field(column, "path") if has_path else None
 
 
 class ImageColumn:
@@ -295,7 +197,7 @@ class ImageColumn:
         """The encoded image of a row, and its name: file and path, or number, of the image."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
         file = self._files[self._groups[group][0]]
-        with _explained(file.path):
+        with explained(file.path):
             data, paths = self._group(group)
             at = row - int(self._starts[group])
             path = paths[at].as_py() if paths is not None else None
@@ -310,9 +212,12 @@ class ImageColumn:
                 return self._kept[group][0]
             number, part = self._groups[group]
             table = self._file(number).read_row_group(part, columns=self._files[number].leaves)
-            self._kept[group] = (_parts(table), table.nbytes)
-            while len(self._kept) > 2 and sum(n for _, n in self._kept.values()) > KEPT_BYTES:
+            self._kept[group] = (parts_of(table), table.nbytes)
+            sizes = [n for _, n in self._kept.values()]
+            least = 1 if max(sizes) > KEPT_BYTES else 2
+            while len(sizes) > least and sum(sizes) > KEPT_BYTES:
                 self._kept.popitem(last=False)
+                del sizes[0]
             return self._kept[group][0]
 
     def _file(self, number: int) -> Any:
@@ -323,7 +228,8 @@ class ImageColumn:
             file = self._files[number]
             stat = file.path.stat()
             if (stat.st_size, stat.st_mtime_ns) != (file.size, file.changed):
-                raise ChangedError(f"{file.path} changed while it was in use; start again.")
+                path = shown(file.path)
+                raise ChangedError(f"{path} changed while it was in use; start again.")
             if len(self._opened) >= KEPT_FILES:
                 self._opened.pop(next(iter(self._opened))).close()
             self._opened[number] = pq.ParquetFile(file.path)

@@ -7,6 +7,7 @@ A `Dataset` names its domains, classes and splits and opens one `Source` per dom
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -33,6 +34,28 @@ class Skipped(NamedTuple):
 
     name: str
     reason: str
+
+
+def shown(path: str | os.PathLike) -> str:
+    r"""A file's name as text that can be printed: bytes that are no UTF-8 are escaped.
+
+    >>> shown("caf\udce9.png"), shown("café.png")
+    ('caf\\xe9.png', 'café.png')
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def check_root(root: str | os.PathLike, wanted: str) -> pathlib.Path:
+    """The root of a dataset as a path, `~` replaced.
+
+    Raises:
+      DataError: it is no folder; give `wanted`, says the message.
+    """
+    path = pathlib.Path(root).expanduser()
+    if not path.is_dir():
+        fault = "is a file" if path.exists() else "does not exist"
+        raise DataError(f"data.root {shown(path)!r} {fault}; give {wanted}.")
+    return path
 
 
 class Source(Protocol):
@@ -111,8 +134,10 @@ class ArraySource:
     def __repr__(self) -> str:
         digest = hashlib.sha256(self.labels.tobytes())
         for image in self.images:
+            if not isinstance(image, bytes):  # 2 x 6 pixels are not 3 x 4
+                digest.update(f"{image.shape}{image.dtype}".encode())
             digest.update(image if isinstance(image, bytes) else image.tobytes())
-        digest.update("\n".join(self.classes).encode())
+        digest.update("\n".join(self.classes).encode("utf-8", "surrogateescape"))
         return f"ArraySource({self.domain}/{self.split}, n={len(self)}, {digest.hexdigest()[:16]})"
 
 
@@ -212,6 +237,7 @@ def open_dataset(
         return TfdsDataset(name, data_dir=root, fractions=fractions)
     if name not in KNOWN:
         raise ConfigError(f"unknown data.name {name!r}; known: {', '.join(KNOWN)}, tfds:NAME.")
+    root, lists = os.path.expanduser(root), os.path.expanduser(lists)
     if not root and lists:  # their paths may be absolute, or relative to where they are
         root = lists
     if not root:
@@ -234,9 +260,9 @@ def open_dataset(
 def _kind_of(root: pathlib.Path, lists: str) -> str:
     """What lies at a root: "parquet", "lists" or "folder"."""
     from clipjax.data.listfiles import find_folder
+    from clipjax.data.parquet_files import begins_parquet
 
-    if not root.is_dir():
-        raise DataError(f"data.root {str(root)!r} does not exist; give the folder of a dataset.")
-    if any(root.glob("*.parquet")) or any(root.glob("*/*.parquet")):
+    check_root(root, "the folder of a dataset")
+    if begins_parquet(root):
         return "parquet"
     return "lists" if lists or find_folder(root) else "folder"

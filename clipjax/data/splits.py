@@ -12,6 +12,8 @@ from clipjax.errors import ConfigError, DataError
 SPLITS = ("train", "val", "test")
 FRACTIONS = (0.6, 0.1, 0.3)
 WHOLE = ""  # the split of examples that come without one
+_WORDS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
+_WORDS |= {word: "val" for word in ("val", "valid", "validation", "dev")}
 
 
 def check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
@@ -29,44 +31,49 @@ def check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     return shares
 
 
-def position(folder: str, name: str) -> float:
-    """Where between 0 and 1 a file falls, by its class folder and its name alone.
+def split_of(name: str) -> str | None:
+    """The split that a folder, file or TFDS split of this name is; None for any other name.
 
-    So a split is the same on every machine, and adding files moves no others.
+    >>> split_of("Validation"), split_of("dev"), split_of("cat")
+    ('val', 'val', None)
     """
-    key = f"{folder}/{name}".encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") / 2**64
+    return _WORDS.get(name.lower())
 
 
-def positions(folders: Iterable[str], names: Iterable[str]) -> np.ndarray:
-    """`position` of every pair, float64 [N]."""
-    return np.asarray(list(map(position, folders, names)), np.float64)
+def positions(keys: Iterable[str]) -> np.ndarray:
+    """float64 [N]: where between 0 and 1 a hash of each key falls, the same on every machine."""
+    encoded = (key.encode("utf-8", "surrogateescape") for key in keys)
+    digests = b"".join(hashlib.sha256(key).digest()[:8] for key in encoded)
+    return np.frombuffer(digests, ">u8") / 2**64
 
 
-def split_by_hash(where: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
-    """int64 [N]: the index in `SPLITS` of examples at these positions, float64 [N].
+def file_key(folder: str, name: str) -> str:
+    """What `positions` takes of an image file: its class folder and its name alone.
 
-    >>> split_by_hash(np.array([0.1, 0.65, 0.9]), (0.6, 0.1, 0.3)).tolist()
-    [0, 1, 2]
+    So adding files moves no others.
     """
-    found = np.searchsorted(np.cumsum(fractions), where * sum(fractions), side="right")
-    return np.minimum(found, len(SPLITS) - 1)
+    return f"{folder}/{name}"
 
 
-def origin(split: str, given: Collection[str]) -> str | None:
-    """The given part that a split is taken from; None where there is no such split.
+def origin(split: str, given: Collection[str]) -> tuple[str, tuple[str, ...]]:
+    """The given part that holds a split, and all splits that are dealt out of that part.
 
-    A dataset given as a whole (`WHOLE`) has every split. One given as train and test has its val
-    inside train.
+    Data given as a whole (`WHOLE`) is dealt to every split. Otherwise what is missing comes out of
+    train; out of the first given split where there is no train.
 
-    >>> origin("val", ("train", "test")), origin("test", ("train", "val")), origin("val", ("",))
-    ('train', None, '')
+    >>> origin("val", ("train", "test")), origin("test", ("train", "test"))
+    (('train', ('train', 'val')), ('test', ('test',)))
+    >>> origin("test", ("",))
+    ('', ('train', 'val', 'test'))
+
+    Raises:
+      DataError: no split is given.
     """
-    if split in given:
-        return split
-    if WHOLE in given and split in SPLITS:
-        return WHOLE
-    return "train" if split == "val" and {"train", "test"} <= set(given) else None
+    base = WHOLE if WHOLE in given else next((s for s in SPLITS if s in given), None)
+    if base is None:
+        raise DataError("there is no train, val or test to take a split from; give one of them.")
+    sharing = SPLITS if base == WHOLE else tuple(s for s in SPLITS if s == base or s not in given)
+    return (base, sharing) if split in sharing else (split, (split,))
 
 
 def members(
@@ -76,45 +83,62 @@ def members(
     labels: np.ndarray,
     fractions: Sequence[float],
 ) -> np.ndarray:
-    """bool [N]: which examples of the part `origin(split, given)` are of the split.
+    """bool [N]: which examples of the part that `origin(split, given)` names are of the split.
 
     Args:
-      split: one that `origin` finds.
+      split: one of `SPLITS`.
       given: the splits that the data comes in.
       where: float64 [N], `positions` of the examples of that part.
       labels: int32 [N].
-      fractions: shares of train, val and test; val taken from train has val / (train + val).
+      fractions: shares of train, val and test; those of the splits that share the part count.
+
+    Raises:
+      ConfigError: splits share the part, and the shares of all of them are zero.
     """
-    part = origin(split, given)
-    if part == WHOLE:
-        return split_by_hash(where, fractions) == SPLITS.index(split)
-    derived = part == "train" and "val" not in given and "test" in given
-    if not derived:
+    base, sharing = origin(split, given)
+    if len(sharing) == 1:
         return np.ones(len(labels), bool)
-    train, val, _ = fractions
-    # The only example of a class stays where it was given: in train.
-    alone = np.bincount(labels, minlength=1)[labels] == 1 if len(labels) else np.zeros(0, bool)
-    held_out = (where * (train + val) >= train) & ~alone
-    return held_out if split == "val" else ~held_out
+    edges = np.cumsum([fractions[SPLITS.index(s)] for s in sharing])
+    if edges[-1] <= 0:
+        raise ConfigError(
+            f"{' and '.join(sharing)} are to be dealt out of {base}, but data.fractions = "
+            f"{tuple(fractions)} gives them nothing; give one of them a share above zero."
+        )
+    fell = np.searchsorted(edges, where * edges[-1], side="right")
+    fell = np.minimum(fell, len(sharing) - 1)
+    if base != WHOLE and len(labels):  # the only example of a class stays where it was given
+        fell[np.bincount(labels)[labels] == 1] = sharing.index(base)
+    return fell == sharing.index(split)
 
 
-def needs_hash(split: str, given: Collection[str]) -> bool:
+def is_shared(split: str, given: Collection[str]) -> bool:
     """Whether `members` looks at positions at all."""
-    part = origin(split, given)
-    return part == WHOLE or (part == "train" and "val" not in given and "test" in given)
+    return len(origin(split, given)[1]) > 1
 
 
 def check_single(
-    labels: np.ndarray, classes: Sequence[str], domain: str, fractions: Sequence[float]
+    split: str,
+    given: Collection[str],
+    labels: np.ndarray,
+    classes: Sequence[str],
+    domain: str,
+    fractions: Sequence[float],
 ) -> None:
-    """Refuses to split by hash what holds a class with a single example.
+    """Refuses to deal to all three splits what holds a class with a single example.
+
+    Args:
+      split: the one asked for.
+      given: the splits that the data comes in.
+      labels: int32 [N], of the part that holds the split.
+      classes: their names.
+      domain: for the message.
+      fractions: shares of train, val and test.
 
     Raises:
       DataError: names the class.
     """
-    if sum(share > 0 for share in fractions) < 2:
-        return
-    single = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 1)
+    dealt = origin(split, given)[1] == SPLITS and sum(share > 0 for share in fractions) > 1
+    single = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 1) if dealt else ()
     if len(single):
         more = f" ({len(single)} classes have)" if len(single) > 1 else ""
         raise DataError(

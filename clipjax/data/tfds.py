@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data.derive import dealt, origin
+from clipjax.data import splits
 from clipjax.data.sources import Example, Skipped, check_domain
 from clipjax.data.splits import SPLITS
 from clipjax.data.tfds_dirs import find_builders
@@ -34,9 +34,11 @@ class TfdsDataset:
       DataError: one that is not prepared, not as ArrayRecord, or has no image and label.
     """
 
-    def __init__(self, name: str, data_dir: str = "", fractions: Sequence[float] = (0.6, 0.1, 0.3)):
+    def __init__(
+        self, name: str, data_dir: str = "", fractions: Sequence[float] = splits.FRACTIONS
+    ):
         name = name.removeprefix("tfds:")
-        self.name, self.fractions = f"tfds:{name}", tuple(fractions)
+        self.name, self.fractions = f"tfds:{name}", splits.check_fractions(fractions)
         found = find_builders(name, data_dir)
         self._builders = {domain: read_builder(str(folder)) for domain, folder in found.items()}
         self.domains = tuple(self._builders)
@@ -57,16 +59,20 @@ class TfdsDataset:
         """The examples of a domain and split; the first time, the labels of all are read.
 
         Raises:
-          DataError: a damaged file, or labels that are no class.
+          DataError: a damaged file, labels that are no class, or a class with a single example
+            where all splits are made by hash.
         """
         check_domain(self, domain)
         builder = self._builders[domain]
-        base, sharing = origin(split, builder.splits)
-        rows = np.arange(builder.counts[base])
-        if len(sharing) > 1:
-            keys = [f"{builder.name}/{base}/{row}" for row in rows]
-            rows = rows[dealt(keys, split, sharing, self.fractions)]
-        return TfdsSource(builder, builder.splits[base], rows, self.classes, domain, split)
+        base, _ = splits.origin(split, builder.splits)
+        records = Records(builder, builder.splits[base])
+        labels, rows = read_labels(records, builder), np.arange(builder.counts[base])
+        names = builder.classes
+        splits.check_single(split, builder.splits, labels, names, domain, self.fractions)
+        if splits.is_shared(split, builder.splits):
+            where = splits.positions(f"{builder.name}/{base}/{row}" for row in rows)
+            rows = rows[splits.members(split, builder.splits, where, labels, self.fractions)]
+        return TfdsSource(records, rows, labels[rows], self.classes, domain, split)
 
 
 class TfdsSource:
@@ -74,19 +80,21 @@ class TfdsSource:
 
     def __init__(
         self,
-        builder: Builder,
-        given: str,
+        records: Records,
         rows: np.ndarray,
+        labels: np.ndarray,  # as the builder numbers them
         classes: tuple[str, ...],
         domain: str,
         split: str,
     ):
         self.classes, self.domain, self.split = classes, domain, split
-        self._builder, self._given, self._rows = builder, given, rows
-        self._records: Records | None = Records(builder, given)
+        builder: Builder = records.builder
+        self._builder, self._given, self._rows = builder, records.split, rows
+        self._records: Records | None = records
         number = np.array([classes.index(name) for name in builder.classes], np.int32)
-        self.labels = number[read_labels(self._records, builder)[rows]]
-        digest = hashlib.sha256("\n".join((self._records.stamp, *classes)).encode())
+        self.labels = number[labels]
+        text = "\n".join((records.stamp, *classes))
+        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
         digest.update(rows.tobytes() + self.labels.tobytes())
         self._digest = digest.hexdigest()[:16]
 

@@ -49,8 +49,13 @@ def _at_path(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         )
     if "" not in found:
         return found
-    noted = json.loads((found[""] / INFO).read_text(encoding="utf-8"))
-    return {noted.get("configName") or noted.get("name") or folder.name: found[""]}
+    file = found[""] / INFO
+    try:
+        noted = json.loads(file.read_text(encoding="utf-8"))
+        name = noted.get("configName") or noted.get("name") or folder.name
+    except (OSError, ValueError, AttributeError) as error:  # no JSON, or not an object
+        raise DataError(f"{file} is damaged ({error}); prepare the dataset again.") from None
+    return {name: found[""]}
 
 
 def _builder(root: pathlib.Path, name: str) -> dict[str, pathlib.Path]:

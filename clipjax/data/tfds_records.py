@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipjax.data.splits import split_of
 from clipjax.data.tfds_dirs import convert_command
 from clipjax.errors import DataError, UnreachableError
 from clipjax.log import progress
 
-SPLIT_NAMES = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 AT_ONCE = 256  # records read together for their labels
 
 
@@ -50,7 +50,7 @@ def read_builder(folder: str) -> Builder:
     image = _feature(folder, info.features, tfds.features.Image, "image")
     label = _feature(folder, info.features, tfds.features.ClassLabel, "label")
     sizes = {name: split.num_examples for name, split in info.splits.items() if split.num_examples}
-    splits = {SPLIT_NAMES[name]: name for name in sizes if name in SPLIT_NAMES}
+    splits = {split: name for name in sizes if (split := split_of(name))}
     if not splits and len(sizes) == 1:
         splits = {"train": next(iter(sizes))}
     if not splits:
@@ -70,11 +70,12 @@ def _open(folder: str) -> Any:
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
     """What goes wrong in reading is a DataError."""
+    from google.protobuf.json_format import Error
     from google.protobuf.message import DecodeError
 
     try:
         yield
-    except (OSError, RuntimeError, ValueError, LookupError, DecodeError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, Error, DecodeError) as error:
         reason = (str(error).strip() or type(error).__name__).split("\n")[0]
         kind = UnreachableError if isinstance(error, OSError) and error.errno else DataError
         raise kind(f"{what} cannot be read ({reason}); prepare the dataset again.") from None
@@ -97,7 +98,7 @@ class Records:
     def __init__(self, builder: Builder, split: str):
         import tensorflow_datasets as tfds
 
-        self._builder, opened = builder, _open(builder.folder)
+        self.builder, self.split, opened = builder, split, _open(builder.folder)
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
         with explained(builder.folder):
             self._data = opened.as_data_source(
@@ -116,16 +117,16 @@ class Records:
 
     def image(self, row: int) -> bytes:
         """The encoded image of a record."""
-        with explained(f"record {row} of {self._builder.folder}"):
+        with explained(f"record {row} of {self.builder.folder}"):
             record = self._image.deserialize_example_np(self._data[row], decoders=self._skip)
-        return record[self._builder.image]
+        return record[self.builder.image]
 
     def labels(self, rows: Sequence[int]) -> list[int]:
         """The labels of records, as the builder numbers them."""
-        with explained(f"a record of {self._builder.folder}"):
+        with explained(f"a record of {self.builder.folder}"):
             raw = self._data.data_source.__getitems__(rows)
             read = [self._label.deserialize_example_np(record) for record in raw]
-        return [int(record[self._builder.label]) for record in read]
+        return [int(record[self.builder.label]) for record in read]
 
 
 def _stamp(file: str) -> str:
@@ -142,7 +143,7 @@ def read_labels(records: Records, builder: Builder) -> np.ndarray:
     from clipjax.data.features import default_cache_dir
 
     text = "\n".join((builder.folder, builder.label, records.stamp))
-    key = hashlib.sha256(text.encode()).hexdigest()[:32]
+    key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     file = default_cache_dir() / "labels" / f"{key}.npy"
     if (kept := _kept(file, len(records))) is not None:
         return kept

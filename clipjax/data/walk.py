@@ -11,24 +11,39 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.data.files import Names, is_image_name
-from clipjax.data.splits import SPLITS, WHOLE, position
+from clipjax.data.sources import shown
+from clipjax.data.splits import SPLITS, WHOLE, file_key, positions, split_of
 from clipjax.errors import DataError
 
-_SYSTEM = ("thumbs.db", "desktop.ini", "__macosx")  # with hidden ones, passed over in silence
+# With hidden ones, passed over in silence wherever they are.
+_SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "lost+found", "@eadir", "#recycle")
+_SYSTEM += ("$recycle.bin", "system volume information")
+
+
+class State(NamedTuple):
+    """Of a directory."""
+
+    changed: int  # ns
+    status_changed: int  # ns; unlike `changed`, nothing sets it back
+    inode: int
+    device: int  # the same folder may have another one in the next container
+
+    def is_same(self, earlier: State) -> bool:
+        """Whether nothing has happened to the directory since."""
+        return self[:3] == earlier[:3]
 
 
 class Found(NamedTuple):
     """What a walk found. Nothing in it depends on what the files hold."""
 
     domains: tuple[str, ...]
-    folders: tuple[
-        tuple[str, str, str], ...
-    ]  # (domain, split, class); split "" where none is given
+    # (domain, split, class), as the folders are called; split "" where none is given
+    folders: tuple[tuple[str, str, str], ...]
     folder: np.ndarray  # int32 [N], of each image
     names: Names  # [N]
     positions: np.ndarray  # float64 [N], for splits by hash
     skipped: tuple[tuple[str, str], ...]  # (path, reason)
-    directories: dict[str, tuple[int, int, int]]  # path relative to root -> its `state`
+    directories: dict[str, State]  # path relative to root -> its `state`
     repeatable: bool  # whether unchanged directories mean unchanged findings
     time: int  # ns, when the walk began
 
@@ -41,10 +56,10 @@ class _Listing(NamedTuple):
     broken: list[str]  # links to nothing
 
 
-def state(path: str) -> tuple[int, int, int]:
-    """(time of change in ns, inode, device) of a directory: differs once entries come or go."""
+def state(path: str) -> State:
+    """A directory's times and identity; the times differ once entries come or go."""
     found = os.stat(path)
-    return found.st_mtime_ns, found.st_ino, found.st_dev
+    return State(found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
 
 def class_path(folder: tuple[str, str, str]) -> str:
@@ -57,7 +72,7 @@ class _Walk:
 
     def __init__(self, root: str):
         self.root = root
-        self.directories: dict[str, tuple[int, int, int]] = {}
+        self.directories: dict[str, State] = {}
         self.skipped: list[tuple[str, str]] = []
         self.repeatable = True
 
@@ -70,8 +85,8 @@ class _Walk:
             return _list(path)
         except OSError as error:
             raise DataError(
-                f"{path} cannot be listed ({error.strerror}); give it the right to be read, or "
-                "remove it."
+                f"{shown(path)} cannot be listed ({error.strerror}); give it the right to be "
+                "read, or remove it."
             ) from None
 
     def enter(self, *parts: str) -> _Listing:
@@ -90,34 +105,48 @@ class _Walk:
         """Whether a directory is a link to one above it, which would never end."""
         above = [os.path.join(*parts[:i]) if i else "" for i in range(len(parts))]
         path = os.path.join(self.root, *parts)
-        if os.path.islink(path) and state(path)[1:] in {self.directories[a][1:] for a in above}:
+        if not os.path.islink(path):
+            return False
+        at = state(path)
+        if (at.inode, at.device) in {self.directories[a][2:] for a in above}:
             self.skip("a link back to a folder above it", *parts)
             return True
         return False
 
     def skip(self, reason: str, *parts: str) -> None:
         """Notes what is not read."""
-        self.skipped.append((os.path.join(self.root, *parts), reason))
+        self.skipped.append((shown(os.path.join(self.root, *parts)), shown(reason)))
 
     def classes(self, domain: str) -> Iterator[tuple[str, str, str]]:
-        """The class folders of a domain, with the splits they lie in.
+        """The class folders of a domain, with the folders of splits that they lie in.
 
         A folder `train` that holds images is a class (DomainNet has that one), not a split.
         """
         top = self.enter(domain)
-        given = [split for split in SPLITS if split in top.folders]
-        inside = {split: self.list(domain, split) for split in given}
+        given = {name: split for name in top.folders if (split := split_of(name))}
+        inside = {name: self.list(domain, name) for name in given}
         parted = any(
             found.folders and not any(map(is_image_name, found.files)) for found in inside.values()
         )
         if not given or (not parted and set(given) < set(top.folders)):
             yield from ((domain, WHOLE, name) for name in top.folders)
             return
+        self.check_split_folders(domain, given)
         for name in top.folders:
             if name not in given:
                 self.skip(f"beside the split folders {', '.join(given)}", domain, name)
-        for split in given:
-            yield from ((domain, split, name) for name in self.enter(domain, split).folders)
+        for part in sorted(given, key=lambda name: SPLITS.index(given[name])):
+            yield from ((domain, part, name) for name in self.enter(domain, part).folders)
+
+    def check_split_folders(self, domain: str, given: dict[str, str]) -> None:
+        """Raises DataError where two folders are of one split."""
+        for name, split in given.items():
+            first = next(other for other in given if given[other] == split)
+            if first != name:
+                raise DataError(
+                    f"{shown(os.path.join(self.root, domain))} holds both {first} and {name}, two "
+                    f"folders for {split}; put their images into one."
+                )
 
     def images(self, folder: tuple[str, str, str], found: _Listing) -> list[str]:
         """The images of a class folder; all else that is not the system's is noted."""
@@ -149,15 +178,13 @@ def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
         listings = list(pool.map(lambda f: at.list(*f), folders))
     images = [at.images(folder, found) for folder, found in zip(folders, listings, strict=True)]
     counts = [len(names) for names in images]
-    where = [
-        position(f[2], name) for f, names in zip(folders, images, strict=True) for name in names
-    ]
+    keys = (file_key(f[2], n) for f, names in zip(folders, images, strict=True) for n in names)
     return Found(
         domains,
         folders,
         np.repeat(np.arange(len(folders), dtype=np.int32), counts),
         Names.pack(name for names in images for name in names),
-        np.asarray(where, np.float64),
+        positions(keys),
         tuple(at.skipped),
         at.directories,
         at.repeatable,

@@ -71,10 +71,43 @@ def given_splits(folder_dataset, root, splits):
 def test_given_splits_are_kept(folder_dataset, tmp_path):
     dataset = given_splits(folder_dataset, tmp_path / "all", SPLITS)
     assert [len(dataset.source("real", split)) for split in SPLITS] == [18, 18, 18]
+
+
+def test_test_is_taken_out_of_train_where_only_val_is_given(folder_dataset, tmp_path):
     dataset = given_splits(folder_dataset, tmp_path / "two", ("train", "val"))
-    assert not dataset.has_split("test")
-    with pytest.raises(DataError, match="no test folder beside train, val"):
-        dataset.source("real", "test")
+    assert dataset.has_split("test") and len(dataset.source("real", "val")) == 18
+    train, test = (set(names_of(dataset, split=split)) for split in ("train", "test"))
+    assert train and test and not train & test and len(train | test) == 18
+    nothing = FolderDataset(tmp_path / "two", (0, 1, 0))
+    with pytest.raises(ConfigError, match="train and test .* data.fractions"):
+        nothing.source("real", "test")
+
+
+def test_split_folders_may_have_other_names(folder_dataset, tmp_path):
+    for split in ("Train", "validation", "TEST"):
+        for domain in ("real", "sketch"):
+            shutil.copytree(folder_dataset / domain, tmp_path / "all" / domain / split)
+    dataset = FolderDataset(tmp_path / "all")
+    assert dataset.skipped == () and dataset.classes == ("blue", "green", "red")
+    for split, folder in zip(SPLITS, ("Train", "validation", "TEST"), strict=True):
+        source = dataset.source("real", split)
+        assert len(source) == 18 and f"/real/{folder}/blue/" in source[0].name
+    shutil.copytree(folder_dataset / "real", tmp_path / "all" / "real" / "dev")
+    (tmp_path / "all" / "real" / "extra").mkdir()
+    with pytest.raises(DataError, match="both dev and validation, two folders for val"):
+        FolderDataset(tmp_path / "all")
+    shutil.rmtree(tmp_path / "all" / "real" / "dev")
+    (beside,) = FolderDataset(tmp_path / "all").skipped
+    assert beside.name.endswith("real/extra") and "beside the split folders" in beside.reason
+
+
+@pytest.mark.parametrize("name", ["lost+found", "@eaDir", "__MACOSX"])
+def test_folders_of_the_system_are_ignored(folder_dataset, name):
+    for place in (folder_dataset, folder_dataset / "real", folder_dataset / "real" / "red"):
+        (place / name).mkdir()
+    dataset = FolderDataset(folder_dataset)
+    assert dataset.domains == ("real", "sketch") and dataset.skipped == ()
+    assert dataset.classes == ("blue", "green", "red")
 
 
 def test_val_is_taken_out_of_train_where_only_test_is_given(folder_dataset, tmp_path):
@@ -217,6 +250,18 @@ def test_names_that_are_no_text(tmp_path):
     sources = [FolderDataset(tmp_path).source("real", split) for split in SPLITS]
     assert sum(len(s) for s in sources) == 3
     assert all(s[i].image for s in sources for i in range(len(s))) and all(map(repr, sources))
+    assert any("\\xff\\xfe.png" in s[i].name for s in sources for i in range(len(s)))
+    os.makedirs(os.path.join(os.fsencode(tmp_path), b"d\xff", b"c\xff"))
+    for number in range(8):
+        place = os.path.join(os.fsencode(tmp_path), b"d\xff", b"c\xff", b"%d\xfe.png" % number)
+        with open(place, "wb") as file:
+            file.write(b"x" if number else b"")
+    dataset = FolderDataset(tmp_path)
+    assert dataset.domains == ("d\\xff", "real") and dataset.classes == ("c\\xff", "red")
+    (skipped,) = dataset.skipped
+    source = dataset.source("d\\xff", "train")
+    texts = (*dataset.domains, *skipped, source[0].name, repr(source))
+    assert all(text.encode() for text in texts)  # what print does
 
 
 def settled(root):
@@ -260,6 +305,18 @@ def test_the_index_is_used_until_a_folder_changes(folder_dataset, tmp_path):
     assert ("sketch", "", "other") in find.find().folders
     shutil.rmtree(folder_dataset / "sketch")
     assert find.find().domains == ("real",)
+
+
+def test_the_index_outlives_the_device_and_sees_times_set_back(folder_dataset, tmp_path):
+    find = Counted(settled(folder_dataset), tmp_path / "cache")
+    found = find.find()
+    moved = {d: state._replace(device=state.device + 1) for d, state in found.directories.items()}
+    assert index.is_current(found._replace(directories=moved), folder_dataset)
+    folder = folder_dataset / "real" / "red"
+    stat = os.stat(folder)
+    picture(folder / "new.png")
+    os.utime(folder, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert len(find.find().names) == len(found.names) + 1
 
 
 def test_folders_that_just_changed_are_not_trusted(folder_dataset, tmp_path):

@@ -270,7 +270,7 @@ def test_numbers_may_begin_anywhere(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_bytes(encoded(1))
     (tmp_path / "a_train.txt").write_text("dog/1.png 7\ncat/1.png 1\n")
-    source = ListDataset(tmp_path).source("a", "train")
+    source = ListDataset(tmp_path, fractions=(1, 0, 0)).source("a", "train")
     assert source.classes == ("cat", "dog") and source.labels.tolist() == [1, 0]
 
 
@@ -280,9 +280,7 @@ def test_absolute_paths_need_no_root(tmp_path):
     lines = "".join(f"{tmp_path}/images/no {i}.png,thing\n" for i in range(6))
     (tmp_path / "own" / "a_test.csv").write_text(lines)
     dataset = open_dataset("lists", lists=str(tmp_path / "own"))
-    assert len(dataset.source("a", "test")) == 6 and not dataset.has_split("train")
-    with pytest.raises(DataError, match="no train list beside test"):
-        dataset.source("a", "train")
+    assert sum(len(dataset.source("a", split)) for split in SPLITS) == 6
 
 
 def test_a_class_with_one_image_cannot_be_split(tmp_path):
@@ -302,6 +300,56 @@ def test_lists_are_found_by_their_names(tmp_path):
         ListDataset(tmp_path, "nowhere")
     with pytest.raises(ConfigError, match="data.root"):
         open_dataset("domainnet")
+
+
+def test_what_is_only_called_like_a_list_is_none(folder_dataset):
+    """PACS comes with such files: of classes, not of images."""
+    (folder_dataset / "class_list.txt").write_text("0 dog\n1 cat\n")
+    assert open_dataset(root=str(folder_dataset)).domains == ("real", "sketch")
+    with pytest.raises(DataError, match="class_list.txt|listed images"):
+        open_dataset("lists", str(folder_dataset))
+    (folder_dataset / "image_list").mkdir()
+    (folder_dataset / "image_list" / "real.txt").write_text("real/red/0.png 0\n")
+    assert open_dataset(root=str(folder_dataset)).domains == ("real",)
+    (folder_dataset / "image_list" / "real.txt").unlink()
+    lines = "sketch/red/0.png 0\nsketch/red/1.png 0\n"
+    (folder_dataset / "sketch_Validation.txt").write_text(lines)
+    dataset = open_dataset(root=str(folder_dataset))
+    assert dataset.domains == ("sketch",) and dataset._given == {"sketch": ("val",)}
+
+
+def test_a_list_that_begins_badly_is_not_left_out(folder_dataset):
+    (folder_dataset / "real_test.txt").write_text("real/red/0.png 0\n")
+    (folder_dataset / "real_train.txt").write_text("real/red/1.png\n")
+    with pytest.raises(DataError, match="real_train.txt, line 1"):
+        open_dataset(root=str(folder_dataset))
+
+
+def test_zips_without_lists(zipped):
+    (zipped / "splits").mkdir()
+    for file in zipped.glob("*.txt"):
+        file.unlink()
+    for name in ("domainnet", "folder", "emoji"):
+        with pytest.raises(DataError, match=r"holds \d zips.*no lists: put real_train.txt"):
+            open_dataset(name, str(zipped))
+
+
+def test_lists_without_images_beside_folders(folder_dataset):
+    (folder_dataset / "real_train.txt").write_text("real/red/99.png 0\n")
+    with pytest.raises(DataError, match="1 of 1 listed.*--config.data.name=folder"):
+        open_dataset(root=str(folder_dataset))
+
+
+def test_names_that_contradict_the_folders_are_refused(folder_dataset):
+    lines = "real/red/0.png 0\nreal/red/1.png 0\nreal/blue/0.png 1\nreal/blue/1.png 1\n"
+    (folder_dataset / "real_train.txt").write_text(lines)
+    (folder_dataset / "classes.txt").write_text("\ufeffred\nblue\n", "utf-8")
+    assert ListDataset(folder_dataset).classes == ("red", "blue")
+    (folder_dataset / "classes.txt").write_text("Rot\nBlau\n")
+    assert ListDataset(folder_dataset).classes == ("Rot", "Blau")
+    (folder_dataset / "classes.txt").write_text("blue\nred\n")
+    with pytest.raises(DataError, match="line 1: .*'red' has label 0, but .* calls 0 'blue'"):
+        ListDataset(folder_dataset)
 
 
 def test_unreadable_lists_are_named(tmp_path):

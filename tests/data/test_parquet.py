@@ -13,7 +13,7 @@ from clipjax import open_dataset
 from clipjax.data import parquet
 from clipjax.data.parquet import ParquetDataset
 from clipjax.data.splits import SPLITS
-from clipjax.errors import ChangedError, DataError, UnreachableError
+from clipjax.errors import ChangedError, ConfigError, DataError, UnreachableError
 
 NAMES = ["cat", "dog", "emu"]
 
@@ -111,7 +111,7 @@ def test_labels_may_be_names(tmp_path, size):
     toy = pa.table({"img": [b"c", b"d"], "class": pa.array(["dog", "ant"]).dictionary_encode()})
     write(tmp_path / "art" / "test.parquet", art)
     write(tmp_path / "toy" / "test.parquet", toy)
-    dataset = ParquetDataset(tmp_path)
+    dataset = ParquetDataset(tmp_path, fractions=(0, 0, 1))
     assert dataset.classes == ("ant", "dog", "emu")
     assert dataset.classes_of("art") == ("dog", "emu")
     assert dataset.classes_of("toy") == ("ant", "dog")
@@ -121,7 +121,7 @@ def test_labels_may_be_names(tmp_path, size):
 def test_declared_names_are_matched_across_files(tmp_path, size):
     write(tmp_path / "art" / "train.parquet", table(3, "art"))
     write(tmp_path / "toy" / "train.parquet", table(2, "toy", label=[0, 1], names=["emu", "ant"]))
-    dataset = ParquetDataset(tmp_path)
+    dataset = ParquetDataset(tmp_path, fractions=(1, 0, 0))
     assert dataset.classes == ("cat", "dog", "emu", "ant")
     assert dataset.classes_of("toy") == ("emu", "ant")
     assert sorted(everything(dataset, "toy")) == [(blob(0, "toy"), "emu"), (blob(1, "toy"), "ant")]
@@ -133,7 +133,7 @@ def test_rows_without_image_or_label_are_skipped(tmp_path, size):
     images[2], images[5]["bytes"] = None, None
     struct = pa.array(images, whole["image"].type)
     write(tmp_path / "test.parquet", whole.set_column(0, "image", struct))
-    dataset = ParquetDataset(tmp_path)
+    dataset = ParquetDataset(tmp_path, fractions=(0, 0, 1))
     assert sorted(everything(dataset, tmp_path.name)) == [(blob(0), "cat"), (blob(4), "dog")]
     reasons = {skipped.name: skipped.reason for skipped in dataset.skipped}
     assert reasons == {
@@ -142,6 +142,69 @@ def test_rows_without_image_or_label_are_skipped(tmp_path, size):
         "test.parquet:3": "no label",
         "test.parquet:5": "no image",
     }
+
+
+def test_domains_may_be_numbers(tmp_path, size):
+    write(tmp_path / "train.parquet", table(12, domain=[7, 0, 7, None] * 3))
+    dataset = ParquetDataset(tmp_path, fractions=(1, 0, 0))
+    assert dataset.domains == ("7", "0") and len(dataset.skipped) == 3
+    assert len(everything(dataset, "7")) == 6 and len(everything(dataset, "0")) == 3
+
+
+def test_a_split_without_labels_is_none(tmp_path, size):
+    """As published test files have them: the split is not taken from train in their place."""
+    write(tmp_path / "train.parquet", table(60))
+    write(tmp_path / "test.parquet", table(6, label=[-1] * 6))
+    dataset = ParquetDataset(tmp_path)
+    assert dataset.has_split("val") and not dataset.has_split("test")
+    assert sum(len(dataset.source(tmp_path.name, split)) for split in ("train", "val")) == 60
+    with pytest.raises(DataError, match=r"no usable row .* test, .*\(no label in 6\)"):
+        dataset.source(tmp_path.name, "test")
+
+
+def test_a_domain_without_labels_is_explained(tmp_path, size):
+    write(tmp_path / "art" / "train.parquet", table(6))
+    write(tmp_path / "toy" / "train.parquet", table(4, label=[-1] * 4))
+    dataset = ParquetDataset(tmp_path)
+    assert len(everything(dataset, "art")) == 6
+    with pytest.raises(DataError, match=r"no usable row in domain 'toy'.*\(no label in 4\)"):
+        dataset.source("toy", "val")
+
+
+@pytest.mark.parametrize("below", ["", "photo", "photo/Test", "data/", "photo/data"])
+def test_a_root_of_parquet_files_is_seen(tmp_path, below):
+    write(tmp_path / below / "0.parquet", table(3))
+    (tmp_path / "notes").mkdir()
+    assert open_dataset(root=str(tmp_path)).classes == tuple(NAMES)
+
+
+def test_classes_txt_must_not_contradict_the_files(tmp_path):
+    write(tmp_path / "train.parquet", table(6))
+    (tmp_path / "classes.txt").write_bytes("\ufeffcat\ndog\nemu\n".encode())
+    assert ParquetDataset(tmp_path).classes == tuple(NAMES)
+    (tmp_path / "classes.txt").write_text("dog\ncat\nemu\n")
+    with pytest.raises(DataError, match="class 'cat' 0, and classes.txt numbers it 1"):
+        ParquetDataset(tmp_path)
+    (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
+    with pytest.raises(DataError, match="classes.txt cannot be read.*UTF-8"):
+        ParquetDataset(tmp_path)
+
+
+def test_shares_and_single_images_are_checked(tmp_path):
+    write(tmp_path / "train.parquet", table(4))
+    with pytest.raises(ConfigError, match="three shares"):
+        ParquetDataset(tmp_path, fractions=(0.5, 0.5))
+    with pytest.raises(DataError, match="'dog' .* has a single image"):
+        ParquetDataset(tmp_path).source(tmp_path.name, "train")
+
+
+def test_big_row_groups_are_kept_one_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("clipjax.data.parquet_files.KEPT_BYTES", 100)
+    monkeypatch.setattr(parquet, "SMALL", -1)
+    write(tmp_path / "train.parquet", table(60), row_group_size=20)
+    source = ParquetDataset(tmp_path, fractions=(1, 0, 0)).source(tmp_path.name, "train")
+    for row in range(0, 60, 20):
+        assert source[row].image == blob(row) and len(source._images._kept) == 1
 
 
 def test_sources_pickle_and_work_in_threads(tmp_path, size, monkeypatch):

@@ -1,5 +1,7 @@
 """Sources and features: what is read, what is refused, and when the cache is used."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,25 @@ def test_a_root_decides_what_it_is(folder_dataset, tmp_path):
     for name in ("folder", "lists", "parquet"):
         with pytest.raises(ConfigError, match="data.root"):
             open_dataset(name)
+
+
+def test_a_root_that_is_no_folder(folder_dataset, monkeypatch):
+    file = folder_dataset / "real" / "red" / "0.png"
+    for name in ("emoji", "folder", "lists", "domainnet", "parquet"):
+        with pytest.raises(DataError, match="0.png' is a file; give the folder"):
+            open_dataset(name, str(file))
+    monkeypatch.setenv("HOME", str(folder_dataset.parent))
+    assert open_dataset(root="~/photos").domains == ("real", "sketch")
+
+
+def test_arrays_of_another_shape_are_other_arrays():
+    bytes_of = np.arange(36, dtype=np.uint8)
+    shapes = [(1, 3, 4, 3), (1, 4, 3, 3), (1, 2, 6, 3)]
+    described = {"classes": ("a",), "domain": "d"}
+    assert len({repr(ArraySource(bytes_of.reshape(s), [0], **described)) for s in shapes}) == 3
+    encoded = repr(ArraySource([b"x"], [0], **described))  # caches hold this: it stays
+    digest = hashlib.sha256(np.zeros(1, np.int32).tobytes() + b"x" + b"a").hexdigest()[:16]
+    assert encoded == f"ArraySource(d/train, n=1, {digest})"
 
 
 def test_arrays_make_a_dataset():

@@ -50,7 +50,7 @@ def data_dir(tmp_path_factory):
         def _generate_examples(self, split):
             for row in range(ROWS[split]):
                 image = io.BytesIO(jpeg(self.builder_config.name, split, row))
-                yield row, {"image": image, "label": (row * 11) % 345}
+                yield row, {"image": image, "label": (row % 20 * 11) % 345}
 
     class Toys(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name, code_path, VERSION = "toys", None, tfds.core.Version("2.0.0")
@@ -255,6 +255,20 @@ def test_unusable_builders_are_explained(data_dir, tmp_path):
     shard.unlink()
     with pytest.raises(DataError, match="toys"):
         TfdsDataset("toys", str(tmp_path)).source("toys", "test")
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"name": 1, "wrong": {}}', '{"name": "toys"}'])
+@pytest.mark.parametrize("whole_path", [True, False])
+def test_damaged_metadata_is_named(data_dir, tmp_path, damage, whole_path):
+    shutil.copytree(data_dir / "toys", tmp_path / "toys")
+    (tmp_path / "toys" / "2.0.0" / "dataset_info.json").write_text(damage)
+    with pytest.raises(DataError, match="toys"):
+        TfdsDataset(str(tmp_path / "toys") if whole_path else "toys", str(tmp_path))
+
+
+def test_shares_are_checked(data_dir):
+    with pytest.raises(ConfigError, match="three shares"):
+        TfdsDataset("toys", str(data_dir), fractions=(0.5, 0.5))
 
 
 def test_labels_that_are_no_class_are_refused(data_dir, tmp_path):
