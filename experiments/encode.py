@@ -90,7 +90,11 @@ def encode(config, plan: Plan, say) -> Encoded:
         pixels = plan.preprocess.normalize(pixels)
         return normalize(module.apply({"params": params}, pixels, method="encode_image"))
 
-    mesh = batch_mesh(config.features.batch_size)
+    # One CPU device, whatever the cores: cached features are the same bits on every machine.
+    devices = jax.local_devices()
+    mesh = batch_mesh(
+        config.features.batch_size, devices[:1] if devices[0].platform == "cpu" else devices
+    )
     placed = replicate(params, mesh)
     cache = config.features.cache_dir or feats.default_cache_dir() / "features"
     # The config too: an activation or a number of heads changes features, and no weight.
