@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -81,29 +82,35 @@ def encode_texts(config, plan: Plan) -> Encoded:
     return Encoded({}, weights, scale, tokens, plan, {}, None, {})
 
 
-def encode(config, plan: Plan, say) -> Encoded:
-    """Encodes what the run needs, or reads it from the feature cache."""
-    texts, module, params = encode_texts(config, plan), plan.module, plan.params
+def image_encoder(config, plan: Plan) -> Callable[[np.ndarray], jax.Array]:
+    """uint8 images [B, S, S, 3] -> float32 [B, P] of length 1, on all accelerators of the machine.
+
+    On one CPU device, whatever the cores: cached features are the same bits on every machine.
+    """
+    devices = jax.local_devices()
+    devices = devices[:1] if devices[0].platform == "cpu" else devices
+    mesh = batch_mesh(config.features.batch_size, devices)
+    params = replicate(plan.params, mesh)
 
     @jax.jit
     def encode_image(params, pixels):
         pixels = plan.preprocess.normalize(pixels)
-        return normalize(module.apply({"params": params}, pixels, method="encode_image"))
+        return normalize(plan.module.apply({"params": params}, pixels, method="encode_image"))
 
-    # One CPU device, whatever the cores: cached features are the same bits on every machine.
-    devices = jax.local_devices()
-    mesh = batch_mesh(
-        config.features.batch_size, devices[:1] if devices[0].platform == "cpu" else devices
-    )
-    placed = replicate(params, mesh)
+    return lambda images: encode_image(params, deal_out(images, mesh))
+
+
+def encode(config, plan: Plan, say) -> Encoded:
+    """Encodes what the run needs, or reads it from the feature cache."""
+    texts, encode_image = encode_texts(config, plan), image_encoder(config, plan)
     cache = config.features.cache_dir or feats.default_cache_dir() / "features"
     # The config too: an activation or a number of heads changes features, and no weight.
-    key = f"{feats.fingerprint(params)} {plan.clip_config.vision} {config.compute_dtype}"
+    key = f"{feats.fingerprint(plan.params)} {plan.clip_config.vision} {config.compute_dtype}"
     parts, rows, skipped, needed = {}, {}, [], needed_parts(config, plan.dataset)
     allowed = config.data.max_unreadable * sum(len(plan.dataset.source(*p)) for p in needed)
     for domain, split in needed:
         found = feats.cached_features(
-            lambda images: encode_image(placed, deal_out(images, mesh)),
+            encode_image,
             plan.dataset.source(domain, split),
             plan.preprocess,
             weights=key,

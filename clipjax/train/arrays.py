@@ -156,12 +156,13 @@ def fit_arrays(
         metrics = {k: np.asarray(v) for k, v in metrics.items()}  # [runs, count, S]
         _check(metrics, share, first * per_epoch, checkpointer.latest)
         seconds = {"s_per_epoch": round((time.perf_counter() - started) / count, 4)}
-        for done in range(first + 1, first + count + 1):
-            means = {k: v[:, done - first - 1].mean(axis=-1).round(6) for k, v in metrics.items()}
-            for position, (name, mine) in enumerate(share.items()):
-                own = {k: v[mine].tolist() for k, v in means.items()}
-                own |= rates(position, done * per_epoch - 1) if rates else {}
-                log.append(_place(name, done, per_epoch) | own | seconds)
+        for position, (name, mine) in enumerate(share.items()):
+            own = {key: values[mine] for key, values in metrics.items()}
+            for done in range(first + 1, first + count + 1):
+                record = _means(own, done - first - 1) | seconds
+                record |= rates(position, done * per_epoch - 1) if rates else {}
+                log.append(_place(name, done, per_epoch) | record)
+        done = first + count
         bar.update(count)
         if (done - begun) % save_every and done < epochs:
             continue
@@ -194,6 +195,11 @@ def _program(step_of: Callable, batch_size: int, sampling: Sampling) -> Callable
         return make_epochs(step_of(row), batch_size, sampling)(state, data, first, count)
 
     return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None)), static_argnums=4)
+
+
+def _means(metrics: dict[str, np.ndarray], epoch: int) -> dict[str, list[float]]:
+    """Means over the steps of one of the epochs, a list over runs; of [runs, epochs, steps]."""
+    return {key: v[:, epoch].mean(axis=-1).round(6).tolist() for key, v in metrics.items()}
 
 
 def _place(name: str, epoch: int, per_epoch: int) -> dict[str, Any]:

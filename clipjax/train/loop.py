@@ -96,9 +96,7 @@ def fit_stream(
     """
     tags, mesh = {"phase": phase, **(tags or {})}, mesh or batch_mesh(1)
     state = replicate(state, mesh)
-    found = checkpointer.restore(state)
-    if found and int(found[0].step) > int(state.step):
-        state = found[0]
+    state = _newest(checkpointer, state)
     first = int(state.step)
     mine = lambda record: all(record.get(k) == v for k, v in tags.items())  # noqa: E731
     log.rewind(lambda record: not mine(record) or record["step"] <= first)
@@ -132,6 +130,12 @@ def fit_stream(
             checkpointer.save(done, state)
             saved = time.perf_counter()
     return state
+
+
+def _newest(checkpointer: Checkpointer, state: TrainState) -> TrainState:
+    """What was saved, if it is ahead of a state."""
+    found = checkpointer.restore(state)
+    return found[0] if found and int(found[0].step) > int(state.step) else state
 
 
 def _means(pending: list[dict], first: int, phase: str, last_good: int | None) -> dict[str, float]:
