@@ -143,8 +143,7 @@ def fit_arrays(
     run = _program(step_of, batch_size, sampling)
     per_epoch = steps_per_epoch(*_sizes(data), batch_size, sampling.epoch)
     data = jax.tree.map(_on_device, data)  # once, not at every call
-    if (found := checkpointer.restore(states)) and found[0].step[0] > states.step[0]:
-        states = found[0]
+    states = _newest(checkpointer, states)
     begun = int(np.asarray(states.step)[0]) // per_epoch
     log.rewind(lambda record: record.get("phase") not in names or record["epoch"] <= begun)
     epoch_examples = per_epoch * batch_size * len(rows)
@@ -156,8 +155,7 @@ def fit_arrays(
         metrics = {k: np.asarray(v) for k, v in metrics.items()}  # [runs, count, S]
         _check(metrics, share, first * per_epoch, checkpointer.latest)
         seconds = {"s_per_epoch": round((time.perf_counter() - started) / count, 4)}
-        for position, (name, mine) in enumerate(share.items()):
-            own = {key: values[mine] for key, values in metrics.items()}
+        for position, (name, own) in enumerate(_apart(metrics, share)):
             for done in range(first + 1, first + count + 1):
                 record = _means(own, done - first - 1) | seconds
                 record |= rates(position, done * per_epoch - 1) if rates else {}
@@ -167,9 +165,7 @@ def fit_arrays(
         if (done - begun) % save_every and done < epochs:
             continue
         if evaluate:
-            measures = evaluate(states.params)
-            for name, mine in share.items():
-                own = {k: v[mine] for k, v in measures.items()}
+            for name, own in _apart(evaluate(states.params), share):
                 log.append(_place(name, done, per_epoch) | {"evaluation": own})
         checkpointer.save(done * per_epoch, states)
     bar.close()
@@ -195,6 +191,17 @@ def _program(step_of: Callable, batch_size: int, sampling: Sampling) -> Callable
         return make_epochs(step_of(row), batch_size, sampling)(state, data, first, count)
 
     return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None)), static_argnums=4)
+
+
+def _newest(checkpointer: Checkpointer, states: TrainState) -> TrainState:
+    """What was saved, if it is ahead of these states."""
+    found = checkpointer.restore(states)
+    return found[0] if found and found[0].step[0] > states.step[0] else states
+
+
+def _apart(values: dict, share: dict[str, slice]) -> list[tuple[str, dict]]:
+    """Each method's name with its own runs of values that are stacked over all runs."""
+    return [(name, {k: v[mine] for k, v in values.items()}) for name, mine in share.items()]
 
 
 def _means(metrics: dict[str, np.ndarray], epoch: int) -> dict[str, list[float]]:
