@@ -16,8 +16,8 @@ All sides run in one process in alternation. A rate counts from the arrival of t
 worker, so that no start of a worker counts. A row prints the medians over the rounds and the
 medians of the paired ratios (above 1: clipjax is faster) with their range.
 
-Measured (2 cores of an Intel Xeon, Sapphire Rapids; Pillow 13, torch 2.13; `--rounds=3`, nothing else
-running): images per second, ratios with their range over the rounds.
+Measured (2 cores of an Intel Xeon, Sapphire Rapids; Pillow 13, torch 2.13; `--rounds=3`, nothing
+else running): images per second, ratios with their range over the rounds.
 
     workers        clipjax   float tensors              uint8 tensors
     1 thread           145   108   1.43 (1.24 to 1.46)   127   1.21 (1.05 to 1.29)
@@ -25,7 +25,8 @@ running): images per second, ratios with their range over the rounds.
     2 threads          336   212   1.58 (1.13 to 1.74)   236   1.42 (1.24 to 1.46)
     2 processes        282   212   1.35 (1.15 to 1.38)   236   1.21 (1.16 to 1.25)
 
-What limits it is Pillow's resize, which both sides share (`clipjax/data/decode.py` says why it stays).
+What limits it is Pillow's resize, which both sides share; `clipjax/data/decode.py` says why it
+stays.
 """
 
 from __future__ import annotations
