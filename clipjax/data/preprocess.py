@@ -1,7 +1,7 @@
 """CLIP's image preprocessing: RGB, resize (bicubic), centre crop, rescale, normalise.
 
-PIL does the resizing, as in the reference (transformers' PIL-backed processor on a picture that was
-turned upright): other resizers move accuracy.
+The resize is PIL's, as in the reference (transformers' PIL-backed processor on a picture that was
+turned upright), or has its bits (`clipjax.data.resize`): other resizers move accuracy.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.data.decode import check_pixels, decode, to_rgb
+from clipjax.data.resize import Alone, resize
 from clipjax.errors import CheckpointError, DataError
 from clipjax.log import write_json
 
@@ -34,7 +35,7 @@ class Preprocess:
       std: divides each channel.
       resample: PIL's number of the filter; 3 is bicubic.
       rescale: factor on uint8 values.
-      decoder: "fast", or "reference" for PIL alone; see `clipjax.data.decode`.
+      decoder: "fast", or "reference" for PIL alone, also in the resize; the same pixels.
     """
 
     size: int = 224
@@ -57,19 +58,34 @@ class Preprocess:
             after the resize; the message holds `name`.
         """
         if isinstance(image, np.ndarray):
-            picture = _from_array(image, name)
+            pixels = _from_array(image, name)
         else:
-            picture = decode(image, name, self.decoder)
-        width, height = self._resized(*picture.size)
+            pixels = decode(image, name, self.decoder)
+        width, height = self._resized(pixels.shape[1], pixels.shape[0])
         try:
             check_pixels(width, height)
         except ValueError as error:
             raise DataError(
                 f"{name} is too long and narrow: resized it would have {error}; remove it."
             ) from None
-        if picture.size != (width, height):
-            picture = picture.resize((width, height), resample=self.resample)
-        return _centre(np.asarray(picture, np.uint8), self.size)
+        return self._view(pixels, width, height)
+
+    def _view(self, pixels: np.ndarray, width: int, height: int) -> np.ndarray:
+        """The middle of the resized picture."""
+        if pixels.shape[1::-1] == (width, height):
+            return _centre(pixels, self.size)
+        if self.decoder == "fast" and min(width, height) >= self.size:
+            left, top = (width - self.size) // 2, (height - self.size) // 2
+            window = (left, top, left + self.size, top + self.size)
+            with Alone() as alone:
+                if alone:
+                    found = resize(pixels, width, height, self.resample, window)
+                    if found is not None:
+                        return found
+        from PIL import Image
+
+        picture = Image.fromarray(pixels).resize((width, height), resample=self.resample)
+        return _centre(np.asarray(picture), self.size)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of a picture before the crop."""
@@ -120,11 +136,11 @@ def _centre(pixels: np.ndarray, size: int) -> np.ndarray:
     return pixels[top : top + size, left : left + size]
 
 
-def _from_array(image: np.ndarray, name: str):
+def _from_array(image: np.ndarray, name: str) -> np.ndarray:
     from PIL import Image
 
     try:
-        return to_rgb(Image.fromarray(image))
+        return np.asarray(to_rgb(Image.fromarray(image)))
     except (ValueError, TypeError) as error:
         raise DataError(f"{name} is an array that is no image ({error}).") from None
 

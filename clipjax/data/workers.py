@@ -132,6 +132,7 @@ class _Worker:
             env=os.environ | {"JAX_PLATFORMS": "cpu"},  # accelerators belong to the parent
             start_new_session=True,
         )
+        _widen(self._process.stdout)
         self.stop = weakref.finalize(self, _stop, self._process)
 
     def send(self, message: Any) -> None:
@@ -145,7 +146,7 @@ class _Worker:
     def receive(self) -> Any:
         """The next answer; raises what `load` raised."""
         try:
-            error, value = pickle.load(self._process.stdout)
+            error, value = _read(self._process.stdout)
         except (EOFError, pickle.UnpicklingError):
             raise self._died() from None
         if error is not None:
@@ -200,23 +201,50 @@ def _fail(error: Exception, _: Any) -> None:
 def _answer(pending: queue.SimpleQueue[Future], answers: BinaryIO) -> None:
     try:
         while True:
-            answers.write(_packed(pending.get()))
-            answers.flush()
+            _write(answers, *_packed(pending.get()))
     finally:
         os._exit(1)  # nobody listens any more
 
 
-def _packed(future: Future) -> bytes:
-    """(error or None, value), pickled; an error that no pickle can hold as its text."""
+def _packed(future: Future) -> tuple[bytes, list[pickle.PickleBuffer]]:
+    """(error or None, value), pickled, arrays apart; an error that no pickle can hold as text."""
     error = future.exception()
     try:
         if error is None:
-            return pickle.dumps((None, future.result()), protocol=5)
+            arrays: list[pickle.PickleBuffer] = []
+            return pickle.dumps((None, future.result()), 5, buffer_callback=arrays.append), arrays
         error.add_note("In a worker process:\n" + "".join(traceback.format_exception(error)))
         packed = pickle.dumps((error, None))
         pickle.loads(packed)  # some errors can be written, not read
-        return packed
+        return packed, []
     except Exception as other:
         reason = error or other
         message = f"a worker process failed ({type(reason).__name__}: {reason})."
-        return pickle.dumps((DataError(message), None))
+        return pickle.dumps((DataError(message), None)), []
+
+
+def _write(pipe: BinaryIO, packed: bytes, arrays: list[pickle.PickleBuffer]) -> None:
+    """A pickle and, uncopied, the arrays it refers to."""
+    parts = [array.raw() for array in arrays]
+    pickle.dump((packed, [part.nbytes for part in parts]), pipe)
+    for part in parts:
+        pipe.write(part)
+    pipe.flush()
+
+
+def _read(pipe: BinaryIO) -> Any:
+    """What `_write` wrote; EOFError where it ends early."""
+    packed, sizes = pickle.load(pipe)
+    arrays = [bytearray(size) for size in sizes]
+    for array in arrays:
+        if pipe.readinto(array) < len(array):
+            raise EOFError
+    return pickle.loads(packed, buffers=arrays)
+
+
+def _widen(pipe: BinaryIO) -> None:
+    """Gives a pipe as much room as Linux lets users have: a batch is megabytes, a pipe 64 KB."""
+    with contextlib.suppress(ImportError, AttributeError, OSError):  # elsewhere; or not allowed
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
