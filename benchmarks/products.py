@@ -1,0 +1,103 @@
+"""Matrix products of the image towers alone, XLA's CPU backend against PyTorch, in GFLOP/s.
+
+    python -m benchmarks.products        about a minute
+
+Most of a tower's time is in products, so this is what limits it (`benchmarks/encode.py`): the
+forward ones, those for the gradient of the inputs (weights transposed) and those for the gradient
+of the weights (activations transposed). float32, the shapes of a batch of 128 through the embedded
+model and of 32 through ViT-B/32, both sides in one process in alternation on all cores; medians,
+and the median of the paired ratios (above 1: XLA is faster).
+
+Measured (2 cores of an Intel Xeon, Sapphire Rapids; jax 0.10.2, torch 2.13.0 with its MKL; four
+runs of `--rounds=9` or 15; range of the medians over the runs):
+
+    model     product          XLA GFLOP/s   PyTorch GFLOP/s   ratio
+    tiny      forward             71 - 115         102 - 176   0.47 - 0.87
+    tiny      input gradient     106 - 126         168 - 177   0.61 - 0.71
+    tiny      weight gradient     85 - 116         141 - 159   0.61 - 0.73
+    ViT-B/32  forward            125 - 162         192 - 226   0.65 - 0.71
+    ViT-B/32  input gradient     126 - 144         188 - 211   0.65 - 0.77
+    ViT-B/32  weight gradient    117 - 154         152 - 187   0.74 - 0.81
+
+So on this processor PyTorch's products are about 1.5 times as fast as XLA's, and no tower made of
+them can be as fast as PyTorch's. XLA_FLAGS that were tried without a difference beyond this noise:
+--xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT (the compiled program
+shows that it is used), --xla_cpu_use_xnnpack with its fusion types, --xla_cpu_use_onednn.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+
+from experiments.machine import keep_memory
+
+# Examples x tokens, widths of the two sides of the larger layer of a block.
+SHAPES = {"tiny": (128 * 65, 192, 768), "ViT-B/32": (32 * 50, 768, 3072)}
+KINDS = {"forward": "nd,dm->nm", "input gradient": "nm,dm->nd", "weight gradient": "nd,nm->dm"}
+
+_ROUNDS = flags.DEFINE_integer("rounds", 15, "Timed pairs of calls a row.")
+
+
+def operands(spec: str, sizes: dict[str, int]) -> list[np.ndarray]:
+    """Two random matrices, float32."""
+    rng = np.random.default_rng(0)
+    sides = spec.split("->")[0].split(",")
+    return [rng.standard_normal([sizes[axis] for axis in s], np.float32) for s in sides]
+
+
+def calls(spec: str, sizes: dict[str, int]) -> tuple[Callable, Callable]:
+    """The product by XLA and by PyTorch; each call waits for its result."""
+    import torch
+
+    arrays = operands(spec, sizes)
+    ours, theirs = [jnp.asarray(x) for x in arrays], [torch.from_numpy(x) for x in arrays]
+    run = jax.jit(lambda a, b: jnp.einsum(spec, a, b))
+    return (
+        lambda: jax.block_until_ready(run(*ours)),
+        lambda: torch.einsum(spec, *theirs),
+    )
+
+
+def seconds(call: Callable) -> float:
+    """Wall time of one call."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def row(name: str, kind: str, rounds: int) -> str:
+    """Times one product on both sides."""
+    sizes = dict(zip("ndm", SHAPES[name], strict=True))
+    sides = calls(KINDS[kind], sizes)
+    for call in sides * 2:
+        call()
+    pairs = [tuple(map(seconds, sides)) for _ in range(rounds)]
+    work = 2e-9 * sizes["n"] * sizes["d"] * sizes["m"]
+    rates = [work / statistics.median(side) for side in zip(*pairs, strict=True)]
+    ratio = statistics.median(theirs / ours for ours, theirs in pairs)
+    return f"{name:9} {kind:16} {rates[0]:8.0f} {rates[1]:8.0f} {ratio:7.2f}"
+
+
+def main(argv: list[str]) -> None:
+    """Prints a row for every product."""
+    del argv
+    import torch
+
+    keep_memory()  # for both sides
+    torch.set_num_threads(os.cpu_count() or 1)
+    print(f"{'model':9} {'product':16} {'jax':>8} {'torch':>8}   ratio")
+    for name in SHAPES:
+        for kind in KINDS:
+            print(row(name, kind, _ROUNDS.value), flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)
