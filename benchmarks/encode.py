@@ -14,11 +14,12 @@ Measured so far (2 cores of an Intel Xeon, Sapphire Rapids; jax 0.10.2, torch 2.
     tiny, forward+backward   batch 32   0.69 (0.65 to 0.73)    batch 128   0.66 (0.62 to 0.71)
 
 What limits them are the matrix products: alone they reach 0.6 to 0.8 of PyTorch's rate on this
-processor (`benchmarks/products.py`). Of the last row, from a profile of one thread, 73 % of the time
-is in them (about 65 GFLOP/s a core, near what they reach alone), 12 % in copies that transpose activations for
-the weight gradients, 14 % in elementwise loops; and two threads are only 1.6 to 1.9 times as fast
-as one. Tried without gain: one product for q, k and v; saving the activation's slope instead of its
-input (0 to 10 %, within the noise); XLA's switches for its matrix libraries and schedulers.
+processor (`benchmarks/products.py`). From a profile of the last row on one thread, 73 % of the time
+is in them (about 65 GFLOP/s a core, near what they reach alone), 12 % in copies that transpose
+activations for the weight gradients, 14 % in elementwise loops; and two threads are only 1.6 to 1.9
+times as fast as one. Tried without gain: one product for q, k and v; saving the activation's slope
+instead of its input (0 to 10 %, within the noise); XLA's switches for its matrix libraries and
+schedulers.
 """
 
 from __future__ import annotations
