@@ -43,6 +43,16 @@ class MetricsLog:
         write_atomically(self.path, "".join(line + "\n" for line in kept))
 
 
+class NoLog(MetricsLog):
+    """A log that is written by another process."""
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Does nothing."""
+
+    def rewind(self, keep: Callable[[dict[str, Any]], bool]) -> None:
+        """Does nothing."""
+
+
 def scalars(record: dict[str, Any]) -> dict[str, float]:
     """The numbers of a record by the names TensorBoard shows; the mean of a list over seeds.
 

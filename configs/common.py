@@ -18,6 +18,12 @@ def common() -> ConfigDict:
     config.model = "tiny"  # the embedded CLIP; else a Hub id or a directory in Hugging Face layout
     config.revision = ""  # branch, tag or commit of a Hub id; directories have none
     config.seeds = (0, 1, 2)
+    # How devices share a batch where the encoder trains (docs/parallel.md).
+    config.parallel = "jit"  # or "pmap"
+    config.mesh = ConfigDict()
+    config.mesh.data = 0  # devices (or groups of fsdp devices) that share a batch; 0: all
+    config.mesh.fsdp = 1  # devices that share the parameters and optimizer state of one model
+    config.profile = ""  # "10:20" traces these steps into the workdir
     config.data = ConfigDict()
     # "emoji" is embedded. With a root what lies there decides, or "folder", "lists", "domainnet",
     # "parquet"; "tfds:NAME" for TensorFlow Datasets.

@@ -8,11 +8,16 @@ import pathlib
 import re
 import runpy
 import sys
+import time
+import traceback
 from collections.abc import Iterator
+from typing import NoReturn
 
 from ml_collections import ConfigDict
 
 from clipjax.errors import ClipjaxError
+
+GRACE = 2.0  # seconds
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -62,9 +67,14 @@ def refuse_bad_config() -> None:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turns our errors into one line and exit code 1, Ctrl-C into a line and 130."""
+    """Turns our errors into one line and exit code 1, Ctrl-C into a line and 130.
+
+    With several processes every other error ends the process at once, too: an orderly end would
+    wait for the others.
+    """
     from absl import logging
 
+    from clipjax.train import processes
     from experiments.machine import keep_memory, use_cores
 
     logging.set_verbosity(logging.WARNING)  # orbax reports every file it touches
@@ -74,11 +84,26 @@ def explained() -> Iterator[None]:
         yield
     except ClipjaxError as error:
         print(f"clipjax: {error}", file=sys.stderr)
+        if processes.several():
+            if processes.is_first():
+                time.sleep(GRACE)  # the others may be saying the same, and end with this one
+            leave(1)
         sys.exit(1)
+    except Exception as error:
+        if not processes.several():
+            raise
+        told = processes.lost_contact(error)
+        print(f"clipjax: {told}" if told else traceback.format_exc(), file=sys.stderr)
+        leave(1)
     except KeyboardInterrupt:
         print("\nclipjax: stopped; the same command goes on from here.", file=sys.stderr)
         # At once: XLA may be computing in threads of its own, and crashes when the interpreter's
         # orderly end takes memory from under them. Worker processes end with their pipes.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(130)
+        leave(130)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process without waiting for anything."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -11,11 +11,13 @@ import numpy as np
 
 from clipjax.data import features as feats
 from clipjax.data.crops import Crops
+from clipjax.data.preprocess import Preprocess
 from clipjax.data.sources import Source
 from clipjax.data.subset import Subset
 from clipjax.model.clip import normalize
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import load_tokenizer, without_padding, zero_shot_classifier
+from clipjax.train import processes
 from clipjax.train.sharding import batch_mesh, deal_out, replicate
 from experiments.plan import (
     Part,
@@ -109,9 +111,9 @@ def encode(config, plan: Plan, say) -> Encoded:
     parts, rows, skipped, needed = {}, {}, [], needed_parts(config, plan.dataset)
     allowed = config.data.max_unreadable * sum(len(plan.dataset.source(*p)) for p in needed)
     for domain, split in needed:
-        found = feats.cached_features(
-            encode_image,
+        found = encode_shared(
             plan.dataset.source(domain, split),
+            encode_image,
             plan.preprocess,
             weights=key,
             batch_size=config.features.batch_size,
@@ -137,6 +139,30 @@ def encode(config, plan: Plan, say) -> Encoded:
         labels = parts[config.data.source, "train"].labels
         chosen = training_rows(config, labels, plan.dataset.classes)
     return texts._replace(parts=parts, rows=rows, chosen=chosen)
+
+
+def encode_shared(
+    source: Source, encode_image: Callable, preprocess: Preprocess, **options
+) -> feats.EncodedSource:
+    """`cached_features` of a source. Processes encode, and cache, a share each; all get all of it.
+
+    Nothing needs a disk that processes share; where they do, their shares have different names.
+    """
+    index, count = processes.place()
+    if count == 1 or len(source) < count:  # too few to share: everyone for himself
+        return feats.cached_features(encode_image, source, preprocess, **options)
+    mine = np.arange(index, len(source), count)
+    found = processes.together(
+        lambda: feats.cached_features(encode_image, Subset(source, mine), preprocess, **options)
+    )
+    features = np.asarray(found.features.features)
+    shares = processes.gather((features, mine[found.rows], found.skipped))
+    rows = np.concatenate([rows for _, rows, _ in shares])
+    order = np.argsort(rows)
+    features = np.concatenate([features for features, _, _ in shares])[order]
+    labels = np.asarray(source.labels, np.int32)[rows[order]]
+    skipped = tuple(entry for _, _, entries in shares for entry in entries)
+    return feats.EncodedSource(feats.Features(features, labels), rows[order], skipped)
 
 
 def in_float32(part: feats.Features) -> feats.Features:

@@ -7,7 +7,6 @@ trained. Exit code 0 if a run would start, 1 with the reason if not.
 
 from __future__ import annotations
 
-import hashlib
 import pathlib
 import sys
 import time
@@ -69,10 +68,9 @@ def main(argv: list[str]) -> None:
 
 def default_out(config) -> pathlib.Path:
     """runs/inspect-<hash of the config>, the hash that the run's own folder has."""
-    from experiments.run import config_text
+    from experiments.run import config_hash
 
-    digest = hashlib.sha256(config_text(config).encode()).hexdigest()[:8]
-    return pathlib.Path("runs") / f"inspect-{digest}"
+    return pathlib.Path("runs") / f"inspect-{config_hash(config)}"
 
 
 def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:

@@ -15,6 +15,13 @@ if __name__ == "__main__":
 _CONFIG = config_flags.DEFINE_config_file(
     "config", "configs/dann.py", "Experiment: a file of configs/, `:key=value,flag` after it."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "Several processes: host:port of process 0; see docs/parallel.md."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "Several processes: how many.")
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", -1, "Several processes: number of this one, from 0."
+)
 _WORKDIR = flags.DEFINE_string(
     "workdir", "", "Where the run's files go; default runs/<experiment>-<hash of the config>."
 )
@@ -24,9 +31,11 @@ def main(argv: list[str]) -> None:
     """Runs the experiment the config names."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    from experiments import run  # jax is imported only once the flags are known to be right
+    from clipjax.train import processes  # jax is imported only once the flags are known to be right
+    from experiments import run
 
     with explained():
+        processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         run.run(_CONFIG.value, pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None)
 
 

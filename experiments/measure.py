@@ -14,6 +14,7 @@ from clipjax.data.features import Features
 from clipjax.evaluate import report, select
 from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement
 from clipjax.model.network import Network
+from clipjax.train import processes
 from clipjax.train.sharding import batch_mesh, deal_out, replicate
 from experiments.encode import Encoded, Part, in_float32
 from experiments.methods import Phase
@@ -32,12 +33,18 @@ class View:
         self._encode, self.mesh = jax.jit(network.encode), batch_mesh(self.batch_size)
 
     def features(self, params, part: Part) -> Features:
-        """The features of a part under one seed's parameters."""
+        """The features of a part under one seed's parameters; processes share the encoding."""
         if "clip" not in params:
             return self.encoded.parts[part]
         crops = self.encoded.crops(*part)
         encode = lambda images: self._encode(params, deal_out(images, self.mesh))  # noqa: E731
-        found = crops.encode(encode, self.batch_size, workers=self.workers)
+        place = processes.place()
+        if len(crops) < place[1]:  # too few to share
+            place = (0, 1)
+        mine = crops.encode(encode, self.batch_size, workers=self.workers, process=place)
+        found = np.empty((len(crops), mine.shape[1]), np.float32)
+        for index, rows in enumerate(processes.gather(mine) if place[1] > 1 else [mine]):
+            found[index :: place[1]] = rows
         return Features(found, crops.labels)
 
     def placed(self, params):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -154,6 +155,12 @@ def _phase(name: str, entry: dict, config, file, heads: Heads) -> Phase:
     optim = own_optim(name, config.optim, changes)
     make_loss = lambda model, **changes: file.make_loss(model, **{**entry, **changes})  # noqa: E731
     make_loss(as_model(heads))  # refuses options that it does not know
+    takes = inspect.signature(file.make_loss).parameters
+    if config.parallel == "pmap" and "axis_name" not in takes:
+        raise ConfigError(
+            f"methods.{name}: its loss does not take axis_name, which parallel=pmap needs; use "
+            "parallel=jit."
+        )
     phase = Phase(name, epochs, freeze, optim, make_loss, entry, augment)
     build_optimizer(phase, 1)
     return phase

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from clipjax.data.census import open_parts
 from clipjax.data.classes import match_classes
@@ -32,8 +30,9 @@ from clipjax.model.hf import check_size, load_clip
 from clipjax.model.hub import find_model
 from clipjax.model.network import needed_clip
 from clipjax.model.prompts import fill_prompts, read_class_names
+from clipjax.train import processes
 from clipjax.train.optim import is_frozen, layer_groups
-from clipjax.train.sharding import batch_mesh
+from experiments.mesh import check_parallel, device_memory, training_mesh
 from experiments.methods import Method, Phase, build_methods, check_groups
 
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -69,6 +68,8 @@ def prepare(config) -> Plan:
     check_parts(config, dataset)
     names = class_names(config, dataset)
     fill_prompts(names[0], config.prompts)
+    # One after the other, where processes share a disk: what the first fetched, the others find.
+    processes.from_first(lambda: str(find_model(config.model, config.revision or None)))
     directory = find_model(config.model, config.revision or None)
     preprocess = load_preprocess(directory)
     size = config.image_size or None
@@ -84,6 +85,14 @@ def prepare(config) -> Plan:
     plan = Plan(dataset, names, directory, module, params, preprocess, methods, tuple(notes))
     for method in methods.values():
         check_method(plan, method, config)
+    from_pixels = [m for m in methods.values() if not is_cached_throughout(plan, m)]
+    if from_pixels:
+        training_mesh(config)  # refuses one that cannot be
+    elif config.profile and methods:
+        raise ConfigError(
+            f"profile={config.profile!r} traces steps of phases that train from pixels, and this "
+            "run has none: cached features train whole epochs in one call; leave it empty."
+        )
     return plan
 
 
@@ -111,6 +120,7 @@ def check_choices(config) -> None:
             f"data.workers={config.data.workers}, features.batch_size="
             f"{config.features.batch_size}: give at least 0 and 1."
         )
+    check_parallel(config)
     if config.accumulate < 1 or config.batch_size % config.accumulate:
         raise ConfigError(
             f"batch_size={config.batch_size} cannot be dealt out to accumulate="
@@ -287,6 +297,11 @@ def is_cached(plan: Plan, method: Method, phase: Phase) -> bool:
     return frozen and phase.augment is None and not method.heads.text
 
 
+def is_cached_throughout(plan: Plan, method: Method) -> bool:
+    """Whether all phases can."""
+    return all(is_cached(plan, method, phase) for phase in method.phases)
+
+
 def check_method(plan: Plan, method: Method, config) -> None:
     """Refuses masks that fit no group or train nothing, and more parameters than memory holds.
 
@@ -301,35 +316,20 @@ def check_method(plan: Plan, method: Method, config) -> None:
     # Parameters, gradients and two moments in float32; heads train for all seeds at once.
     copies, kept = 4 * 4, 0
     size = sum(x.size for x in jax.tree.leaves(heads)) * len(config.seeds)
-    if not all(is_cached(plan, method, phase) for phase in method.phases):
+    if not is_cached_throughout(plan, method):
         clip = needed_clip(method.heads, plan.params)
         count = sum(x.size for x in jax.tree.leaves(clip))
         size += count
         kept = 4 * count * len(config.seeds)  # the trained encoders
-    memory, needed = device_memory(), size * copies + kept
+    # On CPU all parts of an array lie in one memory.
+    parts = 1 if jax.local_devices()[0].platform == "cpu" else config.mesh.fsdp
+    memory, needed = device_memory(), size * copies / parts + kept
     if needed > memory:
         raise ConfigError(
             f"{method.phases[0].name} trains {size:,} parameters, which with gradients and "
             f"optimizer state need {needed / 1e9:.1f} GB; this machine has "
             f"{memory / 1e9:.1f} GB. Use fewer members, narrower heads or fewer seeds."
         )
-
-
-def sharing_devices(batch_size: int, state_bytes: int) -> Mesh:
-    """The devices that share a batch: on CPU no more than have room for a copy of the state each.
-
-    There all devices live in one memory, of which half is left to activations.
-    """
-    devices = jax.local_devices()
-    if devices[0].platform == "cpu":
-        devices = devices[: max(1, device_memory() // (2 * max(1, state_bytes)))]
-    return batch_mesh(batch_size, devices)
-
-
-def device_memory() -> int:
-    """Bytes that the first device can hold; of the machine where the device does not say."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def warn_of_idle_domain_loss(plan: Plan, name: str, method: Method) -> list[str]:

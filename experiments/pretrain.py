@@ -15,20 +15,24 @@ from clipjax.adapt.contrastive import TwoTowers, make_loss
 from clipjax.adapt.step import init_state, make_step
 from clipjax.data import pairs
 from clipjax.data.augment import augment_drawings
+from clipjax.data.order import process_rows
 from clipjax.data.preprocess import Preprocess, save_preprocess
 from clipjax.data.sources import open_dataset
 from clipjax.errors import ConfigError
 from clipjax.evaluate.metrics import accuracy
-from clipjax.log import MetricsLog
+from clipjax.log import MetricsLog, NoLog
 from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
 from clipjax.model.hf import load_clip, save_clip
 from clipjax.model.hf_params import abstract_params
 from clipjax.model.hub import copy_tokenizer, find_model
 from clipjax.model.text import load_tokenizer, zero_shot_classifier
 from clipjax.model.weights import read_json
+from clipjax.train import processes
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import fit_stream
 from clipjax.train.optim import make_optimizer, make_schedule
+from clipjax.train.sharding import DATA, fetch
+from experiments.mesh import check_parallel, training_mesh, wanted_trace
 
 
 class Plan(NamedTuple):
@@ -114,6 +118,8 @@ def zero_shot_validation(module, preprocess, tokenize, prompts):
 
 def prepare(config) -> Plan:
     """Opens the corpus and the tokenizer and checks them against the config."""
+    check_parallel(config)
+    training_mesh(config, most=1)  # refuses one that cannot be
     tokenizer_dir = find_model(config.tokenizer)
     context = config.arch.text.max_position_embeddings
     tokenize = load_tokenizer(tokenizer_dir, context=context)
@@ -166,8 +172,10 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
         params = module.init(jax.random.key(seed), *example)["params"]
     state = init_state({"clip": params}, optimizer, seed=seed)
 
+    mine = process_rows(config.batch_size, processes.place())
+
     def make(number: int) -> dict:
-        return pairs.sample_batch(
+        batch = pairs.sample_batch(
             corpus,
             tokenize,
             seed=seed,
@@ -178,6 +186,7 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
             category_share=config.data.category_share,
             templates=config.data.templates,
         )
+        return jax.tree.map(lambda x: x[mine], batch)
 
     evaluate = config.evaluate_every and zero_shot_validation(
         module, preprocess, tokenize, config.prompts
@@ -186,25 +195,35 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
         ("pretrain", config.keep_patches, config.steps - config.full_steps),
         ("pretrain-full", 1.0, config.steps),
     )
+    log = MetricsLog if processes.is_first() else NoLog
+    axis = DATA if config.parallel == "pmap" else None
     with Checkpointer(workdir / "checkpoints" / "pretrain") as checkpointer:
         for phase, keep, until in phases:
             model = two_towers(module, preprocess, augment=config.augment.to_dict(), keep=keep)
             state = fit_stream(
-                make_step(make_loss(model), optimizer, total_steps=config.steps),
+                make_step(
+                    make_loss(model, axis), optimizer, total_steps=config.steps, axis_name=axis
+                ),
                 state,
                 functools.partial(pairs.batches, make, last=until),
                 until,
                 phase=phase,
                 checkpointer=checkpointer,
-                log=MetricsLog(workdir / "metrics.jsonl"),
+                log=log(workdir / "metrics.jsonl"),
                 log_every=config.log_every,
                 save_every=config.save_every,
-                evaluate=evaluate,
+                evaluate=evaluate and (lambda params: evaluate(fetch(params))),
                 evaluate_every=config.evaluate_every,
                 say=say,
+                mesh=training_mesh(config, most=1),  # on CPU one device, unless more are asked for
+                parallel=config.parallel,
+                trace=wanted_trace(config, workdir),
             )
+    params = fetch(state.params["clip"])
+    if not processes.is_first():
+        return
     out = workdir / "export"
-    save_clip(out, arch, state.params["clip"], dtype=np.float16)
+    save_clip(out, arch, params, dtype=np.float16)
     save_preprocess(out, preprocess)
     copy_tokenizer(tokenizer_dir, out)
     count = sum(x.size for x in jax.tree.leaves(abstract_params(arch)))

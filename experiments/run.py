@@ -8,6 +8,10 @@ import pathlib
 
 from clipjax.errors import ConfigError
 from clipjax.log import write_atomically
+from clipjax.train import processes
+
+# How a run is computed, not what: another run of the same workdir may have other values.
+_HOW = ("parallel", "mesh", "profile")
 
 
 def config_text(config) -> str:
@@ -22,25 +26,35 @@ def find_workdir(workdir: pathlib.Path | None, config) -> pathlib.Path:
       ConfigError: it holds a run of another config; the fields that differ are named.
     """
     text = config_text(config)
-    if workdir is None:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-        workdir = pathlib.Path("runs") / f"{config.experiment}-{digest}"
+    workdir = workdir or pathlib.Path("runs") / f"{config.experiment}-{config_hash(config)}"
     record = workdir / "config.json"
-    if record.exists():
-        before, now = _flat(json.loads(record.read_text())), _flat(json.loads(text))
-        changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
-        if changed:
-            shown = ", ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in changed[:5])
-            raise ConfigError(
-                f"{workdir} holds a run of another config ({shown}); choose another --workdir."
-            )
+    if record.exists() and (shown := _differences(record.read_text(), text, _HOW)):
+        raise ConfigError(
+            f"{workdir} holds a run of another config ({shown}); choose another --workdir."
+        )
     return workdir
+
+
+def config_hash(config) -> str:
+    """Eight letters for a config; the same wherever and however it is computed."""
+    what = {k: v for k, v in json.loads(config_text(config)).items() if k not in _HOW}
+    text = json.dumps(what, indent=2, sort_keys=True) + "\n"
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _differences(one: str, other: str, aside: tuple[str, ...] = ()) -> str:
+    """The first fields in which two config texts differ, some aside; "" if none."""
+    before, now = _flat(json.loads(one)), _flat(json.loads(other))
+    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+    changed = [k for k in changed if k.partition(".")[0] not in aside]
+    return ", ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in changed[:5])
 
 
 def claim_workdir(workdir: pathlib.Path, config) -> None:
     """Makes the workdir this config's. Only a config that passed its checks gets this far."""
-    workdir.mkdir(parents=True, exist_ok=True)
-    write_atomically(workdir / "config.json", config_text(config))
+    if processes.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(workdir / "config.json", config_text(config))
 
 
 def _flat(data, prefix: str = "") -> dict[str, object]:
@@ -50,12 +64,19 @@ def _flat(data, prefix: str = "") -> dict[str, object]:
 
 
 def run(config, workdir: pathlib.Path | None) -> None:
-    """Runs the experiment that `config.experiment` names, or says that it is finished."""
+    """Runs the experiment that `config.experiment` names, or says that it is finished.
+
+    Of several processes the first prints and writes; the workdir lies where all can read it.
+
+    Raises:
+      ConfigError: processes were started with different configs, and whatever cannot run.
+    """
     from clipjax.evaluate import report
 
-    workdir = find_workdir(workdir, config)
-    say = lambda line: print(line, flush=True)  # noqa: E731
-    if results := report.read(workdir):
+    processes.agree("config", config_text(config), _differences)
+    workdir = processes.from_first(lambda: find_workdir(workdir, config))
+    say = (lambda line: print(line, flush=True)) if processes.is_first() else (lambda line: None)
+    if results := processes.from_first(lambda: report.read(workdir)):
         say(report.table(results))
         say(
             f"this run is finished: {workdir / 'results.json'}; use another --workdir to repeat it."
@@ -64,13 +85,13 @@ def run(config, workdir: pathlib.Path | None) -> None:
     if config.experiment == "pretrain":
         from experiments import pretrain
 
-        plan = pretrain.prepare(config)
+        plan = processes.together(lambda: pretrain.prepare(config))
         claim_workdir(workdir, config)
         pretrain.run(config, plan, workdir, say)
     else:
         from experiments import study
         from experiments.plan import prepare
 
-        plan = prepare(config)
+        plan = processes.together(lambda: prepare(config))
         claim_workdir(workdir, config)
         study.run(config, plan, workdir, say)

@@ -10,6 +10,7 @@ import time
 from clipjax.errors import DataError
 from clipjax.evaluate import report
 from clipjax.log import MetricsLog, write_json
+from clipjax.train import processes
 from experiments import evidence
 from experiments.encode import Encoded, encode
 from experiments.measure import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
@@ -22,11 +23,17 @@ def check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
 
     Raises:
       DataError: images came, went, changed, or can be read now and could not be then.
+      ConfigError: another process sees other images.
     """
     found = {}
     for place in encoded.parts:
         source = encoded.source(*place)
         found["/".join(place)] = hashlib.sha256(repr(source).encode()).hexdigest()[:16]
+    processes.agree("set of images", found)
+    processes.from_first(lambda: _compare_images(workdir, found))
+
+
+def _compare_images(workdir: pathlib.Path, found: dict[str, str]) -> None:
     record = workdir / "images.json"
     if not record.exists():
         write_json(record, found)
@@ -39,16 +46,16 @@ def check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
         )
 
 
-def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict:
-    """Runs the study and writes its results; returns them."""
+def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict | None:
+    """Runs the study and writes its results; returns them, of several processes to the first."""
     started = time.perf_counter()
     timing = {}
 
     def lap(what: str) -> None:
         timing[what] = round(time.perf_counter() - started - sum(timing.values()), 2)
 
-    log = MetricsLog(workdir / "metrics.jsonl")
-    log.rewind(lambda record: True)  # drops a line that a kill cut short
+    if processes.is_first():  # drops a line that a kill cut short
+        MetricsLog(workdir / "metrics.jsonl").rewind(lambda record: True)
     for note in plan.notes:
         say(f"note: {note}")
     for name, method in plan.methods.items():
@@ -70,6 +77,8 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict:
     distances = {name: found.distances for name, found in outcomes.items()}
     if None in distances["zero_shot"]:  # too few test images
         distances = {}
+    if not processes.is_first():
+        return None
     results = report.collect(config, plan.dataset, rows, distances, rules, timing)
     evidence.write(config, plan, encoded, outcomes, results, workdir)
     report.write(workdir, results)

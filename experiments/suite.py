@@ -110,13 +110,17 @@ def run_suite(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool
     """
     from clipjax.evaluate import page, report
     from clipjax.log import write_atomically
+    from clipjax.train import processes
     from experiments import run
 
     pages, entries = [], []
     for number, config in configs.items():
-        print(f"== table {number}", flush=True)
+        if processes.is_first():
+            print(f"== table {number}", flush=True)
         place = workdir / f"table{number}"
         run.run(config, place)
+        if not processes.is_first():
+            continue
         results = report.read(place)
         beside = published(number, results) if domainnet else ""
         if beside:
@@ -126,6 +130,8 @@ def run_suite(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool
         href = f"{place.name}/report.html" if (place / "report.html").exists() else None
         rows = published_rows(number, results) if domainnet else []
         entries.append((f"Table {number}", results, rows or None, href))
+    if not processes.is_first():
+        return
     write_atomically(workdir / "suite.md", "\n".join(page for page in pages if page))
     write_atomically(workdir / "suite.html", page.suite_page(entries))
     print(f"all tables: {workdir / 'suite.md'}, {workdir / 'suite.html'}")
@@ -136,6 +142,9 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
     with explained():
+        from clipjax.train import processes
+
+        processes.start()  # those of a cluster, or of the environment's variables
         given = flags.FLAGS
         configs = table_configs(
             given.tables,

@@ -18,17 +18,20 @@ from clipjax.data.order import Sampling, steps_per_epoch
 from clipjax.data.pipeline import paired_batches
 from clipjax.errors import CheckpointError, ConfigError, NonFiniteError
 from clipjax.evaluate.select import select
-from clipjax.log import MetricsLog, read_log
+from clipjax.log import MetricsLog, NoLog, read_log
 from clipjax.model.network import Network, make_network, needed_clip
+from clipjax.train import processes
 from clipjax.train.arrays import fit_arrays
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import fit_stream
 from clipjax.train.optim import frozen_tree, layer_groups, matches
 from clipjax.train.phases import next_state, spans
+from clipjax.train.sharding import DATA, fetch, on_each
 from experiments.encode import Encoded
 from experiments.measure import Validation
+from experiments.mesh import training_mesh, wanted_trace
 from experiments.methods import Phase, build_optimizer, learning_rate, strength, teams
-from experiments.plan import Plan, is_cached, planned_epoch, sharing_devices, start_heads
+from experiments.plan import Plan, is_cached, planned_epoch, start_heads
 
 PyTree = Any
 
@@ -67,7 +70,8 @@ class Trainer:
         self.method = self.methods[0]  # for what they have in common: all but rates and lambdas
         self.encoded, self.workdir = encoded, pathlib.Path(workdir)
         events = self.workdir / "events" / names[0] if config.tensorboard else None
-        self.log = MetricsLog(self.workdir / "metrics.jsonl", events)
+        log = MetricsLog if processes.is_first() else NoLog
+        self.log = log(self.workdir / "metrics.jsonl", events)
         self.per_epoch = self.epoch_length()
         phases = self.method.phases
         lengths = [phase.epochs * self.per_epoch for phase in phases]
@@ -141,9 +145,8 @@ class Trainer:
             heads = start_heads(self.plan, self.method, seed, weights, scale)
             return TrainState(jnp.zeros((), jnp.int32), heads, (), seed)
 
-        return jax.jit(jax.vmap(start))(
-            jnp.array(tuple(self.config.seeds) * len(self.methods), jnp.uint32)
-        )
+        seeds = np.array(tuple(self.config.seeds) * len(self.methods), np.uint32)
+        return jax.jit(jax.vmap(start))(on_each(seeds))
 
     def setup(self, index: int, params: PyTree, row: jax.Array | int = 0):
         """(optimizer, frozen mask) of a phase over these parameters, for the `row`-th method."""
@@ -166,20 +169,25 @@ class Trainer:
             return init_state({**more, **state.params}, optimizer, seed=state.seed, frozen=frozen)
         return next_state(state, optimizer, frozen=frozen, more=more)
 
-    def step(self, index: int, network_part, params: PyTree, row: jax.Array | int = 0):
-        """The train step of a phase, for the `row`-th method."""
+    def step(
+        self, index: int, network_part, params: PyTree, row: jax.Array | int = 0, axis_name=None
+    ):
+        """The train step of a phase, for the `row`-th method; of `pmap` with `axis_name`."""
         phase = self.method.phases[index]
         optimizer, frozen = self.setup(index, params, row)
         changes = {}
         if self.method.adversarial:
             schedules = [strength(method.phases[index]) for method in self.methods]
             changes = {"schedule": one_of(schedules, row)}
+        if axis_name is not None:
+            changes["axis_name"] = axis_name
         return make_step(
             phase.make_loss(network_part, **changes),
             optimizer,
             total_steps=self.total_steps,
             frozen=frozen,
             accumulate=self.config.accumulate,
+            axis_name=axis_name,
         )
 
     def rates(self, index: int, row: int, step: int) -> dict[str, float]:
@@ -250,8 +258,9 @@ class Trainer:
         last = index == len(self.spans) - 1
         for position, seed in enumerate(self.config.seeds):
             state = begin(jax.tree.map(lambda x: x[position], states), clip)  # noqa: B023
-            step = step or self.step(index, model, state.params)  # one object: compiled once
-            state = jax.device_get(self.fit_seed(index, seed, state, step))
+            axis = DATA if self.config.parallel == "pmap" else None
+            step = step or self.step(index, model, state.params, axis_name=axis)  # compiled once
+            state = fetch(self.fit_seed(index, seed, state, step))
             done.append(state._replace(opt_state=()) if last else state)
         return jax.tree.map(lambda *x: np.stack(x), *done)
 
@@ -267,11 +276,13 @@ class Trainer:
             batch_size=self.config.batch_size,
             last=until,
             workers=data.workers,
+            process=processes.place(),
             sampling=self.sampling,
         )
+        trace = wanted_trace(self.config, self.workdir) if seed == self.config.seeds[0] else None
 
         def evaluate(params):
-            stacked = jax.tree.map(lambda x: x[None], params)
+            stacked = jax.tree.map(lambda x: x[None], fetch(params))
             return {"evaluation": self.validation.measure(phase, stacked)}
 
         with self.checkpointer(phase, seed) as checkpointer:
@@ -280,10 +291,9 @@ class Trainer:
                 state,
                 lambda first: batches(first=first),
                 until,
-                mesh=sharing_devices(
-                    self.config.batch_size // self.config.accumulate,
-                    sum(x.nbytes for x in jax.tree.leaves(state)),
-                ),
+                mesh=training_mesh(self.config, sum(x.nbytes for x in jax.tree.leaves(state))),
+                parallel=self.config.parallel,
+                trace=trace,
                 phase=phase.name,
                 tags={"seed": seed},
                 checkpointer=checkpointer,
@@ -301,7 +311,7 @@ class Trainer:
         seeds = list(self.config.seeds)
         first = {m.phases[-1].name: i * len(seeds) for i, m in enumerate(self.methods)}
         found: list[list[dict]] = [[] for _ in range(len(seeds) * len(self.methods))]
-        for record in read_log(self.log.path):
+        for record in processes.from_first(lambda: read_log(self.log.path)):
             if record.get("phase") not in first or "evaluation" not in record:
                 continue
             here = [seeds.index(record["seed"])] if "seed" in record else range(len(seeds))

@@ -45,13 +45,14 @@ def info_nce(
     logits = (scale * image @ text.T).astype(jnp.float32)
     if positives is None:
         positives = jnp.eye(len(logits), dtype=bool)
+    return 0.5 * (_one_way(logits, positives) + _one_way(logits.T, positives.T))
+
+
+def _one_way(logits: jax.Array, positives: jax.Array) -> jax.Array:
+    """Cross-entropy of each row of logits [N, B] with its positives [N, B], the mean of it."""
     positives = positives.astype(jnp.float32)
-
-    def one_way(logits, positives):
-        targets = positives / jnp.maximum(positives.sum(axis=1, keepdims=True), 1.0)
-        return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits, axis=1), axis=1))
-
-    return 0.5 * (one_way(logits, positives) + one_way(logits.T, positives.T))
+    targets = positives / jnp.maximum(positives.sum(axis=1, keepdims=True), 1.0)
+    return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits, axis=1), axis=1))
 
 
 def true_pairs(text_id: jax.Array, image_text_ids: jax.Array) -> jax.Array:
@@ -68,17 +69,31 @@ def true_pairs(text_id: jax.Array, image_text_ids: jax.Array) -> jax.Array:
     return jnp.any(image_text_ids[:, None, :] == text_id[None, :, None], axis=-1)
 
 
-def make_loss(model: TwoTowers) -> Loss:
-    """The method: batch = {"inputs", "tokens" [B, T], "text_id" [B], "text_ids" [B, K]}."""
+def make_loss(model: TwoTowers, axis_name: str | None = None) -> Loss:
+    """The method: batch = {"inputs", "tokens" [B, T], "text_id" [B], "text_ids" [B, K]}.
+
+    With `axis_name`, the axis that `jax.pmap` maps, a device compares its own images with the texts
+    of all devices and its own texts with all images; the mean over devices is the whole batch's
+    loss. (Under `jax.jit` a batch that is cut over devices needs nothing of this.)
+    """
 
     def loss(params, batch, rng, progress):
         del progress
         image = model.encode_image(params, batch["inputs"], rng)
         text = model.encode_text(params, batch["tokens"])
-        scale = model.scale(params)
-        positives = true_pairs(batch["text_id"], batch["text_ids"])
-        value = info_nce(image, text, scale, positives)
-        best = jnp.argmax(image @ text.T, axis=1)
+        scale, ids, known = model.scale(params), batch["text_id"], batch["text_ids"]
+        if axis_name is None:
+            texts, positives = text, true_pairs(ids, known)
+            value = info_nce(image, text, scale, positives)
+        else:
+            # The gradient of a gathered row is the sum of what all devices make of it.
+            images, texts, all_ids, all_known = jax.lax.all_gather(
+                (image, text, ids, known), axis_name, tiled=True
+            )
+            positives, backwards = true_pairs(all_ids, known), true_pairs(ids, all_known).T
+            value = 0.5 * _one_way((scale * image @ texts.T).astype(jnp.float32), positives)
+            value += 0.5 * _one_way((scale * text @ images.T).astype(jnp.float32), backwards)
+        best = jnp.argmax(image @ texts.T, axis=1)
         hit = jnp.take_along_axis(positives, best[:, None], axis=1)
         return value, {"scale": scale, "batch_accuracy": jnp.mean(hit)}
 

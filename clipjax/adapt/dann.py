@@ -36,6 +36,7 @@ def dann_loss(
     rng: jax.Array | None = None,
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
+    axis_name: str | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Class loss on the source plus domain loss behind the gradient reversal layer.
 
@@ -53,6 +54,7 @@ def dann_loss(
         implementations; the paper's equation 9 adds them up, which is a weight of 2. The number 0
         leaves the domain loss out, and the target unread.
       label_smoothing: of the class loss.
+      axis_name: of a mapped axis; all results are then shares (`clipjax.adapt.losses`).
 
     Returns:
       (loss, metrics): class_loss, source_accuracy; and unless the domain loss is left out
@@ -62,11 +64,13 @@ def dann_loss(
     keys = (None, None) if rng is None else jax.random.split(rng)
     features = model.features(params, source["inputs"], keys[0])
     logits, mask = model.classify(params, features), source.get("mask")
-    class_loss = smoothed_cross_entropy(logits, source["label"], label_smoothing, mask)
+    class_loss = smoothed_cross_entropy(logits, source["label"], label_smoothing, mask, axis_name)
     hit = (jnp.argmax(logits, axis=-1) == source["label"]).astype(jnp.float32)
     metrics = {
         "class_loss": class_loss,
-        "source_accuracy": masked_mean(hit.reshape(-1, hit.shape[-1]).mean(axis=0), mask),
+        "source_accuracy": masked_mean(
+            hit.reshape(-1, hit.shape[-1]).mean(axis=0), mask, axis_name
+        ),
     }
     if isinstance(domain_weight, (int, float)) and domain_weight == 0:
         return class_loss, metrics  # the target is not looked at: half the work
@@ -74,7 +78,7 @@ def dann_loss(
     seen = [features, model.features(params, target["inputs"], keys[1])]
     domain_logits = [model.discriminate(params, grl(f, lam)) for f in seen]
     masks = [mask, target.get("mask")]
-    domain_loss, domain_accuracy = domain_cross_entropy(domain_logits, masks)
+    domain_loss, domain_accuracy = domain_cross_entropy(domain_logits, masks, axis_name)
     metrics |= {
         "domain_loss": domain_loss,
         "domain_accuracy_source": domain_accuracy[0],
@@ -128,6 +132,7 @@ def dann_step(
     frozen: PyTree | None = None,
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
+    axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One DANN update: pure, so jit, pmap, scan and vmap it as you like.
 
@@ -141,6 +146,8 @@ def dann_step(
         same tree to `init_state`.
       domain_weight: factor on the domain loss.
       label_smoothing: of the class loss.
+      axis_name: of the axis that `jax.pmap` (or `jax.shard_map`) maps, where each device has a part
+        of the batch: the update is that of the whole batch, the same on every device.
 
     Returns:
       (new state, metrics of `dann_loss` plus loss and grad_norm).
@@ -155,9 +162,10 @@ def dann_step(
             rng=rng,
             domain_weight=domain_weight,
             label_smoothing=label_smoothing,
+            axis_name=axis_name,
         )
 
-    return update(state, loss, optimizer, frozen)
+    return update(state, loss, optimizer, frozen, axis_name=axis_name)
 
 
 def make_loss(
@@ -169,6 +177,7 @@ def make_loss(
     start: float = 0.0,
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
+    axis_name: str | None = None,
 ) -> Loss:
     """DANN as a method: lambda follows the run's progress (see `clipjax.adapt.grl`).
 
@@ -189,6 +198,7 @@ def make_loss(
             rng=rng,
             domain_weight=domain_weight,
             label_smoothing=label_smoothing,
+            axis_name=axis_name,
         )
 
     return loss

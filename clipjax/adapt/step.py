@@ -75,13 +75,20 @@ def update(
     optimizer: optax.GradientTransformation,
     frozen: PyTree | None = None,
     parts: PyTree | None = None,
+    axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one optimizer step on `loss(params, rng)`; metrics gain `loss` and `grad_norm`.
 
     With `parts` (arrays with a leading axis of microbatches) the loss is `loss(params, rng, part)`,
     and gradients and metrics are means over the parts, which are computed one after the other.
+
+    With `axis_name`, the axis that `jax.pmap` maps, they are means over the devices too, and every
+    device draws random numbers of its own: dropout and augmentation are other draws than those of
+    one device, which everything else equals.
     """
     rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    if axis_name is not None:
+        rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
     trainable, fixed = partition(state.params, frozen)
 
     def differentiate(rng, *part):
@@ -93,6 +100,8 @@ def update(
         grads, metrics = differentiate(rng)
     else:
         grads, metrics = _mean_over(differentiate, rng, parts)
+    if axis_name is not None:
+        grads, metrics = jax.lax.pmean((grads, metrics), axis_name)
     updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
     params = combine(optax.apply_updates(trainable, updates), fixed)
     metrics = {"grad_norm": optax.global_norm(grads), **metrics}
@@ -145,6 +154,7 @@ def make_step(
     total_steps: int,
     frozen: PyTree | None = None,
     accumulate: int = 1,
+    axis_name: str | None = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
     """Turns a method's loss into `step(state, batch) -> (state, metrics)`.
 
@@ -156,15 +166,18 @@ def make_step(
     real examples. In an epoch's last batch padding is dealt out evenly, but a microbatch of padding
     alone counts as a loss of zero: this one update is then smaller. A loss that compares examples
     with each other (contrastive) sees smaller batches.
+
+    With `axis_name` the step is for `jax.pmap` over this axis, the batch cut along it and the state
+    the same on every device. The loss must know the axis too (`clipjax.adapt.losses`).
     """
 
     def step(state: TrainState, batch: PyTree):
         progress = state.step / total_steps
         if accumulate == 1:
             whole = lambda params, rng: loss(params, batch, rng, progress)  # noqa: E731
-            return update(state, whole, optimizer, frozen)
+            return update(state, whole, optimizer, frozen, axis_name=axis_name)
         parts = microbatches(batch, accumulate)
         each = lambda params, rng, part: loss(params, part, rng, progress)  # noqa: E731
-        return update(state, each, optimizer, frozen, parts)
+        return update(state, each, optimizer, frozen, parts, axis_name)
 
     return step

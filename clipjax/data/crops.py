@@ -69,23 +69,28 @@ class Crops:
         *,
         workers: int = 0,
         threads: int | None = None,
+        process: tuple[int, int] = (0, 1),
     ) -> np.ndarray:
-        """`encode` (uint8 [B, S, S, 3] -> [B, P]) of every image in order, float32 [N, P]."""
+        """`encode` (uint8 [B, S, S, 3] -> [B, P]) of every image in order, float32 [N, P].
+
+        With `process` = (p, n), of images p, p + n, ... alone; there must be as many as processes.
+        """
+        rows = np.arange(process[0], len(self), process[1])
         batches = load_ahead(
-            functools.partial(_full_batch, self, batch_size),
+            functools.partial(_full_batch, self, batch_size, rows),
             0,
-            -(-len(self) // batch_size),
+            -(-len(rows) // batch_size),
             workers=needed_workers(workers, self),
             threads=threads,
         )
-        rows = [np.asarray(encode(images)) for images in batches]
-        return np.concatenate(rows)[: len(self)].astype(np.float32)
+        found = [np.asarray(encode(images)) for images in batches]
+        return np.concatenate(found)[: len(rows)].astype(np.float32)
 
 
-def _full_batch(crops: Crops, batch_size: int, number: int) -> np.ndarray:
-    """The last batch repeats the last image: one shape, one compilation."""
-    rows = np.arange(batch_size) + number * batch_size
-    return crops.take(np.minimum(rows, len(crops) - 1))
+def _full_batch(crops: Crops, batch_size: int, rows: np.ndarray, number: int) -> np.ndarray:
+    """Some of these rows; the last batch repeats the last image: one shape, one compilation."""
+    places = np.arange(batch_size) + number * batch_size
+    return crops.take(rows[np.minimum(places, len(rows) - 1)])
 
 
 def needed_workers(workers: int, *parts: Crops | None) -> int:

@@ -16,6 +16,7 @@ from clipjax.data.order import ONE_PASS, Sampling, epoch_key, epoch_plan, steps_
 from clipjax.log import MetricsLog, progress
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import check_finite
+from clipjax.train.sharding import on_each
 
 # Examples, of all runs together, that one compiled call may go through in several epochs: some 10 s
 # on two cores. Nothing is shown meanwhile, and Ctrl-C waits.
@@ -43,11 +44,11 @@ class _BFloat16:
 
 
 def _on_device(array: Any) -> jax.Array | _BFloat16:
-    """What `_batch` gathers from. `device_put` on a CPU copies no mapped file; `asarray` would."""
+    """What `_batch` gathers from. `on_each` on a CPU copies no mapped file; `asarray` would."""
     if array.dtype != jnp.bfloat16:
-        return jax.device_put(array)
+        return on_each(array)
     if isinstance(array, np.ndarray):
-        return _BFloat16(jax.device_put(array.view(np.uint16)))
+        return _BFloat16(on_each(array.view(np.uint16)))
     return _BFloat16(jax.lax.bitcast_convert_type(array, jnp.uint16))
 
 
@@ -138,7 +139,7 @@ def fit_arrays(
     names = [phase] if isinstance(phase, str) else list(phase)
     step_of = (lambda row: step) if isinstance(phase, str) else step
     seeds = len(states.step) // len(names)
-    rows = jnp.repeat(jnp.arange(len(names)), seeds)
+    rows = np.repeat(np.arange(len(names)), seeds)
     share = {name: slice(i * seeds, (i + 1) * seeds) for i, name in enumerate(names)}
     run = _program(step_of, batch_size, sampling)
     per_epoch = steps_per_epoch(*_sizes(data), batch_size, sampling.epoch)
@@ -151,7 +152,7 @@ def fit_arrays(
     bar.update(begun)
     for first, count in _calls(begun, epochs, save_every, epoch_examples):
         started = time.perf_counter()
-        states, metrics = run(rows, states, data, jnp.int32(first), count)
+        states, metrics = run(rows, states, data, np.int32(first), count)
         metrics = {k: np.asarray(v) for k, v in metrics.items()}  # [runs, count, S]
         _check(metrics, share, first * per_epoch, checkpointer.latest)
         seconds = {"s_per_epoch": round((time.perf_counter() - started) / count, 4)}

@@ -15,14 +15,18 @@ from jax.sharding import Mesh
 from clipjax.adapt.step import TrainState
 from clipjax.errors import NonFiniteError
 from clipjax.log import MetricsLog, progress
+from clipjax.train import processes
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.sharding import batch_mesh, deal_out, replicate, replicated
+from clipjax.train.program import make_program
+from clipjax.train.sharding import batch_mesh
+from clipjax.train.trace import Trace, traced
 
 PyTree = Any
 # Steps that may wait for the device. CPU devices that meet in a sum share one pool of threads, and
 # with many steps under way all of its threads can end up waiting for each other.
 IN_FLIGHT = 8
 SAVE_SECONDS = 600.0  # at most this much of a long epoch is lost to a kill
+AGREE_EVERY = 64  # steps after which several processes ask each other whether so much has passed
 
 
 def check_finite(losses, *, first_step: int, phase: str, lam, last_good: int | None) -> None:
@@ -67,12 +71,17 @@ def fit_stream(
     tags: dict[str, Any] | None = None,
     describe: Callable[[int], dict[str, Any]] = lambda step: {},
     mesh: Mesh | None = None,
+    parallel: str = "jit",
+    trace: Trace | None = None,
 ) -> TrainState:
     """Trains on batches from a stream, resuming from the newest checkpoint.
 
+    The next batch is brought to the devices while a step runs; nothing else goes there from the
+    host, and nothing comes back but at records. No more than `IN_FLIGHT` steps are under way.
+
     Args:
-      step: pure train step; jitted here, its state donated. The same function object is traced
-        once, however many seeds are trained with it.
+      step: pure train step; compiled here, its state donated. The same function object is traced
+        once, however many seeds are trained with it. For `parallel="pmap"`: of axis `DATA`.
       state: where to start when nothing was saved; its buffers are donated.
       open_batches: first step -> iterator of the batches from there on.
       total_steps: where to stop.
@@ -86,7 +95,9 @@ def fit_stream(
       say: prints a line.
       tags: more that tells these records from others (the seed).
       describe: updates made -> what else goes into a record (epoch, learning rates).
-      mesh: devices that share each batch (`clipjax.train.sharding.batch_mesh`); one by default.
+      mesh: devices that share each batch (`clipjax.train.sharding`); one by default.
+      parallel: how they share it, "jit" or "pmap" (`clipjax.train.program`).
+      trace: steps to profile.
 
     Returns:
       The state after `total_steps`.
@@ -95,17 +106,22 @@ def fit_stream(
       NonFiniteError: a loss became NaN or infinite; nothing after it is saved.
     """
     tags, mesh = {"phase": phase, **(tags or {})}, mesh or batch_mesh(1)
-    state = replicate(state, mesh)
-    state = _newest(checkpointer, state)
+    program = make_program(step, state, mesh, parallel)
+    state = _newest(checkpointer, program.place_state(state))
     first = int(state.step)
     mine = lambda record: all(record.get(k) == v for k, v in tags.items())  # noqa: E731
     log.rewind(lambda record: not mine(record) or record["step"] <= first)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=replicated(mesh))
+    run = traced(program.run, trace, first, total_steps) if trace else program.run
     batches = open_batches(first) if first < total_steps else iter(())
+    following = lambda n: program.place_batch(next(batches)) if n < total_steps else None  # noqa: E731
+    batch = following(first)
     started, begun, pending = time.perf_counter(), first, []
     waiting, saved = collections.deque(), started
     for number in progress(range(first, total_steps), what=phase, unit="step"):
-        state, metrics = jitted(state, deal_out(next(batches), mesh))
+        # The first call compiles, which may read constants from the host.
+        with jax.transfer_guard("disallow" if number > first else "allow"):
+            state, metrics = run(state, batch)
+        batch = following(number + 1)
         pending.append(metrics)
         waiting.append(metrics)
         if len(waiting) > IN_FLIGHT:
@@ -123,13 +139,21 @@ def fit_stream(
             result = evaluate(state.params)
             log.append(tags | {"step": done, **describe(done), **result})
             say(f"{phase} step {done}/{total_steps}: {_line(result)}")
-        late = time.perf_counter() - saved > SAVE_SECONDS
+        late = _is_late(time.perf_counter() - saved, done)
         if late and pending:
             _means(pending, done - len(pending), phase, checkpointer.latest)  # looked at, too
         if saving or late:
             checkpointer.save(done, state)
             saved = time.perf_counter()
     return state
+
+
+def _is_late(seconds: float, done: int) -> bool:
+    """Whether the last checkpoint is too old, to all processes: each has a clock of its own."""
+    late = seconds > SAVE_SECONDS
+    if not processes.several():
+        return late
+    return done % AGREE_EVERY == 0 and processes.any_of(late)
 
 
 def _newest(checkpointer: Checkpointer, state: TrainState) -> TrainState:
@@ -140,6 +164,7 @@ def _newest(checkpointer: Checkpointer, state: TrainState) -> TrainState:
 
 def _means(pending: list[dict], first: int, phase: str, last_good: int | None) -> dict[str, float]:
     """Means of the metrics of some steps, their losses checked."""
+    pending = jax.device_get(pending)
     stacked = {key: np.array([float(m[key]) for m in pending]) for key in pending[0]}
     lam = stacked.get("lam")
     # A gradient that is not finite spoils the parameters before any loss shows it.

@@ -1,12 +1,19 @@
-"""One mesh for everything: batches are dealt out over its devices, parameters lie on each.
+"""One mesh for everything: batches are cut over all its devices, parameters over some or none.
 
-The step stays as it is: `jax.jit` reads the placement of its arguments, and the mean over a batch
-becomes a mean over all devices' parts of it. No layer keeps statistics of a batch, so the numbers
-are those of one device up to the order of summation.
+Its axes are `data` and `fsdp`. A batch is cut over both. Parameters and optimizer state lie whole
+on every device, or, where the axis `fsdp` is longer than 1, in parts on the devices along it
+(fully sharded data parallelism; Rajbhandari et al. 2020, arXiv 1910.02054, stage 3). The axes are
+of type Auto: the step stays as it is, `jax.jit` reads the placement of its arguments, and the mean
+over a batch becomes a mean over all devices' parts of it. No layer keeps statistics of a batch, so
+the numbers are those of one device up to the order of summation.
+
+Where several processes share a mesh (`clipjax.train.processes`), each holds its own part of every
+batch, in the order of the processes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +22,19 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 PyTree = Any
-AXIS = "data"
+DATA, FSDP = "data", "fsdp"
+SMALLEST = 1024  # elements of an array that is worth cutting
+
+
+def make_mesh(devices: Sequence[jax.Device], fsdp: int = 1) -> Mesh:
+    """A mesh [data, fsdp] of these devices, whose number `fsdp` divides.
+
+    They are taken in the order of their processes: that of the parts of a batch, and neighbours,
+    which are near each other, share the parameters.
+    """
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    grid = np.array(ordered).reshape(-1, fsdp)
+    return Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def batch_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -26,8 +45,7 @@ def batch_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> 
       devices: of this process; all local ones by default.
     """
     devices = jax.local_devices() if devices is None else devices
-    count = sharing(batch_size, len(devices))
-    return Mesh(np.array(devices[:count]), (AXIS,), axis_types=(AxisType.Auto,))
+    return make_mesh(devices[: sharing(batch_size, len(devices))])
 
 
 def sharing(batch_size: int, devices: int) -> int:
@@ -39,27 +57,109 @@ def sharing(batch_size: int, devices: int) -> int:
     return max(n for n in range(1, devices + 1) if batch_size % n == 0)
 
 
-def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Every array whole on each device."""
-    return jax.device_put(tree, replicated(mesh))
-
-
-def deal_out(batch: PyTree, mesh: Mesh) -> PyTree:
-    """Every array [B, ...] cut along its first axis, a part to each device; numbers whole."""
-    cut, whole = NamedSharding(mesh, PartitionSpec(AXIS)), replicated(mesh)
-    return jax.device_put(batch, jax.tree.map(lambda x: cut if np.ndim(x) else whole, batch))
-
-
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The placement of parameters."""
+    """The placement of what is whole on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
+def cut(mesh: Mesh) -> NamedSharding:
+    """The placement of batches: the first axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+
+def state_shardings(state: PyTree, mesh: Mesh) -> PyTree:
+    """The placement of parameters and optimizer state: a sharding for each array."""
+
+    def place(x):
+        axis = longest_axis(np.shape(x), mesh.shape[FSDP])
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, FSDP) if axis >= 0 else _WHOLE)
+
+    return jax.tree.map(place, state)
+
+
+_WHOLE = PartitionSpec()
+
+
+def longest_axis(shape: Sequence[int], parts: int) -> int:
+    """The longest axis of an array that can be cut into equal parts; -1: leave the array whole.
+
+    >>> longest_axis((192, 768), 4), longest_axis((6, 1000), 4), longest_axis((768,), 4)
+    (1, 1, -1)
+    """
+    fitting = [axis for axis, size in enumerate(shape) if size % parts == 0]
+    if parts == 1 or not fitting or math.prod(shape) < SMALLEST:
+        return -1
+    return max(fitting, key=lambda axis: shape[axis])
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Every array whole on each device. With several processes: the same on each of them."""
+    return place(tree, jax.tree.map(lambda _: replicated(mesh), tree))
+
+
+def place(tree: PyTree, shardings: PyTree) -> PyTree:
+    """Arrays where `shardings`, one for each, say; whole on every process before."""
+
+    def put(x, sharding):
+        if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
+            return jax.device_put(x, sharding)
+        values = np.asarray(x)  # no talking: `device_put` would compare the processes' values
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(put, tree, shardings)
+
+
+def deal_out(batch: PyTree, mesh: Mesh) -> PyTree:
+    """Every array [B, ...] cut along its first axis, a part to each device; numbers whole.
+
+    With several processes: every process's [B / processes, ...] makes its part of [B, ...].
+    """
+    where = jax.tree.map(lambda x: cut(mesh) if np.ndim(x) else replicated(mesh), batch)
+    if replicated(mesh).is_fully_addressable:
+        return jax.device_put(batch, where)
+    join = lambda x, sharding: jax.make_array_from_process_local_data(sharding, np.asarray(x))  # noqa: E731
+    return jax.tree.map(join, batch, where)
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """Every array whole on the host, as NumPy's; all processes must ask for it together."""
+    spread = [x for x in jax.tree.leaves(tree) if not _readable(x)]
+    if not spread:
+        return jax.device_get(tree)
+    mesh = spread[0].sharding.mesh
+    return jax.device_get(jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree))
+
+
+def _readable(x: Any) -> bool:
+    """Whether this process has all of an array."""
+    return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
+
+
+def on_each(array: Any) -> jax.Array:
+    """An array on the first device of this process; with several, one that all have whole.
+
+    For what every process computes by itself, to the same numbers: training on cached features.
+    """
+    if jax.process_count() == 1:
+        return jax.device_put(array)
+    return place(array, first_devices())
+
+
+def first_devices() -> NamedSharding | SingleDeviceSharding:
+    """Whole on the first device of each process."""
+    if jax.process_count() == 1:
+        return SingleDeviceSharding(jax.local_devices()[0])
+    first: dict[int, jax.Device] = {}
+    for device in sorted(jax.devices(), key=lambda device: device.id):
+        first.setdefault(device.process_index, device)
+    return replicated(make_mesh(list(first.values())))
+
+
 def placed(tree: PyTree) -> PyTree:
-    """Shapes, dtypes and places of arrays; the first device for those that have no place yet."""
+    """Shapes, dtypes and places of arrays; `first_devices` for those that have no place yet."""
 
     def describe(x):
-        sharding = getattr(x, "sharding", None) or SingleDeviceSharding(jax.local_devices()[0])
+        sharding = getattr(x, "sharding", None) or first_devices()
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     return jax.tree.map(describe, tree)

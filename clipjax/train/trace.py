@@ -1,0 +1,60 @@
+"""A profiler's trace of some steps, for TensorBoard or Perfetto."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from clipjax.errors import ConfigError
+
+
+class Trace(NamedTuple):
+    """Which steps are traced, and where the trace goes."""
+
+    folder: str | os.PathLike
+    first: int
+    last: int  # not among them
+
+
+def parse_steps(text: str) -> tuple[int, int] | None:
+    """The steps of "first:last", the last not among them; None for "".
+
+    >>> parse_steps("10:20"), parse_steps("")
+    ((10, 20), None)
+
+    Raises:
+      ConfigError: anything else.
+    """
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    if not found or int(found[1]) >= int(found[2]):
+        raise ConfigError(f"profile={text!r} is no range of steps; write 10:20 for steps 10 to 19.")
+    return int(found[1]), int(found[2])
+
+
+def traced(run: Callable, trace: Trace, first: int, last: int) -> Callable:
+    """`run(state, batch)`, called for steps first .. last - 1, that traces those of `trace`.
+
+    Before the trace and at its end the devices are waited for: it holds these steps and no others.
+    """
+    begin, end = max(trace.first, first), min(trace.last, last)
+    numbers = itertools.count(first)
+
+    def call(state: Any, batch: Any):
+        number = next(numbers)
+        if number == begin < end:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(os.fspath(trace.folder))
+        found = run(state, batch)
+        if begin < end == number + 1:
+            jax.block_until_ready(found)
+            jax.profiler.stop_trace()
+        return found
+
+    return call
