@@ -63,6 +63,9 @@ def study() -> ConfigDict:
     # "freeze", "optim" and "augment" where it has its own; "phases": {name: the same keys} with
     # "phase_order" where these change while it trains (configs/tables.py has examples).
     config.methods = ConfigDict()
+    # The stages at several settings: a tuple of grids ({"optim.lr": (1e-3, 3e-3), ...},), each
+    # meaning all combinations of its values; docs/sweeps.md says what can vary.
+    config.sweep = ()
     # Patterns of layer groups: "clip/vision/block_0..5", "clip/text/.*", "clip/logit_scale", ...
     config.freeze = ("clip/.*",)
     config.selection = "last"  # which checkpoint: a rule of clipjax.evaluate.select.RULES

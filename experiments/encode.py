@@ -49,6 +49,11 @@ class Encoded(NamedTuple):
         rows = self.rows.get((domain, split))
         return source if rows is None else Subset(source, rows)
 
+    def labelled_rows(self, config) -> np.ndarray | None:
+        """Which of the source's training features a method with this config takes; None: all."""
+        labels = self.parts[config.data.source, "train"].labels
+        return training_rows(config, labels, self.plan.dataset.classes)
+
     def labelled(self, domain: str) -> feats.Features:
         """The features of a source domain that are trained on."""
         part = self.parts[domain, "train"]

@@ -104,6 +104,8 @@ def write(config, plan, encoded, outcomes, results: dict, workdir: pathlib.Path)
     """Writes evidence.json and report.html of a study that has its results."""
     found = gather(config, plan, encoded, outcomes)
     write_atomically(workdir / "evidence.json", json.dumps(found) + "\n")
-    metrics = training_curves(read_log(workdir / "metrics.jsonl"))
+    log = read_log(workdir / "metrics.jsonl")
+    # Of a sweep the best settings alone are shown.
+    metrics = training_curves([r for r in log if str(r.get("phase")).split("/")[0] in outcomes])
     settings = json.loads(config_text(config))
     write_atomically(workdir / "report.html", page.run_page(results, metrics, found, settings))

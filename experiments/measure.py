@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -58,26 +59,32 @@ class Validation:
     def __init__(self, network: Network, config, adversarial: bool, encoded: Encoded):
         self.adversarial = adversarial
         self.view = View(network, config, encoded)
-        source, target = config.data.source, config.data.target
-        self.parts = {
-            "source_val": (source, "val"),
-            "target_val": (target, "val"),
-            "source_test": (source, "test"),
-            "target_test": (target, "test"),
-        }
+        self.source = config.data.source
         # One program for everything: one by one, these operations cost more than they compute.
-        self._measures = jax.jit(functools.partial(_validate, network), static_argnums=2)
+        self._measures = jax.jit(functools.partial(_validate, network))
 
-    def measure(self, phase: Phase, stacked) -> dict[str, list]:
-        """Measures of stacked parameters, each a list over seeds."""
+    def measure(self, phases: Sequence[Phase], targets: Sequence[str], stacked) -> dict[str, list]:
+        """Measures of stacked parameters, each a list over runs.
+
+        Args:
+          phases: of each run, for the options of its loss.
+          targets: the domain each run adapts to.
+          stacked: their parameters.
+        """
         stacked = jax.device_get(stacked)
-        seeds = len(jax.tree.leaves(stacked)[0])
-        each = [self._one(phase, jax.tree.map(lambda x: x[i], stacked)) for i in range(seeds)]  # noqa: B023
+        each = [
+            self._one(phase, target, jax.tree.map(lambda x: x[i], stacked))  # noqa: B023
+            for i, (phase, target) in enumerate(zip(phases, targets, strict=True))
+        ]
         return {key: [one[key] for one in each] for key in each[0]}
 
-    def _one(self, phase: Phase, params) -> dict[str, float | None]:
+    def _one(self, phase: Phase, target: str, params) -> dict[str, float | None]:
         placed = self.view.placed(params)
-        parts = {name: self.view.features(placed, part) for name, part in self.parts.items()}
+        parts = {
+            f"{end}_{split}": self.view.features(placed, (domain, split))
+            for end, domain in (("source", self.source), ("target", target))
+            for split in ("val", "test")
+        }
         options, weigh = phase.options, None
         if self.adversarial and options.get("domain_weight", 1.0) != 0:
             weigh = (options.get("domain_weight", 1.0), options.get("label_smoothing", 0.0))
@@ -156,7 +163,6 @@ def measure_method(name: str, trained, config, encoded: Encoded) -> tuple[list[d
     """
     network, view = trained.network, View(trained.network, config, encoded)
     stacked = jax.device_get(trained.params)
-    answer = jax.jit(functools.partial(_answers, network))
     source, target = (config.data.source, "test"), (config.data.target, "test")
     found: dict[Part, list[dict]] = {part: [] for part in encoded.parts if part[1] != "train"}
     logits, ends = [], []
@@ -165,7 +171,7 @@ def measure_method(name: str, trained, config, encoded: Encoded) -> tuple[list[d
         placed, adapted = view.placed(params), {}
         for part in found:
             features, labels = view.features(placed, part)
-            *answers, seen = answer(params, features)
+            *answers, seen = _answers(network, params, features)
             found[part].append(_score(answers, jnp.asarray(labels)))
             if part in (source, target):
                 adapted[part] = np.asarray(seen)
@@ -182,6 +188,7 @@ def measure_method(name: str, trained, config, encoded: Encoded) -> tuple[list[d
     return rows, Outcome(distances, np.stack(logits), None if same else ends[0])
 
 
+@functools.partial(jax.jit, static_argnums=0)  # compiled once for methods of one network
 def _answers(network: Network, params, features):
     """Logits, the members' logits, adapted features."""
     adapted = network.model.features(params, features, None)

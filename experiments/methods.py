@@ -18,10 +18,13 @@ from clipjax.errors import ConfigError
 from clipjax.model.heads import Heads, as_model
 from clipjax.train.optim import check_patterns, is_frozen, make_optimizer, make_schedule
 from clipjax.train.phases import Span, training_since
+from experiments.sweep import DATA_FIELDS, expand
 
 # Options that are numbers along the run, in which methods of one program may differ.
 _RATE = ("schedule", "lr", "warmup", "step_every", "gamma")
 _LAMBDA = ("schedule", "lam_max", "gamma", "start")
+# Options that are plain factors in the step: of the optimizer, and of the loss.
+OPTIM_FACTORS, LOSS_FACTORS = ("weight_decay",), ("label_smoothing",)
 
 
 class Phase(NamedTuple):
@@ -43,6 +46,7 @@ class Method(NamedTuple):
     loss: str  # file of clipjax/adapt
     phases: tuple[Phase, ...]
     adversarial: bool  # the loss has a domain part
+    data: dict[str, Any]  # fields of config.data in which it differs (experiments.sweep)
 
     @property
     def epochs(self) -> int:
@@ -58,12 +62,12 @@ def loss_files() -> dict[str, object]:
 
 
 def build_methods(config, num_classes: int) -> dict[str, Method]:
-    """The methods of `config.stages`, in order.
+    """The methods of `config.stages`, in order; with a sweep, each of them at each setting.
 
     Raises:
       ConfigError: a stage without a method, a loss without a file, or an option it refuses.
     """
-    built = {}
+    built, config = {}, expand(config)
     for name in config.stages:
         if name not in config.methods:
             raise ConfigError(
@@ -95,6 +99,9 @@ def build_method(name: str, config, num_classes: int) -> Method:
     # Tuples, also where a config came back from JSON: equal methods must look equal.
     shape = {k: tuple(v) if isinstance(v, list) else v for k, v in options.pop("heads").items()}
     heads = Heads(num_classes=num_classes, **shape)
+    data = options.pop("data", {})
+    if unknown := sorted(set(data) - set(DATA_FIELDS)):
+        raise ValueError(f"data has {', '.join(unknown)}; a method has {', '.join(DATA_FIELDS)}.")
     adversarial = hasattr(losses[file], "gradient_ratio")
     if adversarial and heads.discriminator is None:
         raise ValueError(f"loss {file!r} needs heads.discriminator, the widths of a domain head.")
@@ -111,7 +118,7 @@ def build_method(name: str, config, num_classes: int) -> Method:
         entry["optim"] = {**own["optim"], **entries[label].get("optim", {})}
         full_name = f"{name}/{label}" if label else name
         phases.append(_phase(full_name, entry, config, losses[file], heads))
-    return Method(heads, file, tuple(phases), adversarial)
+    return Method(heads, file, tuple(phases), adversarial, data)
 
 
 def _phase_entries(options: dict) -> tuple[tuple[str, ...], dict[str, dict]]:
@@ -191,16 +198,30 @@ def strength(phase: Phase) -> Schedule:
     return lambda_schedule(given.pop("schedule", "ganin"), **given)
 
 
-def teams(methods: dict[str, Method], can_join: Callable[[Method], bool]) -> list[tuple[str, ...]]:
-    """Which methods can train as one program: those that differ in rates and lambdas alone.
+def own_config(config, method: Method) -> ConfigDict:
+    """The config as one method sees it: with the data it trains on."""
+    if not method.data:
+        return config
+    own = config.copy_and_resolve_references()
+    own.data.update(method.data)
+    return own
+
+
+def teams(
+    methods: dict[str, Method],
+    can_join: Callable[[Method], bool],
+    size: Callable[[Method], Any] = lambda method: None,
+) -> list[tuple[str, ...]]:
+    """Which methods can train as one program: those that differ in numbers along the run alone.
 
     Args:
       methods: by name.
       can_join: whether a method trains on cached features throughout.
+      size: how many examples it trains on, which all of a program have in common.
     """
     found: dict[Any, list[str]] = {}
     for name, method in methods.items():
-        key = _likeness(method) if can_join(method) else name
+        key = (_likeness(method), size(method)) if can_join(method) else name
         found.setdefault(key, []).append(name)
     return [tuple(names) for names in found.values()]
 
@@ -209,10 +230,9 @@ def _likeness(method: Method) -> str:
     """What the methods of a team have in common, as text."""
     phases = []
     for phase in method.phases:
-        options = dict(phase.options)
-        if method.adversarial:
-            options = {k: v for k, v in options.items() if k not in _LAMBDA}
-        optim = {k: v for k, v in phase.optim.items() if k not in _RATE}
+        free = LOSS_FACTORS + (_LAMBDA if method.adversarial else ())
+        options = {k: v for k, v in phase.options.items() if k not in free}
+        optim = {k: v for k, v in phase.optim.items() if k not in _RATE + OPTIM_FACTORS}
         phases.append((phase.epochs, phase.freeze, sorted(options.items()), sorted(optim.items())))
     return repr((method.heads, method.loss, phases))
 
@@ -224,10 +244,11 @@ def build_optimizer(
     spans: tuple[Span, ...] = (),
     index: int = 0,
     rate: Callable | None = None,
+    **factors: Any,
 ) -> optax.GradientTransformation:
     """The optimizer of a phase of `steps` steps, the `index`-th of `spans`.
 
-    `rate` stands in for the phase's own learning rate.
+    `rate` stands in for the phase's own learning rate, `factors` for its `OPTIM_FACTORS`.
 
     Raises:
       ConfigError: an unknown schedule or optimizer.
@@ -237,7 +258,7 @@ def build_optimizer(
         rest |= {"start": spans[index].start, "since": training_since(spans, index)}
     try:
         rate = rate or learning_rate(phase, steps)
-        return make_optimizer(rate, freeze=phase.freeze, **rest)
+        return make_optimizer(rate, freeze=phase.freeze, **rest | factors)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{phase.name}: optim: {error}") from None
 

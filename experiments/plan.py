@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import importlib.util
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,7 +33,8 @@ from clipjax.model.prompts import fill_prompts, read_class_names
 from clipjax.train import processes
 from clipjax.train.optim import is_frozen, layer_groups
 from experiments.mesh import check_parallel, device_memory, training_mesh
-from experiments.methods import Method, Phase, build_methods, check_groups
+from experiments.methods import Method, Phase, build_methods, check_groups, own_config
+from experiments.sweep import targets
 
 COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -65,7 +66,7 @@ def prepare(config) -> Plan:
     dataset, notes = matched_data(config)
     methods = build_methods(config, len(dataset.classes))
     check_choices(config)
-    check_parts(config, dataset)
+    check_parts(config, dataset, methods)
     names = class_names(config, dataset)
     fill_prompts(names[0], config.prompts)
     # One after the other, where processes share a disk: what the first fetched, the others find.
@@ -130,18 +131,19 @@ def check_choices(config) -> None:
 
 def needed_parts(config, dataset: Dataset) -> list[Part]:
     """What a run encodes: test splits, and what training and tuning need."""
-    source, target = config.data.source, config.data.target
+    source = config.data.source
     domains = evaluated(config, dataset)
     parts = [(domain, "test") for domain in domains]
     if config.whole_domains:
         others = [split for split in ("train", "val") if dataset.has_split(split)]
         parts += [(domain, split) for domain in domains for split in others]
     if config.stages:
-        parts += [(source, "train"), (target, "train"), (source, "val"), (target, "val")]
+        ends = (source, *targets(config))
+        parts += [(domain, split) for split in ("train", "val") for domain in ends]
     return list(dict.fromkeys(parts))
 
 
-def check_parts(config, dataset: Dataset) -> None:
+def check_parts(config, dataset: Dataset, methods: Mapping[str, Method]) -> None:
     """Refuses a run one of whose parts has no images: training data of the target, for example.
 
     Raises:
@@ -156,9 +158,9 @@ def check_parts(config, dataset: Dataset) -> None:
 
     images = sum(map(len, open_parts(dataset)[0].values()))
     check_unreadable(unused_images(dataset), images, config.data.max_unreadable)
-    ends = (config.data.source, config.data.target)
-    if config.stages:
-        planned_epoch(config, dataset)
+    ends = (config.data.source, *targets(config))
+    for method in methods.values():
+        planned_epoch(own_config(config, method), dataset)
     if config.stages and config.selection == "proxy_a_distance":
         fewest = min(len(dataset.source(domain, "val")) for domain in ends)
         if fewest < FEWEST_FOR_DISTANCE:
@@ -215,7 +217,7 @@ def evaluated(config, dataset: Dataset) -> tuple[str, ...]:
         return dataset.domains
     for domain in config.data.domains:
         check_domain(dataset, domain)
-    wanted = {config.data.source, config.data.target, *config.data.domains}
+    wanted = {config.data.source, *targets(config), *config.data.domains}
     return tuple(domain for domain in dataset.domains if domain in wanted)
 
 
@@ -225,10 +227,19 @@ def planned_epoch(config, dataset: Dataset) -> int:
     Raises:
       ConfigError: no such length, or no such choice of labelled examples.
     """
+    sizes = planned_sizes(config, dataset)
+    return steps_per_epoch(*sizes, config.batch_size, config.data.epoch)
+
+
+def planned_sizes(config, dataset: Dataset) -> tuple[int, int]:
+    """Training examples of source and target if every image can be read.
+
+    Raises:
+      ConfigError: no such choice of labelled examples.
+    """
     source, target = (dataset.source(d, "train") for d in (config.data.source, config.data.target))
     chosen = training_rows(config, source.labels, dataset.classes)
-    size = len(source) if chosen is None else len(chosen)
-    return steps_per_epoch(size, len(target), config.batch_size, config.data.epoch)
+    return len(source) if chosen is None else len(chosen), len(target)
 
 
 def training_rows(config, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray | None:
@@ -265,12 +276,13 @@ def open_data(config) -> Dataset:
     data = config.data
     dataset = open_dataset(data.name, data.root, fractions=data.fractions, lists=data.lists)
     check_domain(dataset, config.data.source)
-    check_domain(dataset, config.data.target)
-    if config.data.source == config.data.target:
-        raise ConfigError(
-            f"data.source and data.target are both {config.data.source!r}; adaptation needs two "
-            f"different domains of {', '.join(dataset.domains)}."
-        )
+    for target in targets(config):
+        check_domain(dataset, target)
+        if config.data.source == target:
+            raise ConfigError(
+                f"data.source and data.target are both {target!r}; adaptation needs two different "
+                f"domains of {', '.join(dataset.domains)}."
+            )
     return dataset
 
 
@@ -311,12 +323,18 @@ def check_method(plan: Plan, method: Method, config) -> None:
     heads = head_shapes(plan, method)
     everything = layer_groups({"clip": plan.params, **heads})
     unused = set(everything) - set(layer_groups(heads)) - set(clip_groups(plan, method))
+    cached = is_cached_throughout(plan, method)
     for phase in method.phases:
         check_groups(phase, everything, unused)
+        if method.data and not cached:
+            raise ConfigError(
+                f"sweep varies data.{next(iter(method.data))} of {phase.name}, which trains from "
+                "pixels; only methods on a frozen encoder can differ in their data. Use a run each."
+            )
     # Parameters, gradients and two moments in float32; heads train for all seeds at once.
     copies, kept = 4 * 4, 0
     size = sum(x.size for x in jax.tree.leaves(heads)) * len(config.seeds)
-    if not is_cached_throughout(plan, method):
+    if not cached:
         clip = needed_clip(method.heads, plan.params)
         count = sum(x.size for x in jax.tree.leaves(clip))
         size += count

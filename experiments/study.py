@@ -9,12 +9,15 @@ import time
 
 from clipjax.errors import DataError
 from clipjax.evaluate import report
+from clipjax.evaluate.sweeps import candidate, sweep_table
 from clipjax.log import MetricsLog, write_json
 from clipjax.train import processes
 from experiments import evidence
 from experiments.encode import Encoded, encode
 from experiments.measure import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
+from experiments.methods import own_config
 from experiments.plan import Plan, warn_of_idle_domain_loss
+from experiments.sweep import settings
 from experiments.train import trainers
 
 
@@ -65,21 +68,30 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict | None:
     check_same_images(workdir, encoded)
     lap("encode")
     rows = zero_shot_rows(config, encoded)
-    outcomes, rules = {"zero_shot": zero_shot_outcome(config, encoded)}, {}
+    outcomes, rules, scores = {"zero_shot": zero_shot_outcome(config, encoded)}, {}, {}
     for trainer in trainers(config, plan, encoded, workdir):
-        label, epochs = " and ".join(trainer.names), trainer.method.epochs
-        say(f"train {label}: {epochs} epochs, {len(config.seeds)} seeds")
+        say(trainer.described)
         for name, trained in trainer.train().items():
-            more, outcomes[name] = measure_method(name, trained, config, encoded)
+            own = own_config(config, plan.methods[name])
+            more, outcomes[name] = measure_method(name, trained, own, encoded)
             rows += more
             rules[name] = rule_table(trained.history)
-        lap(label)
+            scores[name] = candidate(trained.history, config.selection)
+        lap(trainer.title)
+    ends = {name: own_config(config, m).data.target for name, m in plan.methods.items()}
+    # Maps, distances and mistakes are of the config's own target.
+    target = config.data.target
+    outcomes = {k: v for k, v in outcomes.items() if ends.get(k, target) == target}
     distances = {name: found.distances for name, found in outcomes.items()}
     if None in distances["zero_shot"]:  # too few test images
         distances = {}
     if not processes.is_first():
         return None
-    results = report.collect(config, plan.dataset, rows, distances, rules, timing)
+    results = report.collect(config, plan.dataset, rows, distances, rules, timing, ends)
+    if config.sweep:
+        results["sweep"] = sweep_table(settings(config), rows, scores, ends, config)
+        best = {"zero_shot", *results["sweep"]["best"].values()}  # what the page looks at closely
+        outcomes = {name: found for name, found in outcomes.items() if name in best}
     evidence.write(config, plan, encoded, outcomes, results, workdir)
     report.write(workdir, results)
     say(report.table(results))

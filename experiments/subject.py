@@ -59,7 +59,7 @@ def opened(config) -> Subject:
         where = f"{config.data.name} {config.data.root}".strip()
         raise DataError(f"{where!r} cannot be opened ({sentence(error)}).") from error
     dataset, class_notes, unmatched = matched(config, dataset)
-    refusals += unmatched + refused(check_parts, config, dataset)
+    refusals += unmatched + refused(check_parts, config, dataset, {})
     sources, closed = open_parts(dataset)
     needed = tuple(part for part in needed_parts(config, dataset) if part in sources)
     preprocess, crop_notes = find_preprocess(config)

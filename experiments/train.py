@@ -11,17 +11,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from clipjax.adapt.step import TrainState, init_state, make_step
 from clipjax.data.augment import random_resized_crop
+from clipjax.data.features import Features
 from clipjax.data.order import Sampling, steps_per_epoch
 from clipjax.data.pipeline import paired_batches
-from clipjax.errors import CheckpointError, ConfigError, NonFiniteError
+from clipjax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from clipjax.evaluate.select import select
 from clipjax.log import MetricsLog, NoLog, read_log
 from clipjax.model.network import Network, make_network, needed_clip
 from clipjax.train import processes
-from clipjax.train.arrays import fit_arrays
+from clipjax.train.arrays import fit_arrays, run_mesh
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import fit_stream
 from clipjax.train.optim import frozen_tree, layer_groups, matches
@@ -30,8 +32,23 @@ from clipjax.train.sharding import DATA, fetch, on_each
 from experiments.encode import Encoded
 from experiments.measure import Validation
 from experiments.mesh import training_mesh, wanted_trace
-from experiments.methods import Phase, build_optimizer, learning_rate, strength, teams
-from experiments.plan import Plan, is_cached, planned_epoch, start_heads
+from experiments.methods import (
+    LOSS_FACTORS,
+    OPTIM_FACTORS,
+    Phase,
+    build_optimizer,
+    learning_rate,
+    own_config,
+    strength,
+    teams,
+)
+from experiments.plan import (
+    Plan,
+    is_cached,
+    planned_epoch,
+    planned_sizes,
+    start_heads,
+)
 
 PyTree = Any
 
@@ -51,10 +68,19 @@ def one_of(functions: Sequence[Callable], row: jax.Array | int) -> Callable:
     return lambda x: jnp.stack([jnp.asarray(f(x), jnp.float32) for f in functions])[row]
 
 
+def differing(values: Sequence[float], row: jax.Array | int) -> float | jax.Array | None:
+    """The `row`-th of some numbers, where `row` may be traced; None where all are equal."""
+    if len(set(values)) == 1:
+        return None
+    return jnp.asarray(values, jnp.float32)[row]
+
+
 def trainers(config, plan: Plan, encoded: Encoded, workdir) -> list[Trainer]:
     """The config's methods, those together that can train as one program."""
     joins = lambda method: all(is_cached(plan, method, phase) for phase in method.phases)  # noqa: E731
-    found = teams(plan.methods, joins)
+    # Planned sizes: checkpoints of a program are found again without reading an image.
+    size = lambda method: planned_sizes(own_config(config, method), plan.dataset)  # noqa: E731
+    found = teams(plan.methods, joins, size)
     return [Trainer(names, config, plan, encoded, workdir) for names in found]
 
 
@@ -67,6 +93,7 @@ class Trainer:
     def __init__(self, names: Sequence[str], config, plan: Plan, encoded: Encoded, workdir):
         self.names, self.config, self.plan = tuple(names), config, plan
         self.methods = tuple(plan.methods[name] for name in names)
+        self.configs = tuple(own_config(config, method) for method in self.methods)
         self.method = self.methods[0]  # for what they have in common: all but rates and lambdas
         self.encoded, self.workdir = encoded, pathlib.Path(workdir)
         events = self.workdir / "events" / names[0] if config.tensorboard else None
@@ -84,13 +111,12 @@ class Trainer:
         """Steps of an epoch: as logged where the examples are not at hand (`restored`)."""
         data = self.config.data
         if (data.source, "train") in self.encoded.parts:
-            source = self.encoded.labelled(data.source)
-            sizes = [len(x.labels) for x in (source, self.encoded.parts[data.target, "train"])]
+            sizes = [len(rows[0]) for rows in self.rows().values()]
             return steps_per_epoch(*sizes, self.config.batch_size, data.epoch)
         for record in read_log(self.log.path):
             if str(record.get("phase", "")).partition("/")[0] in self.names:
                 return record["step"] // record["epoch"]
-        return planned_epoch(self.config, self.plan.dataset)
+        return planned_epoch(self.configs[0], self.plan.dataset)
 
     def network_for(self, augment: dict | None) -> Network:
         """The method's network, with or without augmentation."""
@@ -137,6 +163,34 @@ class Trainer:
             found[name] = Trained(self.network, own, history[mine])
         return found
 
+    @property
+    def mesh(self) -> Mesh | None:
+        """The devices that share a sweep's runs.
+
+        Without a sweep they are stacked on one: a run's numbers then stay those of before.
+        """
+        return run_mesh(len(self.methods) * len(self.config.seeds)) if self.config.sweep else None
+
+    @property
+    def title(self) -> str:
+        """The methods in few words."""
+        if not self.config.sweep:
+            return " and ".join(self.names)
+        stages = " and ".join(dict.fromkeys(name.split()[0] for name in self.names))
+        return f"{stages}, {len(self.names)} settings"
+
+    @property
+    def described(self) -> str:
+        """What is about to train, for people."""
+        seeds, epochs = len(self.config.seeds), self.method.epochs
+        if not self.config.sweep:
+            return f"train {self.title}: {epochs} epochs, {seeds} seeds"
+        runs = len(self.names) * seeds
+        at_a_time = self.mesh.size if self.mesh else runs
+        cached = all(is_cached(self.plan, self.method, phase) for phase in self.method.phases)
+        how = f"as one program, {at_a_time} at a time" if cached else "one after the other"
+        return f"train {runs} runs {how}: {self.title}, {seeds} seeds, {epochs} epochs"
+
     def start(self) -> TrainState:
         """States of all runs before any phase, stacked; heads only, and no optimizer state."""
         weights, scale = self.encoded.text_weights, self.encoded.scale
@@ -152,8 +206,13 @@ class Trainer:
         """(optimizer, frozen mask) of a phase over these parameters, for the `row`-th method."""
         phase, span = self.method.phases[index], self.spans[index]
         curves = [learning_rate(method.phases[index], span.steps) for method in self.methods]
+        factors = {}
+        for key in OPTIM_FACTORS:
+            values = [method.phases[index].optim[key] for method in self.methods]
+            if (value := differing(values, row)) is not None:
+                factors[key] = value
         optimizer = build_optimizer(
-            phase, span.steps, spans=self.spans, index=index, rate=one_of(curves, row)
+            phase, span.steps, spans=self.spans, index=index, rate=one_of(curves, row), **factors
         )
         groups = layer_groups(params)
         here = [p for p in phase.freeze if any(matches(p, group) for group in groups)]
@@ -181,6 +240,10 @@ class Trainer:
             changes = {"schedule": one_of(schedules, row)}
         if axis_name is not None:
             changes["axis_name"] = axis_name
+        for key in LOSS_FACTORS:
+            values = [method.phases[index].options.get(key, 0.0) for method in self.methods]
+            if (value := differing(values, row)) is not None:
+                changes[key] = value
         return make_step(
             phase.make_loss(network_part, **changes),
             optimizer,
@@ -222,7 +285,9 @@ class Trainer:
                 save_every=self.config.save_every,
                 sampling=self.sampling,
                 rates=functools.partial(self.rates, index),
-                evaluate=functools.partial(self.validation.measure, phase),
+                evaluate=functools.partial(self.measure, index),
+                rows=self.chosen_rows(),
+                mesh=self.mesh,
             )
 
     @contextlib.contextmanager
@@ -238,15 +303,62 @@ class Trainer:
                 "one named out of config.stages to go on with the others."
             ) from None
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The domains that the methods adapt to."""
+        return tuple(dict.fromkeys(config.data.target for config in self.configs))
+
+    @property
+    def same_data(self) -> bool:
+        """Whether all methods train on the same examples."""
+        return all(method.data == self.method.data for method in self.methods)
+
     def training_features(self) -> dict:
-        """Source features with labels, target features without."""
-        data = self.config.data
-        source = self.encoded.labelled(data.source)
-        target = self.encoded.parts[data.target, "train"]
+        """Source features with labels, target features without; all that any method takes."""
+        source = self.encoded.parts[self.config.data.source, "train"]
+        chosen = self.encoded.labelled_rows(self.configs[0]) if self.same_data else None
+        if chosen is not None:
+            source = Features(np.asarray(source.features[chosen]), source.labels[chosen])
+        inputs = [self.encoded.parts[target, "train"].features for target in self.targets]
         return {
             "source": {"inputs": source.features, "label": source.labels},
-            "target": {"inputs": target.features},
+            "target": {"inputs": inputs[0] if len(inputs) == 1 else np.concatenate(inputs)},
         }
+
+    def rows(self) -> dict[str, list[np.ndarray]]:
+        """For each method the rows of all its source's and all targets' training features.
+
+        Raises:
+          DataError: methods of one program have different numbers of readable images.
+        """
+        sizes = [len(self.encoded.parts[target, "train"].labels) for target in self.targets]
+        if len(set(sizes)) > 1:
+            found = ", ".join(f"{t}: {n}" for t, n in zip(self.targets, sizes, strict=True))
+            raise DataError(
+                f"the sweep's targets have different numbers of readable images ({found}); mend "
+                "the unreadable ones or run these targets apart."
+            )
+        everything = np.arange(len(self.encoded.parts[self.config.data.source, "train"].labels))
+        rows: dict[str, list[np.ndarray]] = {"source": [], "target": []}
+        for config in self.configs:
+            chosen = self.encoded.labelled_rows(config)
+            rows["source"].append(everything if chosen is None else chosen)
+            place = self.targets.index(config.data.target)
+            rows["target"].append(np.arange(sizes[place]) + sum(sizes[:place]))
+        return rows
+
+    def chosen_rows(self) -> dict[str, np.ndarray] | None:
+        """`rows` where methods differ in them."""
+        if self.same_data:
+            return None
+        return {part: np.stack(each) for part, each in self.rows().items()}
+
+    def measure(self, index: int, stacked) -> dict[str, list]:
+        """What `Validation` finds, each method in its own target and with its own options."""
+        seeds = len(self.config.seeds)
+        phases = [method.phases[index] for method in self.methods for _ in range(seeds)]
+        targets = [config.data.target for config in self.configs for _ in range(seeds)]
+        return self.validation.measure(phases, targets, stacked)
 
     def fit_pixels(self, index: int, states: TrainState, begin) -> TrainState:
         """A phase that trains the encoder (or augments), one seed after the other."""
@@ -283,7 +395,7 @@ class Trainer:
 
         def evaluate(params):
             stacked = jax.tree.map(lambda x: x[None], fetch(params))
-            return {"evaluation": self.validation.measure(phase, stacked)}
+            return {"evaluation": self.validation.measure([phase], [data.target], stacked)}
 
         with self.checkpointer(phase, seed) as checkpointer:
             return fit_stream(

@@ -51,6 +51,7 @@ def run_page(results: dict, metrics: list[dict], evidence: dict, config: dict) -
         sections.summary(results),
         [
             Section("results", "Results", sections.headline(results)),
+            Section("sweep", "Sweep", sections.sweep(results)),
             Section(
                 "learning",
                 "Learning",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.evaluate import sweeps
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.log import write_atomically
 
@@ -49,8 +50,13 @@ def collect(
     distances: dict[str, list[float]],
     rules: dict[str, dict],
     timing: dict[str, float],
+    targets: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The content of results.json (schema: ARCHITECTURE.md)."""
+    """The content of results.json (schema: ARCHITECTURE.md).
+
+    `targets` are the domains that methods adapt to, where it is not the config's.
+    """
+    ends = targets or {}
     source, target = config.data.source, config.data.target
     test = {(r["method"], r["domain"]): r["accuracy_mean"] for r in rows if r["split"] == "test"}
     methods = list(dict.fromkeys(r["method"] for r in rows))
@@ -62,7 +68,9 @@ def collect(
         "seeds": list(config.seeds),
         "selection": config.selection,
         "rows": rows,
-        "domain_gap": {m: round(domain_gap(test[m, source], test[m, target]), 2) for m in methods},
+        "domain_gap": {
+            m: round(domain_gap(test[m, source], test[m, ends.get(m, target)]), 2) for m in methods
+        },
         "proxy_a_distance": distances,
         "selection_rules": rules,
         "timing_s": timing,
@@ -140,6 +148,8 @@ def _ensembles(results: dict) -> list[str]:
 def _selection(results: dict) -> list[str]:
     """What each way of picking a checkpoint would have given, a sentence a method."""
     lines = []
+    if "sweep" in results:  # hundreds of numbers; results.json has them
+        return lines
     for method, rules in results.get("selection_rules", {}).items():
         found = ", ".join(
             f"{rule} {100 * np.mean(r['source']):.1f}/{100 * np.mean(r['target']):.1f} (epoch "
@@ -153,6 +163,7 @@ def _selection(results: dict) -> list[str]:
 def notes(results: dict) -> list[str]:
     """What the table of test accuracies does not show, a sentence each."""
     return [
+        *sweeps.sentences(results),
         *_whole_domains(results),
         *_ensembles(results),
         *_distances(results),
@@ -162,30 +173,40 @@ def notes(results: dict) -> list[str]:
 
 def table(results: dict) -> str:
     """The results as aligned text for a terminal."""
-    header, lines = cells(results)
+    text = [_aligned(*cells(results))]
+    if "sweep" in results:
+        text += ["", _aligned(*sweeps.cells(results))]
+    return "\n".join(["", *text, "", *notes(results), facts(results), ""])
+
+
+def _aligned(header: list[str], lines: list[list[str]]) -> str:
     widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
-    text = "\n".join(
+    return "\n".join(
         "  ".join(
             cell.ljust(w) if i == 0 else cell.rjust(w)
             for i, (cell, w) in enumerate(zip(row, widths, strict=True))
         )
         for row in [header, *lines]
     )
-    return "\n".join(["", text, "", *notes(results), facts(results), ""])
 
 
 def markdown(results: dict) -> str:
     """The results as a Markdown page."""
-    header, lines = cells(results)
     data, said = results["data"], facts(results)
-    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
-    body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    body = _rows(*cells(results))
+    if "sweep" in results:
+        body += "\n\n" + _rows(*sweeps.cells(results))
     return (
         f"# {results['experiment']}: {data['name']}, {data['source']} -> {data['target']}, "
         f"model {results['model']}\n\n{body}\n\n"
         + "".join(f"{line}.\n\n" for line in notes(results))
         + f"{said[0].upper() + said[1:]}.\n"
     )
+
+
+def _rows(header: list[str], lines: list[list[str]]) -> str:
+    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def write(workdir: pathlib.Path, results: dict) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.evaluate import report
+from clipjax.evaluate import report, sweeps
 from clipjax.evaluate.drawing import Bar, colour, escape
 from clipjax.evaluate.svg import bars
 
@@ -75,6 +75,15 @@ def headline(results: dict) -> str:
     target = results["data"]["target"]
     mark = header.index(f"{target} (target)") if f"{target} (target)" in header else -1
     return grid([*_accuracy_bars(results), distances(results)]) + table(header, lines, mark) + notes
+
+
+def sweep(results: dict) -> str:
+    """The settings of a sweep side by side, the best by validation data marked."""
+    if "sweep" not in results:
+        return ""
+    note = "* best of its stage by validation data; test accuracy decides nothing here."
+    charts = [sweeps.chart(results, field) for field in sweeps.fields(results)]
+    return grid(charts) + table(*sweeps.cells(results)) + paragraph(note, "note")
 
 
 def _accuracy_bars(results: dict) -> list[str]:

@@ -122,6 +122,15 @@ def _canonical(rule: str) -> str:
     return name
 
 
+def lower_is_better(rule: str) -> bool:
+    """Whether the smallest score of a rule is the best.
+
+    >>> lower_is_better("proxy_a_distance"), lower_is_better("source_val")
+    (True, False)
+    """
+    return _canonical(rule) in _LOWER_IS_BETTER
+
+
 def uses_target_labels(rule: str) -> bool:
     """Whether a rule reads target labels, which unsupervised adaptation does not have.
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clipjax.adapt.step import TrainState
 from clipjax.data.order import ONE_PASS, Sampling, epoch_key, epoch_plan, steps_per_epoch
 from clipjax.log import MetricsLog, progress
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import check_finite
-from clipjax.train.sharding import on_each
+from clipjax.train.sharding import on_each, replicated
 
 # Examples, of all runs together, that one compiled call may go through in several epochs: some 10 s
 # on two cores. Nothing is shown meanwhile, and Ctrl-C waits.
@@ -43,16 +44,32 @@ class _BFloat16:
         return jax.lax.bitcast_convert_type(self.bits[index], jnp.bfloat16)
 
 
-def _on_device(array: Any) -> jax.Array | _BFloat16:
-    """What `_batch` gathers from. `on_each` on a CPU copies no mapped file; `asarray` would."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _Chosen:
+    """Some rows of an array, gathered when they are asked for."""
+
+    array: jax.Array | _BFloat16  # [N, ...]
+    rows: jax.Array  # int32 [n]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: jax.Array) -> jax.Array:
+        return self.array[self.rows[index]]
+
+
+def _on_device(array: Any, mesh: Mesh | None = None) -> jax.Array | _BFloat16:
+    """What `_batch` gathers from. `device_put` on a CPU copies no mapped file; `asarray` would."""
+    put = on_each if mesh is None else lambda x: jax.device_put(x, replicated(mesh))
     if array.dtype != jnp.bfloat16:
-        return on_each(array)
+        return put(array)
     if isinstance(array, np.ndarray):
-        return _BFloat16(on_each(array.view(np.uint16)))
-    return _BFloat16(jax.lax.bitcast_convert_type(array, jnp.uint16))
+        return _BFloat16(put(array.view(np.uint16)))
+    return _BFloat16(put(jax.lax.bitcast_convert_type(array, jnp.uint16)))
 
 
-def _gather(array: jax.Array | _BFloat16, index: jax.Array) -> jax.Array:
+def _gather(array: jax.Array | _BFloat16 | _Chosen, index: jax.Array) -> jax.Array:
     """Rows of an array; 16-bit floats become float32 here, where they are few."""
     rows = array[index]
     half = jnp.issubdtype(rows.dtype, jnp.floating) and rows.dtype.itemsize == 2
@@ -82,7 +99,9 @@ def make_epochs(step: Callable, batch_size: int, sampling: Sampling = ONE_PASS) 
     def one_epoch(carry, epoch):
         state, data = carry
         key, sizes = epoch_key(state.seed, epoch), _sizes(data)
-        plan = epoch_plan(key, *sizes, batch_size, sampling, data["source"]["label"])
+        labels = data["source"]["label"]
+        labels = labels[jnp.arange(len(labels))] if isinstance(labels, _Chosen) else labels
+        plan = epoch_plan(key, *sizes, batch_size, sampling, labels)
         state, metrics = jax.lax.scan(lambda s, p: step(s, _batch(data, p)), state, plan)
         return (state, data), metrics
 
@@ -107,6 +126,8 @@ def fit_arrays(
     sampling: Sampling = ONE_PASS,
     rates: Callable[[int, int], dict[str, float]] | None = None,
     evaluate: Callable[[PyTree], dict[str, list]] | None = None,
+    rows: Mapping[str, np.ndarray] | None = None,
+    mesh: Mesh | None = None,
 ) -> TrainState:
     """Trains many runs together in one program, resuming from the newest checkpoint.
 
@@ -129,6 +150,10 @@ def fit_arrays(
       sampling: length of an epoch, and how the source is drawn.
       rates: position of a method, updates made -> learning rates, for the log.
       evaluate: stacked parameters -> measures, lists over runs, logged beside each checkpoint.
+      rows: "source" and "target" -> int [methods, n], the examples of `data` that each method
+        trains on; None for all.
+      mesh: devices that share the runs, of `run_mesh`; None stacks all runs on one. The numbers
+        are the same up to rounding, which DANN amplifies from step to step.
 
     Returns:
       The stacked states after the last epoch.
@@ -139,21 +164,23 @@ def fit_arrays(
     names = [phase] if isinstance(phase, str) else list(phase)
     step_of = (lambda row: step) if isinstance(phase, str) else step
     seeds = len(states.step) // len(names)
-    rows = np.repeat(np.arange(len(names)), seeds)
     share = {name: slice(i * seeds, (i + 1) * seeds) for i, name in enumerate(names)}
-    run = _program(step_of, batch_size, sampling)
-    per_epoch = steps_per_epoch(*_sizes(data), batch_size, sampling.epoch)
-    data = jax.tree.map(_on_device, data)  # once, not at every call
+    runs = len(states.step)
+    run = _program(step_of, batch_size, sampling, mesh, rows)
+    sizes = [rows[part].shape[1] for part in ("source", "target")] if rows else _sizes(data)
+    per_epoch = steps_per_epoch(*sizes, batch_size, sampling.epoch)
+    data = jax.tree.map(lambda x: _on_device(x, mesh), data)  # once, not at every call
     states = _newest(checkpointer, states)
+    method_of, padded = _spread((np.repeat(np.arange(len(names)), seeds), states), mesh)
     begun = int(np.asarray(states.step)[0]) // per_epoch
     log.rewind(lambda record: record.get("phase") not in names or record["epoch"] <= begun)
-    epoch_examples = per_epoch * batch_size * len(rows)
+    epoch_examples = per_epoch * batch_size * runs
     bar = progress(total=epochs, what=" ".join(names), unit="epoch")
     bar.update(begun)
     for first, count in _calls(begun, epochs, save_every, epoch_examples):
         started = time.perf_counter()
-        states, metrics = run(rows, states, data, np.int32(first), count)
-        metrics = {k: np.asarray(v) for k, v in metrics.items()}  # [runs, count, S]
+        padded, metrics = run(method_of, padded, data, np.int32(first), count)
+        metrics = {k: np.asarray(v)[:runs] for k, v in metrics.items()}  # [runs, count, S]
         _check(metrics, share, first * per_epoch, checkpointer.latest)
         seconds = {"s_per_epoch": round((time.perf_counter() - started) / count, 4)}
         for position, (name, own) in enumerate(_apart(metrics, share)):
@@ -165,6 +192,7 @@ def fit_arrays(
         bar.update(count)
         if (done - begun) % save_every and done < epochs:
             continue
+        states = _gathered(padded, runs, mesh)
         if evaluate:
             for name, own in _apart(evaluate(states.params), share):
                 log.append(_place(name, done, per_epoch) | {"evaluation": own})
@@ -185,13 +213,72 @@ def _calls(first: int, epochs: int, save_every: int, examples: int) -> Iterator[
         yield start, min(count, epochs - start)
 
 
-def _program(step_of: Callable, batch_size: int, sampling: Sampling) -> Callable:
-    """`(rows, states, data, first, count)` -> all runs trained for `count` epochs."""
+def run_mesh(runs: int) -> Mesh | None:
+    """The CPU devices that share many runs; None where they are stacked: on an accelerator.
 
-    def one(row, state, data, first, count):
-        return make_epochs(step_of(row), batch_size, sampling)(state, data, first, count)
+    On CPU every device trains its runs one after the other: their matrices are too small for
+    several threads, a stack of them leaves the cache, and a run's numbers do not depend on which
+    others are with it (docs/performance.md has the times). On an accelerator a stack of small
+    products is what fills it. Several processes, which all train the same, stack them too.
+    """
+    devices = jax.local_devices()
+    if devices[0].platform != "cpu" or jax.process_count() > 1:
+        return None
+    return Mesh(np.array(devices[: min(runs, len(devices))]), ("runs",))
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None, None)), static_argnums=4)
+
+def _program(
+    step_of: Callable,
+    batch_size: int,
+    sampling: Sampling,
+    mesh: Mesh | None,
+    rows: Mapping[str, np.ndarray] | None = None,
+) -> Callable:
+    """`(methods, states, data, first, count)` -> all runs trained for `count` epochs."""
+
+    def one(method, state, data, first, count):
+        if rows:
+            own = {part: jnp.asarray(index, jnp.int32)[method] for part, index in rows.items()}
+            data = {
+                part: {key: _Chosen(x, own[part]) for key, x in arrays.items()}
+                for part, arrays in data.items()
+            }
+        return make_epochs(step_of(method), batch_size, sampling)(state, data, first, count)
+
+    def one_by_one(methods, states, data, first, count):
+        part, whole = PartitionSpec("runs"), PartitionSpec()
+        return jax.shard_map(
+            lambda methods, states, data, first: jax.lax.map(
+                lambda run: one(*run, data, first, count), (methods, states)
+            ),
+            mesh=mesh,
+            in_specs=(part, part, whole, whole),
+            out_specs=part,
+        )(methods, states, data, first)
+
+    stacked = jax.vmap(one, in_axes=(0, 0, None, None, None))
+    return jax.jit(stacked if mesh is None else one_by_one, static_argnums=4)
+
+
+def _spread(runs: PyTree, mesh: Mesh | None) -> PyTree:
+    """Runs dealt out to the devices of a mesh, the last ones repeated until they divide evenly."""
+    if mesh is None:
+        return runs
+
+    def place(x):
+        x = np.asarray(x)
+        missing = -len(x) % mesh.size
+        x = np.concatenate([x, np.repeat(x[-1:], missing, axis=0)]) if missing else x
+        return jax.device_put(x, NamedSharding(mesh, PartitionSpec("runs")))
+
+    return jax.tree.map(place, runs)
+
+
+def _gathered(states: PyTree, runs: int, mesh: Mesh | None) -> PyTree:
+    """The states of all runs on one device."""
+    if mesh is None:
+        return states
+    return jax.tree.map(lambda x: jax.device_put(np.asarray(x)[:runs]), states)
 
 
 def _newest(checkpointer: Checkpointer, states: TrainState) -> TrainState:
