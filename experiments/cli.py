@@ -60,6 +60,11 @@ def refuse_bad_config() -> None:
         sys.exit(1)
 
 
+def _is_ours_to_say(record) -> bool:
+    """False for orbax's tracebacks, one from each of its threads: `Checkpointer` says it once."""
+    return record.levelname != "ERROR" or "orbax" not in record.pathname
+
+
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """Turns our errors into one line and exit code 1, Ctrl-C into a line and 130."""
@@ -68,6 +73,7 @@ def explained() -> Iterator[None]:
     from experiments.machine import keep_memory, use_cores
 
     logging.set_verbosity(logging.WARNING)  # orbax reports every file it touches
+    logging.get_absl_logger().addFilter(_is_ours_to_say)
     keep_memory()
     use_cores()
     try:
