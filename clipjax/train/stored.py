@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from clipjax.errors import CheckpointError
-from clipjax.paths import Path, as_path, is_remote
+from clipjax.paths import Path, as_path, check_reachable, is_remote
 from clipjax.train.sharding import placed
 
 PyTree = Any
@@ -48,8 +48,13 @@ def restore_params(
 
 
 def absolute(directory: str | os.PathLike) -> Path:
-    """A directory as orbax takes it: no relative path; `gs://` stays what it is."""
+    """A directory as orbax takes it: no relative path; `gs://` stays what it is.
+
+    Raises:
+      ConfigError: it is in a store that cannot be reached.
+    """
     path = as_path(directory)
+    check_reachable(path)
     return path if is_remote(path) else path.absolute()
 
 
