@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
 import runpy
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
 from ml_collections import ConfigDict
 
@@ -67,9 +69,10 @@ def _is_ours_to_say(record) -> bool:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turns our errors into one line and exit code 1, Ctrl-C into a line and 130."""
+    """Turns errors of ours into a line and exit code 1, Ctrl-C into one and 130, SIGTERM: 75."""
     from absl import logging
 
+    from clipjax.train.preemption import RESUMABLE, Preempted, obeyed
     from experiments.machine import keep_memory, use_cores
 
     logging.set_verbosity(logging.WARNING)  # orbax reports every file it touches
@@ -77,14 +80,28 @@ def explained() -> Iterator[None]:
     keep_memory()
     use_cores()
     try:
-        yield
+        with obeyed():
+            yield
     except ClipjaxError as error:
         print(f"clipjax: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        named = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        print(f"clipjax: {named}; free some, and the same command goes on.", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("\nclipjax: stopped; the same command goes on from here.", file=sys.stderr)
-        # At once: XLA may be computing in threads of its own, and crashes when the interpreter's
-        # orderly end takes memory from under them. Worker processes end with their pipes.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(130)
+        _exit_at_once(130)
+    except Preempted as notice:
+        print(f"clipjax: {notice}", file=sys.stderr)
+        _exit_at_once(RESUMABLE)
+
+
+def _exit_at_once(status: int) -> NoReturn:
+    """XLA may be computing in threads of its own, and crashes when the interpreter's orderly end
+    takes memory from under them. Worker processes end with their pipes."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

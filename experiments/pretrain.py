@@ -29,6 +29,8 @@ from clipjax.model.weights import read_json
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import fit_stream
 from clipjax.train.optim import make_optimizer, make_schedule
+from clipjax.train.preemption import Notice
+from experiments.run import run_name
 
 
 class Plan(NamedTuple):
@@ -186,7 +188,8 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
         ("pretrain", config.keep_patches, config.steps - config.full_steps),
         ("pretrain-full", 1.0, config.steps),
     )
-    with Checkpointer(workdir / "checkpoints" / "pretrain") as checkpointer:
+    folder, name = workdir / "checkpoints" / "pretrain", run_name(workdir)
+    with Notice() as notice, Checkpointer(folder, keep=config.keep, run=name) as checkpointer:
         for phase, keep, until in phases:
             model = two_towers(module, preprocess, augment=config.augment.to_dict(), keep=keep)
             state = fit_stream(
@@ -202,6 +205,7 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
                 evaluate=evaluate,
                 evaluate_every=config.evaluate_every,
                 say=say,
+                stop=notice.reached,
             )
     out = workdir / "export"
     save_clip(out, arch, state.params["clip"], dtype=np.float16)

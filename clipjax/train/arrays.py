@@ -16,6 +16,7 @@ from clipjax.data.order import ONE_PASS, Sampling, epoch_key, epoch_plan, steps_
 from clipjax.log import MetricsLog, progress
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import check_finite
+from clipjax.train.preemption import leave, never
 
 # Examples, of all runs together, that one compiled call may go through in several epochs: some 10 s
 # on two cores. Nothing is shown meanwhile, and Ctrl-C waits.
@@ -106,6 +107,7 @@ def fit_arrays(
     sampling: Sampling = ONE_PASS,
     rates: Callable[[int, int], dict[str, float]] | None = None,
     evaluate: Callable[[PyTree], dict[str, list]] | None = None,
+    stop: Callable[[int], bool] = never,
 ) -> TrainState:
     """Trains many runs together in one program, resuming from the newest checkpoint.
 
@@ -128,12 +130,15 @@ def fit_arrays(
       sampling: length of an epoch, and how the source is drawn.
       rates: position of a method, updates made -> learning rates, for the log.
       evaluate: stacked parameters -> measures, lists over runs, logged beside each checkpoint.
+      stop: steps behind -> whether to save and leave (`clipjax.train.preemption.Notice.reached`);
+        asked for all steps of a call after it.
 
     Returns:
       The stacked states after the last epoch.
 
     Raises:
       NonFiniteError: a loss became NaN or infinite; nothing after it is saved.
+      Preempted: `stop` said so; the states are saved.
     """
     names = [phase] if isinstance(phase, str) else list(phase)
     step_of = (lambda row: step) if isinstance(phase, str) else step
@@ -143,13 +148,14 @@ def fit_arrays(
     run = _program(step_of, batch_size, sampling)
     per_epoch = steps_per_epoch(*_sizes(data), batch_size, sampling.epoch)
     data = jax.tree.map(_on_device, data)  # once, not at every call
+    origin = int(np.asarray(states.step)[0]) // per_epoch
     states = _newest(checkpointer, states)
     begun = int(np.asarray(states.step)[0]) // per_epoch
     log.rewind(lambda record: record.get("phase") not in names or record["epoch"] <= begun)
     epoch_examples = per_epoch * batch_size * len(rows)
     bar = progress(total=epochs, what=" ".join(names), unit="epoch")
     bar.update(begun)
-    for first, count in _calls(begun, epochs, save_every, epoch_examples):
+    for first, count in _calls(begun, epochs, save_every, epoch_examples, origin):
         started = time.perf_counter()
         states, metrics = run(rows, states, data, jnp.int32(first), count)
         metrics = {k: np.asarray(v) for k, v in metrics.items()}  # [runs, count, S]
@@ -162,26 +168,39 @@ def fit_arrays(
                 log.append(_place(name, done, per_epoch) | record)
         done = first + count
         bar.update(count)
-        if (done - begun) % save_every and done < epochs:
-            continue
-        if evaluate:
-            for name, own in _apart(evaluate(states.params), share):
+        stopping = any([stop(n + 1) for n in range(first * per_epoch, done * per_epoch)])
+        due, scores = (done - origin) % save_every == 0 or done == epochs, None
+        if due and evaluate:
+            scores = {"evaluation": evaluate(states.params)}
+            for name, own in _apart(scores["evaluation"], share):
                 log.append(_place(name, done, per_epoch) | {"evaluation": own})
-        checkpointer.save(done * per_epoch, states)
+        if due or stopping:
+            checkpointer.save(done * per_epoch, states, scores=scores)
+        if stopping:
+            leave(checkpointer, " and ".join(names), done * per_epoch)
     bar.close()
     return states
 
 
-def _calls(first: int, epochs: int, save_every: int, examples: int) -> Iterator[tuple[int, int]]:
+def _calls(
+    first: int, epochs: int, save_every: int, examples: int, origin: int = 0
+) -> Iterator[tuple[int, int]]:
     """(first epoch, epochs) of each compiled call; `examples` an epoch.
+
+    Checkpoints are due at the same epochs wherever a run goes on: every `save_every` after
+    `origin`, the first epoch of the phase.
 
     >>> list(_calls(0, 5, 2, 1000)), list(_calls(3, 5, 2, 1_000_000))
     ([(0, 2), (2, 2), (4, 1)], [(3, 1), (4, 1)])
+    >>> list(_calls(3, 9, 4, 1000)), list(_calls(3, 9, 4, 1000, origin=3))
+    ([(3, 1), (4, 4), (8, 1)], [(3, 4), (7, 2)])
     """
-    # Two lengths at most, because each is compiled: one epoch, or all to the next checkpoint.
+    # Few lengths, because each is compiled: one epoch, or all to the next checkpoint.
     count = save_every if save_every * examples <= EXAMPLES_A_CALL else 1
-    for start in range(first, epochs, count):
-        yield start, min(count, epochs - start)
+    while first < epochs:
+        until = min(epochs, first + count - (first - origin) % count)
+        yield first, until - first
+        first = until
 
 
 def _program(step_of: Callable, batch_size: int, sampling: Sampling) -> Callable:

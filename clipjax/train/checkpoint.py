@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from clipjax.errors import CheckpointError
+from clipjax.errors import CheckpointError, ConfigError
 from clipjax.train import stored
 from clipjax.train.sharding import placed
 
@@ -40,6 +40,7 @@ class Checkpointer:
 
     Raises:
       CheckpointError: the directory cannot be made or read.
+      ConfigError: `keep` is below 1.
     """
 
     def __init__(
@@ -54,6 +55,8 @@ class Checkpointer:
     ):
         import orbax.checkpoint as ocp
 
+        if keep is not None and keep < 1:
+            raise ConfigError(f"keep={keep} checkpoints leave none to go on from; give 1 or more.")
         self.directory = stored.absolute(directory)
         self._ocp, self._run, self._say = ocp, run, say
         self._fresh_optimizer, self._scored, self._saving = fresh_optimizer, bool(best), None

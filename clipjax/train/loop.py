@@ -16,6 +16,7 @@ from clipjax.adapt.step import TrainState
 from clipjax.errors import NonFiniteError
 from clipjax.log import MetricsLog, progress
 from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.preemption import leave, never
 from clipjax.train.sharding import batch_mesh, deal_out, replicate, replicated
 
 PyTree = Any
@@ -67,6 +68,7 @@ def fit_stream(
     tags: dict[str, Any] | None = None,
     describe: Callable[[int], dict[str, Any]] = lambda step: {},
     mesh: Mesh | None = None,
+    stop: Callable[[int], bool] = never,
 ) -> TrainState:
     """Trains on batches from a stream, resuming from the newest checkpoint.
 
@@ -87,12 +89,14 @@ def fit_stream(
       tags: more that tells these records from others (the seed).
       describe: updates made -> what else goes into a record (epoch, learning rates).
       mesh: devices that share each batch (`clipjax.train.sharding.batch_mesh`); one by default.
+      stop: steps behind -> whether to save and leave (`clipjax.train.preemption.Notice.reached`).
 
     Returns:
       The state after `total_steps`.
 
     Raises:
       NonFiniteError: a loss became NaN or infinite; nothing after it is saved.
+      Preempted: `stop` said so; the state is saved.
     """
     tags, mesh = {"phase": phase, **(tags or {})}, mesh or batch_mesh(1)
     state = replicate(state, mesh)
@@ -110,7 +114,7 @@ def fit_stream(
         waiting.append(metrics)
         if len(waiting) > IN_FLIGHT:
             jax.block_until_ready(waiting.popleft())
-        done = number + 1
+        done, scores = number + 1, None
         saving = done % save_every == 0 or done == total_steps
         if done % log_every == 0 or saving:  # no state is saved whose losses were not looked at
             values = _means(pending, done - len(pending), phase, checkpointer.latest)
@@ -120,15 +124,18 @@ def fit_stream(
             log.append(tags | record)
             say(f"{phase} step {done}/{total_steps}: {_line(values)} ({rate:.2f} steps/s)")
         if evaluate and evaluate_every and (done % evaluate_every == 0 or done == total_steps):
-            result = evaluate(state.params)
-            log.append(tags | {"step": done, **describe(done), **result})
-            say(f"{phase} step {done}/{total_steps}: {_line(result)}")
-        late = time.perf_counter() - saved > SAVE_SECONDS
+            scores = evaluate(state.params)
+            log.append(tags | {"step": done, **describe(done), **scores})
+            say(f"{phase} step {done}/{total_steps}: {_line(scores)}")
+        stopping = stop(done)
+        late = stopping or time.perf_counter() - saved > SAVE_SECONDS
         if late and pending:
             _means(pending, done - len(pending), phase, checkpointer.latest)  # looked at, too
         if saving or late:
-            checkpointer.save(done, state)
+            checkpointer.save(done, state, scores=scores)
             saved = time.perf_counter()
+        if stopping:
+            leave(checkpointer, phase, done)
     return state
 
 

@@ -40,9 +40,11 @@ for shape in ((4, 2), (1, 8), (2, 2), (2, 1), (1, 1)):
     with Checkpointer(sys.argv[1]) as checkpointer:
         found, _ = checkpointer.restore(like)
     alone = restore_params(sys.argv[1], like=like.params)
-    places = jax.tree.map(lambda a, b: a.sharding == b.sharding, (found, alone), (like, like.params))
+    both = equal(found, start) and equal(alone, params)
+    where = lambda a, b: a.sharding == b.sharding
+    places = jax.tree.map(where, (found, alone), (like, like.params))
     part = found.params["w"].addressable_shards[0].data.shape[0]
-    said[str(shape)] = [equal(found, start) and equal(alone, params), all(jax.tree.leaves(places)), part]
+    said[str(shape)] = [both, all(jax.tree.leaves(places)), part]
 whole = restore_params(sys.argv[1])
 said["alone"] = [equal(whole, params), len(whole["w"].sharding.device_set)]
 print(json.dumps(said))
