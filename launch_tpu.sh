@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs an experiment on a Cloud TPU: makes (or reuses) the TPU, installs this checkout on all of its
 # workers, starts the command in tmux, follows worker 0, and starts again after a preemption.
+# A run that was told to stop by SIGTERM saves and ends with 75 (143: before it could listen).
 set -euo pipefail
 
 usage() {
@@ -19,7 +20,7 @@ NAME              of the TPU VM; one that exists is reused
 --spot            a spot TPU: cheaper, can be preempted
 --queued          ask by a queued resource and wait for it
 --module=NAME     what to run: experiments.main by default, experiments.suite
---retries=N       times a preempted or lost TPU is made again (default 20)
+--retries=N       times a preempted TPU is made, or a stopped run started, again (default 20)
 --poll=SECONDS    between looks at something that is awaited (default 20)
 --dry-run         print every command, run none
 --delete          delete the TPU (and its queued resource) and stop
@@ -179,7 +180,8 @@ if $delete; then
   exit 0
 fi
 
-made=0 # times a TPU was made
+made=0    # times a TPU was made
+stopped=0 # times a run was told to stop
 while [ "$made" -le "$retries" ]; do
   now=$(state)
   case "$now" in
@@ -202,6 +204,13 @@ while [ "$made" -le "$retries" ]; do
   fi
   follow
   code=$(status)
+  if [ "$code" = 75 ] || [ "$code" = 143 ]; then
+    stopped=$((stopped + 1))
+    [ "$stopped" -le "$retries" ] || fail "gave up after the run was stopped $stopped times; the same command goes on from the last checkpoint."
+    echo "the run was told to stop (exit code $code); starting it again"
+    sleep "$poll" # the TPU may be about to go
+    continue
+  fi
   if [ -n "$code" ]; then
     [ "$code" = 0 ] || echo "launch_tpu.sh: the run ended with exit code $code; its log is above." >&2
     exit "$code"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
+
+from clipjax.paths import as_path, is_remote
 
 
 class MetricsLog:
@@ -18,20 +19,37 @@ class MetricsLog:
     """
 
     def __init__(self, path: str | os.PathLike, events: str | os.PathLike | None = None):
-        self.path = pathlib.Path(path)
+        self.path = as_path(path)
         self._events, self._writer = events, None
+        self._unwritten = ""
 
     def append(self, record: dict[str, Any]) -> None:
-        """Writes one record."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Writes one record; where that fails (a full disk), it is said, and tried next time."""
+        failing = bool(self._unwritten)
+        self._unwritten += json.dumps(record) + "\n"
+        try:
+            self._flush()
+        except OSError as error:
+            if not failing:
+                told = f"clipjax: {self.path} could not be written ({error.strerror or error})"
+                print(f"{told}; tried again with every record.", file=sys.stderr, flush=True)
         if self._events and "step" in record:
             self._writer = self._writer or event_writer(self._events)
             for name, value in scalars(record).items():
                 self._writer.add_scalar(name, value, record["step"])
 
+    def _flush(self) -> None:
+        if self._unwritten:
+            append_text(self.path, self._unwritten)
+            self._unwritten = ""
+
     def close(self) -> None:
-        """Waits until all events are on disk."""
+        """Waits until everything is on disk.
+
+        Raises:
+          OSError: there are records that cannot be written.
+        """
+        self._flush()
         if self._writer:
             self._writer.close()
 
@@ -76,22 +94,47 @@ def event_writer(folder: str | os.PathLike):
 
 def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
     """The records of a metrics file, oldest first; a line that a kill cut short is left out."""
-    if not pathlib.Path(path).exists():
+    if not as_path(path).exists():
         return []
     return [record for _, record in _records(path)]
 
 
 def _records(path: str | os.PathLike):
-    for line in pathlib.Path(path).read_text().splitlines():
+    for line in as_path(path).read_text().splitlines():
         try:
             yield line, json.loads(line)
         except json.JSONDecodeError:
             continue  # only ever the unfinished last line of a killed process
 
 
+def append_text(path: str | os.PathLike, text: str) -> None:
+    """Adds text to a file's end, all of it or nothing.
+
+    Raises:
+      OSError: nothing could be written.
+    """
+    path = as_path(path)
+    if is_remote(path):  # objects cannot grow
+        path.write_text((path.read_text() if path.exists() else "") + text)
+        return
+    data = text.encode()
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            written = file.write(data)
+            while written < len(data):  # a disk that runs full takes a part first, then says why
+                written += file.write(data[written:])
+        except OSError:
+            file.truncate(end)
+            raise
+
+
 def write_atomically(path: str | os.PathLike, text: str) -> None:
     """Writes a file so that a reader sees the old or the new content, never a part."""
-    path = pathlib.Path(path)
+    path = as_path(path)
+    if is_remote(path):  # an object appears whole or not at all
+        path.write_text(text)
+        return
     scratch = path.with_name(path.name + ".partial")
     scratch.write_text(text, encoding="utf-8")  # whatever the locale says
     os.replace(scratch, path)

@@ -36,6 +36,7 @@ def common() -> ConfigDict:
     config.data.decoder = "fast"  # the bits of "reference", which is PIL alone
     config.data.workers = 0  # processes that decode; 0: threads of this one
     config.prompts = "drawings"  # a set of clipjax.model.prompts.PROMPTS, or a template with {}
+    config.keep = 2  # how many of the newest checkpoints of a phase stay on disk
     config.class_names = ""  # JSON file {"class": "what prompts call it"}
     return config
 
@@ -76,6 +77,7 @@ def study() -> ConfigDict:
     config.remat = False  # recompute blocks in the backward pass: less memory, a third more time
     config.tensorboard = False  # events in the workdir too; needs the extra of that name
     config.save_every = 10  # epochs; a checkpoint and a validation each
+    config.keep_best = 0  # how many of the best by `selection`; 0: the one that it needs
     config.optim = ConfigDict(
         {
             "name": "adamw",

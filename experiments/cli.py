@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pathlib
 import re
@@ -65,9 +66,14 @@ def refuse_bad_config() -> None:
         sys.exit(1)
 
 
+def _is_ours_to_say(record) -> bool:
+    """False for orbax's tracebacks, one from each of its threads: `Checkpointer` says it once."""
+    return record.levelname != "ERROR" or "orbax" not in record.pathname
+
+
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turns our errors into one line and exit code 1, Ctrl-C into a line and 130.
+    """Turns our errors into a line and exit code 1, Ctrl-C into a line and 130, SIGTERM: 75.
 
     With several processes every other error ends the process at once, too: an orderly end would
     wait for the others.
@@ -75,13 +81,16 @@ def explained() -> Iterator[None]:
     from absl import logging
 
     from clipjax.train import processes
+    from clipjax.train.preemption import RESUMABLE, Preempted, obeyed
     from experiments.machine import keep_memory, use_cores
 
     logging.set_verbosity(logging.WARNING)  # orbax reports every file it touches
+    logging.get_absl_logger().addFilter(_is_ours_to_say)
     keep_memory()
     use_cores()
     try:
-        yield
+        with obeyed():
+            yield
     except ClipjaxError as error:
         print(f"clipjax: {error}", file=sys.stderr)
         if processes.several():
@@ -89,21 +98,37 @@ def explained() -> Iterator[None]:
                 time.sleep(GRACE)  # the others may be saying the same, and end with this one
             leave(1)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nclipjax: stopped; the same command goes on from here.", file=sys.stderr)
+        leave(130)
+    except Preempted as notice:
+        print(f"clipjax: {notice}", file=sys.stderr)
+        leave(RESUMABLE)
     except Exception as error:
+        if line := _machine_at_fault(error):
+            print(f"clipjax: {line}", file=sys.stderr)
+            leave(1) if processes.several() else sys.exit(1)
         if not processes.several():
             raise
         told = processes.lost_contact(error)
         print(f"clipjax: {told}" if told else traceback.format_exc(), file=sys.stderr)
         leave(1)
-    except KeyboardInterrupt:
-        print("\nclipjax: stopped; the same command goes on from here.", file=sys.stderr)
-        # At once: XLA may be computing in threads of its own, and crashes when the interpreter's
-        # orderly end takes memory from under them. Worker processes end with their pipes.
-        leave(130)
 
 
-def leave(code: int) -> NoReturn:
-    """Ends the process without waiting for anything."""
+def _machine_at_fault(error: Exception) -> str:
+    """A sentence where an error says that a disk is full; "" for other errors."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    named = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"{named}; free some, and the same command goes on."
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process without waiting for anything.
+
+    XLA may be computing in threads of its own, and crashes when the interpreter's orderly end takes
+    memory from under them. Worker processes end with their pipes.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)
+    os._exit(status)

@@ -13,6 +13,7 @@ import numpy as np
 from absl import app, flags
 
 from clipjax.errors import ConfigError
+from clipjax.paths import as_path, local_only
 from experiments.cli import explained
 
 
@@ -136,7 +137,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
     with explained():
         given = flags.FLAGS
-        export(pathlib.Path(given.workdir), pathlib.Path(given.out), given.method, given.seed)
+        out = local_only(given.out, "the exported model")
+        export(as_path(given.workdir), out, given.method, given.seed)
 
 
 if __name__ == "__main__":

@@ -68,9 +68,9 @@ def main(argv: list[str]) -> None:
 
 def default_out(config) -> pathlib.Path:
     """runs/inspect-<hash of the config>, the hash that the run's own folder has."""
-    from experiments.run import config_hash
+    from experiments.run import name_of
 
-    return pathlib.Path("runs") / f"inspect-{config_hash(config)}"
+    return pathlib.Path("runs") / f"inspect-{name_of(config)}"
 
 
 def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:

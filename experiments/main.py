@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pathlib
-
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -23,7 +21,9 @@ _PROCESS_ID = flags.DEFINE_integer(
     "process_id", -1, "Several processes: number of this one, from 0."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Where the run's files go; default runs/<experiment>-<hash of the config>."
+    "workdir",
+    "",
+    "Where the run's files go, also gs://...; default runs/<experiment>-<hash of the config>.",
 )
 
 
@@ -31,12 +31,13 @@ def main(argv: list[str]) -> None:
     """Runs the experiment the config names."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
+    from clipjax.paths import as_path
     from clipjax.train import processes  # jax is imported only once the flags are known to be right
     from experiments import run
 
     with explained():
         processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        run.run(_CONFIG.value, pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None)
+        run.run(_CONFIG.value, as_path(_WORKDIR.value) if _WORKDIR.value else None)
 
 
 if __name__ == "__main__":

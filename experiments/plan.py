@@ -122,6 +122,15 @@ def check_choices(config) -> None:
             f"{config.features.batch_size}: give at least 0 and 1."
         )
     check_parallel(config)
+    if config.keep < 1 or config.keep_best < 0:
+        raise ConfigError(
+            f"keep={config.keep}, keep_best={config.keep_best}: give at least 1 and 0."
+        )
+    if config.keep_best and config.selection == "last":
+        raise ConfigError(
+            f"keep_best={config.keep_best} keeps the best checkpoints by `selection`, and "
+            "selection=last ranks none; choose a rule, or set keep_best=0."
+        )
     if config.accumulate < 1 or config.batch_size % config.accumulate:
         raise ConfigError(
             f"batch_size={config.batch_size} cannot be dealt out to accumulate="

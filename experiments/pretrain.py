@@ -31,8 +31,10 @@ from clipjax.train import processes
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import fit_stream
 from clipjax.train.optim import make_optimizer, make_schedule
+from clipjax.train.preemption import Notice
 from clipjax.train.sharding import DATA, fetch
 from experiments.mesh import check_parallel, training_mesh, wanted_trace
+from experiments.run import run_name
 
 
 class Plan(NamedTuple):
@@ -197,7 +199,8 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
     )
     log = MetricsLog if processes.is_first() else NoLog
     axis = DATA if config.parallel == "pmap" else None
-    with Checkpointer(workdir / "checkpoints" / "pretrain") as checkpointer:
+    folder, name = workdir / "checkpoints" / "pretrain", run_name(workdir)
+    with Notice() as notice, Checkpointer(folder, keep=config.keep, run=name) as checkpointer:
         for phase, keep, until in phases:
             model = two_towers(module, preprocess, augment=config.augment.to_dict(), keep=keep)
             state = fit_stream(
@@ -218,6 +221,7 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
                 mesh=training_mesh(config, most=1),  # on CPU one device, unless more are asked for
                 parallel=config.parallel,
                 trace=wanted_trace(config, workdir),
+                stop=notice.reached,
             )
     params = fetch(state.params["clip"])
     if not processes.is_first():

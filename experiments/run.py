@@ -8,6 +8,7 @@ import pathlib
 
 from clipjax.errors import ConfigError
 from clipjax.log import write_atomically
+from clipjax.paths import check_reachable, local_only
 from clipjax.train import processes
 
 # How a run is computed, not what: another run of the same workdir may have other values.
@@ -19,27 +20,63 @@ def config_text(config) -> str:
     return json.dumps(json.loads(config.to_json_best_effort()), indent=2, sort_keys=True) + "\n"
 
 
+def run_name(workdir: pathlib.Path) -> str:
+    """What the checkpoints of the run in `workdir` are signed with; "" where no run claimed it."""
+    record = workdir / "config.json"
+    return _name(record.read_text()) if record.exists() else ""
+
+
+def name_of(config) -> str:
+    """A run's name: its experiment and eight letters for its config; the same everywhere."""
+    return _name(config_text(config))
+
+
+def _name(text: str) -> str:
+    what = {k: v for k, v in json.loads(text).items() if k not in _HOW}
+    identity = json.dumps(what, indent=2, sort_keys=True) + "\n"
+    return f"{what['experiment']}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def check_checkpoints(folder: pathlib.Path, name: str) -> None:
+    """Refuses checkpoints that were brought from another run, before anything is computed.
+
+    Raises:
+      CheckpointError: the newest checkpoint of a folder in `folder` is of another run.
+    """
+    from clipjax.train import stored
+
+    if not folder.is_dir():
+        return
+    if there := stored.steps_in(folder):
+        place = folder / str(there[-1])
+        stored.check_run(place, stored.read_meta(place), name)
+    for inner in folder.iterdir():
+        if inner.is_dir() and not inner.name[0].isdigit():
+            check_checkpoints(inner, name)
+
+
 def find_workdir(workdir: pathlib.Path | None, config) -> pathlib.Path:
     """The workdir given, or runs/<experiment>-<hash of the config>.
 
     Raises:
-      ConfigError: it holds a run of another config; the fields that differ are named.
+      ConfigError: it holds a run of another config; the fields that differ are named. Or it cannot
+        be reached, or not be written to by what the config asks for.
     """
     text = config_text(config)
-    workdir = workdir or pathlib.Path("runs") / f"{config.experiment}-{config_hash(config)}"
+    if workdir is not None:
+        check_reachable(workdir)
+    else:
+        workdir = pathlib.Path("runs") / _name(text)
+    if config.get("tensorboard"):
+        local_only(workdir, "TensorBoard's events")
+    if config.experiment == "pretrain":
+        local_only(workdir, "a pretraining run")
     record = workdir / "config.json"
     if record.exists() and (shown := _differences(record.read_text(), text, _HOW)):
         raise ConfigError(
             f"{workdir} holds a run of another config ({shown}); choose another --workdir."
         )
     return workdir
-
-
-def config_hash(config) -> str:
-    """Eight letters for a config; the same wherever and however it is computed."""
-    what = {k: v for k, v in json.loads(config_text(config)).items() if k not in _HOW}
-    text = json.dumps(what, indent=2, sort_keys=True) + "\n"
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _differences(one: str, other: str, aside: tuple[str, ...] = ()) -> str:
@@ -82,6 +119,7 @@ def run(config, workdir: pathlib.Path | None) -> None:
             f"this run is finished: {workdir / 'results.json'}; use another --workdir to repeat it."
         )
         return
+    check_checkpoints(workdir / "checkpoints", name_of(config))
     if config.experiment == "pretrain":
         from experiments import pretrain
 

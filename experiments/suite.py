@@ -16,6 +16,7 @@ import pathlib
 from absl import app, flags
 
 from clipjax.errors import ConfigError
+from clipjax.paths import as_path
 from experiments.cli import explained
 
 DOMAINNET = ("domainnet", "tfds:domainnet")
@@ -155,7 +156,7 @@ def main(argv: list[str]) -> None:
             model=given.model,
             smoke=given.smoke,
         )
-        run_suite(pathlib.Path(given.workdir), configs, given.data in DOMAINNET)
+        run_suite(as_path(given.workdir), configs, given.data in DOMAINNET)
 
 
 if __name__ == "__main__":

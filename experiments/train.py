@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,15 +18,17 @@ from clipjax.data.features import Features
 from clipjax.data.order import Sampling, steps_per_epoch
 from clipjax.data.pipeline import paired_batches
 from clipjax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
-from clipjax.evaluate.select import select
+from clipjax.evaluate.select import best_steps, select
 from clipjax.log import MetricsLog, NoLog, read_log
 from clipjax.model.network import Network, make_network, needed_clip
+from clipjax.paths import as_path
 from clipjax.train import processes
 from clipjax.train.arrays import fit_arrays, run_mesh
-from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.checkpoint import Checkpointer, warn
 from clipjax.train.loop import fit_stream
 from clipjax.train.optim import frozen_tree, layer_groups, matches
 from clipjax.train.phases import next_state, spans
+from clipjax.train.preemption import Notice
 from clipjax.train.sharding import DATA, fetch, on_each
 from experiments.encode import Encoded
 from experiments.measure import Validation
@@ -49,6 +50,7 @@ from experiments.plan import (
     planned_sizes,
     start_heads,
 )
+from experiments.run import run_name
 
 PyTree = Any
 
@@ -95,7 +97,7 @@ class Trainer:
         self.methods = tuple(plan.methods[name] for name in names)
         self.configs = tuple(own_config(config, method) for method in self.methods)
         self.method = self.methods[0]  # for what they have in common: all but rates and lambdas
-        self.encoded, self.workdir = encoded, pathlib.Path(workdir)
+        self.encoded, self.workdir = encoded, as_path(workdir)
         events = self.workdir / "events" / names[0] if config.tensorboard else None
         log = MetricsLog if processes.is_first() else NoLog
         self.log = log(self.workdir / "metrics.jsonl", events)
@@ -261,18 +263,26 @@ class Trainer:
         return {key: float(f"{value:.6g}") for key, value in ({"lr": rate} | more).items()}
 
     def checkpointer(self, phase: Phase, seed: int | None = None) -> Checkpointer:
-        """Where a phase's states go; candidates for selection, those of the last, are all kept."""
+        """Where a phase's states go; of the last one the best by `selection` are kept besides."""
+        config, best = self.config, None
         folder = self.workdir / "checkpoints" / phase.name
-        candidates = self.config.selection != "last" and phase is self.method.phases[-1]
-        keep = None if candidates else 2
-        return Checkpointer(folder if seed is None else folder / f"seed{seed}", keep=keep)
+        if config.selection != "last" and phase is self.method.phases[-1]:
+            best = functools.partial(
+                best_steps, rule=config.selection, count=max(1, config.keep_best)
+            )
+        return Checkpointer(
+            folder if seed is None else folder / f"seed{seed}",
+            keep=config.keep,
+            best=best,
+            run=run_name(self.workdir),
+        )
 
     def fit_features(self, index: int, states: TrainState, begin) -> TrainState:
         """A phase on cached features, all runs in one compiled program."""
         phase, span = self.method.phases[index], self.spans[index]
         states = jax.jit(jax.vmap(begin))(states)
         example = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states.params)
-        with self.checkpointer(phase) as checkpointer, self.explained():
+        with Notice() as notice, self.checkpointer(phase) as checkpointer, self.explained():
             return fit_arrays(
                 functools.partial(self.step, index, self.network.model, example),
                 states,
@@ -288,6 +298,7 @@ class Trainer:
                 evaluate=functools.partial(self.measure, index),
                 rows=self.chosen_rows(),
                 mesh=self.mesh,
+                stop=notice.reached,
             )
 
     @contextlib.contextmanager
@@ -397,7 +408,7 @@ class Trainer:
             stacked = jax.tree.map(lambda x: x[None], fetch(params))
             return {"evaluation": self.validation.measure([phase], [data.target], stacked)}
 
-        with self.checkpointer(phase, seed) as checkpointer:
+        with Notice() as notice, self.checkpointer(phase, seed) as checkpointer:
             return fit_stream(
                 step,
                 state,
@@ -416,6 +427,7 @@ class Trainer:
                 evaluate_every=every * self.config.save_every,
                 describe=lambda n: {"epoch": n // every, **self.rates(index, 0, n - 1)},
                 say=lambda line: None,
+                stop=notice.reached,
             )
 
     def history(self) -> list[list[dict]]:
@@ -442,18 +454,30 @@ class Trainer:
         first = functools.partial(jax.tree.map, lambda x: x[0])
         for position, entries in enumerate(history):
             seed = self.config.seeds[position % len(self.config.seeds)]
-            try:
-                step = select(entries, self.config.selection)["epoch"] * self.per_epoch
-            except ValueError as error:
-                raise ConfigError(f"selection={self.config.selection}: {error}") from None
             wanted = like if cached else jax.eval_shape(first, like)
             with self.checkpointer(phase, None if cached else seed) as checkpointer:
-                found = checkpointer.restore(wanted, step)
-            if found is None:
-                raise self.unfinished()
+                found = checkpointer.restore(wanted, self.picked(entries, checkpointer.steps))
             pick = (lambda x: x[position]) if cached else (lambda x: x)  # noqa: B023
             picked.append(jax.tree.map(pick, found[0]))
         return jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *picked)
+
+    def picked(self, entries: list[dict], steps: list[int]) -> int:
+        """The step that the config's rule picks of a run's validations, out of those on disk."""
+        rule = self.config.selection
+        there = [entry for entry in entries if entry["epoch"] * self.per_epoch in steps]
+        try:
+            best = select(entries, rule)
+            if best not in there and (rule == "last" or not there):
+                raise self.unfinished()
+            taken = select(there, rule)
+        except ValueError as error:
+            raise ConfigError(f"selection={rule}: {error}") from None
+        if taken is not best:
+            warn(
+                f"clipjax: epoch {best['epoch']} of {self.names[0]} is the best by {rule}, and its "
+                f"checkpoint could not be written; epoch {taken['epoch']} is taken."
+            )
+        return taken["epoch"] * self.per_epoch
 
     def restored(self) -> dict[str, Trained]:
         """What `train` returned, read back; the images are not needed.

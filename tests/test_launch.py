@@ -87,6 +87,24 @@ def test_a_preempted_tpu_is_made_again_and_the_run_goes_on(launch):
     assert sum("tpu-vm delete" in call for call in done.calls) == 1
 
 
+@pytest.mark.parametrize("code", [75, 143])
+def test_a_run_that_was_told_to_stop_is_started_again(launch, code):
+    python = f"""
+    echo "attempt $(cat "$FAKE/attempts" 2>/dev/null)"
+    [ -e "$FAKE/attempts" ] && exit 0
+    echo second > "$FAKE/attempts"; exit {code}
+    """
+    done = launch(*ARGS, "--", "--config=x", python=python)
+    assert done.returncode == 0, done.stderr
+    assert f"told to stop (exit code {code})" in done.stdout and "attempt second" in done.stdout
+    assert sum("tpu-vm create" in call for call in done.calls) == 1  # the TPU is still there
+
+
+def test_a_run_that_is_stopped_again_and_again_is_given_up(launch):
+    done = launch(*ARGS, "--retries=1", "--", "--config=x", python="exit 75")
+    assert done.returncode == 1 and "gave up after the run was stopped 2 times" in done.stderr
+
+
 def test_a_failed_run_is_not_repeated(launch):
     done = launch(*ARGS, "--", "--config=x", python="echo broken; exit 3")
     assert done.returncode == 3 and "broken" in done.stdout and "exit code 3" in done.stderr

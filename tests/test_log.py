@@ -1,5 +1,6 @@
 """metrics.jsonl and TensorBoard events."""
 
+import resource
 import struct
 
 import pytest
@@ -42,3 +43,22 @@ def test_numbers_go_to_tensorboard(tmp_path):
     found = events_of(tmp_path / "events")
     assert ("dann/loss", 7, 1.5) in found and ("dann/evaluation/oracle", 7, 0.25) in found
     assert not any("distance" in name or "epoch" in name for name, _, _ in found)
+
+
+def test_records_that_a_full_disk_refuses_are_written_once_there_is_room(tmp_path, capsys):
+    log, (_, hard) = MetricsLog(tmp_path / "m"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    log.append({"a": 1})
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12, hard))  # as if the disk were full
+        log.append({"b": 2})
+        log.append({"c": 3})
+        with pytest.raises(OSError, match="File too large"):
+            log.close()
+        assert read_log(log.path) == [{"a": 1}]
+        assert log.path.read_text().endswith("}\n")  # no part of a record is left behind
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
+    log.append({"d": 4})
+    assert read_log(log.path) == [{"a": 1}, {"b": 2}, {"c": 3}, {"d": 4}]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "m could not be written (File too large)" in line

@@ -14,6 +14,7 @@ import functools
 import os
 import pickle
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -172,6 +173,7 @@ def _stop(process: subprocess.Popen) -> None:
 
 def serve(threads: int) -> None:
     """What a worker process runs: `load` comes in, then items; out goes what it makes of them."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent ends its step first, then this
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what `load` prints is for the reader, not for the pipe

@@ -176,13 +176,51 @@ def select(history: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]
     >>> select(history, "source_val")["epoch"], select(history, "oracle")["epoch"]
     (2, 1)
     """
-    name = _canonical(rule)
     if not history:
+        _canonical(rule)
         raise ValueError(f"the history is empty: no epoch to select; rules: {', '.join(RULES)}.")
+    if not (found := ranked(history, rule)):
+        raise ValueError(
+            f"no epoch has a score {_canonical(rule)!r} that is a number; choose another rule."
+        )
+    return found[0]
+
+
+def best_steps(scored: Sequence[Mapping[str, Any]], rule: str, count: int) -> set[int]:
+    """The steps of the `count` best checkpoints of each of several runs that are saved together.
+
+    Args:
+      scored: one record a checkpoint: {"step": int, "evaluation": {rule: a list over runs}}.
+      rule: as in `select`.
+      count: how many of each run.
+
+    >>> scored = [{"step": s, "evaluation": {"oracle": [s / 9, -s / 9]}} for s in (3, 6, 9)]
+    >>> sorted(best_steps(scored, "oracle", 1))
+    [3, 9]
+    """
+    steps: set[int] = set()
+    runs = max((len(v) for s in scored for v in s["evaluation"].values()), default=0)
+    for run in range(runs):
+        history = [
+            {"epoch": s["step"], **{k: v[run] for k, v in s["evaluation"].items()}} for s in scored
+        ]
+        steps |= {record["epoch"] for record in ranked(history, rule)[:count]}
+    return steps
+
+
+def ranked(history: Sequence[Mapping[str, Any]], rule: str) -> list[Mapping[str, Any]]:
+    """The records of a history as in `select`, best first, those without a score left out.
+
+    >>> history = [{"epoch": 1, "oracle": 0.5}, {"epoch": 2, "oracle": 0.7}, {"epoch": 3}]
+    >>> [record["epoch"] for record in ranked(history, "oracle")]
+    [2, 1]
+
+    Raises:
+      ValueError: no such rule; those there are are listed.
+    """
+    name = _canonical(rule)
     if name == "last":
-        return max(history, key=lambda record: record["epoch"])
+        return sorted(history, key=lambda record: -record["epoch"])
     sign = -1.0 if name in _LOWER_IS_BETTER else 1.0
     scored = [r for r in history if r.get(name) is not None and math.isfinite(r[name])]
-    if not scored:
-        raise ValueError(f"no epoch has a score {name!r} that is a number; choose another rule.")
-    return max(scored, key=lambda record: (sign * record[name], record["epoch"]))
+    return sorted(scored, key=lambda r: (sign * r[name], r["epoch"]), reverse=True)

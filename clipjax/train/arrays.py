@@ -17,6 +17,7 @@ from clipjax.data.order import ONE_PASS, Sampling, epoch_key, epoch_plan, steps_
 from clipjax.log import MetricsLog, progress
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import check_finite
+from clipjax.train.preemption import leave, never
 from clipjax.train.sharding import on_each, replicated
 
 # Examples, of all runs together, that one compiled call may go through in several epochs: some 10 s
@@ -128,6 +129,7 @@ def fit_arrays(
     evaluate: Callable[[PyTree], dict[str, list]] | None = None,
     rows: Mapping[str, np.ndarray] | None = None,
     mesh: Mesh | None = None,
+    stop: Callable[[int], bool] = never,
 ) -> TrainState:
     """Trains many runs together in one program, resuming from the newest checkpoint.
 
@@ -154,12 +156,15 @@ def fit_arrays(
         trains on; None for all.
       mesh: devices that share the runs, of `run_mesh`; None stacks all runs on one. The numbers
         are the same up to rounding, which DANN amplifies from step to step.
+      stop: steps behind -> whether to save and leave (`clipjax.train.preemption.Notice.reached`);
+        asked for all steps of a call after it.
 
     Returns:
       The stacked states after the last epoch.
 
     Raises:
       NonFiniteError: a loss became NaN or infinite; nothing after it is saved.
+      Preempted: `stop` said so; the states are saved.
     """
     names = [phase] if isinstance(phase, str) else list(phase)
     step_of = (lambda row: step) if isinstance(phase, str) else step
@@ -170,6 +175,7 @@ def fit_arrays(
     sizes = [rows[part].shape[1] for part in ("source", "target")] if rows else _sizes(data)
     per_epoch = steps_per_epoch(*sizes, batch_size, sampling.epoch)
     data = jax.tree.map(lambda x: _on_device(x, mesh), data)  # once, not at every call
+    origin = int(np.asarray(states.step)[0]) // per_epoch
     states = _newest(checkpointer, states)
     method_of, padded = _spread((np.repeat(np.arange(len(names)), seeds), states), mesh)
     begun = int(np.asarray(states.step)[0]) // per_epoch
@@ -177,7 +183,7 @@ def fit_arrays(
     epoch_examples = per_epoch * batch_size * runs
     bar = progress(total=epochs, what=" ".join(names), unit="epoch")
     bar.update(begun)
-    for first, count in _calls(begun, epochs, save_every, epoch_examples):
+    for first, count in _calls(begun, epochs, save_every, epoch_examples, origin):
         started = time.perf_counter()
         padded, metrics = run(method_of, padded, data, np.int32(first), count)
         metrics = {k: np.asarray(v)[:runs] for k, v in metrics.items()}  # [runs, count, S]
@@ -190,27 +196,41 @@ def fit_arrays(
                 log.append(_place(name, done, per_epoch) | record)
         done = first + count
         bar.update(count)
-        if (done - begun) % save_every and done < epochs:
-            continue
-        states = _gathered(padded, runs, mesh)
-        if evaluate:
-            for name, own in _apart(evaluate(states.params), share):
+        stopping = any([stop(n + 1) for n in range(first * per_epoch, done * per_epoch)])
+        due, scores = (done - origin) % save_every == 0 or done == epochs, None
+        if due or stopping:
+            states = _gathered(padded, runs, mesh)
+        if due and evaluate:
+            scores = {"evaluation": evaluate(states.params)}
+            for name, own in _apart(scores["evaluation"], share):
                 log.append(_place(name, done, per_epoch) | {"evaluation": own})
-        checkpointer.save(done * per_epoch, states)
+        if due or stopping:
+            checkpointer.save(done * per_epoch, states, scores=scores)
+        if stopping:
+            leave(checkpointer, " and ".join(names), done * per_epoch)
     bar.close()
     return states
 
 
-def _calls(first: int, epochs: int, save_every: int, examples: int) -> Iterator[tuple[int, int]]:
+def _calls(
+    first: int, epochs: int, save_every: int, examples: int, origin: int = 0
+) -> Iterator[tuple[int, int]]:
     """(first epoch, epochs) of each compiled call; `examples` an epoch.
+
+    Checkpoints are due at the same epochs wherever a run goes on: every `save_every` after
+    `origin`, the first epoch of the phase.
 
     >>> list(_calls(0, 5, 2, 1000)), list(_calls(3, 5, 2, 1_000_000))
     ([(0, 2), (2, 2), (4, 1)], [(3, 1), (4, 1)])
+    >>> list(_calls(3, 9, 4, 1000)), list(_calls(3, 9, 4, 1000, origin=3))
+    ([(3, 1), (4, 4), (8, 1)], [(3, 4), (7, 2)])
     """
-    # Two lengths at most, because each is compiled: one epoch, or all to the next checkpoint.
+    # Few lengths, because each is compiled: one epoch, or all to the next checkpoint.
     count = save_every if save_every * examples <= EXAMPLES_A_CALL else 1
-    for start in range(first, epochs, count):
-        yield start, min(count, epochs - start)
+    while first < epochs:
+        until = min(epochs, first + count - (first - origin) % count)
+        yield first, until - first
+        first = until
 
 
 def run_mesh(runs: int) -> Mesh | None:

@@ -3,55 +3,145 @@
 from __future__ import annotations
 
 import os
-import pathlib
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from clipjax.errors import CheckpointError
+from clipjax.errors import CheckpointError, ConfigError
+from clipjax.train import stored
 from clipjax.train.sharding import placed
 
 PyTree = Any
+# The scores of all checkpoints that have some, [{"step": int, ...}] -> the steps to keep besides.
+Best = Callable[[Sequence[dict[str, Any]]], Iterable[int]]
+
+
+def warn(line: str) -> None:
+    """Prints a line where errors go."""
+    print(line, file=sys.stderr, flush=True)
 
 
 class Checkpointer:
     """Checkpoints of one training run in `directory`; half-written ones are never seen.
 
-    The newest `keep` are kept, all with None. A context manager: leaving it waits for the save
-    under way.
+    Writing happens in the background, from a copy: the arrays that were given to `save` may be
+    donated to the next step. Where writing fails (a full disk) that is said, what was written of
+    the checkpoint is removed, and the checkpoints before it stay. A context manager: leaving it
+    waits for the save under way.
+
+    Args:
+      directory: a path, or `gs://bucket/folder`.
+      keep: how many of the newest are kept; all with None.
+      best: which are kept besides, of those that were saved with scores.
+      run: name of the run they belong to; those of another run are refused. "" for any.
+      fresh_optimizer: restore a checkpoint of another optimizer too: its parameters and step, and
+        the optimizer state of the state that is asked for.
+      say: prints a line.
+
+    Raises:
+      CheckpointError: the directory cannot be made or read.
+      ConfigError: `keep` is below 1.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int | None = 2):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        keep: int | None = 2,
+        best: Best | None = None,
+        run: str = "",
+        fresh_optimizer: bool = False,
+        say: Callable[[str], None] = warn,
+    ):
         import orbax.checkpoint as ocp
 
-        self._ocp = ocp
-        self.directory = pathlib.Path(directory).absolute()
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                create=True,
-                cleanup_tmp_directories=True,  # what a killed run left half-written
-            ),
+        if keep is not None and keep < 1:
+            raise ConfigError(f"keep={keep} checkpoints leave none to go on from; give 1 or more.")
+        self.directory = stored.absolute(directory)
+        self._ocp, self._run, self._say = ocp, run, say
+        self._fresh_optimizer, self._scored, self._saving = fresh_optimizer, bool(best), None
+        options = ocp.CheckpointManagerOptions(
+            create=True,
+            cleanup_tmp_directories=True,  # what a killed run left half-written
+            preservation_policy=_Kept(keep, best),
+            # Where no directory can be made, the threads that write into it would wait for minutes.
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
+            best_fn=(lambda scores: 0.0) if best else None,  # or orbax writes no scores
         )
+        try:
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise CheckpointError(
+                f"no checkpoint can be kept in {self.directory}: {error}; choose another directory."
+            ) from error
 
     def __enter__(self) -> Checkpointer:
         return self
 
     def __exit__(self, *exc) -> None:
+        self.wait()
         self._manager.close()
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest whole checkpoint."""
+        """The step of the newest checkpoint; one being written counts until it fails."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: PyTree, meta: dict | None = None) -> None:
-        """Writes `state` (arrays) and `meta` (JSON) as one atomic checkpoint, in the background."""
+    @property
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints there are, oldest first."""
+        return list(self._manager.all_steps())
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        meta: dict | None = None,
+        scores: dict[str, Any] | None = None,
+    ) -> None:
+        """Writes `state` (arrays) and `meta` (JSON) as one atomic checkpoint, in the background.
+
+        Args:
+          step: number of the checkpoint; larger than those there are.
+          state: arrays; copied before this returns.
+          meta: JSON that comes back with the state.
+          scores: JSON that `best` decides by.
+        """
         ocp = self._ocp
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta or {})
-            ),
+        self.wait()
+        self._saving = step
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    meta=ocp.args.JsonSave({"run": self._run, **(meta or {})}),
+                ),
+                metrics=scores if self._scored else None,
+            )
+        except OSError as error:
+            self._failed(error)
+
+    def wait(self) -> None:
+        """Returns when everything is written; what could not be written is said, once."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # of the writing thread: tensorstore raises ValueError for all
+            self._failed(error)
+        self._saving = None
+
+    def _failed(self, error: Exception) -> None:
+        """Says what could not be written, frees its space, remembers what is there."""
+        step, self._saving = self._saving, None
+        try:
+            stored.remove_unfinished(self.directory, step)
+            self._manager.reload()  # orbax has forgotten those that this one was to replace
+            there = f"step {self.latest}" if self.steps else "none"
+        except OSError as also:
+            there = f"unknown ({also})"
+        self._say(
+            f"clipjax: the checkpoint {self.directory}/{step} could not be written "
+            f"({stored.reason(error)}); training goes on, last good checkpoint: {there}."
         )
 
     def restore(self, like: PyTree, step: int | None = None) -> tuple[PyTree, dict] | None:
@@ -59,27 +149,44 @@ class Checkpointer:
 
         Args:
           like: a state, or its abstract shapes, that the checkpoint must match; what comes back
-            lies on the same devices, whatever devices it was saved from.
+            lies on the same devices, whatever devices and mesh it was saved from.
           step: another than the newest.
 
         Raises:
-          CheckpointError: the checkpoint has another structure, or is damaged.
+          CheckpointError: the checkpoint is of another run or optimizer, has another structure, or
+            is damaged.
         """
+        self.wait()
         if self.latest is None:
             return None
-        ocp = self._ocp
-        abstract = placed(like)
-        try:
-            found = self._manager.restore(
-                self.latest if step is None else step,
-                args=ocp.args.Composite(
-                    state=ocp.args.StandardRestore(abstract), meta=ocp.args.JsonRestore()
-                ),
+        place = self.directory / str(self.latest if step is None else step)
+        meta, wanted = stored.read_meta(place), placed(like)
+        stored.check_run(place, meta, self._run)
+        changed = stored.differences(place, wanted)
+        if self._fresh_optimizer and changed and all(map(stored.of_optimizer, changed)):
+            self._say(
+                f"clipjax: the optimizer state of {place} is of another optimizer; parameters and "
+                "step are taken, the optimizer starts anew."
             )
-        except (ValueError, KeyError, FileNotFoundError, TypeError) as error:
-            reason = str(error).strip().splitlines()[0][:200]
-            raise CheckpointError(
-                f"the checkpoint {self.directory}/{step or self.latest} does not fit this run "
-                f"({reason}); start in a new --workdir or delete that folder."
-            ) from error
-        return found.state, found.meta
+            others = {key: x for key, x in wanted._asdict().items() if key != "opt_state"}
+            return like._replace(**stored.read_state(place, others)), meta
+        if changed:
+            raise stored.misfit(place, changed)
+        return stored.read_state(place, wanted), meta
+
+
+class _Kept:
+    """Orbax's `PreservationPolicy`: the newest, and the best of those that have scores."""
+
+    def __init__(self, keep: int | None, best: Best | None):
+        self.keep, self.best = keep, best
+
+    def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
+        """Of each checkpoint, oldest first, whether it stays."""
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        staying = set(steps if self.keep is None else steps[-self.keep :])
+        if self.best:
+            scored = [{"step": c.step, **c.metrics} for c in checkpoints if c.metrics]
+            staying |= set(self.best(scored))
+        return [step in staying for step in steps]

@@ -17,6 +17,7 @@ from clipjax.errors import NonFiniteError
 from clipjax.log import MetricsLog, progress
 from clipjax.train import processes
 from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.preemption import leave, never
 from clipjax.train.program import make_program
 from clipjax.train.sharding import batch_mesh
 from clipjax.train.trace import Trace, traced
@@ -73,6 +74,7 @@ def fit_stream(
     mesh: Mesh | None = None,
     parallel: str = "jit",
     trace: Trace | None = None,
+    stop: Callable[[int], bool] = never,
 ) -> TrainState:
     """Trains on batches from a stream, resuming from the newest checkpoint.
 
@@ -98,12 +100,14 @@ def fit_stream(
       mesh: devices that share each batch (`clipjax.train.sharding`); one by default.
       parallel: how they share it, "jit" or "pmap" (`clipjax.train.program`).
       trace: steps to profile.
+      stop: steps behind -> whether to save and leave (`clipjax.train.preemption.Notice.reached`).
 
     Returns:
       The state after `total_steps`.
 
     Raises:
       NonFiniteError: a loss became NaN or infinite; nothing after it is saved.
+      Preempted: `stop` said so; the state is saved.
     """
     tags, mesh = {"phase": phase, **(tags or {})}, mesh or batch_mesh(1)
     program = make_program(step, state, mesh, parallel)
@@ -126,7 +130,7 @@ def fit_stream(
         waiting.append(metrics)
         if len(waiting) > IN_FLIGHT:
             jax.block_until_ready(waiting.popleft())
-        done = number + 1
+        done, scores = number + 1, None
         saving = done % save_every == 0 or done == total_steps
         if done % log_every == 0 or saving:  # no state is saved whose losses were not looked at
             values = _means(pending, done - len(pending), phase, checkpointer.latest)
@@ -136,15 +140,18 @@ def fit_stream(
             log.append(tags | record)
             say(f"{phase} step {done}/{total_steps}: {_line(values)} ({rate:.2f} steps/s)")
         if evaluate and evaluate_every and (done % evaluate_every == 0 or done == total_steps):
-            result = evaluate(state.params)
-            log.append(tags | {"step": done, **describe(done), **result})
-            say(f"{phase} step {done}/{total_steps}: {_line(result)}")
-        late = _is_late(time.perf_counter() - saved, done)
+            scores = evaluate(state.params)
+            log.append(tags | {"step": done, **describe(done), **scores})
+            say(f"{phase} step {done}/{total_steps}: {_line(scores)}")
+        stopping = stop(done)
+        late = stopping or _is_late(time.perf_counter() - saved, done)
         if late and pending:
             _means(pending, done - len(pending), phase, checkpointer.latest)  # looked at, too
         if saving or late:
-            checkpointer.save(done, state)
+            checkpointer.save(done, state, scores=scores)
             saved = time.perf_counter()
+        if stopping:
+            leave(checkpointer, phase, done)
     return state
 
 

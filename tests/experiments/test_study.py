@@ -1,6 +1,9 @@
 """Studies in this process: phases, selection, export, and what is refused before it starts."""
 
 import functools
+import os
+import shutil
+import signal
 
 import jax
 import numpy as np
@@ -8,11 +11,13 @@ import pytest
 from PIL import Image
 
 from clipjax import load_adapted
+from clipjax.data.pipeline import paired_batches
 from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.log import read_log
 from clipjax.model.hf import load_clip
+from clipjax.train.preemption import Preempted
 from configs import common, tables
-from experiments import export, run
+from experiments import export, run, train
 from experiments.encode import encode_texts
 from experiments.methods import build_methods, teams
 from experiments.plan import prepare
@@ -156,6 +161,53 @@ def test_full_fine_tuning_trains_both_towers_and_exports(photos, wee_clip, tmp_p
     assert load_adapted(tmp_path / "out").classes == ("blue", "green", "red")
 
 
+def test_told_to_stop_in_the_middle_it_ends_with_the_same_results(two_stage, tmp_path, monkeypatch):
+    """SIGTERM at the third batch of the phase that reads pixels; then the same command again."""
+    config, reference = two_stage
+
+    def told(*args, first, **options):
+        for number, batch in enumerate(paired_batches(*args, first=first, **options), first):
+            if number == first + 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(train, "paired_batches", told)
+    with pytest.raises(Preempted, match="of dann/unfrozen, saved") as caught:
+        run.run(config, tmp_path / "run")
+    assert caught.value.code == 75
+    folder = tmp_path / "run" / "checkpoints" / "dann" / "unfrozen" / "seed0"
+    before = read_log(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
+    assert before + 3 in [int(path.name) for path in folder.iterdir()]
+    monkeypatch.undo()
+    run.run(config, tmp_path / "run")
+    one, two = (read_json(place / "results.json") for place in (reference, tmp_path / "run"))
+    assert one["rows"] == two["rows"] and one["selection_rules"] == two["selection_rules"]
+
+
+def test_checkpoints_of_another_run_are_refused_before_anything_is_read(
+    two_stage, wee_clip, photos, tmp_path
+):
+    config = config_of(photos, wee_clip, dann=TWO_STAGE | {"lam_max": 0.5})
+    shutil.copytree(two_stage[1] / "checkpoints", tmp_path / "run" / "checkpoints")
+    with pytest.raises(CheckpointError, match="of another run"):
+        run.run(config, tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_the_candidates_that_a_rule_needs_are_kept(photos, wee_clip, tmp_path):
+    head = {"loss": "finetune", "heads": {"classifier": (8,)}, "epochs": 6}
+    config = config_of(photos, wee_clip, head=head)
+    config.selection, config.optim.lr, config.keep, config.keep_best = "oracle", 0.05, 1, 2
+    run.run(config, tmp_path / "run")
+    evaluations = [r for r in read_log(tmp_path / "run" / "metrics.jsonl") if "evaluation" in r]
+    wanted = {evaluations[-1]["step"]}
+    for seed in range(2):
+        scores = [(r["evaluation"]["oracle"][seed], r["step"]) for r in evaluations]
+        wanted |= {step for _, step in sorted(scores)[-2:]}
+    folder = tmp_path / "run" / "checkpoints" / "head"
+    assert {int(path.name) for path in folder.iterdir()} == wanted
+
+
 def test_another_rule_picks_another_epoch(photos, wee_clip, tmp_path):
     head = {"loss": "finetune", "heads": {"classifier": (8,)}, "epochs": 6}
     config = config_of(photos, wee_clip, head=head)
@@ -230,6 +282,8 @@ def test_what_cannot_train_is_refused_by_name(photos, wee_clip, change, word):
         ("selection", "proxy_a_distance"),  # the folder has few validation images
         ("compute_dtype", "float8"),
         ("accumulate", 3),
+        ("keep", 0),
+        ("keep_best", 2),  # selection is "last", which ranks nothing
     ],
 )
 def test_unknown_choices_are_refused(photos, wee_clip, field, value):
