@@ -65,11 +65,12 @@ def explained() -> Iterator[None]:
     """Turns our errors into one line and exit code 1, Ctrl-C into a line and 130."""
     from absl import logging
 
-    from experiments.machine import keep_memory, use_cores
+    from experiments.machine import keep_compiled, keep_memory, use_cores
 
     logging.set_verbosity(logging.WARNING)  # orbax reports every file it touches
     keep_memory()
     use_cores()
+    keep_compiled()
     try:
         yield
     except ClipjaxError as error:
