@@ -6,10 +6,11 @@ import jax
 import numpy as np
 import pytest
 
+from clipjax import load_adapted
 from clipjax.errors import ConfigError
 from clipjax.log import read_log
 from configs import sweep as sweep_config
-from experiments import run
+from experiments import export, run
 from experiments.encode import encode_texts
 from experiments.methods import build_methods, teams
 from experiments.plan import prepare
@@ -155,6 +156,17 @@ def test_settings_stand_side_by_side_and_validation_picks(swept):
     assert '<section id="sweep">' in page and "best of dann by information_maximization" in (
         (workdir / "results.md").read_text()
     )
+
+
+def test_a_setting_is_exported_by_its_name(swept, tmp_path):
+    config, workdir = swept
+    name = list(settings(config))[-2]
+    export.export(workdir, tmp_path / "out", name, 1)
+    row = row_of(read_json(workdir / "results.json"), name)
+    source = prepare(config).dataset.source("sketch", "test")
+    images = [source[i].image for i in range(len(source))]
+    hits = load_adapted(tmp_path / "out").predict(images).argmax(axis=1) == source.labels
+    assert np.mean(hits) == pytest.approx(row["accuracies"][1], abs=1e-6)
 
 
 def test_targets_are_swept_in_one_program(photos, wee_clip, tmp_path, tmp_path_factory):
