@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.evaluate import evidence, page
+from clipjax.evaluate.maps import kept
 from clipjax.log import read_log, write_atomically
 from experiments.encode import Encoded
 from experiments.measure import Outcome
@@ -36,7 +37,7 @@ def gather(config, plan: Plan, encoded: Encoded, outcomes: dict[str, Outcome]) -
     """
     source, target = (encoded.parts[d, "test"] for d in (config.data.source, config.data.target))
     num_classes = len(plan.dataset.classes)
-    features = {name: o.features for name, o in outcomes.items() if o.features is not None}
+    features = kept({name: o.features for name, o in outcomes.items() if o.features is not None})
     logits = {name: o.logits for name, o in outcomes.items()}
     maps = evidence.tsne_maps(features, seed=config.seeds[0])
     labels = [part.labels[maps[k]] for k, part in (("source", source), ("target", target))]

@@ -21,7 +21,9 @@ def define_flags() -> None:
     """The command line; not on import, so that modules with flags of one name can meet."""
     flags.DEFINE_string("workdir", None, "A finished run.", required=True)
     flags.DEFINE_string("out", None, "Directory to write; must not exist.", required=True)
-    flags.DEFINE_string("method", "", "Which trained method; default the run's last.")
+    flags.DEFINE_string(
+        "method", "", "Which trained method; default the last, of a sweep its best."
+    )
     flags.DEFINE_integer(
         "seed", None, "Which seed; default the best on the source's validation split."
     )
@@ -89,6 +91,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     from configs import common
     from experiments.encode import encode_texts
     from experiments.plan import prepare
+    from experiments.sweep import expand
     from experiments.train import trainers
 
     results = report.read(workdir)
@@ -103,7 +106,9 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     config = common.study()  # fields that the run's version did not have keep their defaults
     with config.unlocked():
         config.update(raw)
-    method, position = choose(results, list(config.stages), method, seed)
+    if best := list(results.get("sweep", {}).get("best", {}).values()):
+        method = method or best[-1]
+    method, position = choose(results, list(expand(config).stages), method, seed)
     plan = prepare(config)
     texts = encode_texts(config, plan)
     (trainer,) = (t for t in trainers(config, plan, texts, workdir) if method in t.names)

@@ -93,7 +93,9 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict | None:
         best = {"zero_shot", *results["sweep"]["best"].values()}  # what the page looks at closely
         outcomes = {name: found for name, found in outcomes.items() if name in best}
     evidence.write(config, plan, encoded, outcomes, results, workdir)
+    lap("page with t-SNE")
     report.write(workdir, results)
     say(report.table(results))
+    say(f"time: {', '.join(f'{what} {seconds:.1f} s' for what, seconds in timing.items())}")
     say(f"results: {workdir / 'results.json'}, {workdir / 'results.md'}, {workdir / 'report.html'}")
     return results

@@ -10,11 +10,20 @@ from clipjax.evaluate.svg import scatter
 MAPS = 6  # shown of a run; each costs the page some 80 kB
 
 
+def kept(maps: dict) -> dict:
+    """The entries that a page has room for: the first, which is before, and the last ones.
+
+    >>> list(kept(dict.fromkeys("abcdefgh")))
+    ['a', 'd', 'e', 'f', 'g', 'h']
+    """
+    found = list(maps.items())
+    return dict(found if len(found) <= MAPS else [found[0], *found[1 - MAPS :]])
+
+
 def feature_maps(evidence: dict) -> tuple[list[str], list[str], str]:
     """Charts coloured by domain, the same coloured by class, and what to know about them."""
     found = evidence.get("tsne") or {}
-    maps = list(found.get("maps", {}).items())
-    maps = dict(maps if len(maps) <= MAPS else [maps[0], *maps[1 - MAPS :]])  # before, and the last
+    maps = kept(found.get("maps", {}))
     said = [
         f"The features of {name} are all the same: nothing to map."
         for name in found.get("collapsed", [])

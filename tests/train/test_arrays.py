@@ -164,3 +164,45 @@ def test_mapped_features_of_16_bits_train_as_their_float32_values_do(tmp_path):
         found.append(fit(tmp_path / name, part, step, states, 2))
     jax.tree.map(np.testing.assert_array_equal, *found)
     assert found[0].params["w"].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_step_is_traced_once_a_phase(tmp_path, shared):
+    """Checkpoints, epochs and runs do not trace the step again: four calls of one length."""
+    data, step, make = problem()
+    traces = []
+
+    def counted(state, batch):
+        traces.append(1)
+        return step(state, batch)
+
+    states = jax.vmap(make)(jnp.arange(3, dtype=jnp.uint32))
+    mesh = arrays.run_mesh(3) if shared else None
+    fit(tmp_path, data, counted, states, 8, mesh=mesh)
+    assert len(traces) == 1
+
+
+def test_runs_shared_by_devices_are_those_that_are_stacked(tmp_path):
+    """Three runs of which the second trains on other rows; resumed from the stacked checkpoint."""
+    data, step, make = problem()
+    rng, found = np.random.default_rng(1), []
+    rows = {"source": np.stack([np.arange(8), rng.permutation(11)[:8], np.arange(8)])}
+    rows["target"] = np.stack([np.arange(5), np.arange(1, 6), np.arange(5)])
+    states = jax.vmap(make)(jnp.array([4, 4, 5], jnp.uint32))
+    options = dict(rows=rows, phase=["a", "b", "c"])
+    for name, mesh in (("stacked", None), ("shared", arrays.run_mesh(3))):
+        (tmp_path / name).mkdir()
+        found.append(fit(tmp_path / name, data, lambda row: step, states, 4, mesh=mesh, **options))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
+    later = fit(
+        tmp_path / "stacked", data, lambda row: step, states, 6, mesh=arrays.run_mesh(3), **options
+    )
+    assert later.step.tolist() == [12, 12, 12]
+    part = {
+        "source": {key: x[rows["source"][1]] for key, x in data["source"].items()},
+        "target": {"inputs": data["target"]["inputs"][rows["target"][1]]},
+    }
+    (tmp_path / "alone").mkdir()
+    alone = fit(tmp_path / "alone", part, step, jax.tree.map(lambda x: x[1:2], states), 4)
+    np.testing.assert_allclose(alone.params["w"][0], found[1].params["w"][1], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(found[1].params["w"][0], found[1].params["w"][1], atol=1e-3)
