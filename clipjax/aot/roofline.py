@@ -21,12 +21,12 @@ class Chip(NamedTuple):
 
 # Google's "Cloud TPU documentation", tables of key specifications on the pages "TPU v4", "TPU v5e",
 # "TPU v5p" and "TPU v6e". Interconnect is one direction, half of what is given as bidirectional:
-# v4 2400, v5e 1600, v5p 4800 Gbit/s; v6e 800 GB/s both ways.
+# v4 2400, v5e 1600, v5p 4800 Gbit/s; v6e 800 GB/s both ways. Its GB of memory are 2^30 bytes.
 CHIPS = {
     "v4": Chip(275e12, 1200e9, 32 * 2**30, 300e9),
-    "v5e": Chip(197e12, 819e9, 16e9, 200e9),
-    "v5p": Chip(459e12, 2765e9, 95e9, 600e9),
-    "v6e": Chip(918e12, 1638e9, 32e9, 400e9),
+    "v5e": Chip(197e12, 819e9, 16 * 2**30, 200e9),
+    "v5p": Chip(459e12, 2765e9, 95 * 2**30, 600e9),
+    "v6e": Chip(918e12, 1638e9, 32 * 2**30, 400e9),
 }
 
 ASSUMED = (
