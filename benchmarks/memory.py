@@ -1,10 +1,12 @@
-"""Peak host memory of loading a full-size model and of encoding 80 prompts for each of 345 classes.
+"""Peak memory: loading a full-size model, encoding 80 prompts for 345 classes, training stages.
 
     python -m benchmarks.memory                every row; some minutes, the prompts the most
     python -m benchmarks.memory --classes=8    the prompts of fewer classes
+    python -m benchmarks.memory --task=stages --shape=vit_b16    the training stages of one model
 
 Every row is a process of its own, on the CPU, with random weights. Loading counts from where the
-imports ended, prompts count everything. Linux only.
+imports ended, prompts count everything; Linux only. Of the training stages the compiler's plan is
+shown (`benchmarks.stages`), nothing is run.
 
 Measured (jax 0.10.2):
 
@@ -30,24 +32,21 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig
+from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.hf import load_clip, save_clip
 from clipjax.model.hf_params import abstract_params
 from clipjax.model.hub import TINY, copy_tokenizer
+from clipjax.model.shapes import SHAPES
 from clipjax.model.text import load_tokenizer, zero_shot_classifier
 
-SIZES = {
-    "ViT-L/14": CLIPConfig(
-        VisionConfig(1024, 4096, 24, 16, patch_size=14), TextConfig(768, 3072, 12, 12), 768
-    ),
-    "ViT-B/32": CLIPConfig(
-        VisionConfig(768, 3072, 12, 12, patch_size=32), TextConfig(512, 2048, 12, 8), 512
-    ),
-}
+SIZES = {"ViT-L/14": SHAPES["vit_l14"], "ViT-B/32": SHAPES["vit_b32"]}
 
 _CLASSES = flags.DEFINE_integer("classes", 345, "Classes whose 80 prompts are encoded.")
-_TASK = flags.DEFINE_enum("task", "", ["", "build", "load", "prompts"], "Of a started process.")
+_TASK = flags.DEFINE_enum(
+    "task", "", ["", "build", "load", "prompts", "stages"], "Of a started process."
+)
 _MODEL = flags.DEFINE_enum("model", "ViT-B/32", list(SIZES), "What a started process builds.")
+_SHAPE = flags.DEFINE_string("shape", "vit_b16", "Whose training stages a started process plans.")
 _DIRECTORY = flags.DEFINE_string("directory", "", "Where a started process finds the model.")
 _DTYPE = flags.DEFINE_string("dtype", "", "What a started process stores or asks for.")
 
@@ -112,6 +111,8 @@ def measure() -> None:
         start("build", directory, "--model=ViT-B/32", "--dtype=float32")
         print("ViT-B/32", flush=True)
         start("prompts", directory, f"--classes={_CLASSES.value}")
+    for shape in ("vit_b16", "vit_l14"):
+        start("stages", "", f"--shape={shape}")
 
 
 def main(argv: list[str]) -> None:
@@ -122,6 +123,11 @@ def main(argv: list[str]) -> None:
         build(directory, SIZES[_MODEL.value], _DTYPE.value)
     elif _TASK.value == "load":
         print(load(directory, _DTYPE.value or None), flush=True)
+    elif _TASK.value == "stages":
+        from benchmarks.stages import rows
+
+        for line in rows(_SHAPE.value):
+            print(line, flush=True)
     elif _TASK.value == "prompts":
         print(prompts(directory, _CLASSES.value), flush=True)
     else:

@@ -2,6 +2,7 @@
 
 config.json, model.safetensors, preprocessor_config.json, tokenizer files   a CLIP, as always
 heads.json, heads.safetensors        adapter and class head, class names
+predict.jaxexport                    prediction as a program for jax alone
 README.md                            model card
 """
 
@@ -20,11 +21,12 @@ import numpy as np
 from clipjax.data.preprocess import Preprocess, load_preprocess, save_preprocess
 from clipjax.errors import CheckpointError, DataError
 from clipjax.log import write_atomically, write_json
-from clipjax.model.clip import CLIP, CLIPConfig, normalize
-from clipjax.model.heads import Heads, predict
+from clipjax.model.clip import CLIPConfig
+from clipjax.model.heads import Heads
 from clipjax.model.hf import check_size, load_clip, save_clip
 from clipjax.model.hub import copy_tokenizer
 from clipjax.model.weights import read_json, read_tensor, stored_in, write_tensors
+from clipjax.portable import flat, make_forward, save_program
 
 PyTree = Any
 FORMAT = 1  # of heads.json; raise when its meaning changes
@@ -110,14 +112,7 @@ def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
         raise CheckpointError(f"{directory} has no image tower; it cannot look at images.")
     preprocess = load_preprocess(directory)
     check_size(config, preprocess, directory)
-    module = CLIP(config, dtype or jnp.float32)
-
-    @jax.jit
-    def forward(params, head_params, pixels):
-        images = preprocess.normalize(pixels)
-        features = normalize(module.apply({"params": params}, images, method="encode_image"))
-        return jax.nn.softmax(predict(trained.heads, head_params, features))
-
+    forward = jax.jit(make_forward(config, preprocess, trained.heads, dtype or jnp.float32))
     # Parameters are arguments, not constants: constants would be compiled into the program.
     return Adapted(trained.classes, preprocess, functools.partial(forward, params, trained.params))
 
@@ -195,13 +190,13 @@ def save_adapted(
     save_preprocess(directory, preprocess)
     copy_tokenizer(pathlib.Path(tokenizer), directory)
     kept = {k: v for k, v in trained.params.items() if k != "discriminator"}
-    leaves = jax.tree_util.tree_leaves_with_path(kept)
-    write_tensors(
-        directory / "heads.safetensors",
-        {jax.tree_util.keystr(p, simple=True, separator="/"): np.asarray(x) for p, x in leaves},
-    )
+    named = {name: np.asarray(x) for name, x in flat(kept).items()}
+    write_tensors(directory / "heads.safetensors", named)
     write_atomically(directory / "README.md", card)
     heads = trained.heads
+    as_stored = lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype)  # noqa: E731
+    stored = jax.tree.map(as_stored, params)
+    save_program(directory, config, preprocess, heads, stored, kept)
     write_json(
         directory / HEADS,
         {

@@ -74,7 +74,7 @@ def study() -> ConfigDict:
     config.batch_size = 64
     config.accumulate = 1  # microbatches a batch: less memory where the encoder trains
     config.compute_dtype = "float32"  # or "bfloat16": what the towers compute in
-    config.remat = False  # recompute blocks in the backward pass: less memory, a third more time
+    config.remat = "none"  # or "dots", "blocks": computed again in the backward pass; less memory
     config.tensorboard = False  # events in the workdir too; needs the extra of that name
     config.save_every = 10  # epochs; a checkpoint and a validation each
     config.keep_best = 0  # how many of the best by `selection`; 0: the one that it needs

@@ -30,14 +30,17 @@ def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
     return names
 
 
-def config_complaint(argv: list[str]) -> str:
-    """A sentence on what the command line asks of its config in vain; "" if nothing."""
+def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
+    """A sentence on what the command line asks of its config in vain; "" if nothing.
+
+    `default` is the config of a command line that names none.
+    """
     words: dict[str, str] = {}
     for word, after in zip(argv, [*argv[1:], ""], strict=False):
         name, equals, value = word.lstrip("-").partition("=")
         if word.startswith("-"):
             words[name] = value if equals else after
-    file, _, arg = words.get("config", "configs/dann.py").partition(":")
+    file, _, arg = words.get("config", default).partition(":")
     if not pathlib.Path(file).is_file():
         return f"there is no config file {file}; configs/ holds those that come with clipjax."
     try:
@@ -55,13 +58,13 @@ def config_complaint(argv: list[str]) -> str:
     return ""
 
 
-def refuse_bad_config() -> None:
+def refuse_bad_config(default: str = "configs/dann.py") -> None:
     """Ends the process with one sentence where the command line asks of its config in vain.
 
     To be called before the flags are defined: ml_collections parses the command line as it defines
     them, and answers an unknown field with a bare AttributeError, three exceptions deep.
     """
-    if complaint := config_complaint(sys.argv[1:]):
+    if complaint := config_complaint(sys.argv[1:], default):
         print(f"clipjax: {complaint}", file=sys.stderr)
         sys.exit(1)
 

@@ -51,9 +51,13 @@ def choose(results: dict, stages: list[str], method: str, seed: int | None) -> t
     return method, int(np.argmax(row["accuracies"]))
 
 
-def model_card(results: dict, config: dict, method: str, seed: str) -> str:
-    """README.md of an exported model: what it is, the run's results and config."""
+def model_card(results: dict, config: dict, method: str, seed: str, size: int) -> str:
+    """README.md of an exported model: what it is, how to use it, the run's results and config.
+
+    `size` is the side of its images in pixels.
+    """
     from clipjax.evaluate import report
+    from clipjax.portable import usage
 
     data = results["data"]
     settings = json.dumps(config, indent=2, sort_keys=True)
@@ -69,6 +73,7 @@ def model_card(results: dict, config: dict, method: str, seed: str) -> str:
         "```\n\n"
         "`config.json`, `model.safetensors`, tokenizer and preprocessor are a CLIP as transformers "
         "opens it; `heads.json` and `heads.safetensors` are what was trained on its features.\n\n"
+        f"{usage(size, results['classes'])}\n"
         "## The run it comes from\n"
         f"{report.markdown(results).split(chr(10), 2)[2].strip()}\n\n"
         f"## Config\n```json\n{settings}\n```\n"
@@ -103,6 +108,8 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     if out.exists():
         raise ConfigError(f"{out} exists; choose another --out or remove it.")
     raw = json.loads((workdir / "config.json").read_text())
+    if isinstance(raw.get("remat"), bool):  # before it was a name
+        raw["remat"] = "blocks" if raw["remat"] else "none"
     config = common.study()  # fields that the run's version did not have keep their defaults
     with config.unlocked():
         config.update(raw)
@@ -130,7 +137,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
         preprocess=plan.preprocess,
         trained=Trained(heads, one, plan.dataset.classes),
         tokenizer=plan.model,
-        card=model_card(results, raw, method, f"{chosen} ({picked})"),
+        card=model_card(results, raw, method, f"{chosen} ({picked})", plan.preprocess.size),
     )
     scratch.rename(out)
     print(f"{method}, seed {chosen}: {out}")

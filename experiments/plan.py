@@ -24,7 +24,7 @@ from clipjax.data.sources import Dataset, Skipped, check_domain, open_dataset
 from clipjax.data.subset import few_shot, fraction
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate.select import ALIASES, RULES
-from clipjax.model.clip import CLIP, CLIPConfig
+from clipjax.model.clip import CLIP, REMAT, CLIPConfig
 from clipjax.model.heads import init_heads
 from clipjax.model.hf import check_size, load_clip
 from clipjax.model.hub import find_model
@@ -82,7 +82,7 @@ def prepare(config) -> Plan:
     preprocess = preprocess.with_size(size or preprocess.size)
     preprocess = dataclasses.replace(preprocess, decoder=config.data.decoder)
     check_size(clip_config, preprocess, directory)
-    module = CLIP(clip_config, COMPUTE[config.compute_dtype], remat=config.remat)
+    module = make_module(config, clip_config)
     plan = Plan(dataset, names, directory, module, params, preprocess, methods, tuple(notes))
     for method in methods.values():
         check_method(plan, method, config)
@@ -97,12 +97,18 @@ def prepare(config) -> Plan:
     return plan
 
 
+def make_module(config, clip_config: CLIPConfig) -> CLIP:
+    """The encoder of these sizes, computing as the config says."""
+    return CLIP(clip_config, COMPUTE[config.compute_dtype], remat=config.remat)
+
+
 def check_choices(config) -> None:
     """Refuses values of a closed list that are not in it."""
     rules = (*RULES, *ALIASES)
     choices = {
         "selection": rules,
         "compute_dtype": COMPUTE,
+        "remat": REMAT,
         "features.dtype": DTYPES,
         "data.decoder": DECODERS,
     }
@@ -323,8 +329,8 @@ def is_cached_throughout(plan: Plan, method: Method) -> bool:
     return all(is_cached(plan, method, phase) for phase in method.phases)
 
 
-def check_method(plan: Plan, method: Method, config) -> None:
-    """Refuses masks that fit no group or train nothing, and more parameters than memory holds.
+def check_masks(plan: Plan, method: Method) -> None:
+    """Refuses masks that fit no group or train nothing.
 
     Raises:
       ConfigError: what is wrong, and where.
@@ -340,6 +346,17 @@ def check_method(plan: Plan, method: Method, config) -> None:
                 f"sweep varies data.{next(iter(method.data))} of {phase.name}, which trains from "
                 "pixels; only methods on a frozen encoder can differ in their data. Use a run each."
             )
+
+
+def check_method(plan: Plan, method: Method, config) -> None:
+    """Refuses masks that fit no group or train nothing, and more parameters than memory holds.
+
+    Raises:
+      ConfigError: what is wrong, and where.
+    """
+    check_masks(plan, method)
+    heads = head_shapes(plan, method)
+    cached = is_cached_throughout(plan, method)
     # Parameters, gradients and two moments in float32; heads train for all seeds at once.
     copies, kept = 4 * 4, 0
     size = sum(x.size for x in jax.tree.leaves(heads)) * len(config.seeds)

@@ -104,3 +104,40 @@ def test_a_spoilt_export_is_refused(exported):
             load_adapted(exported / "out")
     finally:
         path.write_text(original)
+
+
+def test_jax_alone_predicts_what_load_adapted_predicts(exported, tmp_path):
+    """The lines of the model card, where clipjax and flax cannot be imported, on 1 and 3 images."""
+    out = exported / "out"
+    card = (out / "README.md").read_text().split("## With jax alone")[1]
+    lines = card.split("```python\n")[1].split("```")[0].splitlines()
+    model = load_adapted(out)
+    size = model.preprocess.size
+    pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels)
+    given = f"pixels = np.load({str(tmp_path / 'pixels.npy')!r})"
+    code = "\n".join(
+        [
+            "import sys",
+            "sys.modules.update({name: None for name in ('clipjax', 'flax', 'transformers')})",
+            *(given if line.startswith("pixels") else line for line in lines),
+            "one = program.call(clip, heads, pixels[:1])",
+            "np.save('found.npy', np.concatenate([one, probabilities]))",
+        ]
+    ).replace("path/to/this/directory", str(out))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found, wanted = np.load(tmp_path / "found.npy"), model.predict(list(pixels))
+    np.testing.assert_allclose(found[1:], wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4, atol=1e-6)
+    assert np.ptp(wanted, axis=0).max() > 1e-3  # the images differ
+
+
+def test_the_program_is_for_three_platforms_and_holds_no_weights(exported):
+    from jax import export
+
+    data = (exported / "out" / "predict.jaxexport").read_bytes()
+    assert export.deserialize(bytearray(data)).platforms == ("cpu", "cuda", "tpu")
+    assert len(data) < 0.1 * (exported / "out" / "model.safetensors").stat().st_size

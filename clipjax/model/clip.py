@@ -31,6 +31,28 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
+# What the backward pass finds kept of a block, and computes again: less memory, more time.
+REMAT = {
+    "none": "everything is kept",
+    "dots": "products with weights are kept; norms, activations and attention are computed again",
+    "blocks": "a block's input is kept; the rest of it is computed again, a third more time",
+}
+
+
+def remade(block: type[nn.Module], policy: str) -> type[nn.Module]:
+    """A block that keeps what a policy of `REMAT` says (Chen et al. 2016, arXiv 1604.06174).
+
+    Raises:
+      ValueError: no such policy.
+    """
+    if policy not in REMAT:
+        raise ValueError(f"there is no remat {policy!r}; known: {', '.join(REMAT)}.")
+    if policy == "none":
+        return block
+    kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    return nn.remat(block, policy=kept if policy == "dots" else None)
+
+
 @dataclasses.dataclass(frozen=True)
 class TowerConfig:
     """Sizes of one transformer tower; the names are Hugging Face's."""
@@ -176,7 +198,7 @@ class VisionTower(nn.Module):
     config: VisionConfig
     dtype: Any = jnp.float32
     kernel: str | None = None
-    remat: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, images, *, keep: float = 1.0, rng=None, all_hidden: bool = False):
@@ -205,7 +227,7 @@ class VisionTower(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         x = _norm(cfg.layer_norm_eps, "pre_layernorm")(x).astype(self.dtype)
         hidden = [x]
-        block = nn.remat(Block) if self.remat else Block
+        block = remade(Block, self.remat)
         for i in range(cfg.num_hidden_layers):
             x = block(cfg, False, self.dtype, self.kernel, name=f"block_{i}")(x)
             hidden.append(x)
@@ -230,7 +252,7 @@ class TextTower(nn.Module):
     config: TextConfig
     dtype: Any = jnp.float32
     kernel: str | None = None
-    remat: bool = False
+    remat: str = "none"
 
     @nn.compact
     def __call__(self, ids, *, all_hidden: bool = False):
@@ -248,7 +270,7 @@ class TextTower(nn.Module):
         # Cast before adding: parameters may be stored in half precision.
         x = tokens[ids].astype(self.dtype) + positions[None, : ids.shape[1]].astype(self.dtype)
         hidden = [x]
-        block = nn.remat(Block) if self.remat else Block
+        block = remade(Block, self.remat)
         for i in range(cfg.num_hidden_layers):
             x = block(cfg, True, self.dtype, self.kernel, name=f"block_{i}")(x)
             hidden.append(x)
@@ -263,15 +285,14 @@ class CLIP(nn.Module):
     Embeddings are float32 [B, projection_dim] and **not** normalised; `normalize` does that.
     `dtype` is what the towers compute in, whatever dtype the parameters are stored in; `kernel`
     picks the attention kernel (`clipjax.model.attention.attend`): None, "xla", or "cudnn" (flash
-    attention; NVIDIA GPUs in half precision, a ConfigError elsewhere). `remat` computes each block
-    a second time in the backward pass instead of keeping what is inside it: less memory for a third
-    more time.
+    attention; NVIDIA GPUs in half precision, a ConfigError elsewhere). `remat` is what the backward
+    pass computes a second time instead of keeping it (`REMAT`).
     """
 
     config: CLIPConfig
     dtype: Any = jnp.float32
     kernel: str | None = None
-    remat: bool = False
+    remat: str = "none"
 
     def setup(self):
         cfg = self.config

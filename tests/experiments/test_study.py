@@ -148,7 +148,7 @@ def test_the_tuned_encoder_is_exported(two_stage, photos, tmp_path):
 def test_full_fine_tuning_trains_both_towers_and_exports(photos, wee_clip, tmp_path):
     full = {"loss": "finetune", "heads": {"text": True}, "freeze": (), "epochs": 2}
     config = config_of(photos, wee_clip, full=full)
-    config.seeds, config.accumulate, config.remat = (0,), 2, True
+    config.seeds, config.accumulate, config.remat = (0,), 2, "blocks"
     config.methods.full.augment = {"smallest": 0.5}
     run.run(config, tmp_path / "run")
     params = jax.tree.map(lambda x: x[0], trained(config, tmp_path / "run", "full").params["clip"])

@@ -100,7 +100,8 @@ def test_texts_are_needed_for_a_text_classifier():
         Heads(4, text=True, adapter=(3,))
 
 
-def test_remat_changes_memory_and_nothing_else(clip):
+@pytest.mark.parametrize("policy", ["dots", "blocks"])
+def test_remat_changes_memory_and_nothing_else(clip, policy):
     images = CROP.normalize(pixels())
 
     def gradient(module):
@@ -108,6 +109,13 @@ def test_remat_changes_memory_and_nothing_else(clip):
         compiled = jax.jit(jax.grad(loss)).lower(clip).compile()
         return compiled(clip), compiled.cost_analysis()["flops"]
 
-    (plain, flops), (again, more) = gradient(CLIP(CONFIG)), gradient(CLIP(CONFIG, remat=True))
+    (plain, flops), (again, more) = gradient(CLIP(CONFIG)), gradient(CLIP(CONFIG, remat=policy))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, again)
-    assert more > 1.15 * flops  # the blocks are computed twice
+    assert more > (1.15 if policy == "blocks" else 1.001) * flops  # what is not kept, twice
+
+
+def test_an_unknown_remat_is_refused(clip):
+    with pytest.raises(ValueError, match="no remat 'all'; known: none, dots, blocks"):
+        CLIP(CONFIG, remat="all").apply(
+            {"params": clip}, CROP.normalize(pixels()), method="encode_image"
+        )

@@ -1,0 +1,87 @@
+"""A train step compiled for a TPU that is not there: does it fit, and how fast could it be?
+
+python -m experiments.compile --topology=v5e:16x16 --model=vit_l14
+
+Needs no TPU and no weights, only its compiler: pip install "clipjax[aot]".
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from clipjax.errors import ConfigError
+from experiments.cli import explained, refuse_bad_config
+
+if __name__ == "__main__":
+    refuse_bad_config("configs/dann_two_stage.py")  # before the flags are defined
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/dann_two_stage.py", "Experiment: a file of configs/, `:key=value` after it."
+)
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "TPU slice, generation:shape of chips.")
+_MODEL = flags.DEFINE_string("model", "vit_b16", "Sizes of the encoder, by name.")
+_METHOD = flags.DEFINE_string("method", "", "Of the config; default its last.")
+_PHASE = flags.DEFINE_string("phase", "", "Of the method; default its last.")
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 0, "Images a domain and step on all chips together; default 64 a chip."
+)
+_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices among which each parameter is cut.")
+_FAST = flags.DEFINE_bool(
+    "fast", False, "Optimise less: compiles sooner; memory and bytes are then upper estimates."
+)
+_LARGEST = flags.DEFINE_bool(
+    "largest_batch", False, "Look for the largest batch that fits: two more compilations or three."
+)
+_MARKDOWN = flags.DEFINE_bool("markdown", False, "Print a row of docs/scaling.md instead.")
+_TABLE = flags.DEFINE_string("table", "", "Write the table of all models x topologies into a page.")
+_MODELS = flags.DEFINE_list("models", "vit_b32,vit_b16,vit_l14,vit_h14", "Of the table.")
+_TOPOLOGIES = flags.DEFINE_list("topologies", "v5e:1x1,v5e:2x4,v5e:16x16", "Of the table.")
+_ROWS = flags.DEFINE_string("rows", "runs/scaling", "Where the table's finished rows are kept.")
+
+
+def asked(model: str, topology: str):
+    """The question that the flags ask of a model and a topology."""
+    from experiments.scaling import Question
+
+    return Question(
+        model, topology, _METHOD.value, _PHASE.value, _BATCH_SIZE.value, _FSDP.value, _FAST.value
+    )
+
+
+def main(argv: list[str]) -> None:
+    """Compiles what the flags name and prints what the compiler says."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
+    with explained():
+        from clipjax.aot.topology import open_topology
+
+        open_topology(
+            _TOPOLOGY.value
+        )  # refuses before anything else starts, and keeps JAX off TPUs
+        from experiments import scaling, scaling_batch, scaling_report, scaling_table
+
+        say = lambda line: print(line, flush=True)  # noqa: E731
+        if _TABLE.value:
+            page = pathlib.Path(_TABLE.value)
+            questions = [asked(m, t) for m in _MODELS.value for t in _TOPOLOGIES.value]
+            scaling_table.write_table(
+                _CONFIG.value, questions, page, pathlib.Path(_ROWS.value), say
+            )
+            return
+        if _LARGEST.value and _MARKDOWN.value:
+            raise ConfigError("--largest_batch has no place in a row of the table; drop one flag.")
+        answer = scaling.ask(_CONFIG.value, asked(_MODEL.value, _TOPOLOGY.value), say)
+        if _MARKDOWN.value:
+            say(scaling_table.row(answer))
+            return
+        for line in scaling_report.describe(answer):
+            say(line)
+        if _LARGEST.value:
+            say(scaling_batch.largest_batch(_CONFIG.value, answer, say))
+
+
+if __name__ == "__main__":
+    app.run(main)
