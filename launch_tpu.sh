@@ -62,9 +62,6 @@ done
 [ -n "$name" ] || fail "give the TPU a name: ./launch_tpu.sh NAME --zone=ZONE -- ...; --help says more."
 [ -n "$zone" ] || fail "give --zone=ZONE, where the TPU is or shall be."
 $delete || [ $# -gt 0 ] || fail "nothing to run: the run's arguments go after --."
-if [[ $type =~ -([0-9]+)$ ]] && [ "${BASH_REMATCH[1]}" -gt 8 ]; then
-  fail "$type has several hosts, which clipjax does not train on yet; take a type of up to 8, like v5litepod-8."
-fi
 [[ $retries =~ ^[0-9]+$ ]] || fail "--retries=$retries is not a number."
 $dry || command -v gcloud >/dev/null || fail "gcloud is not installed; https://cloud.google.com/sdk has it."
 
@@ -149,11 +146,12 @@ install() {
   on all 'mkdir -p clipjax && tar -xzf clipjax.tar.gz -C clipjax && cd clipjax && python3 -m venv venv && venv/bin/pip install -q -e ".[tpu]"'
 }
 
-# Starts the command; its exit status ends in run.status.
+# Starts the command on all workers, which find each other (docs/parallel.md); on each, its exit
+# status ends in run.status. What an earlier command left running there would only wait for it.
 start() {
   local command
   command=$(printf '%q ' venv/bin/python -m "$module" "$@")
-  on all "cd clipjax && rm -f run.status run.log && tmux new-session -d -s clipjax '${command//\'/\'\\\'\'} > run.log 2>&1; echo \$? > run.status.new; mv run.status.new run.status'"
+  on all "cd clipjax && { tmux kill-session -t clipjax 2>/dev/null || true; } && rm -f run.status run.log && tmux new-session -d -s clipjax '${command//\'/\'\\\'\'} > run.log 2>&1; echo \$? > run.status.new; mv run.status.new run.status'"
 }
 
 under_way() {

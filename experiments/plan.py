@@ -30,7 +30,6 @@ from clipjax.model.hf import check_size, load_clip
 from clipjax.model.hub import find_model
 from clipjax.model.network import needed_clip
 from clipjax.model.prompts import fill_prompts, read_class_names
-from clipjax.train import processes
 from clipjax.train.optim import is_frozen, layer_groups
 from experiments.mesh import check_parallel, device_memory, training_mesh
 from experiments.methods import Method, Phase, build_methods, check_groups, own_config
@@ -69,8 +68,6 @@ def prepare(config) -> Plan:
     check_parts(config, dataset, methods)
     names = class_names(config, dataset)
     fill_prompts(names[0], config.prompts)
-    # One after the other, where processes share a disk: what the first fetched, the others find.
-    processes.from_first(lambda: str(find_model(config.model, config.revision or None)))
     directory = find_model(config.model, config.revision or None)
     preprocess = load_preprocess(directory)
     size = config.image_size or None

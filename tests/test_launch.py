@@ -1,4 +1,4 @@
-"""launch_tpu.sh with a stand-in gcloud, whose one worker is a folder here."""
+"""launch_tpu.sh with a stand-in gcloud, whose workers are folders here."""
 
 import os
 import shutil
@@ -10,8 +10,9 @@ from tests.conftest import REPO
 
 SCRIPT = REPO / "launch_tpu.sh"
 
-# Records its calls; keeps the TPU's state in a file; runs what ssh is asked to in the worker's
-# folder, where `python` says its arguments and ends as the test wants. Only installing is left out.
+# Records its calls; keeps the TPU's state in a file; runs what ssh is asked to in the folder of
+# every worker meant ($AT), where `python` says its arguments and ends as the test wants. Only
+# installing is left out. v5litepod-16 has two workers, as some types of many chips have more.
 GCLOUD = """#!/usr/bin/env bash
 echo "$*" >> "$FAKE/calls"
 command=""
@@ -19,25 +20,34 @@ for word in "$@"; do case "$word" in --command=*) command=${word#--command=} ;; 
 case "$*" in
   *"queued-resources describe"*) echo ACTIVE ;;
   *"queued-resources create"* | *"tpu-vm create"*)
-    echo READY > "$FAKE/state"; mkdir -p "$FAKE/worker/clipjax/venv/bin"
-    cp "$FAKE/python" "$FAKE/worker/clipjax/venv/bin/python" ;;
-  *delete*) rm -rf "$FAKE/state" "$FAKE/worker" ;;
+    echo READY > "$FAKE/state"; workers=0
+    case "$*" in *v5litepod-16*) workers="0 1" ;; esac
+    for i in $workers; do
+      mkdir -p "$FAKE/worker$i/clipjax/venv/bin"
+      cp "$FAKE/python" "$FAKE/worker$i/clipjax/venv/bin/python"
+    done ;;
+  *delete*) rm -rf "$FAKE/state" "$FAKE"/worker* ;;
   *"tpu-vm describe"*) cat "$FAKE/state" ;;
   *"tpu-vm ssh"*)
     [ "$(cat "$FAKE/state")" = READY ] || exit 255
     case "$command" in *"pip install"*) exit 0 ;; esac
-    cd "$FAKE/worker" && setsid bash -c "$command" & shell=$!
-    while kill -0 $shell 2>/dev/null; do  # a preempted worker takes the connection with it
-      [ "$(cat "$FAKE/state")" = READY ] || { kill -9 -- -$shell; exit 255; }
-      sleep 0.2
-    done
-    wait $shell ;;
+    case "$*" in *--worker=all*) meant=("$FAKE"/worker*) ;; *) meant=("$FAKE/worker0") ;; esac
+    for AT in "${meant[@]}"; do
+      export AT
+      cd "$AT" && setsid bash -c "$command" & shell=$!
+      while kill -0 $shell 2>/dev/null; do  # a preempted worker takes the connection with it
+        [ "$(cat "$FAKE/state")" = READY ] || { kill -9 -- -$shell; exit 255; }
+        sleep 0.2
+      done
+      wait $shell || exit $?
+    done ;;
 esac
 """
 TMUX = """#!/usr/bin/env bash
 case "$1" in
-  has-session) [ -e "$FAKE/session" ] ;;
-  new-session) touch "$FAKE/session"; (bash -c "${@: -1}"; rm -f "$FAKE/session") & ;;
+  has-session) [ -e "$AT/session" ] ;;
+  kill-session) [ -e "$AT/session" ] && rm "$AT/session" ;;
+  new-session) touch "$AT/session"; (bash -c "${@: -1}"; rm -f "$AT/session") & ;;
 esac
 """
 
@@ -73,12 +83,21 @@ def test_the_command_runs_on_the_worker_and_its_log_is_shown(launch):
     assert verbs[:5] == ["describe", "create", "ssh", "scp", "ssh"]
 
 
+def test_a_pod_runs_the_command_on_every_worker_and_shows_the_first(launch, tmp_path):
+    words = ("pod", "--zone=z1", "--type=v5litepod-16", "--poll=1", "--", "--config=x")
+    done = launch(*words, python='echo "$@" > "$AT/ran"; echo "here is ${AT##*/}"')
+    assert done.returncode == 0, done.stderr
+    assert "here is worker0" in done.stdout and "here is worker1" not in done.stdout
+    ran = [(tmp_path / worker / "ran").read_text() for worker in ("worker0", "worker1")]
+    assert ran == ["-m experiments.main --config=x\n"] * 2
+
+
 def test_a_preempted_tpu_is_made_again_and_the_run_goes_on(launch):
     python = """
     echo "attempt $(cat "$FAKE/attempts" 2>/dev/null)"
     [ -e "$FAKE/attempts" ] && exit 0
     echo second > "$FAKE/attempts"
-    echo PREEMPTED > "$FAKE/state"; rm -f "$FAKE/session"; kill -9 $PPID; sleep 1
+    echo PREEMPTED > "$FAKE/state"; rm -f "$AT/session"; kill -9 $PPID; sleep 1
     """
     done = launch(*ARGS, "--spot", "--", "--config=x", python=python)
     assert done.returncode == 0, done.stderr
@@ -136,7 +155,6 @@ def test_a_dry_run_prints_every_command_and_runs_none(launch):
         (("study", "--zone=z"), "nothing to run"),
         (("study", "--zone=z", "--sopt", "--", "x"), "--sopt"),
         (("study", "--zone=z", "--", "--config=x"), "--type"),
-        (("study", "--zone=z", "--type=v5litepod-16", "--", "--config=x"), "several hosts"),
     ],
 )
 def test_what_is_missing_is_named(launch, words, says):

@@ -112,7 +112,10 @@ def gather(value: T) -> list[T]:
 
 
 def together(make: Callable[[], T]) -> T:
-    """`make()`; where it raises a ClipjaxError on some processes, all raise one."""
+    """`make()`; where it raises a ClipjaxError on some processes, all raise one.
+
+    `make` must not talk to the other processes itself: one that fails would not answer.
+    """
     if not several():
         return make()
     value, trouble = None, None

@@ -9,9 +9,10 @@ import pytest
 from clipjax.adapt.step import init_state, make_step
 from clipjax.errors import NonFiniteError
 from clipjax.log import MetricsLog, read_log
-from clipjax.train import loop
+from clipjax.train import loop, program
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import fit_stream
+from clipjax.train.trace import Trace, traced
 
 OPTIMIZER = optax.adam(0.1)
 
@@ -103,6 +104,27 @@ def test_seeds_keep_each_others_records(tmp_path):
                 say=lambda line: None,
             )
     assert [(r["seed"], r["step"]) for r in read_log(log.path)] == [(0, 2), (0, 4), (1, 2), (1, 4)]
+
+
+def test_only_batches_that_were_brought_there_reach_a_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "deal_out", lambda batch, mesh: np.float32(batch))
+    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+        fit(tmp_path, 10)
+
+
+def test_a_trace_is_of_its_steps(monkeypatch):
+    events = []
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: events.append(folder))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("end"))
+    for span, first, last in [((2, 4), 1, 6), ((2, 9), 3, 5), ((0, 1), 3, 4)]:
+        call = traced(lambda s, b: events.append(b), Trace("begin", *span), first, last)
+        [call(None, number) for number in range(first, last)]
+    assert events == [1, "begin", 2, 3, "end", 4, 5, "begin", 3, 4, "end", 3]
+
+
+def test_a_trace_is_written(tmp_path):
+    fit(tmp_path, 4, trace=Trace(tmp_path / "profile", 1, 3))
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 def test_nothing_is_saved_after_a_loss_that_is_not_finite(tmp_path):
