@@ -4,9 +4,10 @@
     python -m benchmarks.study --tasks=grid       one of them
     python -m benchmarks.study --tasks=photos     224-pixel JPEGs and ViT-B/32, random weights
 
-Every measurement is a process of its own, the sides in alternation, `--rounds` of each. A process
-prepares its data, then does its work twice: the first time is `cold` (from the start of the
-process: imports and compilation too, features at hand), the second `warm`.
+Every measurement is a process of its own, the sides in alternation, `--rounds` of each. `cold`
+is a whole process, from its start to accuracies: imports, reading features, compilation (what XLA
+compiled is kept between starts, as in every run). `warm` is training alone once that is done: all
+epochs at the pace of those after the first quarter.
 
 - grid: configs/sweep.py, 24 runs of a head and DANN; single: one DANN run. PyTorch trains on the
   same cached features, run after run, AdamW fused, with the thread count that is fastest here.
@@ -48,7 +49,6 @@ def config_of(task: str):
     config = sweep.get_config() if task == "grid" else dann.get_config()
     if task == "single":
         config.stages, config.seeds = ("dann",), (0,)
-    config.save_every = config.epochs  # one checkpoint; PyTorch makes none
     return config
 
 
@@ -87,20 +87,40 @@ def run_jax(task: str) -> dict:
     keep_memory()
     use_cores()
     keep_compiled()
+    from clipjax.log import read_log
     from experiments.encode import encode
     from experiments.plan import prepare
     from experiments.train import trainers
 
     config = config_of(task)
 
-    def work():
-        plan = prepare(config)
-        encoded = encode(config, plan, lambda line: None)
-        with tempfile.TemporaryDirectory() as workdir:
-            found = [jax_team(t, config, encoded) for t in trainers(config, plan, encoded, workdir)]
-        return np.concatenate(found).mean(axis=0).round(4).tolist()
+    plan = prepare(config)
+    encoded = encode(config, plan, lambda line: None)
+    with tempfile.TemporaryDirectory() as workdir:
+        found = [jax_team(t, config, encoded) for t in trainers(config, plan, encoded, workdir)]
+        warm = pace(read_log(pathlib.Path(workdir) / "metrics.jsonl"), config.epochs)
+    return measured(warm, np.concatenate(found))
 
-    return timed(work)
+
+def pace(records: list[dict], epochs: int) -> float:
+    """Seconds that all epochs take at the pace of those after the first quarter."""
+    calls: dict[tuple, list[float]] = {}  # the methods of a program have the same times
+    for record in records:
+        if record["epoch"] > epochs // 4:
+            calls.setdefault((record["epoch"], record["s_per_epoch"]), []).append(1)
+    return sum(seconds for _, seconds in calls) * epochs / (epochs - epochs // 4)
+
+
+def measured(warm: float, accuracies: np.ndarray) -> dict:
+    """What a process says of itself."""
+    from benchmarks.memory import peak
+
+    return {
+        "cold": time.perf_counter() - STARTED,
+        "warm": warm,
+        "peak_gb": peak() / 1e9,
+        "accuracy": np.asarray(accuracies).reshape(-1, 2).mean(axis=0).round(4).tolist(),
+    }
 
 
 def jax_team(trainer, config, encoded) -> np.ndarray:
@@ -132,18 +152,6 @@ def jax_team(trainer, config, encoded) -> np.ndarray:
     return np.stack([hit.mean(axis=1) for hit in hits], axis=1)
 
 
-def timed(work) -> dict:
-    """Does the work twice."""
-    from benchmarks.memory import peak
-
-    accuracy = work()
-    cold = time.perf_counter() - STARTED
-    before = time.perf_counter()
-    work()
-    warm = time.perf_counter() - before
-    return {"cold": cold, "warm": warm, "peak_gb": peak() / 1e9, "accuracy": accuracy}
-
-
 def run_torch(task: str, file: str) -> dict:
     """The same of PyTorch, run after run."""
     import torch
@@ -154,25 +162,27 @@ def run_torch(task: str, file: str) -> dict:
     with np.load(file) as arrays:
         data = {key: torch.from_numpy(np.array(x)) for key, x in arrays.items()}
 
-    def work():
-        found = [
-            [torch_run(torch, stage, lr, lam, seed, config, data) for seed in config.seeds]
-            for stage, lr, lam in points
-        ]
-        return np.mean(found, axis=(0, 1)).round(4).tolist()
-
-    return timed(work)
+    found, warm = [], 0.0
+    for stage, lr, lam in points:
+        for seed in config.seeds:
+            accuracy, seconds = torch_run(torch, stage, lr, lam, seed, config, data)
+            found.append(accuracy)
+            warm += seconds
+    return measured(warm, np.array(found))
 
 
 def torch_mlp(torch, widths: list[int]):
     """Linear layers with ReLU between them."""
     pairs = list(zip(widths, widths[1:], strict=False))
     layers = [layer for a, b in pairs for layer in (torch.nn.Linear(a, b), torch.nn.ReLU())]
+    for layer in layers[::2]:  # initial values as Flax draws them
+        torch.nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        torch.nn.init.zeros_(layer.bias)
     return torch.nn.Sequential(*layers[:-1])
 
 
-def torch_run(torch, stage: str, lr: float, lam_max: float, seed: int, config, data) -> list:
-    """Trains one run; test accuracy on source and target."""
+def torch_run(torch, stage: str, lr: float, lam_max: float, seed: int, config, data):
+    """Trains one run; test accuracy on source and target, and `pace`."""
     torch.manual_seed(seed)
     heads = config.methods[stage].heads
     x, y, z = data["source_train"], data["source_train_y"].long(), data["target_train"]
@@ -191,7 +201,9 @@ def torch_run(torch, stage: str, lr: float, lam_max: float, seed: int, config, d
     steps, step = config.epochs * -(-len(x) // size), 0
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     entropy = torch.nn.functional.cross_entropy
-    for _ in range(config.epochs):
+    for epoch in range(config.epochs):
+        if epoch == config.epochs // 4:
+            begun = time.perf_counter()
         one, two = torch.randperm(len(x)), torch.randperm(len(z))
         for at in range(0, len(x), size):
             seen = adapter(x[one[at : at + size]])
@@ -208,11 +220,13 @@ def torch_run(torch, stage: str, lr: float, lam_max: float, seed: int, config, d
             optimizer.step()
             schedule.step()
             step += 1
+    seconds = (time.perf_counter() - begun) * config.epochs / (config.epochs - config.epochs // 4)
     with torch.no_grad():
-        return [
+        hits = [
             float((classify(adapter(data[k])).argmax(1) == data[f"{k}_y"]).float().mean())
             for k in ("source_test", "target_test")
         ]
+    return hits, seconds
 
 
 def reversal(torch):
@@ -365,6 +379,7 @@ def alternate(task: str, rounds: int, options: dict[str, list[str]]) -> None:
     for _ in range(rounds):
         for side, results in found.items():
             results.append(start(task, side, *options.get(side, [])))
+            print(f"  {task} {side} {json.dumps(results[-1])}", flush=True)
     for key in [k for k, v in found["jax"][0].items() if isinstance(v, float)]:
         ours, theirs = ([r[key] for r in found[side]] for side in ("jax", "torch"))
         up = key == "images_per_s"
