@@ -12,8 +12,9 @@ from typing import Any
 import jax
 
 from clipjax.aot.hlo import collectives, totals
-from clipjax.aot.placement import make_mesh, place_batch, place_state, shardings, whole
+from clipjax.aot.placement import make_mesh, place_batch, place_state, shardings
 from clipjax.aot.topology import Topology
+from clipjax.train.sharding import replicated
 
 PyTree = Any
 # Less optimisation: a seventh of the time to compile, the same FLOPs, more temporaries.
@@ -65,7 +66,7 @@ def compile_step(
     """
     mesh = make_mesh(topology.devices, fsdp)
     state, batch = place_state(state, mesh), place_batch(batch, mesh)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings(state), whole(mesh)))
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings(state), replicated(mesh)))
     begun = time.perf_counter()
     lowered = jitted.lower(state, batch)
     try:

@@ -1,23 +1,17 @@
-"""Where the parts of a train step lie on a mesh with the axes "data" and "fsdp".
-
-Everything that this package knows of sharding is in this file.
-"""
+"""Where the arrays of a train step would lie, that are shapes as yet: as `clipjax.train` does it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding
 
 from clipjax.errors import ConfigError
+from clipjax.train import sharding
 
 PyTree = Any
-DATA, FSDP = "data", "fsdp"
-SMALLEST = 1 << 16  # elements; what is smaller is not worth gathering and lies whole on each device
 
 
 def make_mesh(devices: Sequence[jax.Device], fsdp: int = 1) -> Mesh:
@@ -30,23 +24,18 @@ def make_mesh(devices: Sequence[jax.Device], fsdp: int = 1) -> Mesh:
         raise ConfigError(
             f"fsdp={fsdp} does not divide the {len(devices)} devices; choose a divisor."
         )
-    grid = np.array(devices).reshape(-1, fsdp)
-    return Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto,) * 2)
+    return sharding.make_mesh(devices, fsdp)
 
 
 def place_state(state: PyTree, mesh: Mesh) -> PyTree:
-    """Abstract arrays with their places: large ones cut along their longest axis over "fsdp".
-
-    Parameters, gradients and moments of a weight have one shape and so one cut (ZeRO stage 3,
-    Rajbhandari et al. 2020, arXiv 1910.02054).
-    """
-    return jax.tree.map(lambda x: _placed(x, _cut(x.shape, mesh), mesh), state)
+    """Abstract arrays with their places: large ones cut along their longest axis over "fsdp"."""
+    return jax.tree.map(_placed, state, sharding.state_shardings(state, mesh))
 
 
 def place_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """Abstract arrays [B, ...] with their places: cut along their first axis over all devices."""
-    cut = PartitionSpec((DATA, FSDP))
-    return jax.tree.map(lambda x: _placed(x, cut if x.ndim else PartitionSpec(), mesh), batch)
+    whole, cut = sharding.replicated(mesh), sharding.cut(mesh)
+    return jax.tree.map(lambda x: _placed(x, cut if x.ndim else whole), batch)
 
 
 def shardings(placed: PyTree) -> PyTree:
@@ -54,20 +43,5 @@ def shardings(placed: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.sharding, placed)
 
 
-def whole(mesh: Mesh) -> NamedSharding:
-    """The place of what every device has a copy of."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def _placed(x: Any, spec: PartitionSpec, mesh: Mesh) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
-
-
-def _cut(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Over "fsdp" along the longest axis that it divides; whole if none is, or if small."""
-    ways = mesh.shape[FSDP]
-    fitting = [axis for axis, size in enumerate(shape) if size % ways == 0]
-    if ways == 1 or math.prod(shape) < SMALLEST or not fitting:
-        return PartitionSpec()
-    longest = max(fitting, key=lambda axis: shape[axis])
-    return PartitionSpec(*(FSDP if axis == longest else None for axis in range(len(shape))))
+def _placed(x: Any, where: NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
