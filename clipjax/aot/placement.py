@@ -1,4 +1,4 @@
-"""Where the arrays of a train step would lie, that are shapes as yet: as `clipjax.train` does it."""
+"""Where the arrays of a step would lie, which are shapes as yet: as in `clipjax.train.sharding`."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def test_large_parameters_are_cut_along_their_longest_axis():
     state = {"fc1": shape(512, 2048), "fc2": shape(2048, 512), "bias": shape(512), "step": shape()}
     assert specs(place_state(state, mesh(2, 4))) == {
         "fc1": PartitionSpec(None, "fsdp"),
-        "fc2": PartitionSpec("fsdp", None),
+        "fc2": PartitionSpec("fsdp"),
         "bias": PartitionSpec(),  # not worth gathering
         "step": PartitionSpec(),
     }
