@@ -41,6 +41,7 @@ def test_unreadable_images_are_left_out_of_everything(own_photos, wee_clip, tmp_
     with pytest.raises(DataError, match="images of .*sketch.* are not those that the run"):
         run.run(config, tmp_path / "run")
     # a repaired file is seen by a new run
+    config.stages = ("head",)
     run.run(config, tmp_path / "again")
     assert row_of(read_json(tmp_path / "again" / "results.json"), "head")["n"] == len(source)
 
