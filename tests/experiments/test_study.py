@@ -1,6 +1,7 @@
 """Studies in this process: phases, selection, export, and what is refused before it starts."""
 
 import functools
+import types
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.log import read_log
 from clipjax.model.hf import load_clip
 from configs import common, tables
-from experiments import export, run
+from experiments import export, methods, run
 from experiments.encode import encode_texts
 from experiments.methods import build_methods, teams
 from experiments.plan import prepare
@@ -223,6 +224,15 @@ def test_what_cannot_train_is_refused_by_name(photos, wee_clip, change, word):
         prepare(config)
 
 
+def test_a_loss_that_knows_no_axis_is_refused_with_pmap(photos, wee_clip, monkeypatch):
+    plain = types.SimpleNamespace(make_loss=lambda model: None)
+    monkeypatch.setattr(methods, "loss_files", lambda: {"plain": plain})
+    config = config_of(photos, wee_clip, own={"loss": "plain", "heads": {"classifier": (8,)}})
+    config.parallel = "pmap"
+    with pytest.raises(ConfigError, match="methods.own: its loss does not take axis_name"):
+        prepare(config)
+
+
 @pytest.mark.parametrize(
     "field, value",
     [
@@ -230,6 +240,9 @@ def test_what_cannot_train_is_refused_by_name(photos, wee_clip, change, word):
         ("selection", "proxy_a_distance"),  # the folder has few validation images
         ("compute_dtype", "float8"),
         ("accumulate", 3),
+        ("parallel", "xmap"),
+        ("profile", "20:10"),
+        ("profile", "1:2"),  # nothing here trains from pixels
     ],
 )
 def test_unknown_choices_are_refused(photos, wee_clip, field, value):
