@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 import signal
+import types
 
 import jax
 import numpy as np
@@ -17,7 +18,7 @@ from clipjax.log import read_log
 from clipjax.model.hf import load_clip
 from clipjax.train.preemption import Preempted
 from configs import common, tables
-from experiments import export, run, train
+from experiments import export, methods, run, train
 from experiments.encode import encode_texts
 from experiments.methods import build_methods, teams
 from experiments.plan import prepare
@@ -275,6 +276,15 @@ def test_what_cannot_train_is_refused_by_name(photos, wee_clip, change, word):
         prepare(config)
 
 
+def test_a_loss_that_knows_no_axis_is_refused_with_pmap(photos, wee_clip, monkeypatch):
+    plain = types.SimpleNamespace(make_loss=lambda model: None)
+    monkeypatch.setattr(methods, "loss_files", lambda: {"plain": plain})
+    config = config_of(photos, wee_clip, own={"loss": "plain", "heads": {"classifier": (8,)}})
+    config.parallel = "pmap"
+    with pytest.raises(ConfigError, match="methods.own: its loss does not take axis_name"):
+        prepare(config)
+
+
 @pytest.mark.parametrize(
     "field, value",
     [
@@ -284,6 +294,9 @@ def test_what_cannot_train_is_refused_by_name(photos, wee_clip, change, word):
         ("accumulate", 3),
         ("keep", 0),
         ("keep_best", 2),  # selection is "last", which ranks nothing
+        ("parallel", "xmap"),
+        ("profile", "20:10"),
+        ("profile", "1:2"),  # nothing here trains from pixels
     ],
 )
 def test_unknown_choices_are_refused(photos, wee_clip, field, value):
