@@ -191,7 +191,7 @@ def fit_arrays(
         bar.update(count)
         if (done - begun) % save_every and done < epochs:
             continue
-        states = _gathered(padded, runs)
+        states = _gathered(padded, runs, mesh)
         if evaluate:
             for name, own in _apart(evaluate(states.params), share):
                 log.append(_place(name, done, per_epoch) | {"evaluation": own})
@@ -273,8 +273,10 @@ def _spread(runs: PyTree, mesh: Mesh | None) -> PyTree:
     return jax.tree.map(place, runs)
 
 
-def _gathered(states: PyTree, runs: int) -> PyTree:
-    """The states of all runs on one device."""
+def _gathered(states: PyTree, runs: int, mesh: Mesh | None) -> PyTree:
+    """Undoes `_spread`: the states of all runs on one device."""
+    if mesh is None:
+        return states
     return jax.tree.map(lambda x: jax.device_put(np.asarray(x)[:runs]), states)
 
 
