@@ -31,8 +31,8 @@ def test_the_config_that_ships_is_24_runs_of_two_programs():
     built = build_methods(config, 28)
     assert len(built) * len(config.seeds) == 24
     assert [len(names) for names in teams(built, lambda method: True)] == [2, 6]
-    assert "dann lr=0.003 lam_max=0.3" in built
-    assert built["dann lr=0.003 lam_max=0.3"].phases[0].optim.lr == 3e-3
+    assert "dann lam_max=0.3 lr=0.003" in built
+    assert built["dann lam_max=0.3 lr=0.003"].phases[0].optim.lr == 3e-3
 
 
 def test_a_stage_that_a_setting_does_not_concern_is_not_repeated():
