@@ -171,8 +171,9 @@ def check_parts(config, dataset: Dataset, methods: Mapping[str, Method]) -> None
     images = sum(map(len, open_parts(dataset)[0].values()))
     check_unreadable(unused_images(dataset), images, config.data.max_unreadable)
     ends = (config.data.source, *targets(config))
-    for method in methods.values():
-        planned_epoch(own_config(config, method), dataset)
+    own = {repr(method.data): own_config(config, method) for method in methods.values()}
+    for each in own.values() if own else [config] * bool(config.stages):
+        planned_epoch(each, dataset)
     if config.stages and config.selection == "proxy_a_distance":
         fewest = min(len(dataset.source(domain, "val")) for domain in ends)
         if fewest < FEWEST_FOR_DISTANCE:

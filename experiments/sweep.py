@@ -30,7 +30,7 @@ def points(sweep: Sequence[Mapping]) -> list[Point]:
     """The settings that `config.sweep` lists.
 
     >>> points(({"optim.lr": (1, 2), "data.shots": 4},))
-    [{'optim.lr': 1, 'data.shots': 4}, {'optim.lr': 2, 'data.shots': 4}]
+    [{'data.shots': 4, 'optim.lr': 1}, {'data.shots': 4, 'optim.lr': 2}]
     >>> points(({"optim.lr": 1}, {"data.shots": 4}))
     [{'optim.lr': 1}, {'data.shots': 4}]
 
@@ -44,6 +44,7 @@ def points(sweep: Sequence[Mapping]) -> list[Point]:
         raise ConfigError(f"sweep is {sweep!r}; give a tuple of grids, ({{field: values}},).")
     found = []
     for grid in sweep:
+        grid = dict(sorted(grid.items()))  # the order of config.json, which exports read
         values = [v if isinstance(v, (tuple, list)) else (v,) for v in grid.values()]
         if empty := [field for field, each in zip(grid, values, strict=True) if not each]:
             raise ConfigError(f"sweep of {empty[0]!r} has no values; give some, as in (0.1, 0.3).")

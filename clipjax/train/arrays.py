@@ -295,7 +295,7 @@ def _spread(runs: PyTree, mesh: Mesh | None) -> PyTree:
 
 
 def _gathered(states: PyTree, runs: int, mesh: Mesh | None) -> PyTree:
-    """The states of all runs on one device."""
+    """Undoes `_spread`: the states of all runs on one device."""
     if mesh is None:
         return states
     return jax.tree.map(lambda x: jax.device_put(np.asarray(x)[:runs]), states)

@@ -20,7 +20,6 @@ from tests.conftest import read_json
 from tests.experiments.test_study import TRUNK, config_of, row_of, trained
 
 DANN = {"loss": "dann", "heads": TRUNK, "lam_max": 0.3, "label_smoothing": 0.1, "epochs": 2}
-HEAD = {"loss": "finetune", "heads": {"classifier": (8,)}, "label_smoothing": 0.1, "epochs": 2}
 GRID = ({"optim.lr": 1e-3, "methods.dann.lam_max": 0.1, "methods.dann.label_smoothing": 0.0},
         {"optim.lr": 5e-3, "methods.dann.lam_max": 0.8, "optim.weight_decay": 0.1,
          "data.shots": 2, "data.subset_seed": 1},
@@ -32,8 +31,8 @@ def test_the_config_that_ships_is_24_runs_of_two_programs():
     built = build_methods(config, 28)
     assert len(built) * len(config.seeds) == 24
     assert [len(names) for names in teams(built, lambda method: True)] == [2, 6]
-    assert "dann lr=0.003 lam_max=0.3" in built
-    assert built["dann lr=0.003 lam_max=0.3"].phases[0].optim.lr == 3e-3
+    assert "dann lam_max=0.3 lr=0.003" in built
+    assert built["dann lam_max=0.3 lr=0.003"].phases[0].optim.lr == 3e-3
 
 
 def test_a_stage_that_a_setting_does_not_concern_is_not_repeated():
@@ -76,9 +75,9 @@ def test_data_of_methods_that_train_from_pixels_cannot_be_swept(photos, wee_clip
 
 @pytest.fixture(scope="module")
 def swept(photos, wee_clip, tmp_path_factory):
-    """A finished sweep of a head and DANN."""
+    """A finished sweep of DANN."""
     workdir = tmp_path_factory.mktemp("sweep") / "run"
-    config = config_of(photos, wee_clip, head=HEAD, dann=DANN)
+    config = config_of(photos, wee_clip, dann=DANN)
     config.sweep = GRID
     run.run(config, workdir)
     return config, workdir
@@ -105,9 +104,9 @@ def test_runs_of_a_sweep_are_those_of_separate_configs(swept, tmp_path):
     results = read_json(workdir / "results.json")
     names = settings(config).items()
     for number, (name, (stage, _)) in enumerate(names):
-        if stage == "head" or number % len(GRID) == 2:  # differ in nothing that the others do not
+        if number == 2:  # differs in nothing that the second does not
             continue
-        point = GRID[number % len(GRID)]
+        point = GRID[number]
         alone, place = separate(config, stage, point), tmp_path / str(number)
         run.run(alone, place)
         one, two = trained(config, workdir, name).params, trained(alone, place, stage).params
@@ -139,14 +138,14 @@ def test_methods_of_as_many_examples_are_one_program(swept):
     config, workdir = swept
     plan = prepare(config)
     found = [t.names for t in trainers(config, plan, encode_texts(config, plan), workdir)]
-    assert sorted(map(len, found)) == [1, 1, 2, 2]  # of each stage: everything; 2 shots
+    assert sorted(map(len, found)) == [1, 2]  # everything; 2 shots
 
 
 def test_settings_stand_side_by_side_and_validation_picks(swept):
     _, workdir = swept
     results = read_json(workdir / "results.json")
     found = results["sweep"]
-    assert found["rule"] == "information_maximization" and len(found["rows"]) == 6
+    assert found["rule"] == "information_maximization" and len(found["rows"]) == 3
     dann = [r for r in found["rows"] if r["stage"] == "dann" and "data.shots" not in r["settings"]]
     assert found["best"]["dann"] == max(dann, key=lambda r: r["score_mean"])["method"]
     row = found["rows"][-1]
