@@ -196,7 +196,8 @@ def save_adapted(
     heads = trained.heads
     as_stored = lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype)  # noqa: E731
     stored = jax.tree.map(as_stored, params)
-    save_program(directory, config, preprocess, heads, stored, kept)
+    answering = heads.clone(discriminator=None)  # flax looks for parameters of all it has
+    save_program(directory, config, preprocess, answering, stored, kept)
     write_json(
         directory / HEADS,
         {

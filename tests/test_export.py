@@ -132,7 +132,7 @@ def test_jax_alone_predicts_what_load_adapted_predicts(exported, tmp_path):
     found, wanted = np.load(tmp_path / "found.npy"), model.predict(list(pixels))
     np.testing.assert_allclose(found[1:], wanted, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4, atol=1e-6)
-    assert np.ptp(wanted, axis=0).max() > 1e-3  # the images differ
+    assert np.ptp(wanted, axis=0).max() > 1e-4  # the images differ, by more than is tolerated
 
 
 def test_the_program_is_for_three_platforms_and_holds_no_weights(exported):
