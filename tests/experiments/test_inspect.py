@@ -175,7 +175,7 @@ def test_empty_files_count_as_in_a_run(planted, tmp_path, capsys):
     refusals, _, _ = look(planted, tmp_path / "out", capsys)
     config = dann.get_config(f"source=real,target=sketch,root={planted}")
     with pytest.raises(DataError) as error:
-        plan.check_parts(config, plan.matched_data(config)[0])
+        plan.check_parts(config, plan.matched_data(config)[0], {})
     assert refusals == [str(error.value)] and "2 of 120 images" in refusals[0]
 
 
