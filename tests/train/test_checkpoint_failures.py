@@ -26,12 +26,12 @@ def loss(params, batch, rng, progress):
     return jnp.sum((params["w"] - batch) ** 2), {}
 
 def batches(first):
-    for number in range(first, 10):
-        limit = 100_000 if 3 <= number < 7 else resource.RLIM_INFINITY
+    for number in range(first, 10):  # the batch after the one whose step is saved next
+        limit = 100_000 if 4 <= number < 8 else resource.RLIM_INFINITY
         checkpointer.wait()
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
         yield jnp.float32(number)
-        if number in (5, 6):
+        if number in (6, 7):
             print(sorted(p.name for p in (folder / "ckpt").iterdir() if p.name.isdigit()))
 
 with explained(), Checkpointer(folder / "ckpt") as checkpointer:

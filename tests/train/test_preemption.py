@@ -52,7 +52,7 @@ def test_a_stream_goes_on_with_the_same_bits(tmp_path):
 
     def told(first):
         for number in range(first, 99):
-            if number == 6:
+            if number == 7:  # it is fetched after step 7 began
                 term()
             yield jnp.float32(number)
 
