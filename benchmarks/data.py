@@ -20,13 +20,13 @@ Measured (2 cores of an Intel Xeon, Sapphire Rapids; Pillow 13, torch 2.13; `--r
 else running): images per second, ratios with their range over the rounds.
 
     workers        clipjax   float tensors              uint8 tensors
-    1 thread           145   108   1.43 (1.24 to 1.46)   127   1.21 (1.05 to 1.29)
-    1 process          135   108   1.29 (1.21 to 1.55)   127   1.15 (1.03 to 1.32)
-    2 threads          336   212   1.58 (1.13 to 1.74)   236   1.42 (1.24 to 1.46)
-    2 processes        282   212   1.35 (1.15 to 1.38)   236   1.21 (1.16 to 1.25)
+    1 thread           191   119   1.61 (1.41 to 1.87)   137   1.40 (1.24 to 1.75)
+    1 process          190   119   1.56 (1.50 to 1.83)   137   1.37 (1.30 to 1.71)
+    2 threads          260   194   1.40 (1.25 to 1.40)   223   1.13 (1.10 to 1.31)
+    2 processes        311   194   1.60 (1.60 to 1.62)   223   1.47 (1.26 to 1.50)
 
-What limits it is Pillow's resize, which both sides share; `clipjax/data/decode.py` says why it
-stays.
+Where one thread of a process loads, photographs are resized by matrix products, to Pillow's bits
+(`clipjax/data/resize.py`); several threads share Pillow's resize, which is 60-70 % of a crop.
 """
 
 from __future__ import annotations
