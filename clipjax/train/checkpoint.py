@@ -133,15 +133,19 @@ class Checkpointer:
     def _failed(self, error: Exception) -> None:
         """Says what could not be written, frees its space, remembers what is there."""
         step, self._saving = self._saving, None
+        left = ""
         try:
             stored.remove_unfinished(self.directory, step)
+        except OSError as also:
+            left = f" What was written of it could not be removed ({also})."
+        try:
             self._manager.reload()  # orbax has forgotten those that this one was to replace
             there = f"step {self.latest}" if self.steps else "none"
         except OSError as also:
             there = f"unknown ({also})"
         self._say(
             f"clipjax: the checkpoint {self.directory}/{step} could not be written "
-            f"({stored.reason(error)}); training goes on, last good checkpoint: {there}."
+            f"({stored.reason(error)}); training goes on, last good checkpoint: {there}.{left}"
         )
 
     def restore(self, like: PyTree, step: int | None = None) -> tuple[PyTree, dict] | None:

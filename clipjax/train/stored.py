@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -156,8 +157,15 @@ def misfit(place: Path, changed: Sequence[str]) -> CheckpointError:
     )
 
 
-def remove_unfinished(directory: Path, step: int) -> None:
-    """Frees the space of a checkpoint that could not be written to its end."""
+def remove_unfinished(directory: Path, step: int, *, patience: float = 10.0) -> None:
+    """Frees the space of a checkpoint that could not be written to its end.
+
+    The error of one array arrives while other threads still write theirs: what they make or rename
+    meanwhile fails the removal, which is tried again for `patience` seconds.
+
+    Raises:
+      OSError: it cannot be removed.
+    """
     if jax.process_index():
         return
     unfinished = _epath(directory) / f"{step}{_UNFINISHED}"
@@ -165,8 +173,14 @@ def remove_unfinished(directory: Path, step: int) -> None:
         unfinished = _epath(directory) / str(step)
         if (unfinished / "commit_success.txt").exists():
             return
-    if unfinished.exists():
-        unfinished.rmtree()
+    given_up = time.monotonic() + patience
+    while unfinished.exists():
+        try:
+            unfinished.rmtree()
+        except OSError:
+            if time.monotonic() > given_up:
+                raise
+            time.sleep(0.05)
 
 
 def reason(error: Exception) -> str:

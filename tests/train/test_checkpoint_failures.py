@@ -1,11 +1,14 @@
 """Where checkpoints cannot be written: training goes on, and the last good one stays."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import jax.numpy as jnp
+import pytest
 
+from clipjax.train import stored
 from clipjax.train.checkpoint import Checkpointer
 from tests.conftest import REPO
 
@@ -57,8 +60,8 @@ def test_training_goes_on_while_the_disk_is_full(tmp_path):
     # (A thread of tensorstore's may print its own complaint.)
     failed = [line for line in done.stderr.splitlines() if line.startswith("clipjax: ")]
     assert len(failed) == 4, done.stderr
-    assert all("could not be written (File too large)" in line for line in failed)
-    assert all("training goes on, last good checkpoint: step 3" in line for line in failed)
+    assert all("could not be written (File too large)" in line for line in failed), failed
+    assert all(line.endswith("last good checkpoint: step 3.") for line in failed), failed
     assert done.stdout.splitlines()[-1] == "10"
     assert done.stdout.count("['2', '3']") == 2  # those before the failures were kept
     assert sorted(path.name for path in (tmp_path / "ckpt").iterdir()) == ["10", "9"]
@@ -74,3 +77,24 @@ def test_a_directory_that_is_lost_is_said_too(tmp_path, capsys):
         checkpointer.save(2, {"w": jnp.ones(3)})
     (line,) = capsys.readouterr().err.splitlines()
     assert "ckpt/2 could not be written (" in line and "Not a directory" in line
+
+
+def test_removing_waits_for_threads_that_still_write(tmp_path, monkeypatch):
+    half = tmp_path / "4.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "written").write_text("")
+    real, calls = os.rmdir, []
+
+    def busy(path, *args, **kwargs):
+        calls.append(path)
+        if len(calls) < 3:  # as where another thread's file appeared after they were listed
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+        real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    stored.remove_unfinished(tmp_path, 4)
+    assert len(calls) == 3 and not half.exists()
+    half.mkdir()
+    calls.clear()
+    with pytest.raises(OSError, match="not empty"):
+        stored.remove_unfinished(tmp_path, 4, patience=0)
