@@ -2,7 +2,7 @@
 
 python -m experiments.compile --topology=v5e:16x16 --model=vit_l14
 
-Needs no TPU and no weights, only its compiler: pip install "clipjax[aot]".
+Needs no TPU and no weights, only its compiler: pip install -e ".[aot]" in a checkout.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ _PHASE = flags.DEFINE_string("phase", "", "Of the method; default its last.")
 _BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 0, "Images a domain and step on all chips together; default 64 a chip."
 )
-_FSDP = flags.DEFINE_integer("fsdp", 1, "Devices among which each parameter is cut.")
+_FSDP = flags.DEFINE_integer(
+    "fsdp", 0, "Devices among which each parameter is cut; default config.mesh.fsdp."
+)
 _FAST = flags.DEFINE_bool(
     "fast", False, "Optimise less: compiles sooner; memory and bytes are then upper estimates."
 )
@@ -64,6 +66,8 @@ def main(argv: list[str]) -> None:
         from experiments import scaling, scaling_batch, scaling_report, scaling_table
 
         say = lambda line: print(line, flush=True)  # noqa: E731
+        if _LARGEST.value and (_MARKDOWN.value or _TABLE.value):
+            raise ConfigError("--largest_batch has no place in the table; drop one of the flags.")
         if _TABLE.value:
             page = pathlib.Path(_TABLE.value)
             questions = [asked(m, t) for m in _MODELS.value for t in _TOPOLOGIES.value]
@@ -71,8 +75,6 @@ def main(argv: list[str]) -> None:
                 _CONFIG.value, questions, page, pathlib.Path(_ROWS.value), say
             )
             return
-        if _LARGEST.value and _MARKDOWN.value:
-            raise ConfigError("--largest_batch has no place in a row of the table; drop one flag.")
         answer = scaling.ask(_CONFIG.value, asked(_MODEL.value, _TOPOLOGY.value), say)
         if _MARKDOWN.value:
             say(scaling_table.row(answer))

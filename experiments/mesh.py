@@ -60,17 +60,22 @@ def training_mesh(config, state_bytes: int = 0, most: int | None = None) -> Mesh
         room = max(1, device_memory() // (2 * max(1, state_bytes)))
         return batch_mesh(config.batch_size // accumulate, devices[: min(room, most or room)])
     devices, fsdp = jax.devices(), config.mesh.fsdp
-    data = config.mesh.data or len(devices) // fsdp
+    data = config.mesh.data or max(1, len(devices) // fsdp)
     count = data * fsdp
-    if not count or count > len(devices):
+    if count > len(devices):
         raise ConfigError(
-            f"a mesh of mesh.data={data or 1} times mesh.fsdp={fsdp} devices is larger than the "
+            f"a mesh of mesh.data={data} times mesh.fsdp={fsdp} devices is larger than the "
             f"{len(devices)} there are; make it smaller."
         )
     if processes.several() and count != len(devices):
         raise ConfigError(
             f"a mesh of mesh.data={data} times mesh.fsdp={fsdp} leaves out some of the "
             f"{len(devices)} devices of {jax.process_count()} processes; use all."
+        )
+    if not config.mesh.data and count != len(devices):
+        raise ConfigError(
+            f"mesh.fsdp={fsdp} does not divide the {len(devices)} devices there are; take a "
+            f"divisor, or leave some devices out with mesh.data={data}."
         )
     check_divides(config.batch_size, accumulate, count)
     return make_mesh(devices[:count], fsdp)

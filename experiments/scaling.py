@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from clipjax.aot.compiled import Compiled, compile_step
 from clipjax.aot.roofline import CHIPS, Chip, Estimate, estimate
-from clipjax.aot.topology import open_topology
+from clipjax.aot.topology import Topology, open_topology
 from clipjax.errors import ConfigError
 from clipjax.model.shapes import named_shape
+from clipjax.train.sharding import DATA, make_mesh
 from experiments.abstract import abstract_step
 
 PER_CHIP = 64  # images a domain, where no batch size is asked for
@@ -24,7 +25,7 @@ class Question:
     method: str = ""
     phase: str = ""
     batch_size: int = 0  # of one domain, on all chips
-    fsdp: int = 1
+    fsdp: int = 0  # devices that share each parameter; 0: as config.mesh.fsdp says
     fast: bool = False
 
 
@@ -32,12 +33,11 @@ class Question:
 class Answer:
     """What the compiler said, with what a reader must know to use it."""
 
-    question: Question  # with its batch size
+    question: Question  # with its batch size and fsdp
     phase: str  # full name
     chips: int
     devices_per_chip: int
     images: int  # a step, of both domains
-    cached: bool  # the encoder is not in the step
     accumulate: int
     compiled: Compiled
 
@@ -64,7 +64,8 @@ def ask(config, question: Question, say: Callable[[str], None] = print) -> Answe
     """Compiles the step that a config trains with.
 
     Raises:
-      ConfigError: no such model, topology, method or phase; no libtpu; sizes that do not divide.
+      ConfigError: no such model, topology, method or phase; no libtpu; sizes that do not divide; a
+        phase that trains on cached features, which no step on a mesh does; pmap.
     """
     topology, shape = open_topology(question.topology), named_shape(question.model)
     size = question.batch_size or PER_CHIP * topology.chips
@@ -73,11 +74,18 @@ def ask(config, question: Question, say: Callable[[str], None] = print) -> Answe
             f"batch_size={size} cannot be dealt out to {len(topology.devices)} devices in "
             f"accumulate={config.accumulate} microbatches; choose a multiple of their product."
         )
-    question = dataclasses.replace(question, batch_size=size)
+    fsdp = question.fsdp or config.mesh.fsdp
+    check_mesh(config, topology, fsdp)
+    question = dataclasses.replace(question, batch_size=size, fsdp=fsdp)
     config = config.copy_and_resolve_references()
     config.batch_size = size
     say(f"compiling {question.model} for {question.topology}, batch {size} a domain ...")
     made = abstract_step(config, shape, method=question.method, phase=question.phase)
+    if made.cached:
+        raise ConfigError(
+            f"{made.name} trains on cached features: whole epochs of all seeds on one "
+            "device, not a step on a mesh; ask about a phase that trains from pixels (--phase)."
+        )
     compiled = compile_step(
         made.step, made.state, made.batch, topology, fsdp=question.fsdp, fast=question.fast
     )
@@ -88,7 +96,22 @@ def ask(config, question: Question, say: Callable[[str], None] = print) -> Answe
         topology.chips,
         topology.devices_per_chip,
         size * len(made.batch),
-        made.cached,
         config.accumulate,
         compiled,
     )
+
+
+def check_mesh(config, topology: Topology, fsdp: int) -> None:
+    """Refuses a mesh that is not the whole slice under jit.
+
+    Raises:
+      ConfigError: the field.
+    """
+    if config.parallel != "jit":
+        raise ConfigError(f"parallel={config.parallel!r}: only jit's step can be compiled here.")
+    mesh = make_mesh(topology.devices, fsdp)
+    if config.mesh.data not in (0, mesh.shape[DATA]):
+        raise ConfigError(
+            f"mesh.data={config.mesh.data} times fsdp={fsdp} is not all of {topology.name}; take "
+            "mesh.data=0."
+        )

@@ -11,12 +11,11 @@ def describe(answer: Answer) -> list[str]:
     """The answer as lines for a console."""
     asked, found, chip = answer.question, answer.compiled, answer.chip
     unit = "chip" if answer.devices_per_chip == 1 else f"core, {answer.devices_per_chip} a chip"
-    inputs = "cached features, no encoder" if answer.cached else "images"
     fitting = "fits" if found.fits else "DOES NOT FIT"
     hbm = chip.hbm / answer.devices_per_chip
     cut = f"cut among {asked.fsdp} devices" if asked.fsdp > 1 else "whole on each"
     lines = [
-        f"{answer.phase} of {asked.model} on {asked.topology}: {answer.images} {inputs} a step, "
+        f"{answer.phase} of {asked.model} on {asked.topology}: {answer.images} images a step, "
         f"{answer.images / answer.chips:g} a chip; parameters {cut}",
         f"per {unit}, as compiled{' (--fast: upper estimates)' if asked.fast else ''}:",
         f"  peak memory  {gib(found.peak)} of {gib(hbm)}: {fitting}",

@@ -9,6 +9,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 
 from clipjax.aot.compiled import Compiled
+from clipjax.aot.topology import compiler_version
 from clipjax.errors import ConfigError
 from clipjax.log import write_atomically, write_json
 from experiments.run import config_text
@@ -78,10 +79,11 @@ def write_table(
 
 
 def key(config, question: Question) -> str:
-    """The name of an answer: everything that it depends on."""
+    """The name of an answer: what it depends on beside the code that builds the step."""
     import jax
 
-    text = config_text(config) + repr(question) + jax.__version__
+    versions = f"{jax.__version__} {compiler_version()}"
+    text = f"{config_text(config)}{question}{versions}"
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{question.model}-{question.topology.replace(':', '-')}-{digest}"
 

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 
 from clipjax.aot.hlo import collectives, totals
-from clipjax.aot.placement import make_mesh, place_batch, place_state, shardings
+from clipjax.aot.placement import place_batch, place_state
 from clipjax.aot.topology import Topology
-from clipjax.train.sharding import replicated
+from clipjax.train.program import make_program
+from clipjax.train.sharding import make_mesh
 
 PyTree = Any
 # Less optimisation: a seventh of the time to compile, the same FLOPs, more temporaries.
@@ -54,7 +55,7 @@ def compile_step(
     fsdp: int = 1,
     fast: bool = False,
 ) -> Compiled:
-    """Compiles `step(state, batch)` as `clipjax.train.loop.fit_stream` jits it.
+    """Compiles `step(state, batch)` as `clipjax.train.loop.fit_stream` does, for other devices.
 
     Args:
       step: as `clipjax.adapt.step.make_step` makes it; its state is donated.
@@ -63,12 +64,14 @@ def compile_step(
       topology: the devices.
       fsdp: devices among which each parameter is cut; 1 keeps it whole on each.
       fast: less optimisation (`FAST`): memory is then an upper estimate.
+
+    Raises:
+      ConfigError: `fsdp` does not divide the devices.
     """
     mesh = make_mesh(topology.devices, fsdp)
-    state, batch = place_state(state, mesh), place_batch(batch, mesh)
-    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings(state), replicated(mesh)))
+    jitted = make_program(step, state, mesh).run
     begun = time.perf_counter()
-    lowered = jitted.lower(state, batch)
+    lowered = jitted.lower(place_state(state, mesh), place_batch(batch, mesh))
     try:
         program = lowered.compile(compiler_options=FAST if fast else None)
     except jax.errors.JaxRuntimeError as error:

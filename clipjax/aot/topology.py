@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -59,6 +60,11 @@ def check_name(name: str) -> tuple[str, str]:
     return generation, shape
 
 
+def compiler_version() -> str:
+    """The version of libtpu, which must be installed."""
+    return importlib.metadata.version("libtpu")
+
+
 def open_topology(name: str) -> Topology:
     """A topology by its name, "v5e:16x16".
 
@@ -70,7 +76,7 @@ def open_topology(name: str) -> Topology:
     generation, shape = check_name(name)
     if importlib.util.find_spec("libtpu") is None:
         raise ConfigError(
-            'compiling for a TPU needs its compiler, libtpu: pip install "clipjax[aot]".'
+            'compiling for a TPU needs its compiler, libtpu: pip install -e ".[aot]" in a checkout.'
         )
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)

@@ -21,17 +21,26 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from clipjax.errors import ConfigError
+
 PyTree = Any
 DATA, FSDP = "data", "fsdp"
 SMALLEST = 1024  # elements of an array that is worth cutting
 
 
 def make_mesh(devices: Sequence[jax.Device], fsdp: int = 1) -> Mesh:
-    """A mesh [data, fsdp] of these devices, whose number `fsdp` divides.
+    """A mesh [data, fsdp] of these devices.
 
     They are taken in the order of their processes: that of the parts of a batch, and neighbours,
     which are near each other, share the parameters.
+
+    Raises:
+      ConfigError: `fsdp` does not divide their number.
     """
+    if fsdp < 1 or len(devices) % fsdp:
+        raise ConfigError(
+            f"fsdp={fsdp} does not divide the {len(devices)} devices; choose a divisor."
+        )
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
     grid = np.array(ordered).reshape(-1, fsdp)
     return Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))

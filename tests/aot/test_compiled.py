@@ -48,7 +48,7 @@ def test_refusals_of_the_compiler_are_read():
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason='needs pip install "clipjax[aot]"'
+    importlib.util.find_spec("libtpu") is None, reason='needs pip install -e ".[aot]"'
 )
 def test_a_step_for_eight_tpu_chips_averages_gradients():
     """In a process of its own: libtpu stays loaded, and tests stay on the CPU."""

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from clipjax.aot.placement import make_mesh, place_batch, place_state
+from clipjax.aot.placement import place_batch, place_state
 from clipjax.errors import ConfigError
+from clipjax.train.sharding import make_mesh
 
 
 def mesh(data, fsdp):

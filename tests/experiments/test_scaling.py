@@ -164,10 +164,25 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(cpu):
         scaling.ask(config(accumulate=2), Question("vit_b16", "v5e:1x1", batch_size=3))
 
 
+@pytest.mark.parametrize(
+    ("changes", "question", "message"),
+    [
+        ({}, {"phase": "frozen"}, "two_stage/frozen trains on cached features"),
+        ({}, {"fsdp": 2}, "fsdp=2 does not divide the 1 devices"),
+        ({"mesh": {"data": 0, "fsdp": 2}}, {}, "fsdp=2 does not divide the 1 devices"),
+        ({"mesh": {"data": 4, "fsdp": 1}}, {}, "mesh.data=4 times fsdp=1 is not all of v5e:1x1"),
+        ({"parallel": "pmap"}, {}, "parallel='pmap': only jit's step"),
+    ],
+)
+def test_a_program_that_training_would_not_run_is_refused(cpu, changes, question, message):
+    with pytest.raises(ConfigError, match=message):
+        scaling.ask(config(**changes), Question("vit_b16", "v5e:1x1", **question))
+
+
 def answer_of(peak, batch=64, fits=True, **changes) -> Answer:
     compiled = Compiled(fits, peak, 0, flops=1e12, bytes_accessed=1e9)
     question = Question("vit_b16", "v5e:1x1", batch_size=batch)
-    made = Answer(question, "two_stage/unfrozen", 1, 1, 2 * batch, False, 1, compiled)
+    made = Answer(question, "two_stage/unfrozen", 1, 1, 2 * batch, 1, compiled)
     return dataclasses.replace(made, **changes)
 
 
@@ -222,6 +237,7 @@ def test_a_table_grows_by_rows_and_asks_nothing_twice(monkeypatch, tmp_path):
         return answer_of(2**30, question=question)
 
     monkeypatch.setattr(scaling_table, "ask", ask)
+    monkeypatch.setattr(scaling_table, "compiler_version", lambda: "1")  # libtpu may be missing
     page, rows = tmp_path / "page.md", tmp_path / "rows"
     page.write_text("before\n<!-- table: begin -->\nold\n<!-- table: end -->\nafter\n")
     questions = [Question(model, "v5e:1x1") for model in ("vit_b32", "vit_b16")]
