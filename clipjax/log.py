@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from clipjax.paths import as_path, is_remote
+from clipjax.paths import as_path, is_remote, write_errors
 
 
 class MetricsLog:
@@ -29,9 +29,10 @@ class MetricsLog:
         self._unwritten += json.dumps(record) + "\n"
         try:
             self._flush()
-        except OSError as error:
+        except write_errors(self.path) as error:
             if not failing:
-                told = f"clipjax: {self.path} could not be written ({error.strerror or error})"
+                why = getattr(error, "strerror", None) or error
+                told = f"clipjax: {self.path} could not be written ({why})"
                 print(f"{told}; tried again with every record.", file=sys.stderr, flush=True)
         if self._events and "step" in record:
             self._writer = self._writer or event_writer(self._events)
@@ -49,7 +50,12 @@ class MetricsLog:
         Raises:
           OSError: there are records that cannot be written.
         """
-        self._flush()
+        try:
+            self._flush()
+        except write_errors(self.path) as error:
+            if isinstance(error, OSError):
+                raise
+            raise OSError(f"{self.path} could not be written ({error})") from error
         if self._writer:
             self._writer.close()
 

@@ -59,6 +59,15 @@ def check_reachable(path: Path) -> None:
         ) from error
 
 
+def write_errors(path: str | os.PathLike) -> type[Exception]:
+    """What writing to a path may raise: of an object store anything, each client has its own.
+
+    >>> write_errors("/runs/a").__name__, write_errors("gs://bucket/a").__name__
+    ('OSError', 'Exception')
+    """
+    return Exception if is_remote(path) else OSError
+
+
 def local_only(path: str | os.PathLike, what: str) -> pathlib.Path:
     """A path on this machine.
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from clipjax.errors import CheckpointError, ConfigError
+from clipjax.paths import write_errors
 from clipjax.train import stored
 from clipjax.train.sharding import placed
 
@@ -70,7 +71,7 @@ class Checkpointer:
         )
         try:
             self._manager = ocp.CheckpointManager(self.directory, options=options)
-        except OSError as error:
+        except write_errors(self.directory) as error:
             raise CheckpointError(
                 f"no checkpoint can be kept in {self.directory}: {error}; choose another directory."
             ) from error
@@ -119,7 +120,7 @@ class Checkpointer:
                 ),
                 metrics=scores if self._scored else None,
             )
-        except OSError as error:
+        except write_errors(self.directory) as error:
             self._failed(error)
 
     def wait(self) -> None:
@@ -136,12 +137,12 @@ class Checkpointer:
         left = ""
         try:
             stored.remove_unfinished(self.directory, step)
-        except OSError as also:
+        except write_errors(self.directory) as also:
             left = f" What was written of it could not be removed ({also})."
         try:
             self._manager.reload()  # orbax has forgotten those that this one was to replace
             there = f"step {self.latest}" if self.steps else "none"
-        except OSError as also:
+        except write_errors(self.directory) as also:
             there = f"unknown ({also})"
         self._say(
             f"clipjax: the checkpoint {self.directory}/{step} could not be written "

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from clipjax.errors import CheckpointError
-from clipjax.paths import Path, as_path, check_reachable, is_remote
+from clipjax.paths import Path, as_path, check_reachable, is_remote, write_errors
 from clipjax.train.sharding import placed
 
 PyTree = Any
@@ -164,7 +164,7 @@ def remove_unfinished(directory: Path, step: int, *, patience: float = 10.0) -> 
     meanwhile fails the removal, which is tried again for `patience` seconds.
 
     Raises:
-      OSError: it cannot be removed.
+      OSError: it cannot be removed (of an object store: what its client raises).
     """
     if jax.process_index():
         return
@@ -177,7 +177,7 @@ def remove_unfinished(directory: Path, step: int, *, patience: float = 10.0) -> 
     while unfinished.exists():
         try:
             unfinished.rmtree()
-        except OSError:
+        except write_errors(directory):
             if time.monotonic() > given_up:
                 raise
             time.sleep(0.05)

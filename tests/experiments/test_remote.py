@@ -3,6 +3,7 @@
 import importlib.util
 import os
 
+import jax.numpy as jnp
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
@@ -51,6 +52,43 @@ def test_a_log_in_a_bucket_grows_and_forgets(bucket):
     assert read_log("gs://bucket/run/metrics.jsonl") == [{"step": 1}, {"step": 2}]
     log.rewind(lambda record: record["step"] < 2)
     assert read_log(log.path) == [{"step": 1}]
+
+
+class HttpError(Exception):
+    """What gcsfs raises when the store answers 503; no OSError."""
+
+
+def test_a_store_that_refuses_for_a_while_ends_no_training(bucket, monkeypatch, capsys):
+    log, answers = MetricsLog(bucket / "metrics.jsonl"), iter([True, False])
+    real = Bucket.open
+
+    def open_later(self, path, mode="rb", **options):
+        if "w" in mode and next(answers, False):
+            raise HttpError("503 Service Unavailable")
+        return real(self, path, mode, **options)
+
+    monkeypatch.setattr(Bucket, "open", open_later)
+    log.append({"step": 1})
+    assert "metrics.jsonl could not be written (503 Service" in capsys.readouterr().err
+    log.append({"step": 2})
+    assert read_log(log.path) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_checkpoint_that_a_store_refuses_ends_no_training(bucket, monkeypatch, tmp_path_factory):
+    def refuse(*args, **options):
+        raise HttpError("503 Service Unavailable")
+
+    said = []
+    # Orbax asks Google itself what kind of bucket it is: the manager's own folder is a local one.
+    with Checkpointer(tmp_path_factory.mktemp("here"), say=said.append) as checkpointer:
+        checkpointer.save(1, {"w": jnp.ones(3)})
+        checkpointer.wait()
+        monkeypatch.setattr(checkpointer, "directory", bucket / "checkpoints")
+        monkeypatch.setattr(checkpointer._manager, "save", refuse)
+        checkpointer.save(2, {"w": jnp.ones(3)})
+    (line,) = said
+    assert "checkpoints/2 could not be written (503 Service Unavailable); training goes on" in line
+    assert line.endswith("last good checkpoint: step 1.")
 
 
 def test_a_run_leaves_its_files_in_the_bucket(bucket, photos, capsys):
