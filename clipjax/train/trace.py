@@ -41,9 +41,14 @@ def parse_steps(text: str) -> tuple[int, int] | None:
 def traced(run: Callable, trace: Trace, first: int, last: int) -> Callable:
     """`run(state, batch)`, called for steps first .. last - 1, that traces those of `trace`.
 
-    Before the trace and at its end the devices are waited for: it holds these steps and no others.
+    Where they are over before `first` (phases on cached features, a run that goes on) and nothing
+    was traced then, as many after the step that compiles are taken instead. Before the trace and at
+    its end the devices are waited for: it holds these steps and what the host does between them.
     """
     begin, end = max(trace.first, first), min(trace.last, last)
+    if trace.last <= first and not os.path.isdir(trace.folder):
+        begin = first + 1
+        end = min(begin + trace.last - trace.first, last)
     numbers = itertools.count(first)
 
     def call(state: Any, batch: Any):

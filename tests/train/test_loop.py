@@ -112,14 +112,17 @@ def test_only_batches_that_were_brought_there_reach_a_step(tmp_path, monkeypatch
         fit(tmp_path, 10)
 
 
-def test_a_trace_is_of_its_steps(monkeypatch):
+def test_a_trace_is_of_its_steps(monkeypatch, tmp_path):
     events = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: events.append(folder))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("end"))
-    for span, first, last in [((2, 4), 1, 6), ((2, 9), 3, 5), ((0, 1), 3, 4)]:
+    for span, first, last in [((2, 4), 1, 6), ((2, 9), 3, 5), ((0, 1), 3, 4), ((0, 1), 3, 6)]:
         call = traced(lambda s, b: events.append(b), Trace("begin", *span), first, last)
         [call(None, number) for number in range(first, last)]
-    assert events == [1, "begin", 2, 3, "end", 4, 5, "begin", 3, 4, "end", 3]
+    assert events[:12] == [1, "begin", 2, 3, "end", 4, 5, "begin", 3, 4, "end", 3]
+    assert events[12:] == [3, "begin", 4, "end", 5]
+    before = Trace(tmp_path, 0, 2)  # of an earlier start of the run: there is its trace
+    assert traced(lambda s, b: b, before, 3, 6)(None, 3) == 3 and len(events) == 17
 
 
 def test_a_trace_is_written(tmp_path):
