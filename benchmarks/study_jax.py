@@ -1,0 +1,111 @@
+"""clipjax's side of `benchmarks.study`: the frozen study as its users start it."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+
+def config_of(task: str):
+    """The config whose work a task is."""
+    from configs import dann, sweep
+
+    config = sweep.get_config() if task == "grid" else dann.get_config()
+    if task == "single":
+        config.stages, config.seeds = ("dann",), (0,)
+    return config
+
+
+def export_features(path: pathlib.Path) -> None:
+    """Writes the embedded data's features for PyTorch; fills clipjax's cache."""
+    from experiments.encode import encode
+    from experiments.plan import prepare
+
+    config = config_of("grid")
+    encoded = encode(config, prepare(config), lambda line: None)
+    arrays = {}
+    for end in ("source", "target"):
+        for split in ("train", "test"):
+            part = encoded.parts[config.data[end], split]
+            arrays[f"{end}_{split}"], arrays[f"{end}_{split}_y"] = part.features, part.labels
+    np.savez(path, **arrays)
+
+
+def run_jax(task: str) -> dict:
+    """Trains a task's runs, saves checkpoints, answers on both tests: warm seconds, accuracies."""
+    from experiments.machine import keep_compiled, keep_memory, use_cores
+
+    keep_memory()
+    use_cores()
+    keep_compiled()
+    from clipjax.log import read_log
+    from experiments.encode import encode
+    from experiments.plan import prepare
+    from experiments.train import trainers
+
+    config = config_of(task)
+
+    plan = prepare(config)
+    encoded = encode(config, plan, lambda line: None)
+    with tempfile.TemporaryDirectory() as workdir:
+        found = [jax_team(t, config, encoded) for t in trainers(config, plan, encoded, workdir)]
+        warm = pace(read_log(pathlib.Path(workdir) / "metrics.jsonl"), config.epochs)
+    return {"warm": warm, "accuracy": np.concatenate(found)}
+
+
+def pace(records: list[dict], epochs: int) -> float:
+    """Seconds that all epochs take at the pace of those after the first quarter."""
+    calls: dict[tuple, list[float]] = {}  # the methods of a program have the same times
+    for record in records:
+        if record["epoch"] > epochs // 4:
+            calls.setdefault((record["epoch"], record["s_per_epoch"]), []).append(1)
+    return sum(seconds for _, seconds in calls) * epochs / (epochs - epochs // 4)
+
+
+def jax_team(trainer, config, encoded) -> np.ndarray:
+    """Trains the runs of one program; test accuracy [runs, 2] on source and target."""
+    import jax
+
+    from clipjax.train.arrays import fit_arrays
+
+    states = trainer.start()
+    states = jax.jit(jax.vmap(functools.partial(trainer.begin, 0, True)))(states)
+    one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states.params)
+    with trainer.checkpointer(trainer.method.phases[0]) as checkpointer:
+        states = fit_arrays(
+            functools.partial(trainer.step, 0, trainer.network.model, one),
+            states,
+            trainer.training_features(),
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            phase=list(trainer.names),
+            checkpointer=checkpointer,
+            log=trainer.log,
+            save_every=config.save_every,
+            sampling=trainer.sampling,
+            mesh=trainer.mesh,
+        )
+    answer = jax.jit(jax.vmap(trainer.network.predict, in_axes=(0, None)))
+    tests = [encoded.parts[domain, "test"] for domain in (config.data.source, config.data.target)]
+    hits = [np.asarray(answer(states.params, x)).argmax(-1) == y for x, y in tests]
+    return np.stack([hit.mean(axis=1) for hit in hits], axis=1)
+
+
+def tables_jax() -> dict:
+    """Tables 3 to 5 from an empty feature cache, each through the experiments' study."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = os.environ | {"CLIPJAX_CACHE": folder, "CI": "true"}
+        command = [sys.executable, "-m", "experiments.suite", "--tables=3,4,5"]
+        before = time.perf_counter()
+        subprocess.run([*command, f"--workdir={folder}/run"], env=env, check=True, stdout=-3)
+        seconds = time.perf_counter() - before
+        kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        return {"s": seconds, "peak_gb": kilobytes * 1024 / 1e9}

@@ -1,0 +1,172 @@
+"""PyTorch's side of `benchmarks.study`, as a competent user writes it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from benchmarks.study_jax import config_of
+
+
+def points_of(task: str) -> list[tuple[str, float, float]]:
+    """(stage, learning rate, lambda) of every setting of a task."""
+    from experiments.sweep import settings
+
+    config = config_of(task)
+    found = settings(config).values() or [(stage, {}) for stage in config.stages]
+    lam = config.methods.dann.lam_max
+    return [
+        (stage, own.get("optim.lr", config.optim.lr), own.get("methods.dann.lam_max", lam))
+        for stage, own in found
+    ]
+
+
+def run_torch(task: str, file: str, threads: int, compiled: bool) -> dict:
+    """Trains a task's runs, one after the other: warm seconds, accuracies.
+
+    Args:
+      task: of the benchmark.
+      file: arrays that `study_jax.export_features` wrote.
+      threads: of PyTorch.
+      compiled: losses go through `torch.compile`.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    with np.load(file) as arrays:
+        data = {key: torch.from_numpy(np.array(x)) for key, x in arrays.items()}
+    config = config_of(task)
+    loss = torch.compile(losses(torch)) if compiled else losses(torch)
+    found, warm = [], 0.0
+    for stage, lr, lam in points_of(task):
+        for seed in config.seeds:
+            run = torch_run(torch, loss, config.methods[stage], lr, lam, seed, config, data)
+            found.append(run[0])
+            warm += run[1]
+    return {"warm": warm, "accuracy": np.array(found)}
+
+
+def mlp(torch, widths: list[int]):
+    """Linear layers with ReLU between them."""
+    pairs = list(zip(widths, widths[1:], strict=False))
+    layers = [layer for a, b in pairs for layer in (torch.nn.Linear(a, b), torch.nn.ReLU())]
+    for layer in layers[::2]:  # initial values as Flax draws them
+        torch.nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        torch.nn.init.zeros_(layer.bias)
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def make_parts(torch, heads, width: int, classes: int):
+    """The networks of a method: adapter, class head and, if it has one, domain head."""
+    adapter = torch.nn.Identity()
+    if "adapter" in heads:
+        adapter = torch.nn.Sequential(mlp(torch, [width, *heads.adapter]), torch.nn.ReLU())
+        width = heads.adapter[-1]
+    parts = [adapter, mlp(torch, [width, *heads.classifier, classes])]
+    if "discriminator" in heads:
+        parts.append(mlp(torch, [width, *heads.discriminator, 2]))
+    return torch.nn.ModuleList(parts)
+
+
+def losses(torch) -> Callable:
+    """`loss(parts, x, y, z, lam)`: of the classes and, with a domain head, of the domains."""
+    entropy, reverse = torch.nn.functional.cross_entropy, reversal(torch)
+
+    def loss(parts, x, y, z, lam):
+        adapter, classify, *discriminate = parts
+        seen = adapter(x)
+        total = entropy(classify(seen), y, label_smoothing=0.1)
+        if discriminate:
+            both = torch.cat([seen, adapter(z)])
+            domain = (torch.arange(len(both)) >= len(seen)).long()
+            total = total + entropy(discriminate[0](reverse(both, lam)), domain)
+        return total
+
+    return loss
+
+
+def torch_run(torch, loss, method, lr: float, lam_max: float, seed: int, config, data):
+    """Trains one run; test accuracy on source and target, and `study_jax.pace`."""
+    torch.manual_seed(seed)
+    x, y, z = data["source_train"], data["source_train_y"].long(), data["target_train"]
+    parts = make_parts(torch, method.heads, x.shape[1], int(y.max()) + 1)
+    params, size = list(parts.parameters()), config.batch_size
+    decay = config.optim.weight_decay
+    optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=decay, fused=True)
+    steps, step = config.epochs * -(-len(x) // size), 0
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for epoch in range(config.epochs):
+        if epoch == config.epochs // 4:
+            begun = time.perf_counter()
+        one, two = torch.randperm(len(x)), torch.randperm(len(z))
+        for at in range(0, len(x), size):
+            rows, others = one[at : at + size], two[at : at + size]
+            lam = torch.tensor(lam_max * np.tanh(5.0 * step / steps))
+            value = loss(parts, x[rows], y[rows], z[others], lam)
+            optimizer.zero_grad()
+            value.backward()
+            torch.nn.utils.clip_grad_norm_(params, config.optim.clip_norm)
+            optimizer.step()
+            schedule.step()
+            step += 1
+    seconds = (time.perf_counter() - begun) * config.epochs / (config.epochs - config.epochs // 4)
+    with torch.no_grad():
+        answer = lambda k: parts[1](parts[0](data[k])).argmax(1)  # noqa: E731
+        ends = ("source_test", "target_test")
+        hits = [float((answer(k) == data[f"{k}_y"]).float().mean()) for k in ends]
+    return hits, seconds
+
+
+def reversal(torch):
+    """Gradient reversal as an autograd function."""
+
+    class Reverse(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, lam):
+            ctx.lam = lam
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return -ctx.lam * gradient, None
+
+    return Reverse.apply
+
+
+def tables_torch() -> dict:
+    """One epoch's features of transformers' CLIP, and what all runs and epochs take with them."""
+    import torch
+    from transformers import CLIPModel
+
+    from benchmarks.memory import peak
+    from clipjax.model.hub import find_model
+    from configs import tables
+    from experiments.encode import encode_texts
+    from experiments.plan import prepare
+
+    configs = [tables.get_config(str(number)) for number in (3, 4, 5)]
+    plan = prepare(configs[0])
+    encoded = encode_texts(configs[0], plan)
+    model = CLIPModel.from_pretrained(find_model("tiny")).eval()
+    data = configs[0].data
+    cost = {}
+    for domain in (data.source, data.target):
+        crops = encoded.crops(domain, "train")
+        pixels = np.stack([crops[i] for i in range(len(crops))])
+        pixels = torch.from_numpy(np.array(plan.preprocess.normalize(pixels))).permute(0, 3, 1, 2)
+        costs = []
+        for _ in range(2):
+            before = time.perf_counter()
+            with torch.no_grad():
+                for at in range(0, len(pixels), configs[0].batch_size):
+                    model.get_image_features(pixel_values=pixels[at : at + configs[0].batch_size])
+            costs.append(time.perf_counter() - before)
+        cost[domain] = min(costs)
+    total = 0.0
+    for config in configs:
+        for stage in config.stages:
+            ends = [data.source] + [data.target] * (config.methods[stage].loss == "dann")
+            total += len(config.seeds) * config.epochs * sum(cost[end] for end in ends)
+    return {"s": total, "peak_gb": peak() / 1e9, "epoch_s": cost}
