@@ -28,7 +28,7 @@ from experiments.plan import (
     make_module,
     matched_data,
 )
-from experiments.train import Trainer
+from experiments.team import Team
 
 PyTree = Any
 
@@ -69,7 +69,7 @@ def abstract_plan(config, clip_config: CLIPConfig) -> Plan:
 def abstract_step(
     config, clip_config: CLIPConfig, *, method: str = "", phase: str = ""
 ) -> AbstractStep:
-    """The step of a phase, made by the `Trainer` that would train it.
+    """The step of a phase, as training would make it.
 
     Args:
       config: of a study; `config.batch_size` is the global batch, per domain.
@@ -85,13 +85,13 @@ def abstract_step(
     labels = [p.name.removeprefix(f"{method}/") for p in plan.methods[method].phases]
     index = labels.index(_pick(phase, labels, "phase"))
     with tempfile.TemporaryDirectory() as workdir:
-        trainer = Trainer((method,), config, plan, _no_texts(config, plan), workdir)
-    state, cached = _state(trainer, index)
-    chosen = trainer.method.phases[index]
-    network = trainer.network_for(chosen.augment)
+        team = Team((method,), config, plan, _no_texts(config, plan), workdir)
+    state, cached = _state(team, index)
+    chosen = team.method.phases[index]
+    network = team.network_for(chosen.augment)
     model = network.model if cached else network.pixel_model
-    step = trainer.step(index, model, state.params)
-    batch = _batch(config, plan, trainer.method.adversarial, cached)
+    step = team.step(index, model, state.params)
+    batch = _batch(config, plan, team.method.adversarial, cached)
     return AbstractStep(chosen.name, step, state, batch, cached)
 
 
@@ -112,14 +112,14 @@ def _no_texts(config, plan: Plan) -> Encoded:
     return Encoded({}, weights, 1.0, tokens, plan, {}, None, {})
 
 
-def _state(trainer: Trainer, index: int) -> tuple[TrainState, bool]:
+def _state(team: Team, index: int) -> tuple[TrainState, bool]:
     """Shapes of one seed's state in a phase, through all phases before it; whether it is cached."""
-    state = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], trainer.start()))
+    state = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], team.start()))
     cached = True
     for at in range(index + 1):
-        cached = cached and is_cached(trainer.plan, trainer.method, trainer.method.phases[at])
-        clip = None if cached else needed_clip(trainer.method.heads, trainer.plan.params)
-        state = jax.eval_shape(functools.partial(trainer.begin, at, cached), state, clip)
+        cached = cached and is_cached(team.plan, team.method, team.method.phases[at])
+        clip = None if cached else needed_clip(team.method.heads, team.plan.params)
+        state = jax.eval_shape(functools.partial(team.begin, at, cached), state, clip)
     return state, cached
 
 

@@ -96,6 +96,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     from configs import common
     from experiments.encode import encode_texts
     from experiments.plan import prepare
+    from experiments.restore import restored
     from experiments.sweep import expand
     from experiments.train import trainers
 
@@ -119,7 +120,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     plan = prepare(config)
     texts = encode_texts(config, plan)
     (trainer,) = (t for t in trainers(config, plan, texts, workdir) if method in t.names)
-    trained = trainer.restored()[method]
+    trained = restored(trainer)[method]
     one = jax.tree.map(lambda x: x[position], trained.params)
     stored = load_clip(plan.model, image_size=config.image_size or None)[1]  # its own dtype
     clip = {**stored, **one.pop("clip", {})}

@@ -157,7 +157,7 @@ def measure_method(name: str, trained, config, encoded: Encoded) -> tuple[list[d
 
     Args:
       name: of the method.
-      trained: network and parameters, stacked over seeds (`experiments.train.Trained`).
+      trained: network and parameters, stacked over seeds (`experiments.restore.Trained`).
       config: of the run.
       encoded: its data.
     """

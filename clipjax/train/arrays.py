@@ -13,104 +13,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clipjax.adapt.step import TrainState
-from clipjax.data.order import ONE_PASS, Sampling, epoch_key, epoch_plan, steps_per_epoch
+from clipjax.data.order import ONE_PASS, Sampling, steps_per_epoch
 from clipjax.log import MetricsLog, progress
 from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.epochs import Chosen, Data, domain_sizes, make_epochs, on_device
 from clipjax.train.loop import check_finite
 from clipjax.train.preemption import leave, never
-from clipjax.train.sharding import on_each, replicated
 
 # Examples, of all runs together, that one compiled call may go through in several epochs: some 10 s
 # on two cores. Nothing is shown meanwhile, and Ctrl-C waits.
 EXAMPLES_A_CALL = 200_000
 
 PyTree = Any
-Data = dict[str, dict[str, jax.Array]]  # {"source": {"inputs", "label"}, "target": {"inputs"}}
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class _BFloat16:
-    """bfloat16 features as integers of the same bits.
-
-    To gather rows of a bfloat16 array XLA's CPU backend makes all of it float32 first.
-    """
-
-    bits: jax.Array  # uint16 [N, P]
-
-    def __len__(self) -> int:
-        return len(self.bits)
-
-    def __getitem__(self, index: jax.Array) -> jax.Array:
-        return jax.lax.bitcast_convert_type(self.bits[index], jnp.bfloat16)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass
-class _Chosen:
-    """Some rows of an array, gathered when they are asked for."""
-
-    array: jax.Array | _BFloat16  # [N, ...]
-    rows: jax.Array  # int32 [n]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: jax.Array) -> jax.Array:
-        return self.array[self.rows[index]]
-
-
-def _on_device(array: Any, mesh: Mesh | None = None) -> jax.Array | _BFloat16:
-    """What `_batch` gathers from. `device_put` on a CPU copies no mapped file; `asarray` would."""
-    put = on_each if mesh is None else lambda x: jax.device_put(x, replicated(mesh))
-    if array.dtype != jnp.bfloat16:
-        return put(array)
-    if isinstance(array, np.ndarray):
-        return _BFloat16(put(array.view(np.uint16)))
-    return _BFloat16(put(jax.lax.bitcast_convert_type(array, jnp.uint16)))
-
-
-def _gather(array: jax.Array | _BFloat16 | _Chosen, index: jax.Array) -> jax.Array:
-    """Rows of an array; 16-bit floats become float32 here, where they are few."""
-    rows = array[index]
-    half = jnp.issubdtype(rows.dtype, jnp.floating) and rows.dtype.itemsize == 2
-    return rows.astype(jnp.float32) if half else rows
-
-
-def _batch(data: Data, plan: dict[str, jax.Array]) -> PyTree:
-    take = lambda part, index: {key: _gather(x, index) for key, x in part.items()}  # noqa: E731
-    batch = {"source": take(data["source"], plan["source"]) | {"mask": plan["mask"]}}
-    if "target" in data:
-        batch["target"] = take(data["target"], plan["target"])
-    return batch
-
-
-def _sizes(data: Data) -> tuple[int, int]:
-    """Examples of source and target."""
-    targets = len(data["target"]["inputs"]) if "target" in data else 0
-    return len(data["source"]["label"]), targets
-
-
-def make_epochs(step: Callable, batch_size: int, sampling: Sampling = ONE_PASS) -> Callable:
-    """Turns a step into `epochs(state, data, first, count) -> (state, metrics [count, S])`.
-
-    Epoch e of a seed is shuffled by fold_in(key(seed), e) alone, so resuming repeats nothing.
-    """
-
-    def one_epoch(carry, epoch):
-        state, data = carry
-        key, sizes = epoch_key(state.seed, epoch), _sizes(data)
-        labels = data["source"]["label"]
-        labels = labels[jnp.arange(len(labels))] if isinstance(labels, _Chosen) else labels
-        plan = epoch_plan(key, *sizes, batch_size, sampling, labels)
-        state, metrics = jax.lax.scan(lambda s, p: step(s, _batch(data, p)), state, plan)
-        return (state, data), metrics
-
-    def epochs(state: TrainState, data: Data, first: jax.Array, count: int):
-        (state, _), metrics = jax.lax.scan(one_epoch, (state, data), first + jnp.arange(count))
-        return state, metrics
-
-    return epochs
 
 
 def fit_arrays(
@@ -140,8 +54,7 @@ def fit_arrays(
       step: pure train step of one run; with several methods a function of the method's position
         (traced) that gives the step.
       states: states stacked over runs: all seeds of the first method, then of the next.
-      data: features and labels, the same for all runs; features may be of 16 bits and arrays in
-        memory-mapped files.
+      data: features (of 16 or 32 bits) and labels, the same for all runs; maybe mapped files.
       epochs: how many lie behind the states returned, those that `states` has behind it included.
       batch_size: examples per domain and step.
       phase: name in the log and in errors; one for each method.
@@ -166,50 +79,109 @@ def fit_arrays(
       NonFiniteError: a loss became NaN or infinite; nothing after it is saved.
       Preempted: `stop` said so; the states are saved.
     """
-    names = [phase] if isinstance(phase, str) else list(phase)
+    runs = _Runs((phase,) if isinstance(phase, str) else tuple(phase), len(states.step))
     step_of = (lambda row: step) if isinstance(phase, str) else step
-    seeds = len(states.step) // len(names)
-    share = {name: slice(i * seeds, (i + 1) * seeds) for i, name in enumerate(names)}
-    runs = len(states.step)
     run = _program(step_of, batch_size, sampling, mesh, rows)
-    sizes = [rows[part].shape[1] for part in ("source", "target")] if rows else _sizes(data)
-    per_epoch = steps_per_epoch(*sizes, batch_size, sampling.epoch)
-    data = jax.tree.map(lambda x: _on_device(x, mesh), data)  # once, not at every call
+    per_epoch = steps_per_epoch(*_sizes(data, rows), batch_size, sampling.epoch)
+    data = jax.tree.map(lambda x: on_device(x, mesh), data)  # once, not at every call
     origin = int(np.asarray(states.step)[0]) // per_epoch
     states = _newest(checkpointer, states)
-    method_of, padded = _spread((np.repeat(np.arange(len(names)), seeds), states), mesh)
+    method_of, padded = _spread((runs.method_of, states), mesh)
     begun = int(np.asarray(states.step)[0]) // per_epoch
-    log.rewind(lambda record: record.get("phase") not in names or record["epoch"] <= begun)
-    epoch_examples = per_epoch * batch_size * runs
-    bar = progress(total=epochs, what=" ".join(names), unit="epoch")
-    bar.update(begun)
-    for first, count in _calls(begun, epochs, save_every, epoch_examples, origin):
+    journal = _Journal(log, runs, per_epoch, begun, epochs, rates)
+    examples = per_epoch * batch_size * runs.count
+    for first, count in _calls(begun, epochs, save_every, examples, origin):
         started = time.perf_counter()
         padded, metrics = run(method_of, padded, data, np.int32(first), count)
-        metrics = {k: np.asarray(v)[:runs] for k, v in metrics.items()}  # [runs, count, S]
-        _check(metrics, share, first * per_epoch, checkpointer.latest)
-        seconds = {"s_per_epoch": round((time.perf_counter() - started) / count, 4)}
-        for position, (name, own) in enumerate(_apart(metrics, share)):
-            for done in range(first + 1, first + count + 1):
-                record = _means(own, done - first - 1) | seconds
-                record |= rates(position, done * per_epoch - 1) if rates else {}
-                log.append(_place(name, done, per_epoch) | record)
+        journal.write_epochs(metrics, first, started, checkpointer.latest)
         done = first + count
-        bar.update(count)
         stopping = any([stop(n + 1) for n in range(first * per_epoch, done * per_epoch)])
         due, scores = (done - origin) % save_every == 0 or done == epochs, None
         if due or stopping:
-            states = _gathered(padded, runs, mesh)
-        if due and evaluate:
-            scores = {"evaluation": evaluate(states.params)}
-            for name, own in _apart(scores["evaluation"], share):
-                log.append(_place(name, done, per_epoch) | {"evaluation": own})
-        if due or stopping:
+            states = _gathered(padded, runs.count, mesh)
+            if due and evaluate:
+                scores = journal.write_scores(done, evaluate(states.params))
             checkpointer.save(done * per_epoch, states, scores=scores)
         if stopping:
-            leave(checkpointer, " and ".join(names), done * per_epoch)
-    bar.close()
+            leave(checkpointer, " and ".join(runs.names), done * per_epoch)
+    journal.close()
     return states
+
+
+def _sizes(data: Data, rows: Mapping[str, np.ndarray] | None) -> tuple[int, int]:
+    """Examples of source and target that a method trains on."""
+    return (rows["source"].shape[1], rows["target"].shape[1]) if rows else domain_sizes(data)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Runs:
+    """Runs as they are stacked: all seeds of the first method, then of the next."""
+
+    names: tuple[str, ...]  # of the methods
+    count: int
+
+    @property
+    def seeds(self) -> int:
+        return self.count // len(self.names)
+
+    @property
+    def method_of(self) -> np.ndarray:
+        """Each run's position in `names`."""
+        return np.repeat(np.arange(len(self.names)), self.seeds)
+
+    def apart(self, values: dict) -> list[tuple[str, dict]]:
+        """Each method's name with its own runs of values that are stacked over all runs."""
+        shares = [slice(i * self.seeds, (i + 1) * self.seeds) for i in range(len(self.names))]
+        own = [{key: value[share] for key, value in values.items()} for share in shares]
+        return list(zip(self.names, own, strict=True))
+
+
+class _Journal:
+    """What is said of epochs: their metrics, looked at first, and measures in the log; a bar."""
+
+    def __init__(
+        self,
+        log: MetricsLog,
+        runs: _Runs,
+        per_epoch: int,
+        begun: int,
+        epochs: int,
+        rates: Callable[[int, int], dict[str, float]] | None,
+    ):
+        """Forgets what the log says of epochs after `begun`: they are trained again."""
+        self.bar = progress(total=epochs, what=" ".join(runs.names), unit="epoch")
+        self.bar.update(begun)
+        self.log, self.runs, self.per_epoch = log, runs, per_epoch
+        self.rates = rates or (lambda position, updates: {})
+        log.rewind(lambda record: record.get("phase") not in runs.names or record["epoch"] <= begun)
+
+    def write_epochs(
+        self, metrics: dict, first: int, started: float, last_good: int | None
+    ) -> None:
+        """Of one call that went on from `first` and began at `started`; [runs, epochs, steps]."""
+        metrics = {key: np.asarray(value)[: self.runs.count] for key, value in metrics.items()}
+        _check(self.runs.apart(metrics), first * self.per_epoch, last_good)
+        count = metrics["loss"].shape[1]
+        seconds = {"s_per_epoch": round((time.perf_counter() - started) / count, 4)}
+        self.bar.update(count)
+        for position, (name, own) in enumerate(self.runs.apart(metrics)):
+            for done in range(first + 1, first + count + 1):
+                rates = self.rates(position, done * self.per_epoch - 1)
+                means = _means(own, done - first - 1)
+                self.log.append(self._place(name, done) | means | seconds | rates)
+
+    def write_scores(self, done: int, found: dict[str, list]) -> dict[str, dict[str, list]]:
+        """Logs measures method by method; returns them as a checkpoint keeps them."""
+        for name, own in self.runs.apart(found):
+            self.log.append(self._place(name, done) | {"evaluation": own})
+        return {"evaluation": found}
+
+    def close(self) -> None:
+        """Ends the bar."""
+        self.bar.close()
+
+    def _place(self, name: str, epoch: int) -> dict[str, Any]:
+        return {"phase": name, "epoch": epoch, "step": epoch * self.per_epoch}
 
 
 def _calls(
@@ -260,7 +232,7 @@ def _program(
         if rows:
             own = {part: jnp.asarray(index, jnp.int32)[method] for part, index in rows.items()}
             data = {
-                part: {key: _Chosen(x, own[part]) for key, x in arrays.items()}
+                part: {key: Chosen(x, own[part]) for key, x in arrays.items()}
                 for part, arrays in data.items()
             }
         return make_epochs(step_of(method), batch_size, sampling)(state, data, first, count)
@@ -307,24 +279,15 @@ def _newest(checkpointer: Checkpointer, states: TrainState) -> TrainState:
     return found[0] if found and found[0].step[0] > states.step[0] else states
 
 
-def _apart(values: dict, share: dict[str, slice]) -> list[tuple[str, dict]]:
-    """Each method's name with its own runs of values that are stacked over all runs."""
-    return [(name, {k: v[mine] for k, v in values.items()}) for name, mine in share.items()]
-
-
 def _means(metrics: dict[str, np.ndarray], epoch: int) -> dict[str, list[float]]:
     """Means over the steps of one of the epochs, a list over runs; of [runs, epochs, steps]."""
     return {key: v[:, epoch].mean(axis=-1).round(6).tolist() for key, v in metrics.items()}
 
 
-def _place(name: str, epoch: int, per_epoch: int) -> dict[str, Any]:
-    return {"phase": name, "epoch": epoch, "step": epoch * per_epoch}
-
-
-def _check(metrics: dict, share: dict[str, slice], first_step: int, last_good: int | None) -> None:
+def _check(parts: list[tuple[str, dict]], first_step: int, last_good: int | None) -> None:
     """Looks for losses that are not finite, method by method; metrics are [runs, epochs, steps]."""
-    for name, mine in share.items():
-        flat = {k: v[mine].reshape(len(v[mine]), -1) for k, v in metrics.items()}
+    for name, own in parts:
+        flat = {key: value.reshape(len(value), -1) for key, value in own.items()}
         check_finite(
             flat["loss"] + 0.0 * flat["grad_norm"],  # inf * 0 is NaN
             first_step=first_step,

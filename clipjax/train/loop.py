@@ -112,47 +112,91 @@ def fit_stream(
     tags, mesh = {"phase": phase, **(tags or {})}, mesh or batch_mesh(1)
     program = make_program(step, state, mesh, parallel)
     state = _newest(checkpointer, program.place_state(state))
-    first = int(state.step)
-    mine = lambda record: all(record.get(k) == v for k, v in tags.items())  # noqa: E731
-    log.rewind(lambda record: not mine(record) or record["step"] <= first)
+    first, saved = int(state.step), time.perf_counter()
     run = traced(program.run, trace, first, total_steps) if trace else program.run
     batches = open_batches(first) if first < total_steps else iter(())
     following = lambda n: program.place_batch(next(batches)) if n < total_steps else None  # noqa: E731
-    batch = following(first)
-    started, begun, pending = time.perf_counter(), first, []
-    waiting, saved = collections.deque(), started
-    for number in progress(range(first, total_steps), what=phase, unit="step"):
-        # The first call compiles, which may read constants from the host.
-        with jax.transfer_guard("disallow" if number > first else "allow"):
-            state, metrics = run(state, batch)
-        batch = following(number + 1)
-        pending.append(metrics)
-        waiting.append(metrics)
-        if len(waiting) > IN_FLIGHT:
-            jax.block_until_ready(waiting.popleft())
-        done, scores = number + 1, None
-        saving = done % save_every == 0 or done == total_steps
+    driven = _driven(run, state, following(first), following, range(first, total_steps), phase)
+    journal = _Journal(log, say, tags, describe, checkpointer, first, total_steps)
+    for done, state, metrics in driven:
+        journal.add(metrics)
+        saving, scores = done % save_every == 0 or done == total_steps, None
         if done % log_every == 0 or saving:  # no state is saved whose losses were not looked at
-            values = _means(pending, done - len(pending), phase, checkpointer.latest)
-            pending = []
-            rate = (done - begun) / (time.perf_counter() - started)
-            record = {"step": done, **describe(done), "steps_per_s": round(rate, 3), **values}
-            log.append(tags | record)
-            say(f"{phase} step {done}/{total_steps}: {_line(values)} ({rate:.2f} steps/s)")
+            journal.write_means(done)
         if evaluate and evaluate_every and (done % evaluate_every == 0 or done == total_steps):
-            scores = evaluate(state.params)
-            log.append(tags | {"step": done, **describe(done), **scores})
-            say(f"{phase} step {done}/{total_steps}: {_line(scores)}")
+            scores = journal.write_scores(done, evaluate(state.params))
         stopping = stop(done)
         late = stopping or _is_late(time.perf_counter() - saved, done)
-        if late and pending:
-            _means(pending, done - len(pending), phase, checkpointer.latest)  # looked at, too
         if saving or late:
+            journal.means(done)  # looked at where no record is due, too
             checkpointer.save(done, state, scores=scores)
             saved = time.perf_counter()
         if stopping:
             leave(checkpointer, phase, done)
     return state
+
+
+def _driven(
+    run: Callable, state: TrainState, batch: PyTree, following: Callable, steps: range, phase: str
+) -> Iterator[tuple[int, TrainState, dict]]:
+    """Step by step: the steps behind, the state and the metrics, which may still be computed.
+
+    `following(n)` is step n's batch on the devices; it is brought there while a step runs.
+    """
+    waiting = collections.deque()
+    for number in progress(steps, what=phase, unit="step"):
+        # The first call compiles, which may read constants from the host.
+        with jax.transfer_guard("disallow" if number > steps.start else "allow"):
+            state, metrics = run(state, batch)
+        batch = following(number + 1)
+        waiting.append(metrics)
+        if len(waiting) > IN_FLIGHT:
+            jax.block_until_ready(waiting.popleft())
+        yield number + 1, state, metrics
+
+
+class _Journal:
+    """What goes into the log and onto the console: means of metrics, looked at first; measures."""
+
+    def __init__(self, log, say, tags, describe, checkpointer, first: int, total_steps: int):
+        """Forgets what the log says of steps after `first`: they are trained again."""
+        self.log, self.say, self.tags, self.describe = log, say, tags, describe
+        self.checkpointer, self.total_steps = checkpointer, total_steps
+        self.started, self.begun = time.perf_counter(), first
+        self.pending: list[dict] = []  # metrics since the record before
+        mine = lambda record: all(record.get(k) == v for k, v in tags.items())  # noqa: E731
+        log.rewind(lambda record: not mine(record) or record["step"] <= first)
+
+    def add(self, metrics: dict) -> None:
+        """Takes a step's metrics, which may still be computed."""
+        self.pending.append(metrics)
+
+    def means(self, done: int) -> dict[str, float]:
+        """Means of the pending metrics.
+
+        Raises:
+          NonFiniteError: one of their losses is not finite.
+        """
+        if not self.pending:
+            return {}
+        first, phase = done - len(self.pending), self.tags["phase"]
+        return _means(self.pending, first, phase, self.checkpointer.latest)
+
+    def write_means(self, done: int) -> None:
+        """A record of the pending metrics."""
+        values, self.pending = self.means(done), []
+        rate = (done - self.begun) / (time.perf_counter() - self.started)
+        record = {"steps_per_s": round(rate, 3), **values}
+        self._write(done, record, f"{_line(values)} ({rate:.2f} steps/s)")
+
+    def write_scores(self, done: int, scores: dict[str, Any]) -> dict[str, Any]:
+        """A record of measures, which are returned."""
+        self._write(done, scores, _line(scores))
+        return scores
+
+    def _write(self, done: int, record: dict[str, Any], line: str) -> None:
+        self.log.append(self.tags | {"step": done, **self.describe(done), **record})
+        self.say(f"{self.tags['phase']} step {done}/{self.total_steps}: {line}")
 
 
 def _is_late(seconds: float, done: int) -> bool:

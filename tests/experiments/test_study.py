@@ -22,6 +22,7 @@ from experiments import export, methods, run, train
 from experiments.encode import encode_texts
 from experiments.methods import build_methods, teams
 from experiments.plan import prepare
+from experiments.restore import restored
 from experiments.train import Trainer, trainers
 from tests.conftest import REPO, read_json
 
@@ -71,7 +72,7 @@ def trained(config, workdir, name="dann"):
     (trainer,) = (
         t for t in trainers(config, plan, encode_texts(config, plan), workdir) if name in t.names
     )
-    return trainer.restored()[name]
+    return restored(trainer)[name]
 
 
 def test_each_phase_trains_what_it_frees(two_stage, wee_clip):

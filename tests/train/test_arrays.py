@@ -11,8 +11,9 @@ from clipjax.data.order import Sampling, epoch_key, epoch_plan
 from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.log import MetricsLog, read_log
 from clipjax.train import arrays
-from clipjax.train.arrays import _batch, fit_arrays, make_epochs
+from clipjax.train.arrays import fit_arrays
 from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.epochs import _batch, make_epochs
 
 
 def loss(params, batch, rng, progress):

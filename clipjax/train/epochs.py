@@ -1,0 +1,104 @@
+"""Epochs over arrays as one compiled scan: batches are gathered where they are needed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from clipjax.adapt.step import TrainState
+from clipjax.data.order import ONE_PASS, Sampling, epoch_key, epoch_plan
+from clipjax.train.sharding import on_each, replicated
+
+PyTree = Any
+Data = dict[str, dict[str, jax.Array]]  # {"source": {"inputs", "label"}, "target": {"inputs"}}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _BFloat16:
+    """bfloat16 features as integers of the same bits.
+
+    To gather rows of a bfloat16 array XLA's CPU backend makes all of it float32 first.
+    """
+
+    bits: jax.Array  # uint16 [N, P]
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    def __getitem__(self, index: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(self.bits[index], jnp.bfloat16)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Chosen:
+    """Some rows of an array, gathered when they are asked for."""
+
+    array: jax.Array | _BFloat16  # [N, ...]
+    rows: jax.Array  # int32 [n]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: jax.Array) -> jax.Array:
+        return self.array[self.rows[index]]
+
+
+def on_device(array: Any, mesh: Mesh | None = None) -> jax.Array | _BFloat16:
+    """What `_batch` gathers from. `device_put` on a CPU copies no mapped file; `asarray` would."""
+    put = on_each if mesh is None else lambda x: jax.device_put(x, replicated(mesh))
+    if array.dtype != jnp.bfloat16:
+        return put(array)
+    if isinstance(array, np.ndarray):
+        return _BFloat16(put(array.view(np.uint16)))
+    return _BFloat16(put(jax.lax.bitcast_convert_type(array, jnp.uint16)))
+
+
+def _gather(array: jax.Array | _BFloat16 | Chosen, index: jax.Array) -> jax.Array:
+    """Rows of an array; 16-bit floats become float32 here, where they are few."""
+    rows = array[index]
+    half = jnp.issubdtype(rows.dtype, jnp.floating) and rows.dtype.itemsize == 2
+    return rows.astype(jnp.float32) if half else rows
+
+
+def _batch(data: Data, plan: dict[str, jax.Array]) -> PyTree:
+    take = lambda part, index: {key: _gather(x, index) for key, x in part.items()}  # noqa: E731
+    batch = {"source": take(data["source"], plan["source"]) | {"mask": plan["mask"]}}
+    if "target" in data:
+        batch["target"] = take(data["target"], plan["target"])
+    return batch
+
+
+def domain_sizes(data: Data) -> tuple[int, int]:
+    """Examples of source and target."""
+    targets = len(data["target"]["inputs"]) if "target" in data else 0
+    return len(data["source"]["label"]), targets
+
+
+def make_epochs(step: Callable, batch_size: int, sampling: Sampling = ONE_PASS) -> Callable:
+    """Turns a step into `epochs(state, data, first, count) -> (state, metrics [count, S])`.
+
+    Epoch e of a seed is shuffled by fold_in(key(seed), e) alone, so resuming repeats nothing.
+    """
+
+    def one_epoch(carry, epoch):
+        state, data = carry
+        key, sizes = epoch_key(state.seed, epoch), domain_sizes(data)
+        labels = data["source"]["label"]
+        labels = labels[jnp.arange(len(labels))] if isinstance(labels, Chosen) else labels
+        plan = epoch_plan(key, *sizes, batch_size, sampling, labels)
+        state, metrics = jax.lax.scan(lambda s, p: step(s, _batch(data, p)), state, plan)
+        return (state, data), metrics
+
+    def epochs(state: TrainState, data: Data, first: jax.Array, count: int):
+        (state, _), metrics = jax.lax.scan(one_epoch, (state, data), first + jnp.arange(count))
+        return state, metrics
+
+    return epochs
