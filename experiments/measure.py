@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from clipjax.evaluate import report, select
 from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement
 from clipjax.model.network import Network
 from clipjax.train import processes
-from clipjax.train.sharding import batch_mesh, deal_out, replicate
+from clipjax.train.sharding import batch_mesh, deal_out, make_mesh, place, state_shardings
 from experiments.encode import Encoded, Part, in_float32
 from experiments.methods import Phase
 from experiments.plan import FEWEST_FOR_DISTANCE
@@ -31,7 +32,9 @@ class View:
     def __init__(self, network: Network, config, encoded: Encoded):
         self.encoded, self.batch_size = encoded, config.features.batch_size
         self.workers = config.data.workers
-        self._encode, self.mesh = jax.jit(network.encode), batch_mesh(self.batch_size)
+        self._encode, devices = jax.jit(network.encode), batch_mesh(self.batch_size).devices
+        # What does not fit on one device in training does not fit here either.
+        self.mesh = make_mesh(devices.reshape(-1), math.gcd(devices.size, config.mesh.fsdp))
 
     def features(self, params, part: Part) -> Features:
         """The features of a part under one seed's parameters; processes share the encoding."""
@@ -50,7 +53,9 @@ class View:
 
     def placed(self, params):
         """One seed's parameters where `features` wants them: an encoder on all devices."""
-        return replicate(params, self.mesh) if "clip" in params else params
+        if "clip" not in params:
+            return params
+        return place(params, state_shardings(params, self.mesh))
 
 
 class Validation:

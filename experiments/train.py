@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from jax.tree import leaves
 
 from clipjax.adapt.step import TrainState
 from clipjax.data.pipeline import paired_batches
@@ -17,7 +19,7 @@ from clipjax.train import processes
 from clipjax.train.arrays import fit_arrays
 from clipjax.train.loop import fit_stream
 from clipjax.train.preemption import Notice
-from clipjax.train.sharding import DATA, fetch
+from clipjax.train.sharding import DATA, fetch, place, state_shardings
 from experiments.encode import Encoded
 from experiments.measure import Validation
 from experiments.mesh import training_mesh, wanted_trace
@@ -105,19 +107,24 @@ class Trainer(Team):
         """A phase that trains the encoder (or augments), one seed after the other."""
         phase = self.method.phases[index]
         model = self.network_for(phase.augment).pixel_model
-        begin, step, done = jax.jit(begin), None, []
-        states = jax.device_get(states)
         clip = needed_clip(self.method.heads, self.plan.params)  # an argument, not a constant
-        last = index == len(self.spans) - 1
+        states, clip = jax.device_get((states, clip))
+        one = lambda position: jax.tree.map(lambda x: x[position], states)  # noqa: E731
+        shapes = jax.eval_shape(begin, one(0), clip)
+        mesh = training_mesh(self.config, sum(x.size * x.dtype.itemsize for x in leaves(shapes)))
+        axis = DATA if self.config.parallel == "pmap" else None
+        step = self.step(index, model, shapes.params, axis_name=axis)  # of all seeds: compiled once
+        # Made in parts where parameters are cut: no device ever holds a whole state then.
+        begin, done = jax.jit(begin, out_shardings=state_shardings(shapes, mesh)), []
         for position, seed in enumerate(self.config.seeds):
-            state = begin(jax.tree.map(lambda x: x[position], states), clip)  # noqa: B023
-            axis = DATA if self.config.parallel == "pmap" else None
-            step = step or self.step(index, model, state.params, axis_name=axis)  # compiled once
-            state = fetch(self.fit_seed(index, seed, state, step))
-            done.append(state._replace(opt_state=()) if last else state)
+            given = (one(position), clip)
+            state = begin(*place(given, state_shardings(given, mesh)))
+            state = self.fit_seed(index, seed, state, step, mesh)
+            last = index == len(self.spans) - 1
+            done.append(fetch(state._replace(opt_state=()) if last else state))
         return jax.tree.map(lambda *x: np.stack(x), *done)
 
-    def fit_seed(self, index: int, seed: int, state: TrainState, step) -> TrainState:
+    def fit_seed(self, index: int, seed: int, state: TrainState, step, mesh: Mesh) -> TrainState:
         """One seed of a phase from pixels."""
         phase, span, every = self.method.phases[index], self.spans[index], self.per_epoch
         until, data = span.start + span.steps, self.config.data
@@ -144,7 +151,7 @@ class Trainer(Team):
                 state,
                 lambda first: batches(first=first),
                 until,
-                mesh=training_mesh(self.config, sum(x.nbytes for x in jax.tree.leaves(state))),
+                mesh=mesh,
                 parallel=self.config.parallel,
                 trace=trace,
                 phase=phase.name,

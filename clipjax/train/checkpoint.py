@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import jax
+
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.paths import write_errors
 from clipjax.train import stored
@@ -149,13 +151,16 @@ class Checkpointer:
             f"({stored.reason(error)}); training goes on, last good checkpoint: {there}.{left}"
         )
 
-    def restore(self, like: PyTree, step: int | None = None) -> tuple[PyTree, dict] | None:
+    def restore(
+        self, like: PyTree, step: int | None = None, *, donate: bool = False
+    ) -> tuple[PyTree, dict] | None:
         """The newest (state, meta), or None where nothing was saved.
 
         Args:
           like: a state, or its abstract shapes, that the checkpoint must match; what comes back
             lies on the same devices, whatever devices and mesh it was saved from.
           step: another than the newest.
+          donate: free the arrays of `like` before those that take their place are read.
 
         Raises:
           CheckpointError: the checkpoint is of another run or optimizer, has another structure, or
@@ -174,10 +179,20 @@ class Checkpointer:
                 "step are taken, the optimizer starts anew."
             )
             others = {key: x for key, x in wanted._asdict().items() if key != "opt_state"}
+            if donate:
+                _free(like._replace(opt_state=()))
             return like._replace(**stored.read_state(place, others)), meta
         if changed:
             raise stored.misfit(place, changed)
+        if donate:
+            _free(like)
         return stored.read_state(place, wanted), meta
+
+
+def _free(tree: PyTree) -> None:
+    for x in jax.tree.leaves(tree):
+        if isinstance(x, jax.Array):
+            x.delete()
 
 
 class _Kept:

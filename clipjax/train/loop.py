@@ -208,9 +208,10 @@ def _is_late(seconds: float, done: int) -> bool:
 
 
 def _newest(checkpointer: Checkpointer, state: TrainState) -> TrainState:
-    """What was saved, if it is ahead of a state."""
-    found = checkpointer.restore(state)
-    return found[0] if found and int(found[0].step) > int(state.step) else state
+    """What was saved, if it is ahead of a state, whose buffers are then freed."""
+    if checkpointer.latest is None or checkpointer.latest <= int(state.step):
+        return state
+    return checkpointer.restore(state, donate=True)[0]
 
 
 def _means(pending: list[dict], first: int, phase: str, last_good: int | None) -> dict[str, float]:

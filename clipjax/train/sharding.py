@@ -131,12 +131,21 @@ def deal_out(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """Every array whole on the host, as NumPy's; all processes must ask for it together."""
-    spread = [x for x in jax.tree.leaves(tree) if not _readable(x)]
-    if not spread:
-        return jax.device_get(tree)
-    mesh = spread[0].sharding.mesh
-    return jax.device_get(jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree))
+    """Every array whole on the host, as NumPy's; all processes must ask for it together.
+
+    One after the other: no device holds more than one of them whole.
+    """
+
+    def bring(x):
+        if not _readable(x):
+            x = jax.jit(_same, out_shardings=replicated(x.sharding.mesh))(x)
+        return jax.device_get(x)
+
+    return jax.tree.map(bring, tree)
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x  # one function object: compiled once for arrays of equal shape and place
 
 
 def _readable(x: Any) -> bool:

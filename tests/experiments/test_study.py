@@ -112,14 +112,14 @@ def test_a_killed_phase_goes_on_bit_for_bit(two_stage, tmp_path):
     steps = []
     original = Trainer.fit_seed
 
-    def kill_late(self, index, seed, state, step):
+    def kill_late(self, index, seed, state, step, mesh):
         def counted(state, batch):
             return step(state, batch)
 
         if seed == 1:
             raise KeyboardInterrupt
         steps.append(seed)
-        return original(self, index, seed, state, counted)
+        return original(self, index, seed, state, counted, mesh)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "fit_seed", kill_late)

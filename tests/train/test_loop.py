@@ -61,6 +61,19 @@ def test_stopping_and_going_on_gives_the_same_bits(tmp_path):
     assert logs[0] == logs[1]
 
 
+def test_a_run_that_goes_on_holds_one_state(tmp_path):
+    """What fits at first fits after a preemption, too: the state given is not kept beside."""
+    fit(tmp_path, 5)
+    given = init_state({"w": jnp.zeros(3)}, OPTIMIZER, seed=1)
+    with Checkpointer(tmp_path / "ckpt") as checkpointer:
+        found = loop._newest(checkpointer, given)
+    assert int(found.step) == 5
+    assert all(x.is_deleted() for x in jax.tree.leaves(given))
+    ahead = found._replace(step=found.step + 1)
+    with Checkpointer(tmp_path / "ckpt") as checkpointer:
+        assert loop._newest(checkpointer, ahead) is ahead
+
+
 def test_a_long_epoch_is_saved_on_the_way(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     opened = []
