@@ -61,8 +61,9 @@ def study() -> ConfigDict:
     config.whole_domains = False  # zero-shot over train + val + test together too (Table 1)
     config.stages = ()  # which of the methods below run, in this order, after zero-shot
     # name -> {"loss": file of clipjax/adapt, "heads": {...}, options of the loss}; "epochs",
-    # "freeze", "optim" and "augment" where it has its own; "phases": {name: the same keys} with
-    # "phase_order" where these change while it trains (configs/tables.py has examples).
+    # "freeze", "optim", "augment" and "data" (target, shots, ...) where it has its own; "phases":
+    # {name: the same keys} with "phase_order" where these change while it trains
+    # (configs/tables.py has examples).
     config.methods = ConfigDict()
     # The stages at several settings: a tuple of grids ({"optim.lr": (1e-3, 3e-3), ...},), each
     # meaning all combinations of its values; docs/sweeps.md says what can vary.

@@ -18,16 +18,10 @@ from clipjax.model.clip import CLIPConfig
 from clipjax.model.hf_params import abstract_params
 from clipjax.model.network import needed_clip
 from clipjax.model.prompts import fill_prompts
+from experiments.choices import check_choices
 from experiments.encode import Encoded
 from experiments.methods import build_methods
-from experiments.plan import (
-    Plan,
-    check_choices,
-    check_masks,
-    is_cached,
-    make_module,
-    matched_data,
-)
+from experiments.plan import Plan, check_masks, is_cached, make_module, matched_data
 from experiments.team import Team
 
 PyTree = Any

@@ -117,7 +117,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     if best := list(results.get("sweep", {}).get("best", {}).values()):
         method = method or best[-1]
     method, position = choose(results, list(expand(config).stages), method, seed)
-    plan = prepare(config)
+    plan = prepare(config, training=False)  # nor need this machine be like the run's
     texts = encode_texts(config, plan)
     (trainer,) = (t for t in trainers(config, plan, texts, workdir) if method in t.names)
     trained = restored(trainer)[method]

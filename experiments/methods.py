@@ -18,7 +18,16 @@ from clipjax.errors import ConfigError
 from clipjax.model.heads import Heads, as_model
 from clipjax.train.optim import check_patterns, is_frozen, make_optimizer, make_schedule
 from clipjax.train.phases import Span, training_since
-from experiments.sweep import DATA_FIELDS, expand
+from clipjax.train.stored import is_step
+from experiments.sweep import DATA_FIELDS, expand, method_entry
+from experiments.values import (
+    check_augment,
+    check_data,
+    check_freeze,
+    check_optim,
+    check_options,
+    is_whole,
+)
 
 # Options that are numbers along the run, in which methods of one program may differ.
 _RATE = ("schedule", "lr", "warmup", "step_every", "gamma")
@@ -74,11 +83,25 @@ def build_methods(config, num_classes: int) -> dict[str, Method]:
                 f"stages names {name!r}, which config.methods does not have; methods: "
                 f"{', '.join(sorted(config.methods))}."
             )
+        check_name(name)
         try:
             built[name] = build_method(name, config, num_classes)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"methods.{name}: {error}") from None
     return built
+
+
+def check_name(name: str) -> None:
+    """Refuses a number as a method's or phase's name: its folder would pass for a checkpoint.
+
+    Raises:
+      ConfigError: such a name.
+    """
+    if is_step(name):
+        raise ConfigError(
+            f"{name!r} is the name of a method or a phase, and its folder would be taken for the "
+            "checkpoint of that step; put a letter in front."
+        )
 
 
 def build_method(name: str, config, num_classes: int) -> Method:
@@ -87,7 +110,8 @@ def build_method(name: str, config, num_classes: int) -> Method:
     Raises:
       ConfigError, ValueError, TypeError: what is wrong with it.
     """
-    options, losses = config.methods[name].to_dict(), loss_files()
+    options, losses = method_entry(config, name), loss_files()
+    _check_dicts(options)
     if lacking := [key for key in ("loss", "heads") if key not in options]:
         raise ValueError(f"it has no {' and no '.join(lacking)}.")
     file = options.pop("loss")
@@ -96,12 +120,10 @@ def build_method(name: str, config, num_classes: int) -> Method:
             f"its loss is {file!r}, but clipjax/adapt has no such method; it has: "
             f"{', '.join(losses)}."
         )
-    # Tuples, also where a config came back from JSON: equal methods must look equal.
-    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in options.pop("heads").items()}
-    heads = Heads(num_classes=num_classes, **shape)
-    data = options.pop("data", {})
+    heads, data = _heads(options.pop("heads"), num_classes), options.pop("data", {})
     if unknown := sorted(set(data) - set(DATA_FIELDS)):
         raise ValueError(f"data has {', '.join(unknown)}; a method has {', '.join(DATA_FIELDS)}.")
+    check_data(f"methods.{name}: data.", data)
     adversarial = hasattr(losses[file], "gradient_ratio")
     if adversarial and heads.discriminator is None:
         raise ValueError(f"loss {file!r} needs heads.discriminator, the widths of a domain head.")
@@ -114,11 +136,33 @@ def build_method(name: str, config, num_classes: int) -> Method:
     order, entries = _phase_entries(options)
     phases = []
     for label in order:
+        check_name(label)
         entry = {**own, **options, **entries[label]}
         entry["optim"] = {**own["optim"], **entries[label].get("optim", {})}
         full_name = f"{name}/{label}" if label else name
         phases.append(_phase(full_name, entry, config, losses[file], heads))
     return Method(heads, file, tuple(phases), adversarial, data)
+
+
+def _check_dicts(options: dict, where: str = "") -> None:
+    """Refuses anything else where fields are expected."""
+    for key in ("heads", "data", "optim", "phases"):
+        if key in options and not isinstance(options[key], dict):
+            raise ValueError(f"{where}{key} is {options[key]!r}; give a dict of its fields.")
+    for label, phase in options.get("phases", {}).items():
+        if not isinstance(phase, dict):
+            raise ValueError(f"phases.{label} is {phase!r}; give a dict of its fields.")
+        _check_dicts(phase, f"phases.{label}.")
+
+
+def _heads(shape: dict, num_classes: int) -> Heads:
+    """The networks on CLIP's features; refuses what is no such thing."""
+    # Tuples, also where a config came back from JSON: equal methods must look equal.
+    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}
+    try:
+        return Heads(num_classes=num_classes, **shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"heads: {error}") from None
 
 
 def _phase_entries(options: dict) -> tuple[tuple[str, ...], dict[str, dict]]:
@@ -134,32 +178,23 @@ def _phase_entries(options: dict) -> tuple[tuple[str, ...], dict[str, dict]]:
     return tuple(order), entries
 
 
-def check_augment(name: str, augment: dict | None) -> None:
-    """Refuses options that `random_resized_crop` does not have, or an impossible crop."""
-    known = ("smallest", "flip")
-    if augment is None:
-        return
-    if unknown := [key for key in augment if key not in known]:
-        raise ConfigError(
-            f"methods.{name}.augment has {', '.join(unknown)}; known: {', '.join(known)}."
-        )
-    if not 0 < augment.get("smallest", 1.0) <= 1:
-        raise ConfigError(f"methods.{name}.augment.smallest must be in (0, 1], the share kept.")
-
-
 def _phase(name: str, entry: dict, config, file, heads: Heads) -> Phase:
     """A phase from its entry: what is not its own is an option of the loss."""
     epochs, augment = entry.pop("epochs"), entry.pop("augment")
     check_augment(name, augment)
     if entry.get("diversity_weight") and heads.members == 1:
         raise ConfigError(f"methods.{name}: diversity_weight needs an ensemble: heads.members > 1.")
-    freeze, changes = tuple(entry.pop("freeze")), entry.pop("optim")
+    freeze, changes = entry.pop("freeze"), entry.pop("optim")
+    check_freeze(name, freeze)
+    if not is_whole(epochs):
+        raise ConfigError(f"methods.{name}: epochs is {epochs!r}; give a whole number.")
     if epochs <= 0 or config.batch_size <= 0:
         raise ConfigError(
             f"epochs={epochs} with batch_size={config.batch_size} trains nothing in {name}; both "
             "must be positive."
         )
     optim = own_optim(name, config.optim, changes)
+    check_options(name, entry, file.make_loss)
     make_loss = lambda model, **changes: file.make_loss(model, **{**entry, **changes})  # noqa: E731
     make_loss(as_model(heads))  # refuses options that it does not know
     takes = inspect.signature(file.make_loss).parameters
@@ -168,7 +203,7 @@ def _phase(name: str, entry: dict, config, file, heads: Heads) -> Phase:
             f"methods.{name}: its loss does not take axis_name, which parallel=pmap needs; use "
             "parallel=jit."
         )
-    phase = Phase(name, epochs, freeze, optim, make_loss, entry, augment)
+    phase = Phase(name, epochs, tuple(freeze), optim, make_loss, entry, augment)
     build_optimizer(phase, 1)
     return phase
 
@@ -181,6 +216,7 @@ def own_optim(name: str, shared: ConfigDict, changes: dict) -> ConfigDict:
             f"{', '.join(shared)}."
         )
     optim = {**shared, **changes}
+    check_optim(name, optim, shared)
     optim["lr_mults"] = tuple((pattern, float(factor)) for pattern, factor in optim["lr_mults"])
     return ConfigDict(optim)
 

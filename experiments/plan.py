@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import importlib.util
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,28 +13,23 @@ import numpy as np
 
 from clipjax.data.census import open_parts
 from clipjax.data.classes import match_classes
-from clipjax.data.decode import DECODERS
-from clipjax.data.features import DTYPES
 from clipjax.data.files import is_image_name
 from clipjax.data.order import steps_per_epoch
 from clipjax.data.preprocess import Preprocess, load_preprocess
 from clipjax.data.sources import Dataset, Skipped, check_domain, open_dataset
 from clipjax.data.subset import few_shot, fraction
 from clipjax.errors import ConfigError, DataError
-from clipjax.evaluate.select import ALIASES, RULES
-from clipjax.model.clip import CLIP, REMAT, CLIPConfig
+from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.heads import init_heads
 from clipjax.model.hf import check_size, load_clip
 from clipjax.model.hub import find_model
 from clipjax.model.network import needed_clip
 from clipjax.model.prompts import fill_prompts, read_class_names
 from clipjax.train.optim import is_frozen, layer_groups
-from experiments.mesh import check_parallel, device_memory, training_mesh
+from experiments.choices import COMPUTE, check_choices
+from experiments.mesh import device_memory, training_mesh
 from experiments.methods import Method, Phase, build_methods, check_groups, own_config
 from experiments.sweep import targets
-
-COMPUTE = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
 
 FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
 Part = tuple[str, str]  # (domain, split)
@@ -60,8 +53,14 @@ class Plan(NamedTuple):
         return self.module.config
 
 
-def prepare(config) -> Plan:
-    """Opens everything the config names; whatever can be known to be wrong is said here."""
+def prepare(config, *, training: bool = True) -> Plan:
+    """Opens everything the config names; whatever can be known to be wrong is said here.
+
+    Args:
+      config: of the run.
+      training: whether this machine is to train it, and must have the devices and the memory. A
+        finished run is read anywhere.
+    """
     dataset, notes = matched_data(config)
     methods = build_methods(config, len(dataset.classes))
     check_choices(config)
@@ -82,63 +81,46 @@ def prepare(config) -> Plan:
     module = make_module(config, clip_config)
     plan = Plan(dataset, names, directory, module, params, preprocess, methods, tuple(notes))
     for method in methods.values():
-        check_method(plan, method, config)
-    from_pixels = [m for m in methods.values() if not is_cached_throughout(plan, m)]
-    if from_pixels:
-        training_mesh(config)  # refuses one that cannot be
-    elif config.profile and methods:
-        raise ConfigError(
-            f"profile={config.profile!r} traces steps of phases that train from pixels, and this "
-            "run has none: cached features train whole epochs in one call; leave it empty."
-        )
+        check_masks(plan, method)
+    if training:
+        check_machine(plan, config)
     return plan
+
+
+def check_machine(plan: Plan, config) -> None:
+    """Refuses what this machine cannot train: its devices, its memory, steps to trace.
+
+    Raises:
+      ConfigError: what is wrong, and where.
+    """
+    for method in plan.methods.values():
+        check_memory(plan, method, config)
+    if not all(is_cached_throughout(plan, method) for method in plan.methods.values()):
+        training_mesh(config)  # refuses one that cannot be
+    elif plan.methods:
+        _refuse_what_pixels_need(config)
+
+
+def _refuse_what_pixels_need(config) -> None:
+    """Refuses what would be asked for in vain where all phases train on cached features."""
+    mesh = config.mesh
+    asked = {
+        "profile": config.profile,
+        "mesh.data": mesh.data,
+        "mesh.fsdp": mesh.fsdp if mesh.fsdp > 1 else 0,
+        "parallel": config.parallel if config.parallel != "jit" else "",
+    }
+    for field, value in asked.items():
+        if value:
+            raise ConfigError(
+                f"{field}={value!r} is for phases that train from pixels, and this run has none: "
+                "cached features train whole epochs of all runs in one call; leave it out."
+            )
 
 
 def make_module(config, clip_config: CLIPConfig) -> CLIP:
     """The encoder of these sizes, computing as the config says."""
     return CLIP(clip_config, COMPUTE[config.compute_dtype], remat=config.remat)
-
-
-def check_choices(config) -> None:
-    """Refuses values of a closed list that are not in it."""
-    rules = (*RULES, *ALIASES)
-    choices = {
-        "selection": rules,
-        "compute_dtype": COMPUTE,
-        "remat": REMAT,
-        "features.dtype": DTYPES,
-        "data.decoder": DECODERS,
-    }
-    for field, known in choices.items():
-        given = functools.reduce(lambda at, key: at[key], field.split("."), config)
-        if given not in known:
-            raise ConfigError(f"{field} is {given!r}; known: {', '.join(known)}.")
-    if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise ConfigError('config.tensorboard needs tensorboardX: pip install -e ".[tensorboard]".')
-    if not 0 <= config.data.max_unreadable <= 1:
-        raise ConfigError(
-            f"data.max_unreadable={config.data.max_unreadable} is a share of the images, 0 to 1."
-        )
-    if config.data.workers < 0 or config.features.batch_size < 1:
-        raise ConfigError(
-            f"data.workers={config.data.workers}, features.batch_size="
-            f"{config.features.batch_size}: give at least 0 and 1."
-        )
-    check_parallel(config)
-    if config.keep < 1 or config.keep_best < 0:
-        raise ConfigError(
-            f"keep={config.keep}, keep_best={config.keep_best}: give at least 1 and 0."
-        )
-    if config.keep_best and config.selection == "last":
-        raise ConfigError(
-            f"keep_best={config.keep_best} keeps the best checkpoints by `selection`, and "
-            "selection=last ranks none; choose a rule, or set keep_best=0."
-        )
-    if config.accumulate < 1 or config.batch_size % config.accumulate:
-        raise ConfigError(
-            f"batch_size={config.batch_size} cannot be dealt out to accumulate="
-            f"{config.accumulate} microbatches; choose a divisor."
-        )
 
 
 def needed_parts(config, dataset: Dataset) -> list[Part]:
@@ -341,18 +323,17 @@ def check_masks(plan: Plan, method: Method) -> None:
         check_groups(phase, everything, unused)
         if method.data and not cached:
             raise ConfigError(
-                f"sweep varies data.{next(iter(method.data))} of {phase.name}, which trains from "
+                f"{phase.name} has a data.{next(iter(method.data))} of its own and trains from "
                 "pixels; only methods on a frozen encoder can differ in their data. Use a run each."
             )
 
 
-def check_method(plan: Plan, method: Method, config) -> None:
-    """Refuses masks that fit no group or train nothing, and more parameters than memory holds.
+def check_memory(plan: Plan, method: Method, config) -> None:
+    """Refuses more parameters than memory holds.
 
     Raises:
-      ConfigError: what is wrong, and where.
+      ConfigError: the method, and what it needs.
     """
-    check_masks(plan, method)
     heads = head_shapes(plan, method)
     cached = is_cached_throughout(plan, method)
     # Parameters, gradients and two moments in float32; heads train for all seeds at once.

@@ -33,6 +33,7 @@ from clipjax.train.loop import fit_stream
 from clipjax.train.optim import make_optimizer, make_schedule
 from clipjax.train.preemption import Notice
 from clipjax.train.sharding import DATA, fetch
+from experiments.choices import check_saving, check_seeds
 from experiments.mesh import check_parallel, training_mesh, wanted_trace
 from experiments.run import run_name
 
@@ -121,6 +122,8 @@ def zero_shot_validation(module, preprocess, tokenize, prompts):
 def prepare(config) -> Plan:
     """Opens the corpus and the tokenizer and checks them against the config."""
     check_parallel(config)
+    check_seeds(config)
+    check_saving(config)
     training_mesh(config, most=1)  # refuses one that cannot be
     tokenizer_dir = find_model(config.tokenizer)
     context = config.arch.text.max_position_embeddings

@@ -51,7 +51,7 @@ def check_checkpoints(folder: pathlib.Path, name: str) -> None:
         place = folder / str(there[-1])
         stored.check_run(place, stored.read_meta(place), name)
     for inner in folder.iterdir():
-        if inner.is_dir() and not inner.name[0].isdigit():
+        if inner.is_dir() and not stored.is_step(inner.name):
             check_checkpoints(inner, name)
 
 

@@ -90,12 +90,14 @@ def lambda_schedule(
     """A schedule by name: "ganin", "constant" or "linear", delayed until progress `start`.
 
     Raises:
-      ValueError: an unknown name, or a negative strength.
+      ValueError: an unknown name, or a negative strength or steepness.
     """
     if lam_max < 0:
         raise ValueError(
             f"lam_max is {lam_max}; lambda must not be negative: grl already reverses."
         )
+    if gamma < 0:
+        raise ValueError(f"gamma is {gamma}; it must not be negative: grl already reverses.")
     match name:
         case "ganin":
             schedule = ganin(gamma, lam_max)

@@ -91,11 +91,21 @@ def _best(found: Sequence[dict], rule: str) -> dict[str, str]:
     for row in found:
         if row["score_mean"] is None:
             continue
-        data = [f"{k}={v}" for k, v in row["settings"].items() if k.startswith("data.")]
+        data = [f"{k}={v}" for k, v in row["settings"].items() if _is_of_data(k)]
         group = " ".join([row["stage"], *data])
         if group not in best or sign * row["score_mean"] > sign * best[group]["score_mean"]:
             best[group] = row
     return {group: row["method"] for group, row in best.items()}
+
+
+def _is_of_data(field: str) -> bool:
+    """Whether a field says what is trained on.
+
+    >>> _is_of_data("data.shots"), _is_of_data("methods.dann.data.shots")
+    (True, True)
+    """
+    keys = field.split(".")
+    return (keys[2:] if keys[0] == "methods" else keys)[0] == "data"
 
 
 def cells(results: dict) -> tuple[list[str], list[list[str]]]:

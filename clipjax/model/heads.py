@@ -39,6 +39,10 @@ class MLP(nn.Module):
         return nn.Dense(self.out, use_bias=self.out_bias, name=f"layer_{len(self.hidden)}")(x)
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
+
+
 class Heads(nn.Module):
     """Adapter, class head and domain head over one parameter tree with these three names.
 
@@ -61,15 +65,31 @@ class Heads(nn.Module):
     text: bool = False
 
     def __post_init__(self):
+        self._check_kinds()
         if self.text and (self.adapter is not None or self.classifier or self.members > 1):
             raise ValueError(
                 "text=True compares images with texts: no adapter, classifier, members."
             )
-        if self.members < 1:
-            raise ValueError(f"members is {self.members}; an ensemble has at least 1.")
         if self.adapter is not None and not len(self.adapter):
             raise ValueError("adapter has no layers; give widths, or None for no adapter.")
         super().__post_init__()
+
+    def _check_kinds(self):
+        """Refuses what Flax would take and fail at when parameters are made."""
+        for name in ("adapter", "classifier", "discriminator"):
+            widths = getattr(self, name)
+            if widths is None and name != "classifier":
+                continue
+            if not isinstance(widths, Sequence) or not all(map(_is_count, widths)):
+                raise ValueError(f"{name} is {widths!r}; give a tuple of widths, as in (256,).")
+        for name in ("num_classes", "num_domains", "members"):
+            if not _is_count(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give a number, at least 1.")
+        for name in ("class_bias", "text"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; give True or False.")
+        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout!r}; give at least 0 and less than 1.")
 
     def setup(self):
         if self.adapter is not None:

@@ -83,6 +83,15 @@ def steps_in(path: Path) -> list[int]:
     return sorted(found.step for found in ocp.path.step.standard_name_format().find_all(path))
 
 
+def is_step(name: str) -> bool:
+    """Whether a folder of this name is taken for a checkpoint, whole or unfinished.
+
+    >>> [is_step(name) for name in ("12", f"12{_UNFINISHED}", "2layers", "seed0")]
+    [True, True, False, False]
+    """
+    return re.fullmatch(rf"(0|[1-9]\d*)({re.escape(_UNFINISHED)}.*)?", name) is not None
+
+
 def shapes(place: Path) -> PyTree:
     """Shapes and dtypes of all arrays of a checkpoint, as nested dicts and lists."""
     import orbax.checkpoint as ocp

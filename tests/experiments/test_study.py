@@ -18,7 +18,7 @@ from clipjax.log import read_log
 from clipjax.model.hf import load_clip
 from clipjax.train.preemption import Preempted
 from configs import common, tables
-from experiments import export, methods, run, train
+from experiments import export, methods, plan, run, train
 from experiments.encode import encode_texts
 from experiments.methods import build_methods, teams
 from experiments.plan import prepare
@@ -135,9 +135,18 @@ def test_a_killed_phase_goes_on_bit_for_bit(two_stage, tmp_path):
     )
 
 
-def test_the_tuned_encoder_is_exported(two_stage, photos, tmp_path):
+def test_the_tuned_encoder_is_exported(two_stage, tmp_path, monkeypatch):
+    """On a machine that has neither the run's devices nor its memory."""
     config, workdir = two_stage
-    export.export(workdir, tmp_path / "out", "dann", 1)
+    shutil.copytree(workdir, tmp_path / "run")
+    larger = config.copy_and_resolve_references()
+    larger.mesh.data = 512
+    (tmp_path / "run" / "config.json").write_text(run.config_text(larger))
+    with pytest.raises(ConfigError, match="mesh.data=512"):
+        prepare(larger)
+    with monkeypatch.context() as patch:
+        patch.setattr(plan, "device_memory", lambda: 1)
+        export.export(tmp_path / "run", tmp_path / "out", "dann", 1)
     model = load_adapted(tmp_path / "out")
     dataset = prepare(config).dataset
     source = dataset.source("sketch", "test")
@@ -194,6 +203,10 @@ def test_checkpoints_of_another_run_are_refused_before_anything_is_read(
     with pytest.raises(CheckpointError, match="of another run"):
         run.run(config, tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / "dann").rename(folder / "2stages")
+    with pytest.raises(CheckpointError, match="of another run"):
+        run.check_checkpoints(folder, run.name_of(config))
 
 
 def test_the_candidates_that_a_rule_needs_are_kept(photos, wee_clip, tmp_path):

@@ -1,5 +1,6 @@
 """Sweeps: what a config's `sweep` means, and that its runs are those of separate configs."""
 
+import json
 import shutil
 
 import jax
@@ -9,11 +10,12 @@ import pytest
 from clipjax import load_adapted
 from clipjax.errors import ConfigError
 from clipjax.log import read_log
+from configs import common
 from configs import sweep as sweep_config
 from experiments import export, run
 from experiments.encode import encode_texts
 from experiments.methods import build_methods, teams
-from experiments.plan import prepare
+from experiments.plan import needed_parts, prepare
 from experiments.sweep import expand, points, settings
 from experiments.train import trainers
 from tests.conftest import read_json
@@ -42,6 +44,75 @@ def test_a_stage_that_a_setting_does_not_concern_is_not_repeated():
     assert made.stages == ("finetune", "dann lam_max=0.1", "dann lam_max=0.3")
     assert tuple(settings(config)) == made.stages
     assert config.stages == ("finetune", "dann")  # as it was
+
+
+def names_of(*sweep):
+    config = sweep_config.get_config()
+    config.sweep = sweep
+    assert tuple(settings(config)) == expand(config).stages
+    return [name for name in settings(config) if name.startswith("dann")]
+
+
+def test_different_settings_have_different_names():
+    assert names_of({"optim.schedule": "constant"}, {"methods.dann.schedule": "constant"}) == [
+        "dann optim.schedule=constant",
+        "dann methods.dann.schedule=constant",
+    ]
+    assert names_of({"optim.gamma": 0.5, "optim.lr": 1e-3}, {"methods.dann.gamma": 0.5}) == [
+        "dann optim.gamma=0.5 lr=0.001",
+        "dann methods.dann.gamma=0.5",
+    ]
+    close = ["dann lr=0.12345671", "dann lr=0.12345674", "dann lr=0.1"]
+    assert names_of({"optim.lr": (0.12345671, 0.12345674, 0.1)}) == close
+
+
+def test_names_are_short_where_nothing_looks_alike():
+    assert names_of({"optim.lr": (1 / 3, 1e-3), "methods.finetune.label_smoothing": 0.2}) == [
+        "dann lr=0.333333",
+        "dann lr=0.001",
+    ]
+    assert names_of({"optim.lr": 1}, {"optim.lr": 1.0}) == ["dann lr=1"]  # one setting
+
+
+def test_a_setting_trains_what_its_name_says():
+    config = sweep_config.get_config()
+    config.sweep = ({"optim.schedule": "constant"}, {"methods.dann.schedule": "constant"})
+    built = build_methods(config, 28)
+    for name, (stage, own) in settings(config).items():
+        (phase,) = built[name].phases
+        assert phase.optim.schedule == own.get("optim.schedule", "cosine")
+        if stage == "dann":
+            assert phase.options["schedule"] == own.get("methods.dann.schedule", "ganin")
+
+
+@pytest.mark.parametrize(
+    "sweep, words",
+    [
+        ({"data.target": ("a b", "ab")}, "two settings .*called 'finetune target=ab'"),
+        ({"optim.lr": 1e-3, "methods.dann.optim.lr": 1e-4}, "for dann are one field"),
+        ({"methods.dann.heads": {"members": 2}, "methods.dann.heads.members": 3}, "one field"),
+    ],
+)
+def test_settings_that_cannot_be_told_apart_are_refused(sweep, words):
+    config = sweep_config.get_config()
+    config.sweep = (sweep,)
+    with pytest.raises(ConfigError, match=words):
+        expand(config)
+
+
+def test_a_sweep_read_back_from_json_has_the_same_settings():
+    config = sweep_config.get_config()
+    config.sweep = (
+        {"methods.dann.heads.adapter": ((256, 256), (8,), None)},
+        {"optim.lr_mults": ((), (("adapter", 0.1),))},
+        {"methods.dann.augment": ({"smallest": 0.5, "flip": False},)},
+    )
+    back = common.study()
+    with back.unlocked():
+        back.update(json.loads(run.config_text(config)))
+    assert settings(back) == settings(config)
+    assert "dann adapter=(256,256)" in expand(back).stages
+    assert build_methods(back, 28).keys() == build_methods(config, 28).keys()
 
 
 @pytest.mark.parametrize(
@@ -184,6 +255,20 @@ def test_targets_are_swept_in_one_program(photos, wee_clip, tmp_path, tmp_path_f
     one = trained(config, tmp_path / "run", rows[1]["method"]).params
     two = trained(alone, tmp_path / "alone").params
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, two)
+
+
+def test_targets_of_methods_are_encoded(photos, wee_clip, tmp_path):
+    root = tmp_path / "photos"
+    shutil.copytree(photos, root)
+    shutil.copytree(root / "sketch", root / "drawn")
+    shutil.copytree(root / "sketch", root / "inked")
+    config = config_of(root, wee_clip, dann=DANN | {"data": {"target": "drawn"}}, other=DANN)
+    config.data.domains = ("real",)
+    needed = needed_parts(config, prepare(config).dataset)
+    assert ("drawn", "train") in needed and ("inked", "train") not in needed
+    config.sweep = ({"methods.other.data.target": ("sketch", "inked")},)
+    needed = needed_parts(config, prepare(config).dataset)
+    assert {(domain, "train") for domain in ("drawn", "inked", "sketch")} <= set(needed)
 
 
 def test_points():

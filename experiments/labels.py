@@ -1,0 +1,54 @@
+"""What the settings of a sweep are called: names of methods, of checkpoints, in logs and tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+Point = dict[str, Any]  # field -> value
+
+
+def labels(stage: str, points: Sequence[Point]) -> list[str]:
+    """A name for each setting of a stage: the stage and what is particular to the setting.
+
+    Fields go by their last word, numbers by six digits, unless another field or value of the
+    stage's would look the same.
+
+    >>> labels("dann", [{"methods.dann.lam_max": 0.3, "optim.lr": 0.001}])
+    ['dann lam_max=0.3 lr=0.001']
+    >>> labels("dann", [{"optim.gamma": 0.5}, {"methods.dann.gamma": 0.5}])
+    ['dann optim.gamma=0.5', 'dann methods.dann.gamma=0.5']
+    >>> labels("dann", [{"optim.lr": 0.12345671}, {"optim.lr": 0.12345674}])
+    ['dann lr=0.12345671', 'dann lr=0.12345674']
+
+    Args:
+      stage: its name.
+      points: the settings, only fields that concern the stage.
+    """
+    names = _names({field: None for point in points for field in point})
+    texts = {field: _texts([point[field] for point in points if field in point]) for field in names}
+    return [
+        " ".join([stage, *(f"{names[k]}={texts[k][repr(v)]}" for k, v in point.items())])
+        for point in points
+    ]
+
+
+def _names(fields: Sequence[str]) -> dict[str, str]:
+    """field -> its last word, or all of it where another field ends alike."""
+    ends = {field: field.rsplit(".", 1)[-1] for field in fields}
+    counts = Counter(ends.values())
+    return {field: end if counts[end] == 1 else field for field, end in ends.items()}
+
+
+def _texts(values: Sequence[Any]) -> dict[str, str]:
+    """repr of a value -> how it is written."""
+    short, exact = {}, {}
+    for value in values:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        short[repr(value)] = f"{value:g}" if isinstance(value, float) else str(value)
+        exact[repr(value)] = repr(float(value)) if number else str(value)
+    counts = Counter(text for text, _ in {(short[key], exact[key]) for key in short})
+    found = {key: text if counts[text] == 1 else exact[key] for key, text in short.items()}
+    # It becomes part of file names.
+    return {key: text.replace("/", "_").replace(" ", "") for key, text in found.items()}
