@@ -309,7 +309,9 @@ def test_a_start_that_failed_halfway_is_repeated_on_all_workers(launch, tmp_path
     hook = """case "$AT$command" in *worker1*new-session*)
       [ -e "$FAKE/half" ] || { touch "$FAKE/half"; exit 255; } ;; esac"""
     words = ("pod", "--zone=z1", "--type=v5litepod-16", "--poll=1", *RUN)
-    python = 'echo "$AT" >> "$FAKE/ran"; sleep 1; sleep 1; sleep 1'
+    python = """echo "$AT" >> "$FAKE/ran"
+    for i in {1..200}; do grep -q worker1 "$FAKE/ran" && exit 0; sleep 1; done; exit 1"""
+    launch(*words)  # the TPU is there already
     done = launch(*words, python=python, hook=hook)
     assert done.returncode == 0, done.stderr
     ran = (tmp_path / "ran").read_text().split()
@@ -327,7 +329,8 @@ def test_a_description_that_fails_is_not_taken_for_no_tpu(launch):
 @pytest.fixture
 def under_way(launch, script, tmp_path):
     """A run that goes on until $FAKE/over is there, left by a script that got Ctrl-C."""
-    env = launch.prepare(python='echo "it runs"; until [ -e "$FAKE/over" ]; do sleep 1; done')
+    python = 'echo "it runs"; for i in {1..900}; do [ ! -e "$FAKE/over" ] || exit 0; sleep 1; done'
+    env = launch.prepare(python=python)
     with (tmp_path / "out").open("w") as out:
         script = subprocess.Popen(
             [script, *ARGS, *RUN],
