@@ -202,18 +202,19 @@ def agree(what: str, value: Any, describe: Callable[[Any, Any], str] = lambda a,
 def lost_contact(error: BaseException) -> str:
     """A sentence where an error says that another process is gone; "" for other errors.
 
-    Does not return where the watch finds that one was killed: it says so, and ends this process.
+    Does not return where the watch knows more: it says so, and ends this process.
     """
     text = str(error)
     signs = ("gloo", "heartbeat", "coordination", "connection", "unavailable", "barrier", "peer")
-    told = isinstance(error, (jax.errors.JaxRuntimeError, RuntimeError)) and any(
-        sign in text.lower() for sign in signs
-    )
-    reason = _watch.reason(ASIDE if told else 1.0) if _watch else ""
+    # A broken connection of gloo is a ValueError.
+    kinds = (jax.errors.JaxRuntimeError, RuntimeError, ValueError)
+    told = isinstance(error, kinds) and any(sign in text.lower() for sign in signs)
+    if _watch:
+        _watch.settle(ASIDE if told else 1.0)  # any error can follow from another one's end
     if not told:
         return ""
     index, count = place()
-    return reason or (
+    return (
         f"process {index} of {count} lost contact with another one "
         f"({text.strip().splitlines()[0][:160]}); {watch.AGAIN}"
     )

@@ -75,7 +75,7 @@ class Watch:
         self.place, self._token, self._end, self._holder = place, token, end, holder
         self._links: dict[int, socket.socket] = {}
         self._codes: dict[int, int] = {}  # of those that ended by themselves
-        self._news, self._heard = "", threading.Event()
+        self._news, self._heard = ("", 0), threading.Event()  # why this one cannot go on
         self._speaking = threading.Lock()  # held for good by who ends the process
 
     def listen(self, server: socket.socket) -> None:
@@ -103,13 +103,10 @@ class Watch:
                 self._holder.stdin.write(b"done")
                 self._holder.stdin.flush()
 
-    def reason(self, seconds: float) -> str:
-        """Why this process cannot go on, where another one is the cause; "" if none is known then.
-
-        Does not return where a process was killed: that ends this one.
-        """
-        self._heard.wait(seconds)
-        return self._news
+    def settle(self, seconds: float) -> None:
+        """Ends this process where another one's end is known within some seconds."""
+        if self._heard.wait(seconds):
+            self._end_after(0, *self._news)
 
     def _depart(self, code: int) -> None:
         self._codes.setdefault(self.place[0], code)
@@ -162,9 +159,9 @@ class Watch:
         self._codes[other] = code
         if code:
             self._tell(f"left {other} {code}", but=other)
-            self._news = left(self.place, other, code)
+            self._news = left(self.place, other, code), code
             self._heard.set()
-            _in_background(self._end_after, GRACE, self._news, code)
+            _in_background(self._end_after, GRACE, *self._news)
 
     def _missed(self, other: int) -> None:
         """A connection broke. In peace, if that process had ended, and not before this one did."""
