@@ -11,8 +11,6 @@ import glob
 import importlib.util
 import os
 import pickle
-import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -78,12 +76,8 @@ def _meet(*where) -> None:
 
 
 def _end(sentence: str, code: int) -> NoReturn:
-    """Ends this process from any thread, whatever the others of its threads are doing."""
+    """Ends this process from any thread, at once, before JAX or gloo aborts it."""
     os.write(2, f"clipjax: {sentence}\n".encode())
-    # The main thread may hold the lock of a pipe that nobody empties.
-    flushing = threading.Thread(target=sys.stdout.flush, daemon=True)
-    flushing.start()
-    flushing.join(1)
     os._exit(code)
 
 

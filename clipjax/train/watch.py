@@ -21,18 +21,28 @@ from collections.abc import Callable
 from typing import Any
 
 GRACE = 10.0  # seconds in which the others may end by themselves after one that ended with an error
-HOLD = 30.0  # seconds for which connections to process 0 outlive it; more than GRACE
+HOLD = 30.0  # seconds for which other connections of a process outlive it; more than GRACE
+AFRESH = 0.5  # seconds between looks for new connections
 PATIENCE = 10.0  # seconds for a connection to be made, and for its first line
 AGAIN = "start all processes again, and the run goes on from its last checkpoint."
 
-# Ends with its parent where that says a word before, otherwise some time after it; heeds no signal
-# that is for the run.
+# Holds the connections that its parent has sent last; ends with it where that says a word before,
+# otherwise some time after it. Heeds no signal that is for the run.
 _HOLDER = """
-import signal, sys, time
+import os, signal, socket, sys, time
 for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(one, signal.SIG_IGN)
-if not sys.stdin.buffer.read():
-    time.sleep(float(sys.argv[1]))
+parent, held = socket.socket(fileno=int(sys.argv[1])), []
+while True:
+    word, sent, _, _ = socket.recv_fds(parent, 16, 256)
+    if word == b"done":
+        break
+    if not word:
+        time.sleep(float(sys.argv[2]))
+        break
+    for number in held:
+        os.close(number)
+    held = sent
 """
 
 
@@ -62,17 +72,11 @@ class Watch:
       place: index of this process, and their number.
       token: what tells the run's processes from strangers.
       end: is given a sentence and an exit code, and ends the process.
-      holder: what holds the connections of process 0, to be told of its orderly end.
     """
 
-    def __init__(
-        self,
-        place: tuple[int, int],
-        token: str,
-        end: Callable[[str, int], Any],
-        holder: subprocess.Popen | None = None,
-    ):
-        self.place, self._token, self._end, self._holder = place, token, end, holder
+    def __init__(self, place: tuple[int, int], token: str, end: Callable[[str, int], Any]):
+        self.place, self._token, self._end = place, token, end
+        self._holder: socket.socket | None = None  # to the process that holds connections
         self._links: dict[int, socket.socket] = {}
         self._codes: dict[int, int] = {}  # of those that ended by themselves
         self._news, self._heard = ("", 0), threading.Event()  # why this one cannot go on
@@ -81,6 +85,7 @@ class Watch:
     def listen(self, server: socket.socket) -> None:
         """Process 0: takes up the others' connections."""
         _in_background(self._accept, server)
+        _in_background(self._hold)
 
     def connect(self, address: tuple[str, int]) -> None:
         """All others: connects to process 0."""
@@ -100,8 +105,7 @@ class Watch:
         self._depart(1 if failed else 0)
         if self._holder and not failed:
             with contextlib.suppress(OSError):  # somebody killed it
-                self._holder.stdin.write(b"done")
-                self._holder.stdin.flush()
+                self._holder.send(b"done")
 
     def settle(self, seconds: float) -> None:
         """Ends this process where another one's end is known within some seconds."""
@@ -139,6 +143,8 @@ class Watch:
             _send(link, f"hello {self._token} {self.place[0]}")
         except OSError:  # process 0 cannot be reached at this port: JAX alone watches then
             return
+        self._links[0] = link
+        _in_background(self._hold)
         self._follow(link, lines, 0)
 
     def _follow(self, link: socket.socket, lines, other: int) -> None:
@@ -150,6 +156,33 @@ class Watch:
             for line in lines:
                 self._take(line.split())
         self._missed(other)
+
+    def _hold(self) -> None:
+        """Lets what this process is connected to outlive it for a while.
+
+        JAX's service for all runs in process 0, and gloo connects each process with each. Where
+        such a connection breaks, the others abort, with a trace, mostly before they could say a
+        word. So a small process holds them, too, and they break when all is said. The watch's own
+        are not among them.
+        """
+        if not os.path.isdir("/proc/self/fd"):
+            return
+        # One that was killed is none of theirs any more, and gives its connections up.
+        self._holder, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        command = [sys.executable, "-S", "-E", "-c", _HOLDER, str(there.fileno()), str(HOLD)]
+        quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            command, cwd="/", pass_fds=[there.fileno()], start_new_session=True, **quiet
+        )
+        there.close()
+        before = None
+        while self.place[0] not in self._codes and self._process.poll() is None:
+            found = _connections({link.fileno() for link in self._links.values()})
+            if found.keys() != before:
+                with contextlib.suppress(OSError):  # one was closed meanwhile: not in the next look
+                    socket.send_fds(self._holder, [b"hold"], list(found.values()))
+                    before = found.keys()
+            time.sleep(AFRESH)
 
     def _take(self, words: list[str]) -> None:
         if words[0] == "lost":
@@ -198,12 +231,10 @@ def begin(
       coordinator: host:port of process 0; "" to reach it by its machine's name.
       end: as in `Watch`.
     """
-    holder = server = None
-    if place[0] == 0:
-        holder, server = _hold_connections(), _server()
+    server = _server() if place[0] == 0 else None
     mine = server and (socket.gethostname(), server.getsockname()[1], secrets.token_hex(16))
     name, port, token = gather(mine)[0]
-    watch = Watch(place, token, end, holder)
+    watch = Watch(place, token, end)
     if server:
         watch.listen(server)
     else:
@@ -239,41 +270,16 @@ def _in_background(run: Callable, *args) -> None:
     threading.Thread(target=run, args=args, daemon=True).start()
 
 
-def _hold_connections() -> subprocess.Popen | None:
-    """Keeps the connections that process 0 has open for a while after its end.
-
-    JAX's service for all processes runs in process 0. The others abort, with a trace, as soon as
-    their connection to it breaks, mostly before they could say a word. So a small process holds
-    these connections too, and they break when all is said. Nothing answers meanwhile.
-    """
-    held = _connections()
-    if not held:
-        return None
-    return subprocess.Popen(
-        [sys.executable, "-S", "-E", "-c", _HOLDER, str(HOLD)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-        pass_fds=held,
-        start_new_session=True,
-    )
-
-
-def _connections() -> list[int]:
-    """Descriptors of this process's TCP connections; none where there is no /proc."""
-    found = []
-    with contextlib.suppress(FileNotFoundError):
-        found = [int(name) for name in os.listdir("/proc/self/fd")]
-    return [number for number in found if number > 2 and _is_connection(number)]
-
-
-def _is_connection(number: int) -> bool:
-    try:
-        if not stat.S_ISSOCK(os.fstat(number).st_mode):
-            return False
-        with socket.socket(fileno=os.dup(number)) as one:
-            one.getpeername()  # raises where it only listens
-            return one.type == socket.SOCK_STREAM and one.family != socket.AF_UNIX
-    except OSError:
-        return False
+def _connections(but: set[int]) -> dict[int, int]:
+    """This process's TCP connections with ports of no known service: inode -> descriptor."""
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        number = int(name)
+        with contextlib.suppress(OSError):  # closed meanwhile; not connected
+            about = os.fstat(number)
+            if number > 2 and number not in but and stat.S_ISSOCK(about.st_mode):
+                with socket.socket(fileno=os.dup(number)) as one:
+                    inet = one.family in (socket.AF_INET, socket.AF_INET6)
+                    if inet and one.type == socket.SOCK_STREAM and one.getpeername()[1] >= 1024:
+                        found[about.st_ino] = number
+    return dict(list(found.items())[-250:])  # as many as a message takes
