@@ -85,7 +85,7 @@ class Watch:
     def listen(self, server: socket.socket) -> None:
         """Process 0: takes up the others' connections."""
         _in_background(self._accept, server)
-        _in_background(self._hold)
+        _in_background(self._hold, server.getsockname()[1])
 
     def connect(self, address: tuple[str, int]) -> None:
         """All others: connects to process 0."""
@@ -143,8 +143,7 @@ class Watch:
             _send(link, f"hello {self._token} {self.place[0]}")
         except OSError:  # process 0 cannot be reached at this port: JAX alone watches then
             return
-        self._links[0] = link
-        _in_background(self._hold)
+        _in_background(self._hold, address[1])
         self._follow(link, lines, 0)
 
     def _follow(self, link: socket.socket, lines, other: int) -> None:
@@ -157,13 +156,13 @@ class Watch:
                 self._take(line.split())
         self._missed(other)
 
-    def _hold(self) -> None:
+    def _hold(self, port: int) -> None:
         """Lets what this process is connected to outlive it for a while.
 
         JAX's service for all runs in process 0, and gloo connects each process with each. Where
         such a connection breaks, the others abort, with a trace, mostly before they could say a
-        word. So a small process holds them, too, and they break when all is said. The watch's own
-        are not among them.
+        word. So a small process holds them, too, and they break when all is said. Those at `port`,
+        of the watch, are not among them.
         """
         if not os.path.isdir("/proc/self/fd"):
             return
@@ -177,7 +176,7 @@ class Watch:
         there.close()
         before = None
         while self.place[0] not in self._codes and self._process.poll() is None:
-            found = _connections({link.fileno() for link in self._links.values()})
+            found = _connections(port)
             if found.keys() != before:
                 with contextlib.suppress(OSError):  # one was closed meanwhile: not in the next look
                     socket.send_fds(self._holder, [b"hold"], list(found.values()))
@@ -270,16 +269,24 @@ def _in_background(run: Callable, *args) -> None:
     threading.Thread(target=run, args=args, daemon=True).start()
 
 
-def _connections(but: set[int]) -> dict[int, int]:
-    """This process's TCP connections with ports of no known service: inode -> descriptor."""
+def _connections(but: int) -> dict[int, int]:
+    """This process's TCP connections, inode -> descriptor; none at the port `but`.
+
+    Nor those to ports of known services: storage, the Hub.
+    """
     found = {}
     for name in os.listdir("/proc/self/fd"):
         number = int(name)
         with contextlib.suppress(OSError):  # closed meanwhile; not connected
             about = os.fstat(number)
-            if number > 2 and number not in but and stat.S_ISSOCK(about.st_mode):
-                with socket.socket(fileno=os.dup(number)) as one:
-                    inet = one.family in (socket.AF_INET, socket.AF_INET6)
-                    if inet and one.type == socket.SOCK_STREAM and one.getpeername()[1] >= 1024:
-                        found[about.st_ino] = number
+            if number > 2 and stat.S_ISSOCK(about.st_mode) and _is_held(number, but):
+                found[about.st_ino] = number
     return dict(list(found.items())[-250:])  # as many as a message takes
+
+
+def _is_held(number: int, but: int) -> bool:
+    with socket.socket(fileno=os.dup(number)) as one:
+        if one.family not in (socket.AF_INET, socket.AF_INET6) or one.type != socket.SOCK_STREAM:
+            return False
+        mine, other = one.getsockname()[1], one.getpeername()[1]
+        return other >= 1024 and but not in (mine, other)
