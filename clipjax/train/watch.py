@@ -190,7 +190,7 @@ class Watch:
         other, code = int(words[1]), int(words[2])
         self._codes[other] = code
         if code:
-            self._tell(f"left {other} {code}", but=other)
+            self._pass_on(f"left {other} {code}", other)
             self._news = left(self.place, other, code), code
             self._heard.set()
             _in_background(self._end_after, GRACE, *self._news)
@@ -200,8 +200,13 @@ class Watch:
         code = self._codes.get(other)
         if code or (code == 0 and self.place[0] in self._codes):
             return
-        self._tell(f"lost {other}", but=other)
+        self._pass_on(f"lost {other}", other)
         self._end_after(0, lost(self.place, other), 1)
+
+    def _pass_on(self, line: str, about: int) -> None:
+        """Process 0 alone, or news would go back and forth."""
+        if self.place[0] == 0:
+            self._tell(line, but=about)
 
     def _end_after(self, seconds: float, sentence: str, code: int) -> None:
         time.sleep(seconds)

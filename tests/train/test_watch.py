@@ -48,6 +48,8 @@ def test_one_that_failed_ends_the_others_after_a_while_with_its_code(three):
     for index in (0, 1):
         sentence, code = ends[index].get(timeout=10)
         assert "ends because process 2 ended with exit code 75" in sentence and code == 75
+    time.sleep(0.3)
+    assert all(end.empty() for end in ends)  # it was told once
 
 
 def test_an_end_in_peace_is_told_to_nobody(three):
