@@ -9,7 +9,6 @@ import pathlib
 import re
 import runpy
 import sys
-import time
 import traceback
 from collections.abc import Iterator
 from typing import NoReturn
@@ -17,8 +16,6 @@ from typing import NoReturn
 from ml_collections import ConfigDict
 
 from clipjax.errors import ClipjaxError
-
-GRACE = 2.0  # seconds
 
 
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -96,27 +93,32 @@ def explained() -> Iterator[None]:
         with obeyed():
             yield
     except ClipjaxError as error:
-        print(f"clipjax: {error}", file=sys.stderr)
-        if processes.several():
-            if processes.is_first():
-                time.sleep(GRACE)  # the others may be saying the same, and end with this one
-            leave(1)
-        sys.exit(1)
+        _say_last(f"clipjax: {error}", 1)
+        leave(1) if processes.several() else sys.exit(1)
     except KeyboardInterrupt:
-        print("\nclipjax: stopped; the same command goes on from here.", file=sys.stderr)
+        _say_last("\nclipjax: stopped; the same command goes on from here.", 130)
         leave(130)
     except Preempted as notice:
-        print(f"clipjax: {notice}", file=sys.stderr)
+        _say_last(f"clipjax: {notice}", RESUMABLE)
         leave(RESUMABLE)
     except Exception as error:
-        if line := _machine_at_fault(error):
-            print(f"clipjax: {line}", file=sys.stderr)
-            leave(1) if processes.several() else sys.exit(1)
+        line = _machine_at_fault(error)
         if not processes.several():
-            raise
-        told = processes.lost_contact(error)
-        print(f"clipjax: {told}" if told else traceback.format_exc(), file=sys.stderr)
+            if not line:
+                raise
+            _say_last(f"clipjax: {line}", 1)
+            sys.exit(1)
+        line = line or processes.lost_contact(error)
+        _say_last(f"clipjax: {line}" if line else traceback.format_exc(), 1)
         leave(1)
+
+
+def _say_last(words: str, code: int) -> None:
+    """Says why this process ends, to the reader and, by its exit code, to the other processes."""
+    from clipjax.train import processes
+
+    processes.leave(code)
+    print(words, file=sys.stderr, flush=True)
 
 
 def _machine_at_fault(error: Exception) -> str:
@@ -133,6 +135,9 @@ def leave(status: int) -> NoReturn:
     XLA may be computing in threads of its own, and crashes when the interpreter's orderly end takes
     memory from under them. Worker processes end with their pipes.
     """
+    from clipjax.train import processes
+
+    processes.see_off()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -77,6 +77,9 @@ class Checkpointer:
             raise CheckpointError(
                 f"no checkpoint can be kept in {self.directory}: {error}; choose another directory."
             ) from error
+        # It would ask JAX whether all processes stop at this step, also for steps behind them, and
+        # JAX takes the last question for the place where a process is (`clipjax.train.preemption`).
+        self._manager.reached_preemption = lambda step: False
 
     def __enter__(self) -> Checkpointer:
         return self

@@ -4,14 +4,17 @@ and the process leaves with a status that says "start me again"."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from clipjax.train import processes
 from clipjax.train.checkpoint import Checkpointer
 
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: a failure that passes, try again
+_asked = itertools.count(1)  # times that the loops asked whether all processes stop
 
 
 class Preempted(SystemExit):
@@ -53,7 +56,8 @@ class Notice:
 
     def reached(self, step: int) -> bool:
         """Whether to stop after this step; to be asked for every step in turn."""
-        return self._given or _all_reached(step)
+        del step
+        return self._given or _all_reached()
 
 
 @contextlib.contextmanager
@@ -76,6 +80,7 @@ def leave(checkpointer: Checkpointer, phase: str, step: int) -> NoReturn:
       Preempted: always.
     """
     checkpointer.wait()
+    processes.gather(None)  # none leaves while another one is still writing
     last = checkpointer.latest
     saved = "saved" if last == step else f"not saved (the last checkpoint is of step {last})"
     raise Preempted(
@@ -84,8 +89,12 @@ def leave(checkpointer: Checkpointer, phase: str, step: int) -> NoReturn:
     )
 
 
-def _all_reached(step: int) -> bool:
-    """Whether this is the step at which all processes of `jax.distributed` stop together."""
+def _all_reached() -> bool:
+    """Whether this is the step at which all processes of `jax.distributed` stop together.
+
+    JAX has them stop at the number after the largest that any of them asked for. Steps begin anew
+    with every method and seed, and it would wait for one that is past: all count their questions.
+    """
     import jax
 
     if not jax.distributed.is_initialized():
@@ -93,7 +102,7 @@ def _all_reached(step: int) -> bool:
     from jax.experimental.multihost_utils import reached_preemption_sync_point
 
     try:
-        return reached_preemption_sync_point(step)
+        return reached_preemption_sync_point(next(_asked))
     except RuntimeError:  # jax_enable_preemption_service is off: there are no notices
         return False
 

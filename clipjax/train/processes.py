@@ -6,21 +6,27 @@ everything here returns at once what the process itself has.
 
 from __future__ import annotations
 
+import atexit
 import glob
 import importlib.util
 import os
 import pickle
+import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
 
 from clipjax.errors import ClipjaxError, ConfigError
+from clipjax.train import watch
 
 T = TypeVar("T")
 HEARTBEAT = 30  # seconds of silence after which a process counts as dead, and all others end
 SHUTDOWN = 3600  # seconds that the others wait at the end for process 0, which writes the report
+GRACE = 2.0  # seconds in which the others can end by themselves before process 0 does
+ASIDE = 5.0  # seconds in which the watch learns of an end that an error tells of, too
+_watch: watch.Watch | None = None  # of this process, between `start` and its end
 
 
 def start(coordinator: str = "", count: int = 0, index: int = -1) -> None:
@@ -63,6 +69,35 @@ def _meet(*where) -> None:
             f"the processes could not meet{at} ({str(error).strip().splitlines()[0][:200]}); start "
             "all of them, and let them reach the first one's address."
         ) from error
+    if several():
+        global _watch
+        _watch = watch.begin(place(), gather, where[0] if where else "", _end)
+        atexit.register(_watch.finish)  # before JAX's own, which waits for the others
+
+
+def _end(sentence: str, code: int) -> NoReturn:
+    """Ends this process from any thread, at once, before JAX or gloo aborts it."""
+    os.write(2, f"clipjax: {sentence}\n".encode())
+    os._exit(code)
+
+
+def leave(code: int) -> None:
+    """Tells the others that this process ends by itself; to be called before it says so.
+
+    They were going to miss it otherwise, and end in their turn where they cannot go on. Does not
+    return where this process is being ended for another one's sake already.
+    """
+    if _watch:
+        _watch.leave(code)
+
+
+def see_off() -> None:
+    """Lets the others end first, where they do so now for the same reason.
+
+    JAX's service for all ends with process 0, and they would abort.
+    """
+    if several() and is_first():
+        time.sleep(GRACE)
 
 
 def _on_cluster() -> bool:
@@ -159,16 +194,21 @@ def agree(what: str, value: Any, describe: Callable[[Any, Any], str] = lambda a,
 
 
 def lost_contact(error: BaseException) -> str:
-    """A sentence where an error says that another process is gone; "" for other errors."""
+    """A sentence where an error says that another process is gone; "" for other errors.
+
+    Does not return where the watch knows more: it says so, and ends this process.
+    """
     text = str(error)
     signs = ("gloo", "heartbeat", "coordination", "connection", "unavailable", "barrier", "peer")
-    if not isinstance(error, (jax.errors.JaxRuntimeError, RuntimeError)):
-        return ""
-    if not any(sign in text.lower() for sign in signs):
+    # A broken connection of gloo is a ValueError.
+    kinds = (jax.errors.JaxRuntimeError, RuntimeError, ValueError)
+    told = isinstance(error, kinds) and any(sign in text.lower() for sign in signs)
+    if _watch:
+        _watch.settle(ASIDE if told else 1.0)  # any error can follow from another one's end
+    if not told:
         return ""
     index, count = place()
     return (
         f"process {index} of {count} lost contact with another one "
-        f"({text.strip().splitlines()[0][:160]}); start all processes again, and the run goes on "
-        "from its last checkpoint."
+        f"({text.strip().splitlines()[0][:160]}); {watch.AGAIN}"
     )

@@ -1,8 +1,10 @@
-"""Several real processes on this machine: the result of one, and an end where one is killed."""
+"""Several real processes on this machine: the result of one, and what an end of one does to all."""
 
+import functools
 import os
 import pathlib
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -23,7 +25,7 @@ pytestmark = pytest.mark.slow
 # Twenty steps of DANN on arrays, on four devices in all. Each process makes its part of the
 # batches; the first writes the parameters.
 SCRIPT = """
-import os, pathlib, signal, sys
+import os, pathlib, sys, time
 import numpy as np, optax
 from clipjax.adapt.dann import make_loss
 from clipjax.adapt.step import init_state, make_step
@@ -33,10 +35,12 @@ from clipjax.model.heads import Heads, as_model
 from clipjax.train import processes
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.loop import fit_stream
+from clipjax.train.preemption import Notice
 from clipjax.train.sharding import DATA, fetch, make_mesh
 from experiments.cli import explained
 
-workdir, way, fsdp, kill_at = pathlib.Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:5])
+workdir, way, fsdp, blow = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+at, victim, number_of_signal = map(int, blow.split(","))
 with explained():
     processes.start(*([sys.argv[5], *map(int, sys.argv[6:8])] if len(sys.argv) > 5 else []))
     import jax, jax.numpy as jnp
@@ -49,8 +53,10 @@ with explained():
     mine = process_rows(16, place)
 
     def make(number):
-        if number == kill_at and place[0] == place[1] - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if number == at and place[0] == victim:
+            os.kill(os.getpid(), number_of_signal)
+        if 0 <= at < number:
+            time.sleep(0.5)  # JAX looks for a notice once a second
         rng = np.random.default_rng(number)
         part = lambda: rng.normal(size=(16, 6)).astype(np.float32)
         label, mask = rng.integers(0, 3, 16).astype(np.int32), np.arange(16) < 13
@@ -58,7 +64,7 @@ with explained():
                  "target": {"inputs": part()}}
         return jax.tree.map(lambda x: x[mine], batch)
 
-    with Checkpointer(workdir / "checkpoints") as checkpointer:
+    with Notice() as notice, Checkpointer(workdir / "checkpoints") as checkpointer:
         state = fit_stream(
             make_step(loss, optimizer, total_steps=20, axis_name=axis),
             init_state(jax.device_get(params), optimizer),
@@ -66,7 +72,7 @@ with explained():
             phase="p", checkpointer=checkpointer, log_every=5, save_every=5,
             log=(MetricsLog if place[0] == 0 else NoLog)(workdir / "metrics.jsonl"),
             say=print if place[0] == 0 else lambda line: None,
-            mesh=make_mesh(jax.devices(), fsdp), parallel=way,
+            mesh=make_mesh(jax.devices(), fsdp), parallel=way, stop=notice.reached,
         )
     found = fetch(state.params)
     if place[0] == 0:
@@ -119,9 +125,10 @@ def launch(words, count, *, coordinated, devices=4):
     return Ended([one.returncode for one in started], said, [at[i] for i in range(count)])
 
 
-def fit(workdir, count, way="jit", fsdp=1, kill_at=-1):
+def fit(workdir, count, way="jit", fsdp=1, blow=(-1, 0, 0)):
+    """With `blow` a process gets a signal: (before which step, which process, which signal)."""
     pathlib.Path(workdir).mkdir(exist_ok=True)
-    words = ["-c", SCRIPT, str(workdir), way, str(fsdp), str(kill_at)]
+    words = ["-c", SCRIPT, str(workdir), way, str(fsdp), ",".join(map(str, map(int, blow)))]
     return launch(lambda i: words, count, coordinated=lambda at, i: [at, str(count), str(i)])
 
 
@@ -131,38 +138,121 @@ def params(workdir):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("alone")
-    codes, said, _ = fit(workdir, 1)
-    assert codes == [0], said
-    return workdir
+def undisturbed(tmp_path_factory):
+    """Folders of finished runs, each started once."""
+
+    @functools.cache
+    def trained(count, way="jit", fsdp=1):
+        workdir = tmp_path_factory.mktemp(f"{way}{count}")
+        codes, said, _ = fit(workdir, count, way, fsdp)
+        assert codes == [0] * count, said
+        progress = [i for i, text in enumerate(said) if text]
+        assert progress == [0] and "p step 20/20" in said[0], said
+        return workdir
+
+    return trained
 
 
 @pytest.mark.parametrize("count, way, fsdp", [(2, "jit", 2), (2, "pmap", 1), (4, "jit", 4)])
-def test_processes_train_what_one_trains(alone, tmp_path, count, way, fsdp):
+def test_processes_train_what_one_trains(undisturbed, count, way, fsdp):
     """With fsdp=4 no process has all parameters."""
-    codes, said, _ = fit(tmp_path, count, way, fsdp)
-    assert codes == [0] * count, said
-    assert all("p step 20/20" in text if i == 0 else not text for i, text in enumerate(said)), said
-    for one, many in zip(params(alone), params(tmp_path), strict=True):
+    both = undisturbed(1), undisturbed(count, way, fsdp)
+    for one, many in zip(*map(params, both), strict=True):
         np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-6)
-    logs = [(at / "metrics.jsonl").read_text().splitlines() for at in (alone, tmp_path)]
+    logs = [(at / "metrics.jsonl").read_text().splitlines() for at in both]
     losses = [[float(re.search(r'"loss": ([\d.]+)', line)[1]) for line in log] for log in logs]
     np.testing.assert_allclose(losses[1], losses[0], rtol=2e-6)
 
 
-def test_where_one_is_killed_the_others_end_and_a_restart_goes_on(tmp_path):
-    codes, said, _ = fit(tmp_path / "whole", 2)
-    assert codes == [0, 0], said
-    codes, said, at = fit(tmp_path / "broken", 2, kill_at=12)
-    assert codes[1] == -9 and codes[0] not in (0, None)
-    assert "process 0 of 2 lost contact" in said[0] or "another task died" in said[0], said[0]
-    assert at[0] - at[1] < 60
-    codes, said, _ = fit(tmp_path / "broken", 2)
+def lost_by(index, count, victim):
+    """What a process says and nothing else, C++ and Python alike, when another one was killed."""
+    return (
+        f"clipjax: process {index} of {count} lost contact with process {victim}, which was killed "
+        "or cut off; start all processes again, and the run goes on from its last checkpoint.\n"
+    )
+
+
+def errors_in(text):
+    """What processes printed without process 0's lines on its progress."""
+    return re.sub(r"^p step .*\n", "", text, flags=re.M)
+
+
+def goes_on(undisturbed, workdir):
+    """Starts two processes again: they end as if nothing had happened."""
+    codes, said, _ = fit(workdir, 2, "jit", 2)
     assert codes == [0, 0], said
     assert "p step 5/20" not in said[0] and "p step 20/20" in said[0]
-    for one, many in zip(params(tmp_path / "whole"), params(tmp_path / "broken"), strict=True):
+    for one, many in zip(params(undisturbed(2, "jit", 2)), params(workdir), strict=True):
         np.testing.assert_array_equal(many, one)
+
+
+@pytest.mark.parametrize("count, victim", [(2, 1), (4, 0)])
+def test_where_one_is_killed_the_others_say_so_and_a_restart_goes_on(
+    undisturbed, tmp_path, count, victim
+):
+    codes, said, at = fit(tmp_path, count, "jit", count, blow=(12, victim, signal.SIGKILL))
+    for index in range(count):
+        if index != victim:
+            assert errors_in(said[index]) == lost_by(index, count, victim)
+            assert at[index] - at[victim] < 60
+    assert codes == [-9 if index == victim else 1 for index in range(count)]
+    if count == 2:
+        goes_on(undisturbed, tmp_path)
+
+
+def test_a_notice_to_one_stops_all_at_one_step_and_a_restart_goes_on(undisturbed, tmp_path):
+    codes, said, _ = fit(tmp_path, 2, "jit", 2, blow=(6, 1, signal.SIGTERM))
+    assert codes == [75, 75], said
+    steps = [
+        re.findall("^clipjax: stopped by SIGTERM at step (.*) of p, saved", t, re.M) for t in said
+    ]
+    assert len(steps[0]) == 1 and steps[0] == steps[1], said
+    assert (tmp_path / "checkpoints" / steps[0][0]).is_dir()
+    assert errors_in(said[0]).count("\n") == 1  # JAX tells of the signal in the process that got it
+    goes_on(undisturbed, tmp_path)
+
+
+# What becomes of one process after the other did something: nothing is trained.
+DEED = """
+import os, sys, time
+from clipjax.errors import ConfigError
+from clipjax.train import processes
+from experiments.cli import explained
+
+deed, index = sys.argv[1], int(sys.argv[4])
+with explained():
+    processes.start(sys.argv[2], 2, index)
+    processes.gather(0)
+    if deed == "raises" and index == 1:
+        raise ConfigError("a file is missing.")
+    if deed == "dies at the end":
+        print("done", flush=True)
+        if index == 0:
+            time.sleep(3)
+            os.kill(os.getpid(), 9)
+    else:
+        processes.gather(0)
+"""
+
+
+def do(deed):
+    where = lambda address, i: [address, "2", str(i)]  # noqa: E731
+    return launch(lambda i: ["-c", DEED, deed], 2, coordinated=where, devices=2)
+
+
+def test_one_that_ends_with_an_error_is_not_called_killed():
+    codes, said, at = do("raises")
+    assert codes == [1, 1] and said[1] == "clipjax: a file is missing.\n"
+    assert re.fullmatch(
+        r"clipjax: process 0 of 2 ends because process 1 ended .* code 1;.*\n", said[0]
+    )
+    assert abs(at[0] - at[1]) < 20
+
+
+def test_the_first_is_missed_by_those_that_wait_for_it_at_the_end():
+    codes, said, at = do("dies at the end")
+    assert codes == [-9, 1] and said == ["done\n", "done\n" + lost_by(1, 2, 0)]
+    assert at[1] - at[0] < 20
 
 
 def study(photos, wee_clip, workdir, count, changes=lambda i: ()):
@@ -220,3 +310,5 @@ def test_one_process_agrees_with_itself():
     assert processes.gather({"a": 1}) == [{"a": 1}] and processes.from_first(lambda: 7) == 7
     processes.agree("config", "x")
     assert not processes.lost_contact(RuntimeError("out of memory"))
+    gloo = ValueError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+    assert "process 0 of 1 lost contact with another one (UNKNOWN" in processes.lost_contact(gloo)
