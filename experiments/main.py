@@ -16,7 +16,7 @@ _CONFIG = config_flags.DEFINE_config_file(
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "Several processes: host:port of process 0; see docs/parallel.md."
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "Several processes: how many.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "Several processes: how many; 1: one.")
 _PROCESS_ID = flags.DEFINE_integer(
     "process_id", -1, "Several processes: number of this one, from 0."
 )

@@ -37,8 +37,9 @@ def restored(team: Team) -> dict[str, Trained]:
     """
     history = histories(team)
     epochs = (team.spans[-1].start + team.spans[-1].steps) // team.per_epoch
-    if not all(entries and entries[-1]["epoch"] == epochs for entries in history):
-        raise _unfinished(team)
+    for run, entries in enumerate(history):
+        if not entries or entries[-1]["epoch"] != epochs:
+            raise _unfinished(team, team.names[run // len(team.config.seeds)])
     return apart(team, selected(team, history), history)
 
 
@@ -67,7 +68,9 @@ def selected(team: Team, history: list[list[dict]]) -> TrainState:
         seed = team.config.seeds[position % len(team.config.seeds)]
         wanted = like if cached else jax.eval_shape(first, like)
         with team.checkpointer(phase, None if cached else seed) as checkpointer:
-            found = checkpointer.restore(wanted, _picked(team, entries, checkpointer.steps))
+            found = checkpointer.restore(
+                wanted, _picked(team, position, entries, checkpointer.steps)
+            )
         pick = (lambda x: x[position]) if cached else (lambda x: x)  # noqa: B023
         states.append(jax.tree.map(pick, found[0]))
     return jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *states)
@@ -82,20 +85,21 @@ def _shapes(team: Team) -> tuple[TrainState, bool]:
     return like, cached
 
 
-def _picked(team: Team, entries: list[dict], steps: list[int]) -> int:
+def _picked(team: Team, run: int, entries: list[dict], steps: list[int]) -> int:
     """The step that the config's rule picks of a run's validations, out of those on disk."""
+    name = team.names[run // len(team.config.seeds)]
     rule = team.config.selection
     there = [entry for entry in entries if entry["epoch"] * team.per_epoch in steps]
     try:
         best = select(entries, rule)
         if best not in there and (rule == "last" or not there):
-            raise _unfinished(team)
+            raise _unfinished(team, name)
         taken = select(there, rule)
     except ValueError as error:
         raise ConfigError(f"selection={rule}: {error}") from None
-    if taken is not best:
+    if taken is not best and processes.is_first():
         warn(
-            f"clipjax: epoch {best['epoch']} of {team.names[0]} is the best by {rule}, and its "
+            f"clipjax: epoch {best['epoch']} of {name} is the best by {rule}, and its "
             f"checkpoint could not be written; epoch {taken['epoch']} is taken."
         )
     return taken["epoch"] * team.per_epoch
@@ -111,8 +115,8 @@ def apart(team: Team, states: TrainState, history: list[list[dict]]) -> dict[str
     return found
 
 
-def _unfinished(team: Team) -> CheckpointError:
+def _unfinished(team: Team, name: str) -> CheckpointError:
     """What to say where checkpoints are missing."""
     return CheckpointError(
-        f"{team.workdir} has no checkpoint of {team.names[0]!r}; run the experiment first."
+        f"{team.workdir} has no checkpoint of {name!r}; run the experiment first."
     )

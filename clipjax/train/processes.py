@@ -39,13 +39,16 @@ def start(coordinator: str = "", count: int = 0, index: int = -1) -> None:
 
     What is not given is read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     Where there is nothing either, JAX asks the cluster: a Cloud TPU, SLURM (of `srun`) or Open MPI.
+    A `count` of 1 without the others is one process, whatever the cluster says.
 
     Raises:
-      ConfigError: a part of the three is missing, or does not fit the others.
+      ConfigError: a part of the three is missing, or does not fit the others; nobody is met.
     """
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
-    count = count or int(os.environ.get("JAX_NUM_PROCESSES", 0))
-    index = index if index >= 0 else int(os.environ.get("JAX_PROCESS_ID", -1))
+    count = count or _number("JAX_NUM_PROCESSES", 0)
+    index = index if index >= 0 else _number("JAX_PROCESS_ID", -1)
+    if count == 1 and not coordinator and index <= 0:
+        return
     if not (coordinator or count or index >= 0):
         if _on_cluster():
             _meet()
@@ -58,6 +61,19 @@ def start(coordinator: str = "", count: int = 0, index: int = -1) -> None:
     _meet(coordinator, count, index)
 
 
+def _number(variable: str, default: int) -> int:
+    """An integer of the environment.
+
+    Raises:
+      ConfigError: it is something else.
+    """
+    text = os.environ.get(variable, "")
+    try:
+        return int(text) if text else default
+    except ValueError:
+        raise ConfigError(f"{variable}={text!r} is no whole number; correct or unset it.") from None
+
+
 def _meet(*where) -> None:
     try:
         jax.distributed.initialize(
@@ -67,7 +83,8 @@ def _meet(*where) -> None:
         at = f" at {where[0]}" if where else ""
         raise ConfigError(
             f"the processes could not meet{at} ({str(error).strip().splitlines()[0][:200]}); start "
-            "all of them, and let them reach the first one's address."
+            "all of them, and let them reach the first one's address (or --num_processes=1, where "
+            "this one is to train alone)."
         ) from error
     if several():
         global _watch

@@ -305,6 +305,15 @@ def test_an_incomplete_address_is_refused(words):
         processes.start(*words)
 
 
+def test_numbers_of_the_environment_are_read_or_refused(monkeypatch):
+    monkeypatch.setattr(processes, "_on_cluster", lambda: 1 / 0)
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "1")
+    processes.start()  # one process, whatever the cluster says
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES='two' is no whole number"):
+        processes.start()
+
+
 def test_one_process_agrees_with_itself():
     assert processes.place() == (0, 1) and processes.is_first() and not processes.several()
     assert processes.gather({"a": 1}) == [{"a": 1}] and processes.from_first(lambda: 7) == 7
