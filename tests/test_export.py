@@ -11,8 +11,9 @@ import pytest
 import clipjax
 import experiments.run
 from clipjax import load_adapted, load_clip, open_dataset
-from clipjax.errors import CheckpointError
+from clipjax.errors import CheckpointError, ConfigError
 from configs import dann
+from experiments import export
 from tests.conftest import REPO, read_json
 
 
@@ -79,16 +80,19 @@ def test_the_card_tells_results_and_config(exported):
 
 
 def test_what_cannot_be_exported_is_refused_by_name(exported):
-    workdir = f"--workdir={exported / 'run'}"
-    for options, word in (
-        ((workdir, f"--out={exported / 'out'}"), "exists"),
-        ((workdir, f"--out={exported / 'new'}", "--method=mmd"), "source_only, dann"),
-        ((workdir, f"--out={exported / 'new'}", "--seed=7"), "no seed 7"),
-        ((f"--workdir={exported}", f"--out={exported / 'new'}"), "no finished run"),
+    workdir, out, new = exported / "run", exported / "out", exported / "new"
+    options = (f"--workdir={workdir}", f"--out={new}", "--method=mmd")
+    done = run("experiments.export", *options)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "source_only, dann" in done.stderr and not new.exists()
+    for asked, word in (
+        ((workdir, out, "", None), "exists"),
+        ((workdir, new, "", 7), "no seed 7"),
+        ((exported, new, "", None), "no finished run"),
     ):
-        done = run("experiments.export", *options)
-        assert done.returncode == 1 and word in done.stderr and "Traceback" not in done.stderr
-        assert not (exported / "new").exists()
+        with pytest.raises(ConfigError, match=word):
+            export.export(*asked)
+        assert not new.exists()
 
 
 def test_a_spoilt_export_is_refused(exported):
@@ -136,8 +140,8 @@ def test_jax_alone_predicts_what_load_adapted_predicts(exported, tmp_path):
 
 
 def test_the_program_is_for_three_platforms_and_holds_no_weights(exported):
-    from jax import export
+    from jax.export import deserialize
 
     data = (exported / "out" / "predict.jaxexport").read_bytes()
-    assert export.deserialize(bytearray(data)).platforms == ("cpu", "cuda", "tpu")
+    assert deserialize(bytearray(data)).platforms == ("cpu", "cuda", "tpu")
     assert len(data) < 0.1 * (exported / "out" / "model.safetensors").stat().st_size

@@ -7,6 +7,8 @@ import pytest
 
 from clipjax.data.augment import augment_drawings, random_resized_crop, resample_matrices
 
+cropped = jax.jit(random_resized_crop, static_argnames=("smallest", "flip"))  # as training does
+
 
 def test_scale_one_and_no_shift_is_identity():
     matrix = resample_matrices(jnp.ones(1), jnp.zeros(1), 8)
@@ -31,7 +33,8 @@ def test_drawings_are_painted_in_range_and_differ_by_rng():
     rgba = np.zeros((4, 16, 16, 4), np.uint8)
     rgba[:, 4:12, 4:12] = 255
     mono = jnp.array([True, True, False, False])
-    one, two = (augment_drawings(jax.random.key(s), jnp.asarray(rgba), mono) for s in (0, 1))
+    draw = jax.jit(augment_drawings)
+    one, two = (draw(jax.random.key(s), jnp.asarray(rgba), mono) for s in (0, 1))
     assert one.shape == (4, 16, 16, 3) and one.dtype == jnp.float32
     assert float(one.min()) >= 0 and float(one.max()) <= 1
     assert not jnp.array_equal(one, two)
@@ -46,7 +49,7 @@ def ramp(size=16):
 
 
 def test_a_crop_is_a_part_of_the_image_at_full_size():
-    out = np.asarray(random_resized_crop(jax.random.key(1), ramp(), smallest=0.3, flip=False))
+    out = np.asarray(cropped(jax.random.key(1), ramp(), smallest=0.3, flip=False))
     assert out.shape == (2, 16, 16, 3) and out.min() >= 0 and out.max() <= 15 + 1e-4
     across, down = np.diff(out[..., 0], axis=2)[:, 4:-4, 4:-4], np.diff(out[..., 1], axis=1)
     # A linear ramp stays one; its slope is the share of the side that was kept.
@@ -58,10 +61,10 @@ def test_a_crop_is_a_part_of_the_image_at_full_size():
 
 def test_the_whole_image_stays_as_it_is_and_half_are_mirrored():
     images = jnp.concatenate([ramp()] * 16).astype(jnp.uint8)
-    kept = random_resized_crop(jax.random.key(0), images[:2], smallest=1.0, flip=False)
+    kept = cropped(jax.random.key(0), images[:2], smallest=1.0, flip=False)
     assert kept.dtype == jnp.float32
     # The whole area with another aspect ratio is cut to the side that fits.
     assert np.abs(np.asarray(kept) - np.asarray(images[:2], np.float32)).max() < 2.5
-    out = np.asarray(random_resized_crop(jax.random.key(0), images, smallest=1.0))
+    out = np.asarray(cropped(jax.random.key(0), images, smallest=1.0))
     mirrored = out[:, 8, 0, 0] > out[:, 8, -1, 0]
     assert 8 <= mirrored.sum() <= 24

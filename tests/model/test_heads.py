@@ -16,7 +16,7 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8)), jnp.float32)
 
 def test_depths_come_from_the_widths():
     heads = Heads(3, adapter=(6, 6, 4), classifier=(5,), discriminator=(7,))
-    params = heads.init(jax.random.key(0), X)["params"]
+    params = jax.jit(heads.init)(jax.random.key(0), X)["params"]
     assert {k: len(v) for k, v in params.items()} == {
         "adapter": 3,
         "classifier": 2,
@@ -46,7 +46,7 @@ def test_a_linear_head_starts_at_zero_shot():
 
 def test_an_ensemble_is_its_members():
     heads = Heads(3, classifier=(4,), members=5)
-    params = heads.init(jax.random.key(0), X)["params"]
+    params = jax.jit(heads.init)(jax.random.key(0), X)["params"]
     assert params["classifier"]["layer_0"]["kernel"].shape == (5, 8, 4)
     assert len(np.unique(params["classifier"]["layer_0"]["kernel"][:, 0, 0])) == 5
     logits = as_model(heads).classify(params, X)
@@ -61,7 +61,7 @@ def test_an_ensemble_is_its_members():
 
 def test_dropout_needs_an_rng_and_keeps_the_mean():
     heads = Heads(3, adapter=(64, 64), dropout=0.5)
-    params = heads.init(jax.random.key(0), X)["params"]
+    params = jax.jit(heads.init)(jax.random.key(0), X)["params"]
     model = as_model(heads)
     assert jnp.array_equal(model.features(params, X, None), model.features(params, X, None))
     one, two = (model.features(params, X, jax.random.key(s)) for s in (0, 1))

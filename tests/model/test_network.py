@@ -40,15 +40,20 @@ def prompts(classes=4, each=3):
     return random_tokens(CONFIG, classes * each).reshape(classes, each, -1)
 
 
+def start(heads):
+    """Parameters of heads; as one program, not one for each of its operations."""
+    return jax.jit(heads.init)(jax.random.key(0), jnp.zeros((1, 16)))["params"]
+
+
 def test_pixels_and_features_meet(clip):
     heads = Heads(4, adapter=(6,), classifier=(5,), discriminator=(3,))
     network = make_network(CLIP(CONFIG), look, heads)
-    own = heads.init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
+    own = start(heads)
     params = {"clip": needed_clip(heads, clip), **own}
     assert set(params["clip"]) == {"vision", "visual_projection"}  # nothing idle in the tree
-    features = network.encode(params, pixels())
+    features = jax.jit(network.encode)(params, pixels())
     np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
-    direct = network.pixel_model.features(params, pixels(), None)
+    direct = jax.jit(network.pixel_model.features)(params, pixels(), None)
     np.testing.assert_allclose(direct, network.model.features(params, features, None), rtol=1e-5)
     np.testing.assert_allclose(
         network.predict(params, features), predict(heads, own, features), rtol=1e-6
@@ -58,10 +63,11 @@ def test_pixels_and_features_meet(clip):
 def test_augmentation_needs_a_key_and_changes_the_features(clip):
     heads = Heads(4, adapter=(6,))
     network = make_network(CLIP(CONFIG), augmented, heads)
-    own = heads.init(jax.random.key(0), jnp.zeros((1, 16)))["params"]
+    own = start(heads)
     params = {"clip": needed_clip(heads, clip), **own}
-    features = network.pixel_model.features
-    plain = make_network(CLIP(CONFIG), look, heads).pixel_model.features(params, pixels(), None)
+    features = jax.jit(network.pixel_model.features)
+    looked = make_network(CLIP(CONFIG), look, heads).pixel_model.features
+    plain = jax.jit(looked)(params, pixels(), None)
     np.testing.assert_array_equal(features(params, pixels(), None), plain)
     assert not np.allclose(features(params, pixels(), jax.random.key(1)), plain, atol=1e-3)
 
@@ -71,26 +77,24 @@ def test_the_text_classifier_is_zero_shot_clip_and_folds_into_a_linear_head(clip
     module = CLIP(CONFIG)
     network = make_network(module, look, heads, tokens=tokens)
     params = {"clip": clip}
-    features = network.encode(params, pixels())
-    texts = [normalize(module.apply({"params": clip}, t, method="encode_text")) for t in tokens]
+    features = jax.jit(network.encode)(params, pixels())
+    embed = jax.jit(lambda t: module.apply({"params": clip}, t, method="encode_text"))
+    texts = [normalize(embed(t)) for t in tokens]
     weights = np.stack([normalize(t.mean(axis=0)) for t in texts])
     scale = float(module.apply({"params": clip}, method="scale"))
-    np.testing.assert_allclose(
-        network.predict(params, features), scale * features @ weights.T, rtol=1e-4, atol=1e-5
-    )
+    logits = jax.jit(network.predict)(params, features)
+    np.testing.assert_allclose(logits, scale * features @ weights.T, rtol=1e-4, atol=1e-5)
     linear, own = as_linear(module, clip, tokens)
-    np.testing.assert_allclose(
-        predict(linear, own, features), network.predict(params, features), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(predict(linear, own, features), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_the_text_tower_learns_through_it(clip):
     network = make_network(CLIP(CONFIG), look, Heads(4, text=True), tokens=prompts())
-    features = network.encode({"clip": clip}, pixels())
-    grads = jax.grad(lambda p: network.predict({"clip": p}, features)[0, 0])(clip)
-    assert all(jnp.any(leaf != 0) for leaf in jax.tree.leaves(grads["text_projection"]))
+    features = jax.jit(network.encode)({"clip": clip}, pixels())
+    grads = jax.jit(jax.grad(lambda p: network.predict({"clip": p}, features)[0, 0]))(clip)
+    assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(grads["text_projection"]))
     assert grads["logit_scale"] != 0
-    assert not any(jnp.any(leaf) for leaf in jax.tree.leaves(grads["visual_projection"]))
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(grads["visual_projection"]))
 
 
 def test_texts_are_needed_for_a_text_classifier():

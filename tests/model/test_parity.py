@@ -106,11 +106,8 @@ def every_output(config):
 def check_parity(config, params, model):
     images, ids = random_batch(config)
     pixels, tokens = torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(ids).long()
-    out = model(input_ids=tokens, pixel_values=pixels)
-    towers = {
-        "vision": model.vision_model(pixel_values=pixels, output_hidden_states=True),
-        "text": model.text_model(input_ids=tokens, output_hidden_states=True),
-    }
+    out = model(input_ids=tokens, pixel_values=pixels, output_hidden_states=True)
+    towers = {"vision": out.vision_model_output, "text": out.text_model_output}
     ours = every_output(config)(params, images, ids)
     for name, theirs in towers.items():
         pooled, hidden = ours[name]

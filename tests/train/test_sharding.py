@@ -67,10 +67,10 @@ def share(state):
     return sum(held) / sum(x.size for x in jax.tree.leaves(state))
 
 losses, cut = {}, {}
-heads = Heads(3, adapter=(64, 64), classifier=(8,), discriminator=(8,))
-start = heads.init(jax.random.key(0), jnp.zeros((1, 6)))["params"]
+heads = Heads(3, adapter=(64,), classifier=(8,), discriminator=(8,))
+start = jax.jit(heads.init)(jax.random.key(0), jnp.zeros((1, 64)))["params"]
 adapt = lambda axis: dann.make_loss(as_model(heads), label_smoothing=0.1, axis_name=axis)
-rows = lambda: rng.normal(size=(16, 6)).astype(np.float32)
+rows = lambda: rng.normal(size=(16, 64)).astype(np.float32)
 batches = [labelled(rows) for _ in range(20)]
 for variant in HEADS:
     state, losses["heads %s %s %s" % variant] = train(adapt, start, batches, *variant)
@@ -130,8 +130,9 @@ TOWER = [(1, "jit", 1), (8, "pmap", 1), (8, "jit", 4)]
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
-    # Compiling takes longer than the steps; the less is optimised, the less so.
-    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8"
+    # Compiling takes longer than the steps; the less is optimised, the less so. The last flag wins.
+    flags = os.environ["XLA_FLAGS"] + " --xla_backend_optimization_level=0"
+    flags += " --xla_force_host_platform_device_count=8"
     script = SCRIPT.replace("HEADS", repr(HEADS)).replace("TOWER", repr(TOWER))
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path_factory.mktemp("eight"))],
