@@ -35,7 +35,7 @@ _FAST = flags.DEFINE_bool(
     "fast", False, "Optimise less: compiles sooner; memory and bytes are then upper estimates."
 )
 _LARGEST = flags.DEFINE_bool(
-    "largest_batch", False, "Look for the largest batch that fits: two more compilations or three."
+    "largest_batch", True, "Look for the largest batch that fits: two more compilations or three."
 )
 _MARKDOWN = flags.DEFINE_bool("markdown", False, "Print a row of docs/scaling.md instead.")
 _TABLE = flags.DEFINE_string("table", "", "Write the table of all models x topologies into a page.")
@@ -66,7 +66,8 @@ def main(argv: list[str]) -> None:
         from experiments import scaling, scaling_batch, scaling_report, scaling_table
 
         say = lambda line: print(line, flush=True)  # noqa: E731
-        if _LARGEST.value and (_MARKDOWN.value or _TABLE.value):
+        alone = not (_MARKDOWN.value or _TABLE.value)
+        if _LARGEST.present and _LARGEST.value and not alone:
             raise ConfigError("--largest_batch has no place in the table; drop one of the flags.")
         if _TABLE.value:
             page = pathlib.Path(_TABLE.value)
