@@ -49,8 +49,11 @@ LONGEST = (
     "test_export.py",
     "test_suite.py",
     "test_sweep.py",
-    "test_arrays.py",
+    "test_data_fields.py",
+    "test_scaling.py",
     "test_pretrain.py",
+    "test_arrays.py",
+    "test_fields.py",
     "test_inspect.py",
     "test_network.py",
 )

@@ -106,14 +106,26 @@ def every_output(config):
 def check_parity(config, params, model):
     images, ids = random_batch(config)
     pixels, tokens = torch.tensor(images.transpose(0, 3, 1, 2)), torch.tensor(ids).long()
+    towers = {"vision": model.vision_model, "text": model.text_model}
+    found = {}  # of the model's one pass, before it puts projections in the place of what is pooled
+    hooks = [
+        tower.register_forward_hook(
+            lambda module, inputs, out, name=name: found.update(
+                {name: (out.pooler_output, out.hidden_states)}
+            )
+        )
+        for name, tower in towers.items()
+    ]
     out = model(input_ids=tokens, pixel_values=pixels, output_hidden_states=True)
-    towers = {"vision": out.vision_model_output, "text": out.text_model_output}
+    for hook in hooks:
+        hook.remove()
     ours = every_output(config)(params, images, ids)
-    for name, theirs in towers.items():
+    for name, (theirs_pooled, theirs_hidden) in found.items():
         pooled, hidden = ours[name]
-        for mine, reference in zip(hidden, theirs.hidden_states, strict=True):
+        for mine, reference in zip(hidden, theirs_hidden, strict=True):
             close(mine, reference)
-        close(pooled, theirs.pooler_output)
+        close(pooled, theirs_pooled)
+    assert set(found) == {"vision", "text"}
     for name in ("image_embeds", "text_embeds", "logits_per_image"):
         close(ours[name], out[name])
 
