@@ -213,7 +213,7 @@ create() {
 # Ends where the TPU cannot be made (again), before what is left of it is removed.
 may_make() {
   [ -n "$type" ] || fail "TPU $name in $zone ${1:-does not exist}; give --type=TYPE to make it."
-  [ "$made" -le "$retries" ] && [ "$starts" -le "$retries" ] || give_up
+  if [ "$made" -gt "$retries" ] || [ "$starts" -gt "$retries" ]; then give_up; fi
 }
 
 make() {
