@@ -86,6 +86,10 @@ def free_port():
         return one.getsockname()[1]
 
 
+# Gloo tells how many peers it found, from threads that write parts of a line between each other's.
+GLOO = re.compile(r"^(?:.*(?:\[Gloo\]|peer ranks).*|[\d\s:]*)\n", re.M)
+
+
 class Ended(NamedTuple):
     """What became of some processes, by index."""
 
@@ -120,7 +124,7 @@ def launch(words, count, *, coordinated, devices=4):
     for file in outputs:
         with file:
             file.seek(0)
-            said.append(re.sub(r"^\[Gloo\].*\n", "", file.read(), flags=re.M))
+            said.append(GLOO.sub("", file.read()))
     assert len(at) == count, said
     return Ended([one.returncode for one in started], said, [at[i] for i in range(count)])
 
