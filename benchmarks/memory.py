@@ -24,8 +24,8 @@ Training stages, 8 images a domain, float32, MB: parameters of the encoder, its 
     frozen DANN, augmented pixels     345, 0, 88: 440               1216, 0, 169: 1393
     unfrozen two-stage DANN           345, 690, 3866: 4907          1216, 2432, 14377: 18032
 
-So frozen stages hold neither gradients nor moments of the encoder, and activations of one block at
-a time; on cached features not even the encoder.
+So frozen stages hold neither gradients nor moments of the encoder, and no activations for a
+backward pass; on cached features not even the encoder.
 
 The prompts needed 2.8 GB with the parameters as constants of the compiled program, 2.1 GB with
 batches of 256 texts, 1.6 GB with 128.

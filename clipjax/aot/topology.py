@@ -82,6 +82,8 @@ def open_topology(name: str) -> Topology:
         os.environ.setdefault(key, value)
     if not jax.config.jax_platforms:
         jax.config.update("jax_platforms", "cpu")  # what runs here runs on the CPU
+    # A program for a TPU that is not there cannot be read back, and JAX would warn of each.
+    jax.config.update("jax_enable_compilation_cache", False)
     from jax.experimental import topologies
 
     # By default a host has 2 x 2 chips, more than the smallest slice.
