@@ -302,7 +302,9 @@ def test_a_model_out_of_reach_leaves_the_usual_crop(planted, tmp_path, capsys):
     assert "some-lab/no-such-clip" in text
 
 
-def test_the_page_and_sheets_repeat_byte_for_byte(planted, tmp_path, capsys):
+def test_the_page_and_sheets_repeat_byte_for_byte(planted, tmp_path, capsys, monkeypatch):
+    # The page tells how old cached features are, and other tests cache some meanwhile.
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
     look(planted, tmp_path / "a", capsys)
     look(planted, tmp_path / "b", capsys)
     for name in ("contact-real.png", "contact-sketch.png"):
