@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.model.attention import attend
+from clipjax.model.dense import Dense, affine
 from clipjax.model.positions import sincos_positions
 
 MAX_LOGIT_SCALE = 4.605170185988092  # ln 100, the clamp of the CLIP paper (section 2.5)
@@ -133,10 +134,6 @@ def _norm(eps: float, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=eps, dtype=jnp.float32, name=name)
 
 
-def _dense(width: int, std: float, dtype: Any, name: str) -> nn.Dense:
-    return nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.normal(std), name=name)
-
-
 class Attention(nn.Module):
     """Multi-head self-attention, [B, T, D] -> [B, T, D]; `kernel` as `attend` takes it."""
 
@@ -144,12 +141,13 @@ class Attention(nn.Module):
     causal: bool
     dtype: Any
     kernel: str | None = None
+    cpu: bool | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, (batch, length, width) = self.config, x.shape
         heads = cfg.num_attention_heads
-        dense = lambda name, std: _dense(width, std, self.dtype, name)  # noqa: E731
+        dense = lambda name, std: Dense(width, std, self.dtype, self.cpu, name=name)  # noqa: E731
         q, k, v = (
             dense(name, width**-0.5)(x).reshape(batch, length, heads, width // heads)
             for name in ("q_proj", "k_proj", "v_proj")
@@ -165,17 +163,19 @@ class Block(nn.Module):
     causal: bool
     dtype: Any
     kernel: str | None = None
+    cpu: bool | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        cfg = self.config
+        cfg, shared = self.config, (self.dtype, self.kernel, self.cpu)
         y = _norm(cfg.layer_norm_eps, "layer_norm1")(x).astype(self.dtype)
-        x = x + Attention(cfg, self.causal, self.dtype, self.kernel, name="self_attn")(y)
+        x = x + Attention(cfg, self.causal, *shared, name="self_attn")(y)
         y = _norm(cfg.layer_norm_eps, "layer_norm2")(x).astype(self.dtype)
         width = cfg.hidden_size
-        y = _dense(cfg.intermediate_size, (2 * width) ** -0.5, self.dtype, "fc1")(y)
+        dense = lambda *sizes, name: Dense(*sizes, self.dtype, self.cpu, name=name)  # noqa: E731
+        y = dense(cfg.intermediate_size, (2 * width) ** -0.5, name="fc1")(y)
         y = ACTIVATIONS[cfg.hidden_act](y)
-        y = _dense(width, cfg.residual_std, self.dtype, "fc2")(y)
+        y = dense(width, cfg.residual_std, name="fc2")(y)
         return x + y
 
 
@@ -199,6 +199,7 @@ class VisionTower(nn.Module):
     dtype: Any = jnp.float32
     kernel: str | None = None
     remat: str = "none"
+    cpu: bool | None = None
 
     @nn.compact
     def __call__(self, images, *, keep: float = 1.0, rng=None, all_hidden: bool = False):
@@ -222,14 +223,14 @@ class VisionTower(nn.Module):
             order = jnp.argsort(jax.random.uniform(rng, patches.shape[:2]), axis=1)[:, :kept]
             patches = jnp.take_along_axis(patches, order[..., None], axis=1)
             where = positions[1:][order]
-        x = patches @ kernel.astype(self.dtype) + where.astype(self.dtype)
+        x = affine(patches, kernel.astype(self.dtype), cpu=self.cpu) + where.astype(self.dtype)
         first = class_embedding.astype(self.dtype) + positions[0].astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         x = _norm(cfg.layer_norm_eps, "pre_layernorm")(x).astype(self.dtype)
         hidden = [x]
         block = remade(Block, self.remat)
         for i in range(cfg.num_hidden_layers):
-            x = block(cfg, False, self.dtype, self.kernel, name=f"block_{i}")(x)
+            x = block(cfg, False, self.dtype, self.kernel, self.cpu, name=f"block_{i}")(x)
             hidden.append(x)
         pooled = _norm(cfg.layer_norm_eps, "post_layernorm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
@@ -253,6 +254,7 @@ class TextTower(nn.Module):
     dtype: Any = jnp.float32
     kernel: str | None = None
     remat: str = "none"
+    cpu: bool | None = None
 
     @nn.compact
     def __call__(self, ids, *, all_hidden: bool = False):
@@ -272,7 +274,7 @@ class TextTower(nn.Module):
         hidden = [x]
         block = remade(Block, self.remat)
         for i in range(cfg.num_hidden_layers):
-            x = block(cfg, True, self.dtype, self.kernel, name=f"block_{i}")(x)
+            x = block(cfg, True, self.dtype, self.kernel, self.cpu, name=f"block_{i}")(x)
             hidden.append(x)
         x = _norm(cfg.layer_norm_eps, "final_layer_norm")(x)
         pooled = x[jnp.arange(x.shape[0]), pool_positions(ids, cfg.eos_token_id)]
@@ -286,22 +288,25 @@ class CLIP(nn.Module):
     `dtype` is what the towers compute in, whatever dtype the parameters are stored in; `kernel`
     picks the attention kernel (`clipjax.model.attention.attend`): None, "xla", or "cudnn" (flash
     attention; NVIDIA GPUs in half precision, a ConfigError elsewhere). `remat` is what the backward
-    pass computes a second time instead of keeping it (`REMAT`).
+    pass computes a second time instead of keeping it (`REMAT`). `cpu` says whether it will run on a
+    CPU, whose bfloat16 products are asked for in another way (`clipjax.model.dense`); None: where
+    JAX runs by default. Say it where a program is compiled for another machine.
     """
 
     config: CLIPConfig
     dtype: Any = jnp.float32
     kernel: str | None = None
     remat: str = "none"
+    cpu: bool | None = None
 
     def setup(self):
-        cfg = self.config
+        cfg, shared = self.config, (self.dtype, self.kernel, self.remat, self.cpu)
         project = lambda: nn.Dense(cfg.projection_dim, use_bias=False, dtype=jnp.float32)  # noqa: E731
         if cfg.vision:
-            self.vision = VisionTower(cfg.vision, self.dtype, self.kernel, self.remat)
+            self.vision = VisionTower(cfg.vision, *shared)
             self.visual_projection = project()
         if cfg.text:
-            self.text = TextTower(cfg.text, self.dtype, self.kernel, self.remat)
+            self.text = TextTower(cfg.text, *shared)
             self.text_projection = project()
         if cfg.vision and cfg.text:
             init = nn.initializers.constant(cfg.logit_scale_init_value)

@@ -73,7 +73,7 @@ def make_network(
     """
     if not heads.text:
         config = dataclasses.replace(module.config, text=None)
-        module = CLIP(config, module.dtype, module.kernel, module.remat)
+        module = module.clone(config=config)
     on_features = as_model(heads)
     if heads.text:
         on_features = on_features._replace(classify=_text_classifier(module, tokens))
