@@ -1,4 +1,4 @@
-"""Dense layers of the towers, whose products use the processor's bfloat16 units on CPU too."""
+"""Dense layers of the towers, and how their products are asked for on CPU."""
 
 from __future__ import annotations
 
@@ -35,12 +35,19 @@ def affine(
 ) -> jax.Array:
     """x kernel + bias, [..., D], [D, M], [M] -> [..., M], all of one dtype.
 
-    bfloat16 on CPU goes through `affine_bfloat16`, everything else through XLA's product as it is.
-    `cpu` says whether the program will run on one; None: where JAX runs by default.
+    On CPU bfloat16 goes through `affine_bfloat16`, and the product is of two matrices: over several
+    axes XLA would transpose the activations in memory for the kernel's gradient. `cpu` says whether
+    the program will run on one; None: where JAX runs by default.
     """
-    if x.dtype == jnp.bfloat16 and (jax.default_backend() == "cpu" if cpu is None else cpu):
-        rows = x.reshape(-1, x.shape[-1])
-        return affine_bfloat16(rows, kernel, bias).reshape(*x.shape[:-1], kernel.shape[1])
+    on_cpu = jax.default_backend() == "cpu" if cpu is None else cpu
+    if not on_cpu:
+        return _plain(x, kernel, bias)
+    compute = affine_bfloat16 if x.dtype == jnp.bfloat16 else _plain
+    rows = x.reshape(-1, x.shape[-1])
+    return compute(rows, kernel, bias).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+def _plain(x, kernel, bias):
     total = jnp.dot(x, kernel)
     return total if bias is None else total + bias
 
