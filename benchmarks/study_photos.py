@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 
-
 IMAGES = 10_000  # of each domain, in the study whose time is worked out
 
 
