@@ -7,19 +7,36 @@ Both sides run in one process, call by call in alternation, PyTorch with the thr
 fastest for it on that row; a row prints the median rate of each and the median of the paired ratios
 (above 1: clipjax is faster). Weights are random: speed does not depend on them.
 
-Measured so far (2 cores of an Intel Xeon, Sapphire Rapids; jax 0.10.2, torch 2.13.0; `--models=tiny
---dtypes=float32 --rounds=9`; range over rounds in brackets), the ViT-B sizes and bfloat16 not yet:
+Measured (2 cores of an Intel Xeon, Sapphire Rapids; jax 0.10.2, torch 2.13.0; `--largest
+--rounds=4`; ranges over rounds, in which the machine's own speed drifts too):
 
-    tiny, forward            batch 32   0.91 (0.82 to 1.00)    batch 128   0.86 (0.79 to 0.99)
-    tiny, forward+backward   batch 32   0.69 (0.65 to 0.73)    batch 128   0.66 (0.62 to 0.71)
+    model     pass              dtype     batch   jax/s  torch/s  ratio
+    tiny      forward           float32     128     287      285   1.00 (0.98 to 1.08)
+    tiny      forward+backward  float32     128      73       83   0.80 (0.65 to 1.15)
+    tiny      forward           bfloat16    128     445      594   0.76 (0.67 to 0.85)
+    tiny      forward+backward  bfloat16    128     118       62   1.93 (1.19 to 2.07)
+    ViT-B/32  forward           float32      64    18.2     20.2   0.90 (0.79 to 0.95)
+    ViT-B/32  forward+backward  float32      64     4.9      6.1   0.80 (0.75 to 1.02)
+    ViT-B/32  forward           bfloat16     64    27.1     40.9   0.66 (0.61 to 0.70)
+    ViT-B/32  forward+backward  bfloat16     64     6.5      4.2   1.56 (1.40 to 1.60)
+    ViT-B/16  forward           float32      16     3.0      4.2   0.72 (0.70 to 0.79)
+    ViT-B/16  forward+backward  float32      16     1.4      1.7   0.81 (0.75 to 0.85)
+    ViT-B/16  forward           bfloat16     16    11.6     24.4   0.47 (0.45 to 0.51)
+    ViT-B/16  forward+backward  bfloat16     16     2.2      1.9   1.11 (1.04 to 1.21)
 
-What limits them are the matrix products: alone they reach 0.6 to 0.8 of PyTorch's rate on this
-processor (`benchmarks/products.py`). From a profile of the last row on one thread, 73 % of the time
-is in them (about 65 GFLOP/s a core, near what they reach alone), 12 % in copies that transpose
-activations for the weight gradients, 14 % in elementwise loops; and two threads are only 1.6 to 1.9
-times as fast as one. Tried without gain: one product for q, k and v; saving the activation's slope
-instead of its input (0 to 10 %, within the noise); XLA's switches for its matrix libraries and
-schedulers.
+What limits float32 are the matrix products: alone they reach 0.6 to 0.8 of PyTorch's rate on this
+processor (`benchmarks/products.py`), and they are three quarters of a training step. Of what is
+left the transposes of activations for the weight gradients were the most; `clipjax.model.dense`
+asks for these products so that XLA needs none (1.13 times as fast on the tiny model).
+
+What limits bfloat16 is how XLA's CPU backend is asked: by default it converts both sides to float32
+(`clipjax.model.dense` tells when not, and asks so: 560 to 1,000 GFLOP/s instead of 100 to 150 where
+the processor has AMX). What is left runs in float32: norms, softmax, the two products of attention
+and the activations' loops.
+
+Tried without gain: one product for q, k and v; saving the activation's slope instead of its input
+(0 to 10 %, within the noise); XLA's switches for its matrix libraries and schedulers; transposing
+weights or activations beforehand in float32.
 """
 
 from __future__ import annotations
