@@ -16,7 +16,7 @@ from clipjax.model.hf import load_clip
 from clipjax.model.hf_params import abstract_params
 from clipjax.model.shapes import SHAPES, named_shape
 from configs import dann_two_stage
-from experiments import scaling, scaling_batch, scaling_report, scaling_table, train
+from experiments import plan, scaling, scaling_batch, scaling_report, scaling_table, train
 from experiments.abstract import abstract_step
 from experiments.scaling import Answer, Question
 from tests.conftest import REPO, small_config
@@ -71,7 +71,9 @@ def test_a_cached_phase_has_no_encoder_at_all():
 
 
 def test_the_abstract_step_is_the_trained_one(monkeypatch, tmp_path, wee_clip, photos):
-    """The program of the step that a run hands to its loop, word for word."""
+    """The program of the step that a run hands to its loop on a TPU, word for word."""
+    make = plan.make_module
+    monkeypatch.setattr(plan, "make_module", lambda *args: make(*args).clone(cpu=False))
     choices = f"smoke,source=real,target=sketch,root={photos},model={wee_clip}"
     given = dann_two_stage.get_config(choices)
     given.batch_size = 4
