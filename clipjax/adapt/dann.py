@@ -36,6 +36,7 @@ def dann_loss(
     rng: jax.Array | None = None,
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
+    joined: bool = False,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Class loss on the source plus domain loss behind the gradient reversal layer.
@@ -54,16 +55,23 @@ def dann_loss(
         implementations; the paper's equation 9 adds them up, which is a weight of 2. The number 0
         leaves the domain loss out, and the target unread.
       label_smoothing: of the class loss.
+      joined: take both domains through the networks as one batch: fewer, larger products, and the
+        same values up to rounding. Random draws of `model.features` are others.
       axis_name: of a mapped axis; all results are then shares (`clipjax.adapt.losses`).
 
     Returns:
       (loss, metrics): class_loss, source_accuracy; and unless the domain loss is left out
       domain_loss, domain_accuracy_source, domain_accuracy_target, lam.
     """
-    source = batch["source"]
-    keys = (None, None) if rng is None else jax.random.split(rng)
-    features = model.features(params, source["inputs"], keys[0])
-    logits, mask = model.classify(params, features), source.get("mask")
+    source, keys = batch["source"], (None, None) if rng is None else jax.random.split(rng)
+    inputs, mask = source["inputs"], source.get("mask")
+    target_unread = isinstance(domain_weight, (int, float)) and domain_weight == 0
+    joined = joined and not target_unread
+    if joined:
+        inputs = jnp.concatenate([inputs, batch["target"]["inputs"]])
+    features = model.features(params, inputs, keys[0])
+    of_source = features[: len(source["inputs"])]
+    logits = model.classify(params, of_source)
     class_loss = smoothed_cross_entropy(logits, source["label"], label_smoothing, mask, axis_name)
     hit = (jnp.argmax(logits, axis=-1) == source["label"]).astype(jnp.float32)
     metrics = {
@@ -72,12 +80,15 @@ def dann_loss(
             hit.reshape(-1, hit.shape[-1]).mean(axis=0), mask, axis_name
         ),
     }
-    if isinstance(domain_weight, (int, float)) and domain_weight == 0:
-        return class_loss, metrics  # the target is not looked at: half the work
-    target = batch["target"]
-    seen = [features, model.features(params, target["inputs"], keys[1])]
-    domain_logits = [model.discriminate(params, grl(f, lam)) for f in seen]
-    masks = [mask, target.get("mask")]
+    if target_unread:
+        return class_loss, metrics  # half the work
+    discriminate = lambda f: model.discriminate(params, grl(f, lam))  # noqa: E731
+    if joined:
+        domain_logits = jnp.split(discriminate(features), [len(of_source)])
+    else:
+        of_target = model.features(params, batch["target"]["inputs"], keys[1])
+        domain_logits = [discriminate(of_source), discriminate(of_target)]
+    masks = [mask, batch["target"].get("mask")]
     domain_loss, domain_accuracy = domain_cross_entropy(domain_logits, masks, axis_name)
     metrics |= {
         "domain_loss": domain_loss,
@@ -132,6 +143,7 @@ def dann_step(
     frozen: PyTree | None = None,
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
+    joined: bool = False,
     axis_name: str | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One DANN update: pure, so jit, pmap, scan and vmap it as you like.
@@ -146,6 +158,7 @@ def dann_step(
         same tree to `init_state`.
       domain_weight: factor on the domain loss.
       label_smoothing: of the class loss.
+      joined: see `dann_loss`.
       axis_name: of the axis that `jax.pmap` (or `jax.shard_map`) maps, where each device has a part
         of the batch: the update is that of the whole batch, the same on every device.
 
@@ -162,6 +175,7 @@ def dann_step(
             rng=rng,
             domain_weight=domain_weight,
             label_smoothing=label_smoothing,
+            joined=joined,
             axis_name=axis_name,
         )
 
@@ -177,6 +191,7 @@ def make_loss(
     start: float = 0.0,
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
+    joined: bool = False,
     axis_name: str | None = None,
 ) -> Loss:
     """DANN as a method: lambda follows the run's progress (see `clipjax.adapt.grl`).
@@ -198,6 +213,7 @@ def make_loss(
             rng=rng,
             domain_weight=domain_weight,
             label_smoothing=label_smoothing,
+            joined=joined,
             axis_name=axis_name,
         )
 

@@ -173,10 +173,11 @@ def lambdas():
 
 @ENSEMBLE
 @pytest.mark.parametrize("padded", [False, True], ids=["whole batch", "masked batch"])
-def test_loss_and_gradients_of_all_three_parts(members, padded):
+@pytest.mark.parametrize("joined", [False, True], ids=["domains apart", "domains joined"])
+def test_loss_and_gradients_of_all_three_parts(members, padded, joined):
     heads, lam = make_heads(members), 0.6
     params, batch = initial_params(heads), numpy_batches()[-1 if padded else 0]
-    value, grads = gradients(heads, params, batch, lam)
+    value, grads = gradients(heads, params, batch, lam, joined=joined)
     net = Ganin(params, members)
     by_class, by_domain = net.losses(batch, lam)
     loss = by_class + sum(by_domain) / 2

@@ -191,6 +191,31 @@ def test_runs_of_a_sweep_are_those_of_separate_configs(swept, tmp_path):
         assert row_of(results, name)["accuracies"] == row_of(found, stage)["accuracies"]
 
 
+def products(config, workdir):
+    """Matrix products in the train step of the first team of a config."""
+    plan = prepare(config)
+    trainer = trainers(config, plan, encode_texts(config, plan), workdir)[0]
+    heads = jax.tree.map(lambda x: x[0], trainer.start().params)
+    rows = lambda n: jax.ShapeDtypeStruct((n, plan.clip_config.projection_dim), np.float32)  # noqa: E731
+    labels = jax.ShapeDtypeStruct((6,), np.int32)
+    batch = {"source": {"inputs": rows(6), "label": labels}, "target": {"inputs": rows(6)}}
+    step = trainer.step(0, trainer.network.model, heads)
+    state = jax.eval_shape(lambda: trainer.begin(0, True, trainer.start()._replace(params=heads)))
+    one = state._replace(seed=jax.ShapeDtypeStruct((), np.uint32))
+    return str(jax.make_jaxpr(step)(one, batch)).count("dot_general[")
+
+
+def test_a_sweep_takes_both_domains_through_the_networks_at_once(photos, wee_clip, tmp_path):
+    config = config_of(photos, wee_clip, dann=DANN)
+    alone = products(config, tmp_path)
+    config.sweep = ({"optim.lr": (1e-3, 3e-3)},)
+    joined = products(config, tmp_path)
+    config.methods.dann = DANN | {"joined": False}
+    assert joined < alone == products(config, tmp_path)  # what the user says stays
+    config.methods.dann = DANN | {"heads": DANN["heads"] | {"dropout": 0.1}}
+    assert products(config, tmp_path) == alone  # a run alone would draw other dropout
+
+
 def test_a_run_of_a_sweep_does_not_depend_on_the_others(swept, tmp_path):
     config, workdir = swept
     alone = config.copy_and_resolve_references()
