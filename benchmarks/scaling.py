@@ -43,7 +43,7 @@ def measure(examples: int, classes: int, runs: int) -> dict[str, float]:
     """Seconds an epoch, and the peak beside what the imports took; GB."""
     from experiments.machine import keep_memory, use_cores
 
-    keep_memory()
+    keep_memory(one_arena=False)  # heads on features
     use_cores()
     import jax
     import jax.numpy as jnp

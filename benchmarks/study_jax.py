@@ -41,17 +41,16 @@ def export_features(path: pathlib.Path) -> None:
 
 def run_jax(task: str) -> dict:
     """Trains a task's runs, saves checkpoints, answers on both tests: warm seconds, accuracies."""
-    from experiments.machine import keep_compiled, keep_memory, use_cores
+    from experiments.machine import keep_compiled, keep_memory, trains_on_pixels, use_cores
 
-    keep_memory()
+    config = config_of(task)
+    keep_memory(one_arena=trains_on_pixels(config))
     use_cores()
     keep_compiled()
     from clipjax.log import read_log
     from experiments.encode import encode
     from experiments.plan import prepare
     from experiments.train import trainers
-
-    config = config_of(task)
 
     plan = prepare(config)
     encoded = encode(config, plan, lambda line: None)

@@ -82,11 +82,10 @@ def explained() -> Iterator[None]:
 
     from clipjax.train import processes
     from clipjax.train.preemption import RESUMABLE, Preempted, obeyed
-    from experiments.machine import keep_compiled, keep_memory, use_cores
+    from experiments.machine import keep_compiled, use_cores
 
     logging.set_verbosity(logging.WARNING)  # orbax reports every file it touches
     logging.get_absl_logger().addFilter(_is_ours_to_say)
-    keep_memory()
     use_cores()
     keep_compiled()
     try:

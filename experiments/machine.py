@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
 import os
 import pathlib
 import platform
+from collections.abc import Iterator
+from typing import Any
 
 MOST_CPU_DEVICES = 8  # a batch cut finer than this spends its time on summing gradients
+
+_DEEPEST = 64  # blocks; no CLIP has as many
 
 # glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -60,12 +65,18 @@ def processor() -> str:
     return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
 
 
-def keep_memory() -> None:
+def keep_memory(one_arena: bool = True) -> None:
     """Lets malloc keep what is freed for the next step instead of returning it to the system.
 
     XLA's CPU backend allocates the temporaries of every call anew; by default glibc maps large ones
     from the system each time, which then clears them page by page: a fifth of a training step of
     the embedded CLIP. Does nothing without glibc.
+
+    Args:
+      one_arena: one heap for all threads, as training from pixels wants it (`trains_on_pixels`):
+        only a process's first heap has room for blocks above 64 MB. Heads on cached features
+        allocate small blocks, some hundred a step on every device, and then wait for each other's
+        lock; with a heap for each thread a sweep takes three quarters of the time.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -73,4 +84,40 @@ def keep_memory() -> None:
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
     libc.mallopt(_M_TOP_PAD, 64 << 20)
-    libc.mallopt(_M_ARENA_MAX, 1)
+    if one_arena:
+        libc.mallopt(_M_ARENA_MAX, 1)
+
+
+def trains_on_pixels(config) -> bool:
+    """Whether a stage trains from pixels, as far as the config's words tell; in doubt, yes.
+
+    `experiments.plan.is_cached` knows, but when memory is set up nothing is loaded yet, and what is
+    wrong with a config is said later.
+    """
+    if config.experiment == "pretrain":
+        return True
+    words = json.loads(config.to_json_best_effort())
+    methods = [words["methods"].get(stage) for stage in words["stages"]]
+    own = list(_fields([methods, words["sweep"]]))
+    masks = [words["freeze"], *(value for field, value in own if field == "freeze")]
+    looks = any(value for field, value in own if field in ("augment", "text"))
+    return bool(words["stages"]) and (looks or not all(map(_freezes_image_tower, masks)))
+
+
+def _fields(tree: Any) -> Iterator[tuple[str, Any]]:
+    """(name, value) of all fields at any depth; of a sweep's dotted names the last part."""
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    if isinstance(tree, dict):
+        yield from ((name.rpartition(".")[2], value) for name, value in tree.items())
+    for value in inner:
+        yield from _fields(value)
+
+
+def _freezes_image_tower(freeze: Any) -> bool:
+    """Whether a freezing mask covers an image tower of any depth."""
+    from clipjax.train.optim import is_frozen
+    from experiments.values import is_pattern
+
+    tower = ("embedding", "projection", *(f"block_{i}" for i in range(_DEEPEST)))
+    valid = isinstance(freeze, list) and all(map(is_pattern, freeze))
+    return valid and all(is_frozen(f"clip/vision/{part}", freeze) for part in tower)

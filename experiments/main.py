@@ -34,8 +34,10 @@ def main(argv: list[str]) -> None:
     from clipjax.paths import as_path
     from clipjax.train import processes  # jax is imported only once the flags are known to be right
     from experiments import run
+    from experiments.machine import keep_memory, trains_on_pixels
 
     with explained():
+        keep_memory(one_arena=trains_on_pixels(_CONFIG.value))
         processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         run.run(_CONFIG.value, as_path(_WORKDIR.value) if _WORKDIR.value else None)
 

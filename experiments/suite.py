@@ -144,8 +144,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
     with explained():
         from clipjax.train import processes
+        from experiments.machine import keep_memory, trains_on_pixels
 
-        processes.start()  # those of a cluster, or of the environment's variables
         given = flags.FLAGS
         configs = table_configs(
             given.tables,
@@ -156,6 +156,8 @@ def main(argv: list[str]) -> None:
             model=given.model,
             smoke=given.smoke,
         )
+        keep_memory(one_arena=any(map(trains_on_pixels, configs.values())))
+        processes.start()  # those of a cluster, or of the environment's variables
         run_suite(as_path(given.workdir), configs, given.data in DOMAINNET)
 
 

@@ -1,11 +1,14 @@
 """How the commands set up the process, seen from a fresh one."""
 
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
 
+from configs import dann, pretrain, sweep, tables
+from experiments.machine import trains_on_pixels
 from tests.conftest import REPO
 
 COUNT = "from experiments.machine import *; keep_memory(); use_cores(); import jax; "
@@ -73,3 +76,70 @@ def test_programs_are_not_kept_where_the_user_says_otherwise(tmp_path):
         tmp_path / "own"
     )
     assert not (tmp_path / "compiled").exists()
+
+
+# Threads that allocate at the same time, and what malloc then says of its heaps.
+HEAPS = """
+import ctypes, sys, threading
+from experiments.machine import keep_memory
+keep_memory(one_arena={one_arena})
+libc, together = ctypes.CDLL(None), threading.Barrier(3)
+def allocate():
+    together.wait()
+    libc.malloc(1 << 16)
+    together.wait()
+threads = [threading.Thread(target=allocate) for _ in range(3)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+libc.fopen.restype, libc.malloc_info.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
+libc.fclose.argtypes = (ctypes.c_void_p,)
+file = libc.fopen(sys.argv[1].encode(), b"w")
+libc.malloc_info(0, file), libc.fclose(file)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps of glibc's malloc")
+@pytest.mark.parametrize(("one_arena", "heaps"), [(True, {1}), (False, {2, 3, 4})])
+def test_threads_share_a_heap_where_they_are_told_to(tmp_path, one_arena, heaps):
+    report, env = tmp_path / "heaps.xml", os.environ | {"PYTHONPATH": str(REPO)}
+    command = [sys.executable, "-c", HEAPS.format(one_arena=one_arena), str(report)]
+    subprocess.run(command, env=env, check=True)
+    assert report.read_text().count("<heap nr=") in heaps
+
+
+def changed(config, **fields):
+    with config.unlocked():
+        config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    return config
+
+
+def test_heads_on_features_are_told_from_training_on_pixels():
+    of_features = [dann.get_config(), sweep.get_config()]
+    of_features += [tables.get_config(number) for number in "1345"]
+    of_pixels = [pretrain.get_config(), tables.get_config("2"), tables.get_config("6")]
+    assert not any(map(trains_on_pixels, of_features))
+    assert all(map(trains_on_pixels, of_pixels))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"freeze": ()},
+        {"freeze": ("clip/vision/block_0..10", "clip/text/.*")},  # blocks after 10 may be there
+        {"freeze": ("clip/(",)},  # no regular expression: refused later
+        {"sweep": ({"methods.dann.freeze": (("clip/.*",), ())},)},
+    ],
+    ids=str,
+)
+def test_in_doubt_it_is_pixels(fields):
+    assert trains_on_pixels(changed(dann.get_config(), **fields))
+
+
+def test_a_method_of_its_own_mask_augmentation_or_text_tower_counts():
+    no_tuple = {"freeze": "clip/.*"}  # refused later
+    augmented, text = {"augment": {"smallest": 0.5}}, {"heads": {"text": True}}
+    for own in (no_tuple, {"freeze": ()}, augmented, text):
+        config = dann.get_config()
+        config.methods.dann = config.methods.dann.to_dict() | own
+        assert trains_on_pixels(config)
+        config.stages = ("finetune",)
+        assert not trains_on_pixels(config)
