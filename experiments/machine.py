@@ -97,7 +97,7 @@ def trains_on_pixels(config) -> bool:
     if config.experiment == "pretrain":
         return True
     words = json.loads(config.to_json_best_effort())
-    methods = [words["methods"].get(stage) for stage in words["stages"]]
+    methods = [entry for name, entry in words["methods"].items() if name in words["stages"]]
     own = list(_fields([methods, words["sweep"]]))
     masks = [words["freeze"], *(value for field, value in own if field == "freeze")]
     looks = any(value for field, value in own if field in ("augment", "text"))
