@@ -9,6 +9,7 @@ import pytest
 
 from configs import dann, pretrain, sweep, tables
 from experiments.machine import trains_on_pixels
+from experiments.plan import is_cached_throughout, prepare
 from tests.conftest import REPO
 
 COUNT = "from experiments.machine import *; keep_memory(); use_cores(); import jax; "
@@ -143,3 +144,13 @@ def test_a_method_of_its_own_mask_augmentation_or_text_tower_counts():
         assert trains_on_pixels(config)
         config.stages = ("finetune",)
         assert not trains_on_pixels(config)
+
+
+@pytest.mark.parametrize("own", [{}, {"freeze": ("clip/text/.*",)}, {"augment": {"smallest": 0.5}}])
+def test_the_words_of_a_config_say_what_its_plan_says(own, photos, wee_clip):
+    choices = f"smoke,source=real,target=sketch,root={photos},model={wee_clip}"
+    config = dann.get_config(choices)
+    config.methods.dann = config.methods.dann.to_dict() | own
+    plan = prepare(config)
+    cached = [is_cached_throughout(plan, method) for method in plan.methods.values()]
+    assert trains_on_pixels(config) == (not all(cached))
