@@ -153,7 +153,8 @@ TWICE = """
     [ -e "$FAKE/attempts" ] && exit 0
     echo second > "$FAKE/attempts"
 """
-PREEMPTED = TWICE + 'echo PREEMPTED > "$FAKE/tpu"; rm -f "$AT/session"; kill -9 0'
+# In one act: the script may look, and make the TPU again, between any two. Its session goes with it.
+PREEMPTED = TWICE + 'echo PREEMPTED > "$FAKE/new"; mv "$FAKE/new" "$FAKE/tpu"; kill -9 0'
 CAPACITY = 'There is no more capacity in the zone "z1"'
 
 
@@ -395,8 +396,9 @@ def test_a_queued_resource_is_deleted_without_being_mentioned(launch, tmp_path):
 @pytest.mark.parametrize("left", ["PREEMPTED", ""])
 def test_a_preempted_queued_resource_is_made_again(launch, left):
     """It is SUSPENDED; its TPU may be gone or not."""
-    gone = 'echo SUSPENDED > "$FAKE/queue";' + ("" if left else 'rm "$FAKE/tpu";')
-    python = PREEMPTED.replace("; rm", f"; {gone} rm", 1)
+    python = PREEMPTED.replace("mv ", 'echo SUSPENDED > "$FAKE/queue"; mv ')
+    if not left:
+        python = python.replace('mv "$FAKE/new"', "rm")
     done = launch(*ARGS, "--spot", "--queued", *RUN, python=python)
     assert done.returncode == 0, done.stderr
     assert "attempt second" in done.stdout and count(done, "queued-resources create") == 2
