@@ -4,7 +4,8 @@
 
 Most of a tower's time is in products, so this is what limits it (`benchmarks/encode.py`): the
 forward ones, those for the gradient of the inputs (weights transposed) and those for the gradient
-of the weights (activations transposed). float32, the shapes of a batch of 128 through the embedded
+of the weights (activations transposed; as JAX asks for it, and with the narrower side transposed in
+memory, `clipjax.model.dense.kernel_gradient`, as the towers do). float32, the shapes of a batch of 128 through the embedded
 model and of 32 through ViT-B/32, both sides in one process in alternation on all cores; medians,
 and the median of the paired ratios (above 1: XLA is faster).
 
@@ -37,11 +38,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from clipjax.model.dense import kernel_gradient
 from experiments.machine import keep_memory
 
 # Examples x tokens, widths of the two sides of the larger layer of a block.
 SHAPES = {"tiny": (128 * 65, 192, 768), "ViT-B/32": (32 * 50, 768, 3072)}
-KINDS = {"forward": "nd,dm->nm", "input gradient": "nm,dm->nd", "weight gradient": "nd,nm->dm"}
+KINDS = {
+    "forward": "nd,dm->nm",
+    "input gradient": "nm,dm->nd",
+    "weight gradient": "nd,nm->dm",
+    "the same, turned": "nd,nm->dm",
+}
 
 _ROUNDS = flags.DEFINE_integer("rounds", 15, "Timed pairs of calls a row.")
 
@@ -53,13 +60,15 @@ def operands(spec: str, sizes: dict[str, int]) -> list[np.ndarray]:
     return [rng.standard_normal([sizes[axis] for axis in s], np.float32) for s in sides]
 
 
-def calls(spec: str, sizes: dict[str, int]) -> tuple[Callable, Callable]:
+def calls(kind: str, sizes: dict[str, int]) -> tuple[Callable, Callable]:
     """The product by XLA and by PyTorch; each call waits for its result."""
     import torch
 
+    spec = KINDS[kind]
     arrays = operands(spec, sizes)
     ours, theirs = [jnp.asarray(x) for x in arrays], [torch.from_numpy(x) for x in arrays]
-    run = jax.jit(lambda a, b: jnp.einsum(spec, a, b))
+    turned = kind == "the same, turned"
+    run = jax.jit(kernel_gradient if turned else lambda a, b: jnp.einsum(spec, a, b))
     return (
         lambda: jax.block_until_ready(run(*ours)),
         lambda: torch.einsum(spec, *theirs),
@@ -76,7 +85,7 @@ def seconds(call: Callable) -> float:
 def row(name: str, kind: str, rounds: int) -> str:
     """Times one product on both sides."""
     sizes = dict(zip("ndm", SHAPES[name], strict=True))
-    sides = calls(KINDS[kind], sizes)
+    sides = calls(kind, sizes)
     for call in sides * 2:
         call()
     pairs = [tuple(map(seconds, sides)) for _ in range(rounds)]

@@ -153,7 +153,8 @@ TWICE = """
     [ -e "$FAKE/attempts" ] && exit 0
     echo second > "$FAKE/attempts"
 """
-# In one act: the script may look, and make the TPU again, between any two. Its session goes with it.
+# In one act, because the script may look and make the TPU again between any two; what is left of
+# its session goes with it.
 PREEMPTED = TWICE + 'echo PREEMPTED > "$FAKE/new"; mv "$FAKE/new" "$FAKE/tpu"; kill -9 0'
 CAPACITY = 'There is no more capacity in the zone "z1"'
 

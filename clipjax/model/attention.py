@@ -12,7 +12,13 @@ _REMEDY = "use kernel='xla', or None for JAX's choice"
 
 
 def attend(
-    q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, kernel: str | None = None
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    causal: bool,
+    kernel: str | None = None,
+    cpu: bool | None = None,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(D)) v for every head, three times [B, T, H, D] -> [B, T, H, D].
 
@@ -22,12 +28,17 @@ def attend(
       q, k, v: queries, keys and values.
       causal: whether a token sees only itself and those before it.
       kernel: "xla"; "cudnn", a flash kernel (Dao et al. 2022, arXiv 2205.14135), which never holds
-        the T x T scores; or None for JAX's choice. All give the same numbers up to rounding.
+        the T x T scores; or None: in float32 on CPU `attend_by_heads`, elsewhere JAX's choice. All
+        give the same numbers up to rounding.
+      cpu: whether the program will run on one; None: where JAX runs by default.
 
     Raises:
       ConfigError: a kernel that does not exist, or that this machine or dtype does not have.
     """
     check_kernel(kernel, q.dtype)
+    on_cpu = jax.default_backend() == "cpu" if cpu is None else cpu
+    if kernel is None and on_cpu and q.dtype == jnp.float32:
+        return attend_by_heads(q, k, v, causal=causal)
     try:
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=kernel)
     except (RuntimeError, ValueError, NotImplementedError) as error:
@@ -36,6 +47,22 @@ def attend(
         # An old cuDNN or GPU, or a head width the kernel lacks: only cuDNN knows.
         why = " ".join(str(error).split())[:200].rstrip(".")
         raise ConfigError(f"attention kernel 'cudnn' refused ({why}); {_REMEDY}.") from None
+
+
+def attend_by_heads(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
+    """`attend` as products of one batch axis, every head of every example; the same shapes.
+
+    XLA's CPU backend multiplies stacks of matrices; where heads lie between tokens and their
+    features it copies in every product, so they are brought to the front once.
+    """
+    batch, tokens, heads, width = q.shape
+    q, k, v = (jnp.moveaxis(x, 2, 1).reshape(batch * heads, -1, width) for x in (q, k, v))
+    scores = jnp.einsum("nqd,nkd->nqk", q, k) * width**-0.5
+    if causal:
+        seen = jnp.tril(jnp.ones(scores.shape[1:], bool))
+        scores = jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
+    y = jnp.einsum("nqk,nkd->nqd", jax.nn.softmax(scores, axis=-1), v)
+    return jnp.moveaxis(y.reshape(batch, heads, tokens, width), 1, 2)
 
 
 def check_kernel(kernel: str | None, dtype: jnp.dtype) -> None:

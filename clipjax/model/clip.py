@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.model.attention import attend
-from clipjax.model.dense import Dense, affine
+from clipjax.model.dense import PRODUCT, Dense, affine
+from clipjax.model.norm import LayerNorm
 from clipjax.model.positions import sincos_positions
 
 MAX_LOGIT_SCALE = 4.605170185988092  # ln 100, the clamp of the CLIP paper (section 2.5)
@@ -50,7 +51,9 @@ def remade(block: type[nn.Module], policy: str) -> type[nn.Module]:
         raise ValueError(f"there is no remat {policy!r}; known: {', '.join(REMAT)}.")
     if policy == "none":
         return block
-    kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    rules = jax.checkpoint_policies
+    named = rules.save_only_these_names(PRODUCT)
+    kept = rules.save_from_both_policies(rules.dots_with_no_batch_dims_saveable, named)
     return nn.remat(block, policy=kept if policy == "dots" else None)
 
 
@@ -129,11 +132,6 @@ class CLIPConfig:
     logit_scale_init_value: float = 2.6592  # ln(1 / 0.07)
 
 
-def _norm(eps: float, name: str) -> nn.LayerNorm:
-    # Statistics in float32 whatever the compute dtype: half-precision norms are a known NaN source.
-    return nn.LayerNorm(epsilon=eps, dtype=jnp.float32, name=name)
-
-
 class Attention(nn.Module):
     """Multi-head self-attention, [B, T, D] -> [B, T, D]; `kernel` as `attend` takes it."""
 
@@ -152,7 +150,7 @@ class Attention(nn.Module):
             dense(name, width**-0.5)(x).reshape(batch, length, heads, width // heads)
             for name in ("q_proj", "k_proj", "v_proj")
         )
-        y = attend(q, k, v, causal=self.causal, kernel=self.kernel)
+        y = attend(q, k, v, causal=self.causal, kernel=self.kernel, cpu=self.cpu)
         return dense("out_proj", cfg.residual_std)(y.reshape(batch, length, width))
 
 
@@ -168,9 +166,9 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, shared = self.config, (self.dtype, self.kernel, self.cpu)
-        y = _norm(cfg.layer_norm_eps, "layer_norm1")(x).astype(self.dtype)
+        y = LayerNorm(cfg.layer_norm_eps, self.cpu, name="layer_norm1")(x).astype(self.dtype)
         x = x + Attention(cfg, self.causal, *shared, name="self_attn")(y)
-        y = _norm(cfg.layer_norm_eps, "layer_norm2")(x).astype(self.dtype)
+        y = LayerNorm(cfg.layer_norm_eps, self.cpu, name="layer_norm2")(x).astype(self.dtype)
         width = cfg.hidden_size
         dense = lambda *sizes, name: Dense(*sizes, self.dtype, self.cpu, name=name)  # noqa: E731
         y = dense(cfg.intermediate_size, (2 * width) ** -0.5, name="fc1")(y)
@@ -226,13 +224,13 @@ class VisionTower(nn.Module):
         x = affine(patches, kernel.astype(self.dtype), cpu=self.cpu) + where.astype(self.dtype)
         first = class_embedding.astype(self.dtype) + positions[0].astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
-        x = _norm(cfg.layer_norm_eps, "pre_layernorm")(x).astype(self.dtype)
+        x = LayerNorm(cfg.layer_norm_eps, self.cpu, name="pre_layernorm")(x).astype(self.dtype)
         hidden = [x]
         block = remade(Block, self.remat)
         for i in range(cfg.num_hidden_layers):
             x = block(cfg, False, self.dtype, self.kernel, self.cpu, name=f"block_{i}")(x)
             hidden.append(x)
-        pooled = _norm(cfg.layer_norm_eps, "post_layernorm")(x[:, 0])
+        pooled = LayerNorm(cfg.layer_norm_eps, self.cpu, name="post_layernorm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
 
 
@@ -276,7 +274,7 @@ class TextTower(nn.Module):
         for i in range(cfg.num_hidden_layers):
             x = block(cfg, True, self.dtype, self.kernel, self.cpu, name=f"block_{i}")(x)
             hidden.append(x)
-        x = _norm(cfg.layer_norm_eps, "final_layer_norm")(x)
+        x = LayerNorm(cfg.layer_norm_eps, self.cpu, name="final_layer_norm")(x)
         pooled = x[jnp.arange(x.shape[0]), pool_positions(ids, cfg.eos_token_id)]
         return (pooled, hidden) if all_hidden else pooled
 
@@ -289,8 +287,9 @@ class CLIP(nn.Module):
     picks the attention kernel (`clipjax.model.attention.attend`): None, "xla", or "cudnn" (flash
     attention; NVIDIA GPUs in half precision, a ConfigError elsewhere). `remat` is what the backward
     pass computes a second time instead of keeping it (`REMAT`). `cpu` says whether it will run on a
-    CPU, whose bfloat16 products are asked for in another way (`clipjax.model.dense`); None: where
-    JAX runs by default. Say it where a program is compiled for another machine.
+    CPU, where products and gradients are asked for in another way (`clipjax.model.dense`, whose
+    `affine` tells what that excludes); None: where JAX runs by default. Say it where a program is
+    compiled for another machine.
     """
 
     config: CLIPConfig

@@ -1,5 +1,7 @@
 """Every attention kernel against a softmax written out, forward and backward."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,33 @@ def test_kernels_agree_with_the_formula(kernel, dtype, tolerance, causal):
     for name, one, two in zip(("output", "dq", "dk", "dv"), found, expected, strict=True):
         error = np.abs(one - two).max() / np.abs(two).max()
         assert error <= tolerance, (name, error)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("cpu", [True, False])
+def test_both_ways_of_float32_agree_with_the_formula(cpu, causal):
+    ways = [
+        output_and_gradients(f, jnp.float32)
+        for f in (
+            lambda q, k, v: attend(q, k, v, causal=causal, cpu=cpu),
+            lambda q, k, v: naive(q, k, v, causal),
+        )
+    ]
+    for found, expected in zip(*ways, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+
+
+def test_a_program_for_another_machine_attends_in_its_way():
+    """The machine that compiles may be a CPU; `CLIP(cpu=False)` says where it will run."""
+    config, images = small_config(), np.zeros((2, 32, 32, 3), np.float32)
+    axes = {}
+    for cpu in (True, False):
+        module = CLIP(config, cpu=cpu)
+        encode = lambda p, m=module: m.apply({"params": p}, images, method="encode_image")  # noqa: E731
+        text = jax.jit(encode).lower(random_params(config)).as_text()
+        results = re.findall(r"stablehlo.dot_general .* -> tensor<([\dx]+)xf32>", text)
+        axes[cpu] = max(len(shape.split("x")) for shape in results)
+    assert axes[True] == 3 < axes[False]  # [heads of all examples, T, T]
 
 
 def test_a_causal_token_sees_itself_and_those_before_it():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clipjax.model.clip import CLIP
-from clipjax.model.dense import Dense, affine
+from clipjax.model.dense import Dense, affine, product
 from tests.conftest import small_config
 
 HALF = 2.0**-8  # half a unit in the last place of bfloat16, relative
@@ -41,6 +41,36 @@ def test_float32_is_flax():
     ]
     assert here == there
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), slope, wanted)
+
+
+@pytest.mark.parametrize("width", [16, 24, 40], ids=["narrowing", "square", "widening"])
+def test_products_have_the_gradients_of_products(width):
+    """Whichever side is transposed for the kernel's."""
+    rng = np.random.default_rng(0)
+    shapes = ((21, 24), (24, width), (21, width))
+    x, kernel, gradient = (rng.standard_normal(shape) for shape in shapes)
+    run = jax.jit(lambda *args: results(product, args[:2], args[2]))
+    wanted = x @ kernel, gradient @ kernel.T, x.T @ gradient
+    for ours, exact in zip(run(*map(np.float32, (x, kernel, gradient))), wanted, strict=True):
+        np.testing.assert_allclose(ours, exact, rtol=1e-5, atol=1e-5)
+
+
+def test_no_gradient_of_a_kernel_contracts_first_axes():
+    """XLA's CPU backend would hand it to a slower library."""
+    args = [jnp.ones(shape) for shape in ((256, 64), (64, 96), (96,))]
+    loss = lambda x, k, b, cpu: (affine(x, k, b, cpu=cpu) ** 2).sum()  # noqa: E731
+    for cpu, found in ((True, 0), (False, 1)):
+        text = jax.jit(jax.grad(lambda *a, c=cpu: loss(*a, c), (0, 1, 2))).lower(*args).as_text()
+        assert len(re.findall(r"contracting_dims = \[0\] x \[0\]", text)) == found, text
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_forward_mode_differentiation_needs_the_other_machines_way(dtype):
+    x, kernel = jnp.ones((2, 3), dtype), jnp.ones((3, 4), dtype)
+    tangent = jax.jvp(lambda k: affine(x, k, cpu=False), (kernel,), (kernel,))[1]
+    assert tangent.tolist() == [[3.0] * 4] * 2
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda k: affine(x, k, cpu=True), (kernel,), (kernel,))
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -54,7 +54,7 @@ def test_an_ensemble_is_its_members():
     single = Heads(3, classifier=(4,))
     for m in range(5):
         one = jax.tree.map(lambda x, m=m: x[m], params)
-        np.testing.assert_allclose(logits[m], predict(single, one, X), rtol=1e-5)
+        np.testing.assert_allclose(logits[m], predict(single, one, X), rtol=1e-5, atol=1e-6)
     mean = jax.nn.softmax(logits).mean(axis=0)
     np.testing.assert_allclose(jax.nn.softmax(predict(heads, params, X)), mean, rtol=1e-5)
 

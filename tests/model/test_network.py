@@ -104,18 +104,21 @@ def test_texts_are_needed_for_a_text_classifier():
         Heads(4, text=True, adapter=(3,))
 
 
-@pytest.mark.parametrize("policy", ["dots", "blocks"])
-def test_remat_changes_memory_and_nothing_else(clip, policy):
+@pytest.mark.parametrize("cpu", [True, False])
+def test_remat_changes_memory_and_nothing_else(clip, cpu):
     images = CROP.normalize(pixels())
 
-    def gradient(module):
+    def gradient(policy):
+        module = CLIP(CONFIG, remat=policy, cpu=cpu)
         loss = lambda p: jnp.sum(module.apply({"params": p}, images, method="encode_image") ** 2)  # noqa: E731
         compiled = jax.jit(jax.grad(loss)).lower(clip).compile()
         return compiled(clip), compiled.cost_analysis()["flops"]
 
-    (plain, flops), (again, more) = gradient(CLIP(CONFIG)), gradient(CLIP(CONFIG, remat=policy))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, again)
-    assert more > (1.15 if policy == "blocks" else 1.001) * flops  # what is not kept, twice
+    (plain, kept), (one, dots), (two, blocks) = map(gradient, ("none", "dots", "blocks"))
+    for again in (one, two):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-6), plain, again)
+    # What is not kept, twice. Of the CPU's way XLA finds some done before, and does it once.
+    assert kept * 1.001 < dots < blocks and blocks > (1.05 if cpu else 1.15) * kept
 
 
 def test_an_unknown_remat_is_refused(clip):
