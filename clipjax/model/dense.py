@@ -87,7 +87,8 @@ def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """x^T gradient, [N, D], [N, M] -> [D, M], with the narrower side transposed in memory."""
     if x.shape[1] <= gradient.shape[1]:
         return jnp.dot(_turned(x), gradient)
-    return jnp.dot(_turned(gradient), x).T
+    # Without the barrier XLA would turn the product around again.
+    return _turned(lax.optimization_barrier(jnp.dot(_turned(gradient), x)))
 
 
 product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_backward)
