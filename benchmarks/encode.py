@@ -7,8 +7,19 @@ Both sides run in one process, call by call in alternation, PyTorch with the thr
 fastest for it on that row; a row prints the median rate of each and the median of the paired ratios
 (above 1: clipjax is faster). Weights are random: speed does not depend on them.
 
-Measured (2 cores of an Intel Xeon, Sapphire Rapids; jax 0.10.2, torch 2.13.0; `--largest
---rounds=4`; ranges over rounds, in which the machine's own speed drifts too):
+Measured on 2 cores of an AMD EPYC (Zen 3, no AVX-512; jax 0.10.2, torch 2.13.0; `--rounds=9` for
+the tiny model and 7 for ViT-B/32; ranges over rounds, in which the machine's own speed drifts too):
+
+    model     pass              dtype     batch   jax/s  torch/s  ratio
+    tiny      forward           float32     128     270      240   1.19 (1.00 to 1.31)
+    tiny      forward+backward  float32     128    74.3     68.1   1.06 (0.59 to 1.19)
+    ViT-B/32  forward           float32      16    16.4     14.3   1.10 (1.01 to 1.22)
+    ViT-B/32  forward+backward  float32      16     4.3      4.0   1.03 (0.96 to 1.40)
+    ViT-B/32  forward           float32      64    15.8     14.3   1.06 (1.03 to 1.19)
+    ViT-B/32  forward+backward  float32      64     3.9      4.2   0.94 (0.75 to 1.03)
+
+Measured on 2 cores of an Intel Xeon (Sapphire Rapids; `--largest --rounds=4`), float32 before the
+towers asked for its weight gradients, attention and layer norms as they do now:
 
     model     pass              dtype     batch   jax/s  torch/s  ratio
     tiny      forward           float32     128     287      285   1.00 (0.98 to 1.08)
@@ -24,10 +35,11 @@ Measured (2 cores of an Intel Xeon, Sapphire Rapids; jax 0.10.2, torch 2.13.0; `
     ViT-B/16  forward           bfloat16     16    11.6     24.4   0.47 (0.45 to 0.51)
     ViT-B/16  forward+backward  bfloat16     16     2.2      1.9   1.11 (1.04 to 1.21)
 
-What limits float32 are the matrix products: alone they reach 0.6 to 0.8 of PyTorch's rate on this
-processor (`benchmarks/products.py`), and they are three quarters of a training step. Of what is
-left the transposes of activations for the weight gradients were the most; `clipjax.model.dense`
-asks for these products so that XLA needs none (1.13 times as fast on the tiny model).
+What limits float32 are the matrix products: 97 % of ViT-B/32's forward pass and nine tenths of its
+training step on the EPYC, where they run at PyTorch's rate; on the Xeon they reach 0.6 to 0.8 of it
+(`benchmarks/products.py`). What else there was to gain: weight gradients without Eigen, whose rate
+halves for some widths, no transposes of activations for them (`clipjax.model.dense`), attention
+with heads in front (`attention.py`), the gradient of layer norm in one piece (`norm.py`).
 
 What limits bfloat16 is how XLA's CPU backend is asked: by default it converts both sides to float32
 (`clipjax.model.dense` tells when not, and asks so: 560 to 1,000 GFLOP/s instead of 100 to 150 where

@@ -20,8 +20,19 @@ runs of `--rounds=9` or 15; range of the medians over the runs):
     ViT-B/32  input gradient     126 - 144         188 - 211   0.65 - 0.77
     ViT-B/32  weight gradient    117 - 154         152 - 187   0.74 - 0.81
 
-So on this processor PyTorch's products are about 1.5 times as fast as XLA's, and no tower made of
-them can be as fast as PyTorch's. XLA_FLAGS that were tried without a difference beyond this noise:
+    2 cores of an AMD EPYC (Zen 3, no AVX-512; `--rounds=15`, two runs):
+    tiny      forward              94 - 96         107 - 114   0.84 - 0.87
+    tiny      input gradient       77 - 99          98 - 101   0.77 - 0.95
+    tiny      weight gradient           82         109 - 118   0.71 - 0.75
+    tiny      the same, turned     86 - 90         111 - 118   0.72 - 0.80
+    ViT-B/32  forward            118 - 132         111 - 118   1.07 - 1.12
+    ViT-B/32  input gradient     102 - 122         117 - 123   0.86 - 0.99
+    ViT-B/32  weight gradient    106 - 110         110 - 114   0.90 - 0.96
+    ViT-B/32  the same, turned   111 - 122         109 - 111   1.00 - 1.08
+
+On the Xeon PyTorch's products are about 1.5 times as fast as XLA's, and no tower made of them can
+be as fast as PyTorch's. (Here each product has both cores; towers train on two devices, each with
+half of the batch.) XLA_FLAGS that were tried on the Xeon without a difference beyond this noise:
 --xla_cpu_experimental_ynn_fusion_type=LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT (the compiled program
 shows that it is used), --xla_cpu_use_xnnpack with its fusion types, --xla_cpu_use_onednn.
 """

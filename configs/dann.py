@@ -3,7 +3,8 @@
 python -m experiments.main --config=configs/dann.py
 
 Measured on the embedded data (seeds 0, 1, 2; mean and standard deviation of test accuracy, %):
-render 43.1 +- 0.8, sketch 6.4 +- 1.4; the same network without domain loss 40.9 +- 0.2, 4.7 +- 0.4.
+render 42.7 +- 1.0, sketch 6.0 +- 1.5; the same network without domain loss 40.8 +- 0.0, 4.7 +- 0.8.
+The last digits depend on the processor (README.md).
 """
 
 from configs import common
