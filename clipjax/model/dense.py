@@ -63,7 +63,7 @@ def _biased(total, bias):
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x kernel, [N, D], [D, M] -> [N, M], whose gradients suit XLA's CPU backend.
 
-    JAX asks for that gradient, x^T g, by contracting first axes. XLA (jaxlib 0.10) then leaves
+    JAX asks for the kernel's, x^T g, by contracting first axes. XLA (jaxlib 0.10) then leaves
     YNNPACK for Eigen, whose rate falls to a half where rows of the result are a multiple of 4 KiB
     apart: the columns that it writes at a time fall on the same lines of the cache (768 x 3072 of
     ViT-B: 35 instead of 60 GFLOP/s on a Zen 3 core). So the narrower side is transposed in memory,
