@@ -11,8 +11,8 @@ Measured on 2 cores of an AMD EPYC (Zen 3, no AVX-512; jax 0.10.2, torch 2.13.0;
 the tiny model and 7 for ViT-B/32; ranges over rounds, in which the machine's own speed drifts too):
 
     model     pass              dtype     batch   jax/s  torch/s  ratio
-    tiny      forward           float32     128     270      240   1.19 (1.00 to 1.31)
-    tiny      forward+backward  float32     128    74.3     68.1   1.06 (0.59 to 1.19)
+    tiny      forward           float32     128     278      240   1.13 (0.99 to 1.30)
+    tiny      forward+backward  float32     128    79.3     74.5   1.08 (0.94 to 1.34)
     ViT-B/32  forward           float32      16    16.4     14.3   1.10 (1.01 to 1.22)
     ViT-B/32  forward+backward  float32      16     4.3      4.0   1.03 (0.96 to 1.40)
     ViT-B/32  forward           float32      64    15.8     14.3   1.06 (1.03 to 1.19)
