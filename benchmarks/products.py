@@ -50,7 +50,7 @@ import numpy as np
 from absl import app, flags
 
 from clipjax.model.dense import kernel_gradient
-from experiments.machine import keep_memory
+from experiments.heap import keep_memory
 
 # Examples x tokens, widths of the two sides of the larger layer of a block.
 SHAPES = {"tiny": (128 * 65, 192, 768), "ViT-B/32": (32 * 50, 768, 3072)}

@@ -41,7 +41,8 @@ _SVG = flags.DEFINE_string("svg", "", "Where a figure goes.")
 
 def measure(examples: int, classes: int, runs: int) -> dict[str, float]:
     """Seconds an epoch, and the peak beside what the imports took; GB."""
-    from experiments.machine import keep_memory, use_cores
+    from experiments.heap import keep_memory
+    from experiments.machine import use_cores
 
     keep_memory(one_arena=False)  # heads on features
     use_cores()

@@ -41,7 +41,8 @@ def export_features(path: pathlib.Path) -> None:
 
 def run_jax(task: str) -> dict:
     """Trains a task's runs, saves checkpoints, answers on both tests: warm seconds, accuracies."""
-    from experiments.machine import keep_compiled, keep_memory, trains_on_pixels, use_cores
+    from experiments.heap import keep_memory
+    from experiments.machine import keep_compiled, trains_on_pixels, use_cores
 
     config = config_of(task)
     keep_memory(one_arena=trains_on_pixels(config))

@@ -1,8 +1,7 @@
-"""Settings of the process that must be made before JAX starts: devices, memory, programs kept."""
+"""Settings of the process that must be made before JAX starts: devices, programs kept."""
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
@@ -14,9 +13,6 @@ from typing import Any
 MOST_CPU_DEVICES = 8  # a batch cut finer than this spends its time on summing gradients
 
 _DEEPEST = 64  # blocks; no CLIP has as many
-
-# glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 
 def use_cores() -> None:
@@ -63,29 +59,6 @@ def processor() -> str:
         kinds = ("model name", "flags", "Features")
         found += sorted({x for x in info.read_text().splitlines() if x.startswith(kinds)})
     return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]
-
-
-def keep_memory(one_arena: bool = True) -> None:
-    """Lets malloc keep what is freed for the next step instead of returning it to the system.
-
-    XLA's CPU backend allocates the temporaries of every call anew; by default glibc maps large ones
-    from the system each time, which then clears them page by page: a fifth of a training step of
-    the embedded CLIP. Does nothing without glibc.
-
-    Args:
-      one_arena: one heap for all threads, as training from pixels wants it (`trains_on_pixels`):
-        only a process's first heap has room for blocks above 64 MB. Heads on cached features
-        allocate small blocks, some hundred a step on every device, and then wait for each other's
-        lock; with a heap for each thread a sweep takes three quarters of the time.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_MAX, 0)
-    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-    libc.mallopt(_M_TOP_PAD, 64 << 20)
-    if one_arena:
-        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def trains_on_pixels(config) -> bool:

@@ -34,7 +34,8 @@ def main(argv: list[str]) -> None:
     from clipjax.paths import as_path
     from clipjax.train import processes  # jax is imported only once the flags are known to be right
     from experiments import run
-    from experiments.machine import keep_memory, trains_on_pixels
+    from experiments.heap import keep_memory
+    from experiments.machine import trains_on_pixels
 
     with explained():
         keep_memory(one_arena=trains_on_pixels(_CONFIG.value))

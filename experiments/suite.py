@@ -144,7 +144,8 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
     with explained():
         from clipjax.train import processes
-        from experiments.machine import keep_memory, trains_on_pixels
+        from experiments.heap import keep_memory
+        from experiments.machine import trains_on_pixels
 
         given = flags.FLAGS
         configs = table_configs(

@@ -1,7 +1,6 @@
 """How the commands set up the process, seen from a fresh one."""
 
 import os
-import platform
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ from experiments.machine import trains_on_pixels
 from experiments.plan import is_cached_throughout, prepare
 from tests.conftest import REPO
 
-COUNT = "from experiments.machine import *; keep_memory(); use_cores(); import jax; "
+COUNT = "from experiments.machine import *; use_cores(); import jax; "
 COUNT += "print(jax.local_device_count())"
 
 
@@ -77,34 +76,6 @@ def test_programs_are_not_kept_where_the_user_says_otherwise(tmp_path):
         tmp_path / "own"
     )
     assert not (tmp_path / "compiled").exists()
-
-
-# Threads that allocate at the same time, and what malloc then says of its heaps.
-HEAPS = """
-import ctypes, sys, threading
-from experiments.machine import keep_memory
-keep_memory(one_arena={one_arena})
-libc, together = ctypes.CDLL(None), threading.Barrier(3)
-def allocate():
-    together.wait()
-    libc.malloc(1 << 16)
-    together.wait()
-threads = [threading.Thread(target=allocate) for _ in range(3)]
-[thread.start() for thread in threads], [thread.join() for thread in threads]
-libc.fopen.restype, libc.malloc_info.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
-libc.fclose.argtypes = (ctypes.c_void_p,)
-file = libc.fopen(sys.argv[1].encode(), b"w")
-libc.malloc_info(0, file), libc.fclose(file)
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps of glibc's malloc")
-@pytest.mark.parametrize(("one_arena", "heaps"), [(True, {1}), (False, {2, 3, 4})])
-def test_threads_share_a_heap_where_they_are_told_to(tmp_path, one_arena, heaps):
-    report, env = tmp_path / "heaps.xml", os.environ | {"PYTHONPATH": str(REPO)}
-    command = [sys.executable, "-c", HEAPS.format(one_arena=one_arena), str(report)]
-    subprocess.run(command, env=env, check=True)
-    assert report.read_text().count("<heap nr=") in heaps
 
 
 def changed(config, **fields):
