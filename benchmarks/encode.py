@@ -13,13 +13,13 @@ the tiny model and 7 for ViT-B/32; ranges over rounds, in which the machine's ow
     model     pass              dtype     batch   jax/s  torch/s  ratio
     tiny      forward           float32     128     278      240   1.13 (0.99 to 1.30)
     tiny      forward+backward  float32     128    79.3     74.5   1.08 (0.94 to 1.34)
-    ViT-B/32  forward           float32      16    16.4     14.3   1.10 (1.01 to 1.22)
+    ViT-B/32  forward           float32      16    14.5     12.2   1.15 (1.08 to 1.20)
     ViT-B/32  forward+backward  float32      16     4.3      4.0   1.03 (0.96 to 1.40)
-    ViT-B/32  forward           float32      64    15.8     14.3   1.06 (1.03 to 1.19)
+    ViT-B/32  forward           float32      64    12.8     11.3   1.10 (1.05 to 1.60)
     ViT-B/32  forward+backward  float32      64     4.3      4.0   1.10 (0.80 to 1.17)
 
-The last row is of after `experiments.heap` kept all memory between steps (0.94 before), the others
-of before.
+Batch 64 and the forward pass of batch 16 are of after `experiments.heap` kept all memory between
+steps (before: 1.06, 0.94, 1.10; forward 5 rounds), the others of before.
 
 Measured on 2 cores of an Intel Xeon (Sapphire Rapids; `--largest --rounds=4`), float32 before the
 towers asked for its weight gradients, attention and layer norms as they do now:
