@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pathlib
 import platform
 
-from experiments.machine import MOST_CPU_DEVICES
+from experiments.machine import cpu_devices
 
 # glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -38,16 +39,23 @@ def keep_memory(one_arena: bool = True) -> None:
     libc.mallopt(_M_TOP_PAD, 64 << 20)
     if one_arena:
         libc.mallopt(_M_ARENA_MAX, 1)
-        _make_holes(libc, _hole_sizes())
+        if not _counts_untouched():
+            _make_holes(libc, _hole_sizes())
+
+
+def _counts_untouched(path: str = "/proc/sys/vm/overcommit_memory") -> bool:
+    """Whether Linux counts memory as used that nothing was written to, taking it from others."""
+    setting = pathlib.Path(path)
+    return setting.exists() and setting.read_text().strip() == "2"
 
 
 def _hole_sizes() -> list[int]:
     """Many small ones and one of each power of two for every device and a spare.
 
-    The largest is no more than half of a device's share of memory; all together are as large as
-    memory, of which nothing is used before something is written there.
+    The largest is no more than half of a device's share of memory; all together are at most twice
+    as large as memory, of which nothing is used before something is written there.
     """
-    devices = min(os.cpu_count() or 1, MOST_CPU_DEVICES)
+    devices = cpu_devices()
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     sizes, size = [_SMALLEST] * _SMALL_HOLES, _FROM
     while size <= memory // (2 * devices):
@@ -62,8 +70,8 @@ def _make_holes(libc: ctypes.CDLL, sizes: list[int]) -> None:
     glibc before 2.39 asks for an aligned block, as XLA's are, with a hundred bytes to spare and
     gives these back into lists of small blocks, whose members are never merged with their
     neighbours. What is left when the block is freed is too small for the same request, and the heap
-    grows by a block every other step (sourceware.org, bugs 14581 and 30723): a ViT-B/32's by 0.6 GB
-    a step, in a fifth of its time. In a hole larger than the block, what is left over is large
+    grows by a block (sourceware.org, bugs 14581 and 30723; docs/performance.md has measurements).
+    In a hole larger than the block, what is left over is large
     enough to be merged. malloc takes the smallest hole that will do, so the small ones keep
     small blocks out of the large ones.
     """

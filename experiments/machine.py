@@ -26,8 +26,13 @@ def use_cores() -> None:
 
     said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not said and jax.config.jax_num_cpu_devices < 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        jax.config.update("jax_num_cpu_devices", min(cores or 1, MOST_CPU_DEVICES))
+        jax.config.update("jax_num_cpu_devices", cpu_devices())
+
+
+def cpu_devices() -> int:
+    """How many devices `use_cores` makes: the cores that this process may use, up to a bound."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, MOST_CPU_DEVICES)
 
 
 def keep_compiled() -> None:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from experiments.heap import _counts_untouched
 from tests.conftest import REPO
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
@@ -81,3 +82,26 @@ def test_steps_reuse_their_memory():
     # 131,000 pages are one device's temporaries; without holes eight steps ask for them twice where
     # glibc is older than 2.39.
     assert int(run(STEPS.format(before=""))) < 60_000
+
+
+# What a process with 2 GB of address space left has of it.
+LIMITED = """
+now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (2 << 30),) * 2)
+keep_memory()
+block = libc.malloc(16 << 20)
+assert block
+print(libc.memset(block, 1, 16 << 20) is not None)
+"""
+
+
+def test_a_limit_on_the_address_space_is_no_error():
+    assert run(LIMITED).strip() == "True"
+
+
+@pytest.mark.parametrize(("setting", "counts"), [("0", False), ("1", False), ("2", True)])
+def test_no_holes_where_untouched_memory_counts(tmp_path, setting, counts):
+    path = tmp_path / "overcommit_memory"
+    path.write_text(setting + "\n")
+    assert _counts_untouched(str(path)) is counts
+    assert not _counts_untouched(str(tmp_path / "none"))

@@ -11,7 +11,8 @@ from experiments.machine import trains_on_pixels
 from experiments.plan import is_cached_throughout, prepare
 from tests.conftest import REPO
 
-COUNT = "from experiments.machine import *; use_cores(); import jax; "
+COUNT = "from experiments.heap import *; from experiments.machine import *; "
+COUNT += "keep_memory(); use_cores(); import jax; "
 COUNT += "print(jax.local_device_count())"
 
 
