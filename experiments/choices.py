@@ -11,7 +11,7 @@ from clipjax.data.decode import DECODERS
 from clipjax.data.features import DTYPES
 from clipjax.errors import ConfigError
 from clipjax.evaluate.select import ALIASES, RULES
-from clipjax.model.clip import REMAT
+from clipjax.model.transformer import REMAT
 from experiments.mesh import check_parallel
 from experiments.sweep import DATA_FIELDS
 from experiments.values import check_data, is_whole

@@ -65,6 +65,19 @@ def attend_by_heads(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -
     return jnp.moveaxis(y.reshape(batch, heads, tokens, width), 1, 2)
 
 
+def attend_pooled(
+    q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None = None
+) -> jax.Array:
+    """`attend` for one query an example, [B, 1, H, D], twice [B, T, H, D] -> [B, 1, H, D].
+
+    `lengths`, int [B], is how many tokens the query sees, counted from the first (a causal query at
+    position i sees i + 1); None: all. No kernel is worth it here: there are no T x T scores.
+    """
+    return jax.nn.dot_product_attention(
+        q, k, v, key_value_seq_lengths=lengths, implementation="xla"
+    )
+
+
 def check_kernel(kernel: str | None, dtype: jnp.dtype) -> None:
     """Raises ConfigError for a kernel that cannot run here, before JAX does from deep inside."""
     if kernel not in KERNELS:

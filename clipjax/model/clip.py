@@ -8,81 +8,18 @@ pooling rules come from `CLIPConfig`; `clipjax.model.hf_names` knows Hugging Fac
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from clipjax.model.attention import attend
-from clipjax.model.dense import PRODUCT, Dense, affine
+from clipjax.model.dense import affine
 from clipjax.model.norm import LayerNorm
 from clipjax.model.positions import sincos_positions
+from clipjax.model.transformer import TowerConfig, run_blocks
 
 MAX_LOGIT_SCALE = 4.605170185988092  # ln 100, the clamp of the CLIP paper (section 2.5)
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
-    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-}
-
-
-# What the backward pass finds kept of a block, and computes again: less memory, more time.
-REMAT = {
-    "none": "everything is kept",
-    "dots": "products with weights are kept; norms, activations and attention are computed again",
-    "blocks": "a block's input is kept; the rest of it is computed again, a third more time",
-}
-
-
-def remade(block: type[nn.Module], policy: str) -> type[nn.Module]:
-    """A block that keeps what a policy of `REMAT` says (Chen et al. 2016, arXiv 1604.06174).
-
-    Raises:
-      ValueError: no such policy.
-    """
-    if policy not in REMAT:
-        raise ValueError(f"there is no remat {policy!r}; known: {', '.join(REMAT)}.")
-    if policy == "none":
-        return block
-    rules = jax.checkpoint_policies
-    named = rules.save_only_these_names(PRODUCT)
-    kept = rules.save_from_both_policies(rules.dots_with_no_batch_dims_saveable, named)
-    return nn.remat(block, policy=kept if policy == "dots" else None)
-
-
-@dataclasses.dataclass(frozen=True)
-class TowerConfig:
-    """Sizes of one transformer tower; the names are Hugging Face's."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-
-    def __post_init__(self):
-        if self.num_attention_heads <= 0 or self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                f"{self.num_attention_heads}; choose one that divides the other."
-            )
-        if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(
-                f"unknown hidden_act {self.hidden_act!r}; known: {', '.join(sorted(ACTIVATIONS))}."
-            )
-
-    @property
-    def residual_std(self) -> float:
-        """Initial spread of what a block adds: width^-1/2 (2 layers)^-1/2, as in OpenAI's code."""
-        return (2 * self.num_hidden_layers * self.hidden_size) ** -0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,51 +67,6 @@ class CLIPConfig:
     text: TextConfig | None
     projection_dim: int = 512
     logit_scale_init_value: float = 2.6592  # ln(1 / 0.07)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention, [B, T, D] -> [B, T, D]; `kernel` as `attend` takes it."""
-
-    config: TowerConfig
-    causal: bool
-    dtype: Any
-    kernel: str | None = None
-    cpu: bool | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        cfg, (batch, length, width) = self.config, x.shape
-        heads = cfg.num_attention_heads
-        dense = lambda name, std: Dense(width, std, self.dtype, self.cpu, name=name)  # noqa: E731
-        q, k, v = (
-            dense(name, width**-0.5)(x).reshape(batch, length, heads, width // heads)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
-        y = attend(q, k, v, causal=self.causal, kernel=self.kernel, cpu=self.cpu)
-        return dense("out_proj", cfg.residual_std)(y.reshape(batch, length, width))
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block, [B, T, D] -> [B, T, D]."""
-
-    config: TowerConfig
-    causal: bool
-    dtype: Any
-    kernel: str | None = None
-    cpu: bool | None = None
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        cfg, shared = self.config, (self.dtype, self.kernel, self.cpu)
-        y = LayerNorm(cfg.layer_norm_eps, self.cpu, name="layer_norm1")(x).astype(self.dtype)
-        x = x + Attention(cfg, self.causal, *shared, name="self_attn")(y)
-        y = LayerNorm(cfg.layer_norm_eps, self.cpu, name="layer_norm2")(x).astype(self.dtype)
-        width = cfg.hidden_size
-        dense = lambda *sizes, name: Dense(*sizes, self.dtype, self.cpu, name=name)  # noqa: E731
-        y = dense(cfg.intermediate_size, (2 * width) ** -0.5, name="fc1")(y)
-        y = ACTIVATIONS[cfg.hidden_act](y)
-        y = dense(width, cfg.residual_std, name="fc2")(y)
-        return x + y
 
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:
@@ -225,11 +117,8 @@ class VisionTower(nn.Module):
         first = class_embedding.astype(self.dtype) + positions[0].astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         x = LayerNorm(cfg.layer_norm_eps, self.cpu, name="pre_layernorm")(x).astype(self.dtype)
-        hidden = [x]
-        block = remade(Block, self.remat)
-        for i in range(cfg.num_hidden_layers):
-            x = block(cfg, False, self.dtype, self.kernel, self.cpu, name=f"block_{i}")(x)
-            hidden.append(x)
+        take_class = lambda x: x[:, :1]  # noqa: E731
+        x, hidden = run_blocks(self, x, take_class, causal=False, every=all_hidden)
         pooled = LayerNorm(cfg.layer_norm_eps, self.cpu, name="post_layernorm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
 
@@ -269,13 +158,10 @@ class TextTower(nn.Module):
         )
         # Cast before adding: parameters may be stored in half precision.
         x = tokens[ids].astype(self.dtype) + positions[None, : ids.shape[1]].astype(self.dtype)
-        hidden = [x]
-        block = remade(Block, self.remat)
-        for i in range(cfg.num_hidden_layers):
-            x = block(cfg, True, self.dtype, self.kernel, self.cpu, name=f"block_{i}")(x)
-            hidden.append(x)
-        x = LayerNorm(cfg.layer_norm_eps, self.cpu, name="final_layer_norm")(x)
-        pooled = x[jnp.arange(x.shape[0]), pool_positions(ids, cfg.eos_token_id)]
+        end = pool_positions(ids, cfg.eos_token_id)
+        take_end = lambda x: jnp.take_along_axis(x, end[:, None, None], axis=1)  # noqa: E731
+        x, hidden = run_blocks(self, x, take_end, end + 1, causal=True, every=all_hidden)
+        pooled = LayerNorm(cfg.layer_norm_eps, self.cpu, name="final_layer_norm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
 
 

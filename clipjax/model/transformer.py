@@ -1,0 +1,158 @@
+"""The pre-norm transformer of both towers (Vaswani et al. 2017, arXiv 1706.03762)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from clipjax.model.attention import attend, attend_pooled, check_kernel
+from clipjax.model.dense import PRODUCT, Dense
+from clipjax.model.norm import LayerNorm
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+}
+
+
+# What the backward pass finds kept of a block, and computes again: less memory, more time.
+REMAT = {
+    "none": "everything is kept",
+    "dots": "products with weights are kept; norms, activations and attention are computed again",
+    "blocks": "a block's input is kept; the rest of it is computed again, a third more time",
+}
+
+
+def remade(block: type[nn.Module], policy: str) -> type[nn.Module]:
+    """A block that keeps what a policy of `REMAT` says (Chen et al. 2016, arXiv 1604.06174).
+
+    Raises:
+      ValueError: no such policy.
+    """
+    if policy not in REMAT:
+        raise ValueError(f"there is no remat {policy!r}; known: {', '.join(REMAT)}.")
+    if policy == "none":
+        return block
+    rules = jax.checkpoint_policies
+    named = rules.save_only_these_names(PRODUCT)
+    kept = rules.save_from_both_policies(rules.dots_with_no_batch_dims_saveable, named)
+    return nn.remat(block, policy=kept if policy == "dots" else None)
+
+
+@dataclasses.dataclass(frozen=True)
+class TowerConfig:
+    """Sizes of one transformer tower; the names are Hugging Face's."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+
+    def __post_init__(self):
+        if self.num_attention_heads <= 0 or self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
+                f"{self.num_attention_heads}; choose one that divides the other."
+            )
+        if self.hidden_act not in ACTIVATIONS:
+            raise ValueError(
+                f"unknown hidden_act {self.hidden_act!r}; known: {', '.join(sorted(ACTIVATIONS))}."
+            )
+
+    @property
+    def residual_std(self) -> float:
+        """Initial spread of what a block adds: width^-1/2 (2 layers)^-1/2, as in OpenAI's code."""
+        return (2 * self.num_hidden_layers * self.hidden_size) ** -0.5
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, [B, T, D] -> [B, T, D]; `kernel` as `attend` takes it.
+
+    With `query`, one token of each example, [B, 1, D], only this one attends, to the first
+    `lengths` tokens as in `attend_pooled`: -> [B, 1, D].
+    """
+
+    config: TowerConfig
+    causal: bool
+    dtype: Any
+    kernel: str | None = None
+    cpu: bool | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, query=None, lengths=None) -> jax.Array:
+        width, heads = x.shape[-1], self.config.num_attention_heads
+        dense = lambda name, std: Dense(width, std, self.dtype, self.cpu, name=name)  # noqa: E731
+        split = lambda y: y.reshape(*y.shape[:2], heads, width // heads)  # noqa: E731
+        asking = x if query is None else query
+        q, k, v = (
+            split(dense(name, width**-0.5)(inputs))
+            for name, inputs in (("q_proj", asking), ("k_proj", x), ("v_proj", x))
+        )
+        if query is None:
+            y = attend(q, k, v, causal=self.causal, kernel=self.kernel, cpu=self.cpu)
+        else:
+            check_kernel(self.kernel, self.dtype)
+            y = attend_pooled(q, k, v, lengths)
+        return dense("out_proj", self.config.residual_std)(y.reshape(asking.shape))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block, [B, T, D] -> [B, T, D].
+
+    `token`, one of each example's, [B, 1, D], asks for what becomes of it alone: -> [B, 1, D].
+    `lengths` as in `Attention`.
+    """
+
+    config: TowerConfig
+    causal: bool
+    dtype: Any
+    kernel: str | None = None
+    cpu: bool | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, token=None, lengths=None) -> jax.Array:
+        cfg, shared = self.config, (self.dtype, self.kernel, self.cpu)
+        norm1 = LayerNorm(cfg.layer_norm_eps, self.cpu, name="layer_norm1")
+        attention = Attention(cfg, self.causal, *shared, name="self_attn")
+        y = norm1(x).astype(self.dtype)
+        if token is None:
+            x = x + attention(y)
+        else:
+            x = token + attention(y, norm1(token).astype(self.dtype), lengths)
+        y = LayerNorm(cfg.layer_norm_eps, self.cpu, name="layer_norm2")(x).astype(self.dtype)
+        width = cfg.hidden_size
+        dense = lambda *sizes, name: Dense(*sizes, self.dtype, self.cpu, name=name)  # noqa: E731
+        y = dense(cfg.intermediate_size, (2 * width) ** -0.5, name="fc1")(y)
+        y = ACTIVATIONS[cfg.hidden_act](y)
+        y = dense(width, cfg.residual_std, name="fc2")(y)
+        return x + y
+
+
+def run_blocks(
+    tower: nn.Module, x: jax.Array, pick: Callable, lengths=None, *, causal: bool, every: bool
+) -> tuple[jax.Array, list[jax.Array]]:
+    """The blocks of a tower, [B, T, D] -> the pooled token [B, 1, D], and all hidden states.
+
+    Of the last block only the token that `pick` takes, [B, T, D] -> [B, 1, D], is computed: the
+    others reach it as keys and values alone, so their queries and MLP, five sixths of a block's
+    products, would be for nothing. Unless `every` token's last state is wanted too.
+    """
+    hidden, count = [x], tower.config.num_hidden_layers
+    block = remade(Block, tower.remat)
+    for i in range(count):
+        only = () if every or i < count - 1 else (pick(x), lengths)
+        shared = (tower.dtype, tower.kernel, tower.cpu)
+        x = block(tower.config, causal, *shared, name=f"block_{i}")(x, *only)
+        hidden.append(x)
+    return pick(x) if every or not count else x, hidden
