@@ -7,22 +7,26 @@ Both sides run in one process, call by call in alternation, PyTorch with the thr
 fastest for it on that row; a row prints the median rate of each and the median of the paired ratios
 (above 1: clipjax is faster). Weights are random: speed does not depend on them.
 
-Measured on 2 cores of an AMD EPYC (Zen 3, no AVX-512; jax 0.10.2, torch 2.13.0; `--rounds=9` for
-the tiny model and 7 for ViT-B/32; ranges over rounds, in which the machine's own speed drifts too):
+Measured on 2 cores of an AMD EPYC (Zen 3, no AVX-512; jax 0.10.2, torch 2.13.0; `--dtypes=float32`,
+7 rounds; ranges over rounds, in which the machine's own speed drifts too):
 
     model     pass              dtype     batch   jax/s  torch/s  ratio
-    tiny      forward           float32     128     278      240   1.13 (0.99 to 1.30)
-    tiny      forward+backward  float32     128    79.3     74.5   1.08 (0.94 to 1.34)
-    ViT-B/32  forward           float32      16    14.5     12.2   1.15 (1.08 to 1.20)
-    ViT-B/32  forward+backward  float32      16     4.3      4.0   1.03 (0.96 to 1.40)
-    ViT-B/32  forward           float32      64    12.8     11.3   1.10 (1.05 to 1.60)
-    ViT-B/32  forward+backward  float32      64     4.3      4.0   1.10 (0.80 to 1.17)
+    tiny      forward           float32      32     281      197   1.44 (1.39 to 1.49)
+    tiny      forward+backward  float32      32    78.8     62.4   1.26 (1.20 to 1.66)
+    tiny      forward           float32     128     276      202   1.37 (1.34 to 1.72)
+    tiny      forward+backward  float32     128    81.0     66.6   1.18 (1.00 to 1.40)
+    ViT-B/32  forward           float32      16    14.6     11.9   1.24 (1.12 to 1.40)
+    ViT-B/32  forward+backward  float32      16     4.0      3.7   1.14 (0.94 to 1.24)
+    ViT-B/32  forward           float32      64    13.7     10.7   1.27 (1.11 to 1.33)
+    ViT-B/32  forward+backward  float32      64     4.1      3.7   1.14 (1.05 to 1.20)
+    ViT-B/16  forward           float32       4     3.2      2.6   1.22 (1.14 to 1.73)
+    ViT-B/16  forward+backward  float32       4     1.0      0.8   1.17 (1.01 to 1.41)
+    ViT-B/16  forward           float32      16     3.1      2.7   1.16 (0.96 to 1.50)
+    ViT-B/16  forward+backward  float32      16      1.0      0.9   1.12 (0.88 to 1.20)
 
-Batch 64 and the forward pass of batch 16 are of after `experiments.heap` kept all memory between
-steps (before: 1.06, 0.94, 1.10; forward 5 rounds), the others of before.
-
-Measured on 2 cores of an Intel Xeon (Sapphire Rapids; `--largest --rounds=4`), float32 before the
-towers asked for its weight gradients, attention and layer norms as they do now:
+Measured on 2 cores of an Intel Xeon (Sapphire Rapids; `--largest --rounds=4`) before the towers left
+out the last block's other tokens, float32 also before they asked for weight gradients, attention and
+layer norms as they do now:
 
     model     pass              dtype     batch   jax/s  torch/s  ratio
     tiny      forward           float32     128     287      285   1.00 (0.98 to 1.08)
@@ -40,7 +44,8 @@ towers asked for its weight gradients, attention and layer norms as they do now:
 
 What limits float32 are the matrix products: 97 % of ViT-B/32's forward pass and nine tenths of its
 training step on the EPYC, where they run at PyTorch's rate; on the Xeon they reach 0.6 to 0.8 of it
-(`benchmarks/products.py`). What else there was to gain: weight gradients without Eigen, whose rate
+(`benchmarks/products.py`). What else there was to gain: the last block computes the pooled token
+only (`clipjax.model.transformer.run_blocks`; PyTorch's computes all); weight gradients without Eigen, whose rate
 halves for some widths, no transposes of activations for them (`clipjax.model.dense`), attention
 with heads in front (`attention.py`), the gradient of layer norm in one piece (`norm.py`).
 
