@@ -24,9 +24,9 @@ Measured on 2 cores of an AMD EPYC (Zen 3, no AVX-512; jax 0.10.2, torch 2.13.0;
     ViT-B/16  forward           float32      16     3.1      2.7   1.16 (0.96 to 1.50)
     ViT-B/16  forward+backward  float32      16      1.0      0.9   1.12 (0.88 to 1.20)
 
-Measured on 2 cores of an Intel Xeon (Sapphire Rapids; `--largest --rounds=4`) before the towers left
-out the last block's other tokens, float32 also before they asked for weight gradients, attention and
-layer norms as they do now:
+Measured on 2 cores of an Intel Xeon (Sapphire Rapids; `--largest --rounds=4`) before the towers
+left out the last block's other tokens, float32 also before they asked for weight gradients,
+attention and layer norms as they do now:
 
     model     pass              dtype     batch   jax/s  torch/s  ratio
     tiny      forward           float32     128     287      285   1.00 (0.98 to 1.08)
@@ -44,10 +44,11 @@ layer norms as they do now:
 
 What limits float32 are the matrix products: 97 % of ViT-B/32's forward pass and nine tenths of its
 training step on the EPYC, where they run at PyTorch's rate; on the Xeon they reach 0.6 to 0.8 of it
-(`benchmarks/products.py`). What else there was to gain: the last block computes the pooled token
-only (`clipjax.model.transformer.run_blocks`; PyTorch's computes all); weight gradients without Eigen, whose rate
-halves for some widths, no transposes of activations for them (`clipjax.model.dense`), attention
-with heads in front (`attention.py`), the gradient of layer norm in one piece (`norm.py`).
+(`benchmarks/products.py`). What else there was to gain: only the pooled token in the last block
+(`run_blocks` of `clipjax.model.transformer`; PyTorch's computes all), weight gradients without
+Eigen, whose rate halves for some widths, no transposes of activations for them
+(`clipjax.model.dense`), attention with heads in front (`attention.py`), the gradient of layer norm
+in one piece (`norm.py`).
 
 What limits bfloat16 is how XLA's CPU backend is asked: by default it converts both sides to float32
 (`clipjax.model.dense` tells when not, and asks so: 560 to 1,000 GFLOP/s instead of 100 to 150 where
