@@ -1,54 +1,21 @@
 """Images per second of the image tower, against transformers' PyTorch CLIP (sdpa attention).
 
-    python -m benchmarks.encode                                  every row; about 15 minutes
+    python -m benchmarks.encode                                  every row; about an hour on 2 cores
     python -m benchmarks.encode --models=tiny --dtypes=float32   some of them
 
 Both sides run in one process, call by call in alternation, PyTorch with the thread count that is
 fastest for it on that row; a row prints the median rate of each and the median of the paired ratios
 (above 1: clipjax is faster). Weights are random: speed does not depend on them.
 
-Measured on 2 cores of an AMD EPYC (Zen 3, no AVX-512; jax 0.10.2, torch 2.13.0; `--dtypes=float32`,
-7 rounds; ranges over rounds, in which the machine's own speed drifts too):
-
-    model     pass              dtype     batch   jax/s  torch/s  ratio
-    tiny      forward           float32      32     281      197   1.44 (1.39 to 1.49)
-    tiny      forward+backward  float32      32    78.8     62.4   1.26 (1.20 to 1.66)
-    tiny      forward           float32     128     276      202   1.37 (1.34 to 1.72)
-    tiny      forward+backward  float32     128    81.0     66.6   1.18 (1.00 to 1.40)
-    ViT-B/32  forward           float32      16    14.6     11.9   1.24 (1.12 to 1.40)
-    ViT-B/32  forward+backward  float32      16     4.0      3.7   1.14 (0.94 to 1.24)
-    ViT-B/32  forward           float32      64    13.7     10.7   1.27 (1.11 to 1.33)
-    ViT-B/32  forward+backward  float32      64     4.1      3.7   1.14 (1.05 to 1.20)
-    ViT-B/16  forward           float32       4     3.2      2.6   1.22 (1.14 to 1.73)
-    ViT-B/16  forward+backward  float32       4     1.0      0.8   1.17 (1.01 to 1.41)
-    ViT-B/16  forward           float32      16     3.1      2.7   1.16 (0.96 to 1.50)
-    ViT-B/16  forward+backward  float32      16      1.0      0.9   1.12 (0.88 to 1.20)
-
-Measured on 2 cores of an Intel Xeon (Sapphire Rapids; `--largest --rounds=4`) before the towers
-left out the last block's other tokens, float32 also before they asked for weight gradients,
-attention and layer norms as they do now:
-
-    model     pass              dtype     batch   jax/s  torch/s  ratio
-    tiny      forward           float32     128     287      285   1.00 (0.98 to 1.08)
-    tiny      forward+backward  float32     128      73       83   0.80 (0.65 to 1.15)
-    tiny      forward           bfloat16    128     445      594   0.76 (0.67 to 0.85)
-    tiny      forward+backward  bfloat16    128     118       62   1.93 (1.19 to 2.07)
-    ViT-B/32  forward           float32      64    18.2     20.2   0.90 (0.79 to 0.95)
-    ViT-B/32  forward+backward  float32      64     4.9      6.1   0.80 (0.75 to 1.02)
-    ViT-B/32  forward           bfloat16     64    27.1     40.9   0.66 (0.61 to 0.70)
-    ViT-B/32  forward+backward  bfloat16     64     6.5      4.2   1.56 (1.40 to 1.60)
-    ViT-B/16  forward           float32      16     3.0      4.2   0.72 (0.70 to 0.79)
-    ViT-B/16  forward+backward  float32      16     1.4      1.7   0.81 (0.75 to 0.85)
-    ViT-B/16  forward           bfloat16     16    11.6     24.4   0.47 (0.45 to 0.51)
-    ViT-B/16  forward+backward  bfloat16     16     2.2      1.9   1.11 (1.04 to 1.21)
+What it printed on two processors is in docs/performance.md ("Unfrozen steps").
 
 What limits float32 are the matrix products: 97 % of ViT-B/32's forward pass and nine tenths of its
-training step on the EPYC, where they run at PyTorch's rate; on the Xeon they reach 0.6 to 0.8 of it
-(`benchmarks/products.py`). What else there was to gain: only the pooled token in the last block
-(`run_blocks` of `clipjax.model.transformer`; PyTorch's computes all), weight gradients without
-Eigen, whose rate halves for some widths, no transposes of activations for them
-(`clipjax.model.dense`), attention with heads in front (`attention.py`), the gradient of layer norm
-in one piece (`norm.py`).
+training step on an AMD EPYC (Zen 3), where they run at PyTorch's rate; on an Intel Xeon (Sapphire
+Rapids) they reach 0.6 to 0.8 of it (`benchmarks/products.py`). What else there was to gain: only
+the pooled token in the last block (`run_blocks` of `clipjax.model.transformer`; PyTorch's computes
+all), weight gradients without Eigen, whose rate halves for some widths, no transposes of
+activations for them (`clipjax.model.dense`), attention with heads in front (`attention.py`), the
+gradient of layer norm in one piece (`norm.py`).
 
 What limits bfloat16 is how XLA's CPU backend is asked: by default it converts both sides to float32
 (`clipjax.model.dense` tells when not, and asks so: 560 to 1,000 GFLOP/s instead of 100 to 150 where

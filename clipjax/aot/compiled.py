@@ -71,11 +71,12 @@ def compile_step(
     mesh = make_mesh(topology.devices, fsdp)
     jitted = make_program(step, state, mesh).run
     begun = time.perf_counter()
-    lowered = jitted.lower(place_state(state, mesh), place_batch(batch, mesh))
+    placed = place_state(state, mesh), place_batch(batch, mesh)
+    lowered = jitted.lower(*placed)
     try:
         program = lowered.compile(compiler_options=FAST if fast else None)
     except jax.errors.JaxRuntimeError as error:
-        overflow = needed_memory(str(error), argument_bytes((state, batch)))
+        overflow = needed_memory(str(error), argument_bytes(placed))
         if overflow is None:
             raise
         return Compiled(False, *overflow, seconds=time.perf_counter() - begun)

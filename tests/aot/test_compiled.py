@@ -47,6 +47,20 @@ def test_refusals_of_the_compiler_are_read():
     assert needed_memory("INTERNAL: something else") is None
 
 
+def test_a_program_that_does_not_fit_is_told_with_what_it_needs(monkeypatch):
+    def refuse(self, **options):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+            "temporaries (20.00G) exceeds available HBM (15.75G)."
+        )
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    here = Topology("v5e:1x1", "v5e", 1, (jax.devices()[0],))
+    found = compile_step(step, *shapes(), here)
+    assert not found.fits and found.capacity == int(15.75 * 2**30)
+    assert found.peak == 20 * 2**30 + 4 * (128 * 128 + 256 * 128)  # beside them the arguments
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason='needs pip install -e ".[aot]"'
 )
