@@ -113,11 +113,8 @@ class Team:
 
     @property
     def mesh(self) -> Mesh | None:
-        """The devices that share a sweep's runs.
-
-        Without a sweep they are stacked on one: a run's numbers then stay those of before.
-        """
-        return run_mesh(len(self.methods) * len(self.config.seeds)) if self.config.sweep else None
+        """The devices that share the runs, where these train on cached features."""
+        return run_mesh(len(self.methods) * len(self.config.seeds))
 
     @property
     def title(self) -> str:
@@ -189,7 +186,9 @@ class Team:
         changes = {}
         if self.method.adversarial:
             schedules = [strength(method.phases[index]) for method in self.methods]
-            changes = {"schedule": one_of(schedules, row), **self._joined(phase)}
+            changes = {"schedule": one_of(schedules, row)}
+            if is_cached(self.plan, self.method, phase) and "joined" not in phase.options:
+                changes["joined"] = True  # faster; from pixels the halves take less memory
         if axis_name is not None:
             changes["axis_name"] = axis_name
         for key in LOSS_FACTORS:
@@ -204,16 +203,6 @@ class Team:
             accumulate=self.config.accumulate,
             axis_name=axis_name,
         )
-
-    def _joined(self, phase: Phase) -> dict[str, bool]:
-        """Both domains as one batch in a sweep: faster, the same up to rounding.
-
-        Elsewhere a run's numbers stay those of before, and from pixels the halves take less memory.
-        Dropout would draw other numbers than the run alone does.
-        """
-        fits = is_cached(self.plan, self.method, phase) and not self.method.heads.dropout
-        wanted = bool(self.config.sweep) and fits and "joined" not in phase.options
-        return {"joined": True} if wanted else {}
 
     def rates(self, index: int, row: int, step: int) -> dict[str, float]:
         """Learning rates of the update after `step` updates: `lr`, and `lr:pattern` of groups."""

@@ -2,9 +2,17 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 
-from clipjax.train.optim import frozen_tree, group_tree, layer_groups, make_optimizer
+from clipjax.train.optim import (
+    clip_by_global_norm,
+    frozen_tree,
+    group_tree,
+    layer_groups,
+    make_optimizer,
+)
 from tests.conftest import random_params, small_config
 
 
@@ -88,3 +96,22 @@ def test_vectors_are_not_decayed(name, momentum):
 def test_bad_optimizers_are_named(arguments, word):
     with pytest.raises(ValueError, match=word):
         make_optimizer(lambda _: 1.0, **arguments)
+
+
+@pytest.mark.parametrize("bound", [0.1, 1.0, 1e4])
+def test_clipping_is_that_of_optax(bound):
+    grads = {"a": jax.random.normal(jax.random.key(0), (5, 7)), "b": jnp.full(3, 2.0)}
+    found, wanted = (
+        clip.update(grads, clip.init(grads))[0]
+        for clip in (clip_by_global_norm(bound), optax.clip_by_global_norm(bound))
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, wanted)
+    norm = optax.global_norm(grads)
+    assert float(optax.global_norm(found)) == pytest.approx(min(bound, float(norm)), rel=1e-6)
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+def test_clipping_hides_no_gradient_that_is_not_finite(value):
+    grads, clip = {"a": jnp.array([1.0, value]), "b": jnp.ones(2)}, clip_by_global_norm(1.0)
+    clipped, _ = clip.update(grads, clip.init(grads))
+    assert not np.isfinite(clipped["a"][1])
