@@ -16,7 +16,7 @@ from clipjax import CLIP, load_clip, load_tokenizer, save_clip
 from clipjax.errors import CheckpointError
 from clipjax.model.hf_config import config_from_hf, config_to_hf
 from clipjax.model.hf_names import hf_name, our_path
-from clipjax.model.hf_params import params_to_hf
+from clipjax.model.hf_params import abstract_params, params_to_hf
 from tests.conftest import TINY, random_params, read_json, small_config
 
 
@@ -173,6 +173,25 @@ def test_names_are_inverse():
     config = small_config()
     for name in params_to_hf(random_params(config), config):
         assert hf_name(our_path(name)) == name
+
+
+@pytest.mark.parametrize("vision, text", [(3, 2), (1, 4), (2, None), (None, 3)])
+def test_abstract_parameters_are_those_of_the_whole_model(vision, text):
+    depths = {"vision": vision, "text": text}
+    deep = {name: {"num_hidden_layers": count} for name, count in depths.items() if count}
+    missing = {name: None for name, count in depths.items() if not count}
+    config = dataclasses.replace(small_config(**deep), **missing)
+
+    def both(module):
+        if vision:
+            module.encode_image(jnp.zeros((1, 32, 32, 3)))
+        if text:
+            module.encode_text(jnp.zeros((1, 2), jnp.int32))
+
+    init = lambda key: CLIP(config).init(key, method=both)["params"]  # noqa: E731
+    whole, found = jax.eval_shape(init, jax.random.key(0)), abstract_params(config)
+    assert jax.tree.structure(found) == jax.tree.structure(whole)
+    assert jax.tree.leaves(found) == jax.tree.leaves(whole)
 
 
 def test_position_ids_are_ignored(model_dir):
