@@ -28,12 +28,16 @@ def abstract_params(config: CLIPConfig) -> PyTree:
     }
     params = _traced(dataclasses.replace(config, **shallow))
     for name, tower in towers.items():
-        blocks = {f"block_{i}": params[name]["block_0"] for i in range(tower.num_hidden_layers)}
-        params = {**params, name: {**params[name], **blocks}}
+        rest = dict(params[name])
+        block = rest.pop("block_0")
+        blocks = {f"block_{i}": block for i in range(tower.num_hidden_layers)}
+        params = {**params, name: {**rest, **blocks}}
     return params
 
 
 def _traced(config: CLIPConfig) -> PyTree:
+    """The same from what a model's initialisation does, block by block."""
+
     def run(module):
         if config.vision:
             size = config.vision.image_size

@@ -180,8 +180,8 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     """Scales all gradients by one number, so that their global norm is at most `max_norm`.
 
     Pascanu et al. 2013 (arXiv 1211.5063), algorithm 1. optax's own divides every element by the
-    norm and then multiplies it, which XLA's CPU backend computes for all of them once more in
-    memory. A norm that is not finite gives gradients that are not.
+    norm and multiplies it then, for which XLA's CPU backend goes through all of them once more.
+    A norm that is not finite gives gradients that are not.
 
     >>> import jax.numpy as jnp
     >>> clip = clip_by_global_norm(1.0)
