@@ -26,7 +26,8 @@ else running): images per second, ratios with their range over the rounds.
     2 processes        311   194   1.60 (1.60 to 1.62)   223   1.47 (1.26 to 1.50)
 
 Where one thread of a process loads, photographs are resized by matrix products, to Pillow's bits
-(`clipjax/data/resize.py`); several threads share Pillow's resize, which is 60-70 % of a crop.
+(`clipjax/data/images/resize.py`); several threads share Pillow's resize, which is 60-70 % of a
+crop.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import app, flags
 
-from clipjax.data.preprocess import Preprocess
-from clipjax.data.workers import load_ahead
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.loading.workers import load_ahead
 
 WIDTH, HEIGHT, SIZE = 500, 375, 224
 

@@ -14,13 +14,13 @@ training step on an AMD EPYC (Zen 3), where they run at PyTorch's rate; on an In
 Rapids) they reach 0.6 to 0.8 of it (`benchmarks/products.py`). What else there was to gain: only
 the pooled token in the last block (`run_blocks` of `clipjax.model.transformer`; PyTorch's computes
 all), weight gradients without Eigen, whose rate halves for some widths, no transposes of
-activations for them (`clipjax.model.dense`), attention with heads in front (`attention.py`), the
-gradient of layer norm in one piece (`norm.py`).
+activations for them (`clipjax.model.layers.dense`), attention with heads in front (`attention.py`),
+the gradient of layer norm in one piece (`norm.py`).
 
 What limits bfloat16 is how XLA's CPU backend is asked: by default it converts both sides to float32
-(`clipjax.model.dense` tells when not, and asks so: 560 to 1,000 GFLOP/s instead of 100 to 150 where
-the processor has AMX). What is left runs in float32: norms, softmax, the two products of attention
-and the activations' loops.
+(`clipjax.model.layers.dense` tells when not, and asks so: 560 to 1,000 GFLOP/s instead of 100 to
+150 where the processor has AMX). What is left runs in float32: norms, softmax, the two products of
+attention and the activations' loops.
 
 Tried without gain: one product for q, k and v; saving the activation's slope instead of its input
 (0 to 10 %, within the noise); XLA's switches for its matrix libraries and schedulers; transposing
@@ -40,11 +40,11 @@ import numpy as np
 from absl import app, flags
 
 from clipjax.model.clip import CLIP, CLIPConfig, VisionConfig
-from clipjax.model.hf_config import config_to_hf
-from clipjax.model.hf_params import abstract_params
-from clipjax.train.sharding import batch_mesh, deal_out, replicate
-from experiments.heap import keep_memory
-from experiments.machine import use_cores
+from clipjax.model.hf.config import config_to_hf
+from clipjax.model.hf.params import abstract_params
+from clipjax.runtime.devices import use_cores
+from clipjax.runtime.malloc import keep_memory
+from clipjax.train.distributed.sharding import batch_mesh, deal_out, replicate
 
 SIZES = {
     "tiny": CLIPConfig(VisionConfig(192, 768, 6, 3, image_size=64, patch_size=8), None, 128),

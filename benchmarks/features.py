@@ -33,8 +33,8 @@ from absl import app, flags, logging
 
 from clipjax.adapt.finetune import make_loss
 from clipjax.adapt.step import init_state, make_step
-from clipjax.data import encoding
-from clipjax.data.store import FeatureStore
+from clipjax.data.features import encode as encoding
+from clipjax.data.features.store import FeatureStore
 from clipjax.log import MetricsLog, read_log
 from clipjax.model.heads import Heads, as_model
 from clipjax.train.arrays import fit_arrays

@@ -68,8 +68,8 @@ def start(root: str, started: float) -> str:
     import jax  # noqa: F401
 
     from clipjax import open_dataset
-    from clipjax.data.batches import image_batches
-    from clipjax.data.preprocess import Preprocess
+    from clipjax.data.images.preprocess import Preprocess
+    from clipjax.data.loading.loader import image_batches
 
     # Imports that happen on first use are no part of what is measured.
     next(iter(image_batches(open_dataset("emoji").source("flat", "val"), Preprocess(), 8)))

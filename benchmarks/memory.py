@@ -46,9 +46,9 @@ import numpy as np
 from absl import app, flags
 
 from clipjax.model.clip import CLIP, CLIPConfig
-from clipjax.model.hf import load_clip, save_clip
-from clipjax.model.hf_params import abstract_params
-from clipjax.model.hub import TINY, copy_tokenizer
+from clipjax.model.hf.hub import TINY, copy_tokenizer
+from clipjax.model.hf.load import load_clip, save_clip
+from clipjax.model.hf.params import abstract_params
 from clipjax.model.shapes import SHAPES
 from clipjax.model.text import load_tokenizer, zero_shot_classifier
 

@@ -5,9 +5,9 @@
 Most of a tower's time is in products, so this is what limits it (`benchmarks/encode.py`): the
 forward ones, those for the gradient of the inputs (weights transposed) and those for the gradient
 of the weights (activations transposed; as JAX asks for it, and as the towers do, with the narrower
-side transposed in memory, `clipjax.model.dense.kernel_gradient`). float32, the shapes of a batch of
-128 through the embedded model and of 32 through ViT-B/32, both sides in one process in alternation
-on all cores; medians, and the median of the paired ratios (above 1: XLA is faster).
+side transposed in memory, `clipjax.model.layers.dense.kernel_gradient`). float32, the shapes of a
+batch of 128 through the embedded model and of 32 through ViT-B/32, both sides in one process in
+alternation on all cores; medians, and the median of the paired ratios (above 1: XLA is faster).
 
 Measured (2 cores of an Intel Xeon, Sapphire Rapids; jax 0.10.2, torch 2.13.0 with its MKL; four
 runs of `--rounds=9` or 15; range of the medians over the runs):
@@ -49,8 +49,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from clipjax.model.dense import kernel_gradient
-from experiments.heap import keep_memory
+from clipjax.model.layers.dense import kernel_gradient
+from clipjax.runtime.malloc import keep_memory
 
 # Examples x tokens, widths of the two sides of the larger layer of a block.
 SHAPES = {"tiny": (128 * 65, 192, 768), "ViT-B/32": (32 * 50, 768, 3072)}

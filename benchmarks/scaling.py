@@ -41,8 +41,8 @@ _SVG = flags.DEFINE_string("svg", "", "Where a figure goes.")
 
 def measure(examples: int, classes: int, runs: int) -> dict[str, float]:
     """Seconds an epoch, and the peak beside what the imports took; GB."""
-    from experiments.heap import keep_memory
-    from experiments.machine import use_cores
+    from clipjax.runtime.devices import use_cores
+    from clipjax.runtime.malloc import keep_memory
 
     keep_memory(one_arena=False)  # heads on features
     use_cores()
@@ -51,7 +51,7 @@ def measure(examples: int, classes: int, runs: int) -> dict[str, float]:
 
     from clipjax.adapt.finetune import make_loss
     from clipjax.adapt.step import init_state, make_step
-    from clipjax.data.order import Sampling
+    from clipjax.data.loading.sampler import Sampling
     from clipjax.log import MetricsLog
     from clipjax.model.heads import Heads, as_model
     from clipjax.train.arrays import fit_arrays, run_mesh
@@ -113,8 +113,8 @@ def sweep(axis: str) -> list[tuple[int, dict[str, float]]]:
 
 def figure(found: dict[str, list]) -> str:
     """The measurements as one SVG: seconds over each axis, in decades."""
-    from clipjax.evaluate.drawing import WIDTH
-    from clipjax.evaluate.svg import line_chart
+    from clipjax.evaluate.report.charts import line_chart
+    from clipjax.evaluate.report.drawing import WIDTH
 
     charts = [
         line_chart(

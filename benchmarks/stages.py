@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import jax
 
+from clipjax.aot.step import AbstractStep, abstract_step
 from clipjax.model.shapes import named_shape
 from configs import dann_two_stage, finetune
-from experiments.abstract import AbstractStep, abstract_step
 
 BATCH = 8  # images a domain: few, so that parameters stand out from activations
 

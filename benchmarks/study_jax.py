@@ -26,8 +26,8 @@ def config_of(task: str):
 
 def export_features(path: pathlib.Path) -> None:
     """Writes the embedded data's features for PyTorch; fills clipjax's cache."""
-    from experiments.encode import encode
-    from experiments.plan import prepare
+    from clipjax.study.encode import encode
+    from clipjax.study.plan import prepare
 
     config = config_of("grid")
     encoded = encode(config, prepare(config), lambda line: None)
@@ -41,17 +41,18 @@ def export_features(path: pathlib.Path) -> None:
 
 def run_jax(task: str) -> dict:
     """Trains a task's runs, saves checkpoints, answers on both tests: warm seconds, accuracies."""
-    from experiments.heap import keep_memory
-    from experiments.machine import keep_compiled, trains_on_pixels, use_cores
+    from clipjax.runtime.devices import keep_compiled, use_cores
+    from clipjax.runtime.malloc import keep_memory
+    from clipjax.study.validate import trains_on_pixels
 
     config = config_of(task)
     keep_memory(one_arena=trains_on_pixels(config))
     use_cores()
     keep_compiled()
     from clipjax.log import read_log
-    from experiments.encode import encode
-    from experiments.plan import prepare
-    from experiments.train import trainers
+    from clipjax.study.encode import encode
+    from clipjax.study.plan import prepare
+    from clipjax.study.trainer import trainers
 
     plan = prepare(config)
     encoded = encode(config, plan, lambda line: None)

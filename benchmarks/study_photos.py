@@ -46,9 +46,9 @@ def photos_jax(files: list[bytes]):
     """Ours: decode, crop and encode once."""
     import jax
 
-    from clipjax.data.preprocess import Preprocess
+    from clipjax.data.images.preprocess import Preprocess
     from clipjax.model.clip import CLIP
-    from clipjax.model.hf_params import abstract_params
+    from clipjax.model.hf.params import abstract_params
     from clipjax.model.shapes import named_shape
 
     config, preprocess = named_shape("vit_b32"), Preprocess(size=224)

@@ -12,7 +12,7 @@ from benchmarks.study_jax import config_of
 
 def points_of(task: str) -> list[tuple[str, float, float]]:
     """(stage, learning rate, lambda) of every setting of a task."""
-    from experiments.sweep import settings
+    from clipjax.study.sweep import settings
 
     config = config_of(task)
     found = settings(config).values() or [(stage, {}) for stage in config.stages]
@@ -141,10 +141,10 @@ def tables_torch() -> dict:
     from transformers import CLIPModel
 
     from benchmarks.memory import peak
-    from clipjax.model.hub import find_model
+    from clipjax.model.hf.hub import find_model
+    from clipjax.study.encode import encode_texts
+    from clipjax.study.plan import prepare
     from configs import tables
-    from experiments.encode import encode_texts
-    from experiments.plan import prepare
 
     configs = [tables.get_config(str(number)) for number in (3, 4, 5)]
     plan = prepare(configs[0])

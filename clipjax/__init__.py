@@ -23,13 +23,13 @@ _EXPORTS = {
     "CLIPConfig": "clipjax.model.clip",
     "Heads": "clipjax.model.heads",
     "class_embeddings": "clipjax.model.heads",
-    "load_clip": "clipjax.model.hf",
-    "save_clip": "clipjax.model.hf",
+    "load_clip": "clipjax.model.hf.load",
+    "save_clip": "clipjax.model.hf.load",
     "load_tokenizer": "clipjax.model.text",
     "zero_shot_classifier": "clipjax.model.text",
-    "load_adapted": "clipjax.export",
-    "save_adapted": "clipjax.export",
-    "open_dataset": "clipjax.data.sources",
+    "load_adapted": "clipjax.export.adapted",
+    "save_adapted": "clipjax.export.adapted",
+    "open_dataset": "clipjax.data.open",
 }
 
 __all__ = ["__version__", *_EXPORTS]

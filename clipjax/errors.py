@@ -30,3 +30,13 @@ class CheckpointError(ClipjaxError):
 
 class NonFiniteError(ClipjaxError):
     """A loss that became NaN or infinite."""
+
+
+def sentence(error: Exception) -> str:
+    """An error on one line; what is not made for users, with its kind.
+
+    >>> sentence(ClipjaxError("no split.")), sentence(KeyError("label"))
+    ('no split.', "KeyError: 'label'")
+    """
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ClipjaxError) else f"{type(error).__name__}: {text}"

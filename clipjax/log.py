@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from clipjax.paths import as_path, is_remote, write_errors
+from clipjax.io import append_text, as_path, write_atomically, write_errors
 
 
 class MetricsLog:
@@ -111,44 +111,6 @@ def _records(path: str | os.PathLike):
             yield line, json.loads(line)
         except json.JSONDecodeError:
             continue  # only ever the unfinished last line of a killed process
-
-
-def append_text(path: str | os.PathLike, text: str) -> None:
-    """Adds text to a file's end, all of it or nothing.
-
-    Raises:
-      OSError: nothing could be written.
-    """
-    path = as_path(path)
-    if is_remote(path):  # objects cannot grow
-        path.write_text((path.read_text() if path.exists() else "") + text)
-        return
-    data = text.encode()
-    with path.open("ab", buffering=0) as file:
-        end = file.tell()
-        try:
-            written = file.write(data)
-            while written < len(data):  # a disk that runs full takes a part first, then says why
-                written += file.write(data[written:])
-        except OSError:
-            file.truncate(end)
-            raise
-
-
-def write_atomically(path: str | os.PathLike, text: str) -> None:
-    """Writes a file so that a reader sees the old or the new content, never a part."""
-    path = as_path(path)
-    if is_remote(path):  # an object appears whole or not at all
-        path.write_text(text)
-        return
-    scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(text, encoding="utf-8")  # whatever the locale says
-    os.replace(scratch, path)
-
-
-def write_json(path: str | os.PathLike, data: Any) -> None:
-    """Writes data as indented JSON, atomically."""
-    write_atomically(path, json.dumps(data, indent=2) + "\n")
 
 
 def is_quiet() -> bool:

@@ -13,7 +13,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from clipjax.errors import ConfigError
-from experiments.cli import explained, refuse_bad_config
+from clipjax.runtime.cli import explained, refuse_bad_config
 
 if __name__ == "__main__":
     refuse_bad_config("configs/dann_two_stage.py")  # before the flags are defined
@@ -46,7 +46,7 @@ _ROWS = flags.DEFINE_string("rows", "runs/scaling", "Where the table's finished 
 
 def asked(model: str, topology: str):
     """The question that the flags ask of a model and a topology."""
-    from experiments.scaling import Question
+    from clipjax.aot.ask import Question
 
     return Question(
         model, topology, _METHOD.value, _PHASE.value, _BATCH_SIZE.value, _FSDP.value, _FAST.value
@@ -63,7 +63,18 @@ def main(argv: list[str]) -> None:
         open_topology(
             _TOPOLOGY.value
         )  # refuses before anything else starts, and keeps JAX off TPUs
-        from experiments import scaling, scaling_batch, scaling_report, scaling_table
+        from clipjax.aot import (
+            ask as scaling,
+        )
+        from clipjax.aot import (
+            largest_batch as scaling_batch,
+        )
+        from clipjax.aot import (
+            report as scaling_report,
+        )
+        from clipjax.aot import (
+            table as scaling_table,
+        )
 
         say = lambda line: print(line, flush=True)  # noqa: E731
         alone = not (_MARKDOWN.value or _TABLE.value)

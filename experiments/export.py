@@ -13,8 +13,8 @@ import numpy as np
 from absl import app, flags
 
 from clipjax.errors import ConfigError
-from clipjax.paths import as_path, local_only
-from experiments.cli import explained
+from clipjax.io import as_path, local_only
+from clipjax.runtime.cli import explained
 
 
 def define_flags() -> None:
@@ -56,8 +56,8 @@ def model_card(results: dict, config: dict, method: str, seed: str, size: int) -
 
     `size` is the side of its images in pixels.
     """
-    from clipjax.evaluate import report
-    from clipjax.portable import usage
+    from clipjax.evaluate import results as report
+    from clipjax.export.program import usage
 
     data = results["data"]
     settings = json.dumps(config, indent=2, sort_keys=True)
@@ -89,16 +89,16 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     """
     import jax
 
-    from clipjax.evaluate import report
-    from clipjax.export import Trained, save_adapted
-    from clipjax.model.hf import load_clip
+    from clipjax.evaluate import results as report
+    from clipjax.export.adapted import Trained, save_adapted
+    from clipjax.model.hf.load import load_clip
     from clipjax.model.network import as_linear
+    from clipjax.study.encode import encode_texts
+    from clipjax.study.plan import prepare
+    from clipjax.study.restore import restored
+    from clipjax.study.sweep import expand
+    from clipjax.study.trainer import trainers
     from configs import common
-    from experiments.encode import encode_texts
-    from experiments.plan import prepare
-    from experiments.restore import restored
-    from experiments.sweep import expand
-    from experiments.train import trainers
 
     results = report.read(workdir)
     if results is None:

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments.cli import explained, refuse_bad_config
+from clipjax.runtime.cli import explained, refuse_bad_config
 
 if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
     import numpy as np
 
-    from clipjax.data.census import Part, Rows
-    from clipjax.evaluate.chapters import Chapter
-    from clipjax.evaluate.contact import Strip
-    from experiments.subject import Subject
+    from clipjax.data.dataset import Part
+    from clipjax.evaluate.report.contact_sheet import Strip
+    from clipjax.evaluate.report.tables import Chapter
+    from clipjax.inspect.stats import Rows
+    from clipjax.inspect.verdict import Subject
 
 WHOLE, SAMPLE = 20_000, 2_000  # decoded without being asked: all of up to, else of each domain
 
@@ -68,7 +69,7 @@ def main(argv: list[str]) -> None:
 
 def default_out(config) -> pathlib.Path:
     """runs/inspect-<hash of the config>, the hash that the run's own folder has."""
-    from experiments.run import name_of
+    from clipjax.study.workdir import name_of
 
     return pathlib.Path("runs") / f"inspect-{name_of(config)}"
 
@@ -80,8 +81,8 @@ def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
       ConfigError: no study, a domain that does not exist, a wish that makes no sense.
       DataError: nothing to be opened.
     """
-    from clipjax.evaluate import chapters
-    from experiments.subject import opened
+    from clipjax.evaluate.report import tables as chapters
+    from clipjax.inspect.verdict import opened
 
     check_decode(wishes.decode)
     began = time.perf_counter()
@@ -105,7 +106,7 @@ def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
 
 def say(text: str) -> None:
     """Prints; what the terminal cannot show, such as file names of no encoding, as escapes."""
-    from clipjax.evaluate.chapters import writable
+    from clipjax.evaluate.report.tables import writable
 
     print(writable(text, sys.stdout.encoding), flush=True)
 
@@ -120,10 +121,10 @@ def check_decode(wish: str) -> None:
 
 def survey(subject: Subject, wishes: Wishes) -> tuple[list[Chapter], list[str]]:
     """Counts and reads; the chapters on that, and refusals."""
-    from clipjax.data import census
-    from clipjax.data.reading import read
-    from experiments import findings
-    from experiments.subject import judge
+    from clipjax.inspect import report as findings
+    from clipjax.inspect import stats as census
+    from clipjax.inspect.scan import read
+    from clipjax.inspect.verdict import judge
 
     config, dataset, sources = subject.config, subject.dataset, subject.sources
     rows, counts = census.Rows(sources), census.class_counts(sources, len(dataset.classes))
@@ -153,7 +154,7 @@ def decoded_rows(rows: Rows, wishes: Wishes) -> tuple[np.ndarray, str]:
     """Which rows to decode, bool [N], and a sentence about them."""
     import numpy as np
 
-    from clipjax.data.census import sample_rows
+    from clipjax.inspect.stats import sample_rows
 
     wish, seed = wishes.decode, wishes.seed
     if wish == "none":
@@ -167,17 +168,18 @@ def decoded_rows(rows: Rows, wishes: Wishes) -> tuple[np.ndarray, str]:
 
 def cache(config) -> Chapter:
     """What the feature cache holds."""
-    from clipjax.data import features
-    from experiments.findings import cache_chapter
+    from clipjax.data.features import cache as features
+    from clipjax.inspect.report import cache_chapter
+    from clipjax.io import default_cache_dir
 
-    folder = config.features.cache_dir or features.default_cache_dir() / "features"
+    folder = config.features.cache_dir or default_cache_dir() / "features"
     return cache_chapter(features.list_cache(folder), str(folder), config.features.cache)
 
 
 def sheets(subject: Subject, seed: int, out: pathlib.Path) -> Chapter:
     """A contact sheet of each domain, as a PNG file and on the page."""
-    from clipjax.evaluate import contact
-    from clipjax.evaluate.chapters import Chapter, Listing
+    from clipjax.evaluate.report import contact_sheet as contact
+    from clipjax.evaluate.report.tables import Chapter, Listing
     from clipjax.log import progress
 
     dataset = subject.dataset
@@ -205,7 +207,7 @@ def sheets(subject: Subject, seed: int, out: pathlib.Path) -> Chapter:
 def domain_strips(subject: Subject, part: Part, classes: list[int], seed: int) -> list[Strip]:
     """Images of some classes of a part; those that cannot be read are left out."""
     from clipjax.errors import DataError
-    from clipjax.evaluate.contact import Strip, choose_rows
+    from clipjax.evaluate.report.contact_sheet import Strip, choose_rows
 
     source, strips = subject.sources[part], []
     for label in classes:
@@ -225,8 +227,9 @@ def write_page(
     subject: Subject, found: list[Chapter], verdict: list[str], out: pathlib.Path
 ) -> None:
     """Writes inspect.html."""
-    from clipjax.evaluate import chapters, page, sections
-    from clipjax.log import write_atomically
+    from clipjax.evaluate.report import page, sections
+    from clipjax.evaluate.report import tables as chapters
+    from clipjax.io import write_atomically
 
     data, name = subject.config.data, subject.dataset.name
     html = page.document(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from absl import app, flags
 from ml_collections import config_flags
 
-from experiments.cli import explained, refuse_bad_config
+from clipjax.runtime.cli import explained, refuse_bad_config
 
 if __name__ == "__main__":
     refuse_bad_config()  # before the flags are defined
@@ -31,11 +31,13 @@ def main(argv: list[str]) -> None:
     """Runs the experiment the config names."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    from clipjax.paths import as_path
-    from clipjax.train import processes  # jax is imported only once the flags are known to be right
-    from experiments import run
-    from experiments.heap import keep_memory
-    from experiments.machine import trains_on_pixels
+    from clipjax.io import as_path
+    from clipjax.runtime.malloc import keep_memory
+    from clipjax.study import run
+    from clipjax.study.validate import trains_on_pixels
+    from clipjax.train.distributed import (
+        processes,  # jax is imported only once the flags are known to be right
+    )
 
     with explained():
         keep_memory(one_arena=trains_on_pixels(_CONFIG.value))

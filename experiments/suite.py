@@ -16,8 +16,8 @@ import pathlib
 from absl import app, flags
 
 from clipjax.errors import ConfigError
-from clipjax.paths import as_path
-from experiments.cli import explained
+from clipjax.io import as_path
+from clipjax.runtime.cli import explained
 
 DOMAINNET = ("domainnet", "tfds:domainnet")
 REPORT = ("real", "clipart")  # source and target there, where the flags name none
@@ -50,7 +50,7 @@ def table_configs(
     Raises:
       ConfigError: a table or a kind of data that does not exist, or data without a root.
     """
-    from clipjax.data.sources import KNOWN
+    from clipjax.data.open import KNOWN
     from configs import tables
 
     prepared = data.startswith("tfds:")  # where TFDS keeps its data unless told otherwise
@@ -109,10 +109,11 @@ def run_suite(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool
 
     On `domainnet` the report's figures are printed beside ours.
     """
-    from clipjax.evaluate import page, report
-    from clipjax.log import write_atomically
-    from clipjax.train import processes
-    from experiments import run
+    from clipjax.evaluate import results as report
+    from clipjax.evaluate.report import page
+    from clipjax.io import write_atomically
+    from clipjax.study import run
+    from clipjax.train.distributed import processes
 
     pages, entries = [], []
     for number, config in configs.items():
@@ -143,9 +144,9 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
     with explained():
-        from clipjax.train import processes
-        from experiments.heap import keep_memory
-        from experiments.machine import trains_on_pixels
+        from clipjax.runtime.malloc import keep_memory
+        from clipjax.study.validate import trains_on_pixels
+        from clipjax.train.distributed import processes
 
         given = flags.FLAGS
         configs = table_configs(

@@ -31,7 +31,7 @@ import numpy as np
 import pytest
 
 from clipjax.model.clip import CLIPConfig, TextConfig, VisionConfig
-from clipjax.model.hf_params import abstract_params
+from clipjax.model.hf.params import abstract_params
 
 REPO = pathlib.Path(__file__).parent.parent
 TINY = REPO / "clipjax" / "assets" / "tiny_clip"
@@ -129,9 +129,9 @@ def random_tokens(config: CLIPConfig, n: int, seed: int = 0) -> np.ndarray:
 @pytest.fixture(scope="session")
 def wee_clip(tmp_path_factory):
     """A directory in Hugging Face layout: a random CLIP of one layer with the tiny one's words."""
-    from clipjax.data.preprocess import Preprocess, save_preprocess
-    from clipjax.model.hf import save_clip
-    from clipjax.model.hub import copy_tokenizer, find_model
+    from clipjax.data.images.preprocess import Preprocess, save_preprocess
+    from clipjax.model.hf.hub import copy_tokenizer, find_model
+    from clipjax.model.hf.load import save_clip
 
     out = tmp_path_factory.mktemp("wee")
     words = {"vocab_size": 3043, "bos_token_id": 3041, "eos_token_id": 3042, "pad_token_id": 3042}

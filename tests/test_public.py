@@ -1,6 +1,5 @@
 """The public API, what importing it costs, and the README's example."""
 
-import pathlib
 import re
 import subprocess
 import sys
@@ -17,7 +16,8 @@ def test_every_export_resolves_and_has_a_docstring():
 
 def test_importing_starts_no_backend_and_nothing_heavy():
     code = (
-        "import sys, clipjax, clipjax.adapt.dann, clipjax.model.hf, clipjax.data.features\n"
+        "import sys, clipjax, clipjax.adapt.dann\n"
+        "import clipjax.model.hf.load, clipjax.data.features.cache\n"
         "import jax\n"
         "heavy = {'torch', 'tensorflow', 'matplotlib', 'transformers'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
@@ -39,20 +39,3 @@ def test_readme_example_adapts_two_rotated_moons():
     (plain_source, plain_target), (source, target) = space["plain"], space["adapted"]
     assert plain_source > 0.97 and source > 0.95
     assert target > plain_target + 0.1
-
-
-def test_rooms_respect_the_way_of_the_data():
-    """data -> model -> adapt -> train -> evaluate; adapt knows of neither train nor data."""
-    forbidden = {
-        "adapt": ("clipjax.train", "clipjax.data", "clipjax.model", "clipjax.evaluate", "flax"),
-        "model": ("clipjax.train", "clipjax.data", "clipjax.evaluate"),
-        "data": ("clipjax.train", "clipjax.evaluate", "clipjax.model", "clipjax.adapt"),
-        "evaluate": ("clipjax.train", "clipjax.data"),
-        "train": ("clipjax.evaluate", "clipjax.model"),
-        "aot": ("clipjax.data", "clipjax.model", "clipjax.adapt", "clipjax.evaluate"),
-    }
-    for room, names in forbidden.items():
-        for file in pathlib.Path(clipjax.__file__).parent.joinpath(room).glob("*.py"):
-            imported = re.findall(r"^\s*(?:from|import) (\S+)", file.read_text(), re.M)
-            wrong = [m for m in imported if m.startswith(names)]
-            assert not wrong, (file.name, wrong)

@@ -14,11 +14,11 @@ import re
 
 from absl import app, flags
 
-from clipjax.evaluate import report
-from clipjax.evaluate.curves import charts
-from clipjax.evaluate.drawing import escape
+from clipjax.evaluate import results as report
+from clipjax.evaluate.report.curves import charts
+from clipjax.evaluate.report.drawing import escape
 from clipjax.log import read_log
-from experiments.evidence import training_curves
+from clipjax.study.report_data import training_curves
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
 _OUT = flags.DEFINE_string("out", "docs/figures", "Folder to write to.")

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.data.features import encode_source
-from clipjax.data.preprocess import load_preprocess
-from clipjax.data.sources import open_dataset
+from clipjax.data.features.cache import encode_source
+from clipjax.data.images.preprocess import load_preprocess
+from clipjax.data.open import open_dataset
 from clipjax.model.clip import CLIP, normalize
-from clipjax.model.hf import load_clip
+from clipjax.model.hf.load import load_clip
 from clipjax.model.text import load_tokenizer, zero_shot_classifier
 
 TINY = pathlib.Path(__file__).parent.parent / "clipjax" / "assets" / "tiny_clip"

@@ -14,8 +14,8 @@ import jax
 from clipjax.aot.hlo import collectives, totals
 from clipjax.aot.placement import place_batch, place_state
 from clipjax.aot.topology import Topology
-from clipjax.train.program import make_program
-from clipjax.train.sharding import make_mesh
+from clipjax.train.distributed.program import make_program
+from clipjax.train.distributed.sharding import make_mesh
 
 PyTree = Any
 # Less optimisation: a seventh of the time to compile, the same FLOPs, more temporaries.
@@ -55,7 +55,7 @@ def compile_step(
     fsdp: int = 1,
     fast: bool = False,
 ) -> Compiled:
-    """Compiles `step(state, batch)` as `clipjax.train.loop.fit_stream` does, for other devices.
+    """Compiles `step(state, batch)` as `clipjax.train.stream.fit_stream` does, for other devices.
 
     Args:
       step: as `clipjax.adapt.step.make_step` makes it; its state is donated.

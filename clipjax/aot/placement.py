@@ -1,4 +1,4 @@
-"""Where the arrays of a step would lie, which are shapes as yet: as in `clipjax.train.sharding`."""
+"""Where the arrays of a step would lie, which are shapes as yet."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from clipjax.train import sharding
+from clipjax.train.distributed import sharding
 
 PyTree = Any
 

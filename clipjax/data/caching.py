@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from clipjax.data import encoding
-from clipjax.data.batches import Unreachable
-from clipjax.data.encoding import Shard
-from clipjax.data.sources import Skipped
-from clipjax.data.store import FeatureStore, join, split
+from clipjax.data.dataset import Skipped
+from clipjax.data.features import encode as encoding
+from clipjax.data.features.encode import Shard
+from clipjax.data.features.store import FeatureStore, join, split
+from clipjax.data.loading.loader import Unreachable
 from clipjax.errors import DataError
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from clipjax.data.sources import Dataset, Example, Source, check_domain
+from clipjax.data.dataset import Dataset, Example, Source, check_domain
 from clipjax.errors import ConfigError
 
 HOW = ("closed", "intersection")

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data.sources import Example, Source
+from clipjax.data.dataset import Example, Source
 from clipjax.errors import ConfigError, DataError
 
 
 class Subset:
     """Some rows of a source, in the order given; itself a source.
 
-    >>> from clipjax.data.sources import ArraySource
+    >>> from clipjax.data.dataset import ArraySource
     >>> source = ArraySource(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], classes="ab", domain="d")
     >>> part = Subset(source, [2, 0])
     >>> len(part), part.labels.tolist(), part[0].name

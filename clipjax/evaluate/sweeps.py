@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.evaluate.report.charts import line_chart
 from clipjax.evaluate.select import ALIASES, lower_is_better, select
-from clipjax.evaluate.svg import line_chart
 
 FREE = "information_maximization"  # compares settings where `selection` compares nothing: "last"
 
@@ -45,7 +45,7 @@ def sweep_table(
 
     Args:
       settings: method -> (stage, field -> value).
-      rows: of results (`clipjax.evaluate.report.row`).
+      rows: of results (`clipjax.evaluate.results.row`).
       scores: method -> `candidate`.
       targets: method -> its target domain.
       config: of the run.

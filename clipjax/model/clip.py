@@ -2,7 +2,7 @@
 
 Parameters are plain nested dicts whose names follow one input-to-output order, so that
 `clipjax.train.optim.layer_groups` can name, freeze and scale them. Shapes, activations and
-pooling rules come from `CLIPConfig`; `clipjax.model.hf_names` knows Hugging Face's names for them.
+pooling rules come from `CLIPConfig`; `clipjax.model.hf.names` knows Hugging Face's names for them.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from clipjax.model.dense import affine
-from clipjax.model.norm import LayerNorm
-from clipjax.model.positions import sincos_positions
+from clipjax.model.layers.dense import affine
+from clipjax.model.layers.norm import LayerNorm
+from clipjax.model.layers.positions import sincos_positions
 from clipjax.model.transformer import TowerConfig, run_blocks
 
 MAX_LOGIT_SCALE = 4.605170185988092  # ln 100, the clamp of the CLIP paper (section 2.5)
@@ -170,12 +170,12 @@ class CLIP(nn.Module):
 
     Embeddings are float32 [B, projection_dim] and **not** normalised; `normalize` does that.
     `dtype` is what the towers compute in, whatever dtype the parameters are stored in; `kernel`
-    picks the attention kernel (`clipjax.model.attention.attend`): None, "xla", or "cudnn" (flash
-    attention; NVIDIA GPUs in half precision, a ConfigError elsewhere). `remat` is what the backward
-    pass computes a second time instead of keeping it (`REMAT`). `cpu` says whether it will run on a
-    CPU, where products and gradients are asked for in another way (`clipjax.model.dense`, whose
-    `affine` tells what that excludes); None: where JAX runs by default. Say it where a program is
-    compiled for another machine.
+    picks the attention kernel (`clipjax.model.layers.attention.attend`): None, "xla", or "cudnn"
+    (flash attention; NVIDIA GPUs in half precision, a ConfigError elsewhere). `remat` is what the
+    backward pass computes a second time instead of keeping it (`REMAT`). `cpu` says whether it will
+    run on a CPU, where products and gradients are asked for in another way
+    (`clipjax.model.layers.dense`, whose `affine` tells what that excludes); None: where JAX runs by
+    default. Say it where a program is compiled for another machine.
     """
 
     config: CLIPConfig

@@ -11,10 +11,10 @@ import numpy as np
 
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import normalize
-from clipjax.model.hf_config import config_from_hf
-from clipjax.model.hub import find_tokenizer
+from clipjax.model.hf.config import config_from_hf
+from clipjax.model.hf.hub import find_tokenizer
+from clipjax.model.hf.weights import read_json
 from clipjax.model.prompts import fill_prompts
-from clipjax.model.weights import read_json
 
 
 def load_tokenizer(

@@ -9,9 +9,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from clipjax.model.attention import attend, attend_pooled, check_kernel
-from clipjax.model.dense import PRODUCT, Dense
-from clipjax.model.norm import LayerNorm
+from clipjax.model.layers.attention import attend, attend_pooled, check_kernel
+from clipjax.model.layers.dense import PRODUCT, Dense
+from clipjax.model.layers.norm import LayerNorm
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),

@@ -13,12 +13,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clipjax.adapt.step import TrainState
-from clipjax.data.order import ONE_PASS, Sampling, steps_per_epoch
+from clipjax.data.loading.sampler import ONE_PASS, Sampling, steps_per_epoch
 from clipjax.log import MetricsLog, progress
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.epochs import Chosen, Data, domain_sizes, make_epochs, on_device
-from clipjax.train.loop import check_finite
 from clipjax.train.preemption import leave, never
+from clipjax.train.stream import check_finite
 
 # Examples, of all runs together, that one compiled call may go through in several epochs: some 10 s
 # on two cores. Nothing is shown meanwhile, and Ctrl-C waits.

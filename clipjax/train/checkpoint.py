@@ -10,9 +10,9 @@ from typing import Any
 import jax
 
 from clipjax.errors import CheckpointError, ConfigError
-from clipjax.paths import write_errors
-from clipjax.train import stored
-from clipjax.train.sharding import placed
+from clipjax.io import write_errors
+from clipjax.train import restore as stored
+from clipjax.train.distributed.sharding import placed
 
 PyTree = Any
 # The scores of all checkpoints that have some, [{"step": int, ...}] -> the steps to keep besides.

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.adapt.step import TrainState
-from clipjax.data.order import ONE_PASS, Sampling, epoch_key, epoch_plan
-from clipjax.train.sharding import on_each, replicated
+from clipjax.data.loading.sampler import ONE_PASS, Sampling, epoch_key, epoch_plan
+from clipjax.train.distributed.sharding import on_each, replicated
 
 PyTree = Any
 Data = dict[str, dict[str, jax.Array]]  # {"source": {"inputs", "label"}, "target": {"inputs"}}

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from clipjax.train import processes
 from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.distributed import processes
 
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: a failure that passes, try again
 _asked = itertools.count(1)  # times that the loops asked whether all processes stop

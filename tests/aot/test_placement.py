@@ -7,7 +7,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from clipjax.aot.placement import place_batch, place_state
 from clipjax.errors import ConfigError
-from clipjax.train.sharding import make_mesh
+from clipjax.train.distributed.sharding import make_mesh
 
 
 def mesh(data, fsdp):

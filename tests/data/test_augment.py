@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.data.augment import augment_drawings, random_resized_crop, resample_matrices
+from clipjax.data.images.augment import augment_drawings, random_resized_crop, resample_matrices
 
 cropped = jax.jit(random_resized_crop, static_argnames=("smallest", "flip"))  # as training does
 

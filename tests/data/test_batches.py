@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from clipjax.data.batches import BatchLoader, image_batches
-from clipjax.data.preprocess import Preprocess
-from clipjax.data.sources import ArraySource, Example
+from clipjax.data.dataset import ArraySource, Example
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.loading.loader import BatchLoader, image_batches
 from clipjax.errors import DataError
 
 PREPROCESS = Preprocess(size=4)

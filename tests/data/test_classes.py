@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipjax.data.classes import match_classes
-from clipjax.data.sources import ArraySource
+from clipjax.data.dataset import ArraySource
 from clipjax.errors import ConfigError
 
 

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from clipjax.data import decode as decoding
-from clipjax.data.preprocess import Preprocess
+from clipjax.data.images import decode as decoding
+from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import ConfigError, DataError, UnreachableError
 from tests.conftest import REPO
 from tests.data.image_files import bombs, encoded, jpegs, mutants, others, pixels, png

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from clipjax import open_dataset
-from clipjax.data import encoding, features
-from clipjax.data.preprocess import Preprocess
-from clipjax.data.sources import ArraySource
-from clipjax.data.store import FeatureStore
+from clipjax.data.dataset import ArraySource
+from clipjax.data.features import cache as features
+from clipjax.data.features import encode as encoding
+from clipjax.data.features.store import FeatureStore
+from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import ConfigError, DataError
 from tests.data.image_files import mutants
 

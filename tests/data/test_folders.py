@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.data import index
-from clipjax.data.folders import FolderDataset
-from clipjax.data.preprocess import Preprocess
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.readers import folder_index as index
+from clipjax.data.readers.folder_walk import walk
+from clipjax.data.readers.folders import FolderDataset
 from clipjax.data.splits import SPLITS
-from clipjax.data.walk import walk
 from clipjax.errors import ConfigError, DataError
 
 

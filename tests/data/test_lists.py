@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from clipjax import open_dataset
-from clipjax.data.listfiles import find_lists, read_list
-from clipjax.data.lists import ListDataset
+from clipjax.data.readers.list_files import find_lists, read_list
+from clipjax.data.readers.lists import ListDataset
 from clipjax.data.splits import SPLITS
 from clipjax.errors import ConfigError, DataError
 

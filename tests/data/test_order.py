@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.data.order import (
+from clipjax.data.loading.sampler import (
     ONE_PASS,
     Sampling,
     balanced_rows,

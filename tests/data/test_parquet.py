@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipjax import open_dataset
-from clipjax.data import parquet
-from clipjax.data.parquet import ParquetDataset
+from clipjax.data.readers import parquet
+from clipjax.data.readers.parquet import ParquetDataset
 from clipjax.data.splits import SPLITS
 from clipjax.errors import ChangedError, ConfigError, DataError, UnreachableError
 
@@ -199,7 +199,7 @@ def test_shares_and_single_images_are_checked(tmp_path):
 
 
 def test_big_row_groups_are_kept_one_at_a_time(tmp_path, monkeypatch):
-    monkeypatch.setattr("clipjax.data.parquet_files.KEPT_BYTES", 100)
+    monkeypatch.setattr("clipjax.data.readers.parquet_io.KEPT_BYTES", 100)
     monkeypatch.setattr(parquet, "SMALL", -1)
     write(tmp_path / "train.parquet", table(60), row_group_size=20)
     source = ParquetDataset(tmp_path, fractions=(1, 0, 0)).source(tmp_path.name, "train")
@@ -208,7 +208,7 @@ def test_big_row_groups_are_kept_one_at_a_time(tmp_path, monkeypatch):
 
 
 def test_sources_pickle_and_work_in_threads(tmp_path, size, monkeypatch):
-    monkeypatch.setattr("clipjax.data.parquet_files.KEPT_BYTES", 0)  # forget at once
+    monkeypatch.setattr("clipjax.data.readers.parquet_io.KEPT_BYTES", 0)  # forget at once
     write(tmp_path / "train.parquet", table(200), row_group_size=7)
     source = ParquetDataset(tmp_path, fractions=(1, 0, 0)).source(tmp_path.name, "train")
     again = pickle.loads(pickle.dumps(source))

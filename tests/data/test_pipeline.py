@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from clipjax.data.order import ONE_PASS, Sampling, epoch_key, epoch_plan
-from clipjax.data.pipeline import Crops, paired_batches
-from clipjax.data.preprocess import Preprocess
-from clipjax.data.sources import ArraySource
+from clipjax.data.dataset import ArraySource
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.loading.pairing import Crops, paired_batches
+from clipjax.data.loading.sampler import ONE_PASS, Sampling, epoch_key, epoch_plan
 from clipjax.errors import ConfigError, DataError
 
 CROP = Preprocess(size=8)

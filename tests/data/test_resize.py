@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from clipjax.data import resize as resizing
-from clipjax.data.preprocess import Preprocess
-from clipjax.data.resize import applies, coefficients, resize
+from clipjax.data.images import resize as resizing
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.images.resize import applies, coefficients, resize
 
 # (width, height) of pictures and of what they are resized to: photographs, enlarging, one side
 # smaller and one larger, odd sizes, a factor of ten, thin ones.
@@ -101,7 +101,7 @@ def taken(monkeypatch):
         found.append(pixels.shape[1::-1])
         return resizing.resize(pixels, *rest)
 
-    monkeypatch.setattr("clipjax.data.preprocess.resize", noted)
+    monkeypatch.setattr("clipjax.data.images.preprocess.resize", noted)
     monkeypatch.setattr(resizing.Alone, "met", False)
     return found
 
@@ -125,7 +125,7 @@ def test_threads_that_meet_get_the_same_bits_and_leave_the_rest_to_pillow(taken,
             within.append(pool.submit(crop, pixels[1]).result())
         return resizing.resize(*args)
 
-    monkeypatch.setattr("clipjax.data.preprocess.resize", meet)
+    monkeypatch.setattr("clipjax.data.images.preprocess.resize", meet)
     found = [crop(pixels[0]), within[0], crop(pixels[2])]
     assert resizing.Alone.met and resizing.Alone.inside == 0
     assert len(within) == 1  # after the meeting nobody takes this way

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from clipjax import open_dataset
-from clipjax.data.batches import image_batches
-from clipjax.data.folders import FolderDataset
-from clipjax.data.preprocess import Preprocess
-from clipjax.data.sources import EMOJI, ArrayDataset, ArraySource
+from clipjax.data.dataset import ArrayDataset, ArraySource
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.loading.loader import image_batches
+from clipjax.data.open import EMOJI
+from clipjax.data.readers.folders import FolderDataset
 from clipjax.errors import ConfigError, DataError
 
 PREPROCESS = Preprocess(size=16)

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from clipjax.data.sources import ArraySource
+from clipjax.data.dataset import ArraySource
 from clipjax.data.subset import Subset, few_shot, fraction
 from clipjax.errors import ConfigError, DataError
 

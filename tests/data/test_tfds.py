@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.data import tfds_records
 from clipjax.data.classes import match_classes
+from clipjax.data.readers import tfds_io as tfds_records
+from clipjax.data.readers.tfds import TfdsDataset
 from clipjax.data.splits import SPLITS
-from clipjax.data.tfds import TfdsDataset
 from clipjax.errors import ConfigError, DataError
 
 CONFIGS = ("real", "clipart")

@@ -10,12 +10,14 @@ import zipfile
 import numpy as np
 import pytest
 
-from clipjax.data import encoding, features, files
-from clipjax.data.archives import open_archive
-from clipjax.data.folders import FolderDataset
-from clipjax.data.preprocess import Preprocess
-from clipjax.data.sources import ArraySource
-from clipjax.data.store import FeatureStore
+from clipjax.data.dataset import ArraySource
+from clipjax.data.features import cache as features
+from clipjax.data.features import encode as encoding
+from clipjax.data.features.store import FeatureStore
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.readers import files
+from clipjax.data.readers.archives import open_archive
+from clipjax.data.readers.folders import FolderDataset
 from clipjax.errors import ChangedError, ConfigError, DataError, UnreachableError
 
 PREPROCESS = Preprocess(size=8)

@@ -12,7 +12,7 @@ import uuid
 import jax
 import pytest
 
-from clipjax.data.workers import default_threads, load_ahead
+from clipjax.data.loading.workers import default_threads, load_ahead
 from clipjax.errors import ConfigError, DataError
 
 # Without `if __name__ == "__main__"`: a worker must not run it again.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipjax.evaluate import evidence, report
+from clipjax.evaluate import results as report
+from clipjax.evaluate.report import tsne as evidence
 
 EVIL = "<script>alert(1)</script>"
 CLASSES = [EVIL, 'a "quoted" & long class name that goes on', "bell\x07", "\udcff", "cat", "dog"]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from clipjax.evaluate import page
+from clipjax.evaluate.report import page
 from tests.evaluate import browser, synthetic
 
 WIDTHS = (400, 1200)

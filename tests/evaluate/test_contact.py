@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.evaluate import chapters, contact, page
-from clipjax.evaluate.chapters import Chapter, Listing, Table
+from clipjax.evaluate.report import contact_sheet as contact
+from clipjax.evaluate.report import page
+from clipjax.evaluate.report import tables as chapters
+from clipjax.evaluate.report.tables import Chapter, Listing, Table
 from tests.evaluate import browser
 
 RED, GREEN = (250, 0, 0), (0, 250, 0)

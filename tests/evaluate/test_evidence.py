@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.evaluate.evidence import per_class, thumbnail, tsne_maps, worst_classes
 from clipjax.evaluate.metrics import per_class_accuracy
+from clipjax.evaluate.report.tsne import per_class, thumbnail, tsne_maps, worst_classes
 
 
 def logits_of(answers, num_classes, strength=None):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, recall_score
 
-from clipjax.evaluate import report
+from clipjax.evaluate import results as report
 from clipjax.evaluate.metrics import (
     accuracy,
     calibration_error,

@@ -7,8 +7,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from clipjax.evaluate import page, report
-from clipjax.evaluate.curves import curves
+from clipjax.evaluate import results as report
+from clipjax.evaluate.report import page
+from clipjax.evaluate.report.curves import curves
 from tests.evaluate import synthetic
 
 VOID = {"meta", "link", "img", "br"}

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from clipjax.evaluate import report, sweeps
+from clipjax.evaluate import results as report
+from clipjax.evaluate import sweeps
 
 SETTINGS = {
     "dann lr=1": ("dann", {"optim.lr": 1.0}),

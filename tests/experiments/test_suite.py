@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from clipjax.study.methods import build_methods
 from configs import tables
-from experiments.methods import build_methods
 from experiments.suite import published, table_configs
 from tests.conftest import REPO, read_json
 

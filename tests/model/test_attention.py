@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from clipjax.errors import ConfigError
-from clipjax.model.attention import attend
 from clipjax.model.clip import CLIP
+from clipjax.model.layers.attention import attend
 from tests.conftest import random_params, small_config
 
 SHAPE = (2, 7, 3, 8)  # batch, tokens, heads, width of a head: all different

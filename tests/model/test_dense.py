@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clipjax.model.clip import CLIP
-from clipjax.model.dense import Dense, affine, product
+from clipjax.model.layers.dense import Dense, affine, product
 from tests.conftest import small_config
 
 HALF = 2.0**-8  # half a unit in the last place of bfloat16, relative

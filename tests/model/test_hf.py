@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 
 from clipjax import CLIP, load_clip, load_tokenizer, save_clip
 from clipjax.errors import CheckpointError
-from clipjax.model.hf_config import config_from_hf, config_to_hf
-from clipjax.model.hf_names import hf_name, our_path
-from clipjax.model.hf_params import abstract_params, params_to_hf
+from clipjax.model.hf.config import config_from_hf, config_to_hf
+from clipjax.model.hf.names import hf_name, our_path
+from clipjax.model.hf.params import abstract_params, params_to_hf
 from tests.conftest import TINY, random_params, read_json, small_config
 
 

@@ -13,9 +13,9 @@ from huggingface_hub import close_session, constants
 from safetensors.numpy import load_file
 
 from clipjax import load_clip, load_tokenizer, save_clip
-from clipjax.data.preprocess import load_preprocess
+from clipjax.data.images.preprocess import load_preprocess
 from clipjax.errors import CheckpointError
-from clipjax.model.hub import (
+from clipjax.model.hf.hub import (
     CONFIG,
     PREPROCESSORS,
     TOKENIZER_FILES,

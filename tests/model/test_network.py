@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.data.augment import random_resized_crop
-from clipjax.data.preprocess import Preprocess
+from clipjax.data.images.augment import random_resized_crop
+from clipjax.data.images.preprocess import Preprocess
 from clipjax.model.clip import CLIP, normalize
 from clipjax.model.heads import Heads, predict
 from clipjax.model.network import as_linear, make_network, needed_clip

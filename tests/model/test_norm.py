@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.model.norm import LayerNorm, layer_norm
+from clipjax.model.layers.norm import LayerNorm, layer_norm
 
 EPS = 1e-5
 

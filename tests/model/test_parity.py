@@ -13,7 +13,7 @@ import pytest
 
 from clipjax import load_clip, save_clip
 from clipjax.adapt.contrastive import info_nce
-from clipjax.data.preprocess import load_preprocess, save_preprocess
+from clipjax.data.images.preprocess import load_preprocess, save_preprocess
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
 from tests.conftest import TINY, random_params, random_tokens, small_config

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from clipjax.adapt.step import init_state, make_step
-from clipjax.data.order import Sampling, epoch_key, epoch_plan
+from clipjax.data.loading.sampler import Sampling, epoch_key, epoch_plan
 from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.log import MetricsLog, read_log
 from clipjax.train import arrays

@@ -9,7 +9,7 @@ import pytest
 from clipjax.adapt.step import init_state
 from clipjax.errors import CheckpointError
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.stored import find_step, restore_params
+from clipjax.train.restore import find_step, restore_params
 
 ADAM = optax.adam(0.1)
 

@@ -8,7 +8,7 @@ import sys
 import jax.numpy as jnp
 import pytest
 
-from clipjax.train import stored
+from clipjax.train import restore as stored
 from clipjax.train.checkpoint import Checkpointer
 from tests.conftest import REPO
 

@@ -9,9 +9,10 @@ import pytest
 from clipjax.adapt.step import init_state, make_step
 from clipjax.errors import NonFiniteError
 from clipjax.log import MetricsLog, read_log
-from clipjax.train import loop, program
+from clipjax.train import stream as loop
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.loop import fit_stream
+from clipjax.train.distributed import program
+from clipjax.train.stream import fit_stream
 from clipjax.train.trace import Trace, traced
 
 OPTIMIZER = optax.adam(0.1)

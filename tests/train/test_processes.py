@@ -17,7 +17,7 @@ import pytest
 
 from clipjax.errors import ConfigError
 from clipjax.log import read_log
-from clipjax.train import processes
+from clipjax.train.distributed import processes
 from tests.conftest import REPO, read_json
 
 pytestmark = pytest.mark.slow

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from clipjax.errors import ConfigError
+from clipjax.study.mesh import check_divides, check_parallel, training_mesh
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.program import make_program
-from clipjax.train.sharding import (
+from clipjax.train.distributed.program import make_program
+from clipjax.train.distributed.sharding import (
     batch_mesh,
     deal_out,
     longest_axis,
@@ -22,7 +23,6 @@ from clipjax.train.sharding import (
     sharing,
 )
 from configs import dann
-from experiments.mesh import check_divides, check_parallel, training_mesh
 from tests.conftest import REPO
 
 # Twenty steps at a usual learning rate, in float32, of DANN on heads alone, of DANN on a CLIP whose

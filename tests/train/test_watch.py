@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from clipjax.train import watch
+from clipjax.train.distributed import heartbeat as watch
 
 
 @pytest.fixture

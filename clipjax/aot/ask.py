@@ -1,0 +1,117 @@
+"""Questions to the TPU's compiler and its answers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from clipjax.aot.compiled import Compiled, compile_step
+from clipjax.aot.roofline import CHIPS, Chip, Estimate, estimate
+from clipjax.aot.step import abstract_step
+from clipjax.aot.topology import Topology, open_topology
+from clipjax.errors import ConfigError
+from clipjax.model.shapes import named_shape
+from clipjax.train.distributed.sharding import DATA, make_mesh
+
+PER_CHIP = 64  # images a domain, where no batch size is asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """What to compile; empty names and zeros mean the defaults of `experiments.compile`."""
+
+    model: str
+    topology: str
+    method: str = ""
+    phase: str = ""
+    batch_size: int = 0  # of one domain, on all chips
+    fsdp: int = 0  # devices that share each parameter; 0: as config.mesh.fsdp says
+    fast: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What the compiler said, with what a reader must know to use it."""
+
+    question: Question  # with its batch size and fsdp
+    phase: str  # full name
+    chips: int
+    devices_per_chip: int
+    images: int  # a step, of both domains
+    accumulate: int
+    compiled: Compiled
+
+    @property
+    def chip(self) -> Chip:
+        """Peak rates."""
+        return CHIPS[self.question.topology.partition(":")[0]]
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """Of the step's time; None where there is no program, or a loop in it that counts once."""
+        if not self.compiled.fits or self.accumulate > 1:
+            return None
+        return estimate(
+            self.chip,
+            flops=self.compiled.flops,
+            bytes_accessed=self.compiled.bytes_accessed,
+            sent=self.compiled.sent,
+            parts=self.devices_per_chip,
+        )
+
+
+def ask(config, question: Question, say: Callable[[str], None] = print) -> Answer:
+    """Compiles the step that a config trains with.
+
+    Raises:
+      ConfigError: no such model, topology, method or phase; no libtpu; sizes that do not divide; a
+        phase that trains on cached features, which no step on a mesh does; pmap.
+    """
+    topology, shape = open_topology(question.topology), named_shape(question.model)
+    size = question.batch_size or PER_CHIP * topology.chips
+    if size % (len(topology.devices) * config.accumulate):
+        raise ConfigError(
+            f"batch_size={size} cannot be dealt out to {len(topology.devices)} devices in "
+            f"accumulate={config.accumulate} microbatches; choose a multiple of their product."
+        )
+    fsdp = question.fsdp or config.mesh.fsdp
+    check_mesh(config, topology, fsdp)
+    question = dataclasses.replace(question, batch_size=size, fsdp=fsdp)
+    config = config.copy_and_resolve_references()
+    config.batch_size = size
+    say(f"compiling {question.model} for {question.topology}, batch {size} a domain ...")
+    made = abstract_step(config, shape, method=question.method, phase=question.phase)
+    if made.cached:
+        raise ConfigError(
+            f"{made.name} trains on cached features: whole epochs of all seeds on one "
+            "device, not a step on a mesh; ask about a phase that trains from pixels (--phase)."
+        )
+    compiled = compile_step(
+        made.step, made.state, made.batch, topology, fsdp=question.fsdp, fast=question.fast
+    )
+    say(f"... took {compiled.seconds:.0f} s")
+    return Answer(
+        question,
+        made.name,
+        topology.chips,
+        topology.devices_per_chip,
+        size * len(made.batch),
+        config.accumulate,
+        compiled,
+    )
+
+
+def check_mesh(config, topology: Topology, fsdp: int) -> None:
+    """Refuses a mesh that is not the whole slice under jit.
+
+    Raises:
+      ConfigError: the field.
+    """
+    if config.parallel != "jit":
+        raise ConfigError(f"parallel={config.parallel!r}: only jit's step can be compiled here.")
+    mesh = make_mesh(topology.devices, fsdp)
+    if config.mesh.data not in (0, mesh.shape[DATA]):
+        raise ConfigError(
+            f"mesh.data={config.mesh.data} times fsdp={fsdp} is not all of {topology.name}; take "
+            "mesh.data=0."
+        )

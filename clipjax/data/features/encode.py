@@ -1,0 +1,187 @@
+"""Runs an encoder over a source: one batch in flight while the next is decoded, shard by shard."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from clipjax.data.dataset import Skipped, Source
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.loading.loader import Batch, image_batches
+from clipjax.log import is_quiet, progress
+
+SHARD_ROWS = 2048  # of the source; what a kill costs at most, whatever the batch size
+TELL_AFTER = 5.0  # seconds of encoding that deserve a line
+TELL_EVERY = 60.0  # seconds between two lines where no bar is shown
+
+Encode = Callable[[np.ndarray], jax.Array]
+
+
+class Shard(NamedTuple):
+    """`SHARD_ROWS` consecutive rows of a source (the last one has fewer), encoded."""
+
+    features: np.ndarray  # [readable rows, P]
+    skipped: tuple[tuple[int, Skipped], ...]  # (row of the source, what is wrong with it)
+
+
+class Throughput:
+    """Where the time of an encoding goes."""
+
+    def __init__(self):
+        self.images, self._started = 0, time.perf_counter()
+        self._spent: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def spent(self, on: str):
+        """Times a block; the first of a kind, which compiles or starts workers, is not counted."""
+        started = time.perf_counter()
+        yield
+        took = time.perf_counter() - started
+        self._spent[on] = self._spent[on] + took if on in self._spent else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.perf_counter() - self._started
+
+    def bound(self) -> str:
+        """What the encoding waits for, and how much of its time: "decode-bound 83 %"."""
+        decode, compute = (self._spent.get(on, 0.0) for on in ("decode", "compute"))
+        share = decode / max(decode + compute, 1e-9)
+        what, share = ("decode", share) if share > 0.5 else ("compute", 1 - share)
+        return f"{what}-bound {100 * share:.0f} %"
+
+    def __str__(self) -> str:
+        return f"{self.bound()}, {resident_bytes() / 1e9:.1f} GB"
+
+
+def resident_bytes() -> int:
+    """Bytes of this process in memory: now, or at most so far where only that is told."""
+    statm = pathlib.Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def encode_shards(
+    encode: Encode,
+    source: Source,
+    preprocess: Preprocess,
+    batch_size: int,
+    *,
+    dtype: np.dtype,
+    first: int = 0,
+    workers: int = 0,
+    threads: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Iterator[Shard]:
+    """Shards `first`, first + 1, ... of a source, each yielded as soon as it is complete.
+
+    Args:
+      encode: uint8 images [B, S, S, 3] -> [B, P]; may return before it is done, as under jit.
+      source: of images.
+      preprocess: crops them.
+      batch_size: images per call of `encode`; the last batch is padded.
+      dtype: of the features.
+      first: shards that were made before.
+      workers: processes that decode; 0 decodes in threads of this one.
+      threads: that decode, per process; see `load_ahead`.
+      say: gets one line about an encoding that took long; and one a minute where no bar is shown.
+    """
+    done, name = first * SHARD_ROWS, f"{source.domain}/{source.split}"
+    if done >= len(source):
+        return
+    batches = image_batches(
+        source, preprocess, batch_size, workers=workers, threads=threads, first=done // batch_size
+    )
+    clock = Throughput()
+    tell = _Teller(name, len(source) - done, clock, say)
+    with progress(total=len(source), what=f"encode {name}", unit="image") as bar:
+        bar.n = bar.initial = done
+        counted = _counted(_overlapped(encode, batches, clock, dtype), done, clock, bar, tell)
+        yield from _cut(counted, first, len(source))
+    if clock.seconds > TELL_AFTER:
+        rate = clock.images / clock.seconds
+        say(f"encoded {clock.images} images of {name}: {rate:.0f} images/s, {clock} in memory")
+
+
+def _overlapped(
+    encode: Encode, batches: Iterator[Batch], clock: Throughput, dtype: np.dtype
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """(batch, features): a result is fetched after the next batch is decoded and under way."""
+    flying = None
+    while True:
+        with clock.spent("decode"):
+            batch = next(batches, None)
+        with clock.spent("compute"):
+            result = None if batch is None else encode(batch["image"])
+            landed = flying and (flying[0], np.asarray(flying[1]).astype(dtype))
+        if landed:
+            yield landed
+        if batch is None:
+            return
+        flying = batch, result
+
+
+class _Teller:
+    """Now and then a line about an encoding, for logs, where no bar is shown."""
+
+    def __init__(self, name: str, images: int, clock: Throughput, say: Callable[[str], None]):
+        self._name, self._images, self._clock, self._say = name, images, clock, say
+        self._quiet, self._last = is_quiet(), 0.0
+
+    def __call__(self) -> None:
+        clock = self._clock
+        seconds = clock.seconds
+        if not self._quiet or seconds - self._last < TELL_EVERY or not clock.images:
+            return
+        self._last, rate = seconds, clock.images / seconds
+        minutes = (self._images - clock.images) / rate / 60
+        self._say(
+            f"encode {self._name}: {clock.images} of {self._images} images, {rate:.0f} images/s, "
+            f"{clock.bound()}, {minutes:.0f} min left"
+        )
+
+
+def _counted(
+    results: Iterable, done: int, clock: Throughput, bar, tell: Callable[[], None]
+) -> Iterator:
+    """Passes results on and shows how far they are; rows before `done` are not news."""
+    for batch, features in results:
+        news = int((batch["row"] >= done).sum())
+        clock.images += news
+        bar.set_postfix_str(str(clock), refresh=False)
+        bar.update(news)
+        tell()
+        yield batch, features
+
+
+def _cut(results: Iterable, number: int, rows: int) -> Iterator[Shard]:
+    """Batches to shards `number`, ... of a source of `rows` rows; earlier rows are dropped."""
+    pieces, skipped = [], []
+    for batch, features in results:
+        seen = int(batch["row"].max()) + 1
+        while number * SHARD_ROWS < seen:
+            mine = batch["row"] // SHARD_ROWS == number
+            pieces.append(features[mine & batch["mask"]])
+            skipped += [(row, why) for row, why in _problems(batch) if row // SHARD_ROWS == number]
+            if seen < min((number + 1) * SHARD_ROWS, rows):
+                break
+            yield Shard(np.concatenate(pieces), tuple(skipped))
+            pieces, skipped, number = [], [], number + 1
+
+
+def _problems(batch: Batch) -> list[tuple[int, Skipped]]:
+    unread = batch["row"][~batch["mask"] & (batch["row"] >= 0)]
+    return list(zip(unread.tolist(), batch["problems"], strict=True))

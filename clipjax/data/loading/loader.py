@@ -1,0 +1,131 @@
+"""Every image of a source once, in order, in batches of one shape: for encoding and evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from clipjax.data.dataset import Skipped, Source
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.loading.workers import load_ahead
+from clipjax.errors import ChangedError, DataError, UnreachableError
+
+Batch = dict[str, Any]
+
+
+class Unreachable(Skipped):
+    """An image that could not be read now, and may be another time: nothing is wrong with it."""
+
+    __slots__ = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchLoader:
+    """Number of a batch -> the batch, as `image_batches` describes it.
+
+    Picklable and free of jax, so that worker processes can load.
+    """
+
+    source: Source
+    preprocess: Preprocess
+    batch_size: int
+    process: tuple[int, int] = (0, 1)
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1.")
+        if not 0 <= self.process[0] < self.process[1]:
+            raise ValueError(f"process is {self.process}; expected (p, n) with 0 <= p < n.")
+
+    def __len__(self) -> int:
+        # As many on every process: collectives wait for all of them.
+        most = -(-len(self.source) // self.process[1])
+        return -(-most // self.batch_size)
+
+    def __call__(self, number: int) -> Batch:
+        batch = self._blank()
+        places = number * self.batch_size + np.arange(self.batch_size)
+        rows = places * self.process[1] + self.process[0]
+        rows = rows[rows < len(self.source)]
+        batch["row"][: len(rows)] = rows
+        batch["label"][: len(rows)] = np.asarray(self.source.labels)[rows]
+        problems = []
+        for place, row in enumerate(rows.tolist()):
+            found = self.crop(row)
+            if isinstance(found, Skipped):
+                problems.append(found)
+            else:
+                batch["image"][place], batch["mask"][place] = found, True
+        return batch | {"problems": tuple(problems)}
+
+    def _blank(self) -> Batch:
+        size = self.preprocess.size
+        return {
+            "image": np.zeros((self.batch_size, size, size, 3), np.uint8),
+            "label": np.zeros(self.batch_size, np.int32),
+            "mask": np.zeros(self.batch_size, bool),
+            "row": np.full(self.batch_size, -1, np.int32),
+        }
+
+    def crop(self, row: int) -> np.ndarray | Skipped:
+        """One image, uint8 [S, S, 3], or why there is none; ChangedError where it is another."""
+        name = f"{self.source.domain}/{self.source.split}[{row}]"
+        try:
+            example = self.source[row]
+            name = example.name
+            return self.preprocess.crop(example.image, name)
+        except ChangedError:  # labels and cache key are those of other data
+            raise
+        except DataError as error:
+            kind = Unreachable if isinstance(error, UnreachableError) else Skipped
+            return kind(name, str(error).removeprefix(name).strip())
+
+
+def image_batches(
+    source: Source,
+    preprocess: Preprocess,
+    batch_size: int,
+    *,
+    workers: int = 0,
+    threads: int | None = None,
+    first: int = 0,
+    process: tuple[int, int] = (0, 1),
+) -> Iterator[Batch]:
+    """Every example once, in order; the last batch is padded to the shape of the others.
+
+    An image that cannot be read ends nothing: its row is masked and its problem told.
+
+    Args:
+      source: of examples.
+      preprocess: crops them.
+      batch_size: rows of a batch.
+      workers: processes that load; 0 loads in threads of this one.
+      threads: that load, per process; see `load_ahead`.
+      first: number of the first batch, where a part was done before.
+      process: (p, n): this process takes rows p, p + n, p + 2 n, ... Every row comes on one of the
+        n processes, and all have equally many batches; the last may be padding alone.
+
+    Returns:
+      Iterator of {"image" uint8 [B, S, S, 3], "label" int32 [B], "mask" bool [B], "row" int32 [B],
+      "problems": a `Skipped` for each unreadable row, in their order, `Unreachable` where it may be
+      readable another time}. `mask` is False on unreadable rows and on padding; `row` is the index
+      in the source, -1 on padding.
+
+    Raises:
+      ChangedError: the data changed since the source was opened.
+      ValueError: a batch size or a process that cannot be.
+
+    >>> from clipjax.data.dataset import ArraySource
+    >>> images = [np.full((4, 4, 3), 7, np.uint8), b"no image", np.zeros((4, 4, 3), np.uint8)]
+    >>> source = ArraySource(images, [0, 1, 1], classes=("a", "b"), domain="d")
+    >>> one, two = image_batches(source, Preprocess(size=4), 2)
+    >>> one["mask"].tolist(), one["row"].tolist(), one["problems"][0].name
+    ([True, False], [0, 1], 'd/train/1')
+    >>> two["mask"].tolist(), two["row"].tolist(), two["problems"]
+    ([True, False], [2, -1], ())
+    """
+    load = BatchLoader(source, preprocess, batch_size, process)
+    return load_ahead(load, min(first, len(load)), len(load), workers=workers, threads=threads)

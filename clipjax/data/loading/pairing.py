@@ -1,0 +1,93 @@
+"""Batches of pixels for training: pairs of source and target, resumable at any step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from clipjax.data.loading.image_cache import Crops, PairLoader, needed_workers
+from clipjax.data.loading.sampler import (
+    ONE_PASS,
+    Sampling,
+    epoch_key,
+    epoch_plan,
+    process_rows,
+    steps_per_epoch,
+)
+from clipjax.data.loading.workers import load_ahead
+
+
+def paired_batches(
+    source: Crops,
+    target: Crops | None,
+    *,
+    seed: int,
+    batch_size: int,
+    first: int,
+    last: int,
+    workers: int = 0,
+    threads: int | None = None,
+    process: tuple[int, int] = (0, 1),
+    sampling: Sampling = ONE_PASS,
+) -> Iterator[dict[str, dict[str, np.ndarray]]]:
+    """The batches of steps first .. last - 1, in the order that cached features are trained in.
+
+    A batch is a function of (seed, step), so the step in a checkpoint is this iterator's state:
+    a resumed run goes on with the same bytes, with whatever workers and threads.
+
+    Args:
+      source: labelled images.
+      target: unlabelled images; None where the loss needs none. Then `sampling.epoch` cannot be
+        "target": give the number of steps.
+      seed: shuffles.
+      batch_size: images per domain and step, over all processes.
+      first: step of the first batch.
+      last: one past the last step.
+      workers: processes that decode what does not fit in memory; 0 decodes in threads of this one.
+      threads: that decode some batches ahead, per process; see `load_ahead`.
+      process: (p, n): the p-th of n parts of every batch. The parts of all n make up the batch.
+      sampling: length of an epoch, and how the source is drawn.
+
+    Returns:
+      Iterator of {"source": {"inputs" uint8 [b, S, S, 3], "label" int32 [b], "mask" bool [b]},
+      "target": {"inputs"}}, where b = batch_size / n.
+
+    Raises:
+      ConfigError: a batch that cannot be shared evenly, or an epoch of unknown length.
+      DataError: an image became unreadable (the message names it), or a worker died.
+    """
+    mine, targets = process_rows(batch_size, process), len(target) if target is not None else 0
+    per_epoch = steps_per_epoch(len(source), targets, batch_size, sampling.epoch)
+    plan_of = _epoch_plans(seed, source.labels, targets, batch_size, sampling)
+
+    def prepare(step: int) -> dict[str, np.ndarray]:
+        epoch, position = divmod(step, per_epoch)
+        return {key: value[position, mine] for key, value in plan_of(epoch).items()}
+
+    return load_ahead(
+        PairLoader(source, target),
+        first,
+        last,
+        workers=needed_workers(workers, source, target),
+        threads=threads,
+        prepare=prepare,
+    )
+
+
+def _epoch_plans(
+    seed: int, labels: np.ndarray, num_target: int, batch_size: int, sampling: Sampling
+) -> Callable[[int], dict[str, np.ndarray]]:
+    """epoch -> its plan as numpy arrays; the last few are remembered."""
+
+    @jax.jit
+    def make(key, labels):
+        return epoch_plan(key, len(labels), num_target, batch_size, sampling, labels)
+
+    @functools.lru_cache(maxsize=4)
+    def plan_of(epoch: int) -> dict[str, np.ndarray]:
+        return jax.tree.map(np.asarray, make(epoch_key(np.uint32(seed), epoch), labels))
+
+    return plan_of

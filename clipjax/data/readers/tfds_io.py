@@ -1,0 +1,185 @@
+"""One prepared TFDS builder: its features, records and labels, without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from clipjax.data.readers.tfds_dirs import convert_command
+from clipjax.data.splits import split_of
+from clipjax.errors import DataError, UnreachableError
+from clipjax.log import progress
+
+AT_ONCE = 256  # records read together for their labels
+
+
+class Builder(NamedTuple):
+    """What is known of a prepared builder without reading records."""
+
+    folder: str
+    name: str  # builder/config/version
+    image: str  # features
+    label: str
+    classes: tuple[str, ...]
+    splits: dict[str, str]  # ours -> its own
+    counts: dict[str, int]  # examples of ours
+
+
+def read_builder(folder: str) -> Builder:
+    """Reads a builder's metadata.
+
+    Raises:
+      DataError: not ArrayRecord, damaged metadata, no image or no label, unknown splits.
+    """
+    import tensorflow_datasets as tfds
+
+    info = _open(folder).info
+    formats = {f.value for f in info.available_file_formats()}
+    if "array_record" not in formats:
+        raise DataError(
+            f"{folder} holds {', '.join(sorted(formats))} files, which need TensorFlow to be read. "
+            f"Write ArrayRecord beside them: {convert_command(folder)}"
+        )
+    image = _feature(folder, info.features, tfds.features.Image, "image")
+    label = _feature(folder, info.features, tfds.features.ClassLabel, "label")
+    sizes = {name: split.num_examples for name, split in info.splits.items() if split.num_examples}
+    splits = {split: name for name in sizes if (split := split_of(name))}
+    if not splits and len(sizes) == 1:
+        splits = {"train": next(iter(sizes))}
+    if not splits:
+        raise DataError(f"{folder} has no split train, validation or test; splits: {list(sizes)}.")
+    counts = {ours: sizes[own] for ours, own in splits.items()}
+    classes = tuple(info.features[label].names)
+    return Builder(folder, info.full_name, image, label, classes, splits, counts)
+
+
+def _open(folder: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    with explained(folder):
+        return tfds.builder_from_directory(folder)
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """What goes wrong in reading is a DataError."""
+    from google.protobuf.json_format import Error
+    from google.protobuf.message import DecodeError
+
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, LookupError, Error, DecodeError) as error:
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        kind = UnreachableError if isinstance(error, OSError) and error.errno else DataError
+        raise kind(f"{what} cannot be read ({reason}); prepare the dataset again.") from None
+
+
+def _feature(folder: str, features: Any, kind: type, usual: str) -> str:
+    """The name of the one feature of a kind; the usual name wins."""
+    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if usual in found:
+        return usual
+    if len(found) != 1:
+        listed = ", ".join(f"{name} {type(f).__name__}" for name, f in features.items())
+        raise DataError(f"{folder} has no single feature for the {usual}; features: {listed}.")
+    return found[0]
+
+
+class Records:
+    """The records of one split: images as encoded bytes, labels without their images."""
+
+    def __init__(self, builder: Builder, split: str):
+        import tensorflow_datasets as tfds
+
+        self.builder, self.split, opened = builder, split, _open(builder.folder)
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        with explained(builder.folder):
+            self._data = opened.as_data_source(
+                split, file_format="array_record", deserialize_method=raw
+            )
+            files = opened.info.splits[split].file_instructions
+            self.stamp = "\n".join([builder.name, split, *(_stamp(f.filename) for f in files)])
+        # Of a record only these features are parsed; no image is decoded.
+        features = opened.info.features
+        self._skip = {builder.image: tfds.decode.SkipDecoding()}
+        self._image = tfds.features.FeaturesDict({builder.image: features[builder.image]})
+        self._label = tfds.features.FeaturesDict({builder.label: features[builder.label]})
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def image(self, row: int) -> bytes:
+        """The encoded image of a record."""
+        with explained(f"record {row} of {self.builder.folder}"):
+            record = self._image.deserialize_example_np(self._data[row], decoders=self._skip)
+        return record[self.builder.image]
+
+    def labels(self, rows: Sequence[int]) -> list[int]:
+        """The labels of records, as the builder numbers them."""
+        with explained(f"a record of {self.builder.folder}"):
+            raw = self._data.data_source.__getitems__(rows)
+            read = [self._label.deserialize_example_np(record) for record in raw]
+        return [int(record[self.builder.label]) for record in read]
+
+
+def _stamp(file: str) -> str:
+    stat = os.stat(file)
+    return f"{os.path.basename(file)} {stat.st_size} {stat.st_mtime_ns}"
+
+
+def read_labels(records: Records, builder: Builder) -> np.ndarray:
+    """All labels of a split, int32 [N], from a cache on disk where they were read before.
+
+    Raises:
+      DataError: labels that are no class, or damaged records.
+    """
+    from clipjax.io import default_cache_dir
+
+    text = "\n".join((builder.folder, builder.label, records.stamp))
+    key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    file = default_cache_dir() / "labels" / f"{key}.npy"
+    if (kept := _kept(file, len(records))) is not None:
+        return kept
+    labels = np.zeros(len(records), np.int32)
+    # Rows from all files at a time: they are read side by side.
+    apart = -(-len(records) // AT_ONCE)
+    what = f"read labels of {builder.name}"
+    for first in progress(range(apart), what=what, unit="batch"):
+        labels[first::apart] = records.labels(range(first, len(records), apart))
+    if len(labels) and not 0 <= labels.min() <= labels.max() < len(builder.classes):
+        raise DataError(
+            f"labels of {builder.name} run from {labels.min()} to {labels.max()}, but it has "
+            f"{len(builder.classes)} classes (-1 means that the split has no labels)."
+        )
+    _keep(file, labels)
+    return labels
+
+
+def _kept(file: pathlib.Path, count: int) -> np.ndarray | None:
+    """The cached labels; None where there are none, or not so many."""
+    try:
+        labels = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):  # not there, or a damaged disk: read them again
+        return None
+    return labels if labels.shape == (count,) else None
+
+
+def _keep(file: pathlib.Path, labels: np.ndarray) -> None:
+    """Writes the cache; a full disk costs a warning, as labels can be read again."""
+    scratch = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with scratch.open("wb") as out:
+            np.save(out, labels)
+        os.replace(scratch, file)
+    except OSError as error:
+        warnings.warn(f"labels are not cached: {file}: {error.strerror}.", stacklevel=2)
+        if scratch.exists():
+            scratch.unlink()

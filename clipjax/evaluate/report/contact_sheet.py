@@ -1,0 +1,119 @@
+"""Contact sheets: some images of each class of a domain, as a picture and as HTML."""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from clipjax.evaluate.report.drawing import escape
+from clipjax.evaluate.report.tables import writable
+from clipjax.evaluate.report.tsne import thumbnail
+
+PER_CLASS, CLASSES = 8, 20
+_TILE, _GAP, _NAMES, _TITLE = 96, 6, 170, 34  # pixels; the widths of a tile and of the names
+
+
+class Strip(NamedTuple):
+    """A class on a sheet."""
+
+    name: str
+    count: int  # images it has where these were drawn from
+    images: Sequence[np.ndarray]  # uint8 [H, W, 3]
+
+
+def choose_classes(num_classes: int, seed: int, limit: int = CLASSES) -> list[int]:
+    """At most `limit` classes, ascending; the same for every domain, so that sheets compare."""
+    return sorted(np.random.default_rng(seed).permutation(num_classes)[:limit].tolist())
+
+
+def choose_rows(labels: np.ndarray, label: int, seed: int, limit: int = PER_CLASS) -> list[int]:
+    """At most `limit` rows of a class, in random order.
+
+    Args:
+      labels: int [N].
+      label: the class.
+      seed: of the choice.
+      limit: how many.
+    """
+    rows = np.flatnonzero(np.asarray(labels) == label)
+    return np.random.default_rng([seed, label]).permutation(rows)[:limit].tolist()
+
+
+def sheet_html(title: str, strips: Sequence[Strip]) -> str:
+    """The sheet as HTML that folds away: a card for each class, its images within (data URIs)."""
+    cards = "".join(map(_card, strips))
+    heading = f"<summary>{escape(writable(title))}</summary>"
+    return f'<details open>{heading}<div class="cards">{cards}</div></details>' if strips else ""
+
+
+def _card(strip: Strip) -> str:
+    name = escape(writable(strip.name))
+    pictures = "".join(
+        f'<figure><img src="{thumbnail(image)}" alt="{name}"></figure>' for image in strip.images
+    )
+    return (
+        f'<article><h3>{name} <span class="muted">{_images(strip.count)}</span></h3>'
+        f'<div class="pictures">{pictures}</div></article>'
+    )
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' * (count != 1)}"
+
+
+def sheet_png(title: str, strips: Sequence[Strip]) -> bytes:
+    """The sheet as a PNG file: a line for each class, its name left of its images."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    shown = [[_reduced(image) for image in strip.images] for strip in strips]
+    sides = [side for line in shown for picture in line for side in picture.size]
+    tile, columns = max([32, *sides]), max([1, *map(len, shown)])
+    step = tile + _GAP
+    size = (_NAMES + columns * step + _GAP, _TITLE + len(strips) * step + _GAP)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    large, small = ImageFont.load_default(17), ImageFont.load_default(13)
+    draw.text((10, 8), _cut(title, large, size[0] - 20), font=large, fill="black")
+    for i, (strip, line) in enumerate(zip(strips, shown, strict=True)):
+        top = _TITLE + i * step
+        middle = top + tile // 2
+        draw.line((10, top - _GAP // 2, size[0] - 10, top - _GAP // 2), fill="#dddddd")
+        draw.text((10, middle - 16), _cut(strip.name, small, _NAMES - 20), font=small, fill="black")
+        draw.text((10, middle), _images(strip.count), font=small, fill="#666666")
+        for k, picture in enumerate(line):
+            room = [(tile - side) // 2 for side in picture.size]
+            sheet.paste(picture, (_NAMES + k * step + room[0], top + room[1]))
+    file = io.BytesIO()
+    sheet.save(file, "PNG")
+    return file.getvalue()
+
+
+def _reduced(image: np.ndarray):
+    from PIL import Image
+
+    picture = Image.fromarray(image)
+    picture.thumbnail((_TILE, _TILE))
+    return picture
+
+
+def _cut(text: str, font, width: float) -> str:
+    """As much of a text as there is room for."""
+    text = writable(" ".join(text.split()))
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file so that a reader sees the old or the new content, never a part."""
+    path = pathlib.Path(path)
+    scratch = path.with_name(path.name + ".partial")
+    scratch.write_bytes(content)
+    os.replace(scratch, path)

@@ -1,0 +1,211 @@
+"""Adapted models out: one directory that transformers opens and `load_adapted` predicts with.
+
+config.json, model.safetensors, preprocessor_config.json, tokenizer files   a CLIP, as always
+heads.json, heads.safetensors        adapter and class head, class names
+predict.jaxexport                    prediction as a program for jax alone
+README.md                            model card
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.data.images.preprocess import Preprocess, load_preprocess, save_preprocess
+from clipjax.errors import CheckpointError, DataError
+from clipjax.export.program import flat, make_forward, save_program
+from clipjax.io import write_atomically, write_json
+from clipjax.model.clip import CLIPConfig
+from clipjax.model.heads import Heads
+from clipjax.model.hf.hub import copy_tokenizer
+from clipjax.model.hf.load import check_size, load_clip, save_clip
+from clipjax.model.hf.weights import read_json, read_tensor, stored_in, write_tensors
+
+PyTree = Any
+FORMAT = 1  # of heads.json; raise when its meaning changes
+HEADS = "heads.json"
+
+
+class Trained(NamedTuple):
+    """Heads, their parameters and what they answer."""
+
+    heads: Heads
+    params: PyTree
+    classes: tuple[str, ...]
+
+
+class Adapted(NamedTuple):
+    """An adapted model, ready to predict. `load_adapted` makes it.
+
+    Attributes:
+      classes: their names, in the order of the probabilities.
+      preprocess: what happens to an image first.
+      probabilities: uint8 [B, S, S, 3] -> float32 [B, K], compiled once a batch size.
+    """
+
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    probabilities: Callable[[np.ndarray], jax.Array]
+
+    def predict(
+        self, images: Sequence[str | os.PathLike | bytes | np.ndarray], *, batch_size: int = 64
+    ) -> np.ndarray:
+        """Class probabilities, float32 [len(images), K].
+
+        Args:
+          images: paths, encoded files, or uint8 arrays [H, W, 3].
+          batch_size: images encoded at a time.
+
+        Raises:
+          DataError: a file that cannot be read as an image.
+        """
+        if isinstance(images, (str, bytes, os.PathLike)):
+            raise DataError(f"predict takes a list of images; write predict([{images!r}]).")
+        rows = [np.zeros((0, len(self.classes)), np.float32)]
+        for start in range(0, len(images), batch_size):
+            part = [self._pixels(image) for image in images[start : start + batch_size]]
+            # Padded to a power of two: few shapes, few compilations.
+            size = 1 << (len(part) - 1).bit_length()
+            pixels = np.stack(part + [part[-1]] * (size - len(part)))
+            rows.append(np.asarray(self.probabilities(pixels))[: len(part)])
+        return np.concatenate(rows)
+
+    def _pixels(self, image: str | os.PathLike | bytes | np.ndarray) -> np.ndarray:
+        if isinstance(image, (bytes, np.ndarray)):
+            return self.preprocess.crop(image)
+        try:
+            encoded = pathlib.Path(image).read_bytes()
+        except OSError as error:
+            raise DataError(f"{os.fspath(image)} cannot be read ({error.strerror}).") from None
+        return self.preprocess.crop(encoded, os.fspath(image))
+
+
+def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
+    """Reads what `save_adapted` or `python -m experiments.export` wrote:
+
+        model = load_adapted("adapted")
+        probabilities = model.predict(["cat.jpg"])
+        print(model.classes[probabilities[0].argmax()])
+
+    Args:
+      directory: with config.json, weights, heads.json and heads.safetensors.
+      dtype: what the image tower computes in; None for float32.
+
+    Raises:
+      CheckpointError: no such directory, a file missing or damaged, heads that do not fit.
+    """
+    directory = pathlib.Path(directory)
+    if not directory.is_dir():
+        raise CheckpointError(
+            f"{directory} is not a directory; `python -m experiments.export` writes one."
+        )
+    trained = _read_heads(directory)
+    config, params = load_clip(directory)
+    if config.vision is None:
+        raise CheckpointError(f"{directory} has no image tower; it cannot look at images.")
+    preprocess = load_preprocess(directory)
+    check_size(config, preprocess, directory)
+    forward = jax.jit(make_forward(config, preprocess, trained.heads, dtype or jnp.float32))
+    # Parameters are arguments, not constants: constants would be compiled into the program.
+    return Adapted(trained.classes, preprocess, functools.partial(forward, params, trained.params))
+
+
+def _read_heads(directory: pathlib.Path) -> Trained:
+    """The heads of an exported directory, checked against their own description."""
+    if not (directory / HEADS).exists():
+        raise CheckpointError(
+            f"{directory} has no {HEADS}: it is a plain CLIP (`load_clip` reads it), not an "
+            "adapted one; `python -m experiments.export` writes those."
+        )
+    data = read_json(directory / HEADS)
+    if data.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{directory / HEADS} has format {data.get('format')}, this clipjax reads {FORMAT}; "
+            "export the run again."
+        )
+    try:
+        classes = tuple(data["classes"])
+        heads = Heads(
+            num_classes=len(classes),
+            adapter=data["adapter"] and tuple(data["adapter"]),
+            classifier=tuple(data["classifier"]),
+            class_bias=data["class_bias"],
+            members=data["members"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{directory / HEADS} is damaged ({type(error).__name__}: {error}); export the run "
+            "again."
+        ) from None
+    stored = stored_in(directory / "heads.safetensors")
+    width = read_json(directory / "config.json").get("projection_dim", 512)
+    shapes = jax.eval_shape(heads.init, jax.random.key(0), jnp.zeros((1, width)))["params"]
+
+    def leaf(path, shape):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if name not in stored or stored[name].shape != shape.shape:
+            found = stored[name].shape if name in stored else "missing"
+            raise CheckpointError(
+                f"{directory}/heads.safetensors: {name} is {found}, {HEADS} wants {shape.shape}; "
+                "export the run again."
+            )
+        return jnp.asarray(read_tensor(stored[name]))
+
+    return Trained(heads, jax.tree_util.tree_map_with_path(leaf, shapes), classes)
+
+
+def save_adapted(
+    directory: str | os.PathLike,
+    *,
+    config: CLIPConfig,
+    params: PyTree,
+    preprocess: Preprocess,
+    trained: Trained,
+    tokenizer: str | os.PathLike,
+    card: str,
+    dtype: Any = None,
+) -> None:
+    """Writes an adapted model.
+
+    Args:
+      directory: made if missing; what it held under the same names is replaced.
+      config: of the CLIP.
+      params: of the CLIP.
+      preprocess: of its images.
+      trained: adapter and class head; a domain head is left out.
+      tokenizer: a model directory whose tokenizer files are copied.
+      card: text of README.md.
+      dtype: of the stored CLIP; None keeps what `params` has.
+    """
+    directory = pathlib.Path(directory)
+    (directory / HEADS).unlink(missing_ok=True)  # written last: where it is, the rest is whole
+    save_clip(directory, config, params, dtype)
+    save_preprocess(directory, preprocess)
+    copy_tokenizer(pathlib.Path(tokenizer), directory)
+    kept = {k: v for k, v in trained.params.items() if k != "discriminator"}
+    named = {name: np.asarray(x) for name, x in flat(kept).items()}
+    write_tensors(directory / "heads.safetensors", named)
+    write_atomically(directory / "README.md", card)
+    heads = trained.heads
+    as_stored = lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype)  # noqa: E731
+    stored = jax.tree.map(as_stored, params)
+    answering = heads.clone(discriminator=None)  # flax looks for parameters of all it has
+    save_program(directory, config, preprocess, answering, stored, kept)
+    write_json(
+        directory / HEADS,
+        {
+            "format": FORMAT,
+            "classes": list(trained.classes),
+            "adapter": None if heads.adapter is None else list(heads.adapter),
+            "classifier": list(heads.classifier),
+            "class_bias": heads.class_bias,
+            "members": heads.members,
+        },
+    )

@@ -1,0 +1,133 @@
+"""Prediction as a program that JAX alone runs: `predict.jaxexport` beside an adapted model.
+
+The weights are not in it. They are its arguments, by the names and in the layout of the
+safetensors files beside it, so that a large model is stored once and no compiler sees it as
+constants.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import export
+
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.model.clip import CLIP, CLIPConfig, normalize
+from clipjax.model.heads import Heads, predict
+from clipjax.model.hf.names import hf_name, hf_shape
+from clipjax.model.hf.params import params_from_hf
+
+PyTree = Any
+FILE = "predict.jaxexport"
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+_USAGE = """\
+## With jax alone
+
+`predict.jaxexport` is the prediction as a program for {platforms}, for `pip install jax flatbuffers
+safetensors`. It normalises; decode, resize and crop as `preprocessor_config.json` says. Row k of
+`classes` in `heads.json` names probability k.
+
+```python
+import pathlib
+import numpy as np
+from jax import export
+from safetensors.numpy import load_file
+
+here = pathlib.Path("path/to/this/directory")
+program = export.deserialize(bytearray((here / "predict.jaxexport").read_bytes()))
+clip, heads = load_file(here / "model.safetensors"), load_file(here / "heads.safetensors")
+pixels = np.zeros((1, {size}, {size}, 3), np.uint8)  # any number of images
+probabilities = program.call(clip, heads, pixels)  # float32 [1, {classes}]
+```
+"""
+
+
+def usage(size: int, classes: int) -> str:
+    """A section of a model card: how to call the program without clipjax."""
+    return _USAGE.format(platforms=", ".join(PLATFORMS), size=size, classes=classes)
+
+
+def make_forward(
+    config: CLIPConfig, preprocess: Preprocess, heads: Heads, dtype: Any = jnp.float32
+) -> Callable[[PyTree, PyTree, jax.Array], jax.Array]:
+    """(params of the CLIP, of the heads, uint8 [B, S, S, 3]) -> probabilities float32 [B, K]."""
+    module = CLIP(config, dtype)
+
+    def forward(params, head_params, pixels):
+        images = preprocess.normalize(pixels)
+        features = normalize(module.apply({"params": params}, images, method="encode_image"))
+        return jax.nn.softmax(predict(heads, head_params, features))
+
+    return forward
+
+
+def save_program(
+    directory: str | os.PathLike,
+    config: CLIPConfig,
+    preprocess: Preprocess,
+    heads: Heads,
+    clip: PyTree,
+    head: PyTree,
+) -> None:
+    """Writes `predict.jaxexport`: (clip, head, uint8 [B, S, S, 3]) -> float32 [B, K], any B.
+
+    `jax.export.deserialize` reads it, of the same jax or one up to six months newer (what jax
+    promises of exported programs), on CPUs, NVIDIA GPUs and TPUs.
+
+    Args:
+      directory: of the model.
+      config: of the CLIP.
+      preprocess: of its images; normalisation is in the program, resizing and cropping are not.
+      heads: adapter and class head.
+      clip: the CLIP's parameters as stored in model.safetensors, or their shapes and dtypes.
+      head: the heads', as in heads.safetensors.
+    """
+    vision = dataclasses.replace(config, text=None)
+    forward = make_forward(vision, preprocess, heads)
+    names = {path: hf_name(path) for path in flat(clip)}
+
+    def run(clip, head, pixels):
+        return forward(params_from_hf(names, clip.__getitem__, vision), nested(head), pixels)
+
+    stored = {
+        names[path]: jax.ShapeDtypeStruct(hf_shape(path, leaf.shape, config), leaf.dtype)
+        for path, leaf in flat(clip).items()
+    }
+    side, channels = vision.vision.image_size, vision.vision.num_channels
+    shape = export.symbolic_shape(f"b, {side}, {side}, {channels}")
+    pixels = jax.ShapeDtypeStruct(shape, jnp.uint8)
+    exported = export.export(jax.jit(run), platforms=PLATFORMS)(stored, flat(head), pixels)
+    (pathlib.Path(directory) / FILE).write_bytes(exported.serialize())
+
+
+def flat(tree: PyTree) -> dict[str, Any]:
+    """Leaves by their keys joined with "/".
+
+    >>> flat({"classifier": {"layer_0": {"bias": 1}}})
+    {'classifier/layer_0/bias': 1}
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
+
+
+def nested(leaves: dict[str, Any]) -> dict:
+    """Undoes `flat`.
+
+    >>> nested({"classifier/layer_0/bias": 1})
+    {'classifier': {'layer_0': {'bias': 1}}}
+    """
+    tree: dict = {}
+    for name, leaf in leaves.items():
+        *outer, last = name.split("/")
+        at = tree
+        for key in outer:
+            at = at.setdefault(key, {})
+        at[last] = leaf
+    return tree

@@ -1,0 +1,128 @@
+"""Paths here and in object stores (`gs://bucket/folder`), files written whole, where caches lie."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from clipjax.errors import ConfigError
+
+SCHEMES = ("gs", "s3")  # of those that etils knows, the ones that orbax writes arrays to
+ASSETS = pathlib.Path(__file__).parent / "assets"  # what ships with the package
+Path = Any  # pathlib.Path, or etils.epath.Path where a scheme stands in front
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether a path has a scheme.
+
+    >>> is_remote("gs://bucket/run"), is_remote("/gs/run")
+    (True, False)
+    """
+    return "://" in os.fspath(path)
+
+
+def as_path(path: str | os.PathLike) -> Path:
+    """A path to join, read and write: `pathlib.Path` on this machine, etils' epath elsewhere.
+
+    >>> str(as_path("gs://bucket/run") / "config.json"), as_path("run/x") == pathlib.Path("run/x")
+    ('gs://bucket/run/config.json', True)
+
+    Raises:
+      ConfigError: another scheme.
+    """
+    if not is_remote(path):
+        return pathlib.Path(path)
+    if os.fspath(path).partition("://")[0] not in SCHEMES:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise ConfigError(f"{os.fspath(path)} is no path that can be written; known: {known}.")
+    from etils import epath
+
+    return epath.Path(path)
+
+
+def check_reachable(path: Path) -> None:
+    """Asks an object store for a path once, so that what is missing is said at the start.
+
+    Raises:
+      ConfigError: the package for it is not installed, or the store does not answer.
+    """
+    if not is_remote(path):
+        return
+    try:
+        path.exists()
+    except ImportError as error:
+        packages = "gcsfs" if str(path).startswith("gs:") else "s3fs"
+        raise ConfigError(f"{path} needs a package: pip install {packages}.") from error
+    except Exception as error:  # each store has its own: credentials, names, the network
+        raise ConfigError(
+            f"{path} cannot be reached ({type(error).__name__}: {error}); check bucket and access."
+        ) from error
+
+
+def write_errors(path: str | os.PathLike) -> type[Exception]:
+    """What writing to a path may raise: of an object store anything, each client has its own.
+
+    >>> write_errors("/runs/a").__name__, write_errors("gs://bucket/a").__name__
+    ('OSError', 'Exception')
+    """
+    return Exception if is_remote(path) else OSError
+
+
+def local_only(path: str | os.PathLike, what: str) -> pathlib.Path:
+    """A path on this machine.
+
+    Raises:
+      ConfigError: it is elsewhere; `what` says who cannot write there.
+    """
+    if is_remote(path):
+        raise ConfigError(f"{what} cannot go to {os.fspath(path)}; give a path on this machine.")
+    return pathlib.Path(path)
+
+
+def append_text(path: str | os.PathLike, text: str) -> None:
+    """Adds text to a file's end, all of it or nothing.
+
+    Raises:
+      OSError: nothing could be written.
+    """
+    path = as_path(path)
+    if is_remote(path):  # objects cannot grow
+        path.write_text((path.read_text() if path.exists() else "") + text)
+        return
+    data = text.encode()
+    with path.open("ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            written = file.write(data)
+            while written < len(data):  # a disk that runs full takes a part first, then says why
+                written += file.write(data[written:])
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def write_atomically(path: str | os.PathLike, text: str) -> None:
+    """Writes a file so that a reader sees the old or the new content, never a part."""
+    path = as_path(path)
+    if is_remote(path):  # an object appears whole or not at all
+        path.write_text(text)
+        return
+    scratch = path.with_name(path.name + ".partial")
+    scratch.write_text(text, encoding="utf-8")  # whatever the locale says
+    os.replace(scratch, path)
+
+
+def write_json(path: str | os.PathLike, data: Any) -> None:
+    """Writes data as indented JSON, atomically."""
+    write_atomically(path, json.dumps(data, indent=2) + "\n")
+
+
+def default_cache_dir() -> pathlib.Path:
+    """$CLIPJAX_CACHE, or clipjax in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    if chosen := os.environ.get("CLIPJAX_CACHE"):
+        return pathlib.Path(chosen)
+    return (
+        pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "clipjax"
+    )

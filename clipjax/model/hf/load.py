@@ -1,0 +1,142 @@
+"""Hugging Face CLIP directories in and out, safetensors only.
+
+`transformers` removed its Flax models in version 5; this file, with `hf_names`, `hf_config` and
+`hf_params`, is what takes their place. Reading needs neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.errors import CheckpointError
+from clipjax.io import write_json
+from clipjax.model.clip import CLIPConfig
+from clipjax.model.hf.config import config_from_hf, config_to_hf
+from clipjax.model.hf.hub import find_model
+from clipjax.model.hf.names import our_path
+from clipjax.model.hf.params import check_tensors, params_from_hf, params_to_hf
+from clipjax.model.hf.weights import (
+    SINGLE,
+    Stored,
+    read_json,
+    read_tensor,
+    stored_tensors,
+    write_tensors,
+)
+from clipjax.model.layers.positions import resize_positions
+
+PyTree = Any
+
+
+def load_clip(
+    name_or_path: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    dtype: Any = None,
+    image_size: int | None = None,
+) -> tuple[CLIPConfig, PyTree]:
+    """Reads a CLIP in Hugging Face layout, or one tower of it, without torch.
+
+    Args:
+      name_or_path: a directory, a Hub id ("openai/clip-vit-base-patch32"; downloaded once into
+        Hugging Face's cache), or "tiny" for the embedded model.
+      revision: branch, tag or commit of a Hub id; refused with a directory, which has none.
+      dtype: of the parameters; None keeps what is stored (half precision stays half). Train on
+        float32. What a model *computes* in is `CLIP(config, dtype=...)`.
+      image_size: another side length in pixels than the model's own; the position embeddings are
+        interpolated bicubically, as transformers' `interpolate_pos_encoding=True` does.
+
+    Returns:
+      (config, params) for `CLIP(config).apply({"params": params}, ...)`.
+
+    Raises:
+      CheckpointError: nothing there, no network, no permission, a damaged file, weights that are
+        a pickle, tensors that do not fit their config, or an image size that patches do not divide.
+
+    >>> import jax, numpy as np
+    >>> from clipjax import CLIP, load_clip
+    >>> config, params = load_clip("tiny")
+    >>> image = np.zeros((1, 64, 64, 3), np.float32)
+    >>> CLIP(config).apply({"params": params}, image, method="encode_image").shape
+    (1, 128)
+    """
+    directory = find_model(name_or_path, revision)
+    config = config_from_hf(read_json(directory / "config.json"))
+    tensors = stored_tensors(directory)
+    _check_projection(config, tensors)
+    shapes = {name: stored.shape for name, stored in tensors.items()}
+    names = check_tensors(shapes, config, f"the weights in {directory}")
+    params = params_from_hf(names, lambda name: _read(tensors[name]), config, dtype)
+    if image_size in (None, config.vision and config.vision.image_size):
+        return config, params
+    return _with_image_size(config, params, image_size)
+
+
+def _read(stored: Stored) -> np.ndarray:
+    tensor = read_tensor(stored)
+    return tensor.reshape(()) if our_path(stored.name) == "logit_scale" else tensor
+
+
+def _check_projection(config: CLIPConfig, tensors: Mapping[str, Stored]) -> None:
+    """Exports of a tower without its projection have no embedding that texts or images share."""
+    for tower, name in ((config.vision, "visual_projection"), (config.text, "text_projection")):
+        only_tower = (config.vision is None) != (config.text is None)
+        if only_tower and tower and f"{name}.weight" not in tensors:
+            raise CheckpointError(
+                f"the weights hold a tower without {name}.weight, so its output lies in no space "
+                "that images and texts share; export the model's ...WithProjection variant."
+            )
+
+
+def check_size(config: CLIPConfig, preprocess: Any, origin: object) -> None:
+    """Raises CheckpointError unless the preprocessing makes pictures that the model reads."""
+    if config.vision.image_size != preprocess.size:
+        raise CheckpointError(
+            f"{origin}: its preprocessor makes pictures of {preprocess.size} pixels, its "
+            f"config.json wants {config.vision.image_size}; correct the file that is wrong, or "
+            "name the size you want as image_size."
+        )
+
+
+def _with_image_size(config: CLIPConfig, params: PyTree, size: int) -> tuple[CLIPConfig, PyTree]:
+    if config.vision is None or size <= 0 or size % config.vision.patch_size:
+        patch = config.vision and config.vision.patch_size
+        raise CheckpointError(
+            f"image_size {size} does not fit: the model has "
+            + (f"patches of {patch} pixels; choose a multiple." if patch else "no image tower.")
+        )
+    vision = dataclasses.replace(config.vision, image_size=size)
+    table = np.asarray(params["vision"]["position_embedding"])
+    resized = jnp.asarray(resize_positions(table, size // vision.patch_size))
+    tower = {**params["vision"], "position_embedding": resized}
+    return dataclasses.replace(config, vision=vision), {**params, "vision": tower}
+
+
+def save_clip(
+    directory: str | os.PathLike, config: CLIPConfig, params: PyTree, dtype: Any = None
+) -> None:
+    """Writes config.json and model.safetensors, which `transformers.CLIPModel` opens too.
+
+    Args:
+      directory: made if missing.
+      config: of the model.
+      params: its parameters.
+      dtype: to store; None stores each parameter as it is, so that loading and saving a model
+        changes no bit.
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = params_to_hf(params, config)
+    if dtype is not None:
+        tensors = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
+    write_tensors(directory / SINGLE, tensors)
+    dtypes = {str(tensor.dtype) for tensor in tensors.values()}
+    stored = dtypes.pop() if len(dtypes) == 1 else "float32"
+    write_json(directory / "config.json", config_to_hf(config) | {"dtype": stored})

@@ -1,0 +1,73 @@
+"""Layer norm (Ba et al. 2016, arXiv 1607.06450) with its gradient written out for CPU."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+class LayerNorm(nn.Module):
+    """Each row to mean 0 and variance 1, then scale and bias; [..., D] -> float32 [..., D].
+
+    Parameters and values are those of `flax.linen.LayerNorm(dtype=float32)`: statistics are in
+    float32 whatever dtype comes in, because half-precision norms are a known NaN source. `cpu` as
+    in `clipjax.model.layers.dense.affine`.
+    """
+
+    eps: float
+    cpu: bool | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
+        x, scale, bias = (value.astype(jnp.float32) for value in (x, scale, bias))
+        on_cpu = jax.default_backend() == "cpu" if self.cpu is None else self.cpu
+        return (layer_norm if on_cpu else _plain)(x, scale, bias, self.eps)
+
+
+def _statistics(x, eps):
+    """Mean and inverse standard deviation of each row."""
+    mean = x.mean(axis=-1, keepdims=True)
+    variance = jnp.maximum(0.0, (x * x).mean(axis=-1, keepdims=True) - mean * mean)
+    return mean, lax.rsqrt(variance + eps)
+
+
+def _plain(x, scale, bias, eps):
+    mean, inverse = _statistics(x, eps)
+    return (x - mean) * (inverse * scale) + bias
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
+    """(x - mean) / sqrt(variance + eps) * scale + bias, float32 [..., D], [D], [D] -> [..., D].
+
+    Differentiating mean and variance as JAX does reads the activations more often than the gradient
+    as a whole needs, and XLA's CPU backend computes one pass after the other.
+
+    >>> import jax.numpy as jnp
+    >>> layer_norm(jnp.array([[1.0, 3.0]]), jnp.ones(2), jnp.array([0.0, 1.0]), 0.0).tolist()
+    [[-1.0, 2.0]]
+    """
+    return _plain(x, scale, bias, eps)
+
+
+def _forward(x, scale, bias, eps):
+    return _plain(x, scale, bias, eps), (x, scale)
+
+
+def _backward(eps, kept, gradient):
+    x, scale = kept
+    mean, inverse = _statistics(x, eps)
+    normed, scaled = (x - mean) * inverse, gradient * scale
+    average = lambda value: value.mean(axis=-1, keepdims=True)  # noqa: E731
+    slope = inverse * (scaled - average(scaled) - normed * average(scaled * normed))
+    rows = tuple(range(x.ndim - 1))
+    return slope, (gradient * normed).sum(axis=rows), gradient.sum(axis=rows)
+
+
+layer_norm.defvjp(_forward, _backward)

@@ -1,0 +1,142 @@
+"""What the command lines share: how a config's flags are checked, how a command starts and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pathlib
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import NoReturn
+
+from ml_collections import ConfigDict
+
+from clipjax.errors import ClipjaxError
+
+
+def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+    """Every field of a config as a dotted name."""
+    names = []
+    for key, value in config.items():
+        nested = isinstance(value, ConfigDict)
+        names += field_names(value, f"{prefix}{key}.") if nested else [prefix + key]
+    return names
+
+
+def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
+    """A sentence on what the command line asks of its config in vain; "" if nothing.
+
+    `default` is the config of a command line that names none.
+    """
+    words: dict[str, str] = {}
+    for word, after in zip(argv, [*argv[1:], ""], strict=False):
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-"):
+            words[name] = value if equals else after
+    file, _, arg = words.get("config", default).partition(":")
+    if not pathlib.Path(file).is_file():
+        return f"there is no config file {file}; configs/ holds those that come with clipjax."
+    try:
+        names = field_names(runpy.run_path(file)["get_config"](arg or None))
+    except ValueError as error:
+        return f"{file}: {error}"
+    given = [w.removeprefix("config.") for w in words if w.startswith("config.")]
+    # A key that is no Python name stands in brackets: data.mixture['icon-mono']; so does an index.
+    plain = [re.sub(r"\[\d+\]", "", re.sub(r"\[['\"](.+?)['\"]\]", r".\1", w)) for w in given]
+    if unquoted := [name for name in given if "-" in name and "[" not in name and name in names]:
+        outer, _, key = unquoted[0].rpartition(".")
+        return f"write --config.{outer}['{key}'], in quotes: {key!r} is no Python name."
+    if unknown := [name for name in plain if name not in names]:
+        return f"{file} has no field {', '.join(unknown)}; its fields: {', '.join(names)}."
+    return ""
+
+
+def refuse_bad_config(default: str = "configs/dann.py") -> None:
+    """Ends the process with one sentence where the command line asks of its config in vain.
+
+    To be called before the flags are defined: ml_collections parses the command line as it defines
+    them, and answers an unknown field with a bare AttributeError, three exceptions deep.
+    """
+    if complaint := config_complaint(sys.argv[1:], default):
+        print(f"clipjax: {complaint}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _is_ours_to_say(record) -> bool:
+    """False for orbax's tracebacks, one from each of its threads: `Checkpointer` says it once."""
+    return record.levelname != "ERROR" or "orbax" not in record.pathname
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turns our errors into a line and exit code 1, Ctrl-C into a line and 130, SIGTERM: 75.
+
+    With several processes every other error ends the process at once, too: an orderly end would
+    wait for the others.
+    """
+    from absl import logging
+
+    from clipjax.runtime.devices import keep_compiled, use_cores
+    from clipjax.train.distributed import processes
+    from clipjax.train.preemption import RESUMABLE, Preempted, obeyed
+
+    logging.set_verbosity(logging.WARNING)  # orbax reports every file it touches
+    logging.get_absl_logger().addFilter(_is_ours_to_say)
+    use_cores()
+    keep_compiled()
+    try:
+        with obeyed():
+            yield
+    except ClipjaxError as error:
+        _say_last(f"clipjax: {error}", 1)
+        leave(1) if processes.several() else sys.exit(1)
+    except KeyboardInterrupt:
+        _say_last("\nclipjax: stopped; the same command goes on from here.", 130)
+        leave(130)
+    except Preempted as notice:
+        _say_last(f"clipjax: {notice}", RESUMABLE)
+        leave(RESUMABLE)
+    except Exception as error:
+        line = _machine_at_fault(error)
+        if not processes.several():
+            if not line:
+                raise
+            _say_last(f"clipjax: {line}", 1)
+            sys.exit(1)
+        line = line or processes.lost_contact(error)
+        _say_last(f"clipjax: {line}" if line else traceback.format_exc(), 1)
+        leave(1)
+
+
+def _say_last(words: str, code: int) -> None:
+    """Says why this process ends, to the reader and, by its exit code, to the other processes."""
+    from clipjax.train.distributed import processes
+
+    processes.leave(code)
+    print(words, file=sys.stderr, flush=True)
+
+
+def _machine_at_fault(error: Exception) -> str:
+    """A sentence where an error says that a disk is full; "" for other errors."""
+    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return ""
+    named = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return f"{named}; free some, and the same command goes on."
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process without waiting for anything.
+
+    XLA may be computing in threads of its own, and crashes when the interpreter's orderly end takes
+    memory from under them. Worker processes end with their pipes.
+    """
+    from clipjax.train.distributed import processes
+
+    processes.see_off()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

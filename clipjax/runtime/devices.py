@@ -1,0 +1,61 @@
+"""Settings of the process that must be made before JAX starts: devices, programs kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import platform
+
+MOST_CPU_DEVICES = 8  # a batch cut finer than this spends its time on summing gradients
+
+
+def use_cores() -> None:
+    """Makes every CPU core a device of JAX, so that steps on batches share their work by examples.
+
+    XLA computes one device's elementwise loops and many of its copies on one thread; two devices of
+    half a batch each run these side by side. Nothing is changed where the user said how many there
+    are (JAX_NUM_CPU_DEVICES, or --xla_force_host_platform_device_count in XLA_FLAGS).
+    """
+    import jax
+
+    said = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not said and jax.config.jax_num_cpu_devices < 1:
+        jax.config.update("jax_num_cpu_devices", cpu_devices())
+
+
+def cpu_devices() -> int:
+    """How many devices `use_cores` makes: the cores that this process may use, up to a bound."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores or 1, MOST_CPU_DEVICES)
+
+
+def keep_compiled() -> None:
+    """Keeps what XLA compiled in the user's cache folder, `compiled` beside the features.
+
+    Half of a first short run is compiling. All programs are kept, small ones too: there are a
+    hundred of them, of a megabyte together. A folder for each kind of processor, because a home may
+    be shared by machines that cannot run each other's code. Nothing is changed where
+    JAX_COMPILATION_CACHE_DIR or JAX_ENABLE_COMPILATION_CACHE is set; CLIPJAX_COMPILED=0 switches it
+    off.
+    """
+    import jax
+
+    from clipjax.io import default_cache_dir
+
+    said = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
+    if os.environ.get("CLIPJAX_COMPILED") == "0" or any(name in os.environ for name in said):
+        return
+    folder = default_cache_dir() / "compiled" / processor()
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def processor() -> str:
+    """A name for what this machine's processor can run."""
+    info, found = pathlib.Path("/proc/cpuinfo"), [platform.machine(), platform.processor()]
+    if info.exists():
+        kinds = ("model name", "flags", "Features")
+        found += sorted({x for x in info.read_text().splitlines() if x.startswith(kinds)})
+    return hashlib.sha256("\n".join(found).encode()).hexdigest()[:12]

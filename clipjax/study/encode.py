@@ -1,0 +1,169 @@
+"""A run's images: through the frozen encoder once, or as pixels where the encoder trains."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from clipjax.data.dataset import Source
+from clipjax.data.features import cache as feats
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.loading.image_cache import Crops
+from clipjax.data.subset import Subset
+from clipjax.io import default_cache_dir
+from clipjax.model.clip import normalize
+from clipjax.model.prompts import fill_prompts
+from clipjax.model.text import load_tokenizer, without_padding, zero_shot_classifier
+from clipjax.study.plan import Part, Plan, check_unreadable, evaluated, needed_parts, training_rows
+from clipjax.train.distributed import processes
+from clipjax.train.distributed.sharding import batch_mesh, deal_out, replicate
+
+PIXELS_IN_MEMORY = 1 << 30  # bytes of decoded images that a run keeps, training parts first
+
+
+class Encoded(NamedTuple):
+    """A dataset seen through the frozen encoder, and the way to its pixels."""
+
+    parts: dict[Part, feats.Features]
+    text_weights: jax.Array  # [K, P]: zero-shot class weights
+    scale: float  # CLIP's factor on cosine similarities
+    tokens: np.ndarray  # int32 [K, prompts, T]: the classes' prompts
+    plan: Plan
+    rows: dict[Part, np.ndarray]  # which examples of a source the features are of, where not all
+    chosen: np.ndarray | None  # which labelled training features are trained on, where not all
+    open_crops: dict[Part, Crops]  # those asked for so far
+
+    def source(self, domain: str, split: str) -> Source:
+        """The examples of a part, row by row those of its features."""
+        source = self.plan.dataset.source(domain, split)
+        rows = self.rows.get((domain, split))
+        return source if rows is None else Subset(source, rows)
+
+    def labelled_rows(self, config) -> np.ndarray | None:
+        """Which of the source's training features a method with this config takes; None: all."""
+        labels = self.parts[config.data.source, "train"].labels
+        return training_rows(config, labels, self.plan.dataset.classes)
+
+    def labelled(self, domain: str) -> feats.Features:
+        """The features of a source domain that are trained on."""
+        part = self.parts[domain, "train"]
+        if self.chosen is None:
+            return part
+        return feats.Features(np.asarray(part.features[self.chosen]), part.labels[self.chosen])
+
+    def crops(self, domain: str, split: str, *, labelled: bool = False) -> Crops:
+        """The pixels of a part, or of what `labelled` gives; decoded once where they fit."""
+        if (domain, split) not in self.open_crops:
+            source = self.source(domain, split)
+            if labelled and self.chosen is not None:
+                source = Subset(source, self.chosen)
+            left = PIXELS_IN_MEMORY - sum(crops.kept_bytes for crops in self.open_crops.values())
+            crops = Crops(source, self.plan.preprocess, memory_bytes=left)
+            self.open_crops[domain, split] = crops
+        return self.open_crops[domain, split]
+
+
+def encode_texts(config, plan: Plan) -> Encoded:
+    """The classes' texts alone; no image is read."""
+    tokenize, module, params = load_tokenizer(plan.model), plan.module, plan.params
+    classes = plan.class_names
+    # Parameters are arguments: as constants of the program they would be in memory twice.
+    encode_text = jax.jit(functools.partial(module.apply, method="encode_text"))
+    weights = zero_shot_classifier(
+        functools.partial(encode_text, {"params": params}), tokenize, classes, config.prompts
+    )
+    tokens = np.stack([tokenize(fill_prompts(name, config.prompts)) for name in classes])
+    scale = float(module.apply({"params": params}, method="scale"))
+    flat = without_padding(tokens.reshape(-1, tokens.shape[-1]))
+    tokens = flat.reshape(*tokens.shape[:2], -1)
+    return Encoded({}, weights, scale, tokens, plan, {}, None, {})
+
+
+def image_encoder(config, plan: Plan) -> Callable[[np.ndarray], jax.Array]:
+    """uint8 images [B, S, S, 3] -> float32 [B, P] of length 1, on all accelerators of the machine.
+
+    On one CPU device, whatever the cores: cached features are the same bits on every machine.
+    """
+    devices = jax.local_devices()
+    devices = devices[:1] if devices[0].platform == "cpu" else devices
+    mesh = batch_mesh(config.features.batch_size, devices)
+    params = replicate(plan.params, mesh)
+
+    @jax.jit
+    def encode_image(params, pixels):
+        pixels = plan.preprocess.normalize(pixels)
+        return normalize(plan.module.apply({"params": params}, pixels, method="encode_image"))
+
+    return lambda images: encode_image(params, deal_out(images, mesh))
+
+
+def encode(config, plan: Plan, say) -> Encoded:
+    """Encodes what the run needs, or reads it from the feature cache."""
+    texts, encode_image = encode_texts(config, plan), image_encoder(config, plan)
+    cache = config.features.cache_dir or default_cache_dir() / "features"
+    # The config too: an activation or a number of heads changes features, and no weight.
+    key = f"{feats.fingerprint(plan.params)} {plan.clip_config.vision} {config.compute_dtype}"
+    parts, rows, skipped, needed = {}, {}, [], needed_parts(config, plan.dataset)
+    allowed = config.data.max_unreadable * sum(len(plan.dataset.source(*p)) for p in needed)
+    for domain, split in needed:
+        found = encode_shared(
+            plan.dataset.source(domain, split),
+            encode_image,
+            plan.preprocess,
+            weights=key,
+            batch_size=config.features.batch_size,
+            cache_dir=cache if config.features.cache else None,
+            dtype=config.features.dtype,
+            model=config.model,
+            workers=config.data.workers,
+            say=say,
+            most_skipped=int(allowed) - len(skipped),
+        )
+        skipped += found.skipped
+        if found.skipped:
+            rows[domain, split] = found.rows
+        # Training features stay mapped; the others are few and go through many measures.
+        parts[domain, split] = found.features if split == "train" else in_float32(found.features)
+    images = sum(len(part.labels) for part in parts.values())
+    if told := check_unreadable(skipped, images, config.data.max_unreadable):
+        say(told)
+    domains, classes = len(evaluated(config, plan.dataset)), len(plan.dataset.classes)
+    say(f"features of {images} images, {domains} domains, {classes} classes")
+    chosen = None
+    if config.stages:
+        labels = parts[config.data.source, "train"].labels
+        chosen = training_rows(config, labels, plan.dataset.classes)
+    return texts._replace(parts=parts, rows=rows, chosen=chosen)
+
+
+def encode_shared(
+    source: Source, encode_image: Callable, preprocess: Preprocess, **options
+) -> feats.EncodedSource:
+    """`cached_features` of a source. Processes encode, and cache, a share each; all get all of it.
+
+    Nothing needs a disk that processes share; where they do, their shares have different names.
+    """
+    index, count = processes.place()
+    if count == 1 or len(source) < count:  # too few to share: everyone for himself
+        return feats.cached_features(encode_image, source, preprocess, **options)
+    mine = np.arange(index, len(source), count)
+    found = processes.together(
+        lambda: feats.cached_features(encode_image, Subset(source, mine), preprocess, **options)
+    )
+    features = np.asarray(found.features.features)
+    shares = processes.gather((features, mine[found.rows], found.skipped))
+    rows = np.concatenate([rows for _, rows, _ in shares])
+    order = np.argsort(rows)
+    features = np.concatenate([features for features, _, _ in shares])[order]
+    labels = np.asarray(source.labels, np.int32)[rows[order]]
+    skipped = tuple(entry for _, _, entries in shares for entry in entries)
+    return feats.EncodedSource(feats.Features(features, labels), rows[order], skipped)
+
+
+def in_float32(part: feats.Features) -> feats.Features:
+    """Features as what everything but training takes."""
+    return part._replace(features=np.asarray(part.features, np.float32))

@@ -1,0 +1,270 @@
+"""What is measured of a method: while it trains, for picking a checkpoint, and at the end."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.adapt.dann import gradient_ratio
+from clipjax.data.features.cache import Features
+from clipjax.evaluate import results as report
+from clipjax.evaluate import select
+from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement
+from clipjax.model.network import Network
+from clipjax.study.encode import Encoded, Part, in_float32
+from clipjax.study.methods import Phase
+from clipjax.study.plan import FEWEST_FOR_DISTANCE
+from clipjax.train.distributed import processes
+from clipjax.train.distributed.sharding import (
+    batch_mesh,
+    deal_out,
+    make_mesh,
+    place,
+    state_shardings,
+)
+
+MOST_FOR_DENSITY = 2000  # soft neighbourhood density compares all pairs
+PROBE = 256  # images a domain for the ratio of gradients
+
+
+class View:
+    """A method's features of any part, per seed: cached ones, or its own encoder's."""
+
+    def __init__(self, network: Network, config, encoded: Encoded):
+        self.encoded, self.batch_size = encoded, config.features.batch_size
+        self.workers = config.data.workers
+        self._encode, devices = jax.jit(network.encode), batch_mesh(self.batch_size).devices
+        # What does not fit on one device in training does not fit here either.
+        self.mesh = make_mesh(devices.reshape(-1), math.gcd(devices.size, config.mesh.fsdp))
+
+    def features(self, params, part: Part) -> Features:
+        """The features of a part under one seed's parameters; processes share the encoding."""
+        if "clip" not in params:
+            return self.encoded.parts[part]
+        crops = self.encoded.crops(*part)
+        encode = lambda images: self._encode(params, deal_out(images, self.mesh))  # noqa: E731
+        place = processes.place()
+        if len(crops) < place[1]:  # too few to share
+            place = (0, 1)
+        mine = crops.encode(encode, self.batch_size, workers=self.workers, process=place)
+        found = np.empty((len(crops), mine.shape[1]), np.float32)
+        for index, rows in enumerate(processes.gather(mine) if place[1] > 1 else [mine]):
+            found[index :: place[1]] = rows
+        return Features(found, crops.labels)
+
+    def placed(self, params):
+        """One seed's parameters where `features` wants them: an encoder on all devices."""
+        if "clip" not in params:
+            return params
+        return place(params, state_shardings(params, self.mesh))
+
+
+class Validation:
+    """Measures candidates for selection: every rule's score, and what each candidate is worth."""
+
+    def __init__(self, network: Network, config, adversarial: bool, encoded: Encoded):
+        self.adversarial = adversarial
+        self.view = View(network, config, encoded)
+        self.source = config.data.source
+        # One program for everything: one by one, these operations cost more than they compute.
+        self._measures = jax.jit(functools.partial(_validate, network))
+
+    def measure(self, phases: Sequence[Phase], targets: Sequence[str], stacked) -> dict[str, list]:
+        """Measures of stacked parameters, each a list over runs.
+
+        Args:
+          phases: of each run, for the options of its loss.
+          targets: the domain each run adapts to.
+          stacked: their parameters.
+        """
+        stacked = jax.device_get(stacked)
+        each = [
+            self._one(phase, target, jax.tree.map(lambda x: x[i], stacked))  # noqa: B023
+            for i, (phase, target) in enumerate(zip(phases, targets, strict=True))
+        ]
+        return {key: [one[key] for one in each] for key in each[0]}
+
+    def _one(self, phase: Phase, target: str, params) -> dict[str, float | None]:
+        placed = self.view.placed(params)
+        parts = {
+            f"{end}_{split}": self.view.features(placed, (domain, split))
+            for end, domain in (("source", self.source), ("target", target))
+            for split in ("val", "test")
+        }
+        options, weigh = phase.options, None
+        if self.adversarial and options.get("domain_weight", 1.0) != 0:
+            weigh = (options.get("domain_weight", 1.0), options.get("label_smoothing", 0.0))
+        found, adapted = jax.device_get(self._measures(params, parts, weigh))
+        measures = {key: round(float(value), 6) for key, value in found.items()}
+        measures["proxy_a_distance"] = distance(*adapted)
+        return measures
+
+
+def _validate(network: Network, params, parts: dict[str, Features], weigh: tuple | None):
+    """Scalars of one candidate, and the adapted validation features of source and target.
+
+    `weigh` is (domain weight, label smoothing) where there is a domain loss; the ratio of gradients
+    is then measured, at lambda 1.
+    """
+    logits = {name: network.predict(params, part.features) for name, part in parts.items()}
+    hits = {name: accuracy(logits[name], part.labels) for name, part in parts.items()}
+    seen = logits["target_val"]
+    found = {
+        "source_val": hits["source_val"],
+        "negative_entropy": select.negative_entropy(seen),
+        "information_maximization": select.information_maximization(seen),
+        "soft_neighbourhood_density": select.soft_neighbourhood_density(seen[:MOST_FOR_DENSITY]),
+        "oracle": hits["target_val"],
+        "source_test": hits["source_test"],
+        "target_test": hits["target_test"],
+    }
+    source, target = parts["source_val"], parts["target_val"]
+    adapted = [network.model.features(params, x.features, None) for x in (source, target)]
+    if weigh:
+        batch = {
+            "source": {"inputs": source.features[:PROBE], "label": source.labels[:PROBE]},
+            "target": {"inputs": target.features[:PROBE]},
+        }
+        weight, smoothing = weigh
+        found["grad_ratio"] = gradient_ratio(
+            network.model, params, batch, 1.0, domain_weight=weight, label_smoothing=smoothing
+        )
+    return found, adapted
+
+
+def distance(source, target) -> float | None:
+    """Proxy A-distance of two sets of features; None where too few, or not finite, to tell."""
+    source, target = np.asarray(source), np.asarray(target)
+    if min(len(source), len(target)) < FEWEST_FOR_DISTANCE:
+        return None
+    if not (np.isfinite(source).all() and np.isfinite(target).all()):
+        return None
+    return round(select.proxy_a_distance(source, target), 4)
+
+
+class Outcome(NamedTuple):
+    """What a method makes of the test images of source and target."""
+
+    distances: list[float | None]  # proxy A-distance per seed
+    logits: np.ndarray  # of the target, [seeds, N, K]
+    features: tuple[np.ndarray, np.ndarray] | None  # of both, first seed; None where still CLIP's
+
+
+def zero_shot_outcome(config, encoded: Encoded) -> Outcome:
+    """CLIP as it comes."""
+    source, target = (encoded.parts[d, "test"] for d in (config.data.source, config.data.target))
+    logits = encoded.scale * target.features @ np.asarray(encoded.text_weights).T
+    ends = (source.features, target.features)
+    return Outcome([distance(*ends)], logits[None], ends)
+
+
+def measure_method(name: str, trained, config, encoded: Encoded) -> tuple[list[dict], Outcome]:
+    """Rows per domain and split (`clipjax.evaluate.results.row`), and what a page shows.
+
+    Args:
+      name: of the method.
+      trained: network and parameters, stacked over seeds (`clipjax.study.restore.Trained`).
+      config: of the run.
+      encoded: its data.
+    """
+    network, view = trained.network, View(trained.network, config, encoded)
+    stacked = jax.device_get(trained.params)
+    source, target = (config.data.source, "test"), (config.data.target, "test")
+    found: dict[Part, list[dict]] = {part: [] for part in encoded.parts if part[1] != "train"}
+    logits, ends = [], []
+    for i in range(len(config.seeds)):
+        params = jax.tree.map(lambda x: x[i], stacked)  # noqa: B023
+        placed, adapted = view.placed(params), {}
+        for part in found:
+            features, labels = view.features(placed, part)
+            *answers, seen = _answers(network, params, features)
+            found[part].append(_score(answers, jnp.asarray(labels)))
+            if part in (source, target):
+                adapted[part] = np.asarray(seen)
+            if part == target:
+                logits.append(np.asarray(answers[0]))
+        ends.append((adapted[source], adapted[target]))
+    rows = []
+    for (domain, split), scores in found.items():
+        columns = {key: [score[key] for score in scores] for key in scores[0]}
+        count = len(encoded.parts[domain, split].labels)
+        rows.append(report.row(name, domain, split, count, columns.pop("accuracy"), **columns))
+    same = "clip" not in trained.params and "adapter" not in trained.params
+    distances = [distance(*pair) for pair in ends]
+    return rows, Outcome(distances, np.stack(logits), None if same else ends[0])
+
+
+@functools.partial(jax.jit, static_argnums=0)  # compiled once for methods of one network
+def _answers(network: Network, params, features):
+    """Logits, the members' logits, adapted features."""
+    adapted = network.model.features(params, features, None)
+    return network.predict(params, features), network.members(params, features), adapted
+
+
+@jax.jit
+def _score_arrays(logits, members, labels):
+    return {
+        "accuracy": accuracy(logits, labels),
+        "ece": calibration_error(logits, labels),
+        "members": accuracy(members, labels),
+        "disagreement": disagreement(members),
+    }
+
+
+def _score(answers, labels) -> dict:
+    logits, members = answers
+    found = jax.tree.map(
+        lambda v: np.asarray(v, np.float64).round(6).tolist(),
+        _score_arrays(logits, members, labels),
+    )
+    if len(members) == 1:
+        del found["members"], found["disagreement"]
+    return found
+
+
+def zero_shot_rows(config, encoded: Encoded) -> list[dict]:
+    """Zero-shot accuracy of every encoded test and validation part, and of whole domains."""
+    parts = {key: part for key, part in encoded.parts.items() if key[1] != "train"}
+    if config.whole_domains:
+        for domain in dict.fromkeys(domain for domain, _ in encoded.parts):
+            pieces = [in_float32(part) for (d, _), part in encoded.parts.items() if d == domain]
+            columns = (np.concatenate(column) for column in zip(*pieces, strict=True))
+            parts[domain, "all"] = Features(*columns)
+    rows = []
+    for (domain, split), part in parts.items():
+        logits = encoded.scale * part.features @ encoded.text_weights.T
+        labels = jnp.asarray(part.labels)
+        hit, ece = float(accuracy(logits, labels)), float(calibration_error(logits, labels))
+        n = len(part.labels)
+        rows.append(report.row("zero_shot", domain, split, n, [hit], ece=[round(ece, 6)]))
+    return rows
+
+
+def rule_table(history: list[list[dict]]) -> dict[str, dict]:
+    """What each selection rule would have picked: rule -> epochs, source and target accuracy.
+
+    Args:
+      history: per seed the validations of a method's last phase.
+
+    Returns:
+      {rule: {"epoch", "source" and "target" test accuracy: each per seed}}; rules whose score is
+      missing (too few images) are left out.
+    """
+    table = {}
+    for rule in select.RULES:
+        scored = rule == "last" or all(e.get(rule) is not None for es in history for e in es)
+        if not scored:
+            continue
+        picked = [select.select(entries, rule) for entries in history]
+        table[rule] = {
+            "epoch": [entry["epoch"] for entry in picked],
+            "source": [entry["source_test"] for entry in picked],
+            "target": [entry["target_test"] for entry in picked],
+        }
+    return table

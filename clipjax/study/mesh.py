@@ -1,0 +1,114 @@
+"""The devices that share a run's batches: what `config.mesh` and `config.parallel` ask for."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+from jax.sharding import Mesh
+
+from clipjax.errors import ConfigError
+from clipjax.train.distributed import processes
+from clipjax.train.distributed.program import WAYS
+from clipjax.train.distributed.sharding import batch_mesh, make_mesh
+from clipjax.train.trace import Trace, parse_steps
+
+
+def check_parallel(config) -> None:
+    """Refuses what no number of devices could run.
+
+    Raises:
+      ConfigError: the field.
+    """
+    if config.parallel not in WAYS:
+        raise ConfigError(f"parallel is {config.parallel!r}; known: {', '.join(WAYS)}.")
+    data, fsdp = config.mesh.data, config.mesh.fsdp
+    if data < 0 or fsdp < 1:
+        raise ConfigError(f"mesh.data={data}, mesh.fsdp={fsdp}: give at least 0 and 1.")
+    if config.parallel == "pmap" and fsdp > 1:
+        raise ConfigError(
+            f"parallel=pmap keeps parameters whole on each device and cannot take mesh.fsdp={fsdp};"
+            " use parallel=jit."
+        )
+    parse_steps(config.profile)
+
+
+def is_free(config) -> bool:
+    """Whether the number of devices is left to us: on one process's CPU, nothing asked for."""
+    asked = config.mesh.data or config.mesh.fsdp > 1 or processes.several()
+    return not asked and jax.local_devices()[0].platform == "cpu"
+
+
+def training_mesh(config, state_bytes: int = 0, most: int | None = None) -> Mesh:
+    """The devices that share the batches of a run.
+
+    All there are, unless `config.mesh.data` says otherwise. On the CPU of one process, where
+    nothing is asked for, as many as divide a batch and have room for a copy of the state each:
+    there all devices live in one memory, of which half is left to activations.
+
+    Args:
+      config: of the run.
+      state_bytes: of parameters and optimizer state.
+      most: devices, where the number is free.
+
+    Raises:
+      ConfigError: more devices than there are, or a batch that they cannot share.
+    """
+    accumulate = config.get("accumulate", 1)
+    if is_free(config):
+        devices = jax.local_devices()
+        room = max(1, device_memory() // (2 * max(1, state_bytes)))
+        return batch_mesh(config.batch_size // accumulate, devices[: min(room, most or room)])
+    devices, fsdp = jax.devices(), config.mesh.fsdp
+    data = config.mesh.data or max(1, len(devices) // fsdp)
+    count = data * fsdp
+    if count > len(devices):
+        raise ConfigError(
+            f"a mesh of mesh.data={data} times mesh.fsdp={fsdp} devices is larger than the "
+            f"{len(devices)} there are; make it smaller."
+        )
+    if processes.several() and count != len(devices):
+        raise ConfigError(
+            f"a mesh of mesh.data={data} times mesh.fsdp={fsdp} leaves out some of the "
+            f"{len(devices)} devices of {jax.process_count()} processes; use all."
+        )
+    if not config.mesh.data and count != len(devices):
+        raise ConfigError(
+            f"mesh.fsdp={fsdp} does not divide the {len(devices)} devices there are; take a "
+            f"divisor, or leave some devices out with mesh.data={data}."
+        )
+    check_divides(config.batch_size, accumulate, count)
+    return make_mesh(devices[:count], fsdp)
+
+
+def check_divides(batch_size: int, accumulate: int, devices: int) -> None:
+    """Refuses a batch of which some devices cannot have equal parts.
+
+    >>> check_divides(60, 1, 8)
+    Traceback (most recent call last):
+    clipjax.errors.ConfigError: batch_size=60 cannot be shared evenly by 8 devices; take 56 or 64.
+
+    Raises:
+      ConfigError: with the nearest sizes that can be shared.
+    """
+    unit = devices * accumulate
+    if batch_size % unit:
+        below = batch_size // unit * unit
+        sizes = [str(size) for size in (below, below + unit) if size]
+        parts = f" in accumulate={accumulate} microbatches" if accumulate > 1 else ""
+        raise ConfigError(
+            f"batch_size={batch_size} cannot be shared evenly by {devices} devices{parts}; take "
+            f"{' or '.join(sizes)}."
+        )
+
+
+def device_memory() -> int:
+    """Bytes that the first device can hold; of the machine where the device does not say."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def wanted_trace(config, workdir) -> Trace | None:
+    """The steps of `config.profile`, traced into the workdir by the first process."""
+    steps = parse_steps(config.profile)
+    return Trace(workdir / "profile", *steps) if steps and processes.is_first() else None

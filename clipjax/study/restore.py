@@ -1,0 +1,122 @@
+"""Trained methods: which epochs were the best, and their parameters read back."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from clipjax.adapt.step import TrainState
+from clipjax.errors import CheckpointError, ConfigError
+from clipjax.evaluate.select import select
+from clipjax.log import read_log
+from clipjax.model.network import Network
+from clipjax.study.plan import is_cached
+from clipjax.study.run_group import Team
+from clipjax.train.checkpoint import warn
+from clipjax.train.distributed import processes
+
+PyTree = Any
+
+
+class Trained(NamedTuple):
+    """A method after training."""
+
+    network: Network
+    params: PyTree  # heads, stacked over seeds; and "clip" where the encoder trained
+    history: list[list[dict]]  # per seed: the validations of the last phase, oldest first
+
+
+def restored(team: Team) -> dict[str, Trained]:
+    """What `Trainer.train` returned, read back; the images are not needed.
+
+    Raises:
+      CheckpointError: the method did not finish, or its checkpoints do not fit the config.
+    """
+    history = histories(team)
+    epochs = (team.spans[-1].start + team.spans[-1].steps) // team.per_epoch
+    for run, entries in enumerate(history):
+        if not entries or entries[-1]["epoch"] != epochs:
+            raise _unfinished(team, team.names[run // len(team.config.seeds)])
+    return apart(team, selected(team, history), history)
+
+
+def histories(team: Team) -> list[list[dict]]:
+    """Per run the validations of the last phase, with their epochs, oldest first."""
+    seeds = list(team.config.seeds)
+    first = {m.phases[-1].name: i * len(seeds) for i, m in enumerate(team.methods)}
+    found: list[list[dict]] = [[] for _ in range(len(seeds) * len(team.methods))]
+    for record in processes.from_first(lambda: read_log(team.log.path)):
+        if record.get("phase") not in first or "evaluation" not in record:
+            continue
+        here = [seeds.index(record["seed"])] if "seed" in record else range(len(seeds))
+        for place, position in enumerate(here):
+            values = {key: value[place] for key, value in record["evaluation"].items()}
+            run = found[first[record["phase"]] + position]
+            run.append({"epoch": record["epoch"], **values})
+    return found
+
+
+def selected(team: Team, history: list[list[dict]]) -> TrainState:
+    """The states of the epochs that the config's rule picks, stacked over runs."""
+    phase, states = team.method.phases[-1], []
+    like, cached = _shapes(team)
+    first = functools.partial(jax.tree.map, lambda x: x[0])
+    for position, entries in enumerate(history):
+        seed = team.config.seeds[position % len(team.config.seeds)]
+        wanted = like if cached else jax.eval_shape(first, like)
+        with team.checkpointer(phase, None if cached else seed) as checkpointer:
+            found = checkpointer.restore(
+                wanted, _picked(team, position, entries, checkpointer.steps)
+            )
+        pick = (lambda x: x[position]) if cached else (lambda x: x)  # noqa: B023
+        states.append(jax.tree.map(pick, found[0]))
+    return jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *states)
+
+
+def _shapes(team: Team) -> tuple[TrainState, bool]:
+    """Shapes of the last phase's states, and whether it trains on cached features."""
+    like, cached = jax.eval_shape(team.start), True
+    for index, phase in enumerate(team.method.phases):
+        cached = cached and is_cached(team.plan, team.method, phase)
+        like = jax.eval_shape(jax.vmap(functools.partial(team.begin, index, cached)), like)
+    return like, cached
+
+
+def _picked(team: Team, run: int, entries: list[dict], steps: list[int]) -> int:
+    """The step that the config's rule picks of a run's validations, out of those on disk."""
+    name = team.names[run // len(team.config.seeds)]
+    rule = team.config.selection
+    there = [entry for entry in entries if entry["epoch"] * team.per_epoch in steps]
+    try:
+        best = select(entries, rule)
+        if best not in there and (rule == "last" or not there):
+            raise _unfinished(team, name)
+        taken = select(there, rule)
+    except ValueError as error:
+        raise ConfigError(f"selection={rule}: {error}") from None
+    if taken is not best and processes.is_first():
+        warn(
+            f"clipjax: epoch {best['epoch']} of {name} is the best by {rule}, and its "
+            f"checkpoint could not be written; epoch {taken['epoch']} is taken."
+        )
+    return taken["epoch"] * team.per_epoch
+
+
+def apart(team: Team, states: TrainState, history: list[list[dict]]) -> dict[str, Trained]:
+    """What belongs to each method."""
+    seeds, params, found = len(team.config.seeds), jax.device_get(states.params), {}
+    for position, name in enumerate(team.names):
+        mine = slice(position * seeds, (position + 1) * seeds)
+        own = jax.tree.map(lambda x: x[mine], params)  # noqa: B023
+        found[name] = Trained(team.network, own, history[mine])
+    return found
+
+
+def _unfinished(team: Team, name: str) -> CheckpointError:
+    """What to say where checkpoints are missing."""
+    return CheckpointError(
+        f"{team.workdir} has no checkpoint of {name!r}; run the experiment first."
+    )

@@ -1,0 +1,168 @@
+"""Trains methods: their phases one after the other, on cached features or from pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.tree import leaves
+
+from clipjax.adapt.step import TrainState
+from clipjax.data.loading.pairing import paired_batches
+from clipjax.errors import NonFiniteError
+from clipjax.model.network import needed_clip
+from clipjax.study.encode import Encoded
+from clipjax.study.evaluator import Validation
+from clipjax.study.mesh import training_mesh, wanted_trace
+from clipjax.study.methods import own_config, teams
+from clipjax.study.plan import Plan, is_cached, planned_sizes
+from clipjax.study.restore import Trained, apart, histories, selected
+from clipjax.study.run_group import Team
+from clipjax.train.arrays import fit_arrays
+from clipjax.train.distributed import processes
+from clipjax.train.distributed.sharding import DATA, fetch, place, state_shardings
+from clipjax.train.preemption import Notice
+from clipjax.train.stream import fit_stream
+
+
+def trainers(config, plan: Plan, encoded: Encoded, workdir) -> list[Trainer]:
+    """The config's methods, those together that can train as one program."""
+    joins = lambda method: all(is_cached(plan, method, phase) for phase in method.phases)  # noqa: E731
+    # Planned sizes: checkpoints of a program are found again without reading an image.
+    size = lambda method: planned_sizes(own_config(config, method), plan.dataset)  # noqa: E731
+    found = teams(plan.methods, joins, size)
+    return [Trainer(names, config, plan, encoded, workdir) for names in found]
+
+
+class Trainer(Team):
+    """Trains a team; resumes where a killed run stopped."""
+
+    def __init__(self, names: Sequence[str], config, plan: Plan, encoded: Encoded, workdir):
+        super().__init__(names, config, plan, encoded, workdir)
+        self.validation = Validation(self.network, config, self.method.adversarial, encoded)
+
+    def train(self) -> dict[str, Trained]:
+        """Runs all phases; the parameters are those of the checkpoint that `selection` picks."""
+        states, cached = self.start(), True
+        for index in range(len(self.spans)):
+            cached = cached and is_cached(self.plan, self.method, self.method.phases[index])
+            begin = functools.partial(self.begin, index, cached)
+            fit = self.fit_features if cached else self.fit_pixels
+            states = fit(index, states, begin)
+        self.log.close()
+        history = histories(self)
+        if self.config.selection != "last":
+            states = selected(self, history)
+        return apart(self, states, history)
+
+    def fit_features(self, index: int, states: TrainState, begin) -> TrainState:
+        """A phase on cached features, all runs in one compiled program."""
+        phase, span = self.method.phases[index], self.spans[index]
+        states = jax.jit(jax.vmap(begin))(states)
+        example = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states.params)
+        with Notice() as notice, self.checkpointer(phase) as checkpointer, self.explained():
+            return fit_arrays(
+                functools.partial(self.step, index, self.network.model, example),
+                states,
+                self.training_features(),
+                epochs=(span.start + span.steps) // self.per_epoch,
+                batch_size=self.config.batch_size,
+                phase=[method.phases[index].name for method in self.methods],
+                checkpointer=checkpointer,
+                log=self.log,
+                save_every=self.config.save_every,
+                sampling=self.sampling,
+                rates=functools.partial(self.rates, index),
+                evaluate=functools.partial(self.measure, index),
+                rows=self.examples.chosen_rows(),
+                mesh=self.mesh,
+                stop=notice.reached,
+            )
+
+    @contextlib.contextmanager
+    def explained(self):
+        """Says of a method that diverges which others stop with it."""
+        try:
+            yield
+        except NonFiniteError as error:
+            if len(self.names) == 1:
+                raise
+            raise NonFiniteError(
+                f"{error} {', '.join(self.names)} train as one program and stop together: take the "
+                "one named out of config.stages to go on with the others."
+            ) from None
+
+    def measure(self, index: int, stacked) -> dict[str, list]:
+        """What `Validation` finds, each method in its own target and with its own options."""
+        seeds = len(self.config.seeds)
+        phases = [method.phases[index] for method in self.methods for _ in range(seeds)]
+        targets = [config.data.target for config in self.configs for _ in range(seeds)]
+        return self.validation.measure(phases, targets, stacked)
+
+    def fit_pixels(self, index: int, states: TrainState, begin) -> TrainState:
+        """A phase that trains the encoder (or augments), one seed after the other."""
+        phase = self.method.phases[index]
+        model = self.network_for(phase.augment).pixel_model
+        clip = needed_clip(self.method.heads, self.plan.params)  # an argument, not a constant
+        states, clip = jax.device_get((states, clip))
+        one = lambda position: jax.tree.map(lambda x: x[position], states)  # noqa: E731
+        shapes = jax.eval_shape(begin, one(0), clip)
+        mesh = training_mesh(self.config, sum(x.size * x.dtype.itemsize for x in leaves(shapes)))
+        axis = DATA if self.config.parallel == "pmap" else None
+        step = self.step(index, model, shapes.params, axis_name=axis)  # of all seeds: compiled once
+        # Made in parts where parameters are cut: no device ever holds a whole state then.
+        begin, done = jax.jit(begin, out_shardings=state_shardings(shapes, mesh)), []
+        for position, seed in enumerate(self.config.seeds):
+            given = (one(position), clip)
+            state = begin(*place(given, state_shardings(given, mesh)))
+            state = self.fit_seed(index, seed, state, step, mesh)
+            last = index == len(self.spans) - 1
+            done.append(fetch(state._replace(opt_state=()) if last else state))
+        return jax.tree.map(lambda *x: np.stack(x), *done)
+
+    def fit_seed(self, index: int, seed: int, state: TrainState, step, mesh: Mesh) -> TrainState:
+        """One seed of a phase from pixels."""
+        phase, span, every = self.method.phases[index], self.spans[index], self.per_epoch
+        until, data = span.start + span.steps, self.config.data
+        batches = functools.partial(
+            paired_batches,
+            self.encoded.crops(data.source, "train", labelled=True),
+            self.encoded.crops(data.target, "train") if self.method.adversarial else None,
+            seed=seed,
+            batch_size=self.config.batch_size,
+            last=until,
+            workers=data.workers,
+            process=processes.place(),
+            sampling=self.sampling,
+        )
+        trace = wanted_trace(self.config, self.workdir) if seed == self.config.seeds[0] else None
+
+        def evaluate(params):
+            stacked = jax.tree.map(lambda x: x[None], fetch(params))
+            return {"evaluation": self.validation.measure([phase], [data.target], stacked)}
+
+        with Notice() as notice, self.checkpointer(phase, seed) as checkpointer:
+            return fit_stream(
+                step,
+                state,
+                lambda first: batches(first=first),
+                until,
+                mesh=mesh,
+                parallel=self.config.parallel,
+                trace=trace,
+                phase=phase.name,
+                tags={"seed": seed},
+                checkpointer=checkpointer,
+                log=self.log,
+                log_every=every,
+                save_every=every * self.config.save_every,
+                evaluate=evaluate,
+                evaluate_every=every * self.config.save_every,
+                describe=lambda n: {"epoch": n // every, **self.rates(index, 0, n - 1)},
+                say=lambda line: None,
+                stop=notice.reached,
+            )

@@ -1,0 +1,71 @@
+"""What methods that train as one program train on: whose features, and which of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from clipjax.data.features.cache import Features
+from clipjax.errors import DataError
+from clipjax.study.encode import Encoded
+from clipjax.study.methods import Method
+
+
+class Examples:
+    """The training examples of methods that share a source."""
+
+    def __init__(self, config, configs: Sequence, methods: Sequence[Method], encoded: Encoded):
+        """`configs` has the config of each method, as a setting of a sweep changes it."""
+        self.source, self.encoded = config.data.source, encoded
+        self.configs, self.methods = configs, methods
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The domains that the methods adapt to."""
+        return tuple(dict.fromkeys(config.data.target for config in self.configs))
+
+    @property
+    def same(self) -> bool:
+        """Whether all methods train on the same examples."""
+        return all(method.data == self.methods[0].data for method in self.methods)
+
+    def features(self) -> dict:
+        """Source features with labels, target features without; all that any method takes."""
+        source = self.encoded.parts[self.source, "train"]
+        chosen = self.encoded.labelled_rows(self.configs[0]) if self.same else None
+        if chosen is not None:
+            source = Features(np.asarray(source.features[chosen]), source.labels[chosen])
+        inputs = [self.encoded.parts[target, "train"].features for target in self.targets]
+        return {
+            "source": {"inputs": source.features, "label": source.labels},
+            "target": {"inputs": inputs[0] if len(inputs) == 1 else np.concatenate(inputs)},
+        }
+
+    def rows(self) -> dict[str, list[np.ndarray]]:
+        """For each method the rows of all its source's and all targets' training features.
+
+        Raises:
+          DataError: methods of one program have different numbers of readable images.
+        """
+        sizes = [len(self.encoded.parts[target, "train"].labels) for target in self.targets]
+        if len(set(sizes)) > 1:
+            found = ", ".join(f"{t}: {n}" for t, n in zip(self.targets, sizes, strict=True))
+            raise DataError(
+                f"the sweep's targets have different numbers of readable images ({found}); mend "
+                "the unreadable ones or run these targets apart."
+            )
+        everything = np.arange(len(self.encoded.parts[self.source, "train"].labels))
+        rows: dict[str, list[np.ndarray]] = {"source": [], "target": []}
+        for config in self.configs:
+            chosen = self.encoded.labelled_rows(config)
+            rows["source"].append(everything if chosen is None else chosen)
+            place = self.targets.index(config.data.target)
+            rows["target"].append(np.arange(sizes[place]) + sum(sizes[:place]))
+        return rows
+
+    def chosen_rows(self) -> dict[str, np.ndarray] | None:
+        """`rows` where methods differ in them."""
+        if self.same:
+            return None
+        return {part: np.stack(each) for part, each in self.rows().items()}

@@ -1,0 +1,99 @@
+"""A run's workdir: claimed for one config, resumed by the same command, refused to another."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+
+from clipjax.errors import ConfigError
+from clipjax.io import check_reachable, local_only, write_atomically
+from clipjax.train.distributed import processes
+
+# How a run is computed, not what: another run of the same workdir may have other values.
+_HOW = ("parallel", "mesh", "profile")
+
+
+def config_text(config) -> str:
+    """The config as sorted JSON: its identity."""
+    return json.dumps(json.loads(config.to_json_best_effort()), indent=2, sort_keys=True) + "\n"
+
+
+def run_name(workdir: pathlib.Path) -> str:
+    """What the checkpoints of the run in `workdir` are signed with; "" where no run claimed it."""
+    record = workdir / "config.json"
+    return _name(record.read_text()) if record.exists() else ""
+
+
+def name_of(config) -> str:
+    """A run's name: its experiment and eight letters for its config; the same everywhere."""
+    return _name(config_text(config))
+
+
+def _name(text: str) -> str:
+    what = {k: v for k, v in json.loads(text).items() if k not in _HOW}
+    identity = json.dumps(what, indent=2, sort_keys=True) + "\n"
+    return f"{what['experiment']}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
+
+
+def check_checkpoints(folder: pathlib.Path, name: str) -> None:
+    """Refuses checkpoints that were brought from another run, before anything is computed.
+
+    Raises:
+      CheckpointError: the newest checkpoint of a folder in `folder` is of another run.
+    """
+    from clipjax.train import restore as stored
+
+    if not folder.is_dir():
+        return
+    if there := stored.steps_in(folder):
+        place = folder / str(there[-1])
+        stored.check_run(place, stored.read_meta(place), name)
+    for inner in folder.iterdir():
+        if inner.is_dir() and not stored.is_step(inner.name):
+            check_checkpoints(inner, name)
+
+
+def find_workdir(workdir: pathlib.Path | None, config) -> pathlib.Path:
+    """The workdir given, or runs/<experiment>-<hash of the config>.
+
+    Raises:
+      ConfigError: it holds a run of another config; the fields that differ are named. Or it cannot
+        be reached, or not be written to by what the config asks for.
+    """
+    text = config_text(config)
+    if workdir is not None:
+        check_reachable(workdir)
+    else:
+        workdir = pathlib.Path("runs") / _name(text)
+    if config.get("tensorboard"):
+        local_only(workdir, "TensorBoard's events")
+    if config.experiment == "pretrain":
+        local_only(workdir, "a pretraining run")
+    record = workdir / "config.json"
+    if record.exists() and (shown := _differences(record.read_text(), text, _HOW)):
+        raise ConfigError(
+            f"{workdir} holds a run of another config ({shown}); choose another --workdir."
+        )
+    return workdir
+
+
+def _differences(one: str, other: str, aside: tuple[str, ...] = ()) -> str:
+    """The first fields in which two config texts differ, some aside; "" if none."""
+    before, now = _flat(json.loads(one)), _flat(json.loads(other))
+    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
+    changed = [k for k in changed if k.partition(".")[0] not in aside]
+    return ", ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in changed[:5])
+
+
+def claim_workdir(workdir: pathlib.Path, config) -> None:
+    """Makes the workdir this config's. Only a config that passed its checks gets this far."""
+    if processes.is_first():
+        workdir.mkdir(parents=True, exist_ok=True)
+        write_atomically(workdir / "config.json", config_text(config))
+
+
+def _flat(data, prefix: str = "") -> dict[str, object]:
+    if not isinstance(data, dict):
+        return {prefix[:-1]: data}
+    return {k: v for key, inner in data.items() for k, v in _flat(inner, f"{prefix}{key}.").items()}

@@ -1,0 +1,147 @@
+"""From a finished run to a directory that transformers and `load_adapted` open."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import clipjax
+import clipjax.study.workdir
+from clipjax import load_adapted, load_clip, open_dataset
+from clipjax.errors import CheckpointError, ConfigError
+from configs import dann
+from experiments import export
+from tests.conftest import REPO, read_json
+
+
+def run(module, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)],
+        cwd=REPO,
+        env=os.environ | {"CI": "true"},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, photos):
+    """The tiny CLIP's run on a folder of pictures, in this process; the export by its command."""
+    root = tmp_path_factory.mktemp("export")
+    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
+    config.stages = ("source_only", "dann")
+    clipjax.study.run.run(config, root / "run")
+    done = run("experiments.export", f"--workdir={root / 'run'}", f"--out={root / 'out'}")
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def test_the_exported_model_scores_what_the_run_scored(exported, photos):
+    model = load_adapted(exported / "out")
+    source = open_dataset("folder", str(photos)).source("sketch", "test")
+    probabilities = model.predict([source[i].image for i in range(len(source))])
+    assert probabilities.shape == (len(source), 3)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
+    rows = read_json(exported / "run" / "results.json")["rows"]
+    key = ("dann", "sketch", "test")
+    (row,) = [r for r in rows if (r["method"], r["domain"], r["split"]) == key]
+    hits = np.mean(probabilities.argmax(axis=1) == source.labels)
+    assert hits == pytest.approx(row["accuracies"][0], abs=1e-6)
+    assert model.classes == source.classes
+
+
+def test_transformers_opens_the_exported_clip_and_agrees(exported):
+    torch = pytest.importorskip("torch", reason='pip install -e ".[parity]"')
+    transformers = pytest.importorskip("transformers")
+    out = exported / "out"
+    model = transformers.CLIPModel.from_pretrained(out, dtype=torch.float32).eval()
+    processor = transformers.CLIPImageProcessorPil.from_pretrained(out)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(out)
+    picture = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    ids = tokenizer(["a bird"], padding="max_length", max_length=16, return_tensors="pt")
+    theirs = model(input_ids=ids["input_ids"], pixel_values=pixels).logits_per_image.item()
+    config, params = load_clip(out)
+    preprocess = load_adapted(out).preprocess
+    ours = clipjax.CLIP(config).apply(
+        {"params": params},
+        preprocess.normalize(preprocess.crop(picture))[None],
+        clipjax.load_tokenizer(out)(["a bird"]),
+    )
+    assert float(ours[0, 0]) == pytest.approx(theirs, rel=1e-3)
+
+
+def test_the_card_tells_results_and_config(exported):
+    card = (exported / "out" / "README.md").read_text()
+    assert "| zero_shot |" in card and '"lam_max": 0.3' in card and "Method `dann`, seed 0" in card
+
+
+def test_what_cannot_be_exported_is_refused_by_name(exported):
+    workdir, out, new = exported / "run", exported / "out", exported / "new"
+    options = (f"--workdir={workdir}", f"--out={new}", "--method=mmd")
+    done = run("experiments.export", *options)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "source_only, dann" in done.stderr and not new.exists()
+    for asked, word in (
+        ((workdir, out, "", None), "exists"),
+        ((workdir, new, "", 7), "no seed 7"),
+        ((exported, new, "", None), "no finished run"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            export.export(*asked)
+        assert not new.exists()
+
+
+def test_a_spoilt_export_is_refused(exported):
+    with pytest.raises(CheckpointError, match="plain CLIP"):
+        load_adapted(REPO / "clipjax" / "assets" / "tiny_clip")
+    with pytest.raises(CheckpointError, match="not a directory"):
+        load_adapted("tiny")
+    path = exported / "out" / "heads.json"
+    original = path.read_text()
+    try:
+        path.write_text(json.dumps(json.loads(original) | {"classes": ["one"]}))
+        with pytest.raises(CheckpointError, match="classifier/layer_1/bias"):
+            load_adapted(exported / "out")
+    finally:
+        path.write_text(original)
+
+
+def test_jax_alone_predicts_what_load_adapted_predicts(exported, tmp_path):
+    """The lines of the model card, where clipjax and flax cannot be imported, on 1 and 3 images."""
+    out = exported / "out"
+    card = (out / "README.md").read_text().split("## With jax alone")[1]
+    lines = card.split("```python\n")[1].split("```")[0].splitlines()
+    model = load_adapted(out)
+    size = model.preprocess.size
+    pixels = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels)
+    given = f"pixels = np.load({str(tmp_path / 'pixels.npy')!r})"
+    code = "\n".join(
+        [
+            "import sys",
+            "sys.modules.update({name: None for name in ('clipjax', 'flax', 'transformers')})",
+            *(given if line.startswith("pixels") else line for line in lines),
+            "one = program.call(clip, heads, pixels[:1])",
+            "np.save('found.npy', np.concatenate([one, probabilities]))",
+        ]
+    ).replace("path/to/this/directory", str(out))
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found, wanted = np.load(tmp_path / "found.npy"), model.predict(list(pixels))
+    np.testing.assert_allclose(found[1:], wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-4, atol=1e-6)
+    assert np.ptp(wanted, axis=0).max() > 1e-4  # the images differ, by more than is tolerated
+
+
+def test_the_program_is_for_three_platforms_and_holds_no_weights(exported):
+    from jax.export import deserialize
+
+    data = (exported / "out" / "predict.jaxexport").read_bytes()
+    assert deserialize(bytearray(data)).platforms == ("cpu", "cuda", "tpu")
+    assert len(data) < 0.1 * (exported / "out" / "model.safetensors").stat().st_size

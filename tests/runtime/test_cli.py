@@ -1,0 +1,226 @@
+"""The command line as a user meets it: real processes, real exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from clipjax.errors import ClipjaxError
+from clipjax.study import run
+from configs import common, dann
+from tests.conftest import REPO, read_json
+
+SMOKE = "--config=configs/dann.py:smoke"
+
+
+def main(*arguments, timeout=300, **env):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.main", *map(str, arguments)],
+        cwd=REPO,
+        env=os.environ | {"CI": "true"} | env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def fails(*arguments, word):
+    done = main(*arguments)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert word in done.stderr, done.stderr
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One smoke run, shared by the tests that only look at it."""
+    workdir = tmp_path_factory.mktemp("smoke") / "run"
+    done = main(SMOKE, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_it_promises(finished):
+    workdir, done = finished
+    results = read_json(workdir / "results.json")
+    assert {"experiment", "model", "data", "seeds", "selection", "rows", "domain_gap"} <= set(
+        results
+    )
+    methods = {r["method"] for r in results["rows"]}
+    assert methods == {"zero_shot", "finetune", "source_only", "dann"}
+    test_rows = [r for r in results["rows"] if r["split"] == "test"]
+    assert len(test_rows) == 4 * 6 and all(r["n"] == 260 for r in test_rows)
+    assert all(0 <= a <= 1 for r in results["rows"] for a in r["accuracies"])
+    for name in ("config.json", "metrics.jsonl", "results.md"):
+        assert (workdir / name).exists()
+    page, evidence = (workdir / "report.html").read_text(), read_json(workdir / "evidence.json")
+    for part in ("results", "learning", "features", "classes", "mistakes", "run"):
+        assert f'<section id="{part}">' in page
+    # Of the methods, those with an adapter have features of their own.
+    assert set(evidence["tsne"]["maps"]) == {"zero_shot", "source_only", "dann"}
+    assert len(evidence["tsne"]["labels"]) == 2 * 260
+    # Results and evidence speak of the same predictions.
+    n = np.array(evidence["per_class"]["n"])
+    for name, accuracy in evidence["per_class"]["accuracy"].items():
+        row = next(r for r in test_rows if (r["method"], r["domain"]) == (name, "sketch"))
+        mean = (n * np.array(accuracy, float)).sum() / n.sum()
+        assert mean == pytest.approx(row["accuracy_mean"], abs=1e-3)
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    last = [r for r in records if r["phase"] == "dann" and "evaluation" not in r][-1]
+    assert {"class_loss", "domain_loss", "domain_accuracy_target", "lam", "grad_norm"} <= set(last)
+    assert "zero_shot" in done.stdout and "gap" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_finished_run_says_so(finished):
+    workdir, _ = finished
+    before = (workdir / "results.json").read_bytes()
+    done = main(SMOKE, f"--workdir={workdir}")
+    assert done.returncode == 0 and "finished" in done.stdout
+    assert (workdir / "results.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_workdir_of_another_config_is_refused(finished):
+    workdir, _ = finished
+    message = fails(SMOKE, f"--workdir={workdir}", "--config.optim.lr=0.5", word="optim.lr")
+    assert "0.5" in message
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_with_the_same_bits(finished, tmp_path):
+    """kill -9 as soon as each kind of file appears, and at a random time; then run to the end."""
+    reference, _ = finished
+    workdir = tmp_path / "killed"
+    command = [sys.executable, "-m", "experiments.main", SMOKE, f"--workdir={workdir}"]
+    env = os.environ | {"CI": "true", "CLIPJAX_CACHE": str(tmp_path / "cache")}
+    moments = (
+        lambda: (workdir / "config.json").exists(),
+        lambda: (tmp_path / "cache").exists() and len(list((tmp_path / "cache").rglob("*"))) > 4,
+        lambda: any(workdir.glob("checkpoints/finetune/*")),
+        lambda: any(workdir.glob("checkpoints/dann/*")),
+    )
+    started, wait = [time.monotonic()], np.random.default_rng(0).uniform(2, 9)
+    moments += (lambda: time.monotonic() > started[0] + wait,)
+    killed = 0
+    # In the order in which the files appear: a process then gets as far as the next one, and none
+    # is killed where the one before was.
+    for moment in moments:
+        process = subprocess.Popen(command, cwd=REPO, env=env, stdout=-3, stderr=-3)
+        started[0] = time.monotonic()
+        while not moment() and process.poll() is None and time.monotonic() < started[0] + 200:
+            time.sleep(0.01)
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert killed >= 4
+    done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, two = read_json(reference / "results.json"), read_json(workdir / "results.json")
+    assert one["rows"] == two["rows"]
+    logs = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "s_per_epoch"}
+            for line in (d / "metrics.jsonl").open()
+        ]
+        for d in (reference, workdir)
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_bad_input_ends_in_one_sentence_and_exit_code_1(tmp_path):
+    there = f"--workdir={tmp_path / 'w'}"
+    fails(f"{SMOKE},target=skech", there, word="render, flat, clipart, cartoon, stencil, sketch")
+    fails(SMOKE, there, "--config.optim.schedule=cubic", word="constant, cosine, step")
+
+
+@pytest.mark.parametrize(
+    "changes, word",
+    [
+        ({"data.source": "clipart", "data.target": "clipart"}, "two different domains"),
+        ({"data.root": "/no/such/folder"}, "/no/such/folder"),
+        ({"model": "/no/such/model"}, "/no/such/model"),
+        ({"methods.dann.lam_max": -1.0}, "negative"),
+        ({"stages": ("dan",)}, "finetune, source_only"),
+    ],
+)
+def test_other_bad_input_is_an_error_of_ours_in_one_line(tmp_path, changes, word):
+    """What the door turns into a sentence and exit code 1, in this process."""
+    config = dann.get_config("smoke")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ClipjaxError, match=word) as caught:
+        run.run(config, tmp_path / "w")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_nan_is_located_and_the_checkpoint_before_it_named(tmp_path):
+    message = fails(
+        SMOKE, f"--workdir={tmp_path / 'w'}", "--config.optim.lr=1e38", word="non-finite"
+    )
+    assert "step" in message and "phase 'finetune'" in message and "checkpoint" in message
+
+
+def test_own_images_in_folders(tmp_path, folder_dataset):
+    choices = f"smoke,source=real,target=sketch,root={folder_dataset}"
+    done = main(f"--config=configs/finetune.py:{choices}", f"--workdir={tmp_path / 'w'}")
+    assert done.returncode == 0, done.stderr
+    results = read_json(tmp_path / "w" / "results.json")
+    assert results["data"] == {"name": "photos", "source": "real", "target": "sketch"}
+    assert results["classes"] == 3
+
+
+def test_a_corrupt_image_stops_the_run_by_name(tmp_path, folder_dataset):
+    for path in (folder_dataset / "sketch" / "red").iterdir():
+        path.write_bytes(b"not an image")
+    fails(
+        f"{SMOKE},source=real,target=sketch,root={folder_dataset}",
+        f"--workdir={tmp_path / 'w'}",
+        word="sketch/red/",
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["--help"], "configs/dann.py"),
+        (["--confg=configs/dann.py"], "confg"),
+        (["--config=configs/dann.py:sorce=render"], "sorce"),
+        (["--config=configs/nothing.py"], "configs/nothing.py"),
+        (["--config", "configs/dann.py", "--config.optim.lrr=1"], "optim.lrr"),
+        (["--config=configs/tables.py:9"], "1, 2, 3, 4, 5, 6"),
+    ],
+)
+def test_help_and_wrong_flags_answer_without_importing_jax(arguments, word):
+    done = main(*arguments, JAX_PLATFORMS="no_such_platform")  # using jax at all would fail
+    assert word in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert arguments == ["--help"] or done.returncode == 1
+
+
+@pytest.mark.parametrize("field", ["optim.lrr", "methods.dann.lam", "workdir", "optim.lr.x"])
+def test_an_unknown_field_is_named_beside_those_there_are(field):
+    message = fails(f"--config.{field}=1", word=f"no field {field}; its fields: ")
+    assert "methods.dann.lam_max" in message and len(message.splitlines()) == 1
+
+
+def test_a_key_that_is_no_python_name_is_given_in_brackets(tmp_path):
+    pretrain = ("--config=configs/pretrain.py", f"--config.data.root={tmp_path / 'nowhere'}")
+    quoted = "--config.data.mixture['emoji-train']=0.7"
+    fails(*pretrain, quoted, word="not a pair corpus")  # the flag was understood
+    fails(*pretrain, "--config.data.mixture.emoji-train=0.7", word="data.mixture['emoji-train']")
+
+
+def test_argument_strings():
+    assert common.parse_arg("source=a,smoke") == {"source": "a", "smoke": True}
+    config = dann.get_config("source=render,target=sketch,smoke")
+    assert (config.data.source, config.data.target, config.seeds) == ("render", "sketch", (0,))
+    with pytest.raises(ValueError, match="source=..., target=..."):
+        common.parse_arg("domain=x")

@@ -1,0 +1,128 @@
+"""How the commands set up the process, seen from a fresh one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from clipjax.study.plan import is_cached_throughout, prepare
+from clipjax.study.validate import trains_on_pixels
+from configs import dann, pretrain, sweep, tables
+from tests.conftest import REPO
+
+COUNT = "from clipjax.runtime.malloc import *; from clipjax.runtime.devices import *; "
+COUNT += "keep_memory(); use_cores(); import jax; "
+COUNT += "print(jax.local_device_count())"
+
+
+def devices(**env):
+    inherited = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT],
+        env=inherited | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(REPO)} | env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return int(done.stdout)
+
+
+def test_every_core_is_a_device():
+    assert devices() == min(8, len(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"},
+        {"JAX_NUM_CPU_DEVICES": "3"},
+    ],
+    ids=lambda env: next(iter(env)),
+)
+def test_what_the_user_said_stays(env):
+    assert devices(**env) == 3
+
+
+CACHE = "from clipjax.runtime.devices import *; keep_compiled(); import jax, jax.numpy as jnp; "
+CACHE += "print(jax.config.jax_compilation_cache_dir, jax.jit(lambda x: x @ x)(jnp.eye(3)).sum())"
+
+
+def cache_of(folder, **env):
+    said = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    inherited = {k: v for k, v in os.environ.items() if k not in said}
+    done = subprocess.run(
+        [sys.executable, "-c", CACHE],
+        env=inherited | {"PYTHONPATH": str(REPO), "CLIPJAX_CACHE": str(folder)} | env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()[0]
+
+
+def test_programs_are_kept_beside_the_features(tmp_path):
+    folder = cache_of(tmp_path)
+    assert folder.startswith(str(tmp_path / "compiled"))
+    before = {path.name: path.read_bytes() for path in (tmp_path / "compiled").rglob("*-cache")}
+    assert before
+    cache_of(tmp_path)
+    after = {path.name for path in (tmp_path / "compiled").rglob("*-cache")}
+    assert after == before.keys()  # nothing was compiled again
+
+
+def test_programs_are_not_kept_where_the_user_says_otherwise(tmp_path):
+    assert cache_of(tmp_path, CLIPJAX_COMPILED="0") == "None"
+    assert cache_of(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own")) == str(
+        tmp_path / "own"
+    )
+    assert not (tmp_path / "compiled").exists()
+
+
+def changed(config, **fields):
+    with config.unlocked():
+        config.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    return config
+
+
+def test_heads_on_features_are_told_from_training_on_pixels():
+    of_features = [dann.get_config(), sweep.get_config()]
+    of_features += [tables.get_config(number) for number in "1345"]
+    of_pixels = [pretrain.get_config(), tables.get_config("2"), tables.get_config("6")]
+    assert not any(map(trains_on_pixels, of_features))
+    assert all(map(trains_on_pixels, of_pixels))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"freeze": ()},
+        {"freeze": ("clip/vision/block_0..10", "clip/text/.*")},  # blocks after 10 may be there
+        {"freeze": ("clip/(",)},  # no regular expression: refused later
+        {"sweep": ({"methods.dann.freeze": (("clip/.*",), ())},)},
+    ],
+    ids=str,
+)
+def test_in_doubt_it_is_pixels(fields):
+    assert trains_on_pixels(changed(dann.get_config(), **fields))
+
+
+def test_a_method_of_its_own_mask_augmentation_or_text_tower_counts():
+    no_tuple = {"freeze": "clip/.*"}  # refused later
+    augmented, text = {"augment": {"smallest": 0.5}}, {"heads": {"text": True}}
+    for own in (no_tuple, {"freeze": ()}, augmented, text):
+        config = dann.get_config()
+        config.methods.dann = config.methods.dann.to_dict() | own
+        assert trains_on_pixels(config)
+        config.stages = ("finetune",)
+        assert not trains_on_pixels(config)
+
+
+@pytest.mark.parametrize("own", [{}, {"freeze": ("clip/text/.*",)}, {"augment": {"smallest": 0.5}}])
+def test_the_words_of_a_config_say_what_its_plan_says(own, photos, wee_clip):
+    choices = f"smoke,source=real,target=sketch,root={photos},model={wee_clip}"
+    config = dann.get_config(choices)
+    config.methods.dann = config.methods.dann.to_dict() | own
+    plan = prepare(config)
+    cached = [is_cached_throughout(plan, method) for method in plan.methods.values()]
+    assert trains_on_pixels(config) == (not all(cached))

@@ -1,0 +1,132 @@
+"""A workdir in an object store: every file of it, and no folder called `gs:` on this machine."""
+
+import importlib.util
+import os
+
+import jax.numpy as jnp
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from clipjax.errors import ConfigError
+from clipjax.evaluate import results as report
+from clipjax.io import as_path
+from clipjax.log import MetricsLog, read_log
+from clipjax.study import run
+from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.restore import absolute
+from configs import finetune, pretrain
+
+
+class Bucket(MemoryFileSystem):
+    """What fsspec calls for `gs://`, without Google."""
+
+    protocol = ("gs", "gcs")
+    store, pseudo_dirs = {}, [""]
+    cachable = False
+
+    def __init__(self, *args, finalize_on_close=False, **options):
+        super().__init__(*args, **options)
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return MemoryFileSystem._strip_protocol(path.removeprefix("gs://").removeprefix("gcs://"))
+
+
+@pytest.fixture
+def bucket(monkeypatch, tmp_path):
+    from etils.epath import backend
+
+    monkeypatch.setenv("EPATH_USE_TF", "false")
+    monkeypatch.setattr(Bucket, "store", {})
+    monkeypatch.setattr(Bucket, "pseudo_dirs", ["", "/bucket"])
+    monkeypatch.setattr(backend.fsspec_backend, "_get_filesystem", lambda name: Bucket())
+    monkeypatch.chdir(tmp_path)  # where a path taken for a local one would make `gs:`
+    yield as_path("gs://bucket/run")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_log_in_a_bucket_grows_and_forgets(bucket):
+    log = MetricsLog(bucket / "metrics.jsonl")
+    log.append({"step": 1})
+    log.append({"step": 2})
+    assert read_log("gs://bucket/run/metrics.jsonl") == [{"step": 1}, {"step": 2}]
+    log.rewind(lambda record: record["step"] < 2)
+    assert read_log(log.path) == [{"step": 1}]
+
+
+class HttpError(Exception):
+    """What gcsfs raises when the store answers 503; no OSError."""
+
+
+def test_a_store_that_refuses_for_a_while_ends_no_training(bucket, monkeypatch, capsys):
+    log, answers = MetricsLog(bucket / "metrics.jsonl"), iter([True, False])
+    real = Bucket.open
+
+    def open_later(self, path, mode="rb", **options):
+        if "w" in mode and next(answers, False):
+            raise HttpError("503 Service Unavailable")
+        return real(self, path, mode, **options)
+
+    monkeypatch.setattr(Bucket, "open", open_later)
+    log.append({"step": 1})
+    assert "metrics.jsonl could not be written (503 Service" in capsys.readouterr().err
+    log.append({"step": 2})
+    assert read_log(log.path) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_checkpoint_that_a_store_refuses_ends_no_training(bucket, monkeypatch, tmp_path_factory):
+    def refuse(*args, **options):
+        raise HttpError("503 Service Unavailable")
+
+    said = []
+    # Orbax asks Google itself what kind of bucket it is: the manager's own folder is a local one.
+    with Checkpointer(tmp_path_factory.mktemp("here"), say=said.append) as checkpointer:
+        checkpointer.save(1, {"w": jnp.ones(3)})
+        checkpointer.wait()
+        monkeypatch.setattr(checkpointer, "directory", bucket / "checkpoints")
+        monkeypatch.setattr(checkpointer._manager, "save", refuse)
+        checkpointer.save(2, {"w": jnp.ones(3)})
+    (line,) = said
+    assert "checkpoints/2 could not be written (503 Service Unavailable); training goes on" in line
+    assert line.endswith("last good checkpoint: step 1.")
+
+
+def test_a_run_leaves_its_files_in_the_bucket(bucket, photos, capsys):
+    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
+    config.stages = ()
+    for _ in range(2):
+        run.run(config, bucket)
+    assert "this run is finished: gs://bucket/run/results.json" in capsys.readouterr().out
+    assert report.read(bucket)["data"]["source"] == "real"
+    names = {path.name for path in bucket.iterdir()}
+    assert {"config.json", "images.json", "results.json", "results.md", "report.html"} <= names
+    config.data.target, config.data.source = "real", "sketch"
+    with pytest.raises(ConfigError, match="gs://bucket/run holds a run of another config"):
+        run.run(config, bucket)
+
+
+def test_what_needs_this_machine_is_refused(bucket, photos):
+    with pytest.raises(ConfigError, match="a pretraining run cannot go to gs://bucket/run"):
+        run.run(pretrain.get_config("smoke"), bucket)
+    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
+    config.tensorboard = True
+    with pytest.raises(ConfigError, match="TensorBoard's events cannot go to gs://bucket/run"):
+        run.run(config, bucket)
+
+
+def test_a_store_that_is_not_there_is_said_in_one_sentence(monkeypatch, photos):
+    monkeypatch.setenv("EPATH_USE_TF", "false")
+    if importlib.util.find_spec("gcsfs"):
+        pytest.skip("gcsfs is installed")
+    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
+    with pytest.raises(ConfigError, match="gs://bucket/run needs a package: pip install gcsfs"):
+        run.run(config, as_path("gs://bucket/run"))
+    with pytest.raises(ConfigError, match="pip install gcsfs"):
+        Checkpointer("gs://bucket/run")
+    with pytest.raises(ConfigError, match="memory://x is no path .* known: gs://, s3://"):
+        as_path("memory://x")
+
+
+def test_a_checkpoint_directory_keeps_its_scheme(bucket):
+    assert str(absolute("gs://bucket/run")) == "gs://bucket/run"
+    assert absolute("run").is_absolute()
