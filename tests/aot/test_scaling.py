@@ -29,7 +29,6 @@ from clipjax.errors import ConfigError
 from clipjax.model.hf.load import load_clip
 from clipjax.model.hf.params import abstract_params
 from clipjax.model.shapes import SHAPES, named_shape
-from clipjax.study import plan
 from clipjax.study import trainer as train
 from configs import dann_two_stage
 from tests.conftest import REPO, small_config

@@ -13,10 +13,10 @@ def vary_alike(*values: jax.Array | None) -> list[jax.Array | None]:
     those of a replicated input over the devices. Outside `jax.shard_map` nothing changes.
     """
     given = [value for value in values if value is not None]
-    axes = frozenset().union(*(jax.typeof(value).vma for value in given))
+    axes = frozenset().union(*(jax.typeof(value).manual_axis_type.varying for value in given))
     return [value if value is None else _vary(value, axes) for value in values]
 
 
 def _vary(value: jax.Array, axes: frozenset) -> jax.Array:
-    missing = tuple(axes - jax.typeof(value).vma)
+    missing = tuple(axes - jax.typeof(value).manual_axis_type.varying)
     return lax.pcast(value, missing, to="varying") if missing else value
