@@ -84,22 +84,24 @@ def test_the_way_on_cpu_agrees_with_the_formula(causal):
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
-def products_of_four_axes(platforms):
-    """How many products of an encoder exported for some platforms have a result of four axes."""
+def products(platforms):
+    """Products of an encoder exported for some platforms: of one batch axis, of more than one."""
     config, images = small_config(), np.zeros((2, 32, 32, 3), np.float32)
     encode = lambda p: CLIP(config).apply({"params": p}, images, method="encode_image")  # noqa: E731
     params = jax.eval_shape(lambda: random_params(config))
     text = export.export(jax.jit(encode), platforms=platforms)(params).mlir_module()
-    results = re.findall(r"stablehlo.dot_general .* -> tensor<([\dx]+)xf32>", text)
-    return sum(len(shape.split("x")) > 3 for shape in results)
+    axes = re.findall(r"stablehlo.dot_general .*batching_dims = \[([\d, ]+)\]", text)
+    return sum("," not in a for a in axes), sum("," in a for a in axes)
 
 
 def test_a_program_attends_in_the_way_of_the_platform_it_is_for():
     """The machine that exports may be a CPU; the one that runs it decides."""
-    # Both products of each block's attention, or of the last one's alone, which is for one token.
-    found = {p: products_of_four_axes((p,)) for p in ("cpu", "cuda", "tpu")}
-    assert found == {"cpu": 2, "cuda": 4, "tpu": 4}
-    assert products_of_four_axes(("cpu", "cuda", "tpu")) == 4  # holds both ways
+    # Both products of the first block's attention; the last one's, for one token, are plain.
+    assert products(("cpu",)) == (2, 2)
+    assert products(("cuda",)) == products(("tpu",)) == (0, 4)
+    # JAX writes each product once a platform where platforms differ in lowering it.
+    of_one, of_more = products(("cpu", "cuda", "tpu"))
+    assert of_one >= 2 and of_more == 2 * of_one, (of_one, of_more)
 
 
 def test_a_causal_token_sees_itself_and_those_before_it():
