@@ -139,7 +139,7 @@ def test_a_stopped_encoding_goes_on_behind_its_last_shard(tmp_path, calls, secon
 KILLED = """
 import os, signal, sys
 import numpy as np
-from clipjax.data import encoding
+from clipjax.data.features import encode as encoding
 from tests.data import test_features as t
 encoding.SHARD_ROWS = 4
 calls = []

@@ -20,8 +20,8 @@ import jax.numpy as jnp, optax
 from clipjax.adapt.step import init_state, make_step
 from clipjax.log import MetricsLog
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.loop import fit_stream
-from experiments.cli import explained
+from clipjax.train.stream import fit_stream
+from clipjax.runtime.cli import explained
 
 folder = pathlib.Path(sys.argv[1])
 
