@@ -75,7 +75,8 @@ def jax_team(trainer, config, encoded) -> np.ndarray:
     """Trains the runs of one program; test accuracy [runs, 2] on source and target."""
     import jax
 
-    from clipjax.train.arrays import fit_arrays
+    from clipjax.train.arrays import Epochs, fit_arrays
+    from clipjax.train.journal import Outputs
 
     states = trainer.start()
     states = jax.jit(jax.vmap(functools.partial(trainer.begin, 0, True)))(states)
@@ -85,14 +86,15 @@ def jax_team(trainer, config, encoded) -> np.ndarray:
             functools.partial(trainer.step, 0, trainer.network.model, one),
             states,
             trainer.training_features(),
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            phase=list(trainer.names),
-            checkpointer=checkpointer,
-            log=trainer.log,
-            save_every=config.save_every,
-            sampling=trainer.sampling,
-            mesh=trainer.mesh,
+            Epochs(
+                trainer.names,
+                config.epochs,
+                config.batch_size,
+                config.save_every,
+                trainer.sampling,
+                mesh=trainer.mesh,
+            ),
+            Outputs(checkpointer, trainer.log),
         )
     answer = jax.jit(jax.vmap(trainer.network.predict, in_axes=(0, None)))
     tests = [encoded.parts[domain, "test"] for domain in (config.data.source, config.data.target)]

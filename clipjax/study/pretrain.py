@@ -33,9 +33,10 @@ from clipjax.study.workdir import run_name
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import DATA, fetch
+from clipjax.train.journal import Outputs
 from clipjax.train.optim import make_optimizer, make_schedule
 from clipjax.train.preemption import Notice
-from clipjax.train.stream import fit_stream
+from clipjax.train.stream import Steps, fit_stream
 
 
 class Plan(NamedTuple):
@@ -212,19 +213,23 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
                 ),
                 state,
                 functools.partial(pairs.batches, make, last=until),
-                until,
-                phase=phase,
-                checkpointer=checkpointer,
-                log=log(workdir / "metrics.jsonl"),
-                log_every=config.log_every,
-                save_every=config.save_every,
-                evaluate=evaluate and (lambda params: evaluate(fetch(params))),
-                evaluate_every=config.evaluate_every,
-                say=say,
-                mesh=training_mesh(config, most=1),  # on CPU one device, unless more are asked for
-                parallel=config.parallel,
-                trace=wanted_trace(config, workdir),
-                stop=notice.reached,
+                Steps(
+                    phase,
+                    until,
+                    config.log_every,
+                    config.save_every,
+                    config.evaluate_every,
+                    mesh=training_mesh(config, most=1),  # on CPU one device, unless asked for more
+                    parallel=config.parallel,
+                    trace=wanted_trace(config, workdir),
+                ),
+                Outputs(
+                    checkpointer,
+                    log(workdir / "metrics.jsonl"),
+                    evaluate=evaluate and (lambda params: evaluate(fetch(params))),
+                    say=say,
+                    stop=notice.reached,
+                ),
             )
     params = fetch(state.params["clip"])
     if not processes.is_first():

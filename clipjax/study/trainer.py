@@ -22,11 +22,12 @@ from clipjax.study.methods import own_config, teams
 from clipjax.study.plan import Plan, is_cached, planned_sizes
 from clipjax.study.restore import Trained, apart, histories, selected
 from clipjax.study.run_group import Team
-from clipjax.train.arrays import fit_arrays
+from clipjax.train.arrays import Epochs, fit_arrays
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import DATA, fetch, place, state_shardings
+from clipjax.train.journal import Outputs
 from clipjax.train.preemption import Notice
-from clipjax.train.stream import fit_stream
+from clipjax.train.stream import Steps, fit_stream
 
 
 def trainers(config, plan: Plan, encoded: Encoded, workdir) -> list[Trainer]:
@@ -69,18 +70,22 @@ class Trainer(Team):
                 functools.partial(self.step, index, self.network.model, example),
                 states,
                 self.training_features(),
-                epochs=(span.start + span.steps) // self.per_epoch,
-                batch_size=self.config.batch_size,
-                phase=[method.phases[index].name for method in self.methods],
-                checkpointer=checkpointer,
-                log=self.log,
-                save_every=self.config.save_every,
-                sampling=self.sampling,
-                rates=functools.partial(self.rates, index),
-                evaluate=functools.partial(self.measure, index),
-                rows=self.examples.chosen_rows(),
-                mesh=self.mesh,
-                stop=notice.reached,
+                Epochs(
+                    tuple(method.phases[index].name for method in self.methods),
+                    (span.start + span.steps) // self.per_epoch,
+                    self.config.batch_size,
+                    self.config.save_every,
+                    self.sampling,
+                    self.examples.chosen_rows(),
+                    self.mesh,
+                ),
+                Outputs(
+                    checkpointer,
+                    self.log,
+                    evaluate=functools.partial(self.measure, index),
+                    describe=lambda row, done: self.rates(index, row, done - 1),
+                    stop=notice.reached,
+                ),
             )
 
     @contextlib.contextmanager
@@ -150,19 +155,22 @@ class Trainer(Team):
                 step,
                 state,
                 lambda first: batches(first=first),
-                until,
-                mesh=mesh,
-                parallel=self.config.parallel,
-                trace=trace,
-                phase=phase.name,
-                tags={"seed": seed},
-                checkpointer=checkpointer,
-                log=self.log,
-                log_every=every,
-                save_every=every * self.config.save_every,
-                evaluate=evaluate,
-                evaluate_every=every * self.config.save_every,
-                describe=lambda n: {"epoch": n // every, **self.rates(index, 0, n - 1)},
-                say=lambda line: None,
-                stop=notice.reached,
+                Steps(
+                    phase.name,
+                    until,
+                    log_every=every,
+                    save_every=every * self.config.save_every,
+                    evaluate_every=every * self.config.save_every,
+                    tags={"seed": seed},
+                    mesh=mesh,
+                    parallel=self.config.parallel,
+                    trace=trace,
+                ),
+                Outputs(
+                    checkpointer,
+                    self.log,
+                    evaluate=evaluate,
+                    describe=lambda _, n: {"epoch": n // every, **self.rates(index, 0, n - 1)},
+                    stop=notice.reached,
+                ),
             )

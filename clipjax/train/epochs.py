@@ -51,14 +51,18 @@ class Chosen:
         return self.array[self.rows[index]]
 
 
+def whole(array: Any, mesh: Mesh | None = None) -> jax.Array:
+    """An array on every device of the mesh, or on one. A mapped file is not copied on a CPU."""
+    return on_each(array) if mesh is None else jax.device_put(array, replicated(mesh))
+
+
 def on_device(array: Any, mesh: Mesh | None = None) -> jax.Array | _BFloat16:
-    """What `_batch` gathers from. `device_put` on a CPU copies no mapped file; `asarray` would."""
-    put = on_each if mesh is None else lambda x: jax.device_put(x, replicated(mesh))
+    """What `_batch` gathers from."""
     if array.dtype != jnp.bfloat16:
-        return put(array)
+        return whole(array, mesh)
     if isinstance(array, np.ndarray):
-        return _BFloat16(put(array.view(np.uint16)))
-    return _BFloat16(put(jax.lax.bitcast_convert_type(array, jnp.uint16)))
+        return _BFloat16(whole(array.view(np.uint16), mesh))
+    return _BFloat16(whole(jax.lax.bitcast_convert_type(array, jnp.uint16), mesh))
 
 
 def _gather(array: jax.Array | _BFloat16 | Chosen, index: jax.Array) -> jax.Array:
@@ -86,10 +90,10 @@ def domain_sizes(data: Data) -> tuple[int, int]:
 
 
 def make_epochs(step: Callable, batch_size: int, sampler: Sampler = ONE_PASS) -> Callable:
-    """Turns a step into `epochs(state, data, first, count, *shared) -> (state, metrics [count, S])`.
+    """Turns a step into `epochs(state, data, first, count, *shared)`.
 
-    Epoch e of a seed is shuffled by fold_in(key(seed), e) alone, so resuming repeats nothing.
-    `shared` goes to the step as it is.
+    That gives (state, metrics [count, S]). Epoch e of a seed is shuffled by fold_in(key(seed), e)
+    alone, so resuming repeats nothing. `shared` goes to the step as it is.
     """
 
     def epochs(state: TrainState, data: Data, first: jax.Array, count: int, *shared: PyTree):

@@ -94,7 +94,7 @@ def test_the_abstract_step_is_the_trained_one(monkeypatch, tmp_path, wee_clip, p
     class Reached(Exception):
         """Training from pixels would start now."""
 
-    def lowered(step, state, open_batches, *args, **kwargs):
+    def lowered(step, state, open_batches, *args):
         batch = next(open_batches(int(state.step)))
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)  # no place
         raise Reached(jax.jit(step).lower(state, batch).as_text())

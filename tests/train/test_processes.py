@@ -34,7 +34,8 @@ from clipjax.log import MetricsLog, NoLog
 from clipjax.model.heads import Heads, as_model
 from clipjax.train.distributed import processes
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.stream import fit_stream
+from clipjax.train.journal import Outputs
+from clipjax.train.stream import Steps, fit_stream
 from clipjax.train.preemption import Notice
 from clipjax.train.distributed.sharding import DATA, fetch, make_mesh
 from clipjax.runtime.cli import explained
@@ -68,11 +69,13 @@ with explained():
         state = fit_stream(
             make_step(loss, optimizer, total_steps=20, axis_name=axis),
             init_state(jax.device_get(params), optimizer),
-            lambda first: map(make, range(first, 20)), 20,
-            phase="p", checkpointer=checkpointer, log_every=5, save_every=5,
-            log=(MetricsLog if place[0] == 0 else NoLog)(workdir / "metrics.jsonl"),
-            say=print if place[0] == 0 else lambda line: None,
-            mesh=make_mesh(jax.devices(), fsdp), parallel=way, stop=notice.reached,
+            lambda first: map(make, range(first, 20)),
+            Steps("p", 20, log_every=5, save_every=5, mesh=make_mesh(jax.devices(), fsdp),
+                  parallel=way),
+            Outputs(
+                checkpointer, (MetricsLog if place[0] == 0 else NoLog)(workdir / "metrics.jsonl"),
+                say=print if place[0] == 0 else lambda line: None, stop=notice.reached,
+            ),
         )
     found = fetch(state.params)
     if place[0] == 0:
