@@ -1,7 +1,7 @@
 """CLIP's two towers in flax.linen (Radford et al. 2021, arXiv 2103.00020).
 
 Parameters are plain nested dicts whose names follow one input-to-output order, so that
-`clipjax.train.optim.layer_groups` can name, freeze and scale them. Shapes, activations and
+`clipjax.train.groups.layer_groups` can name, freeze and scale them. Shapes, activations and
 pooling rules come from `CLIPConfig`; `clipjax.model.hf.names` knows Hugging Face's names for them.
 """
 

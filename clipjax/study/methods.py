@@ -8,6 +8,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import optax
 from ml_collections import ConfigDict
 
@@ -25,7 +26,8 @@ from clipjax.study.values import (
     check_options,
     is_whole,
 )
-from clipjax.train.optim import check_patterns, is_frozen, make_optimizer, make_schedule
+from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
+from clipjax.train.optim import make_optimizer, make_schedule
 from clipjax.train.phases import Span, training_since
 from clipjax.train.restore import is_step
 
@@ -299,23 +301,25 @@ def build_optimizer(
         raise ConfigError(f"{phase.name}: optim: {error}") from None
 
 
-def check_groups(phase: Phase, groups: tuple[str, ...], unused: set[str]) -> None:
-    """Refuses patterns that name no layer group, and a phase that trains nothing.
+def check_groups(phase: Phase, params: Any, unused: set[str]) -> None:
+    """Refuses patterns that name no layer group or parameter, and a phase that trains nothing.
 
     Args:
       phase: what to check.
-      groups: all layer groups of the encoder and the heads.
-      unused: those that the method has no use for.
+      params: of the encoder and the heads, or their shapes.
+      unused: layer groups that the method has no use for.
 
     Raises:
       ConfigError: either.
     """
     try:
-        check_patterns(phase.freeze, groups)
-        check_patterns([pattern for pattern, _ in phase.optim.lr_mults], groups, "lr_mults")
+        check_patterns(phase.freeze, params)
+        check_patterns([pattern for pattern, _ in phase.optim.lr_mults], params, "lr_mults")
     except ValueError as error:
         raise ConfigError(f"methods.{phase.name}: {error}") from None
-    if all(is_frozen(group, phase.freeze) or group in unused for group in groups):
+    names = jax.tree.leaves(name_tree(params))
+    if all(name.group in unused or is_frozen(name, phase.freeze) for name in names):
+        groups = layer_groups(params)
         raise ConfigError(
             f"methods.{phase.name}: freeze={phase.freeze} leaves nothing to train; free a layer "
             f"group of {', '.join(group for group in groups if group not in unused)}."

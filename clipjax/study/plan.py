@@ -29,7 +29,7 @@ from clipjax.study.mesh import device_memory, training_mesh
 from clipjax.study.methods import Method, Phase, build_methods, check_groups, own_config
 from clipjax.study.sweep import targets
 from clipjax.study.validate import COMPUTE, check_choices
-from clipjax.train.optim import is_frozen, layer_groups
+from clipjax.train.groups import is_frozen, layer_groups
 
 FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
 Part = tuple[str, str]  # (domain, split)
@@ -316,8 +316,10 @@ def check_masks(plan: Plan, method: Method) -> None:
       ConfigError: what is wrong, and where.
     """
     heads = head_shapes(plan, method)
-    everything = layer_groups({"clip": plan.params, **heads})
-    unused = set(everything) - set(layer_groups(heads)) - set(clip_groups(plan, method))
+    everything = {"clip": plan.params, **heads}
+    unused = (
+        set(layer_groups(everything)) - set(layer_groups(heads)) - set(clip_groups(plan, method))
+    )
     cached = is_cached_throughout(plan, method)
     for phase in method.phases:
         check_groups(phase, everything, unused)

@@ -35,7 +35,7 @@ from clipjax.train.arrays import run_mesh
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import on_each
-from clipjax.train.optim import frozen_tree, layer_groups, matches
+from clipjax.train.groups import frozen_tree, matches, name_tree
 from clipjax.train.phases import next_state, spans
 
 PyTree = Any
@@ -163,8 +163,8 @@ class Team:
         optimizer = build_optimizer(
             phase, span.steps, spans=self.spans, index=index, rate=one_of(curves, row), **factors
         )
-        groups = layer_groups(params)
-        here = [p for p in phase.freeze if any(matches(p, group) for group in groups)]
+        names = jax.tree.leaves(name_tree(params))
+        here = [p for p in phase.freeze if any(matches(p, name) for name in names)]
         return optimizer, frozen_tree(params, here) if here else None
 
     def begin(self, index: int, cached: bool, state: TrainState, clip: PyTree = None) -> TrainState:

@@ -138,7 +138,7 @@ def _fields(tree: Any) -> Iterator[tuple[str, Any]]:
 def _freezes_image_tower(freeze: Any) -> bool:
     """Whether a freezing mask covers an image tower of any depth."""
     from clipjax.study.values import is_pattern
-    from clipjax.train.optim import is_frozen
+    from clipjax.train.groups import is_frozen
 
     tower = ("embedding", "projection", *(f"block_{i}" for i in range(_DEEPEST)))
     valid = isinstance(freeze, list) and all(map(is_pattern, freeze))

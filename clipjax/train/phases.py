@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.adapt.step import TrainState, init_state
-from clipjax.train.optim import is_frozen
+from clipjax.train.groups import Name, is_frozen
 
 PyTree = Any
 
@@ -23,7 +23,7 @@ class Span(NamedTuple):
 
     start: int  # steps of the run before it
     steps: int
-    freeze: tuple[str, ...]  # patterns of layer groups (`clipjax.train.optim.matches`)
+    freeze: tuple[str, ...]  # patterns of layer groups (`clipjax.train.groups.matches`)
     optimizer: str = "adamw"  # another one starts with no state
 
 
@@ -43,18 +43,18 @@ def spans(
     return tuple(found)
 
 
-def training_since(phases: Sequence[Span], current: int) -> Callable[[str], int]:
-    """group -> the step from which one optimizer has trained it without a break.
+def training_since(phases: Sequence[Span], current: int) -> Callable[[str | Name], int]:
+    """Group or parameter -> the step from which one optimizer has trained it without a break.
 
     >>> since = training_since(spans([6, 14], [("clip/.*",), ()]), 1)
     >>> since("adapter"), since("clip/vision/block_0")
     (0, 6)
     """
 
-    def since(group: str) -> int:
+    def since(name: str | Name) -> int:
         begun = phases[current].start
         for span in reversed(phases[:current]):
-            if is_frozen(group, span.freeze) or span.optimizer != phases[current].optimizer:
+            if is_frozen(name, span.freeze) or span.optimizer != phases[current].optimizer:
                 break
             begun = span.start
         return begun
