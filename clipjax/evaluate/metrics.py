@@ -1,9 +1,15 @@
-"""Accuracy that counts every example exactly once."""
+"""Accuracy that counts every example exactly once.
+
+Labels are whole numbers from 0 to K - 1. One that counts and is none is a ValueError, or NaN where
+its value is traced.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+
+from clipjax.adapt.checks import check_labels, known_labels
 
 
 def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -18,17 +24,21 @@ def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
     >>> float(accuracy(jnp.eye(3), jnp.array([0, 1, 1]), jnp.array([True, True, False])))
     1.0
     """
+    check_labels(logits, labels, mask)
+    _, known = known_labels(labels, logits.shape[-1], mask)
     correct = jnp.argmax(logits, axis=-1) == labels
-    mask = jnp.ones(labels.shape, bool) if mask is None else mask
+    mask = jnp.ones(labels.shape, bool) if mask is None else mask.astype(bool)
     hits = jnp.sum(correct & mask, axis=-1).astype(jnp.float32)
-    return hits / jnp.maximum(jnp.sum(mask), 1)
+    return hits / jnp.maximum(jnp.sum(mask), 1) * jnp.prod(known)
 
 
 def per_class_accuracy(logits: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
     """Accuracy of each class, float32 [K]; NaN for a class without examples."""
+    check_labels(jnp.zeros((len(logits), num_classes)), labels)
+    labels, known = known_labels(labels, num_classes)
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     hits = jnp.zeros(num_classes).at[labels].add(correct)
-    return hits / jnp.zeros(num_classes).at[labels].add(1.0)
+    return hits / jnp.zeros(num_classes).at[labels].add(1.0) * jnp.prod(known)
 
 
 def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> jax.Array:
@@ -47,12 +57,14 @@ def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> j
     >>> float(calibration_error(sure, jnp.array([0, 1])))  # certain, and wrong half of the time
     0.5
     """
+    check_labels(logits, labels)
+    _, known = known_labels(labels, logits.shape[-1])
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     confidence = probabilities.max(axis=-1)
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     which = jnp.clip(jnp.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = jnp.zeros(bins).at[which].add(confidence - correct)
-    return jnp.abs(gaps).sum() / len(labels)
+    return jnp.abs(gaps).sum() / len(labels) * jnp.prod(known)
 
 
 def disagreement(logits: jax.Array) -> jax.Array:

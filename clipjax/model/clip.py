@@ -165,6 +165,25 @@ class TextTower(nn.Module):
         return (pooled, hidden) if all_hidden else pooled
 
 
+@jax.custom_jvp
+def clamp_logit_scale(x: jax.Array) -> jax.Array:
+    """min(x, ln 100), float32 [], whose gradient is 1 everywhere (a straight-through estimate).
+
+    The gradient of `jnp.minimum` is 1/2 at a tie, where OpenAI's checkpoints lie, and 0 above,
+    from where no training would come down again.
+
+    >>> import jax
+    >>> [round(jax.grad(clamp_logit_scale)(x).item(), 1) for x in (4.0, MAX_LOGIT_SCALE, 5.0)]
+    [1.0, 1.0, 1.0]
+    """
+    return jnp.minimum(x, MAX_LOGIT_SCALE)
+
+
+@clamp_logit_scale.defjvp
+def _through(primals, tangents):
+    return clamp_logit_scale(*primals), tangents[0]
+
+
 class CLIP(nn.Module):
     """Vision tower, text tower, projections and logit scale.
 
@@ -206,8 +225,11 @@ class CLIP(nn.Module):
         return self.text_projection(self.text(ids))
 
     def scale(self) -> jax.Array:
-        """The factor on cosine similarities: exp(logit_scale), clamped at 100."""
-        return jnp.exp(jnp.minimum(self.logit_scale.astype(jnp.float32), MAX_LOGIT_SCALE))
+        """The factor on cosine similarities: exp(logit_scale), clamped at 100.
+
+        The gradient passes the clamp (`clamp_logit_scale`).
+        """
+        return jnp.exp(clamp_logit_scale(self.logit_scale.astype(jnp.float32)))
 
     def __call__(self, images: jax.Array, ids: jax.Array) -> jax.Array:
         """Similarity logits of every image with every text, float32 [B_images, B_texts]."""

@@ -65,22 +65,32 @@ class Runs:
         return list(zip(self.names, own, strict=True))
 
 
-def check_finite(losses, *, first_step: int, phase: str, lam, last_good: int | None) -> None:
+def check_finite(
+    metrics: dict[str, np.ndarray], *, first_step: int, phase: str, last_good: int | None
+) -> None:
     """Raises NonFiniteError naming step, phase, lambda and checkpoint of the first bad loss.
 
     Args:
-      losses: float [..., T], one per step; leading axes are seeds.
-      first_step: the step of losses[..., 0].
+      metrics: float [..., T] each, one per step, leading axes are seeds: loss, grad_norm (a bad
+        gradient spoils the parameters before any loss shows it), maybe lam and source_accuracy
+        (NaN where a label is no class, and never because of the loss).
+      first_step: the step of metrics[..., 0].
       phase: its name.
-      lam: float [..., T] or None where the method has no lambda.
       last_good: step of the newest checkpoint, or None.
     """
-    losses = np.asarray(losses)
-    bad = ~np.isfinite(losses.reshape(-1, losses.shape[-1])).all(axis=0)
+    watched = metrics["loss"] + 0.0 * metrics["grad_norm"]  # inf * 0 is NaN
+    bad = ~np.isfinite(watched.reshape(-1, watched.shape[-1])).all(axis=0)
     if not bad.any():
         return
     where = int(np.argmax(bad))
-    strength = "" if lam is None else f", lambda {np.asarray(lam)[..., where].ravel()[0]:.3g}"
+    if np.isnan(metrics.get("source_accuracy", np.zeros(len(bad)))[..., where]).any():
+        raise NonFiniteError(
+            f"the loss became NaN at step {first_step + where} of phase {phase!r} because a label "
+            "of the source is no class: labels outside 0 to K-1, where there are K; number them "
+            "from 0, and set the mask to False where there is no label."
+        )
+    lam = metrics.get("lam")
+    strength = "" if lam is None else f", lambda {lam[..., where].ravel()[0]:.3g}"
     saved = "none was saved yet" if last_good is None else f"step {last_good}"
     raise NonFiniteError(
         f"the loss or its gradient became non-finite at step {first_step + where} of phase "
@@ -88,11 +98,6 @@ def check_finite(losses, *, first_step: int, phase: str, lam, last_good: int | N
         f"last good checkpoint: {saved}. Lower optim.lr (or methods.*.lam_max), or set "
         "optim.clip_norm."
     )
-
-
-def _watched(metrics: dict[str, np.ndarray]) -> np.ndarray:
-    """What must be finite: a bad gradient spoils the parameters before any loss shows it."""
-    return metrics["loss"] + 0.0 * metrics["grad_norm"]  # inf * 0 is NaN
 
 
 class EpochJournal:
@@ -113,10 +118,9 @@ class EpochJournal:
         for name, own in self.runs.by_method(metrics):
             flat = {key: value.reshape(len(value), -1) for key, value in own.items()}
             check_finite(
-                _watched(flat),
+                flat,
                 first_step=first * self.per_epoch,
                 phase=name,
-                lam=flat.get("lam"),
                 last_good=self.out.checkpointer.latest,
             )
         count = metrics["loss"].shape[1]
@@ -176,10 +180,9 @@ class StepJournal:
         pending = jax.device_get(self.pending)
         stacked = {key: np.array([float(m[key]) for m in pending]) for key in pending[0]}
         check_finite(
-            _watched(stacked),
+            stacked,
             first_step=done - len(pending),
             phase=self.tags["phase"],
-            lam=stacked.get("lam"),
             last_good=self.out.checkpointer.latest,
         )
         return {key: round(float(values.mean()), 6) for key, values in stacked.items()}
