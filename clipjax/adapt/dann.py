@@ -5,7 +5,7 @@ Bring three pure functions and an optimizer; nothing here needs CLIP or Flax.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,18 +20,11 @@ from clipjax.adapt.losses import (
     real_rows,
     smoothed_cross_entropy,
 )
+from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
 from clipjax.adapt.step import Axis, Loss, TrainState, update
 from clipjax.adapt.varying import vary, varying_axes
 
 PyTree = Any
-
-
-class DannModel(NamedTuple):
-    """The three parts of Ganin's figure 1 as pure functions over one parameter tree."""
-
-    features: Callable[..., jax.Array]  # (params, inputs, rng) -> [B, F]
-    classify: Callable[..., jax.Array]  # (params, features) -> [B, K] logits (ensemble: [M, B, K])
-    discriminate: Callable[..., jax.Array]  # (params, features) -> [B, D], of 2 also [B, 1]
 
 
 def dann_loss(
@@ -256,3 +249,34 @@ def make_loss(
         )
 
     return loss
+
+
+def make_method(
+    backbone: Backbone,
+    classes: Classes,
+    *,
+    head: Head,
+    schedules: Mapping[str, Schedule] | None = None,
+    schedule: str = "ganin",
+    lam_max: float = 1.0,
+    gamma: float = 10.0,
+    start: float = 0.0,
+    **options: Any,
+) -> Method:
+    """DANN on a backbone; `options` are `make_loss`'s others.
+
+    Raises:
+      ValueError: a head without a discriminator, and what `make_loss` refuses.
+    """
+    del classes  # the head's
+    lam = (schedules or {}).get("lam") or lambda_schedule(
+        schedule, lam_max=lam_max, gamma=gamma, start=start
+    )
+    return with_head(
+        backbone,
+        head,
+        make_loss(on_backbone(backbone, head), schedule=lam, **options),
+        reads=("source", "target"),
+        schedules={"lam": lam},
+        scheduled=("schedule", "lam_max", "gamma", "start"),
+    )

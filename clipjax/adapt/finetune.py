@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from clipjax.adapt.checks import check_domain
-from clipjax.adapt.dann import DannModel
 from clipjax.adapt.losses import (
     diversity_hinge,
     label_accuracy,
     real_rows,
     smoothed_cross_entropy,
 )
+from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
 from clipjax.adapt.step import Axis, Loss
 
 
@@ -55,3 +57,9 @@ def make_loss(
         return value, metrics
 
     return loss
+
+
+def make_method(backbone: Backbone, classes: Classes, *, head: Head, **options: Any) -> Method:
+    """Fine-tuning on a backbone; `options` are `make_loss`'s."""
+    del classes  # the head's
+    return with_head(backbone, head, make_loss(on_backbone(backbone, head), **options))

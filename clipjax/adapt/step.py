@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from clipjax.adapt import average as averages
 from clipjax.adapt.varying import tracked_axes, vary, varying_axes
 
 PyTree = Any
@@ -28,6 +29,7 @@ class TrainState(NamedTuple):
     params: PyTree  # trainable and frozen together
     opt_state: PyTree  # of the trainable parameters only
     seed: jax.Array  # uint32 []: step s uses fold_in(key(seed), s), so no key is stored
+    average: PyTree = ()  # `clipjax.adapt.average.Running` of the trainable parameters, or nothing
 
 
 def partition(params: PyTree, frozen: PyTree | None) -> tuple[PyTree, PyTree]:
@@ -55,20 +57,44 @@ def combine(trainable: PyTree, frozen: PyTree) -> PyTree:
     return jax.tree.map(pick, trainable, frozen, is_leaf=lambda leaf: leaf is None)
 
 
+def merge(params: PyTree, shared: PyTree) -> PyTree:
+    """One tree of two that have no parameter in common, dict by dict.
+
+    >>> merge({"clip": {"text": 1}, "head": 2}, {"clip": {"vision": 3}})
+    {'clip': {'text': 1, 'vision': 3}, 'head': 2}
+
+    Raises:
+      ValueError: both have a parameter, which is named.
+    """
+
+    def join(one, other, where):
+        if not (isinstance(one, dict) and isinstance(other, dict)):
+            raise ValueError(f"{where or 'everything'} is among the parameters and is shared too.")
+        both = {k: join(one[k], other[k], f"{where}/{k}") for k in one if k in other}
+        return {**one, **other, **both}
+
+    return join(params, shared, "") if shared else params
+
+
 def init_state(
     params: PyTree,
     optimizer: optax.GradientTransformation,
     *,
     seed: int | jax.Array = 0,
     frozen: PyTree | None = None,
+    average: averages.Average | None = None,
 ) -> TrainState:
-    """The state before the first step. `frozen` is a bool tree shaped like `params`."""
+    """The state before the first step.
+
+    `frozen` is a bool tree shaped like `params`; with `average` a running mean is kept.
+    """
     trainable, _ = partition(params, frozen)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(trainable),
         seed=jnp.asarray(seed, jnp.uint32),
+        average=averages.begin(trainable) if average else (),
     )
 
 
@@ -116,7 +142,7 @@ def update(
     updates, opt_state = optimizer.update(grads, state.opt_state, trainable)
     params = combine(optax.apply_updates(trainable, updates), fixed)
     metrics = {"grad_norm": optax.global_norm(grads), **metrics}
-    return TrainState(state.step + 1, params, opt_state, state.seed), metrics
+    return state._replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
 def _own_axes(loss: Callable, params: PyTree, axis_name: Axis, rest: tuple) -> frozenset[str]:
@@ -200,8 +226,13 @@ def make_step(
     frozen: PyTree | None = None,
     accumulate: int = 1,
     axis_name: Axis = None,
-) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
-    """Turns a method's loss into `step(state, batch) -> (state, metrics)`.
+    average: averages.Average | None = None,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Turns a method's loss into `step(state, batch, shared={}) -> (state, metrics)`.
+
+    `shared` are parameters that stay as they are for the whole run (a teacher, frozen towers). The
+    loss sees them among its parameters (`merge`); they are no part of the state: not saved, not
+    stacked over runs, not donated.
 
     `progress`, which the loss receives, runs from 0 at the first step to 1 after `total_steps`.
 
@@ -216,15 +247,26 @@ def make_step(
     mesh axes), the batch cut along it and the state the same on every device; what comes out is,
     too (`out_specs` P() with `check_vma=True`). The loss must know the axis
     (`clipjax.adapt.losses`).
+
+    With `average`, a rule, the state's running mean takes in the parameters after every update.
     """
 
-    def step(state: TrainState, batch: PyTree):
+    def step(state: TrainState, batch: PyTree, shared: PyTree = None):
         progress = state.step / total_steps
+
+        def of_part(params, rng, part):
+            return loss(merge(params, shared), part, rng, progress)
+
         if accumulate == 1:
-            whole = lambda params, rng: loss(params, batch, rng, progress)  # noqa: E731
-            return update(state, whole, optimizer, frozen, axis_name=axis_name)
-        parts = _counted(microbatches(batch, accumulate))
-        each = lambda params, rng, part: loss(params, part, rng, progress)  # noqa: E731
-        return update(state, each, optimizer, frozen, parts, axis_name)
+            whole = lambda params, rng: of_part(params, rng, batch)  # noqa: E731
+            after, metrics = update(state, whole, optimizer, frozen, axis_name=axis_name)
+        else:
+            parts = _counted(microbatches(batch, accumulate))
+            after, metrics = update(state, of_part, optimizer, frozen, parts, axis_name)
+        if average is not None:
+            trainable, _ = partition(after.params, frozen)
+            mean = averages.add(after.average, average, trainable, after.step / total_steps)
+            after = after._replace(average=mean)
+        return after, metrics
 
     return step

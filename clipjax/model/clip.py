@@ -135,7 +135,11 @@ def pool_positions(ids: jax.Array, eos_token_id: int) -> jax.Array:
 
 
 class TextTower(nn.Module):
-    """Token ids to the pooled EOS state, int32 [B, T] -> float32 [B, D]. Causal attention."""
+    """Token ids to the pooled EOS state, int32 [B, T] -> float32 [B, D]. Causal attention.
+
+    `embeddings` float32 [B, T, D] stand in for those of the ids (learned prompts), which then only
+    say where a text ends.
+    """
 
     config: TextConfig
     dtype: Any = jnp.float32
@@ -144,7 +148,7 @@ class TextTower(nn.Module):
     cpu: bool | None = None
 
     @nn.compact
-    def __call__(self, ids, *, all_hidden: bool = False):
+    def __call__(self, ids, embeddings=None, *, all_hidden: bool = False):
         cfg = self.config
         if ids.shape[1] > cfg.max_position_embeddings:
             raise ValueError(
@@ -157,7 +161,8 @@ class TextTower(nn.Module):
             "position_embedding", init, (cfg.max_position_embeddings, cfg.hidden_size)
         )
         # Cast before adding: parameters may be stored in half precision.
-        x = tokens[ids].astype(self.dtype) + positions[None, : ids.shape[1]].astype(self.dtype)
+        embeddings = tokens[ids] if embeddings is None else embeddings
+        x = embeddings.astype(self.dtype) + positions[None, : ids.shape[1]].astype(self.dtype)
         end = pool_positions(ids, cfg.eos_token_id)
         take_end = lambda x: jnp.take_along_axis(x, end[:, None, None], axis=1)  # noqa: E731
         x, hidden = run_blocks(self, x, take_end, end + 1, causal=True, every=all_hidden)
@@ -220,9 +225,12 @@ class CLIP(nn.Module):
         """Preprocessed images [B, S, S, 3] to embeddings float32 [B, projection_dim]."""
         return self.visual_projection(self.vision(images, keep=keep, rng=rng))
 
-    def encode_text(self, ids: jax.Array) -> jax.Array:
-        """Token ids int32 [B, T] to embeddings float32 [B, projection_dim]."""
-        return self.text_projection(self.text(ids))
+    def encode_text(self, ids: jax.Array, embeddings: jax.Array | None = None) -> jax.Array:
+        """Token ids int32 [B, T] to embeddings float32 [B, projection_dim].
+
+        `embeddings` of the tokens, [B, T, hidden_size], stand in for the model's own.
+        """
+        return self.text_projection(self.text(ids, embeddings))
 
     def scale(self) -> jax.Array:
         """The factor on cosine similarities: exp(logit_scale), clamped at 100.
