@@ -42,26 +42,26 @@ def _listed(keys: Mapping) -> str:
     return ", ".join(map(repr, keys)) or "nothing"
 
 
-def check_mask(mask: jax.Array | None, examples: int) -> None:
-    """Refuses a mask that would be broadcast.
+def check_weight(weight: jax.Array, examples: int, what: str = "weight") -> None:
+    """Refuses weights, or a mask, that would be broadcast.
 
     Raises:
-      ValueError: its shape is not [examples].
+      ValueError: the shape is not [examples].
     """
-    if mask is not None and jnp.shape(mask) != (examples,):
+    if jnp.shape(weight) != (examples,):
         raise ValueError(
-            f"the mask has shape {jnp.shape(mask)}, but there are {examples} examples; give bool "
+            f"the {what} has shape {jnp.shape(weight)}, but there are {examples} examples; give "
             f"[{examples}]."
         )
 
 
-def check_labels(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> None:
+def check_labels(logits: jax.Array, labels: jax.Array, weight: jax.Array | None = None) -> None:
     """Refuses labels that do not fit class logits.
 
     Args:
       logits: [..., N, K].
-      labels: int [N]; rows that the mask leaves out may hold anything.
-      mask: bool [N] or None.
+      labels: int [N]; where the weight is 0 they may be anything.
+      weight: float [N] or None.
 
     Raises:
       ValueError: the shapes do not fit each other, the labels are no whole numbers, or one of
@@ -80,8 +80,9 @@ def check_labels(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = 
             f"examples: give one whole number each, int [{rows}] (of one-hot rows "
             "labels.argmax(-1))."
         )
-    check_mask(mask, rows)
-    outside = _outside(labels, mask, classes)
+    if weight is not None:
+        check_weight(weight, rows)
+    outside = _outside(labels, weight, classes)
     if outside is not None:
         raise ValueError(
             f"a label is {outside}, but the logits are of {classes} classes, numbered from 0 to "
@@ -89,40 +90,40 @@ def check_labels(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = 
         )
 
 
-def _outside(labels: jax.Array, mask: jax.Array | None, classes: int) -> int | None:
+def _outside(labels: jax.Array, weight: jax.Array | None, classes: int) -> int | None:
     """The first label that is no class, where values are known."""
-    given = [x for x in (labels, mask) if x is not None]
+    given = [x for x in (labels, weight) if x is not None]
     if any(isinstance(x, jax.core.Tracer) for x in given):
         return None
     if not all(getattr(x, "is_fully_addressable", True) for x in given):
         return None
     values = np.asarray(labels)
-    values = values if mask is None else values[np.asarray(mask).astype(bool)]
+    values = values if weight is None else values[np.asarray(weight) != 0]
     wrong = values[(values < 0) | (values >= classes)]
     return int(wrong[0]) if wrong.size else None
 
 
 def known_labels(
-    labels: jax.Array, classes: int, mask: jax.Array | None = None
+    labels: jax.Array, classes: int, weight: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
     """Labels to pick logits with, and what to multiply the result by.
 
     Args:
       labels: int [N].
       classes: K.
-      mask: bool [N] or None.
+      weight: float [N] or None.
 
     Returns:
       (labels within 0..K-1, float32 [N]: 1, but NaN where a label that counts is no class, so that
       nothing trains on another one unseen).
 
     >>> import jax.numpy as jnp
-    >>> labels, mask = jnp.array([1, 3, -100]), jnp.array([True, True, False])
-    >>> [x.tolist() for x in known_labels(labels, 3, mask)]
+    >>> labels, weight = jnp.array([1, 3, -100]), jnp.array([1.5, 1.5, 0.0])
+    >>> [x.tolist() for x in known_labels(labels, 3, weight)]
     [[1, 0, 0], [1.0, nan, 1.0]]
     """
-    if mask is not None:
-        labels = jnp.where(mask.astype(bool), labels, 0)
+    if weight is not None:
+        labels = jnp.where(weight != 0, labels, 0)
     inside = (labels >= 0) & (labels < classes)
     return jnp.where(inside, labels, 0), jnp.where(inside, 1.0, jnp.nan)
 

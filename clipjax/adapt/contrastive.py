@@ -13,7 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.step import Axis, Loss
+from clipjax.adapt.losses import Axis
+from clipjax.adapt.step import Loss
 
 
 class TwoTowers(NamedTuple):

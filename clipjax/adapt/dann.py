@@ -6,7 +6,7 @@ Bring three pure functions and an optimizer; nothing here needs CLIP or Flax.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,15 @@ import optax
 from clipjax.adapt.checks import check_domain
 from clipjax.adapt.grl import Schedule, grl, lambda_schedule
 from clipjax.adapt.losses import (
+    Axis,
     domain_cross_entropy,
     label_accuracy,
-    real_rows,
     smoothed_cross_entropy,
+    weigh,
 )
 from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
-from clipjax.adapt.step import Axis, Loss, TrainState, update
-from clipjax.adapt.varying import vary, varying_axes
+from clipjax.adapt.step import Loss, TrainState, update
+from clipjax.adapt.varying import alike
 
 PyTree = Any
 
@@ -49,8 +50,7 @@ def dann_loss(
       params: parameters of all of them.
       batch: {"source": {"inputs", "label" int [B], "mask"? bool [B]},
         "target": {"inputs", "mask"?}}; domain labels are source 0, target 1. Rows that a mask
-        leaves out may hold anything. With a mask, "mask_count" makes the loss the share of a
-        microbatch (`clipjax.adapt.losses`).
+        leaves out may hold anything. Weights (`clipjax.adapt.losses.weigh`) may stand in for it.
       lam: strength of the reversal, scalar.
       rng: passed to `model.features` (dropout, augmentation), split between the domains.
       domain_weight: factor on the domain loss, which is the mean of the two domains' as in common
@@ -71,19 +71,21 @@ def dann_loss(
         traced make loss, source_accuracy and gradients NaN instead.
     """
     target_unread = isinstance(domain_weight, (int, float)) and domain_weight == 0
-    source = _share(batch, "source", "inputs", "label")
-    target = None if target_unread else _share(batch, "target", "inputs")
+    batch = weigh(batch, axis_name)
+    source = check_domain(batch, "source", "inputs", "label")
+    target = None if target_unread else check_domain(batch, "target", "inputs")
     keys = (None, None) if rng is None else jax.random.split(rng)
     joined = joined and not target_unread
-    inputs = jnp.concatenate([source.inputs, target.inputs]) if joined else source.inputs
+    inputs = source["inputs"]
+    if joined:
+        inputs = jnp.concatenate([inputs, target["inputs"]])
     features = model.features(params, inputs, keys[0])
-    of_source = features[: len(source.inputs)]
-    logits = model.classify(params, of_source)
-    counted = {"mask": source.mask, "axis_name": axis_name, "count": source.count}
-    class_loss = smoothed_cross_entropy(logits, source.label, label_smoothing, **counted)
+    of_source = features[: len(source["inputs"])]
+    logits, weight = model.classify(params, of_source), source.get("weight")
+    class_loss = smoothed_cross_entropy(logits, source["label"], label_smoothing, weight)
     metrics = {
         "class_loss": class_loss,
-        "source_accuracy": label_accuracy(logits, source.label, **counted),
+        "source_accuracy": label_accuracy(logits, source["label"], weight),
     }
     if target_unread:
         return class_loss, metrics  # half the work
@@ -91,10 +93,10 @@ def dann_loss(
     if joined:
         domain_logits = jnp.split(discriminate(features), [len(of_source)])
     else:
-        of_target = model.features(params, target.inputs, keys[1])
+        of_target = model.features(params, target["inputs"], keys[1])
         domain_logits = [discriminate(of_source), discriminate(of_target)]
     domain_loss, domain_accuracy = domain_cross_entropy(
-        domain_logits, [source.mask, target.mask], axis_name, [source.count, target.count]
+        domain_logits, [weight, target.get("weight")]
     )
     metrics |= {
         "domain_loss": domain_loss,
@@ -103,22 +105,6 @@ def dann_loss(
         "lam": jnp.asarray(lam, jnp.float32),
     }
     return class_loss + domain_weight * domain_loss, metrics
-
-
-class _Share(NamedTuple):
-    """One domain of a batch; rows of `inputs` that the mask leaves out are harmless."""
-
-    inputs: jax.Array
-    label: jax.Array | None
-    mask: jax.Array | None
-    count: jax.Array | None
-
-
-def _share(batch: dict, name: str, *keys: str) -> _Share:
-    part = check_domain(batch, name, *keys)
-    mask = part.get("mask")
-    inputs = real_rows(part["inputs"], mask)
-    return _Share(inputs, part.get("label"), mask, part.get("mask_count"))
 
 
 def gradient_ratio(
@@ -141,20 +127,19 @@ def gradient_ratio(
     Returns:
       float32 []; 0 where lambda is 0.
     """
-    source, target = _share(batch, "source", "inputs", "label"), _share(batch, "target", "inputs")
-    seen = [model.features(params, part.inputs, None) for part in (source, target)]
-    seen = vary(seen, varying_axes(seen, params, source, target))
+    batch = weigh(batch, axis_name)
+    source = check_domain(batch, "source", "inputs", "label")
+    target = check_domain(batch, "target", "inputs")
+    weights = [part.get("weight") for part in (source, target)]
+    seen = [model.features(params, part["inputs"], None) for part in (source, target)]
+    seen = list(alike(*seen, params, source["label"], *weights)[:2])
 
     def classes(f):
         logits = model.classify(params, f[0])
-        return smoothed_cross_entropy(
-            logits, source.label, label_smoothing, source.mask, axis_name, source.count
-        )
+        return smoothed_cross_entropy(logits, source["label"], label_smoothing, weights[0])
 
     def domains(f):
-        logits = [model.discriminate(params, x) for x in f]
-        masks, counts = [source.mask, target.mask], [source.count, target.count]
-        return domain_cross_entropy(logits, masks, axis_name, counts)[0]
+        return domain_cross_entropy([model.discriminate(params, x) for x in f], weights)[0]
 
     def size(loss):
         norm = optax.global_norm(jax.grad(loss)(seen))
@@ -223,7 +208,6 @@ def make_loss(
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
     joined: bool = False,
-    axis_name: Axis = None,
 ) -> Loss:
     """DANN as a method: lambda follows the run's progress (see `clipjax.adapt.grl`).
 
@@ -245,7 +229,6 @@ def make_loss(
             domain_weight=domain_weight,
             label_smoothing=label_smoothing,
             joined=joined,
-            axis_name=axis_name,
         )
 
     return loss

@@ -5,14 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from clipjax.adapt.checks import check_domain
-from clipjax.adapt.losses import (
-    diversity_hinge,
-    label_accuracy,
-    real_rows,
-    smoothed_cross_entropy,
-)
+from clipjax.adapt.losses import diversity_hinge, label_accuracy, smoothed_cross_entropy, weigh
 from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
-from clipjax.adapt.step import Axis, Loss
+from clipjax.adapt.step import Loss
 
 
 def make_loss(
@@ -21,7 +16,6 @@ def make_loss(
     label_smoothing: float = 0.0,
     diversity_weight: float = 0.0,
     diversity_margin: float = 0.5,
-    axis_name: Axis = None,
 ) -> Loss:
     """The method: batch = {"source": {"inputs", "label", "mask"?}}; other entries are ignored.
 
@@ -30,7 +24,6 @@ def make_loss(
 
     Where `model.classify` gives the logits of an ensemble, [M, B, K], each member has its own
     cross-entropy (their mean is minimised); `diversity_weight` times `diversity_hinge` is added.
-    `axis_name`: see `clipjax.adapt.losses`.
 
     Raises:
       ValueError: a negative weight or margin.
@@ -40,18 +33,16 @@ def make_loss(
 
     def loss(params, batch, rng, progress):
         del progress
-        source = check_domain(batch, "source", "inputs", "label")
-        label, mask = source["label"], source.get("mask")
-        counted = {"mask": mask, "axis_name": axis_name, "count": source.get("mask_count")}
-        inputs = real_rows(source["inputs"], mask)
-        logits = model.classify(params, model.features(params, inputs, rng))
-        value = smoothed_cross_entropy(logits, label, label_smoothing, **counted)
-        accuracy = label_accuracy(logits, label, **counted)
+        source = check_domain(weigh(batch), "source", "inputs", "label")
+        label, weight = source["label"], source.get("weight")
+        logits = model.classify(params, model.features(params, source["inputs"], rng))
+        value = smoothed_cross_entropy(logits, label, label_smoothing, weight)
+        accuracy = label_accuracy(logits, label, weight)
         metrics = {"class_loss": value, "source_accuracy": accuracy}
         if diversity_weight:
             if logits.ndim != 3:
                 raise ValueError("diversity_weight needs an ensemble: heads with members > 1.")
-            spread = diversity_hinge(logits, diversity_margin, **counted)
+            spread = diversity_hinge(logits, diversity_margin, weight)
             metrics["diversity_loss"] = spread
             value = value + diversity_weight * spread
         return value, metrics

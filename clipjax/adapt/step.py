@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import optax
 
 from clipjax.adapt import average as averages
+from clipjax.adapt.losses import Axis, weigh
 from clipjax.adapt.varying import tracked_axes, vary, varying_axes
 
 PyTree = Any
-Axis = str | tuple[str, ...] | None  # the name of a mapped axis, or of several mesh axes
 Loss = Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
@@ -199,25 +199,6 @@ def microbatches(batch: PyTree, count: int) -> PyTree:
     return jax.tree.map(deal, batch)
 
 
-def _counted(parts: PyTree) -> PyTree:
-    """Microbatches with "mask_count" beside every "mask": the real examples of one on average.
-
-    A mean over real examples that divides by it is one microbatch's share: the mean of the shares
-    is the mean over the whole batch, however unevenly the real examples are dealt.
-    """
-
-    def masked(part):
-        return isinstance(part, dict) and "mask" in part
-
-    def add(part):
-        if not masked(part):
-            return part
-        mask = part["mask"].astype(jnp.float32)
-        return part | {"mask_count": jnp.full(len(mask), jnp.sum(mask) / len(mask))}
-
-    return jax.tree.map(add, parts, is_leaf=masked)
-
-
 def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -236,23 +217,23 @@ def make_step(
 
     `progress`, which the loss receives, runs from 0 at the first step to 1 after `total_steps`.
 
+    The loss sees the batch with weights in place of masks (`clipjax.adapt.losses.weigh`): a mean
+    over examples is `mean(values * weight)`, on any device and in any microbatch.
+
     With `accumulate` > 1 a batch goes through the model in that many microbatches and their mean
     gradient makes one update: the memory of a small batch. For losses that are means over examples
-    the result is that of the whole batch up to rounding. Where a batch has masks, each microbatch
-    gets the number to divide by too, "mask_count" beside each "mask"; a loss of your own passes it
-    on to `clipjax.adapt.losses`, or microbatches with few real examples count as much as others. A
-    loss that compares examples with each other (contrastive) sees smaller batches.
+    the result is that of the whole batch up to rounding. A loss that compares examples with each
+    other (contrastive) sees smaller batches.
 
     With `axis_name` the step is for `jax.pmap` or `jax.shard_map` over this axis (or a tuple of
     mesh axes), the batch cut along it and the state the same on every device; what comes out is,
-    too (`out_specs` P() with `check_vma=True`). The loss must know the axis
-    (`clipjax.adapt.losses`).
+    too (`out_specs` P() with `check_vma=True`).
 
     With `average`, a rule, the state's running mean takes in the parameters after every update.
     """
 
     def step(state: TrainState, batch: PyTree, shared: PyTree = None):
-        progress = state.step / total_steps
+        progress, batch = state.step / total_steps, weigh(batch, axis_name)
 
         def of_part(params, rng, part):
             return loss(merge(params, shared), part, rng, progress)
@@ -261,7 +242,7 @@ def make_step(
             whole = lambda params, rng: of_part(params, rng, batch)  # noqa: E731
             after, metrics = update(state, whole, optimizer, frozen, axis_name=axis_name)
         else:
-            parts = _counted(microbatches(batch, accumulate))
+            parts = microbatches(batch, accumulate)
             after, metrics = update(state, of_part, optimizer, frozen, parts, axis_name)
         if average is not None:
             trainable, _ = partition(after.params, frozen)

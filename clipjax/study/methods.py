@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -199,12 +198,6 @@ def _phase(name: str, entry: dict, config, file, heads: Heads) -> Phase:
     check_options(name, entry, file.make_loss)
     make_loss = lambda model, **changes: file.make_loss(model, **{**entry, **changes})  # noqa: E731
     make_loss(as_model(heads))  # refuses options that it does not know
-    takes = inspect.signature(file.make_loss).parameters
-    if config.parallel == "pmap" and "axis_name" not in takes:
-        raise ConfigError(
-            f"methods.{name}: its loss does not take axis_name, which parallel=pmap needs; use "
-            "parallel=jit."
-        )
     phase = Phase(name, epochs, tuple(freeze), optim, make_loss, entry, augment)
     build_optimizer(phase, 1)
     return phase

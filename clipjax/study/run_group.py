@@ -189,8 +189,6 @@ class Team:
             changes = {"schedule": one_of(schedules, row)}
             if is_cached(self.plan, self.method, phase) and "joined" not in phase.options:
                 changes["joined"] = True  # faster; from pixels the halves take less memory
-        if axis_name is not None:
-            changes["axis_name"] = axis_name
         for key in LOSS_FACTORS:
             values = [method.phases[index].options.get(key, 0.0) for method in self.methods]
             if (value := differing(values, row)) is not None:

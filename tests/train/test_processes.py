@@ -49,7 +49,7 @@ with explained():
     place, axis = processes.place(), DATA if way == "pmap" else None
     heads = Heads(3, adapter=(64, 64), classifier=(8,), discriminator=(8,))
     params = heads.init(jax.random.key(0), jnp.zeros((1, 6)))["params"]
-    loss = make_loss(as_model(heads), label_smoothing=0.1, axis_name=axis)
+    loss = make_loss(as_model(heads), label_smoothing=0.1)
     optimizer = optax.adamw(1e-3)
     mine = process_rows(16, place)
 

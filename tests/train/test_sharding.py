@@ -69,7 +69,7 @@ def share(state):
 losses, cut = {}, {}
 heads = Heads(3, adapter=(64,), classifier=(8,), discriminator=(8,))
 start = jax.jit(heads.init)(jax.random.key(0), jnp.zeros((1, 64)))["params"]
-adapt = lambda axis: dann.make_loss(as_model(heads), label_smoothing=0.1, axis_name=axis)
+adapt = lambda axis: dann.make_loss(as_model(heads), label_smoothing=0.1)
 rows = lambda: rng.normal(size=(16, 64)).astype(np.float32)
 batches = [labelled(rows) for _ in range(20)]
 for variant in HEADS:
@@ -86,7 +86,7 @@ heads = Heads(3, adapter=(8,), classifier=(8,), discriminator=(8,))
 network = make_network(CLIP(config), lambda pixels, rng: pixels / 255.0, heads, tokens=None)
 start = init_heads(heads, jax.random.key(0), jnp.zeros((1, 16)), jnp.zeros((3, 16)), 1.0)
 start = start | {"clip": needed_clip(heads, random_params(config))}
-tune = lambda axis: dann.make_loss(network.pixel_model, axis_name=axis)
+tune = lambda axis: dann.make_loss(network.pixel_model)
 pixels = lambda: rng.integers(0, 256, (16, 32, 32, 3)).astype(np.uint8)
 batches = [labelled(pixels) for _ in range(20)]
 for variant in TOWER:
