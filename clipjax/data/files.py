@@ -18,7 +18,9 @@ import numpy as np
 from clipjax.data.sources import Example, shown
 from clipjax.errors import ChangedError, DataError, UnreachableError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif")
+IMAGE_SUFFIXES += (".tif", ".tiff", ".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pfm")
+IMAGE_SUFFIXES += (".pnm", ".jpc", ".j2c", ".jpf", ".apng", ".mpo")
 NOT_A_FILE = -(2**31)  # in place of a size; other negative sizes are error numbers
 MAX_BYTES = 1 << 30  # of one encoded image: what is larger is none, and would fill the memory
 _CHUNK = 4096  # files a thread looks at in one go
