@@ -114,7 +114,7 @@ class FolderDataset:
 
 def _refuse_empty(root: pathlib.Path, domains: Sequence[str]) -> None:
     """Says what is missing in a root without folders, which may be one of zips without lists."""
-    if archives := sorted(root.glob("*.zip")):
+    if archives := sorted(f for f in root.iterdir() if f.suffix.lower() == ".zip"):
         domain = archives[0].stem
         raise DataError(
             f"{shown(root)} holds {len(archives)} zips, which are read by their lists, and no "
