@@ -11,7 +11,7 @@ from clipjax.data import census
 from clipjax.data.census import Part, Rows
 from clipjax.data.files import Names
 from clipjax.data.reading import Reading
-from clipjax.data.sources import Dataset, Skipped
+from clipjax.data.sources import Dataset, Skipped, reasons
 from clipjax.data.splits import SPLITS
 from clipjax.evaluate.chapters import Chapter, Listing, Table
 from experiments.subject import Verdict
@@ -225,9 +225,9 @@ def _sizes(rows: Rows, reading: Reading) -> Table:
 
 def skipped_chapter(skipped: Sequence[Skipped]) -> Chapter:
     """The files that were passed over."""
-    note = f"Passed over: {counted(len(skipped), 'file') if skipped else 'none'}."
+    how = f"{counted(len(skipped), 'file')}: {reasons(skipped)}" if skipped else "none"
     lines = [f"{each.name}: {each.reason}" for each in skipped]
-    return Chapter("skipped", "Files passed over", [note], [Listing("", lines)])
+    return Chapter("skipped", "Files passed over", [f"Passed over: {how}."], [Listing("", lines)])
 
 
 def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> Chapter:

@@ -16,7 +16,7 @@ from clipjax.data.classes import match_classes
 from clipjax.data.files import is_image_name
 from clipjax.data.order import steps_per_epoch
 from clipjax.data.preprocess import Preprocess, load_preprocess
-from clipjax.data.sources import Dataset, Skipped, check_domain, open_dataset
+from clipjax.data.sources import Dataset, Skipped, check_domain, open_dataset, reasons
 from clipjax.data.subset import few_shot, fraction
 from clipjax.errors import ConfigError, DataError
 from clipjax.model.clip import CLIP, CLIPConfig
@@ -261,8 +261,9 @@ def matched_data(config) -> tuple[Dataset, list[str]]:
     data, domains = config.data, evaluated(config, dataset)
     dataset, notes = match_classes(dataset, data.source, data.target, domains, data.classes)
     if dataset.skipped:
-        first = "; ".join(f"{name} ({reason})" for name, reason in dataset.skipped[:3])
-        notes = [*notes, f"{len(dataset.skipped)} files are passed over: {first}"]
+        count, first = len(dataset.skipped), dataset.skipped[0].name
+        told = f"{count:,} files are passed over" if count > 1 else "1 file is passed over"
+        notes = [*notes, f"{told}: {reasons(dataset.skipped)}; the first: {first}"]
     return dataset, notes
 
 

@@ -13,7 +13,7 @@ from clipjax.data import splits
 from clipjax.data.files import FileSource, look, problem
 from clipjax.data.index import find_files
 from clipjax.data.listfiles import PLACES
-from clipjax.data.sources import Skipped, check_domain, check_root, shown
+from clipjax.data.sources import Skipped, check_domain, check_root, reasons, shown
 from clipjax.data.splits import WHOLE, split_of
 from clipjax.data.walk import class_path
 from clipjax.errors import DataError
@@ -108,7 +108,10 @@ class FolderDataset:
         counts = np.bincount(folder[rows], minlength=len(self._folders))
         for number in np.flatnonzero(wanted & (counts == 0)):
             place = shown(self.root / self._paths[number])
-            raise DataError(f"class folder {place} has no images; add some or remove it.")
+            whole = shown(os.path.abspath(self.root / self._paths[number]))
+            held = reasons(s for s in self.skipped if os.path.dirname(s.name) == whole)
+            why = f"no images that can be read ({held})" if held else "no images"
+            raise DataError(f"class folder {place} has {why}; add some or remove it.")
         return rows
 
 
