@@ -2,9 +2,10 @@
 
 Pillow (and transformers, which uses it) cuts such values at 255: all but black becomes white. Here
 the range that a file declares becomes 0 to 255: 16 bits (PNG, TIFF, JPEG 2000, PGM) are divided by
-257 and rounded, a TIFF of 12 bits by 4095 / 255. 32-bit integers, signed ones and floats declare
-none that pictures fill; `_range` finds theirs. Pictures of several channels never come here: Pillow
-reads the high byte of their 16 bits.
+257 and rounded, a TIFF of 12 bits by 4095 / 255. A PNG or TIFF of 16 bits without a value above 255
+would be black: it holds 8 bits, which stay as they are. 32-bit integers, signed ones and floats
+declare no range that pictures fill; `_range` finds theirs. Pictures of several channels never come
+here: Pillow reads the high byte of their 16 bits.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 DARK = 64  # of 255; 14 bits in a file of 16 reach no higher
-_DECLARED = {"12 bits": 4095, "16 bits": 65535}  # white
+_DECLARED = {"12 bits": 4095, "scaled to 16 bits": 65535}  # white; the latter by Pillow
 _USUAL = {  # what white may be
     "floats": (1, 255, 65535),
+    "16 bits": (255, 65535),
     "wide integers": (255, 65535),
     "signed 16 bits": (255, 32767),
     "signed 8 bits": (127,),
@@ -90,7 +92,9 @@ def _values(picture: Any) -> tuple[np.ndarray, str]:
     if _is_signed_byte(picture):
         return values.view(np.int8), "signed 8 bits"
     bits = _tag(picture, _BITS, 16)
-    if picture.mode != "I" or picture.format in ("PNG", "PPM"):  # Pillow scales PGM to 16 bits
+    if picture.format in ("PPM", "JPEG2000"):  # from the white that they declare
+        return values, "scaled to 16 bits"
+    if picture.mode != "I" or picture.format == "PNG":
         return values, "12 bits" if bits == 12 else "16 bits"
     if picture.format == "TIFF" and bits == 16:
         return values, "signed 16 bits"

@@ -134,6 +134,14 @@ def test_a_dark_picture_stays_dark_in_16_bits():
     assert decode(tiff(values))[0, :, 0].tolist() == [0, 1, 4, 16]
 
 
+def test_8_bits_in_a_file_of_16_stay_as_they_are():
+    for data in (tiff(V.astype(np.uint16)), tiff(V.astype(np.uint16), ">"), deep_png(V)):
+        np.testing.assert_array_equal(decode(data)[..., 0], GREY)
+        assert scaling(data).source == "16 bits, 0 to 255"
+    black = b"P5 2 1 65535\n" + np.array([[0, 255]], ">u2").tobytes()  # white is declared
+    assert decode(black)[0, :, 0].tolist() == [0, 1]
+
+
 def test_a_flat_picture_of_no_known_range_is_black():
     assert decode(tiff(np.full((2, 2), 1e9, np.float32))).max() == 0
 
@@ -223,7 +231,8 @@ def test_what_is_told_of_a_range():
         for name in DEEP
         if "colour" not in name and "alpha" not in name and "ppm" not in name
     }
-    assert told["png"] == told["pgm 4095"] == "16 bits, 0 to 65,535"
+    assert told["png"] == told["tiff MM, 16"] == "16 bits, 0 to 65,535"
+    assert told["pgm 4095"] == told["jpeg 2000"] == "scaled to 16 bits, 0 to 65,535"
     assert told["tiff, 12 bits"] == "12 bits, 0 to 4,095"
     assert told["tiff MM, floats to 255"] == "floats, 0 to 255"
     assert told["tiff II, 32 up to 65535"] == "wide integers, 0 to 65,535"
