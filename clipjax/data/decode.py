@@ -8,6 +8,8 @@ depends on how PIL was built: nothing with Pillow 13 on an Intel Xeon.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import io
 import struct
 import zlib
@@ -50,7 +52,7 @@ def decode(data: bytes, name: str = "image", decoder: str = "fast") -> np.ndarra
     if decoder not in DECODERS:
         raise ConfigError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}.")
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=_formats())
         check_pixels(*picture.size)
         pixels = _fast(data, picture) if decoder == "fast" else None
         if pixels is None:
@@ -107,8 +109,15 @@ def scaling(image: bytes | np.ndarray) -> Scaling | None:
 
     if isinstance(image, np.ndarray):
         return scaled_array(image)[1] if image.ndim == 2 or image.shape[2] == 1 else None
-    with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
+    with Image.open(io.BytesIO(image), formats=_formats()) as picture:
         return scaled(picture)[1] if is_deep(picture) else None
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this PIL has a name for: versions before 11.3 lack AVIF."""
+    avif = importlib.util.find_spec("PIL.AvifImagePlugin")
+    return tuple(name for name in FORMATS if avif or name != "AVIF")
 
 
 def _fast(data: bytes, picture: Any) -> np.ndarray | None:
@@ -179,7 +188,7 @@ def _reason(error: Exception, data: bytes) -> str:
 
     if isinstance(error, Image.UnidentifiedImageError):
         kind = next((name for name, begins in _KINDS.items() if begins(data or b"")), "")
-        return kind or "none of " + ", ".join(FORMATS)
+        return kind or "none of " + ", ".join(_formats())
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from clipjax.data.archive_names import find_archive
 from clipjax.data.archives import open_archive
+from clipjax.data.folders import FolderDataset
 from clipjax.data.lists import ListDataset
 from clipjax.errors import DataError, UnreachableError
 
@@ -270,3 +271,9 @@ def test_lists_beside_such_zips(tmp_path):
     (tmp_path / "real (1).ZIP").rename(tmp_path / "photos.zip")
     with pytest.raises(DataError, match=r"8 of 8 listed .*first folder of the paths .photos.zip"):
         ListDataset(tmp_path)
+
+
+def test_zips_without_lists_are_told_to_need_them(tmp_path):
+    zipped(tmp_path / "real.ZIP", str, PLAIN)
+    with pytest.raises(DataError, match="holds 1 zips, which are read by their lists"):
+        FolderDataset(tmp_path)
