@@ -6,10 +6,11 @@ A `Dataset` names its domains, classes and splits and opens one `Source` per dom
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -31,6 +32,18 @@ class Skipped(NamedTuple):
 
     name: str
     reason: str
+
+
+def reasons(skipped: Iterable[Skipped]) -> str:
+    """How many were skipped for which reason, the most frequent first; at most five reasons.
+
+    >>> reasons([Skipped("a", "empty"), Skipped("b", "not read (.heic)"), Skipped("c", "empty")])
+    '2 empty; 1 not read (.heic)'
+    """
+    counts = collections.Counter(entry.reason for entry in skipped).most_common()
+    some = [f"{number:,} {reason}" for reason, number in counts[:5]]
+    rest = sum(number for _, number in counts[5:])
+    return "; ".join([*some, f"{rest:,} for other reasons"] if rest else some)
 
 
 def shown(path: str | os.PathLike) -> str:

@@ -60,7 +60,8 @@ class Adapted(NamedTuple):
         """Class probabilities, float32 [len(images), K].
 
         Args:
-          images: paths, encoded files, or uint8 arrays [H, W, 3].
+          images: paths, encoded files, or uint8 arrays [H, W, 3]; grey arrays [H, W] as
+            `Preprocess.crop` takes them.
           batch_size: images encoded at a time.
 
         Raises:
@@ -78,7 +79,7 @@ class Adapted(NamedTuple):
         return np.concatenate(rows)
 
     def _pixels(self, image: str | os.PathLike | bytes | np.ndarray) -> np.ndarray:
-        if isinstance(image, (bytes, np.ndarray)):
+        if not isinstance(image, (str, os.PathLike)):
             return self.preprocess.crop(image)
         try:
             encoded = pathlib.Path(image).read_bytes()

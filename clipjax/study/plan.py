@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.classes import match_classes
-from clipjax.data.dataset import Dataset, Skipped, check_domain, open_parts
+from clipjax.data.dataset import Dataset, Skipped, check_domain, open_parts, reasons
 from clipjax.data.images.preprocess import Preprocess, load_preprocess
 from clipjax.data.loading.sampler import steps_per_epoch
 from clipjax.data.open import open_dataset
@@ -261,8 +261,9 @@ def matched_data(config) -> tuple[Dataset, list[str]]:
     data, domains = config.data, evaluated(config, dataset)
     dataset, notes = match_classes(dataset, data.source, data.target, domains, data.classes)
     if dataset.skipped:
-        first = "; ".join(f"{name} ({reason})" for name, reason in dataset.skipped[:3])
-        notes = [*notes, f"{len(dataset.skipped)} files are passed over: {first}"]
+        count, first = len(dataset.skipped), dataset.skipped[0].name
+        told = f"{count:,} files are passed over" if count > 1 else "1 file is passed over"
+        notes = [*notes, f"{told}: {reasons(dataset.skipped)}; the first: {first}"]
     return dataset, notes
 
 

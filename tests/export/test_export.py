@@ -7,11 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import clipjax
 import clipjax.study.workdir
 from clipjax import load_adapted, load_clip, open_dataset
-from clipjax.errors import CheckpointError, ConfigError
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.errors import CheckpointError, ConfigError, DataError
+from clipjax.export.adapted import Adapted
 from configs import dann
 from experiments import export
 from tests.conftest import REPO, read_json
@@ -145,3 +148,16 @@ def test_the_program_is_for_three_platforms_and_holds_no_weights(exported):
     data = (exported / "out" / "predict.jaxexport").read_bytes()
     assert deserialize(bytearray(data)).platforms == ("cpu", "cuda", "tpu")
     assert len(data) < 0.1 * (exported / "out" / "model.safetensors").stat().st_size
+
+
+def test_predict_scales_grey_of_16_bits_however_it_is_given(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    picture = Image.fromarray(grey.astype(np.uint16) * 257)
+    picture.save(tmp_path / "deep.png")
+    seen = []
+    adapted = Adapted(("a",), Preprocess(size=8), lambda x: seen.append(x) or np.zeros((len(x), 1)))
+    path = tmp_path / "deep.png"
+    adapted.predict([path, str(path), path.read_bytes(), np.asarray(picture)])
+    np.testing.assert_array_equal(seen[0], np.broadcast_to(grey[..., None], (4, 8, 8, 3)))
+    with pytest.raises(DataError, match="bytes-like object is required"):
+        adapted.predict([picture])

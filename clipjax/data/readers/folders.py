@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax.data import splits
-from clipjax.data.dataset import Skipped, check_domain, check_root, shown
+from clipjax.data.dataset import Skipped, check_domain, check_root, reasons, shown
 from clipjax.data.readers.files import FileSource, look, problem
 from clipjax.data.readers.folder_index import find_files
 from clipjax.data.readers.folder_walk import class_path
@@ -108,13 +108,16 @@ class FolderDataset:
         counts = np.bincount(folder[rows], minlength=len(self._folders))
         for number in np.flatnonzero(wanted & (counts == 0)):
             place = shown(self.root / self._paths[number])
-            raise DataError(f"class folder {place} has no images; add some or remove it.")
+            whole = shown(os.path.abspath(self.root / self._paths[number]))
+            held = reasons(s for s in self.skipped if os.path.dirname(s.name) == whole)
+            why = f"no images that can be read ({held})" if held else "no images"
+            raise DataError(f"class folder {place} has {why}; add some or remove it.")
         return rows
 
 
 def _refuse_empty(root: pathlib.Path, domains: Sequence[str]) -> None:
     """Says what is missing in a root without folders, which may be one of zips without lists."""
-    if archives := sorted(root.glob("*.zip")):
+    if archives := sorted(f for f in root.iterdir() if f.suffix.lower() == ".zip"):
         domain = archives[0].stem
         raise DataError(
             f"{shown(root)} holds {len(archives)} zips, which are read by their lists, and no "

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.data.dataset import shown
-from clipjax.data.readers.files import is_image_name
+from clipjax.data.readers.files import is_picture_name
 from clipjax.data.splits import SPLITS, WHOLE, split_of
 from clipjax.errors import DataError
 
@@ -66,8 +66,8 @@ def _has_header(rows: list[tuple[str, str, int]]) -> bool:
     """Whether the first line is no image, unlike the second if there is one."""
     return (
         bool(rows)
-        and not is_image_name(rows[0][0])
-        and all(is_image_name(path) for path, _, _ in rows[1:2])
+        and not is_picture_name(rows[0][0])
+        and all(is_picture_name(path) for path, _, _ in rows[1:2])
     )
 
 
@@ -111,7 +111,7 @@ def _separator(line: str, suffix: str) -> str:
     if suffix == ".csv":
         return ","
     words = _words(line)
-    if len(words) == 2 and is_image_name(words[0]):
+    if len(words) == 2 and is_picture_name(words[0]):
         return " "
     return "," if "," in line else " "
 
@@ -174,7 +174,7 @@ def _begins_like_a_list(file: pathlib.Path) -> bool:
             row = _words(line)
         else:
             row = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
-        if len(row) == 2 and is_image_name(row[0].strip()) and row[1].strip():
+        if len(row) == 2 and is_picture_name(row[0].strip()) and row[1].strip():
             return True
     return False
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import collections
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from clipjax.data import splits
 from clipjax.data.dataset import Skipped, check_domain, check_root, shown
+from clipjax.data.readers.archive_names import find_archive
 from clipjax.data.readers.archives import open_archive
 from clipjax.data.readers.files import Files, FileSource, Names, Store, look, problem
 from clipjax.data.readers.list_files import (
@@ -259,13 +260,17 @@ def _open(root: pathlib.Path, lists: Sequence[Lines]) -> list[Store]:
         raise DataError(
             f"{count:,} of {total:,} listed images are not in {shown(root)}: {', '.join(first)}"
             f"{', ...' if count > 5 else ''}; add them, or take out the lists of what is not there"
-            f"{_instead(root)}."
+            f"{_instead(root, places)}."
         )
     return [found[number][0] for number in range(len(lists))]
 
 
-def _instead(root: pathlib.Path) -> str:
-    """What else a root of folders could be read as."""
+def _instead(root: pathlib.Path, opened: Collection[pathlib.Path | None]) -> str:
+    """What else a root could be read as: zips that stand for nothing listed, or its folders."""
+    unused = (f for f in root.iterdir() if f.suffix.lower() == ".zip" and f not in opened)
+    if zips := sorted(f.name for f in unused):
+        some = ", ".join(map(shown, zips[:3])) + (", ..." if len(zips) > 3 else "")
+        return f"; a zip is read where it is called like the first folder of the paths ({some})"
     plain = (f for f in root.iterdir() if f.name not in PLACES and not f.name.startswith("."))
     if not any(folder.is_dir() for folder in plain):
         return ""
@@ -275,10 +280,9 @@ def _instead(root: pathlib.Path) -> str:
 def _archive_of(root: pathlib.Path, paths: Sequence[str]) -> pathlib.Path | None:
     """The zip that stands in place of the one folder that all these paths begin with."""
     top = paths[0].split("/", 1)[0]
-    archive = root / f"{top}.zip"
-    if (root / top).is_dir() or not archive.is_file():
+    if (root / top).is_dir() or not all(path.startswith(f"{top}/") for path in paths):
         return None
-    return archive if all(path.startswith(f"{top}/") for path in paths) else None
+    return find_archive(root, top)
 
 
 def _look(root: pathlib.Path, paths: Sequence[str]) -> tuple[Files, np.ndarray]:
