@@ -103,14 +103,15 @@ def append_text(path: str | os.PathLike, text: str) -> None:
             raise
 
 
-def write_atomically(path: str | os.PathLike, text: str) -> None:
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes a file so that a reader sees the old or the new content, never a part."""
     path = as_path(path)
+    data = content.encode() if isinstance(content, str) else content
     if is_remote(path):  # an object appears whole or not at all
-        path.write_text(text)
+        path.write_bytes(data)
         return
     scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(text, encoding="utf-8")  # whatever the locale says
+    scratch.write_bytes(data)
     os.replace(scratch, path)
 
 

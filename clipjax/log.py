@@ -113,6 +113,18 @@ def _records(path: str | os.PathLike):
             continue  # only ever the unfinished last line of a killed process
 
 
+def writable(text: str, encoding: str | None = "utf-8") -> str:
+    """The text with what an encoding lacks as backslash escapes.
+
+    Names of files that are no UTF-8 come as lone surrogates, which nothing can print or write.
+
+    >>> writable("photo-\\udcff.png"), writable("caf\\u00e9", "ascii")
+    ('photo-\\\\udcff.png', 'caf\\\\xe9')
+    """
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def is_quiet() -> bool:
     """No bars under CI=true or when the output is not a terminal."""
     return os.environ.get("CI", "").lower() == "true" or not sys.stderr.isatty()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 
 def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -24,11 +26,22 @@ def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
     return hits / jnp.maximum(jnp.sum(mask), 1)
 
 
-def per_class_accuracy(logits: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
-    """Accuracy of each class, float32 [K]; NaN for a class without examples."""
-    correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    hits = jnp.zeros(num_classes).at[labels].add(correct)
-    return hits / jnp.zeros(num_classes).at[labels].add(1.0)
+def per_class_accuracy(logits: ArrayLike, labels: ArrayLike, num_classes: int) -> np.ndarray:
+    """Accuracy of each class, float64 [K]; NaN for a class without examples.
+
+    Args:
+      logits: float [N, K].
+      labels: int [N].
+      num_classes: K.
+
+    >>> import numpy as np
+    >>> per_class_accuracy(np.eye(3)[[0, 1, 1]], np.array([0, 0, 1]), 3)
+    array([0.5, 1. , nan])
+    """
+    labels = np.asarray(labels)
+    hits = labels[np.argmax(logits, axis=-1) == labels]
+    right, n = (np.bincount(x, minlength=num_classes) for x in (hits, labels))
+    return np.divide(right, n, out=np.full(num_classes, np.nan), where=n > 0)
 
 
 def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> jax.Array:

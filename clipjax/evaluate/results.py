@@ -13,6 +13,7 @@ import numpy as np
 
 from clipjax.evaluate import sweeps
 from clipjax.evaluate.metrics import domain_gap
+from clipjax.evaluate.report.tables import aligned
 from clipjax.io import write_atomically
 
 _PACKAGES = ("clipjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
@@ -173,21 +174,10 @@ def notes(results: dict) -> list[str]:
 
 def table(results: dict) -> str:
     """The results as aligned text for a terminal."""
-    text = [_aligned(*cells(results))]
+    text = aligned(*cells(results))
     if "sweep" in results:
-        text += ["", _aligned(*sweeps.cells(results))]
+        text += ["", *aligned(*sweeps.cells(results))]
     return "\n".join(["", *text, "", *notes(results), facts(results), ""])
-
-
-def _aligned(header: list[str], lines: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [header, *lines]
-    )
 
 
 def markdown(results: dict) -> str:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.evaluate.metrics import per_class_accuracy
 from clipjax.evaluate.report import page
 from clipjax.evaluate.report import tsne as evidence
-from clipjax.evaluate.report.feature_maps import kept
+from clipjax.evaluate.report.figures import kept
 from clipjax.io import write_atomically
 from clipjax.log import read_log
 from clipjax.study.encode import Encoded
@@ -65,9 +66,10 @@ def gather(config, plan: Plan, encoded: Encoded, outcomes: dict[str, Outcome]) -
 
 def _mean_per_class(logits: np.ndarray, labels: np.ndarray) -> list[float | None]:
     """Accuracy of each class, mean over the seeds of logits [S, N, K]."""
-    seeds = [evidence.per_class(each, labels, logits.shape[-1]) for each in logits]
+    seeds = [per_class_accuracy(each, labels, logits.shape[-1]) for each in logits]
     # A class has an example for every seed or for none.
-    return [None if c[0] is None else round(float(np.mean(c)), 4) for c in zip(*seeds, strict=True)]
+    means = np.mean([[round(float(v), 4) for v in each] for each in seeds], axis=0)
+    return [None if np.isnan(mean) else round(float(mean), 4) for mean in means]
 
 
 def _images(config, plan, encoded: Encoded, rows: list[int]) -> dict[str, str]:

@@ -346,11 +346,12 @@ def test_the_cache_is_listed_by_age():
 
 def test_files_passed_over_are_all_on_the_page_and_counted():
     from clipjax.data.dataset import Skipped
+    from clipjax.evaluate.report import page
     from clipjax.evaluate.report import tables as chapters
 
     skipped = [Skipped(f"real/red/{i}.psd", "no image format we read") for i in range(30)]
     chapter = findings.skipped_chapter(skipped)
-    text, body = chapters.as_text(chapter), chapters.as_section(chapter).body
+    text, body = chapters.as_text(chapter), page.document("", "", [], [chapter])
     assert "30 files" in text and "real/red/19.psd" in text and "real/red/20.psd" not in text
     assert all(f"real/red/{i}.psd" in body for i in range(30))
 
