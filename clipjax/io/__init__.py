@@ -10,7 +10,7 @@ from typing import Any
 from clipjax.errors import ConfigError
 
 SCHEMES = ("gs", "s3")  # of those that etils knows, the ones that orbax writes arrays to
-ASSETS = pathlib.Path(__file__).parent / "assets"  # what ships with the package
+ASSETS = pathlib.Path(__file__).parent.parent / "assets"  # what ships with the package
 Path = Any  # pathlib.Path, or etils.epath.Path where a scheme stands in front
 
 
