@@ -22,6 +22,7 @@ from experiments.choices import check_choices
 from experiments.encode import Encoded
 from experiments.methods import build_methods
 from experiments.plan import Plan, check_masks, is_cached, make_module, matched_data
+from experiments.spelled import spelled
 from experiments.team import Team
 
 PyTree = Any
@@ -74,6 +75,7 @@ def abstract_step(
     Raises:
       ConfigError: no such method or phase, or a config that cannot run.
     """
+    config = spelled(config)
     plan = abstract_plan(config, clip_config)
     method = _pick(method, list(plan.methods), "method")
     labels = [p.name.removeprefix(f"{method}/") for p in plan.methods[method].phases]

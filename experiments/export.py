@@ -97,6 +97,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     from experiments.encode import encode_texts
     from experiments.plan import prepare
     from experiments.restore import restored
+    from experiments.spelled import spelled
     from experiments.sweep import expand
     from experiments.train import trainers
 
@@ -114,6 +115,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     config = common.study()  # fields that the run's version did not have keep their defaults
     with config.unlocked():
         config.update(raw)
+    config = spelled(config)
     if best := list(results.get("sweep", {}).get("best", {}).values()):
         method = method or best[-1]
     method, position = choose(results, list(expand(config).stages), method, seed)

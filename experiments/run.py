@@ -10,6 +10,7 @@ from clipjax.errors import ConfigError
 from clipjax.log import write_atomically
 from clipjax.paths import check_reachable, local_only
 from clipjax.train import processes
+from experiments.spelled import spelled
 
 # How a run is computed, not what: another run of the same workdir may have other values.
 _HOW = ("parallel", "mesh", "profile")
@@ -110,6 +111,7 @@ def run(config, workdir: pathlib.Path | None) -> None:
     """
     from clipjax.evaluate import report
 
+    config = spelled(config)
     processes.agree("config", config_text(config), _differences)
     workdir = processes.from_first(lambda: find_workdir(workdir, config))
     say = (lambda line: print(line, flush=True)) if processes.is_first() else (lambda line: None)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import collections
 import csv
-import itertools
 import os
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from clipjax.data.files import is_image_name
-from clipjax.data.sources import shown
 from clipjax.data.splits import SPLITS, WHOLE, split_of
+from clipjax.data.tables import SEPARATORS, Columns, Row, find_columns, rows, separator, words
 from clipjax.errors import DataError
+from clipjax.texts import GLANCE, begin_text, class_name, nfc, read_text, shown
 
 SUFFIXES = (".txt", ".csv", ".tsv")
 PLACES = ("", "splits", "lists", "splits_mini", "image_list", "txt")  # below the root, in turn
@@ -29,91 +30,99 @@ class Lines(NamedTuple):
     paths: list[str]
     labels: list[str]
     numbers: np.ndarray  # int32 [N], of the lines, from 1
+    splits: list[str] | None = None  # where a column names them
+    domains: list[str] | None = None
 
     def at(self, index: int) -> str:
         """The place of a line, for messages."""
         return f"{shown(self.file)}, line {self.numbers[index]}"
 
+    def take(self, rows: Sequence[int]) -> Lines:
+        """Some of the lines, without columns for splits and domains."""
+        paths, labels = [self.paths[i] for i in rows], [self.labels[i] for i in rows]
+        return Lines(self.file, paths, labels, self.numbers[rows])
+
 
 def read_list(file: str | os.PathLike) -> Lines:
-    """Reads `path label`, `path,label` or `path<tab>label` lines, with or without a header.
+    """Reads `path label`, `path,label`, `path;label` or `path<tab>label` lines.
 
-    Paths may hold spaces; what is separated by commas may be quoted. The separator is that of the
-    first line.
+    Paths may hold spaces; what is separated by other marks may be quoted. The separator is that of
+    the first line. A header may name the columns, in any order and with others between them: those
+    of paths and labels (`filepath`, `image`, ..., `class`, `target`, ...), and `split` and `domain`
+    where there are such.
 
     Raises:
-      DataError: the file cannot be read, holds no lines, or one that is not a path and a label.
+      DataError: the file cannot be read, holds no lines, or one that is not a path and a label; or
+        it is not clear which columns hold them.
     """
     file = pathlib.Path(file)
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(_rows(stream, file))
-    except OSError as error:
-        raise DataError(f"{shown(file)} cannot be read ({error.strerror}); restore it.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{shown(file)} is not a text of paths and labels ({error}).") from None
-    if _has_header(rows):
-        rows = rows[1:]
-    if not rows:
-        raise DataError(
-            f"{shown(file)} lists no images; fill it with lines `path label`, or remove it."
-        )
-    paths, labels, numbers = zip(*rows, strict=True)
-    return Lines(file, list(paths), list(labels), np.array(numbers, np.int32))
-
-
-def _has_header(rows: list[tuple[str, str, int]]) -> bool:
-    """Whether the first line is no image, unlike the second if there is one."""
-    return (
-        bool(rows)
-        and not is_image_name(rows[0][0])
-        and all(is_image_name(path) for path, _, _ in rows[1:2])
+    name, text = shown(file), read_text(file)
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    mark = separator(first, file.suffix)
+    found = list(rows(text, mark, name))
+    if found:
+        columns = find_columns(found[0], found[1] if len(found) > 1 else None, mark, name)
+        found = found[columns.header :]
+    if not found:
+        raise DataError(f"{name} lists no images; fill it with lines `path label`, or remove it.")
+    for row in found:
+        _check_row(row, columns, mark, name)
+    of = lambda k: None if k is None else [sys.intern(row.fields[k]) for row in found]  # noqa: E731
+    return Lines(
+        file,
+        [row.fields[columns.path].removeprefix("./") for row in found],
+        [sys.intern(class_name(row.fields[columns.label])) for row in found],
+        np.array([row.number for row in found], np.int32),
+        of(columns.split),
+        of(columns.domain),
     )
 
 
-def _rows(stream, file: pathlib.Path) -> Iterator[tuple[str, str, int]]:
-    """(path, label, number of the line) of every line that is not blank."""
-    first = next((line for line in stream if line.strip()), "")
-    stream.seek(0)
-    separator = _separator(first, file.suffix)
-    if separator == " ":
-        parts = ((n, _words(line)) for n, line in enumerate(stream, 1) if line.strip())
-    else:
-        reader = csv.reader(stream, delimiter=separator, skipinitialspace=True)
-        parts = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
-    for number, row in parts:
-        if len(row) != 2 or not row[0].strip() or not row[1].strip():
+def _check_row(row: Row, columns: Columns, mark: str, name: str) -> None:
+    """Raises DataError for a line with other columns than the first, or an empty one of them."""
+    if len(row.fields) != columns.width:
+        wanted = "a path and a label" if columns.width == 2 else f"{columns.width} columns"
+        raise DataError(
+            f"{name}, line {row.number}: expected {wanted} separated by {SEPARATORS[mark]}, as in "
+            "the first line."
+        )
+    if mark == " " and any(map(is_image_name, row.fields[0].split()[:-1])):
+        raise DataError(
+            f"{name}, line {row.number} holds more than a path and a label; put what holds spaces "
+            "into quotes, or separate by tabs."
+        )
+    for what in ("path", "label", "split", "domain"):
+        if (place := getattr(columns, what)) is not None and not row.fields[place]:
             raise DataError(
-                f"{shown(file)}, line {number}: expected a path and a label separated by "
-                f"{_SPOKEN[separator]}, as in the first line."
+                f"{name}, line {row.number}: expected a path and a label separated by "
+                f"{SEPARATORS[mark]}, and the {what} is empty; fill it in, or take out the line."
             )
-        path = row[0].strip()
-        yield path[2:] if path.startswith("./") else path, sys.intern(row[1].strip()), number
 
 
-_SPOKEN = {" ": "a space", ",": "a comma", "\t": "a tab"}
+def divided(lines: Lines, domain: str, split: str) -> dict[tuple[str, str], Lines]:
+    """(domain, split) -> the lines of a file that belong there, as its columns say or its name.
 
+    Args:
+      lines: of one file.
+      domain: as its name says.
+      split: as its name says; "" for none.
 
-def _words(line: str) -> list[str]:
-    """What stands before the last space, quoted or not, and what stands after it."""
-    parts = line.rsplit(None, 1)
-    return [parts[0].strip().strip('"'), parts[1]] if len(parts) == 2 else parts
-
-
-def _separator(line: str, suffix: str) -> str:
-    """Of a first line that may be a header.
-
-    >>> [_separator(line, ".txt") for line in ("a b.jpg 3", "a b.jpg,3", "a,b.jpg 3")]
-    [' ', ',', ' ']
+    Raises:
+      DataError: the line whose split is none, or another than the file is named after.
     """
-    if "\t" in line or suffix == ".tsv":
-        return "\t"
-    if suffix == ".csv":
-        return ","
-    words = _words(line)
-    if len(words) == 2 and is_image_name(words[0]):
-        return " "
-    return "," if "," in line else " "
+    if lines.splits is None and lines.domains is None:
+        return {(domain, split): lines}
+    parts: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
+    for i in range(len(lines.paths)):
+        own = split_of(lines.splits[i]) if lines.splits else split
+        if own is None or (split and own != split):
+            fault = f"the file is named after {split}" if own else "splits are train, val and test"
+            raise DataError(
+                f"{lines.at(i)} has split {lines.splits[i]!r}, and {fault}; correct either, or "
+                "take out the column."
+            )
+        parts[nfc(lines.domains[i]) if lines.domains else domain, own].append(i)
+    return {part: lines.take(at) for part, at in parts.items()}
 
 
 def find_lists(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
@@ -130,7 +139,7 @@ def find_lists(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
     files = [f for f in sorted(pathlib.Path(folder).iterdir()) if _is_candidate(f)]
     named: dict[str, dict[str, pathlib.Path]] = {}
     for file in files:
-        domain, _, kind = file.stem.rpartition("_")
+        domain, _, kind = nfc(shown(file.stem)).rpartition("_")
         if domain and kind.lower() == "list":
             _add(named, domain, WHOLE, file)
         elif domain and (split := split_of(kind)):
@@ -139,7 +148,7 @@ def find_lists(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
     named = sure or named
     if not named:
         for file in filter(_begins_like_a_list, files):
-            _add(named, file.stem, WHOLE, file)
+            _add(named, nfc(shown(file.stem)), WHOLE, file)
     order = (WHOLE, *SPLITS)
     return {d: dict(sorted(f.items(), key=lambda p: order.index(p[0]))) for d, f in named.items()}
 
@@ -164,17 +173,15 @@ def _add(lists: dict, domain: str, split: str, file: pathlib.Path) -> None:
 def _begins_like_a_list(file: pathlib.Path) -> bool:
     """Whether the first or, after a header, the second line is the path of an image and a label."""
     try:
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-            lines = [stream.readline(4096) for _ in range(2)]
+        with file.open("rb") as stream:
+            lines = begin_text(stream.read(GLANCE)).split("\n")
     except OSError as error:
         raise DataError(f"{shown(file)} cannot be read ({error.strerror}); restore it.") from None
-    separator = _separator(lines[0] if lines[0].strip() else lines[1], file.suffix)
+    lines = [line for line in lines if line.strip()][:2]
+    mark = separator(lines[0], file.suffix) if lines else " "
     for line in lines:
-        if separator == " ":
-            row = _words(line)
-        else:
-            row = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
-        if len(row) == 2 and is_image_name(row[0].strip()) and row[1].strip():
+        row = words(line) if mark == " " else next(csv.reader([line], delimiter=mark), [])
+        if sum(is_image_name(field.strip()) for field in row) and len(row) > 1:
             return True
     return False
 
@@ -217,13 +224,13 @@ def class_names(*folders: pathlib.Path) -> tuple[str, ...]:
     file = next((f / CLASSES for f in folders if (f / CLASSES).is_file()), None)
     if file is None:
         return ()
-    try:
-        names = tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{shown(file)} cannot be read ({error}); it needs a name on each line, in UTF-8."
-        ) from None
-    names = tuple(itertools.dropwhile(lambda name: not name, names[::-1]))[::-1]
-    if not names or len(set(names)) < len(names) or "" in names:
-        raise DataError(f"{shown(file)} needs one name on each line, each a different one.")
-    return names
+    first: dict[str, int] = {}
+    for number, line in enumerate(read_text(file).rstrip().split("\n"), 1):
+        name = class_name(line)
+        if not name or (known := first.setdefault(name, number)) < number:
+            fault = f"names {name!r} again, as line {known} does" if name else "is empty"
+            raise DataError(
+                f"{shown(file)}, line {number} {fault}; it needs one name on each line, each a "
+                "different one."
+            )
+    return tuple(first)
