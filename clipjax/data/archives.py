@@ -13,9 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax.data.files import Names, check_size
-from clipjax.data.spelling import by_name
 from clipjax.errors import ChangedError, DataError, UnreachableError
-from clipjax.texts import nfc
 
 _LOCAL = 30  # bytes of a member's own header, before its name
 _SIGNATURE = b"PK\x03\x04"
@@ -113,7 +111,7 @@ def open_archive(
     try:
         found = os.stat(path)
         with zipfile.ZipFile(path) as archive:
-            infos = by_name(archive.infolist())
+            infos = {info.filename: info for info in archive.infolist()}
     except (OSError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is damaged or incomplete ({error}); download it again.") from None
     stamp = (found.st_size, found.st_mtime_ns)
@@ -126,9 +124,8 @@ def _choose(
     infos: dict[str, zipfile.ZipInfo],
     names: Sequence[str],
 ) -> tuple[Members, np.ndarray]:
-    found = [infos.get(name) or infos.get(nfc(name)) for name in names]
-    there = np.array([info is not None for info in found], bool)
-    members = [info for info in found if info is not None]
+    there = np.array([name in infos for name in names], bool)
+    members = [infos[name] for name in names if name in infos]
     for info in members:
         if info.flag_bits & 1 or info.compress_type not in _METHODS:
             raise DataError(
@@ -136,7 +133,7 @@ def _choose(
                 "unpack it, or pack it again."
             )
     column = lambda key, kind: np.array([getattr(m, key) for m in members], kind)  # noqa: E731
-    chosen = Members(
+    found = Members(
         os.path.abspath(path),
         stamp,
         Names.pack(info.filename for info in members),
@@ -146,4 +143,4 @@ def _choose(
         column("CRC", np.uint32),
         column("compress_type", np.int32),
     )
-    return chosen, there
+    return found, there

@@ -95,8 +95,10 @@ class Meaning:
         first, last = min(self.unknown), len(names) - 1
         if not self.numbered:
             return first, f"is not in {table}; correct either"
+        if fractions := [text for text in sorted(self.unknown) if whole(text) is None]:
+            return fractions[0], "is no whole number of a class; correct it"
         values = {whole(text) for text in (*self.numbers, *self.unknown)}
         what = f"is not within 0 and {last}, as {table} says; "
-        if None not in values and (min(values), max(values)) == (1, len(names)):
+        if (min(values), max(values)) == (1, len(names)):
             return first, f"{what}labels run from 1 to {len(names)}: number them from 0"
         return first, what + "correct either"

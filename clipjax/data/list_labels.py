@@ -37,7 +37,7 @@ def number_labels(
     if classes:
         meaning = Meaning(texts, classes)
         if fault := meaning.fault(classes, CLASSES):
-            _refuse(lists, meaning.unknown or {fault[0]}, fault[1])
+            _refuse(lists, {fault[0]}, fault[1])
         names, number = tuple(classes), meaning.numbers
         if meaning.numbered:
             _check_folders(lists, names, number)

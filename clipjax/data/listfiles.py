@@ -6,7 +6,7 @@ import collections
 import csv
 import os
 import pathlib
-import sys
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -66,35 +66,39 @@ def read_list(file: str | os.PathLike) -> Lines:
     if not found:
         raise DataError(f"{name} lists no images; fill it with lines `path label`, or remove it.")
     for row in found:
-        _check_row(row, columns, mark, name)
-    of = lambda k: None if k is None else [sys.intern(row.fields[k]) for row in found]  # noqa: E731
+        fields = row[1]
+        if len(fields) != columns.width or "" in fields or (mark == " " and " " in fields[0]):
+            _check_row(row, columns, mark, name)
+    column = lambda k: None if k is None else [row[1][k] for row in found]  # noqa: E731
+    names = {label: class_name(label) for label in set(column(columns.label))}
     return Lines(
         file,
-        [row.fields[columns.path].removeprefix("./") for row in found],
-        [sys.intern(class_name(row.fields[columns.label])) for row in found],
-        np.array([row.number for row in found], np.int32),
-        of(columns.split),
-        of(columns.domain),
+        [path.removeprefix("./") for path in column(columns.path)],
+        [names[label] for label in column(columns.label)],
+        np.array([row[0] for row in found], np.int32),
+        column(columns.split),
+        column(columns.domain),
     )
 
 
 def _check_row(row: Row, columns: Columns, mark: str, name: str) -> None:
-    """Raises DataError for a line with other columns than the first, or an empty one of them."""
-    if len(row.fields) != columns.width:
+    """Raises DataError for a line with other columns than the first, or nothing in one needed."""
+    number, fields = row
+    if len(fields) != columns.width:
         wanted = "a path and a label" if columns.width == 2 else f"{columns.width} columns"
         raise DataError(
-            f"{name}, line {row.number}: expected {wanted} separated by {SEPARATORS[mark]}, as in "
+            f"{name}, line {number}: expected {wanted} separated by {SEPARATORS[mark]}, as in "
             "the first line."
         )
-    if mark == " " and any(map(is_image_name, row.fields[0].split()[:-1])):
+    if mark == " " and any(map(is_image_name, fields[0].split()[:-1])):
         raise DataError(
-            f"{name}, line {row.number} holds more than a path and a label; put what holds spaces "
+            f"{name}, line {number} holds more than a path and a label; put what holds spaces "
             "into quotes, or separate by tabs."
         )
     for what in ("path", "label", "split", "domain"):
-        if (place := getattr(columns, what)) is not None and not row.fields[place]:
+        if (place := getattr(columns, what)) is not None and not fields[place]:
             raise DataError(
-                f"{name}, line {row.number}: expected a path and a label separated by "
+                f"{name}, line {number}: expected a path and a label separated by "
                 f"{SEPARATORS[mark]}, and the {what} is empty; fill it in, or take out the line."
             )
 
@@ -144,7 +148,7 @@ def find_lists(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
             _add(named, domain, WHOLE, file)
         elif domain and (split := split_of(kind)):
             _add(named, domain, split, file)
-    sure = {d: f for d, f in named.items() if any(map(_begins_like_a_list, f.values()))}
+    sure = {d: f for d, f in named.items() if any(map(_speaks_of_images, f.values()))}
     named = sure or named
     if not named:
         for file in filter(_begins_like_a_list, files):
@@ -172,18 +176,28 @@ def _add(lists: dict, domain: str, split: str, file: pathlib.Path) -> None:
 
 def _begins_like_a_list(file: pathlib.Path) -> bool:
     """Whether the first or, after a header, the second line is the path of an image and a label."""
+    lines = _first_lines(file)
+    mark = separator(lines[0], file.suffix) if lines else " "
+    for line in lines:
+        row = words(line) if mark == " " else next(csv.reader([line], delimiter=mark), [])
+        if len(row) > 1 and any(is_image_name(field.strip()) for field in row):
+            return True
+    return False
+
+
+def _speaks_of_images(file: pathlib.Path) -> bool:
+    """Whether its first lines hold an image's name at all: of a file that is called like a list."""
+    return any(is_image_name(w) for line in _first_lines(file) for w in re.split(r"[\s,;\"]", line))
+
+
+def _first_lines(file: pathlib.Path) -> list[str]:
+    """The first two that are not blank."""
     try:
         with file.open("rb") as stream:
             lines = begin_text(stream.read(GLANCE)).split("\n")
     except OSError as error:
         raise DataError(f"{shown(file)} cannot be read ({error.strerror}); restore it.") from None
-    lines = [line for line in lines if line.strip()][:2]
-    mark = separator(lines[0], file.suffix) if lines else " "
-    for line in lines:
-        row = words(line) if mark == " " else next(csv.reader([line], delimiter=mark), [])
-        if sum(is_image_name(field.strip()) for field in row) and len(row) > 1:
-            return True
-    return False
+    return [line for line in lines if line.strip()][:2]
 
 
 def find_folder(root: pathlib.Path, lists: str = "") -> pathlib.Path | None:
@@ -210,9 +224,9 @@ def _places(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _holds_lists(folder: pathlib.Path) -> bool:
-    """Whether any of its files begins like a list."""
+    """Whether any of its files begins like a list, or is called like one and speaks of images."""
     found = find_lists(folder).values()
-    return any(_begins_like_a_list(file) for parts in found for file in parts.values())
+    return any(_speaks_of_images(file) for parts in found for file in parts.values())
 
 
 def class_names(*folders: pathlib.Path) -> tuple[str, ...]:

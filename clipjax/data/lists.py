@@ -28,7 +28,7 @@ from clipjax.data.sources import Skipped, check_domain, check_root
 from clipjax.data.spelling import respelled
 from clipjax.data.splits import WHOLE
 from clipjax.errors import DataError
-from clipjax.texts import nfc, shown
+from clipjax.texts import shown
 
 
 class _Part(NamedTuple):
@@ -193,11 +193,11 @@ def _instead(root: pathlib.Path) -> str:
 
 def _archive_of(root: pathlib.Path, paths: Sequence[str]) -> pathlib.Path | None:
     """The zip that stands in place of the one folder that all these paths begin with."""
-    top = nfc(paths[0].split("/", 1)[0])
-    folder, name = respelled(root, [top, f"{top}.zip"])
-    if (root / folder).is_dir() or not (root / name).is_file():
+    top = paths[0].split("/", 1)[0]
+    archive = root / f"{top}.zip"
+    if (root / top).is_dir() or not archive.is_file():
         return None
-    return root / name if all(nfc(path).startswith(f"{top}/") for path in paths) else None
+    return archive if all(path.startswith(f"{top}/") for path in paths) else None
 
 
 def _look(root: pathlib.Path, paths: Sequence[str]) -> tuple[Files, np.ndarray]:

@@ -199,7 +199,7 @@ def by_names(column: Column, names: Sequence[str], where: str, table: str = "") 
       column: whose own names are those that occur.
       names: of the classes, by number.
       where: the column, for messages.
-      table: what the names are from, for messages; default: the column itself.
+      table: what the names are from, for messages; default: its ClassLabel.
 
     Raises:
       DataError: a text that no class belongs to, or two.
@@ -208,7 +208,7 @@ def by_names(column: Column, names: Sequence[str], where: str, table: str = "") 
     texts = column.names if column.found else [str(value) for value in values]
     given = {text for text in texts if text in names or not is_missing(text)}
     meaning = Meaning(given, names)
-    if fault := meaning.fault(names, table or "the names of the column"):
+    if fault := meaning.fault(names, table or "its ClassLabel"):
         raise DataError(f"{where}: label {fault[0]!r} {fault[1]}.")
     numbers = [meaning.numbers.get(text, -1) for text in texts]
     keys = list(range(len(texts))) if column.found else values

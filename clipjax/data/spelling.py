@@ -1,12 +1,10 @@
-"""Paths that lists name, as a disk or an archive spells them: their Unicode form may differ."""
+"""Paths that lists name, as the disk spells them: their Unicode form may differ."""
 
 from __future__ import annotations
 
 import collections
-import contextlib
 import os
-import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from clipjax.texts import nfc
 
@@ -49,20 +47,3 @@ def _listing(folder: str) -> dict[str, str]:
     forms = [nfc(name) for name in names]
     counts = collections.Counter(forms)
     return {form: name for form, name in zip(forms, names, strict=True) if counts[form] == 1}
-
-
-def by_name(infos: Iterable[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """Members of an archive by their names, and by the NFC of these.
-
-    macOS writes UTF-8 without saying so, which zipfile takes for code page 437.
-    """
-    exact = {info.filename: info for info in infos}
-    found = {}
-    for name, info in exact.items():
-        if name.isascii():
-            continue
-        found[nfc(name)] = info
-        if not info.flag_bits & 0x800:
-            with contextlib.suppress(UnicodeError):  # it is code page 437
-                found[nfc(name.encode("cp437").decode("utf-8"))] = info
-    return found | exact

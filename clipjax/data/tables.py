@@ -26,11 +26,7 @@ _MEANINGS = {name: meaning for meaning, names in NAMES.items() for name in names
 _WORDS = re.compile(r"""\s*(?:"([^"]*)"|(\S|\S.*?\S))\s+(?:"([^"]*)"|(\S+))\s*""")
 
 
-class Row(NamedTuple):
-    """One line."""
-
-    number: int  # from 1
-    fields: list[str]
+Row = tuple[int, tuple[str, ...]]  # number of the line, from 1, and its fields
 
 
 class Columns(NamedTuple):
@@ -89,8 +85,9 @@ def rows(text: str, mark: str, name: str) -> Iterator[Row]:
       DataError: a quoted field that does not end on its line, which may be a quote too many.
     """
     if mark == " ":
-        parts = ((number, words(line)) for number, line in enumerate(text.split("\n"), 1))
-        yield from (Row(number, fields) for number, fields in parts if fields)
+        for number, line in enumerate(text.split("\n"), 1):
+            if fields := words(line):
+                yield number, tuple(fields)
         return
     reader, before = csv.reader(text.split("\n"), delimiter=mark, skipinitialspace=True), 0
     while True:
@@ -111,7 +108,7 @@ def rows(text: str, mark: str, name: str) -> Iterator[Row]:
             )
         before = reader.line_num
         if fields := [field.strip() for field in fields] if any(map(str.strip, fields)) else []:
-            yield Row(number, fields)
+            yield number, tuple(fields)
 
 
 def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Columns:
@@ -123,21 +120,20 @@ def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Column
     Raises:
       DataError: more than two columns, and no header that says clearly what they hold.
     """
-    fields = first.fields
+    line, fields = first
     meanings = [_meaning(field) for field in fields]
     images = [k for k, field in enumerate(fields) if is_image_name(field)]
-    below = [is_image_name(field) for field in second.fields] if second else []
+    below = [is_image_name(field) for field in second[1]] if second else []
     named = "path" in meanings and "label" in meanings
     if images or not (any(below) or named or (second is None and len(fields) == 2)):
         if len(fields) == 2:
             return Columns(1, 0) if images == [1] else Columns(0, 1)
         if len(fields) < 2:
             raise DataError(
-                f"{name}, line {first.number}: expected a path and a label separated by "
-                f"{SEPARATORS[mark]}."
+                f"{name}, line {line}: expected a path and a label separated by {SEPARATORS[mark]}."
             )
         raise DataError(
-            f"{name}, line {first.number} has {len(fields)} columns and there is no header; put a "
+            f"{name}, line {line} has {len(fields)} columns and there is no header; put a "
             "line like `path,label,...` at the top that names them."
         )
     if len(fields) == 2 and not named and (second is None or below[:1] == [True]):
@@ -147,19 +143,20 @@ def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Column
 
 def _named_columns(header: Row, meanings: Sequence[str], name: str) -> Columns:
     """The columns as a header calls them."""
+    line, fields = header
     found = {}
     for meaning in NAMES:
         at = [k for k, m in enumerate(meanings) if m == meaning]
         if len(at) > 1 or (not at and meaning in ("path", "label")):
-            columns = [header.fields[k] for k in at] if at else header.fields
+            columns = [fields[k] for k in at] if at else fields
             fault = f"has {len(at)} columns that may hold" if at else "has no column for"
             called = " or ".join(NAMES[meaning][:3])
             raise DataError(
-                f"{name}, line {header.number} {fault} the {meaning} ({some(map(repr, columns))}); "
+                f"{name}, line {line} {fault} the {meaning} ({some(map(repr, columns))}); "
                 f"needed are one of paths and one of labels: call just one column {called}."
             )
         found[meaning] = at[0] if at else None
-    return Columns(**found, header=True, width=len(header.fields))
+    return Columns(**found, header=True, width=len(fields))
 
 
 def _meaning(field: str) -> str:
