@@ -49,6 +49,15 @@ def class_name(text: str) -> str:
     return nfc(text).strip("\ufeff").strip()
 
 
+def brief(text: str, most: int = 80) -> str:
+    """A text that stands in a message, not all of it if it is long.
+
+    >>> brief("a name"), brief("a" * 99, 5)
+    ('a name', 'aa...')
+    """
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def some(names: Iterable[str], most: int = 10) -> str:
     """The first few names, for messages.
 
@@ -56,7 +65,7 @@ def some(names: Iterable[str], most: int = 10) -> str:
     'a, b, ...'
     """
     names = list(names)
-    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
+    return ", ".join([*map(brief, names[:most]), *(["..."] if len(names) > most else [])])
 
 
 def check_class_names(names: Sequence[str], where: str) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from clipjax.data.labels import Meaning, is_missing, is_number, whole
 from clipjax.data.listfiles import CLASSES, Lines
 from clipjax.errors import DataError
-from clipjax.texts import class_name
+from clipjax.texts import brief, class_name
 
 
 def number_labels(
@@ -47,7 +47,10 @@ def number_labels(
         known = sorted({whole(t) for t in digits}) if digits else names
         dense = {value: label for label, value in enumerate(known)}  # without unused numbers
         number = {text: dense[whole(text) if digits else text] for text in texts}
-    return names, [np.array([number[t] for t in lines.labels], np.int32) for lines in lists]
+    numbers = [np.array([number[t] for t in lines.labels], np.int32) for lines in lists]
+    for lines, found in zip(lists, numbers, strict=True):
+        _check_single_labels(lines, found)
+    return names, numbers
 
 
 def _refuse(lists: Sequence[Lines], texts: set[str], what: str) -> None:
@@ -55,7 +58,21 @@ def _refuse(lists: Sequence[Lines], texts: set[str], what: str) -> None:
     if texts:
         places = ((lines, i) for lines in lists for i, t in enumerate(lines.labels) if t in texts)
         lines, i = next(places)
-        raise DataError(f"{lines.at(i)}: label {lines.labels[i]!r} {what}.")
+        raise DataError(f"{lines.at(i)}: label {brief(lines.labels[i])!r} {what}.")
+
+
+def _check_single_labels(lines: Lines, numbers: np.ndarray) -> None:
+    """Refuses a list that gives one image two classes, as lists of boxes or of many labels do."""
+    if len(set(lines.paths)) == len(lines.paths):
+        return
+    first: dict[str, int] = {}
+    for i, path in enumerate(lines.paths):
+        known = first.setdefault(path, i)
+        if numbers[known] != numbers[i]:
+            raise DataError(
+                f"{lines.at(i)}: image {brief(path)!r} has label {brief(lines.labels[i])!r}, and "
+                f"{brief(lines.labels[known])!r} in line {lines.numbers[known]}; keep one."
+            )
 
 
 def _check_folders(

@@ -28,7 +28,7 @@ from clipjax.data.sources import Skipped, check_domain, check_root
 from clipjax.data.spelling import respelled
 from clipjax.data.splits import WHOLE
 from clipjax.errors import DataError
-from clipjax.texts import shown
+from clipjax.texts import shown, some
 
 
 class _Part(NamedTuple):
@@ -176,7 +176,7 @@ def _open(root: pathlib.Path, lists: Sequence[Lines]) -> list[Store]:
         total = sum(len(lines.paths) for lines in lists)
         first = [lines.paths[i] for lines, at in zip(lists, gone, strict=True) for i in at[:5]][:5]
         raise DataError(
-            f"{count:,} of {total:,} listed images are not in {shown(root)}: {', '.join(first)}"
+            f"{count:,} of {total:,} listed images are not in {shown(root)}: {some(first)}"
             f"{', ...' if count > 5 else ''}; add them, or take out the lists of what is not there"
             f"{_instead(root)}."
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from clipjax.data.labels import MOST, Meaning, is_missing
 from clipjax.errors import DataError, UnreachableError
-from clipjax.texts import check_class_names, class_name, shown, some
+from clipjax.texts import brief, check_class_names, class_name, shown, some
 
 IMAGE_NAMES = ("image", "img", "images", "picture")
 LABEL_NAMES = ("label", "labels", "class", "category", "fine_label")
@@ -209,7 +209,7 @@ def by_names(column: Column, names: Sequence[str], where: str, table: str = "") 
     given = {text for text in texts if text in names or not is_missing(text)}
     meaning = Meaning(given, names)
     if fault := meaning.fault(names, table or "its ClassLabel"):
-        raise DataError(f"{where}: label {fault[0]!r} {fault[1]}.")
+        raise DataError(f"{where}: label {brief(fault[0])!r} {fault[1]}.")
     numbers = [meaning.numbers.get(text, -1) for text in texts]
     keys = list(range(len(texts))) if column.found else values
     places = np.searchsorted(keys, column.codes) if keys else np.zeros(len(column.codes), int)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from clipjax.data.files import is_image_name
 from clipjax.errors import DataError
-from clipjax.texts import some
+from clipjax.texts import brief, some
 
 SEPARATORS = {" ": "a space", ",": "a comma", "\t": "a tab", ";": "a semicolon"}
 # What headers call the columns, in small letters without what is no letter.
@@ -125,6 +125,13 @@ def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Column
     images = [k for k, field in enumerate(fields) if is_image_name(field)]
     below = [is_image_name(field) for field in second[1]] if second else []
     named = "path" in meanings and "label" in meanings
+    if mark == " " and any(map(is_image_name, fields[0].split())):  # `a.jpg t shirt` is no header
+        return Columns(0, 1)
+    if len(fields) == 2 and images == [0, 1]:
+        raise DataError(
+            f"{name}, line {line} names two images, {brief(fields[0])!r} and {brief(fields[1])!r}; "
+            "give a path and a label."
+        )
     if images or not (any(below) or named or (second is None and len(fields) == 2)):
         if len(fields) == 2:
             return Columns(1, 0) if images == [1] else Columns(0, 1)

@@ -123,8 +123,9 @@ def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> dict[st
     for name, called in ((class_name(key), class_name(called)) for key, called in names):
         if name in found:
             raise ConfigError(f"{where} names class {name!r} twice; keep one.")
-        if not called:
-            raise ConfigError(f"{where} gives class {name!r} an empty name; give it a text.")
+        if not called or re.search("[\ud800-\udfff]", called):
+            fault = "half a character" if called else "an empty name"
+            raise ConfigError(f"{where} gives class {name!r} {fault}; give it a text.")
         found[name] = called
     if unknown := sorted(set(found) - set(classes)):
         hint = " Classes go by their names, not by numbers." * all(n.isdecimal() for n in unknown)

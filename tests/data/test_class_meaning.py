@@ -235,6 +235,7 @@ def test_class_names_tell_classes_apart(tmp_path):
         ({"cat": "dog"}, "calls class 'cat' 'dog', as class 'dog' is called"),
         ({"cat": "sea_lion", "dog": "sea lion"}, "as class 'cat' is called"),
         ({"cat": " "}, "class 'cat' an empty name"),
+        ({"cat": "\ud800"}, "class 'cat' half a character"),
         ({"0": "cat", "1": "dog"}, "Classes go by their names, not by numbers"),
     ]:
         file.write_text(json.dumps(content))

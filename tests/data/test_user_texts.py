@@ -206,6 +206,26 @@ def test_unclear_tables_are_refused_in_a_sentence(root, table):
 def test_more_than_two_words_are_refused(root):
     said = refusal(root, "images/0.png cat 1\nimages/1.png dog 2\n", "photo_train.txt")
     assert "line 1 holds more than a path and a label" in said
+    said = refusal(root, "images/0.png t shirt\nimages/1.png dog\n", "photo_train.txt")
+    assert "line 1 holds more than a path and a label" in said  # it was taken for a header
+
+
+def test_an_image_of_two_labels_is_refused(root):
+    boxes = "filename,class,xmin\nimages/0.png,cat,1\nimages/1.png,dog,2\nimages/0.png,{},3\n"
+    expected = {("photo", "train"): ["cat", "dog", "cat"]}
+    assert listed(root, boxes.format("cat")) == expected
+    said = refusal(root, boxes.format("dog"))
+    assert "line 4: image 'images/0.png' has label 'dog', and 'cat' in line 2" in said
+    assert "line 1 names two images" in refusal(root, "images/0.png,images/1.png\n")
+
+
+def test_messages_stay_short(root):
+    for text in ("images/0.png,0\nimages/1.png," + "z" * 5000, "images/{}.png,cat\n"):
+        refused = text.format("q" * 5000) * 9
+        (root / "photo_train.csv").write_text(refused)
+        with pytest.raises(DataError) as error:
+            open_dataset(root=str(root))
+        assert len(str(error.value)) < 1500
 
 
 def test_other_stores_are_no_place_for_data(tmp_path):
