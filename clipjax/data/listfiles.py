@@ -16,7 +16,7 @@ from clipjax.data.files import is_image_name
 from clipjax.data.splits import SPLITS, WHOLE, split_of
 from clipjax.data.tables import SEPARATORS, Columns, Row, find_columns, rows, separator, words
 from clipjax.errors import DataError
-from clipjax.texts import GLANCE, begin_text, class_name, nfc, read_text, shown
+from clipjax.texts import GLANCE, begin_text, brief, class_name, nfc, read_text, shown
 
 SUFFIXES = (".txt", ".csv", ".tsv")
 PLACES = ("", "splits", "lists", "splits_mini", "image_list", "txt")  # below the root, in turn
@@ -122,7 +122,7 @@ def divided(lines: Lines, domain: str, split: str) -> dict[tuple[str, str], Line
         if own is None or (split and own != split):
             fault = f"the file is named after {split}" if own else "splits are train, val and test"
             raise DataError(
-                f"{lines.at(i)} has split {lines.splits[i]!r}, and {fault}; correct either, or "
+                f"{lines.at(i)} has split {brief(lines.splits[i])!r}, and {fault}; correct it, or "
                 "take out the column."
             )
         parts[nfc(lines.domains[i]) if lines.domains else domain, own].append(i)

@@ -143,7 +143,8 @@ def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Column
             f"{name}, line {line} has {len(fields)} columns and there is no header; put a "
             "line like `path,label,...` at the top that names them."
         )
-    if len(fields) == 2 and not named and (second is None or below[:1] == [True]):
+    plain = len(fields) == 2 and meanings[0] in ("", "path") and meanings[1] in ("", "label")
+    if plain and (second is None or below[:1] == [True]):
         return Columns(0, 1, header=True)
     return _named_columns(first, meanings, name)
 

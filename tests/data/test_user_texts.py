@@ -179,6 +179,10 @@ REFUSED = {
         "path,author,w\nimages/0.png,x,1\n",
         r"no column for the label \('path', 'author', 'w'\).*call just one column label",
     ),
+    "a split for a label": (
+        "path,split\nimages/0.png,train\nimages/1.png,test\n",
+        r"no column for the label \('path', 'split'\)",
+    ),
     "too wide": (
         ",".join(f"c{i}" for i in range(999)) + "\nimages/0.png" + ",x" * 998 + "\n",
         r"no column for the path \('c0', .*'c9', \.\.\.\)",
