@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import csv
+import itertools
 import os
 import pathlib
 import re
@@ -21,6 +22,7 @@ from clipjax.texts import GLANCE, begin_text, brief, class_name, nfc, read_text,
 SUFFIXES = (".txt", ".csv", ".tsv")
 PLACES = ("", "splits", "lists", "splits_mini", "image_list", "txt")  # below the root, in turn
 CLASSES = "classes.txt"
+GLIMPSE = 100  # entries of a folder, to see what it holds
 
 
 class Lines(NamedTuple):
@@ -129,13 +131,20 @@ def divided(lines: Lines, domain: str, split: str) -> dict[tuple[str, str], Line
     return {part: lines.take(at) for part, at in parts.items()}
 
 
-def find_lists(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
+def find_lists(
+    folder: str | os.PathLike, *, asked: bool = True
+) -> dict[str, dict[str, pathlib.Path]]:
     """The lists in a folder: domain -> split -> file; the split is "" where a list has none.
 
     `{domain}_train.txt`, `_val`, `_test`, or `{domain}_list.txt` for a domain that comes without
     splits (.csv and .tsv too). Where none is called so, every text file that begins like a list is
     that of the domain it is named after. Of files called like lists, those of domains for which
     none begins like one are something else (`class_list.txt`), if there are any other lists.
+
+    Args:
+      folder: where they lie.
+      asked: whether it is known that there are lists; else a table of more than two columns beside
+        folders of classes (`metadata.csv`) is none.
 
     Raises:
       DataError: two lists for the same part.
@@ -151,7 +160,11 @@ def find_lists(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
     sure = {d: f for d, f in named.items() if any(map(_speaks_of_images, f.values()))}
     named = sure or named
     if not named:
-        for file in filter(_begins_like_a_list, files):
+        widths = {file: _columns_of(file) for file in files}
+        found = [file for file in files if widths[file] == 2]
+        if not found and any(widths.values()) and (asked or not _holds_classes(folder)):
+            found = [file for file in files if widths[file]]
+        for file in found:
             _add(named, nfc(shown(file.stem)), WHOLE, file)
     order = (WHOLE, *SPLITS)
     return {d: dict(sorted(f.items(), key=lambda p: order.index(p[0]))) for d, f in named.items()}
@@ -174,15 +187,22 @@ def _add(lists: dict, domain: str, split: str, file: pathlib.Path) -> None:
     parts[split] = file
 
 
-def _begins_like_a_list(file: pathlib.Path) -> bool:
-    """Whether the first or, after a header, the second line is the path of an image and a label."""
+def _columns_of(file: pathlib.Path) -> int:
+    """Columns of a file of which the first or, after a header, the second line names an image and
+    more; 0 for other files."""
     lines = _first_lines(file)
     mark = separator(lines[0], file.suffix) if lines else " "
     for line in lines:
         row = words(line) if mark == " " else next(csv.reader([line], delimiter=mark), [])
         if len(row) > 1 and any(is_image_name(field.strip()) for field in row):
-            return True
-    return False
+            return len(row)
+    return 0
+
+
+def _holds_classes(folder: str | os.PathLike) -> bool:
+    """Whether some `domain/class` folder in it is seen to hold images."""
+    inner = (place for place in pathlib.Path(folder).glob("*/*") if place.is_dir())
+    return any(is_image_name(f.name) for p in inner for f in itertools.islice(p.iterdir(), GLIMPSE))
 
 
 def _speaks_of_images(file: pathlib.Path) -> bool:
@@ -225,7 +245,7 @@ def _places(root: pathlib.Path) -> list[pathlib.Path]:
 
 def _holds_lists(folder: pathlib.Path) -> bool:
     """Whether any of its files begins like a list, or is called like one and speaks of images."""
-    found = find_lists(folder).values()
+    found = find_lists(folder, asked=False).values()
     return any(_speaks_of_images(file) for parts in found for file in parts.values())
 
 

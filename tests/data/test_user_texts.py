@@ -149,6 +149,20 @@ def test_columns_are_found(root, table, suffix):
     assert listed(root, TABLES[table], name) == {("photo", "train"): ["cat", "dog"]}
 
 
+def test_a_wide_table_beside_class_folders_is_no_list_unasked(root):
+    for name in ("cat", "dog"):
+        (root / "photo" / name).mkdir(parents=True)
+        (root / "photo" / name / "0.png").write_bytes(b"image")
+    text = "filename,label,w\nphoto/cat/0.png,cat,1\nphoto/dog/0.png,dog,1\n"
+    (root / "metadata.csv").write_text(text)
+    (root / "images").rename(root / ".images")
+    assert open_dataset(root=str(root)).domains == ("photo",)
+    assert open_dataset("lists", str(root)).domains == ("metadata",)
+    (root / "photo").rename(root / ".photo")  # nothing else that it could be
+    (root / "metadata.csv").write_text(text.replace("photo", ".photo"))
+    assert open_dataset(root=str(root)).domains == ("metadata",)
+
+
 def test_quotes_between_spaces(root):
     text = 'images/0.png "t shirt"\n"images/1.png" dog\n'
     assert listed(root, text, "photo_train.txt") == {("photo", "train"): ["t shirt", "dog"]}
