@@ -201,7 +201,7 @@ def _columns_of(file: pathlib.Path) -> int:
 
 def _holds_classes(folder: str | os.PathLike) -> bool:
     """Whether some `domain/class` folder in it is seen to hold images."""
-    inner = (place for place in pathlib.Path(folder).glob("*/*") if place.is_dir())
+    inner = (place for place in pathlib.Path(folder).glob("[!.]*/[!.]*") if place.is_dir())
     return any(is_image_name(f.name) for p in inner for f in itertools.islice(p.iterdir(), GLIMPSE))
 
 
