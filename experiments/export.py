@@ -96,6 +96,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     from clipjax.study.encode import encode_texts
     from clipjax.study.plan import prepare
     from clipjax.study.restore import restored
+    from clipjax.study.spelled import spelled
     from clipjax.study.sweep import expand
     from clipjax.study.trainer import trainers
     from configs import common
@@ -114,6 +115,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     config = common.study()  # fields that the run's version did not have keep their defaults
     with config.unlocked():
         config.update(raw)
+    config = spelled(config)
     if best := list(results.get("sweep", {}).get("best", {}).values()):
         method = method or best[-1]
     method, position = choose(results, list(expand(config).stages), method, seed)

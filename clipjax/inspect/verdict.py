@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipjax.errors import ClipjaxError, ConfigError, DataError
+from clipjax.study.spelled import spelled
 
 if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
     from clipjax.data.dataset import Part, Source
@@ -51,6 +52,7 @@ def opened(config) -> Subject:
 
     if config.experiment == "pretrain":
         raise ConfigError("pretraining reads a corpus of pairs; inspect looks at data of studies.")
+    config = spelled(config)
     refusals = refused(check_choices, config)
     try:
         dataset = open_data(config)

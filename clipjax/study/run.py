@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+from clipjax.study.spelled import spelled
 from clipjax.study.workdir import (
     _differences,
     check_checkpoints,
@@ -25,6 +26,7 @@ def run(config, workdir: pathlib.Path | None) -> None:
     """
     from clipjax.evaluate import results as report
 
+    config = spelled(config)
     processes.agree("config", config_text(config), _differences)
     workdir = processes.from_first(lambda: find_workdir(workdir, config))
     say = (lambda line: print(line, flush=True)) if processes.is_first() else (lambda line: None)

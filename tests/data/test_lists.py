@@ -364,7 +364,7 @@ def test_names_that_contradict_the_folders_are_refused(folder_dataset):
 
 def test_unreadable_lists_are_named(tmp_path):
     (tmp_path / "a_train.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="a_train.txt is not a text"):
+    with pytest.raises(DataError, match="a_train.txt, line 1: byte 0x00 is no UTF-16"):
         read_list(tmp_path / "a_train.txt")
     (tmp_path / "a_train.txt").write_text("path label\n")
     with pytest.raises(DataError, match="lists no images"):

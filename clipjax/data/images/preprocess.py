@@ -19,6 +19,7 @@ from clipjax.data.images.depth import scaled_array
 from clipjax.data.images.resize import Alone, resize
 from clipjax.errors import CheckpointError, DataError
 from clipjax.io import write_json
+from clipjax.io.texts import decoded
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -183,13 +184,13 @@ def _read_rules(directory: pathlib.Path) -> tuple[pathlib.Path, dict]:
     if not path.exists() and nested.exists():  # as transformers' CLIPProcessor saves it since v5
         path = nested
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(decoded(path.read_bytes(), str(path), CheckpointError))
         return path, data["image_processor"] if path == nested else dict(data)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} does not exist; copy it from the model's repository."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from None
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{path} describes no image processor; download it again.") from None

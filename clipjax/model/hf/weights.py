@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.errors import CheckpointError
+from clipjax.io.texts import decoded
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
@@ -27,7 +28,7 @@ class Stored(NamedTuple):
 def read_json(path: pathlib.Path) -> dict:
     """A JSON file's dict, or one sentence on what is wrong with it."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(decoded(path.read_bytes(), str(path), CheckpointError))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} does not exist; a CLIP directory in Hugging Face layout holds config.json, "
@@ -35,7 +36,7 @@ def read_json(path: pathlib.Path) -> dict:
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds no JSON object; download it again.")
