@@ -105,7 +105,7 @@ def _outside(labels: jax.Array, mask: jax.Array | None, classes: int) -> int | N
 def known_labels(
     labels: jax.Array, classes: int, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Labels to pick logits with, and what to multiply the result by.
+    """Labels to pick logits with, and which of them are to be trusted.
 
     Args:
       labels: int [N].
@@ -113,18 +113,18 @@ def known_labels(
       mask: bool [N] or None.
 
     Returns:
-      (labels within 0..K-1, float32 [N]: 1, but NaN where a label that counts is no class, so that
-      nothing trains on another one unseen).
+      (labels within 0..K-1, bool [N]: False where one that counts is no class, and the result is to
+      be NaN, so that nothing trains on another class unseen).
 
     >>> import jax.numpy as jnp
     >>> labels, mask = jnp.array([1, 3, -100]), jnp.array([True, True, False])
     >>> [x.tolist() for x in known_labels(labels, 3, mask)]
-    [[1, 0, 0], [1.0, nan, 1.0]]
+    [[1, 0, 0], [True, False, True]]
     """
     if mask is not None:
         labels = jnp.where(mask.astype(bool), labels, 0)
     inside = (labels >= 0) & (labels < classes)
-    return jnp.where(inside, labels, 0), jnp.where(inside, 1.0, jnp.nan)
+    return jnp.where(inside, labels, 0), inside
 
 
 def domain_logits(values: jax.Array, domains: int) -> jax.Array:

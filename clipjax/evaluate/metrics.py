@@ -29,7 +29,7 @@ def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
     correct = jnp.argmax(logits, axis=-1) == labels
     mask = jnp.ones(labels.shape, bool) if mask is None else mask.astype(bool)
     hits = jnp.sum(correct & mask, axis=-1).astype(jnp.float32)
-    return hits / jnp.maximum(jnp.sum(mask), 1) * jnp.prod(known)
+    return jnp.where(known.all(), hits / jnp.maximum(jnp.sum(mask), 1), jnp.nan)
 
 
 def per_class_accuracy(logits: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
@@ -38,7 +38,8 @@ def per_class_accuracy(logits: jax.Array, labels: jax.Array, num_classes: int) -
     labels, known = known_labels(labels, num_classes)
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     hits = jnp.zeros(num_classes).at[labels].add(correct)
-    return hits / jnp.zeros(num_classes).at[labels].add(1.0) * jnp.prod(known)
+    shares = hits / jnp.zeros(num_classes).at[labels].add(1.0)
+    return jnp.where(known.all(), shares, jnp.nan)
 
 
 def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> jax.Array:
@@ -64,7 +65,7 @@ def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> j
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     which = jnp.clip(jnp.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = jnp.zeros(bins).at[which].add(confidence - correct)
-    return jnp.abs(gaps).sum() / len(labels) * jnp.prod(known)
+    return jnp.where(known.all(), jnp.abs(gaps).sum() / len(labels), jnp.nan)
 
 
 def disagreement(logits: jax.Array) -> jax.Array:
