@@ -23,7 +23,7 @@ def test_the_value_is_that_of_the_minimum_to_the_bit(x):
 
 
 def test_the_gradient_is_alive_below_at_and_above():
-    """d exp(x) / dx, of which the clamp takes nothing: forwards, backwards and in half precision."""
+    """d exp(x) / dx, of which the clamp takes nothing: forwards and backwards."""
     for x in (LN100 - 1, LN100, np.nextafter(LN100, np.float32(9)), np.float32(6.0)):
         want = np.exp(min(float(x), MAX_LOGIT_SCALE))
         assert jax.grad(scale)(x).item() == pytest.approx(want, rel=1e-5)
