@@ -12,9 +12,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from clipjax.adapt.checks import check_domain
 from clipjax.adapt.grl import Schedule, grl, lambda_schedule
-from clipjax.adapt.losses import domain_cross_entropy, masked_mean, smoothed_cross_entropy
-from clipjax.adapt.step import Loss, TrainState, update
+from clipjax.adapt.losses import (
+    domain_cross_entropy,
+    label_accuracy,
+    real_rows,
+    smoothed_cross_entropy,
+)
+from clipjax.adapt.step import Axis, Loss, TrainState, update
+from clipjax.adapt.varying import vary, varying_axes
 
 PyTree = Any
 
@@ -24,7 +31,7 @@ class DannModel(NamedTuple):
 
     features: Callable[..., jax.Array]  # (params, inputs, rng) -> [B, F]
     classify: Callable[..., jax.Array]  # (params, features) -> [B, K] logits (ensemble: [M, B, K])
-    discriminate: Callable[..., jax.Array]  # (params, features) -> [B, D] domain logits
+    discriminate: Callable[..., jax.Array]  # (params, features) -> [B, D], of 2 also [B, 1]
 
 
 def dann_loss(
@@ -37,7 +44,7 @@ def dann_loss(
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
     joined: bool = False,
-    axis_name: str | None = None,
+    axis_name: Axis = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Class loss on the source plus domain loss behind the gradient reversal layer.
 
@@ -48,7 +55,9 @@ def dann_loss(
       model: the three parts.
       params: parameters of all of them.
       batch: {"source": {"inputs", "label" int [B], "mask"? bool [B]},
-        "target": {"inputs", "mask"?}}; domain labels are source 0, target 1.
+        "target": {"inputs", "mask"?}}; domain labels are source 0, target 1. Rows that a mask
+        leaves out may hold anything. With a mask, "mask_count" makes the loss the share of a
+        microbatch (`clipjax.adapt.losses`).
       lam: strength of the reversal, scalar.
       rng: passed to `model.features` (dropout, augmentation), split between the domains.
       domain_weight: factor on the domain loss, which is the mean of the two domains' as in common
@@ -62,23 +71,26 @@ def dann_loss(
     Returns:
       (loss, metrics): class_loss, source_accuracy; and unless the domain loss is left out
       domain_loss, domain_accuracy_source, domain_accuracy_target, lam.
+
+    Raises:
+      ValueError: a domain is missing or empty, labels do not fit the logits, or the discriminator
+        gives neither one logit nor one for each domain. Labels outside 0..K-1 whose values are
+        traced make loss, source_accuracy and gradients NaN instead.
     """
-    source, keys = batch["source"], (None, None) if rng is None else jax.random.split(rng)
-    inputs, mask = source["inputs"], source.get("mask")
     target_unread = isinstance(domain_weight, (int, float)) and domain_weight == 0
+    source = _share(batch, "source", "inputs", "label")
+    target = None if target_unread else _share(batch, "target", "inputs")
+    keys = (None, None) if rng is None else jax.random.split(rng)
     joined = joined and not target_unread
-    if joined:
-        inputs = jnp.concatenate([inputs, batch["target"]["inputs"]])
+    inputs = jnp.concatenate([source.inputs, target.inputs]) if joined else source.inputs
     features = model.features(params, inputs, keys[0])
-    of_source = features[: len(source["inputs"])]
+    of_source = features[: len(source.inputs)]
     logits = model.classify(params, of_source)
-    class_loss = smoothed_cross_entropy(logits, source["label"], label_smoothing, mask, axis_name)
-    hit = (jnp.argmax(logits, axis=-1) == source["label"]).astype(jnp.float32)
+    counted = {"mask": source.mask, "axis_name": axis_name, "count": source.count}
+    class_loss = smoothed_cross_entropy(logits, source.label, label_smoothing, **counted)
     metrics = {
         "class_loss": class_loss,
-        "source_accuracy": masked_mean(
-            hit.reshape(-1, hit.shape[-1]).mean(axis=0), mask, axis_name
-        ),
+        "source_accuracy": label_accuracy(logits, source.label, **counted),
     }
     if target_unread:
         return class_loss, metrics  # half the work
@@ -86,10 +98,11 @@ def dann_loss(
     if joined:
         domain_logits = jnp.split(discriminate(features), [len(of_source)])
     else:
-        of_target = model.features(params, batch["target"]["inputs"], keys[1])
+        of_target = model.features(params, target.inputs, keys[1])
         domain_logits = [discriminate(of_source), discriminate(of_target)]
-    masks = [mask, batch["target"].get("mask")]
-    domain_loss, domain_accuracy = domain_cross_entropy(domain_logits, masks, axis_name)
+    domain_loss, domain_accuracy = domain_cross_entropy(
+        domain_logits, [source.mask, target.mask], axis_name, [source.count, target.count]
+    )
     metrics |= {
         "domain_loss": domain_loss,
         "domain_accuracy_source": domain_accuracy[0],
@@ -97,6 +110,22 @@ def dann_loss(
         "lam": jnp.asarray(lam, jnp.float32),
     }
     return class_loss + domain_weight * domain_loss, metrics
+
+
+class _Share(NamedTuple):
+    """One domain of a batch; rows of `inputs` that the mask leaves out are harmless."""
+
+    inputs: jax.Array
+    label: jax.Array | None
+    mask: jax.Array | None
+    count: jax.Array | None
+
+
+def _share(batch: dict, name: str, *keys: str) -> _Share:
+    part = check_domain(batch, name, *keys)
+    mask = part.get("mask")
+    inputs = real_rows(part["inputs"], mask)
+    return _Share(inputs, part.get("label"), mask, part.get("mask_count"))
 
 
 def gradient_ratio(
@@ -107,30 +136,38 @@ def gradient_ratio(
     *,
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
+    axis_name: Axis = None,
 ) -> jax.Array:
     """How hard the two losses pull at the features: norm of the reversed gradient over the class's.
 
     Both gradients are taken at the output of `model.features`, where they meet. Well below 1 the
     domains are left alone, far above 1 the classes are.
 
-    Args: as `dann_loss`.
+    Args: as `dann_loss`; with `axis_name` the ratio is that of the whole batch, on every device.
 
     Returns:
       float32 []; 0 where lambda is 0.
     """
-    parts = (batch["source"], batch["target"])
-    seen = [model.features(params, part["inputs"], None) for part in parts]
-    masks = [part.get("mask") for part in parts]
+    source, target = _share(batch, "source", "inputs", "label"), _share(batch, "target", "inputs")
+    seen = [model.features(params, part.inputs, None) for part in (source, target)]
+    seen = vary(seen, varying_axes(seen, params, source, target))
 
     def classes(f):
         logits = model.classify(params, f[0])
-        return smoothed_cross_entropy(logits, parts[0]["label"], label_smoothing, masks[0])
+        return smoothed_cross_entropy(
+            logits, source.label, label_smoothing, source.mask, axis_name, source.count
+        )
 
     def domains(f):
-        return domain_cross_entropy([model.discriminate(params, x) for x in f], masks)[0]
+        logits = [model.discriminate(params, x) for x in f]
+        masks, counts = [source.mask, target.mask], [source.count, target.count]
+        return domain_cross_entropy(logits, masks, axis_name, counts)[0]
 
-    pull = optax.global_norm(jax.grad(domains)(seen)) * lam * domain_weight
-    return pull / jnp.maximum(optax.global_norm(jax.grad(classes)(seen)), 1e-12)
+    def size(loss):
+        norm = optax.global_norm(jax.grad(loss)(seen))
+        return norm if axis_name is None else jnp.sqrt(jax.lax.psum(norm**2, axis_name))
+
+    return size(domains) * lam * domain_weight / jnp.maximum(size(classes), 1e-12)
 
 
 def dann_step(
@@ -144,7 +181,7 @@ def dann_step(
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
     joined: bool = False,
-    axis_name: str | None = None,
+    axis_name: Axis = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One DANN update: pure, so jit, pmap, scan and vmap it as you like.
 
@@ -159,8 +196,9 @@ def dann_step(
       domain_weight: factor on the domain loss.
       label_smoothing: of the class loss.
       joined: see `dann_loss`.
-      axis_name: of the axis that `jax.pmap` (or `jax.shard_map`) maps, where each device has a part
-        of the batch: the update is that of the whole batch, the same on every device.
+      axis_name: of the axis that `jax.pmap` or `jax.shard_map` maps (or a tuple of mesh axes),
+        where each device has a part of the batch: the update is that of the whole batch, the same
+        on every device.
 
     Returns:
       (new state, metrics of `dann_loss` plus loss and grad_norm).
@@ -192,7 +230,7 @@ def make_loss(
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
     joined: bool = False,
-    axis_name: str | None = None,
+    axis_name: Axis = None,
 ) -> Loss:
     """DANN as a method: lambda follows the run's progress (see `clipjax.adapt.grl`).
 

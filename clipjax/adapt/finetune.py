@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-
+from clipjax.adapt.checks import check_domain
 from clipjax.adapt.dann import DannModel
-from clipjax.adapt.losses import diversity_hinge, masked_mean, smoothed_cross_entropy
-from clipjax.adapt.step import Loss
+from clipjax.adapt.losses import (
+    diversity_hinge,
+    label_accuracy,
+    real_rows,
+    smoothed_cross_entropy,
+)
+from clipjax.adapt.step import Axis, Loss
 
 
 def make_loss(
@@ -15,9 +19,12 @@ def make_loss(
     label_smoothing: float = 0.0,
     diversity_weight: float = 0.0,
     diversity_margin: float = 0.5,
-    axis_name: str | None = None,
+    axis_name: Axis = None,
 ) -> Loss:
     """The method: batch = {"source": {"inputs", "label", "mask"?}}; other entries are ignored.
+
+    Rows that the mask leaves out may hold anything; labels and shapes that do not fit end as
+    `clipjax.adapt.dann.dann_loss` says.
 
     Where `model.classify` gives the logits of an ensemble, [M, B, K], each member has its own
     cross-entropy (their mean is minimised); `diversity_weight` times `diversity_hinge` is added.
@@ -31,17 +38,18 @@ def make_loss(
 
     def loss(params, batch, rng, progress):
         del progress
-        source = batch["source"]
-        logits = model.classify(params, model.features(params, source["inputs"], rng))
-        mask = source.get("mask")
-        value = smoothed_cross_entropy(logits, source["label"], label_smoothing, mask, axis_name)
-        hit = (jnp.argmax(logits, axis=-1) == source["label"]).astype(jnp.float32)
-        accuracy = masked_mean(hit.reshape(-1, hit.shape[-1]).mean(axis=0), mask, axis_name)
+        source = check_domain(batch, "source", "inputs", "label")
+        label, mask = source["label"], source.get("mask")
+        counted = {"mask": mask, "axis_name": axis_name, "count": source.get("mask_count")}
+        inputs = real_rows(source["inputs"], mask)
+        logits = model.classify(params, model.features(params, inputs, rng))
+        value = smoothed_cross_entropy(logits, label, label_smoothing, **counted)
+        accuracy = label_accuracy(logits, label, **counted)
         metrics = {"class_loss": value, "source_accuracy": accuracy}
         if diversity_weight:
             if logits.ndim != 3:
                 raise ValueError("diversity_weight needs an ensemble: heads with members > 1.")
-            spread = diversity_hinge(logits, diversity_margin, mask, axis_name)
+            spread = diversity_hinge(logits, diversity_margin, **counted)
             metrics["diversity_loss"] = spread
             value = value + diversity_weight * spread
         return value, metrics

@@ -14,7 +14,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from clipjax.adapt.varying import tracked_axes, vary, varying_axes
+
 PyTree = Any
+Axis = str | tuple[str, ...] | None  # the name of a mapped axis, or of several mesh axes
 Loss = Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
@@ -75,25 +78,33 @@ def update(
     optimizer: optax.GradientTransformation,
     frozen: PyTree | None = None,
     parts: PyTree | None = None,
-    axis_name: str | None = None,
+    axis_name: Axis = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Takes one optimizer step on `loss(params, rng)`; metrics gain `loss` and `grad_norm`.
 
     With `parts` (arrays with a leading axis of microbatches) the loss is `loss(params, rng, part)`,
     and gradients and metrics are means over the parts, which are computed one after the other.
 
-    With `axis_name`, the axis that `jax.pmap` maps, they are means over the devices too, and every
-    device draws random numbers of its own: dropout and augmentation are other draws than those of
-    one device, which everything else equals.
+    With `axis_name`, the axis that `jax.pmap` or `jax.shard_map` maps (or a tuple of mesh axes),
+    they are means over the devices too, and every device draws random numbers of its own: dropout
+    and augmentation are other draws than those of one device, which everything else equals. Over
+    mesh axes that it does not name nothing is averaged: where the loss differs along one, so do the
+    new parameters.
     """
     rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
     if axis_name is not None:
         rng = jax.random.fold_in(rng, jax.lax.axis_index(axis_name))
     trainable, fixed = partition(state.params, frozen)
+    first = () if parts is None else (jax.tree.map(lambda x: x[0], parts),)
+    axes = _own_axes(loss, state.params, axis_name, (rng, *first))
+    own, beside = vary((trainable, fixed), axes)
 
     def differentiate(rng, *part):
-        full = lambda some: loss(combine(some, fixed), rng, *part)  # noqa: E731
-        (value, metrics), grads = jax.value_and_grad(full, has_aux=True)(trainable)
+        def full(some):
+            value, metrics = loss(combine(some, beside), rng, *part)
+            return vary(value, axes), metrics  # the mean of what the devices say, if it is one
+
+        (value, metrics), grads = jax.value_and_grad(full, has_aux=True)(own)
         return grads, {"loss": value, **metrics}
 
     if parts is None:
@@ -108,13 +119,28 @@ def update(
     return TrainState(state.step + 1, params, opt_state, state.seed), metrics
 
 
+def _own_axes(loss: Callable, params: PyTree, axis_name: Axis, rest: tuple) -> frozenset[str]:
+    """The mesh axes along which every device needs the gradient of its own loss.
+
+    Those that are averaged over, and those along which the loss differs for another reason.
+    """
+    tracked = tracked_axes()
+    named = (axis_name,) if isinstance(axis_name, str) else axis_name or ()
+    axes = tracked & frozenset(named)
+    if all(tracked == axes | varying_axes(x) for x in jax.tree.leaves(params)):
+        return axes
+    value, _ = jax.eval_shape(loss, params, *rest)
+    return axes | varying_axes(value)
+
+
 def _mean_over(function: Callable, rng: jax.Array, parts: PyTree) -> PyTree:
     """Mean of `function(rng, part)` over the leading axis of `parts`, in the memory of one part."""
     count = len(jax.tree.leaves(parts)[0])
     keys = jax.random.split(rng, count)
     first = jax.tree.map(lambda x: x[0], parts)
     zeros = jax.tree.map(
-        lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, rng, first)
+        lambda s: vary(jnp.zeros(s.shape, s.dtype), varying_axes(s)),
+        jax.eval_shape(function, rng, first),
     )
 
     def add(total, key_and_part):
@@ -147,6 +173,25 @@ def microbatches(batch: PyTree, count: int) -> PyTree:
     return jax.tree.map(deal, batch)
 
 
+def _counted(parts: PyTree) -> PyTree:
+    """Microbatches with "mask_count" beside every "mask": the real examples of one on average.
+
+    A mean over real examples that divides by it is one microbatch's share: the mean of the shares
+    is the mean over the whole batch, however unevenly the real examples are dealt.
+    """
+
+    def masked(part):
+        return isinstance(part, dict) and "mask" in part
+
+    def add(part):
+        if not masked(part):
+            return part
+        mask = part["mask"].astype(jnp.float32)
+        return part | {"mask_count": jnp.full(len(mask), jnp.sum(mask) / len(mask))}
+
+    return jax.tree.map(add, parts, is_leaf=masked)
+
+
 def make_step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
@@ -154,7 +199,7 @@ def make_step(
     total_steps: int,
     frozen: PyTree | None = None,
     accumulate: int = 1,
-    axis_name: str | None = None,
+    axis_name: Axis = None,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, dict[str, jax.Array]]]:
     """Turns a method's loss into `step(state, batch) -> (state, metrics)`.
 
@@ -162,13 +207,15 @@ def make_step(
 
     With `accumulate` > 1 a batch goes through the model in that many microbatches and their mean
     gradient makes one update: the memory of a small batch. For losses that are means over examples
-    the result is that of the whole batch up to rounding, where every microbatch has equally many
-    real examples. In an epoch's last batch padding is dealt out evenly, but a microbatch of padding
-    alone counts as a loss of zero: this one update is then smaller. A loss that compares examples
-    with each other (contrastive) sees smaller batches.
+    the result is that of the whole batch up to rounding. Where a batch has masks, each microbatch
+    gets the number to divide by too, "mask_count" beside each "mask"; a loss of your own passes it
+    on to `clipjax.adapt.losses`, or microbatches with few real examples count as much as others. A
+    loss that compares examples with each other (contrastive) sees smaller batches.
 
-    With `axis_name` the step is for `jax.pmap` over this axis, the batch cut along it and the state
-    the same on every device. The loss must know the axis too (`clipjax.adapt.losses`).
+    With `axis_name` the step is for `jax.pmap` or `jax.shard_map` over this axis (or a tuple of
+    mesh axes), the batch cut along it and the state the same on every device; what comes out is,
+    too (`out_specs` P() with `check_vma=True`). The loss must know the axis
+    (`clipjax.adapt.losses`).
     """
 
     def step(state: TrainState, batch: PyTree):
@@ -176,7 +223,7 @@ def make_step(
         if accumulate == 1:
             whole = lambda params, rng: loss(params, batch, rng, progress)  # noqa: E731
             return update(state, whole, optimizer, frozen, axis_name=axis_name)
-        parts = microbatches(batch, accumulate)
+        parts = _counted(microbatches(batch, accumulate))
         each = lambda params, rng, part: loss(params, part, rng, progress)  # noqa: E731
         return update(state, each, optimizer, frozen, parts, axis_name)
 

@@ -8,6 +8,7 @@ pooling rules come from `CLIPConfig`; `clipjax.model.hf.names` knows Hugging Fac
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -165,6 +166,41 @@ class TextTower(nn.Module):
         return (pooled, hidden) if all_hidden else pooled
 
 
+@jax.custom_jvp
+def clamp_logit_scale(x: jax.Array) -> jax.Array:
+    """min(x, ln 100), float32 [], whose gradient is 1 everywhere (a straight-through estimate).
+
+    The gradient of `jnp.minimum` is 1/2 at a tie, where OpenAI's checkpoints lie, and 0 above,
+    from where no training would come down again.
+
+    >>> import jax
+    >>> [round(jax.grad(clamp_logit_scale)(x).item(), 1) for x in (4.0, MAX_LOGIT_SCALE, 5.0)]
+    [1.0, 1.0, 1.0]
+    """
+    return jnp.minimum(x, MAX_LOGIT_SCALE)
+
+
+@clamp_logit_scale.defjvp
+def _through(primals, tangents):
+    return clamp_logit_scale(*primals), tangents[0]
+
+
+def tell_clamped(logit_scale: float) -> str:
+    """A sentence on a learned scale that `CLIP.scale` clamps; "" where that changes nothing.
+
+    OpenAI's own lie within a thousandth of ln 100.
+
+    >>> tell_clamped(4.6052), tell_clamped(5.0)[:43]
+    ('', "the model's logit_scale is 5.000, above ln ")
+    """
+    if not logit_scale > MAX_LOGIT_SCALE + 1e-3:
+        return ""
+    return (
+        f"the model's logit_scale is {logit_scale:.3f}, above ln 100 = {MAX_LOGIT_SCALE:.3f}: "
+        f"similarities are multiplied by 100, not by {math.exp(logit_scale):.1f}."
+    )
+
+
 class CLIP(nn.Module):
     """Vision tower, text tower, projections and logit scale.
 
@@ -206,8 +242,11 @@ class CLIP(nn.Module):
         return self.text_projection(self.text(ids))
 
     def scale(self) -> jax.Array:
-        """The factor on cosine similarities: exp(logit_scale), clamped at 100."""
-        return jnp.exp(jnp.minimum(self.logit_scale.astype(jnp.float32), MAX_LOGIT_SCALE))
+        """The factor on cosine similarities: exp(logit_scale), clamped at 100.
+
+        The gradient passes the clamp (`clamp_logit_scale`).
+        """
+        return jnp.exp(clamp_logit_scale(self.logit_scale.astype(jnp.float32)))
 
     def __call__(self, images: jax.Array, ids: jax.Array) -> jax.Array:
         """Similarity logits of every image with every text, float32 [B_images, B_texts]."""

@@ -15,7 +15,7 @@ from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.image_cache import Crops
 from clipjax.data.subset import Subset
 from clipjax.io import default_cache_dir
-from clipjax.model.clip import normalize
+from clipjax.model.clip import normalize, tell_clamped
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import load_tokenizer, without_padding, zero_shot_classifier
 from clipjax.study.plan import Part, Plan, check_unreadable, evaluated, needed_parts, training_rows
@@ -104,6 +104,8 @@ def image_encoder(config, plan: Plan) -> Callable[[np.ndarray], jax.Array]:
 def encode(config, plan: Plan, say) -> Encoded:
     """Encodes what the run needs, or reads it from the feature cache."""
     texts, encode_image = encode_texts(config, plan), image_encoder(config, plan)
+    if told := tell_clamped(float(plan.params["logit_scale"])):
+        say(told)
     cache = config.features.cache_dir or default_cache_dir() / "features"
     # The config too: an activation or a number of heads changes features, and no weight.
     key = f"{feats.fingerprint(plan.params)} {plan.clip_config.vision} {config.compute_dtype}"

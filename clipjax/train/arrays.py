@@ -294,4 +294,5 @@ def _check(parts: list[tuple[str, dict]], first_step: int, last_good: int | None
             phase=name,
             lam=flat.get("lam"),
             last_good=last_good,
+            accuracy=flat.get("source_accuracy"),
         )

@@ -30,7 +30,9 @@ SAVE_SECONDS = 600.0  # at most this much of a long epoch is lost to a kill
 AGREE_EVERY = 64  # steps after which several processes ask each other whether so much has passed
 
 
-def check_finite(losses, *, first_step: int, phase: str, lam, last_good: int | None) -> None:
+def check_finite(
+    losses, *, first_step: int, phase: str, lam, last_good: int | None, accuracy=None
+) -> None:
     """Raises NonFiniteError naming step, phase, lambda and checkpoint of the first bad loss.
 
     Args:
@@ -39,6 +41,8 @@ def check_finite(losses, *, first_step: int, phase: str, lam, last_good: int | N
       phase: its name.
       lam: float [..., T] or None where the method has no lambda.
       last_good: step of the newest checkpoint, or None.
+      accuracy: float [..., T] or None, the source's; NaN where a label is no class, and never
+        because of the loss (`clipjax.adapt.losses.label_accuracy`).
     """
     losses = np.asarray(losses)
     bad = ~np.isfinite(losses.reshape(-1, losses.shape[-1])).all(axis=0)
@@ -47,6 +51,12 @@ def check_finite(losses, *, first_step: int, phase: str, lam, last_good: int | N
     where = int(np.argmax(bad))
     strength = "" if lam is None else f", lambda {np.asarray(lam)[..., where].ravel()[0]:.3g}"
     saved = "none was saved yet" if last_good is None else f"step {last_good}"
+    if accuracy is not None and np.isnan(np.asarray(accuracy)[..., where]).any():
+        raise NonFiniteError(
+            f"the loss became NaN at step {first_step + where} of phase {phase!r} because a label "
+            "of the source is no class: labels outside 0 to K-1, where there are K; number them "
+            "from 0, and set the mask to False where there is no label."
+        )
     raise NonFiniteError(
         f"the loss or its gradient became non-finite at step {first_step + where} of phase "
         f"{phase!r}{strength}; "
@@ -221,7 +231,8 @@ def _means(pending: list[dict], first: int, phase: str, last_good: int | None) -
     lam = stacked.get("lam")
     # A gradient that is not finite spoils the parameters before any loss shows it.
     watched = stacked["loss"] + 0.0 * stacked["grad_norm"]
-    check_finite(watched, first_step=first, phase=phase, lam=lam, last_good=last_good)
+    where = {"first_step": first, "phase": phase, "last_good": last_good}
+    check_finite(watched, lam=lam, accuracy=stacked.get("source_accuracy"), **where)
     return {key: round(float(values.mean()), 6) for key, values in stacked.items()}
 
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from clipjax.adapt.varying import alike
+
 PRODUCT = "product of a layer"  # what a rule of `jax.checkpoint` sees instead of the product itself
 
 
@@ -47,6 +49,7 @@ def affine(
     on_cpu = jax.default_backend() == "cpu" if cpu is None else cpu
     if not on_cpu:
         return _biased(jnp.dot(x, kernel), bias)
+    x, kernel, bias = alike(x, kernel, bias)
     rows = x.reshape(-1, x.shape[-1])
     if x.dtype == jnp.bfloat16:
         y = affine_bfloat16(rows, kernel, bias)

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from clipjax.adapt.varying import alike
+
 
 class LayerNorm(nn.Module):
     """Each row to mean 0 and variance 1, then scale and bias; [..., D] -> float32 [..., D].
@@ -27,7 +29,7 @@ class LayerNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
         x, scale, bias = (value.astype(jnp.float32) for value in (x, scale, bias))
         on_cpu = jax.default_backend() == "cpu" if self.cpu is None else self.cpu
-        return (layer_norm if on_cpu else _plain)(x, scale, bias, self.eps)
+        return (layer_norm if on_cpu else _plain)(*alike(x, scale, bias), self.eps)
 
 
 def _statistics(x, eps):
