@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -101,6 +101,47 @@ def read_tensor(stored: Stored) -> np.ndarray:
     """
     with _open(stored.file) as opened:
         return opened.get_tensor(stored.name)
+
+
+def is_finite(values: np.ndarray) -> bool:
+    """Whether a float array, of any dtype that models are stored in, holds finite numbers only.
+
+    Exact, in about one pass over memory: NaN and infinity survive every sum, and a sum of finite
+    numbers that overflows is looked at again.
+
+    >>> is_finite(np.ones(3, np.float16)), is_finite(np.array([1, -np.inf], np.float32))
+    (True, False)
+    """
+    values = np.asarray(values)
+    if values.dtype.kind in "biu" or not values.size:
+        return True
+    if values.dtype.itemsize == 2:  # sums of half precision are slow: look at the exponents
+        exponent = {"float16": 0x7C00, "bfloat16": 0x7F80}[values.dtype.name]
+        return bool((values.view(np.uint16) & exponent).max() < exponent)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
+
+
+def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np.ndarray:
+    """A tensor of a file in a dtype, all its numbers finite.
+
+    Raises:
+      CheckpointError: it holds NaN or infinity, or numbers that the dtype does not reach.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = tensor.astype(dtype, copy=False)
+    if is_finite(cast):
+        return cast
+    if is_finite(tensor):
+        raise CheckpointError(
+            f"{file}: tensor {name} reaches {np.abs(tensor.astype(np.float64)).max():.3g}, which "
+            f"{np.dtype(dtype).name} does not hold; use another dtype."
+        )
+    bad = int((~np.isfinite(tensor)).sum())
+    raise CheckpointError(
+        f"{file}: tensor {name} holds NaN or infinity ({bad} of {tensor.size} numbers): the "
+        "weights are damaged, or their training diverged; use a sound copy."
+    )
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
