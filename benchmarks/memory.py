@@ -50,7 +50,8 @@ from clipjax.model.hf import load_clip, save_clip
 from clipjax.model.hf_params import abstract_params
 from clipjax.model.hub import TINY, copy_tokenizer
 from clipjax.model.shapes import SHAPES
-from clipjax.model.text import load_tokenizer, zero_shot_classifier
+from clipjax.model.text import zero_shot_classifier
+from clipjax.model.tokenizer import load_tokenizer
 
 SIZES = {"ViT-L/14": SHAPES["vit_l14"], "ViT-B/32": SHAPES["vit_b32"]}
 

@@ -25,7 +25,7 @@ _EXPORTS = {
     "class_embeddings": "clipjax.model.heads",
     "load_clip": "clipjax.model.hf",
     "save_clip": "clipjax.model.hf",
-    "load_tokenizer": "clipjax.model.text",
+    "load_tokenizer": "clipjax.model.tokenizer",
     "zero_shot_classifier": "clipjax.model.text",
     "load_adapted": "clipjax.export",
     "save_adapted": "clipjax.export",

@@ -19,12 +19,15 @@ from clipjax.data.preprocess import Preprocess, load_preprocess
 from clipjax.data.sources import Dataset, Skipped, check_domain, open_dataset
 from clipjax.data.subset import few_shot, fraction
 from clipjax.errors import ConfigError, DataError
+from clipjax.identity import identity_of
 from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.heads import init_heads
 from clipjax.model.hf import check_size, load_clip
 from clipjax.model.hub import find_model
 from clipjax.model.network import needed_clip
 from clipjax.model.prompts import fill_prompts, read_class_names
+from clipjax.model.text import class_tokens, confusable
+from clipjax.model.tokenizer import load_tokenizer
 from clipjax.train.optim import is_frozen, layer_groups
 from experiments.choices import COMPUTE, check_choices
 from experiments.mesh import device_memory, training_mesh
@@ -46,6 +49,8 @@ class Plan(NamedTuple):
     preprocess: Preprocess
     methods: dict[str, Method]
     notes: tuple[str, ...] = ()  # what the user should know of the data
+    tokens: np.ndarray | None = None  # int32 [K, prompts, T]; None where no text is read
+    identity: Mapping[str, Any] = {}  # what tells the model from another (`clipjax.identity`)
 
     @property
     def clip_config(self) -> CLIPConfig:
@@ -66,7 +71,28 @@ def prepare(config, *, training: bool = True) -> Plan:
     check_choices(config)
     check_parts(config, dataset, methods)
     names = class_names(config, dataset)
-    fill_prompts(names[0], config.prompts)
+    directory, clip_config, params, preprocess = open_model(config)
+    module = make_module(config, clip_config)
+    tokens, more = read_prompts(config, dataset.classes, names, directory)
+    identity = identity_of(directory, clip_config, params, preprocess)
+    notes = (*notes, *more)
+    plan = Plan(
+        dataset, names, directory, module, params, preprocess, methods, notes, tokens, identity
+    )
+    for method in methods.values():
+        check_masks(plan, method)
+    if training:
+        check_machine(plan, config)
+    return plan
+
+
+def open_model(config) -> tuple[pathlib.Path, CLIPConfig, Any, Preprocess]:
+    """The model of a study: its directory, sizes, float32 parameters, and how it looks at images.
+
+    Raises:
+      CheckpointError: there is none, or its files are damaged or do not fit each other.
+      ConfigError: a single tower.
+    """
     directory = find_model(config.model, config.revision or None)
     preprocess = load_preprocess(directory)
     size = config.image_size or None
@@ -78,13 +104,7 @@ def prepare(config, *, training: bool = True) -> Plan:
     preprocess = preprocess.with_size(size or preprocess.size)
     preprocess = dataclasses.replace(preprocess, decoder=config.data.decoder)
     check_size(clip_config, preprocess, directory)
-    module = make_module(config, clip_config)
-    plan = Plan(dataset, names, directory, module, params, preprocess, methods, tuple(notes))
-    for method in methods.values():
-        check_masks(plan, method)
-    if training:
-        check_machine(plan, config)
-    return plan
+    return directory, clip_config, params, preprocess
 
 
 def check_machine(plan: Plan, config) -> None:
@@ -204,6 +224,31 @@ def class_names(config, dataset: Dataset) -> tuple[str, ...]:
     if config.class_names:
         own = read_class_names(config.class_names, dataset.classes)
     return tuple(own.get(name, name) for name in dataset.classes)
+
+
+def read_prompts(
+    config,
+    classes: Sequence[str],
+    names: Sequence[str],
+    model: str | pathlib.Path,
+    revision: str | None = None,
+) -> tuple[np.ndarray, list[str]]:
+    """Token ids of the classes' prompts, int32 [K, prompts, T], and notes on classes alike.
+
+    Args:
+      config: of the run.
+      classes: K names, as the dataset has them.
+      names: as prompts say them.
+      model: its directory or Hub id.
+      revision: of a Hub id.
+
+    Raises:
+      ConfigError: prompts that tell no classes apart, or have no place for a name.
+      CheckpointError: a tokenizer that is damaged or does not fit the model's text tower.
+    """
+    tokenize = load_tokenizer(model, revision=revision)
+    tokens = class_tokens(tokenize, names, config.prompts)
+    return tokens, confusable(tokens, classes, fill_prompts(names[0], config.prompts))
 
 
 def evaluated(config, dataset: Dataset) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, norma
 from clipjax.model.hf import load_clip, save_clip
 from clipjax.model.hf_params import abstract_params
 from clipjax.model.hub import copy_tokenizer, find_model
-from clipjax.model.text import load_tokenizer, zero_shot_classifier
+from clipjax.model.text import zero_shot_classifier
+from clipjax.model.tokenizer import load_tokenizer
 from clipjax.model.weights import read_json
 from clipjax.train import processes
 from clipjax.train.checkpoint import Checkpointer

@@ -16,6 +16,7 @@ from experiments import evidence
 from experiments.encode import Encoded, encode
 from experiments.measure import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
 from experiments.methods import own_config
+from experiments.model import check_same_model
 from experiments.plan import Plan, warn_of_idle_domain_loss
 from experiments.sweep import settings
 from experiments.train import trainers
@@ -59,7 +60,8 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict | None:
 
     if processes.is_first():  # drops a line that a kill cut short
         MetricsLog(workdir / "metrics.jsonl").rewind(lambda record: True)
-    for note in plan.notes:
+    told = check_same_model(workdir, plan.identity, plan.model)
+    for note in (*plan.notes, *filter(None, [told])):
         say(f"note: {note}")
     for name, method in plan.methods.items():
         for line in warn_of_idle_domain_loss(plan, name, method):

@@ -22,7 +22,8 @@ from clipjax.data.preprocess import load_preprocess
 from clipjax.data.sources import open_dataset
 from clipjax.model.clip import CLIP, normalize
 from clipjax.model.hf import load_clip
-from clipjax.model.text import load_tokenizer, zero_shot_classifier
+from clipjax.model.text import zero_shot_classifier
+from clipjax.model.tokenizer import load_tokenizer
 
 TINY = pathlib.Path(__file__).parent.parent / "clipjax" / "assets" / "tiny_clip"
 ABSENT = ("cartoon", "stencil", "sketch")  # styles of which the corpus holds no drawing
