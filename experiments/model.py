@@ -78,6 +78,21 @@ def unrecorded(workdir: pathlib.Path) -> str:
     )
 
 
+def check_one_model(one: pathlib.Path, other: pathlib.Path) -> None:
+    """Refuses two runs that were made with different models, as far as they noted theirs.
+
+    Raises:
+      CheckpointError: they were, or a record is damaged.
+    """
+    if not ((one / RECORD).exists() and (other / RECORD).exists()):
+        return
+    if changed := differences(_read(one / RECORD)[0], _read(other / RECORD)[0]):
+        raise CheckpointError(
+            f"the runs in {one} and {other} were made with different models (changed: {changed}); "
+            "remove the one that is wrong, and the same command makes it anew."
+        )
+
+
 def check_recorded(workdir: pathlib.Path, identity: Mapping[str, Any], origin: object) -> str:
     """Compares a model with a run's record; a sentence where there is none.
 
@@ -87,18 +102,23 @@ def check_recorded(workdir: pathlib.Path, identity: Mapping[str, Any], origin: o
     path = workdir / RECORD
     if not path.exists():
         return unrecorded(workdir)
-    try:
-        before = dict(json.loads(path.read_text()))
-    except (ValueError, TypeError):
-        raise CheckpointError(
-            f"{path}, which says what model the run was made with, is damaged; start the run anew "
-            "in another --workdir."
-        ) from None
-    place = before.pop("from", origin)
+    before, place = _read(path)
     if changed := differences(before, identity):
-        where = f"{origin}" if place == str(origin) else f"{origin} (then: {place})"
+        where = f"{origin}" if place == str(origin) else f"{origin} (then {place})"
         raise CheckpointError(
             f"the model in {where} is not the one that the run in {workdir} was made with "
             f"(changed: {changed}); put its files back, or start the run anew in another --workdir."
         )
     return ""
+
+
+def _read(path: pathlib.Path) -> tuple[dict[str, Any], str]:
+    """A record: the identity, and where the model lay."""
+    try:
+        record = dict(json.loads(path.read_text()))
+        return record, str(record.pop("from"))
+    except (ValueError, TypeError, KeyError):
+        raise CheckpointError(
+            f"{path}, which says what model the run was made with, is damaged; start the run anew "
+            "in another --workdir."
+        ) from None

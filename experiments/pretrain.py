@@ -15,11 +15,13 @@ from clipjax.adapt.contrastive import TwoTowers, make_loss
 from clipjax.adapt.step import init_state, make_step
 from clipjax.data import pairs
 from clipjax.data.augment import augment_drawings
+from clipjax.data.features import fingerprint
 from clipjax.data.order import process_rows
 from clipjax.data.preprocess import Preprocess, save_preprocess
 from clipjax.data.sources import open_dataset
-from clipjax.errors import ConfigError
+from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.metrics import accuracy
+from clipjax.identity import sizes, tokenizer_files
 from clipjax.log import MetricsLog, NoLog
 from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
 from clipjax.model.hf import load_clip, save_clip
@@ -36,6 +38,7 @@ from clipjax.train.preemption import Notice
 from clipjax.train.sharding import DATA, fetch
 from experiments.choices import check_saving, check_seeds
 from experiments.mesh import check_parallel, training_mesh, wanted_trace
+from experiments.model import check_recorded, check_same_model
 from experiments.run import run_name
 
 
@@ -52,6 +55,11 @@ class Plan(NamedTuple):
 def clip_config(config, tokenizer_dir: pathlib.Path) -> CLIPConfig:
     """The architecture of the config, its vocabulary from the tokenizer's files."""
     vocab = read_json(tokenizer_dir / "vocab.json")
+    if missing := {"<|startoftext|>", "<|endoftext|>"} - vocab.keys():
+        raise CheckpointError(
+            f"{tokenizer_dir / 'vocab.json'} has no token {min(missing)}; give the tokenizer of a "
+            "CLIP."
+        )
     eos = vocab["<|endoftext|>"]
     words = {
         "vocab_size": len(vocab),
@@ -127,11 +135,11 @@ def prepare(config) -> Plan:
     check_saving(config)
     training_mesh(config, most=1)  # refuses one that cannot be
     tokenizer_dir = find_model(config.tokenizer)
+    arch = clip_config(config, tokenizer_dir)
     context = config.arch.text.max_position_embeddings
-    tokenize = load_tokenizer(tokenizer_dir, context=context)
+    tokenize = load_tokenizer(tokenizer_dir, context=context, tower=arch.text)
     corpus = pairs.PairCorpus(config.data.root)
     pairs.check_mixture(corpus, config.data.mixture.to_dict())
-    arch = clip_config(config, tokenizer_dir)
     if corpus.image_size != arch.vision.image_size:
         raise ConfigError(
             f"{config.data.root} holds drawings of {corpus.image_size} pixels, but "
@@ -159,7 +167,12 @@ def start_params(config, arch: CLIPConfig):
 
 def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
     """Trains, resuming where a killed run stopped, and writes `workdir/export`."""
-    corpus, tokenize, tokenizer_dir, arch, _ = plan
+    corpus, tokenize, tokenizer_dir, arch, params = plan
+    identity = sizes(arch) | tokenizer_files(tokenizer_dir)
+    if params is not None:
+        identity["weights"] = fingerprint(params)
+    if told := check_same_model(workdir, identity, tokenizer_dir):
+        say(f"note: {told}")
     mixture = config.data.mixture.to_dict()
     preprocess = Preprocess(size=arch.vision.image_size)
     module = CLIP(arch)
@@ -172,7 +185,6 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
     )
     optimizer = make_optimizer(schedule, **optim)
     size = arch.vision.image_size
-    params = plan.start
     if params is None:
         example = jnp.zeros((1, size, size, 3)), jnp.zeros((1, 2), jnp.int32)
         params = module.init(jax.random.key(seed), *example)["params"]
@@ -230,6 +242,7 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
     params = fetch(state.params["clip"])
     if not processes.is_first():
         return
+    check_recorded(workdir, identity | tokenizer_files(tokenizer_dir), tokenizer_dir)
     out = workdir / "export"
     save_clip(out, arch, params, dtype=np.float16)
     save_preprocess(out, preprocess)
