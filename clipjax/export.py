@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.preprocess import Preprocess, load_preprocess, save_preprocess
-from clipjax.errors import CheckpointError, DataError
+from clipjax.errors import CheckpointError, DataError, NonFiniteError
+from clipjax.finite import is_finite
 from clipjax.identity import differences, sizes
 from clipjax.log import write_atomically, write_json
 from clipjax.model.clip import CLIPConfig
@@ -69,6 +70,7 @@ class Adapted(NamedTuple):
 
         Raises:
           DataError: a file that cannot be read as an image.
+          NonFiniteError: the numbers of the image tower overflow.
         """
         if isinstance(images, (str, bytes, os.PathLike)):
             raise DataError(f"predict takes a list of images; write predict([{images!r}]).")
@@ -79,6 +81,11 @@ class Adapted(NamedTuple):
             size = 1 << (len(part) - 1).bit_length()
             pixels = np.stack(part + [part[-1]] * (size - len(part)))
             rows.append(np.asarray(self.probabilities(pixels))[: len(part)])
+            if not is_finite(rows[-1]):
+                raise NonFiniteError(
+                    "the image tower's numbers overflow in the dtype it computes in; load the "
+                    "model with dtype=None, float32."
+                )
         return np.concatenate(rows)
 
     def _pixels(self, image: str | os.PathLike | bytes | np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -26,7 +27,7 @@ class MetricsLog:
     def append(self, record: dict[str, Any]) -> None:
         """Writes one record; where that fails (a full disk), it is said, and tried next time."""
         failing = bool(self._unwritten)
-        self._unwritten += json.dumps(record) + "\n"
+        self._unwritten += to_json(record) + "\n"
         try:
             self._flush()
         except write_errors(self.path) as error:
@@ -147,8 +148,32 @@ def write_atomically(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, data: Any) -> None:
-    """Writes data as indented JSON, atomically."""
-    write_atomically(path, json.dumps(data, indent=2) + "\n")
+    """Writes data as indented JSON, atomically; see `to_json`."""
+    write_atomically(path, to_json(data, indent=2) + "\n")
+
+
+def to_json(data: Any, **options: Any) -> str:
+    """JSON text of data; numbers that are not finite, which JSON cannot say, become null.
+
+    Args:
+      data: of what JSON holds.
+      **options: of `json.dumps`.
+
+    >>> to_json({"loss": [0.5, float("nan")]})
+    '{"loss": [0.5, null]}'
+    """
+    try:
+        return json.dumps(data, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_with_nulls(data), allow_nan=False, **options)
+
+
+def _with_nulls(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _with_nulls(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_with_nulls(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
 
 
 def is_quiet() -> bool:

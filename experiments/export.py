@@ -13,6 +13,7 @@ import numpy as np
 from absl import app, flags
 
 from clipjax.errors import CheckpointError, ConfigError
+from clipjax.log import to_json
 from clipjax.paths import as_path, local_only
 from experiments.cli import explained
 
@@ -60,7 +61,7 @@ def model_card(results: dict, config: dict, method: str, seed: str, size: int) -
     from clipjax.portable import usage
 
     data = results["data"]
-    settings = json.dumps(config, indent=2, sort_keys=True)
+    settings = to_json(config, indent=2, sort_keys=True)
     return (
         f"---\nlibrary_name: clipjax\npipeline_tag: image-classification\n---\n"
         f"# {results['model']} adapted: {data['source']} -> {data['target']} ({data['name']})\n\n"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.errors import CheckpointError
+from clipjax.finite import is_finite
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
@@ -101,25 +102,6 @@ def read_tensor(stored: Stored) -> np.ndarray:
     """
     with _open(stored.file) as opened:
         return opened.get_tensor(stored.name)
-
-
-def is_finite(values: np.ndarray) -> bool:
-    """Whether a float array, of any dtype that models are stored in, holds finite numbers only.
-
-    Exact, in about one pass over memory: NaN and infinity survive every sum, and a sum of finite
-    numbers that overflows is looked at again.
-
-    >>> is_finite(np.ones(3, np.float16)), is_finite(np.array([1, -np.inf], np.float32))
-    (True, False)
-    """
-    values = np.asarray(values)
-    if values.dtype.kind in "biu" or not values.size:
-        return True
-    if values.dtype.itemsize == 2:  # sums of half precision are slow: look at the exponents
-        exponent = {"float16": 0x7C00, "bfloat16": 0x7F80}[values.dtype.name]
-        return bool((values.view(np.uint16) & exponent).max() < exponent)
-    with np.errstate(over="ignore", invalid="ignore"):
-        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
 def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np.ndarray:
