@@ -71,6 +71,8 @@ def prepare(config, *, training: bool = True) -> Plan:
     check_choices(config)
     check_parts(config, dataset, methods)
     names = class_names(config, dataset)
+    for name in names:  # before a model is downloaded
+        fill_prompts(name, config.prompts)
     directory, clip_config, params, preprocess = open_model(config)
     module = make_module(config, clip_config)
     tokens, more = read_prompts(config, dataset.classes, names, directory)
