@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from clipjax.io import append_text, as_path, write_atomically, write_errors
+from clipjax.io import append_text, as_path, to_json, write_atomically, write_errors
 
 
 class MetricsLog:
@@ -26,7 +26,7 @@ class MetricsLog:
     def append(self, record: dict[str, Any]) -> None:
         """Writes one record; where that fails (a full disk), it is said, and tried next time."""
         failing = bool(self._unwritten)
-        self._unwritten += json.dumps(record) + "\n"
+        self._unwritten += to_json(record) + "\n"
         try:
             self._flush()
         except write_errors(self.path) as error:

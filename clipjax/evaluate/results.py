@@ -14,7 +14,7 @@ import numpy as np
 from clipjax.evaluate import sweeps
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.evaluate.report.tables import aligned
-from clipjax.io import write_atomically
+from clipjax.io import write_atomically, write_json
 
 _PACKAGES = ("clipjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
 
@@ -117,7 +117,11 @@ def _distances(results: dict) -> list[str]:
     data = results["data"]
     if not results.get("proxy_a_distance"):  # too few test images
         return []
-    found = ", ".join(f"{m} {np.mean(v):.2f}" for m, v in results["proxy_a_distance"].items())
+    measured = {
+        method: [value for value in values if value is not None]
+        for method, values in results["proxy_a_distance"].items()
+    }
+    found = ", ".join(f"{m} {np.mean(v):.2f}" for m, v in measured.items() if v)
     return [
         f"proxy A-distance of {data['source']} and {data['target']} (0: alike, 2: always told "
         f"apart): {found}"
@@ -202,7 +206,7 @@ def _rows(header: list[str], lines: list[list[str]]) -> str:
 def write(workdir: pathlib.Path, results: dict) -> None:
     """Writes results.md, then results.json, whose presence says that the run is finished."""
     write_atomically(workdir / "results.md", markdown(results))
-    write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    write_json(workdir / "results.json", results)
 
 
 def read(workdir: pathlib.Path) -> dict | None:

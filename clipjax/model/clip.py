@@ -51,9 +51,9 @@ class TextConfig(TowerConfig):
 
     vocab_size: int = 49408
     max_position_embeddings: int = 77
-    bos_token_id: int = 49406
+    bos_token_id: int | None = 49406
     eos_token_id: int = 49407
-    pad_token_id: int = 49407
+    pad_token_id: int | None = 49407
 
 
 @dataclasses.dataclass(frozen=True)

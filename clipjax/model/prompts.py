@@ -81,7 +81,8 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
     80
 
     Raises:
-      ConfigError: a text that is neither a set's name nor a template with `{}`, or no text at all.
+      ConfigError: a text that is neither a set's name nor a template with `{}`, no text at all, or
+        a class name of nothing but underscores and spaces.
     """
     if isinstance(prompts, str):
         prompts = PROMPTS.get(prompts, (prompts,))
@@ -94,6 +95,11 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
                 f"sets: {', '.join(PROMPTS)}."
             )
     name = clean_class_name(class_name)
+    if not name:
+        raise ConfigError(
+            f"class name {class_name!r} leaves nothing to put into a prompt; rename the class, or "
+            "say by the file class_names what it is called."
+        )
     if re.match(r"(the|an?) ", name):
         prompts = [re.sub(r"\b(a|an|the) \{\}", "{}", prompt) for prompt in prompts]
     return [prompt.replace("{}", name) for prompt in prompts]

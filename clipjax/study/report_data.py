@@ -12,7 +12,7 @@ from clipjax.evaluate.metrics import per_class_accuracy
 from clipjax.evaluate.report import page
 from clipjax.evaluate.report import tsne as evidence
 from clipjax.evaluate.report.figures import kept
-from clipjax.io import write_atomically
+from clipjax.io import to_json, write_atomically
 from clipjax.log import read_log
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Outcome
@@ -97,18 +97,21 @@ def training_curves(records: list[dict]) -> list[dict[str, Any]]:
         for key, values in measures.items():
             if key not in _NO_MEASURES:
                 values = values if isinstance(values, list) else [values]
-                entry[key] = entry.get(key, []) + [v for v in values if v is not None]
+                entry[key] = entry.get(key, []) + values
     for entry in merged.values():
         if "grad_ratio" in entry and "lam" in entry:
             pairs = zip(entry["grad_ratio"], entry["lam"], strict=True)
-            entry["grad_ratio"] = [ratio * lam for ratio, lam in pairs]
+            entry["grad_ratio"] = [None if None in pair else pair[0] * pair[1] for pair in pairs]
+        for key, values in entry.items():
+            if isinstance(values, list):
+                entry[key] = [v for v in values if v is not None]
     return list(merged.values())
 
 
 def write(config, plan, encoded, outcomes, results: dict, workdir: pathlib.Path) -> None:
     """Writes evidence.json and report.html of a study that has its results."""
     found = gather(config, plan, encoded, outcomes)
-    write_atomically(workdir / "evidence.json", json.dumps(found) + "\n")
+    write_atomically(workdir / "evidence.json", to_json(found) + "\n")
     log = read_log(workdir / "metrics.jsonl")
     # Of a sweep the best settings alone are shown.
     metrics = training_curves([r for r in log if str(r.get("phase")).split("/")[0] in outcomes])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.export.adapted import Adapted
 from configs import dann
 from experiments import export
-from tests.conftest import REPO, read_json
+from tests.conftest import REPO, TINY, read_json
 
 
 def run(module, *arguments):
@@ -96,6 +97,31 @@ def test_what_cannot_be_exported_is_refused_by_name(exported):
         with pytest.raises(ConfigError, match=word):
             export.export(*asked)
         assert not new.exists()
+
+
+@pytest.mark.parametrize(
+    "file, replace",
+    [
+        ("model.safetensors", lambda data: data[:-2] + bytes([data[-2] ^ 1, data[-1]])),
+        ("preprocessor_config.json", lambda data: data.replace(b"0.26862954", b"0.3")),
+        ("merges.txt", lambda data: data.replace(b"\nt h\n", b"\n", 1) + b"t h\n"),
+    ],
+)
+def test_a_run_whose_model_was_replaced_ends_in_a_sentence(
+    exported, photos, tmp_path, monkeypatch, file, replace
+):
+    """One bit of one weight, one number of one file: the run's heads would get other features."""
+    path = shutil.copytree(TINY, tmp_path / "tiny") / file
+    path.write_bytes(replace(path.read_bytes()))
+    assert path.read_bytes() != (TINY / file).read_bytes()
+    monkeypatch.setattr("clipjax.model.hf.hub.TINY", tmp_path / "tiny")
+    with pytest.raises(CheckpointError, match=f"changed: (weights|{file})"):
+        export.export(exported / "run", tmp_path / "out", "", None)
+    assert not (tmp_path / "out").exists()
+    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
+    config.stages = ("source_only", "dann")
+    with pytest.raises(CheckpointError, match="is not the one that the run in"):
+        clipjax.study.run.run(config, exported / "run")
 
 
 def test_a_spoilt_export_is_refused(exported):

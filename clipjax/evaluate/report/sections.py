@@ -95,9 +95,13 @@ def _accuracy_bars(results: dict) -> list[str]:
 def distances(results: dict) -> str:
     """Bars of the proxy A-distance of source and target test images, mean over seeds."""
     kinds = colours(results)
+    measured = {
+        name: [value for value in values if value is not None]
+        for name, values in (results.get("proxy_a_distance") or {}).items()
+    }
     rows = [
         Bar(name, float(np.mean(v)), min(v), max(v), f"{len(v)} seeds", kinds.get(name, "c0"))
-        for name, v in (results.get("proxy_a_distance") or {}).items()
+        for name, v in measured.items()
         if v
     ]
     return bars("Proxy A-distance (0 alike, 2 apart)", rows, digits=2)

@@ -6,11 +6,12 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipjax.errors import CheckpointError
+from clipjax.io.finite import is_finite
 from clipjax.io.texts import decoded
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -102,6 +103,28 @@ def read_tensor(stored: Stored) -> np.ndarray:
     """
     with _open(stored.file) as opened:
         return opened.get_tensor(stored.name)
+
+
+def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np.ndarray:
+    """A tensor of a file in a dtype, all its numbers finite.
+
+    Raises:
+      CheckpointError: it holds NaN or infinity, or numbers that the dtype does not reach.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = tensor.astype(dtype, copy=False)
+    if is_finite(cast):
+        return cast
+    if is_finite(tensor):
+        raise CheckpointError(
+            f"{file}: tensor {name} reaches {np.abs(tensor.astype(np.float64)).max():.3g}, which "
+            f"{np.dtype(dtype).name} does not hold; use another dtype."
+        )
+    bad = int((~np.isfinite(tensor)).sum())
+    raise CheckpointError(
+        f"{file}: tensor {name} holds NaN or infinity ({bad} of {tensor.size} numbers): the "
+        "weights are damaged, or their training diverged; use a sound copy."
+    )
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
