@@ -106,8 +106,7 @@ def sweep(axis: str) -> list[tuple[int, dict[str, float]]]:
 
 def figure(found: dict[str, list]) -> str:
     """The measurements as one SVG: seconds over each axis, in decades."""
-    from clipjax.evaluate.report.charts import line_chart
-    from clipjax.evaluate.report.drawing import WIDTH
+    from clipjax.evaluate.report.charts import WIDTH, line_chart
 
     charts = [
         line_chart(
@@ -118,7 +117,7 @@ def figure(found: dict[str, list]) -> str:
         )
         for axis, v in found.items()
     ]
-    style = (pathlib.Path(clipjax.__file__).parent / "assets" / "report.css").read_text()
+    style = (pathlib.Path(clipjax.__file__).parent / "assets" / "report" / "report.css").read_text()
     wide, high = WIDTH + 24, 260
     placed = [
         chart.replace(

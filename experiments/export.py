@@ -12,8 +12,8 @@ import shutil
 import numpy as np
 from absl import app, flags
 
-from clipjax.errors import ConfigError
-from clipjax.io import as_path, local_only
+from clipjax.errors import CheckpointError, ConfigError
+from clipjax.io import as_path, local_only, to_json
 from clipjax.runtime.cli import explained
 
 
@@ -60,7 +60,7 @@ def model_card(results: dict, config: dict, method: str, seed: str, size: int) -
     from clipjax.export.program import usage
 
     data = results["data"]
-    settings = json.dumps(config, indent=2, sort_keys=True)
+    settings = to_json(config, indent=2, sort_keys=True)
     return (
         f"---\nlibrary_name: clipjax\npipeline_tag: image-classification\n---\n"
         f"# {results['model']} adapted: {data['source']} -> {data['target']} ({data['name']})\n\n"
@@ -85,19 +85,24 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
 
     Raises:
       ConfigError: no finished run there, or `out` exists.
-      CheckpointError: the run's checkpoint is missing or damaged.
+      CheckpointError: the run's checkpoint is missing or damaged, or its model is no longer there
+        as it was.
     """
     import jax
 
+    from clipjax.data.features.identity import tokenizer_files
     from clipjax.evaluate import results as report
     from clipjax.export.adapted import Trained, save_adapted
     from clipjax.model.hf.load import load_clip
     from clipjax.model.network import as_linear
     from clipjax.study.encode import encode_texts
+    from clipjax.study.model_record import check_recorded
     from clipjax.study.plan import prepare
     from clipjax.study.restore import restored
+    from clipjax.study.spelled import spelled
     from clipjax.study.sweep import expand
     from clipjax.study.trainer import trainers
+    from clipjax.train.checkpoint import warn
     from configs import common
 
     results = report.read(workdir)
@@ -114,16 +119,21 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     config = common.study()  # fields that the run's version did not have keep their defaults
     with config.unlocked():
         config.update(raw)
+    config = spelled(config)
     if best := list(results.get("sweep", {}).get("best", {}).values()):
         method = method or best[-1]
     method, position = choose(results, list(expand(config).stages), method, seed)
     plan = prepare(config, training=False)  # nor need this machine be like the run's
+    if told := check_recorded(workdir, plan.identity, plan.model):
+        warn(f"note: {told}")
     texts = encode_texts(config, plan)
     (trainer,) = (t for t in trainers(config, plan, texts, workdir) if method in t.names)
     trained = restored(trainer)[method]
     one = jax.tree.map(lambda x: x[position], trained.params)
-    stored = load_clip(plan.model, image_size=config.image_size or None)[1]  # its own dtype
-    clip = {**stored, **one.pop("clip", {})}
+    stored = load_clip(plan.model, image_size=config.image_size or None)[1]
+    # The parameters that were compared, each in the dtype it is stored in.
+    own = jax.tree.map(lambda value, like: value.astype(like.dtype), plan.params, stored)
+    clip = {**own, **one.pop("clip", {})}
     heads = plan.methods[method].heads
     if heads.text:
         heads, one = as_linear(plan.module, clip, texts.tokens)
@@ -140,6 +150,8 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
         tokenizer=plan.model,
         card=model_card(results, raw, method, f"{chosen} ({picked})", plan.preprocess.size),
     )
+    if tokenizer_files(scratch) != {k: plan.identity.get(k) for k in tokenizer_files(scratch)}:
+        raise CheckpointError(f"the tokenizer in {plan.model} changed meanwhile; export again.")
     scratch.rename(out)
     print(f"{method}, seed {chosen}: {out}")
 

@@ -106,7 +106,7 @@ def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
 
 def say(text: str) -> None:
     """Prints; what the terminal cannot show, such as file names of no encoding, as escapes."""
-    from clipjax.evaluate.report.tables import writable
+    from clipjax.log import writable
 
     print(writable(text, sys.stdout.encoding), flush=True)
 
@@ -180,6 +180,7 @@ def sheets(subject: Subject, seed: int, out: pathlib.Path) -> Chapter:
     """A contact sheet of each domain, as a PNG file and on the page."""
     from clipjax.evaluate.report import contact_sheet as contact
     from clipjax.evaluate.report.tables import Chapter, Listing
+    from clipjax.io import write_atomically
     from clipjax.log import progress
 
     dataset = subject.dataset
@@ -193,15 +194,15 @@ def sheets(subject: Subject, seed: int, out: pathlib.Path) -> Chapter:
         strips = domain_strips(subject, parts[0], classes, seed)
         file = out / ("contact-" + domain.replace("/", "_") + ".png")
         title = f"{dataset.name}: {shown}, as the model sees it"
-        contact.write_bytes(file, contact.sheet_png(title, strips))
+        write_atomically(file, contact.sheet_png(title, strips))
         files.append(str(file))
-        pictures.append(contact.sheet_html(shown, strips))
+        pictures.append(contact.sheet(shown, strips))
     note = (
         f"{len(classes)} of {len(dataset.classes)} classes, the same of every domain, and of each "
         f"up to {contact.PER_CLASS} images as the model sees them; drawn with seed {seed}."
     )
-    items = [Listing("Files:", files)]
-    return Chapter("sheets", "Contact sheets", [note], items, html="".join(pictures))
+    items = [Listing("Files:", files), *pictures]
+    return Chapter("sheets", "Contact sheets", [note], items)
 
 
 def domain_strips(subject: Subject, part: Part, classes: list[int], seed: int) -> list[Strip]:
@@ -227,16 +228,15 @@ def write_page(
     subject: Subject, found: list[Chapter], verdict: list[str], out: pathlib.Path
 ) -> None:
     """Writes inspect.html."""
-    from clipjax.evaluate.report import page, sections
-    from clipjax.evaluate.report import tables as chapters
+    from clipjax.evaluate.report import page
     from clipjax.io import write_atomically
 
     data, name = subject.config.data, subject.dataset.name
     html = page.document(
         f"What a run would see: {data.source} → {data.target}",
         f"{name}{f' ({data.root})' if data.root else ''}; model {subject.config.model}",
-        "".join(sections.paragraph(chapters.writable(line), "lead") for line in verdict),
-        [chapters.as_section(chapter) for chapter in found],
+        verdict,
+        found,
     )
     write_atomically(out / "inspect.html", html)
 

@@ -108,11 +108,15 @@ def run_suite(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool
     """Runs every table in `workdir/tableN`, then writes `suite.md` and `suite.html`.
 
     On `domainnet` the report's figures are printed beside ours.
+
+    Raises:
+      CheckpointError: the model was replaced between two tables.
     """
     from clipjax.evaluate import results as report
     from clipjax.evaluate.report import page
     from clipjax.io import write_atomically
     from clipjax.study import run
+    from clipjax.study.model_record import check_one_model
     from clipjax.train.distributed import processes
 
     pages, entries = [], []
@@ -123,6 +127,7 @@ def run_suite(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool
         run.run(config, place)
         if not processes.is_first():
             continue
+        check_one_model(workdir / f"table{next(iter(configs))}", place)
         results = report.read(place)
         beside = published(number, results) if domainnet else ""
         if beside:

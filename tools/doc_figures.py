@@ -15,8 +15,8 @@ import re
 from absl import app, flags
 
 from clipjax.evaluate import results as report
-from clipjax.evaluate.report.curves import charts
-from clipjax.evaluate.report.drawing import escape
+from clipjax.evaluate.report.charts import escape
+from clipjax.evaluate.report.figures import learning_charts
 from clipjax.log import read_log
 from clipjax.study.report_data import training_curves
 
@@ -31,7 +31,7 @@ SHOWN = {
 
 def standalone(svg: str) -> str:
     """A chart with the page's colours inside, for light and dark."""
-    css = importlib.resources.files("clipjax").joinpath("assets/report.css").read_text()
+    css = importlib.resources.files("clipjax").joinpath("assets/report/report.css").read_text()
     head, body = svg.split(">", 1)
     back = "svg { background: var(--card); font-family: system-ui, sans-serif; }"
     # A margin for what a page lets stick out.
@@ -50,7 +50,7 @@ def draw(workdir: pathlib.Path, out: pathlib.Path) -> None:
     data = report.read(workdir)["data"]
     colours = {name: f"c{i}" for i, name in enumerate(methods)}
     out.mkdir(parents=True, exist_ok=True)
-    for chart in charts(records, data["source"], data["target"], colours):
+    for chart in learning_charts(records, data["source"], data["target"], colours):
         svg = chart[chart.index("<svg") : chart.index("</svg>") + 6]
         for title, file in SHOWN.items():
             if f"<title>{escape(title)}</title>" in chart:

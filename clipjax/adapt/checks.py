@@ -106,7 +106,7 @@ def _outside(labels: jax.Array, weight: jax.Array | None, classes: int) -> int |
 def known_labels(
     labels: jax.Array, classes: int, weight: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Labels to pick logits with, and what to multiply the result by.
+    """Labels to pick logits with, and which of them are to be trusted.
 
     Args:
       labels: int [N].
@@ -114,18 +114,18 @@ def known_labels(
       weight: float [N] or None.
 
     Returns:
-      (labels within 0..K-1, float32 [N]: 1, but NaN where a label that counts is no class, so that
-      nothing trains on another one unseen).
+      (labels within 0..K-1, bool [N]: False where one that counts is no class, and the result is to
+      be NaN, so that nothing trains on another class unseen).
 
     >>> import jax.numpy as jnp
     >>> labels, weight = jnp.array([1, 3, -100]), jnp.array([1.5, 1.5, 0.0])
     >>> [x.tolist() for x in known_labels(labels, 3, weight)]
-    [[1, 0, 0], [1.0, nan, 1.0]]
+    [[1, 0, 0], [True, False, True]]
     """
     if weight is not None:
         labels = jnp.where(weight != 0, labels, 0)
     inside = (labels >= 0) & (labels < classes)
-    return jnp.where(inside, labels, 0), jnp.where(inside, 1.0, jnp.nan)
+    return jnp.where(inside, labels, 0), inside
 
 
 def domain_logits(values: jax.Array, domains: int) -> jax.Array:

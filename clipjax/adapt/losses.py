@@ -127,7 +127,8 @@ def smoothed_cross_entropy(
     picked = jnp.take_along_axis(
         logp, jnp.broadcast_to(labels, logits.shape[:-1])[..., None], axis=-1
     )[..., 0]
-    loss = -(1.0 - smoothing) * (picked * known) - smoothing * jnp.mean(logp, axis=-1)
+    picked = picked * jnp.where(known, 1.0, jnp.nan)  # times: the gradient becomes NaN too
+    loss = -(1.0 - smoothing) * picked - smoothing * jnp.mean(logp, axis=-1)
     return weighted_mean(loss.reshape(-1, loss.shape[-1]).mean(axis=0), weight)
 
 
@@ -141,7 +142,8 @@ def label_accuracy(
     NaN where a label that counts is no class, and otherwise never.
     """
     labels, known = known_labels(labels, logits.shape[-1], weight)
-    hit = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32) * known
+    hit = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    hit = jnp.where(known, hit, jnp.nan)
     return weighted_mean(hit.reshape(-1, hit.shape[-1]).mean(axis=0), weight)
 
 

@@ -22,6 +22,7 @@ from clipjax.study.encode import Encoded
 from clipjax.study.methods import build_methods
 from clipjax.study.plan import Plan, check_masks, is_cached, make_module, matched_data
 from clipjax.study.run_group import Team
+from clipjax.study.spelled import spelled
 from clipjax.study.validate import check_choices
 
 PyTree = Any
@@ -74,6 +75,7 @@ def abstract_step(
     Raises:
       ConfigError: no such method or phase, or a config that cannot run.
     """
+    config = spelled(config)
     plan = abstract_plan(config, clip_config)
     method = _pick(method, list(plan.methods), "method")
     labels = [p.name.removeprefix(f"{method}/") for p in plan.methods[method].phases]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 from clipjax.adapt.checks import check_labels, known_labels
 
@@ -29,16 +31,26 @@ def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
     correct = jnp.argmax(logits, axis=-1) == labels
     mask = jnp.ones(labels.shape, bool) if mask is None else mask.astype(bool)
     hits = jnp.sum(correct & mask, axis=-1).astype(jnp.float32)
-    return hits / jnp.maximum(jnp.sum(mask), 1) * jnp.prod(known)
+    return jnp.where(known.all(), hits / jnp.maximum(jnp.sum(mask), 1), jnp.nan)
 
 
-def per_class_accuracy(logits: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
-    """Accuracy of each class, float32 [K]; NaN for a class without examples."""
-    check_labels(jnp.zeros((len(logits), num_classes)), labels)
-    labels, known = known_labels(labels, num_classes)
-    correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    hits = jnp.zeros(num_classes).at[labels].add(correct)
-    return hits / jnp.zeros(num_classes).at[labels].add(1.0) * jnp.prod(known)
+def per_class_accuracy(logits: ArrayLike, labels: ArrayLike, num_classes: int) -> np.ndarray:
+    """Accuracy of each class, float64 [K]; NaN for a class without examples.
+
+    Args:
+      logits: float [N, K].
+      labels: int [N].
+      num_classes: K.
+
+    >>> import numpy as np
+    >>> per_class_accuracy(np.eye(3)[[0, 1, 1]], np.array([0, 0, 1]), 3)
+    array([0.5, 1. , nan])
+    """
+    labels = np.asarray(labels)
+    check_labels(np.zeros((len(labels), num_classes)), labels)
+    hits = labels[np.argmax(logits, axis=-1) == labels]
+    right, n = (np.bincount(x, minlength=num_classes) for x in (hits, labels))
+    return np.divide(right, n, out=np.full(num_classes, np.nan), where=n > 0)
 
 
 def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> jax.Array:
@@ -64,7 +76,7 @@ def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> j
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     which = jnp.clip(jnp.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = jnp.zeros(bins).at[which].add(confidence - correct)
-    return jnp.abs(gaps).sum() / len(labels) * jnp.prod(known)
+    return jnp.where(known.all(), jnp.abs(gaps).sum() / len(labels), jnp.nan)
 
 
 def disagreement(logits: jax.Array) -> jax.Array:

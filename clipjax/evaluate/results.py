@@ -13,7 +13,8 @@ import numpy as np
 
 from clipjax.evaluate import sweeps
 from clipjax.evaluate.metrics import domain_gap
-from clipjax.io import write_atomically
+from clipjax.evaluate.report.tables import aligned
+from clipjax.io import write_atomically, write_json
 
 _PACKAGES = ("clipjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
 
@@ -116,7 +117,11 @@ def _distances(results: dict) -> list[str]:
     data = results["data"]
     if not results.get("proxy_a_distance"):  # too few test images
         return []
-    found = ", ".join(f"{m} {np.mean(v):.2f}" for m, v in results["proxy_a_distance"].items())
+    measured = {
+        method: [value for value in values if value is not None]
+        for method, values in results["proxy_a_distance"].items()
+    }
+    found = ", ".join(f"{m} {np.mean(v):.2f}" for m, v in measured.items() if v)
     return [
         f"proxy A-distance of {data['source']} and {data['target']} (0: alike, 2: always told "
         f"apart): {found}"
@@ -173,21 +178,10 @@ def notes(results: dict) -> list[str]:
 
 def table(results: dict) -> str:
     """The results as aligned text for a terminal."""
-    text = [_aligned(*cells(results))]
+    text = aligned(*cells(results))
     if "sweep" in results:
-        text += ["", _aligned(*sweeps.cells(results))]
+        text += ["", *aligned(*sweeps.cells(results))]
     return "\n".join(["", *text, "", *notes(results), facts(results), ""])
-
-
-def _aligned(header: list[str], lines: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [header, *lines]
-    )
 
 
 def markdown(results: dict) -> str:
@@ -212,7 +206,7 @@ def _rows(header: list[str], lines: list[list[str]]) -> str:
 def write(workdir: pathlib.Path, results: dict) -> None:
     """Writes results.md, then results.json, whose presence says that the run is finished."""
     write_atomically(workdir / "results.md", markdown(results))
-    write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    write_json(workdir / "results.json", results)
 
 
 def read(workdir: pathlib.Path) -> dict | None:

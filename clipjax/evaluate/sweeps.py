@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.evaluate.report.charts import line_chart
 from clipjax.evaluate.select import ALIASES, lower_is_better, select
 
 FREE = "information_maximization"  # compares settings where `selection` compares nothing: "last"
@@ -123,26 +122,6 @@ def cells(results: dict) -> tuple[list[str], list[list[str]]]:
         ]
         lines.append([row["stage"] + mark, *values, score, *accuracies])
     return header, lines
-
-
-def chart(results: dict, field: str) -> str:
-    """The score over the values of a numeric field: mean, lowest and highest of other settings."""
-    found, series = results["sweep"], {}
-    for stage in dict.fromkeys(row["stage"] for row in found["rows"]):
-        scores: dict[float, list[float]] = {}
-        for row in found["rows"]:
-            value = row["settings"].get(field)
-            if row["stage"] == stage and row["score_mean"] is not None and _is_number(value):
-                scores.setdefault(float(value), []).append(row["score_mean"])
-        values = [scores[x] for x in sorted(scores)]
-        if len(values) > 1:
-            columns = ([np.mean(v) for v in values], [min(v) for v in values])
-            series[stage] = (sorted(scores), *columns, [max(v) for v in values])
-    return line_chart(f"{found['rule']} over {field}", series, field, "score on validation data")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def fields(results: dict) -> list[str]:

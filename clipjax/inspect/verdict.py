@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clipjax.errors import ClipjaxError, ConfigError, DataError
+from clipjax.study.spelled import spelled
 
 if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
     from clipjax.data.dataset import Part, Source
@@ -51,6 +52,7 @@ def opened(config) -> Subject:
 
     if config.experiment == "pretrain":
         raise ConfigError("pretraining reads a corpus of pairs; inspect looks at data of studies.")
+    config = spelled(config)
     refusals = refused(check_choices, config)
     try:
         dataset = open_data(config)
@@ -61,6 +63,8 @@ def opened(config) -> Subject:
         raise DataError(f"{where!r} cannot be opened ({sentence(error)}).") from error
     dataset, class_notes, unmatched = matched(config, dataset)
     refusals += unmatched + refused(check_parts, config, dataset, {})
+    prompt_notes, unnamed = prompted(config, dataset)
+    class_notes, refusals = class_notes + prompt_notes, refusals + unnamed
     sources, closed = open_parts(dataset)
     needed = tuple(part for part in needed_parts(config, dataset) if part in sources)
     preprocess, crop_notes = find_preprocess(config)
@@ -91,6 +95,20 @@ def matched(config, dataset) -> tuple[Any, list[str], list[str]]:
     except ClipjaxError as error:
         return dataset, [f"A run refuses this: {error}"], [str(error)]
     return dataset, list(notes), []
+
+
+def prompted(config, dataset) -> tuple[list[str], list[str]]:
+    """Notes on classes that prompts cannot tell apart, and refusals; no weights are read."""
+    from clipjax.errors import CheckpointError
+    from clipjax.study.plan import class_names, read_prompts
+
+    try:
+        names, revision = class_names(config, dataset), config.revision or None
+        return read_prompts(config, dataset.classes, names, config.model, revision)[1], []
+    except CheckpointError as error:
+        return [f"Whether prompts tell the classes apart is not known, because {error}"], []
+    except ConfigError as error:
+        return [f"A run refuses this: {error}"], [str(error)]
 
 
 def find_preprocess(config) -> tuple[Preprocess, list[str]]:

@@ -8,6 +8,7 @@ pooling rules come from `CLIPConfig`; `clipjax.model.hf.names` knows Hugging Fac
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -50,9 +51,9 @@ class TextConfig(TowerConfig):
 
     vocab_size: int = 49408
     max_position_embeddings: int = 77
-    bos_token_id: int = 49406
+    bos_token_id: int | None = 49406
     eos_token_id: int = 49407
-    pad_token_id: int = 49407
+    pad_token_id: int | None = 49407
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +188,22 @@ def clamp_logit_scale(x: jax.Array) -> jax.Array:
 @clamp_logit_scale.defjvp
 def _through(primals, tangents):
     return clamp_logit_scale(*primals), tangents[0]
+
+
+def tell_clamped(logit_scale: float) -> str:
+    """A sentence on a learned scale that `CLIP.scale` clamps; "" where that changes nothing.
+
+    OpenAI's own lie within a thousandth of ln 100.
+
+    >>> tell_clamped(4.6052), tell_clamped(5.0)[:43]
+    ('', "the model's logit_scale is 5.000, above ln ")
+    """
+    if not logit_scale > MAX_LOGIT_SCALE + 1e-3:
+        return ""
+    return (
+        f"the model's logit_scale is {logit_scale:.3f}, above ln 100 = {MAX_LOGIT_SCALE:.3f}: "
+        f"similarities are multiplied by 100, not by {math.exp(logit_scale):.1f}."
+    )
 
 
 class CLIP(nn.Module):

@@ -15,9 +15,8 @@ from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.image_cache import Crops
 from clipjax.data.subset import Subset
 from clipjax.io import default_cache_dir
-from clipjax.model.clip import normalize
-from clipjax.model.prompts import fill_prompts
-from clipjax.model.text import load_tokenizer, without_padding, zero_shot_classifier
+from clipjax.model.clip import normalize, tell_clamped
+from clipjax.model.text import check_class_weights, class_weights, without_padding
 from clipjax.study.plan import Part, Plan, check_unreadable, evaluated, needed_parts, training_rows
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import batch_mesh, deal_out, replicate
@@ -68,18 +67,19 @@ class Encoded(NamedTuple):
 
 
 def encode_texts(config, plan: Plan) -> Encoded:
-    """The classes' texts alone; no image is read."""
-    tokenize, module, params = load_tokenizer(plan.model), plan.module, plan.params
-    classes = plan.class_names
+    """The classes' texts alone; no image is read.
+
+    Raises:
+      CheckpointError: the text tower tells no classes apart.
+    """
+    module, params = plan.module, plan.params
     # Parameters are arguments: as constants of the program they would be in memory twice.
     encode_text = jax.jit(functools.partial(module.apply, method="encode_text"))
-    weights = zero_shot_classifier(
-        functools.partial(encode_text, {"params": params}), tokenize, classes, config.prompts
-    )
-    tokens = np.stack([tokenize(fill_prompts(name, config.prompts)) for name in classes])
+    weights = class_weights(functools.partial(encode_text, {"params": params}), plan.tokens)
+    check_class_weights(weights, plan.model)
     scale = float(module.apply({"params": params}, method="scale"))
-    flat = without_padding(tokens.reshape(-1, tokens.shape[-1]))
-    tokens = flat.reshape(*tokens.shape[:2], -1)
+    flat = without_padding(plan.tokens.reshape(-1, plan.tokens.shape[-1]))
+    tokens = flat.reshape(*plan.tokens.shape[:2], -1)
     return Encoded({}, weights, scale, tokens, plan, {}, None, {})
 
 
@@ -104,9 +104,11 @@ def image_encoder(config, plan: Plan) -> Callable[[np.ndarray], jax.Array]:
 def encode(config, plan: Plan, say) -> Encoded:
     """Encodes what the run needs, or reads it from the feature cache."""
     texts, encode_image = encode_texts(config, plan), image_encoder(config, plan)
+    if told := tell_clamped(float(plan.params["logit_scale"])):
+        say(told)
     cache = config.features.cache_dir or default_cache_dir() / "features"
     # The config too: an activation or a number of heads changes features, and no weight.
-    key = f"{feats.fingerprint(plan.params)} {plan.clip_config.vision} {config.compute_dtype}"
+    key = f"{plan.identity['weights']} {plan.clip_config.vision} {config.compute_dtype}"
     parts, rows, skipped, needed = {}, {}, [], needed_parts(config, plan.dataset)
     allowed = config.data.max_unreadable * sum(len(plan.dataset.source(*p)) for p in needed)
     for domain, split in needed:

@@ -13,9 +13,11 @@ import numpy as np
 
 from clipjax.adapt.dann import gradient_ratio
 from clipjax.data.features.cache import Features
+from clipjax.errors import NonFiniteError
 from clipjax.evaluate import results as report
 from clipjax.evaluate import select
 from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement
+from clipjax.io.finite import is_finite
 from clipjax.model.network import Network
 from clipjax.study.encode import Encoded, Part, in_float32
 from clipjax.study.methods import Phase
@@ -101,9 +103,28 @@ class Validation:
         if self.adversarial and options.get("domain_weight", 1.0) != 0:
             weigh = (options.get("domain_weight", 1.0), options.get("label_smoothing", 0.0))
         found, adapted = jax.device_get(self._measures(params, parts, weigh))
-        measures = {key: round(float(value), 6) for key, value in found.items()}
+        entropy = found["negative_entropy"]  # of all answers: finite where they are
+        check_answers(phase.name, "validation images", entropy, *adapted)
+        # Some have no value: a ratio to a gradient of 0, the density of a single image.
+        measures = {
+            key: round(float(value), 6) if np.isfinite(value) else None
+            for key, value in found.items()
+        }
         measures["proxy_a_distance"] = distance(*adapted)
         return measures
+
+
+def check_answers(method: str, what: str, *arrays) -> None:
+    """Refuses features or answers that are not finite: argmax would call them all class 0.
+
+    Raises:
+      NonFiniteError: they are not.
+    """
+    if not all(is_finite(np.asarray(each)) for each in arrays):
+        raise NonFiniteError(
+            f"{method} gives NaN or infinity for {what}: its training diverged, or the encoder's "
+            "numbers overflow; lower optim.lr, or set compute_dtype to float32."
+        )
 
 
 def _validate(network: Network, params, parts: dict[str, Features], weigh: tuple | None):
@@ -184,6 +205,7 @@ def measure_method(name: str, trained, config, encoded: Encoded) -> tuple[list[d
         for part in found:
             features, labels = view.features(placed, part)
             *answers, seen = _answers(network, params, features)
+            check_answers(name, "/".join(part), *answers, seen)
             found[part].append(_score(answers, jnp.asarray(labels)))
             if part in (source, target):
                 adapted[part] = np.asarray(seen)

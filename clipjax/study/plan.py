@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.classes import match_classes
-from clipjax.data.dataset import Dataset, Skipped, check_domain, open_parts
+from clipjax.data.dataset import Dataset, Skipped, check_domain, open_parts, reasons
+from clipjax.data.features.identity import identity_of
 from clipjax.data.images.preprocess import Preprocess, load_preprocess
 from clipjax.data.loading.sampler import steps_per_epoch
 from clipjax.data.open import open_dataset
@@ -23,8 +24,10 @@ from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.heads import init_heads
 from clipjax.model.hf.hub import find_model
 from clipjax.model.hf.load import check_size, load_clip
+from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.network import needed_clip
 from clipjax.model.prompts import fill_prompts, read_class_names
+from clipjax.model.text import class_tokens, confusable
 from clipjax.study.mesh import device_memory, training_mesh
 from clipjax.study.methods import Method, Phase, build_methods, check_groups, own_config
 from clipjax.study.sweep import targets
@@ -46,6 +49,10 @@ class Plan(NamedTuple):
     preprocess: Preprocess
     methods: dict[str, Method]
     notes: tuple[str, ...] = ()  # what the user should know of the data
+    tokens: np.ndarray | None = None  # int32 [K, prompts, T]; None where no text is read
+    identity: Mapping[
+        str, Any
+    ] = {}  # what tells the model from another (`clipjax.data.features.identity`)
 
     @property
     def clip_config(self) -> CLIPConfig:
@@ -66,7 +73,30 @@ def prepare(config, *, training: bool = True) -> Plan:
     check_choices(config)
     check_parts(config, dataset, methods)
     names = class_names(config, dataset)
-    fill_prompts(names[0], config.prompts)
+    for name in names:  # before a model is downloaded
+        fill_prompts(name, config.prompts)
+    directory, clip_config, params, preprocess = open_model(config)
+    module = make_module(config, clip_config)
+    tokens, more = read_prompts(config, dataset.classes, names, directory)
+    identity = identity_of(directory, clip_config, params, preprocess)
+    notes = (*notes, *more)
+    plan = Plan(
+        dataset, names, directory, module, params, preprocess, methods, notes, tokens, identity
+    )
+    for method in methods.values():
+        check_masks(plan, method)
+    if training:
+        check_machine(plan, config)
+    return plan
+
+
+def open_model(config) -> tuple[pathlib.Path, CLIPConfig, Any, Preprocess]:
+    """The model of a study: its directory, sizes, float32 parameters, and how it looks at images.
+
+    Raises:
+      CheckpointError: there is none, or its files are damaged or do not fit each other.
+      ConfigError: a single tower.
+    """
     directory = find_model(config.model, config.revision or None)
     preprocess = load_preprocess(directory)
     size = config.image_size or None
@@ -78,13 +108,7 @@ def prepare(config, *, training: bool = True) -> Plan:
     preprocess = preprocess.with_size(size or preprocess.size)
     preprocess = dataclasses.replace(preprocess, decoder=config.data.decoder)
     check_size(clip_config, preprocess, directory)
-    module = make_module(config, clip_config)
-    plan = Plan(dataset, names, directory, module, params, preprocess, methods, tuple(notes))
-    for method in methods.values():
-        check_masks(plan, method)
-    if training:
-        check_machine(plan, config)
-    return plan
+    return directory, clip_config, params, preprocess
 
 
 def check_machine(plan: Plan, config) -> None:
@@ -206,6 +230,31 @@ def class_names(config, dataset: Dataset) -> tuple[str, ...]:
     return tuple(own.get(name, name) for name in dataset.classes)
 
 
+def read_prompts(
+    config,
+    classes: Sequence[str],
+    names: Sequence[str],
+    model: str | pathlib.Path,
+    revision: str | None = None,
+) -> tuple[np.ndarray, list[str]]:
+    """Token ids of the classes' prompts, int32 [K, prompts, T], and notes on classes alike.
+
+    Args:
+      config: of the run.
+      classes: K names, as the dataset has them.
+      names: as prompts say them.
+      model: its directory or Hub id.
+      revision: of a Hub id.
+
+    Raises:
+      ConfigError: prompts that tell no classes apart, or have no place for a name.
+      CheckpointError: a tokenizer that is damaged or does not fit the model's text tower.
+    """
+    tokenize = load_tokenizer(model, revision=revision)
+    tokens = class_tokens(tokenize, names, config.prompts)
+    return tokens, confusable(tokens, classes, fill_prompts(names[0], config.prompts))
+
+
 def evaluated(config, dataset: Dataset) -> tuple[str, ...]:
     """The domains of results: source and target always, in the order of the dataset."""
     if not config.data.domains:
@@ -261,8 +310,9 @@ def matched_data(config) -> tuple[Dataset, list[str]]:
     data, domains = config.data, evaluated(config, dataset)
     dataset, notes = match_classes(dataset, data.source, data.target, domains, data.classes)
     if dataset.skipped:
-        first = "; ".join(f"{name} ({reason})" for name, reason in dataset.skipped[:3])
-        notes = [*notes, f"{len(dataset.skipped)} files are passed over: {first}"]
+        count, first = len(dataset.skipped), dataset.skipped[0].name
+        told = f"{count:,} files are passed over" if count > 1 else "1 file is passed over"
+        notes = [*notes, f"{told}: {reasons(dataset.skipped)}; the first: {first}"]
     return dataset, notes
 
 

@@ -13,21 +13,25 @@ import numpy as np
 
 from clipjax.adapt.contrastive import TwoTowers, make_loss
 from clipjax.adapt.step import init_state, make_step
+from clipjax.data.features.cache import fingerprint
+from clipjax.data.features.identity import sizes, tokenizer_files
 from clipjax.data.images.augment import augment_drawings
 from clipjax.data.images.preprocess import Preprocess, save_preprocess
 from clipjax.data.loading import text_pairs as pairs
 from clipjax.data.loading.sampler import process_rows
 from clipjax.data.open import open_dataset
-from clipjax.errors import ConfigError
+from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.metrics import accuracy
 from clipjax.log import MetricsLog, NoLog
 from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
 from clipjax.model.hf.hub import copy_tokenizer, find_model
 from clipjax.model.hf.load import load_clip, save_clip
 from clipjax.model.hf.params import abstract_params
+from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.hf.weights import read_json
-from clipjax.model.text import load_tokenizer, zero_shot_classifier
+from clipjax.model.text import zero_shot_classifier
 from clipjax.study.mesh import check_parallel, training_mesh, wanted_trace
+from clipjax.study.model_record import check_recorded, check_same_model
 from clipjax.study.validate import check_saving, check_seeds
 from clipjax.study.workdir import run_name
 from clipjax.train.checkpoint import Checkpointer
@@ -52,6 +56,11 @@ class Plan(NamedTuple):
 def clip_config(config, tokenizer_dir: pathlib.Path) -> CLIPConfig:
     """The architecture of the config, its vocabulary from the tokenizer's files."""
     vocab = read_json(tokenizer_dir / "vocab.json")
+    if missing := {"<|startoftext|>", "<|endoftext|>"} - vocab.keys():
+        raise CheckpointError(
+            f"{tokenizer_dir / 'vocab.json'} has no token {min(missing)}; give the tokenizer of a "
+            "CLIP."
+        )
     eos = vocab["<|endoftext|>"]
     words = {
         "vocab_size": len(vocab),
@@ -127,11 +136,11 @@ def prepare(config) -> Plan:
     check_saving(config)
     training_mesh(config, most=1)  # refuses one that cannot be
     tokenizer_dir = find_model(config.tokenizer)
+    arch = clip_config(config, tokenizer_dir)
     context = config.arch.text.max_position_embeddings
-    tokenize = load_tokenizer(tokenizer_dir, context=context)
+    tokenize = load_tokenizer(tokenizer_dir, context=context, tower=arch.text)
     corpus = pairs.PairCorpus(config.data.root)
     pairs.check_mixture(corpus, config.data.mixture.to_dict())
-    arch = clip_config(config, tokenizer_dir)
     if corpus.image_size != arch.vision.image_size:
         raise ConfigError(
             f"{config.data.root} holds drawings of {corpus.image_size} pixels, but "
@@ -159,7 +168,12 @@ def start_params(config, arch: CLIPConfig):
 
 def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
     """Trains, resuming where a killed run stopped, and writes `workdir/export`."""
-    corpus, tokenize, tokenizer_dir, arch, _ = plan
+    corpus, tokenize, tokenizer_dir, arch, params = plan
+    identity = sizes(arch) | tokenizer_files(tokenizer_dir)
+    if params is not None:
+        identity["weights"] = fingerprint(params)
+    if told := check_same_model(workdir, identity, tokenizer_dir):
+        say(f"note: {told}")
     mixture = config.data.mixture.to_dict()
     preprocess = Preprocess(size=arch.vision.image_size)
     module = CLIP(arch)
@@ -172,7 +186,6 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
     )
     optimizer = make_optimizer(schedule, **optim)
     size = arch.vision.image_size
-    params = plan.start
     if params is None:
         example = jnp.zeros((1, size, size, 3)), jnp.zeros((1, 2), jnp.int32)
         params = module.init(jax.random.key(seed), *example)["params"]
@@ -234,6 +247,7 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
     params = fetch(state.params["clip"])
     if not processes.is_first():
         return
+    check_recorded(workdir, identity | tokenizer_files(tokenizer_dir), tokenizer_dir)
     out = workdir / "export"
     save_clip(out, arch, params, dtype=np.float16)
     save_preprocess(out, preprocess)

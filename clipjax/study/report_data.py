@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.evaluate.metrics import per_class_accuracy
 from clipjax.evaluate.report import page
 from clipjax.evaluate.report import tsne as evidence
-from clipjax.evaluate.report.feature_maps import kept
-from clipjax.io import write_atomically
+from clipjax.evaluate.report.figures import kept
+from clipjax.io import to_json, write_atomically
 from clipjax.log import read_log
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Outcome
@@ -65,9 +66,10 @@ def gather(config, plan: Plan, encoded: Encoded, outcomes: dict[str, Outcome]) -
 
 def _mean_per_class(logits: np.ndarray, labels: np.ndarray) -> list[float | None]:
     """Accuracy of each class, mean over the seeds of logits [S, N, K]."""
-    seeds = [evidence.per_class(each, labels, logits.shape[-1]) for each in logits]
+    seeds = [per_class_accuracy(each, labels, logits.shape[-1]) for each in logits]
     # A class has an example for every seed or for none.
-    return [None if c[0] is None else round(float(np.mean(c)), 4) for c in zip(*seeds, strict=True)]
+    means = np.mean([[round(float(v), 4) for v in each] for each in seeds], axis=0)
+    return [None if np.isnan(mean) else round(float(mean), 4) for mean in means]
 
 
 def _images(config, plan, encoded: Encoded, rows: list[int]) -> dict[str, str]:
@@ -95,18 +97,21 @@ def training_curves(records: list[dict]) -> list[dict[str, Any]]:
         for key, values in measures.items():
             if key not in _NO_MEASURES:
                 values = values if isinstance(values, list) else [values]
-                entry[key] = entry.get(key, []) + [v for v in values if v is not None]
+                entry[key] = entry.get(key, []) + values
     for entry in merged.values():
         if "grad_ratio" in entry and "lam" in entry:
             pairs = zip(entry["grad_ratio"], entry["lam"], strict=True)
-            entry["grad_ratio"] = [ratio * lam for ratio, lam in pairs]
+            entry["grad_ratio"] = [None if None in pair else pair[0] * pair[1] for pair in pairs]
+        for key, values in entry.items():
+            if isinstance(values, list):
+                entry[key] = [v for v in values if v is not None]
     return list(merged.values())
 
 
 def write(config, plan, encoded, outcomes, results: dict, workdir: pathlib.Path) -> None:
     """Writes evidence.json and report.html of a study that has its results."""
     found = gather(config, plan, encoded, outcomes)
-    write_atomically(workdir / "evidence.json", json.dumps(found) + "\n")
+    write_atomically(workdir / "evidence.json", to_json(found) + "\n")
     log = read_log(workdir / "metrics.jsonl")
     # Of a sweep the best settings alone are shown.
     metrics = training_curves([r for r in log if str(r.get("phase")).split("/")[0] in outcomes])

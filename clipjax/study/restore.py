@@ -11,6 +11,7 @@ import numpy as np
 from clipjax.adapt.step import TrainState
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.select import select
+from clipjax.io.finite import is_finite
 from clipjax.log import read_log
 from clipjax.model.network import Network
 from clipjax.study.plan import is_cached
@@ -111,8 +112,25 @@ def apart(team: Team, states: TrainState, history: list[list[dict]]) -> dict[str
     for position, name in enumerate(team.names):
         mine = slice(position * seeds, (position + 1) * seeds)
         own = jax.tree.map(lambda x: x[mine], params)  # noqa: B023
+        check_params(team, name, own)
         found[name] = Trained(team.network, own, history[mine])
     return found
+
+
+def check_params(team: Team, name: str, params: PyTree) -> None:
+    """Refuses trained parameters that are not finite.
+
+    Raises:
+      CheckpointError: naming one.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not is_finite(leaf):
+            where = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise CheckpointError(
+                f"{team.workdir}: what {name!r} trained holds NaN or infinity in {where} at the "
+                f"epoch that selection={team.config.selection} picks; its checkpoint is damaged or "
+                "its training diverged: start the run anew in another --workdir."
+            )
 
 
 def _unfinished(team: Team, name: str) -> CheckpointError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pathlib
 
+from clipjax.study.spelled import spelled
 from clipjax.study.workdir import (
     _differences,
     check_checkpoints,
@@ -22,17 +23,23 @@ def run(config, workdir: pathlib.Path | None) -> None:
 
     Raises:
       ConfigError: processes were started with different configs, and whatever cannot run.
+      CheckpointError: the workdir's run was made with another model than there is now.
     """
     from clipjax.evaluate import results as report
+    from clipjax.study.model_record import check_finished
 
+    config = spelled(config)
     processes.agree("config", config_text(config), _differences)
     workdir = processes.from_first(lambda: find_workdir(workdir, config))
     say = (lambda line: print(line, flush=True)) if processes.is_first() else (lambda line: None)
     if results := processes.from_first(lambda: report.read(workdir)):
+        told = processes.from_first(lambda: check_finished(workdir, config))
         say(report.table(results))
         say(
             f"this run is finished: {workdir / 'results.json'}; use another --workdir to repeat it."
         )
+        if told:
+            say(f"note: {told}")
         return
     check_checkpoints(workdir / "checkpoints", name_of(config))
     if config.experiment == "pretrain":

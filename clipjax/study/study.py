@@ -16,6 +16,7 @@ from clipjax.study import report_data as evidence
 from clipjax.study.encode import Encoded, encode
 from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
 from clipjax.study.methods import own_config
+from clipjax.study.model_record import check_same_model
 from clipjax.study.plan import Plan, warn_of_idle_domain_loss
 from clipjax.study.sweep import settings
 from clipjax.study.trainer import trainers
@@ -60,7 +61,8 @@ def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict | None:
 
     if processes.is_first():  # drops a line that a kill cut short
         MetricsLog(workdir / "metrics.jsonl").rewind(lambda record: True)
-    for note in plan.notes:
+    told = check_same_model(workdir, plan.identity, plan.model)
+    for note in (*plan.notes, *filter(None, [told])):
         say(f"note: {note}")
     for name, method in plan.methods.items():
         for line in warn_of_idle_domain_loss(plan, name, method):

@@ -6,6 +6,7 @@ import pytest
 
 from clipjax.evaluate import results as report
 from clipjax.evaluate import sweeps
+from clipjax.evaluate.report.figures import sweep_chart
 
 SETTINGS = {
     "dann lr=1": ("dann", {"optim.lr": 1.0}),
@@ -57,8 +58,8 @@ def test_the_table_and_the_chart():
     assert header[:3] == ["method", "optim.lr", "data.shots"]
     assert [line[0] for line in lines] == ["dann", "dann *", "dann *"]
     assert lines[1][-1] == "25.0 ± 7.1"
-    assert "<svg" in sweeps.chart(results(), "optim.lr")
-    assert sweeps.chart(results(), "data.shots") == ""  # one value is no curve
+    assert "<svg" in sweep_chart(results(), "optim.lr")
+    assert sweep_chart(results(), "data.shots") == ""  # one value is no curve
     (one, _) = sweeps.sentences(results())
     assert "best of dann by information_maximization on validation data: dann lr=2" in one
 

@@ -2,19 +2,23 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import clipjax
 import clipjax.study.workdir
 from clipjax import load_adapted, load_clip, open_dataset
-from clipjax.errors import CheckpointError, ConfigError
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.errors import CheckpointError, ConfigError, DataError
+from clipjax.export.adapted import Adapted
 from configs import dann
 from experiments import export
-from tests.conftest import REPO, read_json
+from tests.conftest import REPO, TINY, read_json
 
 
 def run(module, *arguments):
@@ -95,6 +99,31 @@ def test_what_cannot_be_exported_is_refused_by_name(exported):
         assert not new.exists()
 
 
+@pytest.mark.parametrize(
+    "file, replace",
+    [
+        ("model.safetensors", lambda data: data[:-2] + bytes([data[-2] ^ 1, data[-1]])),
+        ("preprocessor_config.json", lambda data: data.replace(b"0.26862954", b"0.3")),
+        ("merges.txt", lambda data: data.replace(b"\nt h\n", b"\n", 1) + b"t h\n"),
+    ],
+)
+def test_a_run_whose_model_was_replaced_ends_in_a_sentence(
+    exported, photos, tmp_path, monkeypatch, file, replace
+):
+    """One bit of one weight, one number of one file: the run's heads would get other features."""
+    path = shutil.copytree(TINY, tmp_path / "tiny") / file
+    path.write_bytes(replace(path.read_bytes()))
+    assert path.read_bytes() != (TINY / file).read_bytes()
+    monkeypatch.setattr("clipjax.model.hf.hub.TINY", tmp_path / "tiny")
+    with pytest.raises(CheckpointError, match=f"changed: (weights|{file})"):
+        export.export(exported / "run", tmp_path / "out", "", None)
+    assert not (tmp_path / "out").exists()
+    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
+    config.stages = ("source_only", "dann")
+    with pytest.raises(CheckpointError, match="is not the one that the run in"):
+        clipjax.study.run.run(config, exported / "run")
+
+
 def test_a_spoilt_export_is_refused(exported):
     with pytest.raises(CheckpointError, match="plain CLIP"):
         load_adapted(REPO / "clipjax" / "assets" / "tiny_clip")
@@ -145,3 +174,16 @@ def test_the_program_is_for_three_platforms_and_holds_no_weights(exported):
     data = (exported / "out" / "predict.jaxexport").read_bytes()
     assert deserialize(bytearray(data)).platforms == ("cpu", "cuda", "tpu")
     assert len(data) < 0.1 * (exported / "out" / "model.safetensors").stat().st_size
+
+
+def test_predict_scales_grey_of_16_bits_however_it_is_given(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    picture = Image.fromarray(grey.astype(np.uint16) * 257)
+    picture.save(tmp_path / "deep.png")
+    seen = []
+    adapted = Adapted(("a",), Preprocess(size=8), lambda x: seen.append(x) or np.zeros((len(x), 1)))
+    path = tmp_path / "deep.png"
+    adapted.predict([path, str(path), path.read_bytes(), np.asarray(picture)])
+    np.testing.assert_array_equal(seen[0], np.broadcast_to(grey[..., None], (4, 8, 8, 3)))
+    with pytest.raises(DataError, match="bytes-like object is required"):
+        adapted.predict([picture])

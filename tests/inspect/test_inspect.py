@@ -346,10 +346,23 @@ def test_the_cache_is_listed_by_age():
 
 def test_files_passed_over_are_all_on_the_page_and_counted():
     from clipjax.data.dataset import Skipped
+    from clipjax.evaluate.report import page
     from clipjax.evaluate.report import tables as chapters
 
     skipped = [Skipped(f"real/red/{i}.psd", "no image format we read") for i in range(30)]
     chapter = findings.skipped_chapter(skipped)
-    text, body = chapters.as_text(chapter), chapters.as_section(chapter).body
+    text, body = chapters.as_text(chapter), page.document("", "", [], [chapter])
     assert "30 files" in text and "real/red/19.psd" in text and "real/red/20.psd" not in text
     assert all(f"real/red/{i}.psd" in body for i in range(30))
+
+
+def test_what_is_passed_over_is_one_line_of_inspect_and_of_a_run(planted):
+    for i in range(30):
+        (planted / "real" / "train" / "red" / f"{i}.heic").write_bytes(b"x")
+    (planted / "real" / "train" / "red" / "notes.txt").write_text("x")
+    config = dann.get_config(f"source=real,target=sketch,root={planted}")
+    dataset, notes = plan.matched_data(config)
+    counted = "30 images of this kind are not read (.heic); 1 not an image by its name (.txt)"
+    assert notes[-1].startswith(f"31 files are passed over: {counted}; the first: {planted}")
+    chapter = findings.skipped_chapter(dataset.skipped)
+    assert chapter.notes == [f"Passed over: 31 files: {counted}."]

@@ -11,6 +11,7 @@ from clipjax.errors import ConfigError
 from clipjax.evaluate import results as report
 from clipjax.io import as_path
 from clipjax.log import MetricsLog, read_log
+from clipjax.model.prompts import read_class_names
 from clipjax.study import run
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.restore import absolute
@@ -52,6 +53,14 @@ def test_a_log_in_a_bucket_grows_and_forgets(bucket):
     assert read_log("gs://bucket/run/metrics.jsonl") == [{"step": 1}, {"step": 2}]
     log.rewind(lambda record: record["step"] < 2)
     assert read_log(log.path) == [{"step": 1}]
+
+
+def test_class_names_may_lie_in_a_bucket(bucket):
+    names = bucket / "names.json"
+    names.write_bytes('{"cat": "café"}'.encode("utf-16"))
+    assert read_class_names("gs://bucket/run/names.json", ["cat"]) == {"cat": "café"}
+    with pytest.raises(ConfigError, match="class_names file gs://bucket/run/none.json cannot be"):
+        read_class_names("gs://bucket/run/none.json", ["cat"])
 
 
 class HttpError(Exception):

@@ -6,10 +6,12 @@ import numpy as np
 import optax
 import pytest
 
+from clipjax.adapt import dann, finetune
 from clipjax.adapt.step import init_state, make_step
 from clipjax.data.loading.sampler import Sampling, epoch_key, epoch_plan
 from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.log import MetricsLog, read_log
+from clipjax.model.heads import Heads, as_model
 from clipjax.train import arrays
 from clipjax.train.arrays import Epochs, fit_arrays
 from clipjax.train.checkpoint import Checkpointer
@@ -181,6 +183,23 @@ def test_a_step_is_traced_once_a_phase(tmp_path, shared):
     mesh = arrays.run_mesh(3) if shared else None
     fit(tmp_path, data, counted, states, 8, mesh=mesh)
     assert len(traces) == 1
+
+
+@pytest.mark.parametrize("method", ["finetune", "dann"])
+def test_microbatches_train_what_whole_batches_do_where_devices_share_the_runs(tmp_path, method):
+    """The last of three batches is padded; under `jax.shard_map` on CPU."""
+    data, _, _ = problem()
+    heads, optimizer = Heads(3, adapter=(8,), discriminator=(4,)), optax.adam(1e-2)
+    params = jax.jit(heads.init)(jax.random.key(0), jnp.zeros((1, 4)))["params"]
+    make = lambda seed: init_state(params, optimizer, seed=seed)  # noqa: E731
+    states, found = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32)), []
+    loss = {"finetune": finetune, "dann": dann}[method].make_loss(as_model(heads))
+    for accumulate in (1, 2):
+        (tmp_path / str(accumulate)).mkdir()
+        step = make_step(loss, optimizer, total_steps=18, accumulate=accumulate)
+        mesh = arrays.run_mesh(2)
+        found.append(fit(tmp_path / str(accumulate), data, step, states, 2, mesh=mesh))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 
 
 def test_runs_shared_by_devices_are_those_that_are_stacked(tmp_path):

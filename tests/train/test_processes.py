@@ -39,6 +39,7 @@ from clipjax.train.stream import Steps, fit_stream
 from clipjax.train.preemption import Notice
 from clipjax.train.distributed.sharding import DATA, fetch, make_mesh
 from clipjax.runtime.cli import explained
+from tests.train import shards
 
 workdir, way, fsdp, blow = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 at, victim, number_of_signal = map(int, blow.split(","))
@@ -77,6 +78,13 @@ with explained():
                 say=print if place[0] == 0 else lambda line: None, stop=notice.reached,
             ),
         )
+    if way == "pmap":  # each process's devices hold their share of a batch padded with NaN
+        heads, start, batch = shards.heads_and_batch()
+        want = shards.trained(shards.make_dann(heads), start, shards.heads_and_batch(1.0, 0)[2])
+        for checks, accumulate in (("checked", 1), ("checked", 2), ("unchecked", 2)):
+            given = shards.make_dann(heads), start, batch, checks, len(jax.devices()), accumulate
+            apart = shards.distance(shards.trained(*given), want)
+            assert apart < 2e-6, (checks, accumulate, apart)
     found = fetch(state.params)
     if place[0] == 0:
         np.savez(workdir / "params.npz", *jax.tree.leaves(found))
@@ -162,7 +170,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize("count, way, fsdp", [(2, "jit", 2), (2, "pmap", 1), (4, "jit", 4)])
 def test_processes_train_what_one_trains(undisturbed, count, way, fsdp):
-    """With fsdp=4 no process has all parameters."""
+    """With fsdp=4 no process has all parameters. After pmap, steps under `jax.shard_map` too."""
     both = undisturbed(1), undisturbed(count, way, fsdp)
     for one, many in zip(*map(params, both), strict=True):
         np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-6)

@@ -41,6 +41,7 @@ from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed.program import make_program
 from clipjax.train.distributed.sharding import DATA, batch_mesh, make_mesh, replicate
 from tests.conftest import random_params, small_config
+from tests.train import shards
 
 rng = np.random.default_rng(0)
 optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
@@ -110,6 +111,26 @@ compare, batches = lambda axis: contrastive.make_loss(towers, axis), [pairs() fo
 for count, way in ((1, "jit"), (4, "jit"), (4, "pmap")):
     losses[f"contrastive {way} {count}"] = train(compare, linear, batches, count, way)[1]
 
+shared = {}
+small, own, masked = shards.heads_and_batch()
+alone = shards.trained(shards.make_dann(small), own, shards.heads_and_batch(1.0, 0)[2])
+for variant in SHARED:
+    found = shards.trained(shards.make_dann(small), own, masked, *variant)
+    shared["dann %s %s %s" % variant] = shards.distance(found, alone)
+alone = shards.trained(compare, linear, batches[0])
+found = shards.trained(compare, linear, batches[0], "checked", 4)
+shared["contrastive"] = shards.distance(found, alone)
+# Norms and the first products stay as they are, the kernels between them train.
+picture, name = labelled(pixels), jax.tree_util.keystr
+frozen = jax.tree_util.tree_map_with_path(lambda p, _: "norm" in name(p) or "fc1" in name(p), start)
+alone = shards.trained(tune, start, picture, frozen=frozen)
+found = shards.trained(tune, start, picture, "checked", 2, frozen=frozen)
+shared["tower, partly frozen"] = shards.distance(found, alone)
+masked["source"]["label"][3] = 3
+spoiled = shards.trained(shards.make_dann(small), own, masked, "checked", 8)
+nan = lambda x: bool(np.isnan(x).all())
+told = nan(spoiled[1]) and all(map(nan, spoiled[0]["classifier"]["layer_1"].values()))
+
 same, want = {}, jax.device_get(state)
 with Checkpointer(sys.argv[1]) as checkpointer:
     checkpointer.save(20, state)
@@ -120,12 +141,15 @@ for count in (1, 2, 4):
     where = {len(x.sharding.device_set) for x in jax.tree.leaves(found)}
     equal = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), want, found)
     same[count] = where == {count} and all(jax.tree.leaves(equal))
-print(json.dumps({"losses": losses, "same": same, "cut": cut}))
+print(json.dumps({"losses": losses, "same": same, "cut": cut, "shared": shared, "told": told}))
 """
 # (devices, way, fsdp), one device first.
 ALL = [(n, "jit", 1) for n in (1, 2, 4, 8)] + [(n, "pmap", 1) for n in (2, 4, 8)]
 HEADS = [*ALL, (2, "jit", 2), (8, "jit", 2), (8, "jit", 8)]
 TOWER = [(1, "jit", 1), (8, "pmap", 1), (8, "jit", 4)]
+# (way, devices, microbatches) of a batch whose padding is NaN and lies on some devices alone.
+SHARED = [("checked", 2, 1), ("checked", 4, 2), ("checked", 8, 1), ("unchecked", 4, 2)]
+SHARED += [("pmap", 4, 2), ("jit", 1, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +158,7 @@ def eight(tmp_path_factory):
     flags = os.environ["XLA_FLAGS"] + " --xla_backend_optimization_level=0"
     flags += " --xla_force_host_platform_device_count=8"
     script = SCRIPT.replace("HEADS", repr(HEADS)).replace("TOWER", repr(TOWER))
+    script = script.replace("SHARED", repr(SHARED))
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path_factory.mktemp("eight"))],
         env=os.environ | {"XLA_FLAGS": flags, "PJRT_NPROC": "16", "PYTHONPATH": str(REPO)},
@@ -167,6 +192,19 @@ def test_microbatches_give_the_losses_of_the_whole_batch(eight, name):
 @pytest.mark.parametrize("way", ["jit", "pmap"])
 def test_pairs_are_compared_over_all_devices(eight, way):
     close(eight["losses"][f"contrastive {way} 4"], eight["losses"]["contrastive jit 1"])
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["dann {} {} {}".format(*v) for v in SHARED] + ["contrastive", "tower, partly frozen"],
+)
+def test_updates_of_shares_are_that_of_the_whole_batch(eight, what):
+    """By `jax.shard_map` with and without its checks; microbatches of padding alone included."""
+    assert eight["shared"][what] < 2e-6
+
+
+def test_a_label_on_one_device_that_is_no_class_spoils_the_step_on_all(eight):
+    assert eight["told"]
 
 
 def test_fsdp_leaves_each_device_its_part(eight):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from clipjax.errors import ConfigError
 
 SCHEMES = ("gs", "s3")  # of those that etils knows, the ones that orbax writes arrays to
-ASSETS = pathlib.Path(__file__).parent / "assets"  # what ships with the package
+ASSETS = pathlib.Path(__file__).parent.parent / "assets"  # what ships with the package
 Path = Any  # pathlib.Path, or etils.epath.Path where a scheme stands in front
 
 
@@ -103,20 +104,45 @@ def append_text(path: str | os.PathLike, text: str) -> None:
             raise
 
 
-def write_atomically(path: str | os.PathLike, text: str) -> None:
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes a file so that a reader sees the old or the new content, never a part."""
     path = as_path(path)
+    data = content.encode() if isinstance(content, str) else content
     if is_remote(path):  # an object appears whole or not at all
-        path.write_text(text)
+        path.write_bytes(data)
         return
     scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(text, encoding="utf-8")  # whatever the locale says
+    scratch.write_bytes(data)
     os.replace(scratch, path)
 
 
+def to_json(data: Any, **options: Any) -> str:
+    """JSON text of data; numbers that are not finite, which JSON cannot say, become null.
+
+    Args:
+      data: of what JSON holds.
+      **options: of `json.dumps`.
+
+    >>> to_json({"loss": [0.5, float("nan")]})
+    '{"loss": [0.5, null]}'
+    """
+    try:
+        return json.dumps(data, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_with_nulls(data), allow_nan=False, **options)
+
+
+def _with_nulls(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _with_nulls(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_with_nulls(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 def write_json(path: str | os.PathLike, data: Any) -> None:
-    """Writes data as indented JSON, atomically."""
-    write_atomically(path, json.dumps(data, indent=2) + "\n")
+    """Writes data as indented JSON, atomically; see `to_json`."""
+    write_atomically(path, to_json(data, indent=2) + "\n")
 
 
 def default_cache_dir() -> pathlib.Path:
