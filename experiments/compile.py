@@ -13,7 +13,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from clipjax.errors import ConfigError
-from clipjax.runtime.cli import explained, refuse_bad_config
+from clipjax.runtime.cli import explained, refuse_bad_config, say
 
 if __name__ == "__main__":
     refuse_bad_config("configs/dann_two_stage.py")  # before the flags are defined
@@ -75,26 +75,25 @@ def main(argv: list[str]) -> None:
         from clipjax.aot import (
             table as scaling_table,
         )
+        from clipjax.study import parse
 
-        say = lambda line: print(line, flush=True)  # noqa: E731
+        study = parse(_CONFIG.value.to_dict())
         alone = not (_MARKDOWN.value or _TABLE.value)
         if _LARGEST.present and _LARGEST.value and not alone:
             raise ConfigError("--largest_batch has no place in the table; drop one of the flags.")
         if _TABLE.value:
             page = pathlib.Path(_TABLE.value)
             questions = [asked(m, t) for m in _MODELS.value for t in _TOPOLOGIES.value]
-            scaling_table.write_table(
-                _CONFIG.value, questions, page, pathlib.Path(_ROWS.value), say
-            )
+            scaling_table.write_table(study, questions, page, pathlib.Path(_ROWS.value), say)
             return
-        answer = scaling.ask(_CONFIG.value, asked(_MODEL.value, _TOPOLOGY.value), say)
+        answer = scaling.ask(study, asked(_MODEL.value, _TOPOLOGY.value), say)
         if _MARKDOWN.value:
             say(scaling_table.row(answer))
             return
         for line in scaling_report.describe(answer):
             say(line)
         if _LARGEST.value:
-            say(scaling_batch.largest_batch(_CONFIG.value, answer, say))
+            say(scaling_batch.largest_batch(study, answer, say))
 
 
 if __name__ == "__main__":

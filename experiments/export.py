@@ -93,12 +93,11 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     from clipjax.export.adapted import Trained, save_adapted
     from clipjax.model.hf.load import load_clip
     from clipjax.model.network import as_linear
+    from clipjax.study import parse
     from clipjax.study.encode import encode_texts
     from clipjax.study.plan import prepare
     from clipjax.study.restore import restored
-    from clipjax.study.sweep import expand
     from clipjax.study.trainer import trainers
-    from configs import common
 
     results = report.read(workdir)
     if results is None:
@@ -111,18 +110,16 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     raw = json.loads((workdir / "config.json").read_text())
     if isinstance(raw.get("remat"), bool):  # before it was a name
         raw["remat"] = "blocks" if raw["remat"] else "none"
-    config = common.study()  # fields that the run's version did not have keep their defaults
-    with config.unlocked():
-        config.update(raw)
+    study = parse(raw)  # fields that the run's version did not have keep their defaults
     if best := list(results.get("sweep", {}).get("best", {}).values()):
         method = method or best[-1]
-    method, position = choose(results, list(expand(config).stages), method, seed)
-    plan = prepare(config, training=False)  # nor need this machine be like the run's
-    texts = encode_texts(config, plan)
-    (trainer,) = (t for t in trainers(config, plan, texts, workdir) if method in t.names)
+    method, position = choose(results, [made.name for made in study.trained], method, seed)
+    plan = prepare(study, training=False)  # nor need this machine be like the run's
+    texts = encode_texts(plan)
+    (trainer,) = (t for t in trainers(texts, workdir) if method in t.names)
     trained = restored(trainer)[method]
     one = jax.tree.map(lambda x: x[position], trained.params)
-    stored = load_clip(plan.model, image_size=config.image_size or None)[1]  # its own dtype
+    stored = load_clip(plan.model, image_size=study.encoder.image_size or None)[1]  # its own dtype
     clip = {**stored, **one.pop("clip", {})}
     heads = plan.methods[method].heads
     if heads.text:

@@ -12,12 +12,16 @@ goes on where it was, row by row.
 from __future__ import annotations
 
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from clipjax.errors import ConfigError
 from clipjax.io import as_path
-from clipjax.runtime.cli import explained
+from clipjax.runtime.cli import explained, say
+
+if TYPE_CHECKING:
+    from clipjax.study import Study
 
 DOMAINNET = ("domainnet", "tfds:domainnet")
 REPORT = ("real", "clipart")  # source and target there, where the flags name none
@@ -35,7 +39,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("smoke", False, "An epoch or two and one seed: does everything run?")
 
 
-def table_configs(
+def table_studies(
     numbers: list[str],
     *,
     data: str = "",
@@ -44,13 +48,14 @@ def table_configs(
     target: str = "",
     model: str = "tiny",
     smoke: bool = False,
-) -> dict[str, object]:
-    """Table number -> config.
+) -> dict[str, Study]:
+    """Table number -> what it runs.
 
     Raises:
       ConfigError: a table or a kind of data that does not exist, or data without a root.
     """
     from clipjax.data.open import KNOWN
+    from clipjax.study import parse
     from configs import tables
 
     prepared = data.startswith("tfds:")  # where TFDS keeps its data unless told otherwise
@@ -73,7 +78,7 @@ def table_configs(
             tables.as_published(config)
             if smoke:
                 tables.shorten(config)
-        found[number] = config
+        found[number] = parse(config.to_dict())
     return found
 
 
@@ -104,7 +109,7 @@ def published(number: str, results: dict) -> str:
     return "\n".join(lines) + "\n" if rows else ""
 
 
-def run_suite(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool) -> None:
+def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool) -> None:
     """Runs every table in `workdir/tableN`, then writes `suite.md` and `suite.html`.
 
     On `domainnet` the report's figures are printed beside ours.
@@ -116,17 +121,17 @@ def run_suite(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool
     from clipjax.train.distributed import processes
 
     pages, entries = [], []
-    for number, config in configs.items():
+    for number, study in studies.items():
         if processes.is_first():
-            print(f"== table {number}", flush=True)
+            say(f"== table {number}")
         place = workdir / f"table{number}"
-        run.run(config, place)
-        if not processes.is_first():
+        found = run(study, place, say)
+        if found is None:  # not the first process
             continue
-        results = report.read(place)
+        results = found.results
         beside = published(number, results) if domainnet else ""
         if beside:
-            print(beside, flush=True)
+            say(beside)
         pages += [report.markdown(results), beside]
         # A run of an earlier version has no page of its own.
         href = f"{place.name}/report.html" if (place / "report.html").exists() else None
@@ -136,7 +141,7 @@ def run_suite(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool
         return
     write_atomically(workdir / "suite.md", "\n".join(page for page in pages if page))
     write_atomically(workdir / "suite.html", page.suite_page(entries))
-    print(f"all tables: {workdir / 'suite.md'}, {workdir / 'suite.html'}")
+    say(f"all tables: {workdir / 'suite.md'}, {workdir / 'suite.html'}")
 
 
 def main(argv: list[str]) -> None:
@@ -145,11 +150,11 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
     with explained():
         from clipjax.runtime.malloc import keep_memory
-        from clipjax.study.validate import trains_on_pixels
+        from clipjax.study.methods import trains_on_pixels
         from clipjax.train.distributed import processes
 
         given = flags.FLAGS
-        configs = table_configs(
+        studies = table_studies(
             given.tables,
             data=given.data,
             root=given.data_root,
@@ -158,9 +163,9 @@ def main(argv: list[str]) -> None:
             model=given.model,
             smoke=given.smoke,
         )
-        keep_memory(one_arena=any(map(trains_on_pixels, configs.values())))
+        keep_memory(one_arena=any(map(trains_on_pixels, studies.values())))
         processes.start()  # those of a cluster, or of the environment's variables
-        run_suite(as_path(given.workdir), configs, given.data in DOMAINNET)
+        run_suite(as_path(given.workdir), studies, given.data in DOMAINNET)
 
 
 if __name__ == "__main__":

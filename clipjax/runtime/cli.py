@@ -66,6 +66,11 @@ def refuse_bad_config(default: str = "configs/dann.py") -> None:
         sys.exit(1)
 
 
+def say(line: str) -> None:
+    """Prints a line at once."""
+    print(line, flush=True)
+
+
 def _is_ours_to_say(record) -> bool:
     """False for orbax's tracebacks, one from each of its threads: `Checkpointer` says it once."""
     return record.levelname != "ERROR" or "orbax" not in record.pathname

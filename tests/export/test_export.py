@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import clipjax
-import clipjax.study.workdir
+import clipjax.study
 from clipjax import load_adapted, load_clip, open_dataset
 from clipjax.errors import CheckpointError, ConfigError
 from configs import dann
 from experiments import export
-from tests.conftest import REPO, read_json
+from tests.conftest import REPO, parsed, read_json
 
 
 def run(module, *arguments):
@@ -33,7 +33,7 @@ def exported(tmp_path_factory, photos):
     root = tmp_path_factory.mktemp("export")
     config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
     config.stages = ("source_only", "dann")
-    clipjax.study.run.run(config, root / "run")
+    clipjax.study.run(parsed(config), root / "run", print)
     done = run("experiments.export", f"--workdir={root / 'run'}", f"--out={root / 'out'}")
     assert done.returncode == 0, done.stderr
     return root
