@@ -5,26 +5,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pathlib
 import re
-import runpy
 import sys
 import traceback
 from collections.abc import Iterator
 from typing import NoReturn
 
-from ml_collections import ConfigDict
+from clipjax.errors import ClipjaxError, ConfigError
+from experiments.configfile import load_config
+from experiments.fields import check_fields, field_names, meant
 
-from clipjax.errors import ClipjaxError
-
-
-def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Every field of a config as a dotted name."""
-    names = []
-    for key, value in config.items():
-        nested = isinstance(value, ConfigDict)
-        names += field_names(value, f"{prefix}{key}.") if nested else [prefix + key]
-    return names
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR)
 
 
 def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
@@ -37,13 +29,14 @@ def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
         name, equals, value = word.lstrip("-").partition("=")
         if word.startswith("-"):
             words[name] = value if equals else after
-    file, _, arg = words.get("config", default).partition(":")
-    if not pathlib.Path(file).is_file():
-        return f"there is no config file {file}; configs/ holds those that come with clipjax."
+    path = words.get("config", default)
+    file = path.partition(":")[0]
     try:
-        names = field_names(runpy.run_path(file)["get_config"](arg or None))
-    except ValueError as error:
-        return f"{file}: {error}"
+        config = load_config(path)
+        check_fields(config, file, filled=False)
+    except ConfigError as error:
+        return str(error)
+    names = field_names(config)
     given = [w.removeprefix("config.") for w in words if w.startswith("config.")]
     # A key that is no Python name stands in brackets: data.mixture['icon-mono']; so does an index.
     plain = [re.sub(r"\[\d+\]", "", re.sub(r"\[['\"](.+?)['\"]\]", r".\1", w)) for w in given]
@@ -51,7 +44,8 @@ def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
         outer, _, key = unquoted[0].rpartition(".")
         return f"write --config.{outer}['{key}'], in quotes: {key!r} is no Python name."
     if unknown := [name for name in plain if name not in names]:
-        return f"{file} has no field {', '.join(unknown)}; its fields: {', '.join(names)}."
+        hint = meant(unknown, names)
+        return f"{file} has no field {', '.join(unknown)}; its fields: {', '.join(names)}.{hint}"
     return ""
 
 
@@ -121,11 +115,13 @@ def _say_last(words: str, code: int) -> None:
 
 
 def _machine_at_fault(error: Exception) -> str:
-    """A sentence where an error says that a disk is full; "" for other errors."""
-    if not isinstance(error, OSError) or error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    """A sentence where an error says that a disk is full or refuses; "" for other errors."""
+    if not isinstance(error, OSError) or error.errno not in (*_FULL, *_REFUSED):
         return ""
     named = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return f"{named}; free some, and the same command goes on."
+    if error.errno in _FULL:
+        return f"{named}; free some, and the same command goes on."
+    return f"{named}; allow it, or name another place, and the same command goes on."
 
 
 def leave(status: int) -> NoReturn:

@@ -10,16 +10,17 @@ from __future__ import annotations
 import pathlib
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from clipjax.errors import ConfigError
 from experiments.cli import explained, refuse_bad_config
+from experiments.configfile import define_config
+from experiments.fields import check_fields
 
 if __name__ == "__main__":
     refuse_bad_config("configs/dann_two_stage.py")  # before the flags are defined
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/dann_two_stage.py", "Experiment: a file of configs/, `:key=value` after it."
+_CONFIG = define_config(
+    "configs/dann_two_stage.py", "Experiment: a file of configs/, `:key=value` after it."
 )
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "TPU slice, generation:shape of chips.")
 _MODEL = flags.DEFINE_string("model", "vit_b16", "Sizes of the encoder, by name.")
@@ -58,6 +59,11 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
     with explained():
+        check_fields(_CONFIG.value)
+        if _CONFIG.value.experiment == "pretrain":
+            raise ConfigError(
+                "pretraining has no step to compile here; give the config of a study."
+            )
         from clipjax.aot.topology import open_topology
 
         open_topology(

@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from experiments.cli import explained, refuse_bad_config
+from experiments.configfile import define_config
 
 if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
     import numpy as np
@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are know
     from experiments.subject import Subject
 
 WHOLE, SAMPLE = 20_000, 2_000  # decoded without being asked: all of up to, else of each domain
+PAGE = "inspect.html"
 
 
 class Wishes(NamedTuple):
@@ -38,8 +39,8 @@ class Wishes(NamedTuple):
 
 def define_flags() -> None:
     """The command line; not on import, so that modules with flags of one name can meet."""
-    config_flags.DEFINE_config_file(
-        "config", "configs/dann.py", "Experiment whose data to look at, as experiments.main has it."
+    define_config(
+        "configs/dann.py", "Experiment whose data to look at, as experiments.main has it."
     )
     flags.DEFINE_string("out", "", "Where files go; default runs/inspect-<hash of the config>.")
     flags.DEFINE_string(
@@ -55,13 +56,17 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Looks at what the flags name."""
     from clipjax.errors import DataError
+    from clipjax.paths import local_only
+    from experiments.fields import check_fields
 
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
     with explained():
         given = flags.FLAGS
         wishes = Wishes(given.decode, given.duplicates, given.seed)
-        out = pathlib.Path(given.out) if given.out else default_out(given.config)
+        check_fields(given.config)
+        out = local_only(given.out, "what inspect writes") if given.out else None
+        out = out or default_out(given.config)
         if refusals := inspect(given.config, out, wishes):
             raise DataError(refusals[0])
 
@@ -77,18 +82,28 @@ def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
     """Looks, prints, writes; returns why a run would not start, nothing if it would.
 
     Raises:
-      ConfigError: no study, a domain that does not exist, a wish that makes no sense.
+      ConfigError: no study, a domain that does not exist, a wish that makes no sense, or a place
+        that cannot be written, or is being written by another inspection.
       DataError: nothing to be opened.
     """
+    from clipjax.errors import ConfigError
+    from experiments.claim import claimed
+
+    check_decode(wishes.decode)
+    if (out / PAGE).is_dir():
+        raise ConfigError(f"{out / PAGE} is a folder; remove it, or choose another --out.")
+    with claimed(out):
+        return _inspect(config, out, wishes)
+
+
+def _inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
     from clipjax.evaluate import chapters
     from experiments.subject import opened
 
-    check_decode(wishes.decode)
     began = time.perf_counter()
     subject = opened(config)
     found, refusals = survey(subject, wishes)
     refusals = [*dict.fromkeys(subject.refusals + refusals)]
-    out.mkdir(parents=True, exist_ok=True)
     found += [cache(config), sheets(subject, wishes.seed, out)]
     for text in filter(None, map(chapters.as_text, found)):
         say(text)
@@ -235,7 +250,7 @@ def write_page(
         "".join(sections.paragraph(chapters.writable(line), "lead") for line in verdict),
         [chapters.as_section(chapter) for chapter in found],
     )
-    write_atomically(out / "inspect.html", html)
+    write_atomically(out / PAGE, html)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from experiments.cli import explained, refuse_bad_config
+from experiments.configfile import define_config
 
 if __name__ == "__main__":
     refuse_bad_config()  # before the flags are defined
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/dann.py", "Experiment: a file of configs/, `:key=value,flag` after it."
+_CONFIG = define_config(
+    "configs/dann.py", "Experiment: a file of configs/, `:key=value,flag` after it."
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "Several processes: host:port of process 0; see docs/parallel.md."
@@ -34,10 +34,12 @@ def main(argv: list[str]) -> None:
     from clipjax.paths import as_path
     from clipjax.train import processes  # jax is imported only once the flags are known to be right
     from experiments import run
+    from experiments.fields import check_fields
     from experiments.heap import keep_memory
     from experiments.machine import trains_on_pixels
 
     with explained():
+        check_fields(_CONFIG.value)
         keep_memory(one_arena=trains_on_pixels(_CONFIG.value))
         processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         run.run(_CONFIG.value, as_path(_WORKDIR.value) if _WORKDIR.value else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -19,6 +20,7 @@ from clipjax.model.heads import Heads, as_model
 from clipjax.train.optim import check_patterns, is_frozen, make_optimizer, make_schedule
 from clipjax.train.phases import Span, training_since
 from clipjax.train.stored import is_step
+from experiments.fields import check_known, meant, options_of
 from experiments.sweep import DATA_FIELDS, expand, method_entry
 from experiments.values import (
     check_augment,
@@ -34,6 +36,11 @@ _RATE = ("schedule", "lr", "warmup", "step_every", "gamma")
 _LAMBDA = ("schedule", "lam_max", "gamma", "start")
 # Options that are plain factors in the step: of the optimizer, and of the loss.
 OPTIM_FACTORS, LOSS_FACTORS = ("weight_decay",), ("label_smoothing",)
+
+# What a method's entry may hold beside options of its loss, and its heads.
+_FIELDS = ("loss", "heads", "epochs", "freeze", "augment", "optim", "data", "phases", "phase_order")
+_NOT_GIVEN = ("num_classes", "parent", "name")  # of the data, and of flax
+_HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
 
 
 class Phase(NamedTuple):
@@ -81,7 +88,7 @@ def build_methods(config, num_classes: int) -> dict[str, Method]:
         if name not in config.methods:
             raise ConfigError(
                 f"stages names {name!r}, which config.methods does not have; methods: "
-                f"{', '.join(sorted(config.methods))}."
+                f"{', '.join(sorted(config.methods))}.{meant([str(name)], list(config.methods))}"
             )
         check_name(name)
         try:
@@ -120,6 +127,7 @@ def build_method(name: str, config, num_classes: int) -> Method:
             f"its loss is {file!r}, but clipjax/adapt has no such method; it has: "
             f"{', '.join(losses)}."
         )
+    check_known(f"methods.{name}.heads", options["heads"], _HEADS)
     heads, data = _heads(options.pop("heads"), num_classes), options.pop("data", {})
     if unknown := sorted(set(data) - set(DATA_FIELDS)):
         raise ValueError(f"data has {', '.join(unknown)}; a method has {', '.join(DATA_FIELDS)}.")
@@ -194,6 +202,8 @@ def _phase(name: str, entry: dict, config, file, heads: Heads) -> Phase:
             "must be positive."
         )
     optim = own_optim(name, config.optim, changes)
+    if options := options_of(file.make_loss):
+        check_known(f"methods.{name}", entry, (*_FIELDS, *options))
     check_options(name, entry, file.make_loss)
     make_loss = lambda model, **changes: file.make_loss(model, **{**entry, **changes})  # noqa: E731
     make_loss(as_model(heads))  # refuses options that it does not know
@@ -213,7 +223,7 @@ def own_optim(name: str, shared: ConfigDict, changes: dict) -> ConfigDict:
     if unknown := sorted(set(changes) - set(shared)):
         raise ConfigError(
             f"methods.{name}.optim has {', '.join(unknown)}, which optim does not have; it has "
-            f"{', '.join(shared)}."
+            f"{', '.join(shared)}.{meant(unknown, list(shared))}"
         )
     optim = {**shared, **changes}
     check_optim(name, optim, shared)

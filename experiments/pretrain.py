@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
@@ -34,6 +35,7 @@ from clipjax.train.optim import make_optimizer, make_schedule
 from clipjax.train.preemption import Notice
 from clipjax.train.sharding import DATA, fetch
 from experiments.choices import check_saving, check_seeds
+from experiments.fields import check_known, options_of
 from experiments.mesh import check_parallel, training_mesh, wanted_trace
 from experiments.run import run_name
 
@@ -59,11 +61,14 @@ def clip_config(config, tokenizer_dir: pathlib.Path) -> CLIPConfig:
         "pad_token_id": eos,
     }
     arch = config.arch.to_dict()
-    return CLIPConfig(
-        VisionConfig(**arch["vision"]),
-        TextConfig(**arch["text"], **words),
-        projection_dim=arch["projection_dim"],
-    )
+    try:
+        return CLIPConfig(
+            VisionConfig(**arch["vision"]),
+            TextConfig(**arch["text"], **words),
+            projection_dim=arch["projection_dim"],
+        )
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"arch: {error}") from None
 
 
 def two_towers(module: CLIP, preprocess: Preprocess, *, augment: dict, keep: float) -> TwoTowers:
@@ -121,6 +126,7 @@ def zero_shot_validation(module, preprocess, tokenize, prompts):
 
 def prepare(config) -> Plan:
     """Opens the corpus and the tokenizer and checks them against the config."""
+    _check_names(config)
     check_parallel(config)
     check_seeds(config)
     check_saving(config)
@@ -137,6 +143,20 @@ def prepare(config) -> Plan:
             f"arch.vision.image_size is {arch.vision.image_size}; make them equal."
         )
     return Plan(corpus, tokenize, tokenizer_dir, arch, start_params(config, arch))
+
+
+def _check_names(config) -> None:
+    """Refuses fields of blocks that only what takes them knows.
+
+    Raises:
+      ConfigError: the field.
+    """
+    check_known("optim", config.optim, ("schedule", "lr", "warmup", *options_of(make_optimizer)))
+    check_known("augment", config.augment, options_of(augment_drawings))
+    for tower, kind in (("vision", VisionConfig), ("text", TextConfig)):
+        check_known(
+            f"arch.{tower}", config.arch[tower], [field.name for field in dataclasses.fields(kind)]
+        )
 
 
 def start_params(config, arch: CLIPConfig):

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import pathlib
 
 from clipjax.errors import ConfigError
 from clipjax.log import write_atomically
-from clipjax.paths import check_reachable, local_only
+from clipjax.paths import check_reachable, is_remote, local_only
 from clipjax.train import processes
+from experiments.claim import claimed
+from experiments.fields import check_fields
 
 # How a run is computed, not what: another run of the same workdir may have other values.
 _HOW = ("parallel", "mesh", "profile")
+_FILES = ("config.json", "images.json", "metrics.jsonl", "evidence.json", "report.html")
+_FILES += ("results.json", "results.md")
+_FOLDERS = ("checkpoints", "events", "export", "profile")
 
 
 def config_text(config) -> str:
@@ -63,20 +70,47 @@ def find_workdir(workdir: pathlib.Path | None, config) -> pathlib.Path:
         be reached, or not be written to by what the config asks for.
     """
     text = config_text(config)
-    if workdir is not None:
-        check_reachable(workdir)
-    else:
+    if workdir is None:
         workdir = pathlib.Path("runs") / _name(text)
+    check_reachable(workdir)
     if config.get("tensorboard"):
         local_only(workdir, "TensorBoard's events")
     if config.experiment == "pretrain":
         local_only(workdir, "a pretraining run")
+    _check_ways(workdir)
     record = workdir / "config.json"
-    if record.exists() and (shown := _differences(record.read_text(), text, _HOW)):
+    if not record.exists():
+        return workdir
+    try:
+        shown = _differences(record.read_text(), text, _HOW)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{record} is damaged ({error}); choose another --workdir, or remove that file and the "
+            "checkpoints beside it."
+        ) from None
+    if shown:
         raise ConfigError(
             f"{workdir} holds a run of another config ({shown}); choose another --workdir."
         )
     return workdir
+
+
+def _check_ways(workdir: pathlib.Path) -> None:
+    """Refuses a workdir where a folder has the name of one of a run's files, or the other way."""
+    if is_remote(workdir):  # objects do not stand in each other's way
+        return
+    for name in _FILES:
+        if (workdir / name).is_dir():
+            raise ConfigError(
+                f"{workdir / name} is a folder, and a run writes a file there; choose another "
+                "--workdir."
+            )
+    for name in _FOLDERS:
+        if (workdir / name).exists() and not (workdir / name).is_dir():
+            raise ConfigError(
+                f"{workdir / name} is a file, and a run makes a folder there; choose another "
+                "--workdir."
+            )
 
 
 def _differences(one: str, other: str, aside: tuple[str, ...] = ()) -> str:
@@ -106,19 +140,44 @@ def run(config, workdir: pathlib.Path | None) -> None:
     Of several processes the first prints and writes; the workdir lies where all can read it.
 
     Raises:
-      ConfigError: processes were started with different configs, and whatever cannot run.
+      ConfigError: processes were started with different configs, another run is at work in the
+        workdir, and whatever cannot run.
     """
-    from clipjax.evaluate import report
-
+    check_fields(config)
     processes.agree("config", config_text(config), _differences)
     workdir = processes.from_first(lambda: find_workdir(workdir, config))
     say = (lambda line: print(line, flush=True)) if processes.is_first() else (lambda line: None)
-    if results := processes.from_first(lambda: report.read(workdir)):
-        say(report.table(results))
-        say(
-            f"this run is finished: {workdir / 'results.json'}; use another --workdir to repeat it."
-        )
+    if _is_finished(workdir, say):
         return
+    with contextlib.ExitStack() as held:
+        processes.from_first(lambda: held.enter_context(claimed(workdir)))
+        processes.from_first(lambda: _look_again(workdir, config))
+        if not _is_finished(workdir, say):
+            _run(config, workdir, say)
+
+
+def _look_again(workdir: pathlib.Path, config) -> None:
+    """Looks at a workdir as another run may have left it, and whether its files can be written."""
+    find_workdir(workdir, config)
+    there = () if is_remote(workdir) else (workdir / name for name in (*_FILES, *_FOLDERS))
+    for path in there:
+        if path.exists() and not os.access(path, os.W_OK):
+            raise ConfigError(f"{path} cannot be written (no permission); allow it.")
+
+
+def _is_finished(workdir: pathlib.Path, say) -> bool:
+    """Whether a run has its results; they are said."""
+    from clipjax.evaluate import report
+
+    if not (results := processes.from_first(lambda: report.read(workdir))):
+        return False
+    say(report.table(results))
+    say(f"this run is finished: {workdir / 'results.json'}; use another --workdir to repeat it.")
+    return True
+
+
+def _run(config, workdir: pathlib.Path, say) -> None:
+    """Checks everything, then makes the workdir this config's and works in it."""
     check_checkpoints(workdir / "checkpoints", name_of(config))
     if config.experiment == "pretrain":
         from experiments import pretrain

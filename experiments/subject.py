@@ -46,8 +46,10 @@ def opened(config) -> Subject:
       DataError: nothing that can be opened.
     """
     from clipjax.data.census import open_parts, sentence
+    from experiments.fields import check_fields
     from experiments.plan import check_choices, check_parts, needed_parts, open_data
 
+    check_fields(config)
     if config.experiment == "pretrain":
         raise ConfigError("pretraining reads a corpus of pairs; inspect looks at data of studies.")
     refusals = refused(check_choices, config)

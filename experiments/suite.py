@@ -11,15 +11,17 @@ goes on where it was, row by row.
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 
 from absl import app, flags
 
 from clipjax.errors import ConfigError
-from clipjax.paths import as_path
+from clipjax.paths import as_path, check_reachable
 from experiments.cli import explained
 
 DOMAINNET = ("domainnet", "tfds:domainnet")
+PAGES = ("suite.md", "suite.html")
 REPORT = ("real", "clipart")  # source and target there, where the flags name none
 
 
@@ -108,7 +110,22 @@ def run_suite(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool
     """Runs every table in `workdir/tableN`, then writes `suite.md` and `suite.html`.
 
     On `domainnet` the report's figures are printed beside ours.
+
+    Raises:
+      ConfigError: another suite is at work in the workdir, or nothing can be written there.
     """
+    from clipjax.train import processes
+    from experiments.claim import claimed
+
+    with contextlib.ExitStack() as held:
+        processes.from_first(lambda: held.enter_context(claimed(workdir)))
+        for page in PAGES:
+            if (workdir / page).is_dir():
+                raise ConfigError(f"{workdir / page} is a folder; choose another --workdir.")
+        _run_tables(workdir, configs, domainnet)
+
+
+def _run_tables(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool) -> None:
     from clipjax.evaluate import page, report
     from clipjax.log import write_atomically
     from clipjax.train import processes
@@ -133,9 +150,10 @@ def run_suite(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool
         entries.append((f"Table {number}", results, rows or None, href))
     if not processes.is_first():
         return
-    write_atomically(workdir / "suite.md", "\n".join(page for page in pages if page))
-    write_atomically(workdir / "suite.html", page.suite_page(entries))
-    print(f"all tables: {workdir / 'suite.md'}, {workdir / 'suite.html'}")
+    text, html = (workdir / name for name in PAGES)
+    write_atomically(text, "\n".join(page for page in pages if page))
+    write_atomically(html, page.suite_page(entries))
+    print(f"all tables: {text}, {html}")
 
 
 def main(argv: list[str]) -> None:
@@ -159,7 +177,9 @@ def main(argv: list[str]) -> None:
         )
         keep_memory(one_arena=any(map(trains_on_pixels, configs.values())))
         processes.start()  # those of a cluster, or of the environment's variables
-        run_suite(as_path(given.workdir), configs, given.data in DOMAINNET)
+        workdir = as_path(given.workdir)
+        check_reachable(workdir)
+        run_suite(workdir, configs, given.data in DOMAINNET)
 
 
 if __name__ == "__main__":

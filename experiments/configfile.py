@@ -1,0 +1,126 @@
+"""A config file: run, its `get_config` called, and what goes wrong in it said in one sentence."""
+
+from __future__ import annotations
+
+import inspect
+import pathlib
+import re
+import runpy
+import traceback
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
+
+from clipjax.errors import ConfigError
+from experiments.fields import wanted
+
+# What ml_collections says where a value is of another type than the field's.
+_MISFIT = re.compile(
+    r"Could not override field '(\w+)' .*?\)\. (.*) is of original type <class '([\w.]+)'> "
+    r"and cannot be casted to type <class '([\w.]+)'>"
+)
+
+
+def define_config(default: str, help: str) -> flags.FlagHolder:
+    """The flag --config, whose files may have a `get_config` with or without an argument.
+
+    ml_collections calls it with what follows the colon, and with nothing where nothing does.
+    """
+    holder = config_flags.DEFINE_config_file("config", default, help)
+    flags.FLAGS["config"].parser = _Files()
+    return holder
+
+
+class _Files(flags.ArgumentParser):
+    """Reads the file as `load_config` does; in place of ml_collections' own parser."""
+
+    def flag_type(self) -> str:
+        return "config object"
+
+    def parse(self, path: str) -> ConfigDict:
+        config = load_config(path)
+        config.lock()
+        return config
+
+
+def load_config(path: str) -> ConfigDict:
+    """What `get_config` of a file returns; `path` may go on with `:argument`.
+
+    Raises:
+      ConfigError: no such file, an error in it, no `get_config`, one that takes no argument where
+        there is one, or something else than a ConfigDict.
+    """
+    file, _, argument = path.partition(":")
+    if not pathlib.Path(file).is_file():
+        raise ConfigError(
+            f"there is no config file {file}; configs/ holds those that come with clipjax."
+        )
+    try:
+        made = runpy.run_path(file).get("get_config")
+        if not callable(made):
+            raise ConfigError(
+                f"{file} has no function get_config; define one that returns the config."
+            )
+        config = made(*_arguments(made, file, argument))
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(_sentence(error, file)) from error
+    if isinstance(config, FrozenConfigDict):
+        config = ConfigDict(config)
+    if not isinstance(config, ConfigDict):
+        found = "None" if config is None else f"a {type(config).__name__}"
+        raise ConfigError(
+            f"get_config of {file} returns {found}, no ml_collections.ConfigDict; let it start "
+            "from configs.common.study(), change its fields and return it."
+        )
+    return config
+
+
+def _arguments(get_config: Any, file: str, argument: str) -> tuple[str, ...]:
+    """What to call it with: what follows the colon; nothing, or "" where it wants something."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    taken = list(inspect.signature(get_config).parameters.values())
+    takes = [p for p in taken if p.kind in (*kinds, inspect.Parameter.VAR_POSITIONAL)]
+    if argument and not takes:
+        raise ConfigError(
+            f"get_config of {file} takes no argument, and {argument!r} follows the file's name; "
+            "leave it out, or let get_config take it."
+        )
+    wanted = [p for p in takes if p.kind in kinds and p.default is inspect.Parameter.empty]
+    return (argument,) if argument or wanted else ()
+
+
+def _sentence(error: Exception, file: str) -> str:
+    """What is wrong, and in which line."""
+    line, text = _line(error, file), " ".join(str(error).split()) or "no reason given"
+    if isinstance(error, SyntaxError):
+        where = pathlib.Path(error.filename).name if error.filename else file
+        where = file if where == pathlib.Path(file).name else where
+        return f"{where}, line {error.lineno}: {error.msg}; correct the file."
+    if isinstance(error, ValueError) and not line:  # a word after the colon that is no choice
+        return f"{file}: {text}"
+    at = f"{file}, line {line}" if line else file
+    if told := _MISFIT.search(text):
+        field, shown, given, kind = told.groups()
+        value = shown if given == "str" else _Shown(shown)
+        return f"{at}: {field} is {value!r}; give {wanted(kind.rpartition('.')[2], value)}."
+    if isinstance(error, (AttributeError, KeyError)):  # ml_collections quotes twice
+        text = text.replace("\\n", " ").replace("\\'", "").strip("'")
+    return f"{at}: {type(error).__name__}: {text.rstrip('.')}; correct the file."
+
+
+class _Shown(str):
+    """A value of which only the text is known."""
+
+    __repr__ = str.__str__
+
+
+def _line(error: Exception, file: str) -> int | None:
+    """The line of the file in which it happened last; None where our code refused its argument."""
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [f.lineno for f in frames if f.filename == file]
+    raised = frames[-1].filename
+    ours = pathlib.Path(raised).resolve().parent == pathlib.Path(__file__).parent.parent / "configs"
+    return None if ours and isinstance(error, ValueError) else next(reversed(mine), None)
