@@ -25,6 +25,7 @@ from clipjax.paths import Path, is_remote, write_errors
 LOCK = "run.lock"
 BEAT = 20.0  # seconds between touches
 DEAD = 50.0  # seconds without one after which the owner is gone
+LOOK = 1.0  # seconds between looks
 SETTLE = 1.0  # seconds after which one of two that came at once sees the other's
 _TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -115,6 +116,7 @@ def _locked(path: pathlib.Path) -> int | None:
     except ImportError:  # no Unix
         return None
     while True:
+        fresh = not path.exists()
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,7 +129,8 @@ def _locked(path: pathlib.Path) -> int | None:
             os.close(file)
             if error.errno in _TAKEN:
                 raise _refusal(path, _read(path)) from None
-            path.unlink(missing_ok=True)
+            if fresh:
+                path.unlink(missing_ok=True)
             if error.errno in _NO_LOCKS:
                 return None
             raise
@@ -190,7 +193,7 @@ def _check_dead(path: Path) -> None:
         flush=True,
     )
     while time.monotonic() < until:
-        time.sleep(min(1.0, DEAD))
+        time.sleep(LOOK)
         if not path.exists():
             return
         if (now := _read(path)) != before:

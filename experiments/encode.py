@@ -109,7 +109,7 @@ def image_encoder(config, plan: Plan) -> Callable[[np.ndarray], jax.Array]:
 
 def encode(config, plan: Plan, say) -> Encoded:
     """Encodes what the run needs, or reads it from the feature cache."""
-    texts, encode_image = encode_texts(config, plan), image_encoder(config, plan)
+    texts, encode_image, say = encode_texts(config, plan), image_encoder(config, plan), once(say)
     cache = config.features.cache_dir or feats.default_cache_dir() / "features"
     # The config too: an activation or a number of heads changes features, and no weight.
     key = f"{feats.fingerprint(plan.params)} {plan.clip_config.vision} {config.compute_dtype}"
@@ -144,6 +144,22 @@ def encode(config, plan: Plan, say) -> Encoded:
         labels = parts[config.data.source, "train"].labels
         chosen = training_rows(config, labels, plan.dataset.classes)
     return texts._replace(parts=parts, rows=rows, chosen=chosen)
+
+
+def once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say` that passes over lines which it has said but for what follows a bracket.
+
+    A cache that cannot be written is one trouble, and each part of the data finds it anew.
+    """
+    said: set[str] = set()
+
+    def say_new(line: str) -> None:
+        told = line.partition(" (")[0]
+        if told not in said:
+            said.add(told)
+            say(line)
+
+    return say_new
 
 
 def encode_shared(

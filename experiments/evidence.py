@@ -14,7 +14,9 @@ from clipjax.log import read_log, write_atomically
 from experiments.encode import Encoded
 from experiments.measure import Outcome
 from experiments.plan import Plan
+from experiments.recorded import RECORD
 from experiments.run import config_text
+from experiments.train import programs
 
 WORST, EXAMPLES = 5, 4
 # What a record holds beside measures, and measures that say what others say.
@@ -31,7 +33,8 @@ def gather(config, plan: Plan, encoded: Encoded, outcomes: dict[str, Outcome]) -
       outcomes: by method, "zero_shot" first.
 
     Returns:
-      {"classes", "source", "target", "seed", "tsne" (`tsne_maps` and "labels" of the rows shown),
+      {"classes", "class_names" (as prompts say them), "programs" (the methods that trained as one
+      each), "source", "target", "seed", "tsne" (`tsne_maps` and "labels" of the rows shown),
       "per_class" {"n", "accuracy" {method: per target class, mean over seeds}}, "worst" {method:
       `worst_classes` of the first seed}, "images" {target row: data URI}}.
     """
@@ -48,6 +51,8 @@ def gather(config, plan: Plan, encoded: Encoded, outcomes: dict[str, Outcome]) -
     rows = sorted({e["row"] for found in worst.values() for c in found for e in c["examples"]})
     return {
         "classes": list(plan.dataset.classes),
+        "class_names": list(plan.class_names),
+        "programs": [list(names) for names in programs(config, plan)],
         "source": config.data.source,
         "target": config.data.target,
         "seed": config.seeds[0],
@@ -104,7 +109,7 @@ def training_curves(records: list[dict]) -> list[dict[str, Any]]:
 def write(config, plan, encoded, outcomes, results: dict, workdir: pathlib.Path) -> None:
     """Writes evidence.json and report.html of a study that has its results."""
     found = gather(config, plan, encoded, outcomes)
-    write_atomically(workdir / "evidence.json", json.dumps(found) + "\n")
+    write_atomically(workdir / RECORD, json.dumps(found) + "\n")
     log = read_log(workdir / "metrics.jsonl")
     # Of a sweep the best settings alone are shown.
     metrics = training_curves([r for r in log if str(r.get("phase")).split("/")[0] in outcomes])

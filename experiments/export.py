@@ -8,13 +8,19 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import app, flags
 
-from clipjax.errors import ConfigError
-from clipjax.paths import as_path, local_only
+from clipjax.errors import CheckpointError, ConfigError
+from clipjax.paths import as_path, check_reachable, local_only
 from experiments.cli import explained
+
+if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
+    from ml_collections import ConfigDict
+
+    from experiments.plan import Plan
 
 
 def define_flags() -> None:
@@ -81,25 +87,16 @@ def model_card(results: dict, config: dict, method: str, seed: str, size: int) -
 
 
 def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | None) -> None:
-    """Writes the model of a finished run.
+    """Writes the model of a finished run. Its data need not be there, its encoder must.
 
     Raises:
-      ConfigError: no finished run there, or `out` exists.
-      CheckpointError: the run's checkpoint is missing or damaged.
+      ConfigError: no finished run there, or `out` exists, or cannot be written.
+      CheckpointError: the run's checkpoint or its encoder is missing or damaged.
     """
-    import jax
-
     from clipjax.evaluate import report
-    from clipjax.export import Trained, save_adapted
-    from clipjax.model.hf import load_clip
-    from clipjax.model.network import as_linear
-    from configs import common
-    from experiments.encode import encode_texts
-    from experiments.plan import prepare
-    from experiments.restore import restored
-    from experiments.sweep import expand
-    from experiments.train import trainers
+    from experiments.claim import claimed
 
+    check_reachable(workdir)
     results = report.read(workdir)
     if results is None:
         raise ConfigError(
@@ -108,16 +105,70 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
         )
     if out.exists():
         raise ConfigError(f"{out} exists; choose another --out or remove it.")
-    raw = json.loads((workdir / "config.json").read_text())
-    if isinstance(raw.get("remat"), bool):  # before it was a name
-        raw["remat"] = "blocks" if raw["remat"] else "none"
-    config = common.study()  # fields that the run's version did not have keep their defaults
-    with config.unlocked():
-        config.update(raw)
+    with claimed(out.parent, out.name + ".lock"):
+        _export(workdir, results, out, method, seed)
+
+
+def recorded_config(workdir: pathlib.Path) -> tuple[ConfigDict, dict]:
+    """The config of a run, and what its file says; fields that its version lacked have defaults.
+
+    Raises:
+      ConfigError: the file is missing or damaged.
+    """
+    from configs import common
+
+    try:
+        raw = json.loads((workdir / "config.json").read_text())
+        if isinstance(raw.get("remat"), bool):  # before it was a name
+            raw["remat"] = "blocks" if raw["remat"] else "none"
+        config = common.study()
+        with config.unlocked():
+            config.update(raw)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{workdir / 'config.json'} cannot be read ({error}); an export needs the run's config."
+        ) from error
+    return config, raw
+
+
+def prepared(config, workdir: pathlib.Path) -> Plan:
+    """What an export needs of a run: its encoder, and its classes as recorded.
+
+    Raises:
+      CheckpointError: the encoder is not where it was.
+      DataError: the run's version has recorded no classes, and the data are not where they were.
+    """
+    from experiments.plan import prepare
+    from experiments.recorded import read_record
+
+    try:
+        # Nor need this machine be like the run's.
+        return prepare(config, training=False, recorded=read_record(workdir))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"an export of {workdir} needs the encoder that the run began with, {config.model!r}, "
+            f"where it was (a run keeps what it trained alone): {error}"
+        ) from error
+
+
+def _export(
+    workdir: pathlib.Path, results: dict, out: pathlib.Path, method: str, seed: int | None
+) -> None:
+    import jax
+
+    from clipjax.export import Trained, save_adapted
+    from clipjax.model.hf import load_clip
+    from clipjax.model.network import as_linear
+    from experiments.encode import encode_texts
+    from experiments.restore import restored
+    from experiments.sweep import expand
+    from experiments.train import trainers
+
+    config, raw = recorded_config(workdir)
     if best := list(results.get("sweep", {}).get("best", {}).values()):
         method = method or best[-1]
     method, position = choose(results, list(expand(config).stages), method, seed)
-    plan = prepare(config, training=False)  # nor need this machine be like the run's
+    plan = prepared(config, workdir)
     texts = encode_texts(config, plan)
     (trainer,) = (t for t in trainers(config, plan, texts, workdir) if method in t.names)
     trained = restored(trainer)[method]

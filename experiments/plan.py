@@ -29,6 +29,7 @@ from clipjax.train.optim import is_frozen, layer_groups
 from experiments.choices import COMPUTE, check_choices
 from experiments.mesh import device_memory, training_mesh
 from experiments.methods import Method, Phase, build_methods, check_groups, own_config
+from experiments.recorded import Recorded
 from experiments.sweep import targets
 
 FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
@@ -38,7 +39,7 @@ Part = tuple[str, str]  # (domain, split)
 class Plan(NamedTuple):
     """Data, model and methods of a config."""
 
-    dataset: Dataset
+    dataset: Dataset | Recorded
     class_names: tuple[str, ...]  # as prompts say them
     model: pathlib.Path  # directory
     module: CLIP
@@ -53,19 +54,21 @@ class Plan(NamedTuple):
         return self.module.config
 
 
-def prepare(config, *, training: bool = True) -> Plan:
+def prepare(config, *, training: bool = True, recorded: Recorded | None = None) -> Plan:
     """Opens everything the config names; whatever can be known to be wrong is said here.
 
     Args:
       config: of the run.
       training: whether this machine is to train it, and must have the devices and the memory. A
         finished run is read anywhere.
+      recorded: what a finished run has kept of its data, which are then not opened.
     """
-    dataset, notes = matched_data(config)
+    dataset, notes = (recorded, []) if recorded else matched_data(config)
     methods = build_methods(config, len(dataset.classes))
     check_choices(config)
-    check_parts(config, dataset, methods)
-    names = class_names(config, dataset)
+    if not recorded:
+        check_parts(config, dataset, methods)
+    names = recorded.class_names if recorded else class_names(config, dataset)
     fill_prompts(names[0], config.prompts)
     directory = find_model(config.model, config.revision or None)
     preprocess = load_preprocess(directory)

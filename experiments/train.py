@@ -25,17 +25,27 @@ from experiments.measure import Validation
 from experiments.mesh import training_mesh, wanted_trace
 from experiments.methods import own_config, teams
 from experiments.plan import Plan, is_cached, planned_sizes
+from experiments.recorded import Recorded
 from experiments.restore import Trained, apart, histories, selected
 from experiments.team import Team
 
 
 def trainers(config, plan: Plan, encoded: Encoded, workdir) -> list[Trainer]:
     """The config's methods, those together that can train as one program."""
+    return [Trainer(names, config, plan, encoded, workdir) for names in programs(config, plan)]
+
+
+def programs(config, plan: Plan) -> list[tuple[str, ...]]:
+    """Which methods train together: as one program where they can; of a finished run as recorded.
+
+    Every method is in one of them.
+    """
+    if isinstance(plan.dataset, Recorded):
+        return plan.dataset.programs
     joins = lambda method: all(is_cached(plan, method, phase) for phase in method.phases)  # noqa: E731
     # Planned sizes: checkpoints of a program are found again without reading an image.
     size = lambda method: planned_sizes(own_config(config, method), plan.dataset)  # noqa: E731
-    found = teams(plan.methods, joins, size)
-    return [Trainer(names, config, plan, encoded, workdir) for names in found]
+    return teams(plan.methods, joins, size)
 
 
 class Trainer(Team):

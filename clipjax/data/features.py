@@ -60,12 +60,18 @@ class CacheEntry(NamedTuple):
 
 
 def default_cache_dir() -> pathlib.Path:
-    """$CLIPJAX_CACHE, or clipjax in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    """$CLIPJAX_CACHE, or clipjax in the user's cache folder ($XDG_CACHE_HOME or ~/.cache).
+
+    For a user without a home a place that nobody can write to: caches are gone without.
+    """
     if chosen := os.environ.get("CLIPJAX_CACHE"):
-        return pathlib.Path(chosen)
-    return (
-        pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "clipjax"
-    )
+        return pathlib.Path(os.path.expanduser(chosen))
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return pathlib.Path(chosen) / "clipjax"
+    try:
+        return pathlib.Path.home() / ".cache" / "clipjax"
+    except RuntimeError:
+        return pathlib.Path(os.devnull) / "clipjax"
 
 
 def fingerprint(params: Any) -> str:
