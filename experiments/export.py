@@ -103,6 +103,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
             f"{workdir} holds no finished run of a study (no results.json); finish it first. (A "
             "pretraining run has its model in export/ already.)"
         )
+    check_reachable(out)
     if out.exists():
         raise ConfigError(f"{out} exists; choose another --out or remove it.")
     with claimed(out.parent, out.name + ".lock"):

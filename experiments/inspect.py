@@ -87,9 +87,11 @@ def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
       DataError: nothing to be opened.
     """
     from clipjax.errors import ConfigError
+    from clipjax.paths import check_reachable
     from experiments.claim import claimed
 
     check_decode(wishes.decode)
+    check_reachable(out)
     if (out / PAGE).is_dir():
         raise ConfigError(f"{out / PAGE} is a folder; remove it, or choose another --out.")
     with claimed(out):

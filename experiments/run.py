@@ -82,13 +82,16 @@ def find_workdir(workdir: pathlib.Path | None, config) -> pathlib.Path:
     if not record.exists():
         return workdir
     try:
-        shown = _differences(record.read_text(), text, _HOW)
-    except (ValueError, TypeError) as error:
+        before = record.read_text()
+        damage = "" if isinstance(json.loads(before), dict) else "it holds no fields"
+    except ValueError as error:
+        damage = str(error)
+    if damage:
         raise ConfigError(
-            f"{record} is damaged ({error}); choose another --workdir, or remove that file and the "
-            "checkpoints beside it."
-        ) from None
-    if shown:
+            f"{record} is damaged ({damage}); choose another --workdir, or remove that file and "
+            "the checkpoints beside it."
+        )
+    if shown := _differences(before, text, _HOW):
         raise ConfigError(
             f"{workdir} holds a run of another config ({shown}); choose another --workdir."
         )
