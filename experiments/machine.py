@@ -56,7 +56,8 @@ def keep_compiled() -> None:
     if os.environ.get("CLIPJAX_COMPILED") == "0":
         return
     if any(name in os.environ for name in _SAID):
-        if (chosen := jax.config.jax_compilation_cache_dir) and not is_remote(chosen):
+        chosen = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir
+        if chosen and not is_remote(chosen):
             _keep_if_writable(chosen)
         return
     folder = default_cache_dir() / "compiled" / processor()

@@ -62,8 +62,8 @@ def read_record(workdir: pathlib.Path) -> Recorded | None:
     try:
         found = json.loads(place.read_text()) if place.exists() else {}
         words = [found.get(key) for key in ("classes", "class_names", "programs")]
-    except (ValueError, AttributeError) as error:
+        return None if None in words else Recorded(*words, place)
+    except (ValueError, AttributeError, TypeError) as error:
         raise DataError(
             f"{place} is damaged ({error}); remove it, and the data are read instead."
         ) from error
-    return None if None in words else Recorded(*words, place)
