@@ -10,16 +10,16 @@ from __future__ import annotations
 import pathlib
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from clipjax.errors import ConfigError
-from clipjax.runtime.cli import explained, refuse_bad_config, say
+from clipjax.runtime.cli import explained, say
+from experiments.configfile import as_mapping, define_config, refuse_bad_config
 
 if __name__ == "__main__":
     refuse_bad_config("configs/dann_two_stage.py")  # before the flags are defined
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/dann_two_stage.py", "Experiment: a file of configs/, `:key=value` after it."
+_CONFIG = define_config(
+    "configs/dann_two_stage.py", "Experiment: a file of configs/, `:key=value` after it."
 )
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "TPU slice, generation:shape of chips.")
 _MODEL = flags.DEFINE_string("model", "vit_b16", "Sizes of the encoder, by name.")
@@ -58,6 +58,13 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
     with explained():
+        from clipjax.study import Study, parse
+
+        study = parse(as_mapping(_CONFIG.value))
+        if not isinstance(study, Study):
+            raise ConfigError(
+                "pretraining has no step to compile here; give the config of a study."
+            )
         from clipjax.aot.topology import open_topology
 
         open_topology(
@@ -75,9 +82,7 @@ def main(argv: list[str]) -> None:
         from clipjax.aot import (
             table as scaling_table,
         )
-        from clipjax.study import parse
 
-        study = parse(_CONFIG.value.to_dict())
         alone = not (_MARKDOWN.value or _TABLE.value)
         if _LARGEST.present and _LARGEST.value and not alone:
             raise ConfigError("--largest_batch has no place in the table; drop one of the flags.")

@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from clipjax.runtime.cli import explained, refuse_bad_config
+from clipjax.runtime.cli import explained
+from experiments.configfile import as_mapping, define_config, refuse_bad_config
 
 if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
     import numpy as np
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are know
     from clipjax.study import Features, Pretraining, Study
 
 WHOLE, SAMPLE = 20_000, 2_000  # decoded without being asked: all of up to, else of each domain
+PAGE = "inspect.html"
 
 
 class Options(NamedTuple):
@@ -40,8 +41,8 @@ class Options(NamedTuple):
 
 def define_flags() -> None:
     """The command line; not on import, so that modules with flags of one name can meet."""
-    config_flags.DEFINE_config_file(
-        "config", "configs/dann.py", "Experiment whose data to look at, as experiments.main has it."
+    define_config(
+        "configs/dann.py", "Experiment whose data to look at, as experiments.main has it."
     )
     flags.DEFINE_string("out", "", "Where files go; default runs/inspect-<hash of the config>.")
     flags.DEFINE_string(
@@ -57,6 +58,7 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Looks at what the flags name."""
     from clipjax.errors import DataError
+    from clipjax.io import local_only
     from clipjax.study import parse
 
     if len(argv) > 1:
@@ -64,8 +66,9 @@ def main(argv: list[str]) -> None:
     with explained():
         given = flags.FLAGS
         options = Options(given.decode, given.duplicates, given.seed)
-        config = parse(given.config.to_dict())
-        out = pathlib.Path(given.out) if given.out else default_out(config)
+        config = parse(as_mapping(given.config))
+        out = local_only(given.out, "what inspect writes") if given.out else None
+        out = out or default_out(config)
         if refusals := inspect(config, out, options):
             raise DataError(refusals[0])
 
@@ -81,18 +84,30 @@ def inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) -> 
     """Looks, prints, writes; returns why a run would not start, nothing if it would.
 
     Raises:
-      ConfigError: no study, a domain that does not exist, an option that makes no sense.
+      ConfigError: no study, a domain that does not exist, an option that makes no sense, or a place
+        that cannot be written, or is being written by another inspection.
       DataError: nothing to be opened.
     """
+    from clipjax.errors import ConfigError
+    from clipjax.io import check_reachable
+    from clipjax.runtime.claim import claimed
+
+    check_decode(options.decode)
+    check_reachable(out)
+    if (out / PAGE).is_dir():
+        raise ConfigError(f"{out / PAGE} is a folder; remove it, or choose another --out.")
+    with claimed(out):
+        return _inspect(study, out, options)
+
+
+def _inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) -> list[str]:
     from clipjax.evaluate.report import tables as chapters
     from clipjax.inspect.verdict import opened
 
-    check_decode(options.decode)
     began = time.perf_counter()
     subject = opened(study)
     found, refusals = survey(subject, options)
     refusals = [*dict.fromkeys(subject.refusals + refusals)]
-    out.mkdir(parents=True, exist_ok=True)
     found += [cache(study.features), sheets(subject, options.seed, out)]
     for text in filter(None, map(chapters.as_text, found)):
         say(text)
@@ -241,7 +256,7 @@ def write_page(
         "".join(sections.paragraph(chapters.writable(line), "lead") for line in verdict),
         [chapters.as_section(chapter) for chapter in found],
     )
-    write_atomically(out / "inspect.html", html)
+    write_atomically(out / PAGE, html)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from clipjax.runtime.cli import explained, refuse_bad_config, say
+from clipjax.runtime.cli import explained, say
+from experiments.configfile import as_mapping, define_config, refuse_bad_config
 
 if __name__ == "__main__":
     refuse_bad_config()  # before the flags are defined
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/dann.py", "Experiment: a file of configs/, `:key=value,flag` after it."
+_CONFIG = define_config(
+    "configs/dann.py", "Experiment: a file of configs/, `:key=value,flag` after it."
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "Several processes: host:port of process 0; see docs/parallel.md."
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
     )
 
     with explained():
-        config = parse(_CONFIG.value.to_dict())
+        config = parse(as_mapping(_CONFIG.value))
         keep_memory(one_arena=trains_on_pixels(config))
         processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
         run(config, _WORKDIR.value or default_workdir(config), say)

@@ -11,19 +11,21 @@ goes on where it was, row by row.
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from clipjax.errors import ConfigError
-from clipjax.io import as_path
+from clipjax.io import as_path, check_reachable
 from clipjax.runtime.cli import explained, say
 
 if TYPE_CHECKING:
     from clipjax.study import Study
 
 DOMAINNET = ("domainnet", "tfds:domainnet")
+PAGES = ("suite.md", "suite.html")
 REPORT = ("real", "clipart")  # source and target there, where the flags name none
 
 
@@ -113,7 +115,22 @@ def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool)
     """Runs every table in `workdir/tableN`, then writes `suite.md` and `suite.html`.
 
     On `domainnet` the report's figures are printed beside ours.
+
+    Raises:
+      ConfigError: another suite is at work in the workdir, or nothing can be written there.
     """
+    from clipjax.runtime.claim import claimed
+    from clipjax.train.distributed import processes
+
+    with contextlib.ExitStack() as held:
+        processes.from_first(lambda: held.enter_context(claimed(workdir)))
+        for page in PAGES:
+            if (workdir / page).is_dir():
+                raise ConfigError(f"{workdir / page} is a folder; choose another --workdir.")
+        _run_tables(workdir, studies, domainnet)
+
+
+def _run_tables(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool) -> None:
     from clipjax.evaluate import results as report
     from clipjax.evaluate.report import page
     from clipjax.io import write_atomically
@@ -139,9 +156,10 @@ def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool)
         entries.append((f"Table {number}", results, rows or None, href))
     if not processes.is_first():
         return
-    write_atomically(workdir / "suite.md", "\n".join(page for page in pages if page))
-    write_atomically(workdir / "suite.html", page.suite_page(entries))
-    say(f"all tables: {workdir / 'suite.md'}, {workdir / 'suite.html'}")
+    text, html = (workdir / name for name in PAGES)
+    write_atomically(text, "\n".join(page for page in pages if page))
+    write_atomically(html, page.suite_page(entries))
+    say(f"all tables: {text}, {html}")
 
 
 def main(argv: list[str]) -> None:
@@ -165,7 +183,9 @@ def main(argv: list[str]) -> None:
         )
         keep_memory(one_arena=any(map(trains_on_pixels, studies.values())))
         processes.start()  # those of a cluster, or of the environment's variables
-        run_suite(as_path(given.workdir), studies, given.data in DOMAINNET)
+        workdir = as_path(given.workdir)
+        check_reachable(workdir)
+        run_suite(workdir, studies, given.data in DOMAINNET)
 
 
 if __name__ == "__main__":

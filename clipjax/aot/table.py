@@ -12,7 +12,7 @@ from clipjax.aot.ask import Answer, Question, ask
 from clipjax.aot.compiled import Compiled
 from clipjax.aot.topology import compiler_version
 from clipjax.errors import ConfigError
-from clipjax.io import write_atomically, write_json
+from clipjax.io import check_writable, write_atomically, write_json
 from clipjax.study.config import Study
 from clipjax.study.workdir import config_text
 
@@ -66,9 +66,11 @@ def write_table(
       say: prints a line.
 
     Raises:
-      ConfigError: the page is missing or has no markers.
+      ConfigError: the page is missing or has no markers, or a place cannot be written.
     """
     fill(page, "")  # refuses a wrong page before hours of work
+    check_writable(page.parent)
+    check_writable(rows)
     rows.mkdir(parents=True, exist_ok=True)
     files = {question: rows / f"{key(study, question)}.json" for question in questions}
     for question, file in files.items():

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.errors import DataError
 from clipjax.evaluate import sweeps
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.io import write_atomically
@@ -212,6 +213,17 @@ def write(workdir: pathlib.Path, results: dict) -> None:
 
 
 def read(workdir: pathlib.Path) -> dict | None:
-    """The results of a finished run, or None."""
+    """The results of a finished run, or None.
+
+    Raises:
+      DataError: the file is damaged.
+    """
     path = workdir / "results.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged ({error}); remove it, and the same command writes it again."
+        ) from error

@@ -177,6 +177,11 @@ class Pretraining:
         return read(Training, {"seeds": self.seeds}) and ""
 
 
+def kind_of(mapping: Mapping[str, Any]) -> type[Study] | type[Pretraining]:
+    """What a mapping is read as, by its experiment."""
+    return Pretraining if mapping.get("experiment") == PRETRAIN else Study
+
+
 def parse(mapping: Mapping[str, Any]) -> Study | Pretraining:
     """A config from a plain nested mapping (`ConfigDict.to_dict()`, a run's config.json).
 
@@ -189,7 +194,7 @@ def parse(mapping: Mapping[str, Any]) -> Study | Pretraining:
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"the config is {short(mapping)}; give a mapping of its fields.")
     given = plain(mapping)
-    kind = Pretraining if given.get("experiment") == PRETRAIN else Study
+    kind = kind_of(given)
     check_names(kind, given)
     made = read(kind, given)
     if not made.experiment:

@@ -104,7 +104,7 @@ def image_encoder(plan: Plan) -> Callable[[np.ndarray], jax.Array]:
 def encode(plan: Plan, say) -> Encoded:
     """Encodes what the run needs, or reads it from the feature cache."""
     study, features = plan.study, plan.study.features
-    texts, encode_image = encode_texts(plan), image_encoder(plan)
+    texts, encode_image, say = encode_texts(plan), image_encoder(plan), once(say)
     cache = features.cache_dir or default_cache_dir() / "features"
     # The config too: an activation or a number of heads changes features, and no weight.
     key = (
@@ -141,6 +141,22 @@ def encode(plan: Plan, say) -> Encoded:
         labels = parts[study.data.source, "train"].labels
         chosen = training_rows(study.data, labels, plan.dataset.classes)
     return texts._replace(parts=parts, rows=rows, chosen=chosen)
+
+
+def once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say` that passes over lines which it has said but for what follows a bracket.
+
+    A cache that cannot be written is one trouble, and each part of the data finds it anew.
+    """
+    said: set[str] = set()
+
+    def say_new(line: str) -> None:
+        told = line.partition(" (")[0]
+        if told not in said:
+            said.add(told)
+            say(line)
+
+    return say_new
 
 
 def encode_shared(

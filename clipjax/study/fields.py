@@ -16,6 +16,7 @@ from typing import Any
 
 from clipjax.errors import ConfigError
 
+_ALIKE = 0.8  # of difflib's ratio: surely misspelt
 _LONGEST = 80  # characters of a value that an error repeats
 
 
@@ -74,17 +75,33 @@ def plain(value: Any) -> Any:
     return tuple(map(plain, value)) if isinstance(value, (tuple, list)) else value
 
 
-def meant(unknown: str, known: Iterable[str]) -> str:
-    """ " Did you mean ...?" with the nearest known name, or one of the same last word; or "".
+def nearest(name: str, names: Sequence[str]) -> str:
+    """The field that was probably meant: spelt alike, of the same last word, its initials; or "".
 
-    >>> meant("lr", ["optim.lr"]), meant("optim.lrr", ["optim.lr"]), meant("x", [])
-    (' Did you mean optim.lr?', ' Did you mean optim.lr?', '')
+    >>> names = ["model", "data.source", "optim.lr", "optim.weight_decay"]
+    >>> [nearest(n, names) for n in ("lr", "optim.learning_rate", "optm", "data.sorce", "x")]
+    ['optim.lr', 'optim.lr', 'optim', 'data.source', '']
     """
-    known = list(known)
-    last = unknown.rpartition(".")[2]
-    ends = [name for name in known if name.rpartition(".")[2] == last]
-    near = ends or difflib.get_close_matches(unknown, known, 1)
-    return f" Did you mean {near[0]}?" if near else ""
+    blocks = [n[:at] for n in names for at, letter in enumerate(n) if letter == "."]
+    known = list(dict.fromkeys([*names, *blocks]))
+    block, _, last = name.rpartition(".")
+    ends = {n: n.rpartition(".")[2] for n in known}
+    siblings = {end: n for n, end in ends.items() if n.rpartition(".")[0] == block}
+    if found := difflib.get_close_matches(last, siblings, 1, _ALIKE):
+        return siblings[found[0]]
+    initials = "".join(word[:1] for word in last.split("_")) if "_" in last else last
+    for wanted in (last, initials):
+        if found := [n for n, end in ends.items() if end == wanted]:
+            return min(found, key=lambda n: n.rpartition(".")[0] != block)
+    if found := difflib.get_close_matches(last, siblings, 1):
+        return siblings[found[0]]
+    return next(iter(difflib.get_close_matches(name, known, 1)), "")
+
+
+def meant(unknown: str, names: Iterable[str]) -> str:
+    """ " Did you mean ...?" with the nearest of some names; "" if none is near."""
+    near = nearest(unknown, list(names))
+    return f" Did you mean {near}?" if near else ""
 
 
 @functools.cache
@@ -111,8 +128,10 @@ def names(cls: type, prefix: str = "") -> list[str]:
     return found
 
 
-def check_names(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
-    """Refuses fields that there are not, at any depth.
+def check_names(
+    cls: type, given: Mapping[str, Any], prefix: str = "", where: str = "the config"
+) -> None:
+    """Refuses fields that there are not, at any depth; `where` is what has them, for the error.
 
     Raises:
       ConfigError: these fields, those there are, and which was probably meant.
@@ -120,7 +139,7 @@ def check_names(cls: type, given: Mapping[str, Any], prefix: str = "") -> None:
     if unknown := list(_unknown(cls, given, prefix)):
         known = names(cls, prefix)
         raise ConfigError(
-            f"the config has no field {', '.join(unknown)}; its fields: {', '.join(known)}."
+            f"{where} has no field {', '.join(unknown)}; its fields: {', '.join(known)}."
             f"{meant(unknown[0], known)}"
         )
 

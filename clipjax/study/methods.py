@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -28,6 +29,11 @@ _RATE = ("schedule", "lr", "warmup", "step_every", "gamma")
 _LAMBDA = ("schedule", "lam_max", "gamma", "start")
 # Options that are plain factors in the step: of the optimizer, and of the loss.
 OPTIM_FACTORS, LOSS_FACTORS = ("weight_decay",), ("label_smoothing",)
+
+
+# What the config says of heads: not what the data say, nor flax.
+_NOT_GIVEN = ("num_classes", "parent", "name")
+HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
 
 
 class Method(NamedTuple):
@@ -99,6 +105,11 @@ def _build(config: MethodConfig, where: str, num_classes: int, parallel: str) ->
             f"{', '.join(losses)}.{meant(config.loss, losses)}"
         )
     file = losses[config.loss]
+    if unknown := [name for name in config.heads if name not in HEADS]:
+        raise ConfigError(
+            f"{where}.heads has no {', '.join(unknown)}; it has {', '.join(HEADS)}."
+            f"{meant(unknown[0], HEADS)}"
+        )
     try:
         heads = Heads(num_classes=num_classes, **config.heads)
     except (TypeError, ValueError) as error:

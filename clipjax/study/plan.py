@@ -31,6 +31,7 @@ from clipjax.study.config import Study
 from clipjax.study.mesh import device_memory, training_mesh
 from clipjax.study.methods import Method, build_methods, check_groups
 from clipjax.study.parts import OWN_DATA, Data, Devices, Encoder, PhaseConfig
+from clipjax.study.recorded import Recorded
 from clipjax.train.optim import is_frozen, layer_groups
 
 FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
@@ -41,7 +42,7 @@ class Plan(NamedTuple):
     """A study with its data, model and methods opened."""
 
     study: Study
-    dataset: Dataset
+    dataset: Dataset | Recorded
     class_names: tuple[str, ...]  # as prompts say them
     model: pathlib.Path  # directory
     module: CLIP
@@ -56,19 +57,23 @@ class Plan(NamedTuple):
         return self.module.config
 
 
-def prepare(study: Study, *, training: bool = True) -> Plan:
+def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = None) -> Plan:
     """Opens everything the study names; whatever can be known to be wrong is said here.
 
     Args:
       study: from `clipjax.study.config.parse` or `checked`.
       training: whether this machine is to train it, and must have the devices and the memory. A
         finished run is read anywhere.
+      recorded: what a finished run has kept of its data, which are then not opened.
     """
     encoder = study.encoder
-    dataset, notes = matched_data(study)
+    dataset, notes = (recorded, []) if recorded else matched_data(study)
     methods = build_methods(study, len(dataset.classes))
-    check_parts(study, dataset)
-    names = prompt_names(encoder.class_names, dataset.classes)
+    if recorded:
+        names = recorded.class_names
+    else:
+        check_parts(study, dataset)
+        names = prompt_names(encoder.class_names, dataset.classes)
     fill_prompts(names[0], encoder.prompts)
     directory = find_model(encoder.model, encoder.revision or None)
     preprocess = load_preprocess(directory)

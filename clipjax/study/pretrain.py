@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
@@ -29,6 +30,7 @@ from clipjax.model.hf.params import abstract_params
 from clipjax.model.hf.weights import read_json
 from clipjax.model.text import load_tokenizer, zero_shot_classifier
 from clipjax.study.config import Arch, Painting, Pretraining
+from clipjax.study.fields import meant
 from clipjax.study.mesh import training_mesh, wanted_trace
 from clipjax.study.workdir import run_name
 from clipjax.train.checkpoint import Checkpointer
@@ -54,6 +56,13 @@ def clip_config(arch: Arch, tokenizer_dir: pathlib.Path) -> CLIPConfig:
     """The architecture of the config, its vocabulary from the tokenizer's files."""
     vocab = read_json(tokenizer_dir / "vocab.json")
     eos = vocab["<|endoftext|>"]
+    for tower, kind in (("vision", VisionConfig), ("text", TextConfig)):
+        known = [each.name for each in dataclasses.fields(kind)]
+        if unknown := [name for name in getattr(arch, tower) if name not in known]:
+            raise ConfigError(
+                f"arch.{tower} has no field {', '.join(unknown)}; its fields: {', '.join(known)}."
+                f"{meant(unknown[0], known)}"
+            )
     words = {
         "vocab_size": len(vocab),
         "bos_token_id": vocab["<|startoftext|>"],

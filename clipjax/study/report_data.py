@@ -16,6 +16,8 @@ from clipjax.io import write_atomically
 from clipjax.log import read_log
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Outcome
+from clipjax.study.recorded import RECORD
+from clipjax.study.trainer import programs
 from clipjax.study.workdir import config_text
 
 WORST, EXAMPLES = 5, 4
@@ -31,7 +33,8 @@ def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
       outcomes: by method, "zero_shot" first.
 
     Returns:
-      {"classes", "source", "target", "seed", "tsne" (`tsne_maps` and "labels" of the rows shown),
+      {"classes", "class_names" (as prompts say them), "programs" (the methods that trained as one
+      each), "source", "target", "seed", "tsne" (`tsne_maps` and "labels" of the rows shown),
       "per_class" {"n", "accuracy" {method: per target class, mean over seeds}}, "worst" {method:
       `worst_classes` of the first seed}, "images" {target row: data URI}}.
     """
@@ -49,6 +52,8 @@ def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
     rows = sorted({e["row"] for found in worst.values() for c in found for e in c["examples"]})
     return {
         "classes": list(encoded.plan.dataset.classes),
+        "class_names": list(encoded.plan.class_names),
+        "programs": [list(names) for names in programs(encoded.plan)],
         "source": data.source,
         "target": data.target,
         "seed": seed,
@@ -107,7 +112,7 @@ def training_curves(records: list[dict], method_of: Mapping[str, str]) -> list[d
 def write(encoded: Encoded, outcomes, results: dict, workdir: pathlib.Path) -> None:
     """Writes evidence.json and report.html of a study that has its results."""
     study, found = encoded.study, gather(encoded, outcomes)
-    write_atomically(workdir / "evidence.json", json.dumps(found) + "\n")
+    write_atomically(workdir / RECORD, json.dumps(found) + "\n")
     # Of a sweep the best settings alone are shown.
     shown = {phase: name for phase, name in study.method_of.items() if name in outcomes}
     metrics = training_curves(read_log(workdir / "metrics.jsonl"), shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -18,15 +19,18 @@ from clipjax.evaluate import results as report
 from clipjax.evaluate.sweeps import candidate, sweep_table
 from clipjax.io import as_path, write_json
 from clipjax.log import MetricsLog, read_log
+from clipjax.runtime.claim import claimed
 from clipjax.study import report_data as evidence
 from clipjax.study.config import Pretraining, Study, checked
 from clipjax.study.encode import Encoded, encode, encode_texts
 from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
 from clipjax.study.plan import Plan, prepare, warn_of_idle_domain_loss
+from clipjax.study.recorded import read_record
 from clipjax.study.restore import restored
 from clipjax.study.trainer import trainers
 from clipjax.study.workdir import (
     check_checkpoints,
+    check_files,
     check_workdir,
     claim_workdir,
     config_text,
@@ -72,7 +76,8 @@ class Results:
         """
         if self._params is not None:
             return self._params
-        encoded, found = encode_texts(prepare(self.study, training=False)), {}
+        plan = prepare(self.study, training=False, recorded=read_record(self.workdir))
+        encoded, found = encode_texts(plan), {}
         for trainer in trainers(encoded, self.workdir):
             found |= {name: trained.params for name, trained in restored(trainer).items()}
         return found
@@ -118,12 +123,31 @@ def _run_in(
     say = say if processes.is_first() else silent
     processes.agree("config", config_text(config), differences)
     processes.from_first(lambda: check_workdir(workdir, config))
-    if results := processes.from_first(lambda: report.read(workdir)):
-        say(report.table(results))
-        say(
-            f"this run is finished: {workdir / 'results.json'}; use another --workdir to repeat it."
-        )
-        return Results(config, results, read_log(workdir / "metrics.jsonl"), workdir)
+    if found := _finished(config, workdir, say):
+        return found
+    with contextlib.ExitStack() as held:
+        processes.from_first(lambda: held.enter_context(claimed(workdir)))
+        # As another run may have left it.
+        processes.from_first(lambda: (check_workdir(workdir, config), check_files(workdir)))
+        return _finished(config, workdir, say) or _run_claimed(config, workdir, say)
+
+
+def _finished(
+    config: Study | Pretraining, workdir: pathlib.Path, say: Callable[[str], None]
+) -> Results | None:
+    """What a run that has its results found; they are said."""
+    results = processes.from_first(lambda: report.read(workdir))
+    if not results:
+        return None
+    say(report.table(results))
+    say(f"this run is finished: {workdir / 'results.json'}; use another --workdir to repeat it.")
+    return Results(config, results, read_log(workdir / "metrics.jsonl"), workdir)
+
+
+def _run_claimed(
+    config: Study | Pretraining, workdir: pathlib.Path, say: Callable[[str], None]
+) -> Results | None:
+    """Checks everything, then makes the workdir this config's and works in it."""
     check_checkpoints(workdir / "checkpoints", name_of(config))
     if isinstance(config, Pretraining):
         from clipjax.study import pretrain

@@ -19,7 +19,8 @@ from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Validation
 from clipjax.study.mesh import training_mesh, wanted_trace
 from clipjax.study.methods import group_runs
-from clipjax.study.plan import cached_phases, planned_sizes
+from clipjax.study.plan import Plan, cached_phases, planned_sizes
+from clipjax.study.recorded import Recorded
 from clipjax.study.restore import Trained, histories, selected, split_by_method
 from clipjax.study.run_group import RunGroup
 from clipjax.train.arrays import fit_arrays
@@ -31,11 +32,20 @@ from clipjax.train.stream import fit_stream
 
 def trainers(encoded: Encoded, workdir) -> list[Trainer]:
     """The study's methods, those together that can train as one program."""
-    plan = encoded.plan
+    return [Trainer(names, encoded, workdir) for names in programs(encoded.plan)]
+
+
+def programs(plan: Plan) -> list[tuple[str, ...]]:
+    """Which methods train together: as one program where they can; of a finished run as recorded.
+
+    Every method is in one of them.
+    """
+    if isinstance(plan.dataset, Recorded):
+        return plan.dataset.programs
     joins = lambda method: all(cached_phases(plan, method))  # noqa: E731
     # Planned sizes: checkpoints of a program are found again without reading an image.
     size = lambda method: planned_sizes(method.data, plan.dataset)  # noqa: E731
-    return [Trainer(names, encoded, workdir) for names in group_runs(plan.methods, joins, size)]
+    return group_runs(plan.methods, joins, size)
 
 
 class Trainer(RunGroup):

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pathlib
 
 from clipjax.errors import ConfigError
-from clipjax.io import check_reachable, local_only, write_atomically
+from clipjax.io import check_reachable, is_remote, local_only, write_atomically
 from clipjax.study.config import Pretraining, Study
 from clipjax.study.fields import flat
 from clipjax.train.distributed import processes
 
 # How a run is computed, not what: another run of the same workdir may have other values.
 _HOW = ("parallel", "mesh", "profile")
+_FILES = ("config.json", "images.json", "metrics.jsonl", "evidence.json", "report.html")
+_FILES += ("results.json", "results.md")
+_FOLDERS = ("checkpoints", "events", "export", "profile")
 
 
 def config_text(config: Study | Pretraining) -> str:
@@ -73,12 +77,54 @@ def check_workdir(workdir: pathlib.Path, config: Study | Pretraining) -> None:
         local_only(workdir, "TensorBoard's events")
     if isinstance(config, Pretraining):
         local_only(workdir, "a pretraining run")
+    _check_ways(workdir)
     record = workdir / "config.json"
-    now = config_text(config)
-    if record.exists() and (shown := differences(record.read_text(), now, _HOW)):
+    if not record.exists():
+        return
+    try:
+        before = record.read_text()
+        damage = "" if isinstance(json.loads(before), dict) else "it holds no fields"
+    except ValueError as error:
+        damage = str(error)
+    if damage:
+        raise ConfigError(
+            f"{record} is damaged ({damage}); choose another --workdir, or remove that file and "
+            "the checkpoints beside it."
+        )
+    if shown := differences(before, config_text(config), _HOW):
         raise ConfigError(
             f"{workdir} holds a run of another config ({shown}); choose another --workdir."
         )
+
+
+def _check_ways(workdir: pathlib.Path) -> None:
+    """Refuses a workdir where a folder has the name of one of a run's files, or the other way."""
+    if is_remote(workdir):  # objects do not stand in each other's way
+        return
+    for name in _FILES:
+        if (workdir / name).is_dir():
+            raise ConfigError(
+                f"{workdir / name} is a folder, and a run writes a file there; choose another "
+                "--workdir."
+            )
+    for name in _FOLDERS:
+        if (workdir / name).exists() and not (workdir / name).is_dir():
+            raise ConfigError(
+                f"{workdir / name} is a file, and a run makes a folder there; choose another "
+                "--workdir."
+            )
+
+
+def check_files(workdir: pathlib.Path) -> None:
+    """Refuses a workdir with files that cannot be written.
+
+    Raises:
+      ConfigError: the file.
+    """
+    there = () if is_remote(workdir) else (workdir / name for name in (*_FILES, *_FOLDERS))
+    for path in there:
+        if path.exists() and not os.access(path, os.W_OK):
+            raise ConfigError(f"{path} cannot be written (no permission); allow it.")
 
 
 def differences(one: str, other: str, aside: tuple[str, ...] = ()) -> str:
