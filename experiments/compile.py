@@ -12,7 +12,7 @@ import pathlib
 from absl import app, flags
 
 from clipjax.errors import ConfigError
-from clipjax.runtime.cli import explained, say
+from clipjax.runtime.cli import say, user_errors
 from experiments.configfile import as_mapping, define_config, refuse_bad_config
 
 if __name__ == "__main__":
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     """Compiles what the flags name and prints what the compiler says."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    with explained():
+    with user_errors():
         from clipjax.study import Study, parse
 
         study = parse(as_mapping(_CONFIG.value))

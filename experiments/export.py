@@ -15,7 +15,7 @@ from absl import app, flags
 
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.io import as_path, check_reachable, local_only
-from clipjax.runtime.cli import explained
+from clipjax.runtime.cli import user_errors
 
 if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
     from clipjax.study import Study
@@ -195,7 +195,7 @@ def main(argv: list[str]) -> None:
     """Exports what the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    with explained():
+    with user_errors():
         given = flags.FLAGS
         out = local_only(given.out, "the exported model")
         export(as_path(given.workdir), out, given.method, given.seed)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from absl import app, flags
 
-from clipjax.runtime.cli import explained
+from clipjax.runtime.cli import user_errors
 from experiments.configfile import as_mapping, define_config, refuse_bad_config
 
 if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
 
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    with explained():
+    with user_errors():
         given = flags.FLAGS
         options = Options(given.decode, given.duplicates, given.seed)
         config = parse(as_mapping(given.config))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import app, flags
 
-from clipjax.runtime.cli import explained, say
+from clipjax.runtime.cli import say, user_errors
 from experiments.configfile import as_mapping, define_config, refuse_bad_config
 
 if __name__ == "__main__":
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> None:
         processes,  # jax is imported only once the flags are known to be right
     )
 
-    with explained():
+    with user_errors():
         config = parse(as_mapping(_CONFIG.value))
         keep_memory(one_arena=trains_on_pixels(config))
         processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)

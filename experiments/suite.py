@@ -19,7 +19,7 @@ from absl import app, flags
 
 from clipjax.errors import ConfigError
 from clipjax.io import as_path, check_reachable
-from clipjax.runtime.cli import explained, say
+from clipjax.runtime.cli import say, user_errors
 
 if TYPE_CHECKING:
     from clipjax.study import Study
@@ -166,7 +166,7 @@ def main(argv: list[str]) -> None:
     """Runs the tables that the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    with explained():
+    with user_errors():
         from clipjax.runtime.malloc import keep_memory
         from clipjax.study.methods import trains_on_pixels
         from clipjax.train.distributed import processes

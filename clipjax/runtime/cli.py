@@ -27,7 +27,7 @@ def _is_ours_to_say(record) -> bool:
 
 
 @contextlib.contextmanager
-def explained() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Turns our errors into a line and exit code 1, Ctrl-C into a line and 130, SIGTERM: 75.
 
     With several processes every other error ends the process at once, too: an orderly end would

@@ -15,8 +15,16 @@ from typing import Any
 from clipjax.errors import ConfigError
 from clipjax.study.entries import read_method
 from clipjax.study.fields import block, check_names, field, flat, plain, read, short
-from clipjax.study.parts import Data, DataPlace, Devices, Encoder, Features, MethodConfig, Training
-from clipjax.study.parts import Optim as Optim
+from clipjax.study.parts import (
+    Data,
+    DataPlace,
+    Devices,
+    Encoder,
+    Features,
+    MethodConfig,
+    Training,
+    check_seeds,
+)
 from clipjax.study.setting_names import Setting
 from clipjax.study.sweep import expand
 
@@ -151,7 +159,7 @@ class Pretraining:
     revision: str = field("", "unused")
     init: str = field("", "a model of this architecture to go on from; empty: random weights")
     tokenizer: str = field("tiny", "directory with vocab.json and merges.txt")
-    seeds: tuple[int, ...] = field((0,), "one run")
+    seeds: tuple[int, ...] = field((0,), "the first is taken", check=check_seeds)
     data: PairData = block(PairData)
     arch: Arch = block(Arch)
     augment: Painting = block(Painting)
@@ -171,10 +179,6 @@ class Pretraining:
     evaluate_every: int = field(
         250, "steps; zero-shot accuracy on the embedded validation split; 0: never", low=0
     )
-
-    def problem(self) -> str:
-        """What is wrong with the fields together."""
-        return read(Training, {"seeds": self.seeds}) and ""
 
 
 def kind_of(mapping: Mapping[str, Any]) -> type[Study] | type[Pretraining]:

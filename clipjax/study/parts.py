@@ -44,7 +44,8 @@ def _factors(value: tuple) -> str:
     return ""
 
 
-def _seeds(value: tuple[int, ...]) -> str:
+def check_seeds(value: tuple[int, ...]) -> str:
+    """What is wrong with seeds, as the end of a sentence; "" if nothing."""
     fit = value and all(0 <= seed < _SEEDS for seed in value) and len(set(value)) == len(value)
     return "" if fit else f"give one or more different whole numbers from 0 to {_SEEDS - 1}"
 
@@ -228,7 +229,7 @@ class Augment:
 class Training:
     """How methods train, where they say nothing of their own."""
 
-    seeds: tuple[int, ...] = field((0, 1, 2), "a run each", check=_seeds)
+    seeds: tuple[int, ...] = field((0, 1, 2), "a run each", check=check_seeds)
     epochs: int = field(40, "few images; the report's 10 epochs are of 120,000", low=1)
     batch_size: int = field(64, "images a domain and step", low=1)
     accumulate: int = field(1, "microbatches a batch: less memory where the encoder trains", low=1)

@@ -110,7 +110,7 @@ import resource, warnings
 from PIL import Image
 Image.init()
 import simplejpeg
-from clipjax.data.preprocess import Preprocess
+from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import DataError
 from tests.data.image_files import bombs
 warnings.simplefilter("ignore")

@@ -209,7 +209,7 @@ def test_tensorflow_and_image_decoders_are_not_imported(data_dir, tmp_path):
     """In a fresh process, whose labels are not cached."""
     code = f"""
 import sys
-from clipjax.data.tfds import TfdsDataset
+from clipjax.data.readers.tfds import TfdsDataset
 source = TfdsDataset("domainnet", {str(data_dir)!r}).source("real", "train")
 assert len(source.labels) and source[0].image[:2] == b"\\xff\\xd8"
 assert not {{"tensorflow", "cv2", "PIL.JpegImagePlugin"}} & set(sys.modules)

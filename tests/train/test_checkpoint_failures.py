@@ -20,8 +20,8 @@ import jax.numpy as jnp, optax
 from clipjax.adapt.step import init_state, make_step
 from clipjax.log import MetricsLog
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.loop import fit_stream
-from experiments.cli import explained
+from clipjax.train.stream import fit_stream
+from clipjax.runtime.cli import user_errors
 
 folder = pathlib.Path(sys.argv[1])
 
@@ -37,7 +37,7 @@ def batches(first):
         if number in (6, 7):
             print(sorted(p.name for p in (folder / "ckpt").iterdir() if p.name.isdigit()))
 
-with explained(), Checkpointer(folder / "ckpt") as checkpointer:
+with user_errors(), Checkpointer(folder / "ckpt") as checkpointer:
     optimizer = optax.sgd(0.1)
     noise = jnp.sin(jnp.arange(100_000.0) ** 2)  # nothing that compresses
     state = fit_stream(

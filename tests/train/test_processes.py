@@ -29,19 +29,19 @@ import os, pathlib, sys, time
 import numpy as np, optax
 from clipjax.adapt.dann import make_loss
 from clipjax.adapt.step import init_state, make_step
-from clipjax.data.order import process_rows
+from clipjax.data.loading.sampler import process_rows
 from clipjax.log import MetricsLog, NoLog
 from clipjax.model.heads import Heads, as_model
-from clipjax.train import processes
+from clipjax.train.distributed import processes
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.loop import fit_stream
+from clipjax.train.stream import fit_stream
 from clipjax.train.preemption import Notice
-from clipjax.train.sharding import DATA, fetch, make_mesh
-from experiments.cli import explained
+from clipjax.train.distributed.sharding import DATA, fetch, make_mesh
+from clipjax.runtime.cli import user_errors
 
 workdir, way, fsdp, blow = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 at, victim, number_of_signal = map(int, blow.split(","))
-with explained():
+with user_errors():
     processes.start(*([sys.argv[5], *map(int, sys.argv[6:8])] if len(sys.argv) > 5 else []))
     import jax, jax.numpy as jnp
 
@@ -220,11 +220,11 @@ def test_a_notice_to_one_stops_all_at_one_step_and_a_restart_goes_on(undisturbed
 DEED = """
 import os, sys, time
 from clipjax.errors import ConfigError
-from clipjax.train import processes
-from experiments.cli import explained
+from clipjax.train.distributed import processes
+from clipjax.runtime.cli import user_errors
 
 deed, index = sys.argv[1], int(sys.argv[4])
-with explained():
+with user_errors():
     processes.start(sys.argv[2], 2, index)
     processes.gather(0)
     if deed == "raises" and index == 1:

@@ -38,8 +38,8 @@ from clipjax.model.clip import CLIP, normalize
 from clipjax.model.heads import Heads, as_model, init_heads
 from clipjax.model.network import make_network, needed_clip
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.program import make_program
-from clipjax.train.sharding import DATA, batch_mesh, make_mesh, replicate
+from clipjax.train.distributed.program import make_program
+from clipjax.train.distributed.sharding import DATA, batch_mesh, make_mesh, replicate
 from tests.conftest import random_params, small_config
 
 rng = np.random.default_rng(0)
