@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import pathlib
 import re
 import runpy
@@ -52,7 +53,7 @@ def load_config(path: str) -> ConfigDict:
         there is one, or something else than a ConfigDict.
     """
     file, _, argument = path.partition(":")
-    if not pathlib.Path(file).is_file():
+    if not os.path.isfile(file):
         raise ConfigError(
             f"there is no config file {file}; configs/ holds those that come with clipjax."
         )
@@ -88,17 +89,18 @@ def _arguments(get_config: Any, file: str, argument: str) -> tuple[str, ...]:
             f"get_config of {file} takes no argument, and {argument!r} follows the file's name; "
             "leave it out, or let get_config take it."
         )
-    wanted = [p for p in takes if p.kind in kinds and p.default is inspect.Parameter.empty]
-    return (argument,) if argument or wanted else ()
+    needed = [p for p in takes if p.kind in kinds and p.default is inspect.Parameter.empty]
+    return (argument,) if argument or needed else ()
 
 
 def _sentence(error: Exception, file: str) -> str:
     """What is wrong, and in which line."""
     line, text = _line(error, file), " ".join(str(error).split()) or "no reason given"
     if isinstance(error, SyntaxError):
-        where = pathlib.Path(error.filename).name if error.filename else file
-        where = file if where == pathlib.Path(file).name else where
-        return f"{where}, line {error.lineno}: {error.msg}; correct the file."
+        where = file if error.filename in (None, file) else error.filename  # a file it imports
+        return (
+            f"{where}{f', line {error.lineno}' if error.lineno else ''}: {error.msg}; correct it."
+        )
     if isinstance(error, ValueError) and not line:  # a word after the colon that is no choice
         return f"{file}: {text}"
     at = f"{file}, line {line}" if line else file

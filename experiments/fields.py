@@ -202,7 +202,7 @@ def wanted(kind: str, value: Any) -> str:
         "bool": "True or False",
         "int": "a whole number",
         "float": "a number",
-        "str": "a text",
+        "str": "a text" if value is None else f"a text, as in {_short(str(value))}",
         "tuple": f"a tuple, {example}",
     }
     return words[kind]
