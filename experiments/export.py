@@ -8,13 +8,18 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import app, flags
 
 from clipjax.errors import CheckpointError, ConfigError
-from clipjax.io import as_path, local_only, to_json
-from clipjax.runtime.cli import explained
+from clipjax.io import as_path, check_reachable, local_only, to_json
+from clipjax.runtime.cli import user_errors
+
+if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
+    from clipjax.study import Study
+    from clipjax.study.plan import Plan
 
 
 def define_flags() -> None:
@@ -81,56 +86,96 @@ def model_card(results: dict, config: dict, method: str, seed: str, size: int) -
 
 
 def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | None) -> None:
-    """Writes the model of a finished run.
+    """Writes the model of a finished run. Its data need not be there, its encoder must.
 
     Raises:
-      ConfigError: no finished run there, or `out` exists.
-      CheckpointError: the run's checkpoint is missing or damaged, or its model is no longer there
-        as it was.
+      ConfigError: no finished run there, or `out` exists, or cannot be written.
+      CheckpointError: the run's checkpoint or its encoder is missing or damaged, or the encoder is
+        no longer what it was.
     """
-    import jax
-
-    from clipjax.data.features.identity import tokenizer_files
     from clipjax.evaluate import results as report
-    from clipjax.export.adapted import Trained, save_adapted
-    from clipjax.model.hf.load import load_clip
-    from clipjax.model.network import as_linear
-    from clipjax.study.encode import encode_texts
-    from clipjax.study.model_record import check_recorded
-    from clipjax.study.plan import prepare
-    from clipjax.study.restore import restored
-    from clipjax.study.spelled import spelled
-    from clipjax.study.sweep import expand
-    from clipjax.study.trainer import trainers
-    from clipjax.train.checkpoint import warn
-    from configs import common
+    from clipjax.runtime.claim import claimed
 
+    check_reachable(workdir)
     results = report.read(workdir)
     if results is None:
         raise ConfigError(
             f"{workdir} holds no finished run of a study (no results.json); finish it first. (A "
             "pretraining run has its model in export/ already.)"
         )
+    check_reachable(out)
     if out.exists():
         raise ConfigError(f"{out} exists; choose another --out or remove it.")
-    raw = json.loads((workdir / "config.json").read_text())
-    if isinstance(raw.get("remat"), bool):  # before it was a name
-        raw["remat"] = "blocks" if raw["remat"] else "none"
-    config = common.study()  # fields that the run's version did not have keep their defaults
-    with config.unlocked():
-        config.update(raw)
-    config = spelled(config)
+    with claimed(out.parent, out.name + ".lock"):
+        _export(workdir, results, out, method, seed)
+
+
+def recorded_config(workdir: pathlib.Path) -> tuple[Study, dict]:
+    """The study of a run, and what its file says; fields that its version lacked have defaults.
+
+    Raises:
+      ConfigError: the file is missing or damaged.
+    """
+    from clipjax.study import parse
+
+    try:
+        raw = json.loads((workdir / "config.json").read_text())
+        if isinstance(raw, dict) and isinstance(raw.get("remat"), bool):  # before it was a name
+            raw["remat"] = "blocks" if raw["remat"] else "none"
+        return parse(raw), raw
+    except (OSError, ValueError, ConfigError) as error:
+        raise ConfigError(
+            f"{workdir / 'config.json'} cannot be read ({error}); an export needs the run's config."
+        ) from error
+
+
+def prepared(study: Study, workdir: pathlib.Path) -> Plan:
+    """What an export needs of a run: its encoder, and its classes as recorded.
+
+    Raises:
+      CheckpointError: the encoder is not where it was.
+      DataError: the run's version has recorded no classes, and the data are not where they were.
+    """
+    from clipjax.study.plan import prepare
+    from clipjax.study.recorded import read_record
+
+    try:
+        # Nor need this machine be like the run's.
+        return prepare(study, training=False, recorded=read_record(workdir))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"an export of {workdir} needs the encoder that the run began with, "
+            f"{study.encoder.model!r}, where it was (a run keeps what it trained alone): {error}"
+        ) from error
+
+
+def _export(
+    workdir: pathlib.Path, results: dict, out: pathlib.Path, method: str, seed: int | None
+) -> None:
+    import jax
+
+    from clipjax.data.features.identity import tokenizer_files
+    from clipjax.export.adapted import Trained, save_adapted
+    from clipjax.model.hf.load import load_clip
+    from clipjax.model.network import as_linear
+    from clipjax.study.encode import encode_texts
+    from clipjax.study.model_record import check_recorded
+    from clipjax.study.restore import restored
+    from clipjax.study.trainer import trainers
+    from clipjax.train.checkpoint import warn
+
+    study, raw = recorded_config(workdir)
     if best := list(results.get("sweep", {}).get("best", {}).values()):
         method = method or best[-1]
-    method, position = choose(results, list(expand(config).stages), method, seed)
-    plan = prepare(config, training=False)  # nor need this machine be like the run's
+    method, position = choose(results, [made.name for made in study.trained], method, seed)
+    plan = prepared(study, workdir)
     if told := check_recorded(workdir, plan.identity, plan.model):
         warn(f"note: {told}")
-    texts = encode_texts(config, plan)
-    (trainer,) = (t for t in trainers(config, plan, texts, workdir) if method in t.names)
+    texts = encode_texts(plan)
+    (trainer,) = (t for t in trainers(texts, workdir) if method in t.names)
     trained = restored(trainer)[method]
     one = jax.tree.map(lambda x: x[position], trained.params)
-    stored = load_clip(plan.model, image_size=config.image_size or None)[1]
+    stored = load_clip(plan.model, image_size=study.encoder.image_size or None)[1]
     # The parameters that were compared, each in the dtype it is stored in.
     own = jax.tree.map(lambda value, like: value.astype(like.dtype), plan.params, stored)
     clip = {**own, **one.pop("clip", {})}
@@ -160,7 +205,7 @@ def main(argv: list[str]) -> None:
     """Exports what the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    with explained():
+    with user_errors():
         given = flags.FLAGS
         out = local_only(given.out, "the exported model")
         export(as_path(given.workdir), out, given.method, given.seed)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from clipjax.study.model_record import (
 )
 from configs import dann
 from experiments import suite
-from tests.conftest import read_json
+from tests.conftest import parsed, read_json
 
 
 def rewrite(path, old, new):
@@ -119,6 +120,7 @@ def test_a_run_goes_on_with_its_model_alone(tmp_path):
 def test_a_finished_run_of_another_model_is_not_passed_off(model, tmp_path):
     config = dann.get_config("smoke")
     config.model = str(model)
+    config = parsed(config)
     directory, identity = open_identity(config)
     check_same_model(tmp_path, identity, directory)
     assert check_finished(tmp_path, config) == ""
@@ -130,12 +132,12 @@ def test_a_finished_run_of_another_model_is_not_passed_off(model, tmp_path):
 
 
 def test_a_suite_is_of_one_model(tmp_path, monkeypatch):
-    def run(config, place):
-        place.mkdir()
-        check_same_model(place, {"weights": config}, "m")
+    def run(study, place, say):
+        place.mkdir(parents=True)
+        check_same_model(place, {"weights": study}, "m")
+        return types.SimpleNamespace(results={})
 
-    monkeypatch.setattr("clipjax.study.run.run", run)
-    monkeypatch.setattr("clipjax.evaluate.results.read", lambda place: {})
+    monkeypatch.setattr("clipjax.study.run", run, raising=False)
     monkeypatch.setattr("clipjax.evaluate.results.markdown", lambda results: "")
     with pytest.raises(CheckpointError, match=r"table3 were made with different models"):
         suite.run_suite(tmp_path, {"2": "old", "3": "new"}, domainnet=False)

@@ -9,6 +9,7 @@ The figures of docs/reading-a-dann-run.md come from
 from __future__ import annotations
 
 import importlib.resources
+import json
 import pathlib
 import re
 
@@ -18,6 +19,7 @@ from clipjax.evaluate import results as report
 from clipjax.evaluate.report.charts import escape
 from clipjax.evaluate.report.figures import learning_charts
 from clipjax.log import read_log
+from clipjax.study import parse
 from clipjax.study.report_data import training_curves
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
@@ -45,7 +47,8 @@ def standalone(svg: str) -> str:
 
 def draw(workdir: pathlib.Path, out: pathlib.Path) -> None:
     """Writes the charts of SHOWN, a curve for each method."""
-    records = training_curves(read_log(workdir / "metrics.jsonl"))
+    study = parse(json.loads((workdir / "config.json").read_text()))
+    records = training_curves(read_log(workdir / "metrics.jsonl"), study.method_of)
     methods = list(dict.fromkeys(record["method"] for record in records))
     data = report.read(workdir)["data"]
     colours = {name: f"c{i}" for i, name in enumerate(methods)}

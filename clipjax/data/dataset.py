@@ -58,7 +58,8 @@ def check_root(root: str | os.PathLike, wanted: str) -> pathlib.Path:
     path = pathlib.Path(root).expanduser()
     if not path.is_dir():
         fault = "is a file" if path.exists() else "does not exist"
-        raise DataError(f"data.root {shown(path)!r} {fault}; give {wanted}.")
+        here = "" if path.is_absolute() else f" in {shown(path.cwd())}"
+        raise DataError(f"data.root {shown(path)!r} {fault}{here}; give {wanted}.")
     return path
 
 

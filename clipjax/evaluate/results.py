@@ -6,11 +6,12 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from clipjax.errors import DataError
 from clipjax.evaluate import sweeps
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.evaluate.report.tables import aligned
@@ -45,8 +46,7 @@ def row(
 
 
 def collect(
-    config,
-    dataset,
+    about: Mapping[str, Any],
     rows: list[dict],
     distances: dict[str, list[float]],
     rules: dict[str, dict],
@@ -55,19 +55,16 @@ def collect(
 ) -> dict[str, Any]:
     """The content of results.json (schema: ARCHITECTURE.md).
 
-    `targets` are the domains that methods adapt to, where it is not the config's.
+    `about` is what the run was: "experiment", "model", "data" {"name", "source", "target"},
+    "classes", "seeds", "selection". `targets` are the domains that methods adapt to, where it is
+    not the run's.
     """
     ends = targets or {}
-    source, target = config.data.source, config.data.target
+    source, target = about["data"]["source"], about["data"]["target"]
     test = {(r["method"], r["domain"]): r["accuracy_mean"] for r in rows if r["split"] == "test"}
     methods = list(dict.fromkeys(r["method"] for r in rows))
     return {
-        "experiment": config.experiment,
-        "model": config.model,
-        "data": {"name": dataset.name, "source": source, "target": target},
-        "classes": len(dataset.classes),
-        "seeds": list(config.seeds),
-        "selection": config.selection,
+        **about,
         "rows": rows,
         "domain_gap": {
             m: round(domain_gap(test[m, source], test[m, ends.get(m, target)]), 2) for m in methods
@@ -210,6 +207,17 @@ def write(workdir: pathlib.Path, results: dict) -> None:
 
 
 def read(workdir: pathlib.Path) -> dict | None:
-    """The results of a finished run, or None."""
+    """The results of a finished run, or None.
+
+    Raises:
+      DataError: the file is damaged.
+    """
     path = workdir / "results.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged ({error}); remove it, and the same command writes it again."
+        ) from error

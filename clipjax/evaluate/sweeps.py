@@ -38,7 +38,9 @@ def sweep_table(
     rows: Sequence[dict],
     scores: Mapping[str, dict[str, list]],
     targets: Mapping[str, str],
-    config,
+    *,
+    selection: str,
+    source: str,
 ) -> dict[str, Any]:
     """What results.json says of a sweep.
 
@@ -47,7 +49,8 @@ def sweep_table(
       rows: of results (`clipjax.evaluate.results.row`).
       scores: method -> `candidate`.
       targets: method -> its target domain.
-      config: of the run.
+      selection: the run's rule.
+      source: its labelled domain.
 
     Returns:
       {"rule": name, "rows": [{"method", "stage", "settings", "target_domain", "score" per seed,
@@ -55,7 +58,7 @@ def sweep_table(
       with its data settings: method}}. `rule` reads validation data only; test accuracy is shown
       and decides nothing.
     """
-    rule, found = ranking_rule(config.selection), []
+    rule, found = ranking_rule(selection), []
     test = {(r["method"], r["domain"]): r for r in rows if r["split"] == "test"}
     for method, (stage, own) in settings.items():
         score = scores[method].get(rule)
@@ -68,7 +71,7 @@ def sweep_table(
                 "target_domain": targets[method],
                 "score": score,
                 "score_mean": round(float(np.mean(score)), 6) if known else None,
-                "source": _accuracy(test[method, config.data.source]),
+                "source": _accuracy(test[method, source]),
                 "target": _accuracy(test[method, targets[method]]),
             }
         )

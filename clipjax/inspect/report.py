@@ -15,6 +15,7 @@ from clipjax.inspect import stats as census
 from clipjax.inspect.scan import Reading
 from clipjax.inspect.stats import Rows
 from clipjax.inspect.verdict import Verdict
+from clipjax.study.parts import Data
 
 Counts = Mapping[Part, np.ndarray]  # images of each class, int64 [K]
 PAIRS, MOST_PAIRS = 10, 1000  # of equal images, of each kind: on a terminal, on the page
@@ -63,9 +64,11 @@ def age(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
-def counts_chapter(dataset: Dataset, counts: Counts, closed: Mapping[Part, str], config) -> Chapter:
+def counts_chapter(
+    dataset: Dataset, counts: Counts, closed: Mapping[Part, str], data: Data
+) -> Chapter:
     """Images of each domain and split."""
-    marks = {config.data.source: " (source)", config.data.target: " (target)"}
+    marks = {data.source: " (source)", data.target: " (target)"}
     lines = []
     for domain in dataset.domains:
         found = [int(counts[domain, s].sum()) if (domain, s) in counts else None for s in SPLITS]

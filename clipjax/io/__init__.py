@@ -6,10 +6,13 @@ import json
 import math
 import os
 import pathlib
+import shutil
+import tempfile
 from typing import Any
 
 from clipjax.errors import ConfigError
 
+_PROBE = 4096  # bytes that a disk must have left
 SCHEMES = ("gs", "s3")  # of those that etils knows, the ones that orbax writes arrays to
 ASSETS = pathlib.Path(__file__).parent.parent / "assets"  # what ships with the package
 Path = Any  # pathlib.Path, or etils.epath.Path where a scheme stands in front
@@ -44,12 +47,19 @@ def as_path(path: str | os.PathLike) -> Path:
 
 
 def check_reachable(path: Path) -> None:
-    """Asks an object store for a path once, so that what is missing is said at the start.
+    """Asks for a path once, so that what is wrong with it is said at the start; it need not exist.
 
     Raises:
-      ConfigError: the package for it is not installed, or the store does not answer.
+      ConfigError: the system refuses it; or of an object store, the package for it is not
+        installed, or the store does not answer.
     """
     if not is_remote(path):
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # a file in the way matters to who writes
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be reached ({error.strerror}).") from error
         return
     try:
         path.exists()
@@ -59,6 +69,29 @@ def check_reachable(path: Path) -> None:
     except Exception as error:  # each store has its own: credentials, names, the network
         raise ConfigError(
             f"{path} cannot be reached ({type(error).__name__}: {error}); check bucket and access."
+        ) from error
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Writes into a folder of this machine, made where there is none, and removes it again.
+
+    Permissions do not tell: of root, of read-only disks, of files where folders are to be.
+
+    Raises:
+      ConfigError: that fails; it says why.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        # Where a file is in the way this fails as making the folder would.
+        probe = pathlib.Path(tempfile.mkdtemp(prefix=".clipjax-", dir=there))
+        try:
+            (probe / "probe").write_bytes(bytes(_PROBE))
+        finally:
+            shutil.rmtree(probe, ignore_errors=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written ({error.strerror}); choose another place."
         ) from error
 
 
@@ -146,9 +179,15 @@ def write_json(path: str | os.PathLike, data: Any) -> None:
 
 
 def default_cache_dir() -> pathlib.Path:
-    """$CLIPJAX_CACHE, or clipjax in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    """$CLIPJAX_CACHE, or clipjax in the user's cache folder ($XDG_CACHE_HOME or ~/.cache).
+
+    For a user without a home a place that nobody can write to: caches are gone without.
+    """
     if chosen := os.environ.get("CLIPJAX_CACHE"):
-        return pathlib.Path(chosen)
-    return (
-        pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "clipjax"
-    )
+        return pathlib.Path(os.path.expanduser(chosen))
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return pathlib.Path(chosen) / "clipjax"
+    try:
+        return pathlib.Path.home() / ".cache" / "clipjax"
+    except RuntimeError:
+        return pathlib.Path(os.devnull) / "clipjax"

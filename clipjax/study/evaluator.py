@@ -20,7 +20,7 @@ from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement
 from clipjax.io.finite import is_finite
 from clipjax.model.network import Network
 from clipjax.study.encode import Encoded, Part, in_float32
-from clipjax.study.methods import Phase
+from clipjax.study.parts import Data, PhaseConfig
 from clipjax.study.plan import FEWEST_FOR_DISTANCE
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import (
@@ -38,12 +38,13 @@ PROBE = 256  # images a domain for the ratio of gradients
 class View:
     """A method's features of any part, per seed: cached ones, or its own encoder's."""
 
-    def __init__(self, network: Network, config, encoded: Encoded):
-        self.encoded, self.batch_size = encoded, config.features.batch_size
-        self.workers = config.data.workers
+    def __init__(self, network: Network, encoded: Encoded):
+        study = encoded.study
+        self.encoded, self.batch_size = encoded, study.features.batch_size
+        self.workers = study.data.workers
         self._encode, devices = jax.jit(network.encode), batch_mesh(self.batch_size).devices
         # What does not fit on one device in training does not fit here either.
-        self.mesh = make_mesh(devices.reshape(-1), math.gcd(devices.size, config.mesh.fsdp))
+        self.mesh = make_mesh(devices.reshape(-1), math.gcd(devices.size, study.devices.mesh.fsdp))
 
     def features(self, params, part: Part) -> Features:
         """The features of a part under one seed's parameters; processes share the encoding."""
@@ -70,14 +71,16 @@ class View:
 class Validation:
     """Measures candidates for selection: every rule's score, and what each candidate is worth."""
 
-    def __init__(self, network: Network, config, adversarial: bool, encoded: Encoded):
+    def __init__(self, network: Network, adversarial: bool, encoded: Encoded):
         self.adversarial = adversarial
-        self.view = View(network, config, encoded)
-        self.source = config.data.source
+        self.view = View(network, encoded)
+        self.source = encoded.study.data.source
         # One program for everything: one by one, these operations cost more than they compute.
         self._measures = jax.jit(functools.partial(_validate, network))
 
-    def measure(self, phases: Sequence[Phase], targets: Sequence[str], stacked) -> dict[str, list]:
+    def measure(
+        self, phases: Sequence[PhaseConfig], targets: Sequence[str], stacked
+    ) -> dict[str, list]:
         """Measures of stacked parameters, each a list over runs.
 
         Args:
@@ -92,7 +95,7 @@ class Validation:
         ]
         return {key: [one[key] for one in each] for key in each[0]}
 
-    def _one(self, phase: Phase, target: str, params) -> dict[str, float | None]:
+    def _one(self, phase: PhaseConfig, target: str, params) -> dict[str, float | None]:
         placed = self.view.placed(params)
         parts = {
             f"{end}_{split}": self.view.features(placed, (domain, split))
@@ -177,29 +180,30 @@ class Outcome(NamedTuple):
     features: tuple[np.ndarray, np.ndarray] | None  # of both, first seed; None where still CLIP's
 
 
-def zero_shot_outcome(config, encoded: Encoded) -> Outcome:
+def zero_shot_outcome(encoded: Encoded) -> Outcome:
     """CLIP as it comes."""
-    source, target = (encoded.parts[d, "test"] for d in (config.data.source, config.data.target))
+    data = encoded.study.data
+    source, target = (encoded.parts[domain, "test"] for domain in (data.source, data.target))
     logits = encoded.scale * target.features @ np.asarray(encoded.text_weights).T
     ends = (source.features, target.features)
     return Outcome([distance(*ends)], logits[None], ends)
 
 
-def measure_method(name: str, trained, config, encoded: Encoded) -> tuple[list[dict], Outcome]:
+def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[list[dict], Outcome]:
     """Rows per domain and split (`clipjax.evaluate.results.row`), and what a page shows.
 
     Args:
       name: of the method.
       trained: network and parameters, stacked over seeds (`clipjax.study.restore.Trained`).
-      config: of the run.
-      encoded: its data.
+      data: what it trained on.
+      encoded: the run's data.
     """
-    network, view = trained.network, View(trained.network, config, encoded)
+    network, view = trained.network, View(trained.network, encoded)
     stacked = jax.device_get(trained.params)
-    source, target = (config.data.source, "test"), (config.data.target, "test")
+    source, target = (data.source, "test"), (data.target, "test")
     found: dict[Part, list[dict]] = {part: [] for part in encoded.parts if part[1] != "train"}
     logits, ends = [], []
-    for i in range(len(config.seeds)):
+    for i in range(len(encoded.study.training.seeds)):
         params = jax.tree.map(lambda x: x[i], stacked)  # noqa: B023
         placed, adapted = view.placed(params), {}
         for part in found:
@@ -250,10 +254,10 @@ def _score(answers, labels) -> dict:
     return found
 
 
-def zero_shot_rows(config, encoded: Encoded) -> list[dict]:
+def zero_shot_rows(encoded: Encoded) -> list[dict]:
     """Zero-shot accuracy of every encoded test and validation part, and of whole domains."""
     parts = {key: part for key, part in encoded.parts.items() if key[1] != "train"}
-    if config.whole_domains:
+    if encoded.study.whole_domains:
         for domain in dict.fromkeys(domain for domain, _ in encoded.parts):
             pieces = [in_float32(part) for (d, _), part in encoded.parts.items() if d == domain]
             columns = (np.concatenate(column) for column in zip(*pieces, strict=True))

@@ -1,30 +1,26 @@
-"""From the config's method entries to heads, losses and phases; refuses what cannot run."""
+"""From a study's methods to heads and losses; refuses what cannot run."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import optax
-from ml_collections import ConfigDict
 
 import clipjax.adapt
 from clipjax.adapt.grl import Schedule, lambda_schedule
 from clipjax.adapt.step import Loss
 from clipjax.errors import ConfigError
 from clipjax.model.heads import Heads, as_model
-from clipjax.study.sweep import DATA_FIELDS, expand, method_entry
-from clipjax.study.values import (
-    check_augment,
-    check_data,
-    check_freeze,
-    check_optim,
-    check_options,
-    is_whole,
-)
+from clipjax.study.config import Pretraining, Study
+from clipjax.study.entries import FIELDS
+from clipjax.study.fields import is_number, meant, short
+from clipjax.study.parts import Data, MethodConfig, PhaseConfig
 from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
 from clipjax.train.optim import make_optimizer, make_schedule
 from clipjax.train.phases import Span, training_since
@@ -37,31 +33,32 @@ _LAMBDA = ("schedule", "lam_max", "gamma", "start")
 OPTIM_FACTORS, LOSS_FACTORS = ("weight_decay",), ("label_smoothing",)
 
 
-class Phase(NamedTuple):
-    """A stretch of a method's training with one loss, one freezing mask and one schedule."""
-
-    name: str  # of the method, and its own where there are several
-    epochs: int
-    freeze: tuple[str, ...]
-    optim: ConfigDict  # config.optim with the method's and the phase's own changes
-    make_loss: Callable[..., Loss]  # (model, **changes of the options)
-    options: dict[str, Any]  # of the loss
-    augment: dict | None  # of `random_resized_crop`
+# What the config says of heads: not what the data say, nor flax.
+_NOT_GIVEN = ("num_classes", "parent", "name")
+HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
 
 
 class Method(NamedTuple):
-    """A trained method: its networks, and the phases they train in."""
+    """A trained method: what the config says of it, its networks and its loss."""
 
+    config: MethodConfig
     heads: Heads
-    loss: str  # file of clipjax/adapt
-    phases: tuple[Phase, ...]
+    make_loss: Callable[..., Loss]  # (model, **options), of its file in clipjax/adapt
     adversarial: bool  # the loss has a domain part
-    data: dict[str, Any]  # fields of config.data in which it differs (clipjax.study.sweep)
 
     @property
-    def epochs(self) -> int:
-        """Of all phases together."""
-        return sum(phase.epochs for phase in self.phases)
+    def phases(self) -> tuple[PhaseConfig, ...]:
+        """The phases it trains in."""
+        return self.config.phases
+
+    @property
+    def data(self) -> Data:
+        """What it trains on."""
+        return self.config.data
+
+    def loss(self, phase: PhaseConfig, model: Any, **changes: Any) -> Loss:
+        """The loss of a phase, some options changed."""
+        return self.make_loss(model, **{**phase.options, **changes})
 
 
 def loss_files() -> dict[str, object]:
@@ -71,24 +68,21 @@ def loss_files() -> dict[str, object]:
     return {name: m for name, m in modules.items() if hasattr(m, "make_loss")}
 
 
-def build_methods(config, num_classes: int) -> dict[str, Method]:
-    """The methods of `config.stages`, in order; with a sweep, each of them at each setting.
+def build_methods(study: Study, num_classes: int) -> dict[str, Method]:
+    """The methods that a study trains, by name, in order.
 
     Raises:
-      ConfigError: a stage without a method, a loss without a file, or an option it refuses.
+      ConfigError: a loss without a file, an option it refuses, heads that cannot be.
     """
-    built, config = {}, expand(config)
-    for name in config.stages:
-        if name not in config.methods:
-            raise ConfigError(
-                f"stages names {name!r}, which config.methods does not have; methods: "
-                f"{', '.join(sorted(config.methods))}."
-            )
-        check_name(name)
+    built, parallel = {}, study.devices.parallel
+    for config in study.trained:
+        where = f"methods.{config.stage}"
+        for name in (config.stage, *(phase.label for phase in config.phases)):
+            check_name(name)
         try:
-            built[name] = build_method(name, config, num_classes)
+            built[config.name] = _build(config, where, num_classes, parallel)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"methods.{name}: {error}") from None
+            raise ConfigError(f"{where}: {error}") from None
     return built
 
 
@@ -105,140 +99,84 @@ def check_name(name: str) -> None:
         )
 
 
-def build_method(name: str, config, num_classes: int) -> Method:
-    """One method of the config.
+def _build(config: MethodConfig, where: str, num_classes: int, parallel: str) -> Method:
+    losses = loss_files()
+    if config.loss not in losses:
+        raise ConfigError(
+            f"{where}.loss is {config.loss!r}, but clipjax/adapt has no such method; it has: "
+            f"{', '.join(losses)}.{meant(config.loss, losses)}"
+        )
+    file = losses[config.loss]
+    if unknown := [name for name in config.heads if name not in HEADS]:
+        raise ConfigError(
+            f"{where}.heads has no {', '.join(unknown)}; it has {', '.join(HEADS)}."
+            f"{meant(unknown[0], HEADS)}"
+        )
+    try:
+        heads = Heads(num_classes=num_classes, **config.heads)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}.heads: {error}") from None
+    adversarial = hasattr(file, "gradient_ratio")
+    if adversarial and heads.discriminator is None:
+        raise ConfigError(
+            f"{where}: loss {config.loss!r} needs heads.discriminator, the widths of a domain head."
+        )
+    method = Method(config, heads, file.make_loss, adversarial)
+    for phase in config.phases:
+        at = f"{where}.phases.{phase.label}" if phase.label else where
+        check_options(at, phase.options, file.make_loss)
+        if phase.options.get("diversity_weight") and heads.members == 1:
+            raise ConfigError(f"{at}: diversity_weight needs an ensemble: heads.members > 1.")
+        method.loss(phase, as_model(heads))  # refuses values that it does not take
+        build_optimizer(phase, 1)
+    return method
+
+
+def check_options(where: str, options: Mapping[str, Any], make_loss: Callable) -> None:
+    """Refuses options that a loss does not have, or not of the kind of its defaults.
+
+    Args:
+      where: the method or phase, for the error.
+      options: what is given.
+      make_loss: of a file of clipjax/adapt; options are its keyword-only parameters.
 
     Raises:
-      ConfigError, ValueError, TypeError: what is wrong with it.
+      ConfigError: the option.
     """
-    options, losses = method_entry(config, name), loss_files()
-    _check_dicts(options)
-    if lacking := [key for key in ("loss", "heads") if key not in options]:
-        raise ValueError(f"it has no {' and no '.join(lacking)}.")
-    file = options.pop("loss")
-    if file not in losses:
-        raise ValueError(
-            f"its loss is {file!r}, but clipjax/adapt has no such method; it has: "
-            f"{', '.join(losses)}."
-        )
-    heads, data = _heads(options.pop("heads"), num_classes), options.pop("data", {})
-    if unknown := sorted(set(data) - set(DATA_FIELDS)):
-        raise ValueError(f"data has {', '.join(unknown)}; a method has {', '.join(DATA_FIELDS)}.")
-    check_data(f"methods.{name}: data.", data)
-    adversarial = hasattr(losses[file], "gradient_ratio")
-    if adversarial and heads.discriminator is None:
-        raise ValueError(f"loss {file!r} needs heads.discriminator, the widths of a domain head.")
-    own = {
-        "epochs": options.pop("epochs", config.epochs),
-        "freeze": options.pop("freeze", config.freeze),
-        "augment": options.pop("augment", None),
-        "optim": options.pop("optim", {}),
-    }
-    order, entries = _phase_entries(options)
-    phases = []
-    for label in order:
-        check_name(label)
-        entry = {**own, **options, **entries[label]}
-        entry["optim"] = {**own["optim"], **entries[label].get("optim", {})}
-        full_name = f"{name}/{label}" if label else name
-        phases.append(_phase(full_name, entry, config, losses[file], heads))
-    return Method(heads, file, tuple(phases), adversarial, data)
+    parameters = inspect.signature(make_loss).parameters.values()
+    takes = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    for option, value in options.items():
+        if option not in takes:
+            known = [name for name in takes if name != "axis_name"]
+            raise ConfigError(
+                f"{where} has no option {option}; its loss takes {', '.join(known) or 'none'}."
+                f"{meant(option, [*known, *FIELDS])}"
+            )
+        usual, said = takes[option], f"{where}.{option} is {short(value)}"
+        if isinstance(usual, bool) and not isinstance(value, bool):
+            raise ConfigError(f"{said}; give True or False.")
+        if isinstance(usual, (int, float)) and not isinstance(usual, bool) and not is_number(value):
+            raise ConfigError(f"{said}; give a finite number.")
+        if isinstance(usual, str) and not isinstance(value, str):
+            raise ConfigError(f"{said}; give a name, as {usual!r} is.")
+        if option == "label_smoothing" and not 0 <= value < 1:
+            raise ConfigError(f"{said}; give at least 0 and less than 1.")
 
 
-def _check_dicts(options: dict, where: str = "") -> None:
-    """Refuses anything else where fields are expected."""
-    for key in ("heads", "data", "optim", "phases"):
-        if key in options and not isinstance(options[key], dict):
-            raise ValueError(f"{where}{key} is {options[key]!r}; give a dict of its fields.")
-    for label, phase in options.get("phases", {}).items():
-        if not isinstance(phase, dict):
-            raise ValueError(f"phases.{label} is {phase!r}; give a dict of its fields.")
-        _check_dicts(phase, f"phases.{label}.")
-
-
-def _heads(shape: dict, num_classes: int) -> Heads:
-    """The networks on CLIP's features; refuses what is no such thing."""
-    # Tuples, also where a config came back from JSON: equal methods must look equal.
-    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}
-    try:
-        return Heads(num_classes=num_classes, **shape)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"heads: {error}") from None
-
-
-def _phase_entries(options: dict) -> tuple[tuple[str, ...], dict[str, dict]]:
-    """The phases' names in order and their entries; a method without is one nameless phase."""
-    entries, order = options.pop("phases", None), options.pop("phase_order", ())
-    if not entries:
-        return ("",), {"": {}}
-    if sorted(order) != sorted(entries):
-        raise ValueError(
-            f"phase_order is {tuple(order)}, but phases has {', '.join(sorted(entries))}; name "
-            "each once."
-        )
-    return tuple(order), entries
-
-
-def _phase(name: str, entry: dict, config, file, heads: Heads) -> Phase:
-    """A phase from its entry: what is not its own is an option of the loss."""
-    epochs, augment = entry.pop("epochs"), entry.pop("augment")
-    check_augment(name, augment)
-    if entry.get("diversity_weight") and heads.members == 1:
-        raise ConfigError(f"methods.{name}: diversity_weight needs an ensemble: heads.members > 1.")
-    freeze, changes = entry.pop("freeze"), entry.pop("optim")
-    check_freeze(name, freeze)
-    if not is_whole(epochs):
-        raise ConfigError(f"methods.{name}: epochs is {epochs!r}; give a whole number.")
-    if epochs <= 0 or config.batch_size <= 0:
-        raise ConfigError(
-            f"epochs={epochs} with batch_size={config.batch_size} trains nothing in {name}; both "
-            "must be positive."
-        )
-    optim = own_optim(name, config.optim, changes)
-    check_options(name, entry, file.make_loss)
-    make_loss = lambda model, **changes: file.make_loss(model, **{**entry, **changes})  # noqa: E731
-    make_loss(as_model(heads))  # refuses options that it does not know
-    phase = Phase(name, epochs, tuple(freeze), optim, make_loss, entry, augment)
-    build_optimizer(phase, 1)
-    return phase
-
-
-def own_optim(name: str, shared: ConfigDict, changes: dict) -> ConfigDict:
-    """`config.optim` with what a method or phase changes of it (`methods.<name>.optim`)."""
-    if unknown := sorted(set(changes) - set(shared)):
-        raise ConfigError(
-            f"methods.{name}.optim has {', '.join(unknown)}, which optim does not have; it has "
-            f"{', '.join(shared)}."
-        )
-    optim = {**shared, **changes}
-    check_optim(name, optim, shared)
-    optim["lr_mults"] = tuple((pattern, float(factor)) for pattern, factor in optim["lr_mults"])
-    return ConfigDict(optim)
-
-
-def learning_rate(phase: Phase, steps: int) -> Callable:
+def learning_rate(phase: PhaseConfig, steps: int) -> Callable:
     """The phase's learning rate as a function of the steps made in it."""
     optim = phase.optim
-    own = {k: optim[k] for k in _RATE if k not in ("schedule", "lr")}
+    own = {k: getattr(optim, k) for k in _RATE if k not in ("schedule", "lr")}
     return make_schedule(optim.schedule, optim.lr, steps, **own)
 
 
-def strength(phase: Phase) -> Schedule:
+def lambda_of(phase: PhaseConfig) -> Schedule:
     """Lambda of an adversarial phase as a function of the run's progress."""
     given = {k: v for k, v in phase.options.items() if k in _LAMBDA}
     return lambda_schedule(given.pop("schedule", "ganin"), **given)
 
 
-def own_config(config, method: Method) -> ConfigDict:
-    """The config as one method sees it: with the data it trains on."""
-    if not method.data:
-        return config
-    own = config.copy_and_resolve_references()
-    own.data.update(method.data)
-    return own
-
-
-def teams(
+def group_runs(
     methods: dict[str, Method],
     can_join: Callable[[Method], bool],
     size: Callable[[Method], Any] = lambda method: None,
@@ -252,24 +190,24 @@ def teams(
     """
     found: dict[Any, list[str]] = {}
     for name, method in methods.items():
-        key = (_likeness(method), size(method)) if can_join(method) else name
+        key = (program_key(method), size(method)) if can_join(method) else name
         found.setdefault(key, []).append(name)
     return [tuple(names) for names in found.values()]
 
 
-def _likeness(method: Method) -> str:
-    """What the methods of a team have in common, as text."""
+def program_key(method: Method) -> str:
+    """What the methods of one program have in common, as text."""
     phases = []
     for phase in method.phases:
         free = LOSS_FACTORS + (_LAMBDA if method.adversarial else ())
         options = {k: v for k, v in phase.options.items() if k not in free}
-        optim = {k: v for k, v in phase.optim.items() if k not in _RATE + OPTIM_FACTORS}
+        optim = {k: v for k, v in vars(phase.optim).items() if k not in _RATE + OPTIM_FACTORS}
         phases.append((phase.epochs, phase.freeze, sorted(options.items()), sorted(optim.items())))
-    return repr((method.heads, method.loss, phases))
+    return repr((method.heads, method.config.loss, phases))
 
 
 def build_optimizer(
-    phase: Phase,
+    phase: PhaseConfig,
     steps: int,
     *,
     spans: tuple[Span, ...] = (),
@@ -284,7 +222,8 @@ def build_optimizer(
     Raises:
       ConfigError: an unknown schedule or optimizer.
     """
-    rest = {k: phase.optim[k] for k in ("name", "weight_decay", "clip_norm", "lr_mults")}
+    kept = ("name", "weight_decay", "clip_norm", "lr_mults")
+    rest = {k: getattr(phase.optim, k) for k in kept}
     if spans:
         rest |= {"start": spans[index].start, "since": training_since(spans, index)}
     try:
@@ -294,7 +233,7 @@ def build_optimizer(
         raise ConfigError(f"{phase.name}: optim: {error}") from None
 
 
-def check_groups(phase: Phase, params: Any, unused: set[str]) -> None:
+def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
     """Refuses patterns that name no layer group or parameter, and a phase that trains nothing.
 
     Args:
@@ -317,3 +256,24 @@ def check_groups(phase: Phase, params: Any, unused: set[str]) -> None:
             f"methods.{phase.name}: freeze={phase.freeze} leaves nothing to train; free a layer "
             f"group of {', '.join(group for group in groups if group not in unused)}."
         )
+
+
+_DEEPEST = 64  # blocks; no CLIP has as many
+
+
+def trains_on_pixels(config: Study | Pretraining) -> bool:
+    """Whether a method trains from pixels, as far as the config says; in doubt, yes.
+
+    `clipjax.study.plan.cached_phases` knows, but when memory is set up nothing is loaded yet.
+    """
+    if isinstance(config, Pretraining):
+        return True
+    tower = ("embedding", "projection", *(f"block_{i}" for i in range(_DEEPEST)))
+    groups = [f"clip/vision/{part}" for part in tower]
+    return any(
+        phase.augment is not None
+        or bool(method.heads.get("text"))
+        or not all(is_frozen(group, phase.freeze) for group in groups)
+        for method in config.trained
+        for phase in method.phases
+    )

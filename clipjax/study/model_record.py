@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
@@ -10,27 +11,28 @@ from typing import Any
 from clipjax.data.features.identity import differences, identity_of
 from clipjax.errors import CheckpointError
 from clipjax.io import write_json
+from clipjax.study.config import Study
 from clipjax.train.distributed import processes
 
 RECORD = "model.json"
 
 
-def check_finished(workdir: pathlib.Path, config) -> str:
-    """Compares a finished run's model with what its config names now; a sentence if it cannot.
+def check_finished(workdir: pathlib.Path, study: Study) -> str:
+    """Compares a finished run's model with what its study names now; a sentence if it cannot.
 
     Raises:
-      CheckpointError: the config names another model now, which has not made these results.
+      CheckpointError: the study names another model now, which has not made these results.
     """
     if not (workdir / RECORD).exists():
         return ""
     try:
-        directory, identity = open_identity(config)
+        directory, identity = open_identity(study)
     except CheckpointError as error:
         return f"whether its model is still the same cannot be told: {error}"
     return check_recorded(workdir, identity, directory)
 
 
-def open_identity(config) -> tuple[pathlib.Path, dict[str, Any]]:
+def open_identity(study: Study) -> tuple[pathlib.Path, dict[str, Any]]:
     """A study's model as a run would take it: its directory and identity.
 
     Raises:
@@ -38,7 +40,8 @@ def open_identity(config) -> tuple[pathlib.Path, dict[str, Any]]:
     """
     from clipjax.study.plan import open_model
 
-    directory, clip_config, params, preprocess = open_model(config)
+    directory, clip_config, params, preprocess = open_model(study.encoder)
+    preprocess = dataclasses.replace(preprocess, decoder=study.data.decoder)
     return directory, identity_of(directory, clip_config, params, preprocess)
 
 

@@ -14,8 +14,7 @@ from clipjax.evaluate.select import select
 from clipjax.io.finite import is_finite
 from clipjax.log import read_log
 from clipjax.model.network import Network
-from clipjax.study.plan import is_cached
-from clipjax.study.run_group import Team
+from clipjax.study.run_group import RunGroup
 from clipjax.train.checkpoint import warn
 from clipjax.train.distributed import processes
 
@@ -30,26 +29,26 @@ class Trained(NamedTuple):
     history: list[list[dict]]  # per seed: the validations of the last phase, oldest first
 
 
-def restored(team: Team) -> dict[str, Trained]:
+def restored(group: RunGroup) -> dict[str, Trained]:
     """What `Trainer.train` returned, read back; the images are not needed.
 
     Raises:
       CheckpointError: the method did not finish, or its checkpoints do not fit the config.
     """
-    history = histories(team)
-    epochs = (team.spans[-1].start + team.spans[-1].steps) // team.per_epoch
+    history = histories(group)
+    epochs = (group.spans[-1].start + group.spans[-1].steps) // group.per_epoch
     for run, entries in enumerate(history):
         if not entries or entries[-1]["epoch"] != epochs:
-            raise _unfinished(team, team.names[run // len(team.config.seeds)])
-    return apart(team, selected(team, history), history)
+            raise _unfinished(group, group.names[run // len(group.training.seeds)])
+    return split_by_method(group, selected(group, history), history)
 
 
-def histories(team: Team) -> list[list[dict]]:
+def histories(group: RunGroup) -> list[list[dict]]:
     """Per run the validations of the last phase, with their epochs, oldest first."""
-    seeds = list(team.config.seeds)
-    first = {m.phases[-1].name: i * len(seeds) for i, m in enumerate(team.methods)}
-    found: list[list[dict]] = [[] for _ in range(len(seeds) * len(team.methods))]
-    for record in processes.from_first(lambda: read_log(team.log.path)):
+    seeds = list(group.training.seeds)
+    first = {m.phases[-1].name: i * len(seeds) for i, m in enumerate(group.methods)}
+    found: list[list[dict]] = [[] for _ in range(len(seeds) * len(group.methods))]
+    for record in processes.from_first(lambda: read_log(group.log.path)):
         if record.get("phase") not in first or "evaluation" not in record:
             continue
         here = [seeds.index(record["seed"])] if "seed" in record else range(len(seeds))
@@ -60,41 +59,40 @@ def histories(team: Team) -> list[list[dict]]:
     return found
 
 
-def selected(team: Team, history: list[list[dict]]) -> TrainState:
+def selected(group: RunGroup, history: list[list[dict]]) -> TrainState:
     """The states of the epochs that the config's rule picks, stacked over runs."""
-    phase, states = team.method.phases[-1], []
-    like, cached = _shapes(team)
+    phase, states = group.method.phases[-1], []
+    like, cached = _shapes(group)
     first = functools.partial(jax.tree.map, lambda x: x[0])
     for position, entries in enumerate(history):
-        seed = team.config.seeds[position % len(team.config.seeds)]
+        seed = group.training.seeds[position % len(group.training.seeds)]
         wanted = like if cached else jax.eval_shape(first, like)
-        with team.checkpointer(phase, None if cached else seed) as checkpointer:
+        with group.checkpointer(phase, None if cached else seed) as checkpointer:
             found = checkpointer.restore(
-                wanted, _picked(team, position, entries, checkpointer.steps)
+                wanted, _picked(group, position, entries, checkpointer.steps)
             )
         pick = (lambda x: x[position]) if cached else (lambda x: x)  # noqa: B023
         states.append(jax.tree.map(pick, found[0]))
     return jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *states)
 
 
-def _shapes(team: Team) -> tuple[TrainState, bool]:
+def _shapes(group: RunGroup) -> tuple[TrainState, bool]:
     """Shapes of the last phase's states, and whether it trains on cached features."""
-    like, cached = jax.eval_shape(team.start), True
-    for index, phase in enumerate(team.method.phases):
-        cached = cached and is_cached(team.plan, team.method, phase)
-        like = jax.eval_shape(jax.vmap(functools.partial(team.begin, index, cached)), like)
-    return like, cached
+    like = jax.eval_shape(group.start)
+    for index in range(len(group.spans)):
+        like = jax.eval_shape(jax.vmap(functools.partial(group.begin, index)), like)
+    return like, group.cached[-1]
 
 
-def _picked(team: Team, run: int, entries: list[dict], steps: list[int]) -> int:
+def _picked(group: RunGroup, run: int, entries: list[dict], steps: list[int]) -> int:
     """The step that the config's rule picks of a run's validations, out of those on disk."""
-    name = team.names[run // len(team.config.seeds)]
-    rule = team.config.selection
-    there = [entry for entry in entries if entry["epoch"] * team.per_epoch in steps]
+    name = group.names[run // len(group.training.seeds)]
+    rule = group.training.selection
+    there = [entry for entry in entries if entry["epoch"] * group.per_epoch in steps]
     try:
         best = select(entries, rule)
         if best not in there and (rule == "last" or not there):
-            raise _unfinished(team, name)
+            raise _unfinished(group, name)
         taken = select(there, rule)
     except ValueError as error:
         raise ConfigError(f"selection={rule}: {error}") from None
@@ -103,21 +101,23 @@ def _picked(team: Team, run: int, entries: list[dict], steps: list[int]) -> int:
             f"clipjax: epoch {best['epoch']} of {name} is the best by {rule}, and its "
             f"checkpoint could not be written; epoch {taken['epoch']} is taken."
         )
-    return taken["epoch"] * team.per_epoch
+    return taken["epoch"] * group.per_epoch
 
 
-def apart(team: Team, states: TrainState, history: list[list[dict]]) -> dict[str, Trained]:
+def split_by_method(
+    group: RunGroup, states: TrainState, history: list[list[dict]]
+) -> dict[str, Trained]:
     """What belongs to each method."""
-    seeds, params, found = len(team.config.seeds), jax.device_get(states.params), {}
-    for position, name in enumerate(team.names):
+    seeds, params, found = len(group.training.seeds), jax.device_get(states.params), {}
+    for position, name in enumerate(group.names):
         mine = slice(position * seeds, (position + 1) * seeds)
         own = jax.tree.map(lambda x: x[mine], params)  # noqa: B023
-        check_params(team, name, own)
-        found[name] = Trained(team.network, own, history[mine])
+        check_params(group, name, own)
+        found[name] = Trained(group.network, own, history[mine])
     return found
 
 
-def check_params(team: Team, name: str, params: PyTree) -> None:
+def check_params(group: RunGroup, name: str, params: PyTree) -> None:
     """Refuses trained parameters that are not finite.
 
     Raises:
@@ -127,14 +127,14 @@ def check_params(team: Team, name: str, params: PyTree) -> None:
         if not is_finite(leaf):
             where = jax.tree_util.keystr(path, simple=True, separator="/")
             raise CheckpointError(
-                f"{team.workdir}: what {name!r} trained holds NaN or infinity in {where} at the "
-                f"epoch that selection={team.config.selection} picks; its checkpoint is damaged or "
-                "its training diverged: start the run anew in another --workdir."
+                f"{group.workdir}: what {name!r} trained holds NaN or infinity in {where} at the "
+                f"epoch that selection={group.training.selection} picks; its checkpoint is damaged "
+                "or its training diverged: start the run anew in another --workdir."
             )
 
 
-def _unfinished(team: Team, name: str) -> CheckpointError:
+def _unfinished(group: RunGroup, name: str) -> CheckpointError:
     """What to say where checkpoints are missing."""
     return CheckpointError(
-        f"{team.workdir} has no checkpoint of {name!r}; run the experiment first."
+        f"{group.workdir} has no checkpoint of {name!r}; run the experiment first."
     )

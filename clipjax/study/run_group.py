@@ -22,13 +22,12 @@ from clipjax.study.encode import Encoded
 from clipjax.study.methods import (
     LOSS_FACTORS,
     OPTIM_FACTORS,
-    Phase,
     build_optimizer,
+    lambda_of,
     learning_rate,
-    own_config,
-    strength,
 )
-from clipjax.study.plan import Plan, is_cached, planned_epoch, start_heads
+from clipjax.study.parts import Augment, PhaseConfig
+from clipjax.study.plan import cached_phases, planned_epoch, start_heads
 from clipjax.study.training_data import Examples
 from clipjax.study.workdir import run_name
 from clipjax.train.arrays import run_mesh
@@ -41,34 +40,35 @@ from clipjax.train.phases import next_state, spans
 PyTree = Any
 
 
-def one_of(functions: Sequence[Callable], row: jax.Array | int) -> Callable:
+def select_fn(functions: Sequence[Callable], row: jax.Array | int) -> Callable:
     """The `row`-th of some functions of a number, where `row` may be traced."""
     if len(functions) == 1:
         return functions[0]
     return lambda x: jnp.stack([jnp.asarray(f(x), jnp.float32) for f in functions])[row]
 
 
-def differing(values: Sequence[float], row: jax.Array | int) -> float | jax.Array | None:
+def stack_if_varied(values: Sequence[float], row: jax.Array | int) -> float | jax.Array | None:
     """The `row`-th of some numbers, where `row` may be traced; None where all are equal."""
     if len(set(values)) == 1:
         return None
     return jnp.asarray(values, jnp.float32)[row]
 
 
-class Team:
+class RunGroup:
     """Methods of a run that train as one program, mostly one.
 
     A "run" below is a seed of a method; runs are stacked, all seeds of a method side by side.
     """
 
-    def __init__(self, names: Sequence[str], config, plan: Plan, encoded: Encoded, workdir):
-        self.names, self.config, self.plan = tuple(names), config, plan
-        self.methods = tuple(plan.methods[name] for name in names)
-        self.configs = tuple(own_config(config, method) for method in self.methods)
+    def __init__(self, names: Sequence[str], encoded: Encoded, workdir):
+        self.names, self.plan, self.study = tuple(names), encoded.plan, encoded.study
+        self.training = self.study.training
+        self.methods = tuple(self.plan.methods[name] for name in names)
         self.method = self.methods[0]  # for what they have in common: all but rates and lambdas
+        self.cached = cached_phases(self.plan, self.method)
         self.encoded, self.workdir = encoded, as_path(workdir)
-        self.examples = Examples(config, self.configs, self.methods, encoded)
-        events = self.workdir / "events" / names[0] if config.tensorboard else None
+        self.examples = Examples(self.methods, encoded)
+        events = self.workdir / "events" / names[0] if self.training.tensorboard else None
         log = MetricsLog if processes.is_first() else NoLog
         self.log = log(self.workdir / "metrics.jsonl", events)
         self.per_epoch = self.epoch_length()
@@ -80,23 +80,25 @@ class Team:
 
     def epoch_length(self) -> int:
         """Steps of an epoch: as logged where the examples are not at hand (`restored`)."""
-        data = self.config.data
+        data, size = self.method.data, self.training.batch_size
         if (data.source, "train") in self.encoded.parts:
             sizes = [len(rows[0]) for rows in self.examples.rows().values()]
-            return steps_per_epoch(*sizes, self.config.batch_size, data.epoch)
+            return steps_per_epoch(*sizes, size, data.epoch)
         for record in read_log(self.log.path):
-            if str(record.get("phase", "")).partition("/")[0] in self.names:
+            if self.study.method_of.get(record.get("phase")) in self.names:
                 return record["step"] // record["epoch"]
-        return planned_epoch(self.configs[0], self.plan.dataset)
+        return planned_epoch(data, size, self.plan.dataset)
 
-    def network_for(self, augment: dict | None) -> Network:
+    def network_for(self, augment: Augment | None) -> Network:
         """The method's network, with or without augmentation."""
         heads, normalized = self.method.heads, self.plan.preprocess.normalize
         tokens = self.encoded.tokens if heads.text else None
 
         def look(pixels, rng):
             if augment is not None and rng is not None:
-                pixels = random_resized_crop(rng, pixels, **augment)
+                pixels = random_resized_crop(
+                    rng, pixels, smallest=augment.smallest, flip=augment.flip
+                )
             return normalized(pixels)
 
         return make_network(self.plan.module, look, heads, tokens=tokens)
@@ -104,7 +106,7 @@ class Team:
     @property
     def sampling(self) -> Sampling:
         """How an epoch is made up; its length as a number, which needs no target to be known."""
-        return Sampling(self.per_epoch, self.config.data.balanced)
+        return Sampling(self.per_epoch, self.study.data.balanced)
 
     @property
     def total_steps(self) -> int:
@@ -114,26 +116,27 @@ class Team:
     @property
     def mesh(self) -> Mesh | None:
         """The devices that share the runs, where these train on cached features."""
-        return run_mesh(len(self.methods) * len(self.config.seeds))
+        return run_mesh(len(self.methods) * len(self.training.seeds))
 
     @property
     def title(self) -> str:
         """The methods in few words."""
-        if not self.config.sweep:
+        if not self.study.sweep:
             return " and ".join(self.names)
-        stages = " and ".join(dict.fromkeys(name.split()[0] for name in self.names))
+        stages = " and ".join(dict.fromkeys(method.config.stage for method in self.methods))
         return f"{stages}, {len(self.names)} settings"
 
     @property
     def described(self) -> str:
         """What is about to train, for people."""
-        seeds, epochs = len(self.config.seeds), self.method.epochs
-        if not self.config.sweep:
+        seeds, epochs = len(self.training.seeds), self.method.config.epochs
+        if not self.study.sweep:
             return f"train {self.title}: {epochs} epochs, {seeds} seeds"
         runs = len(self.names) * seeds
         at_a_time = self.mesh.size if self.mesh else runs
-        cached = all(is_cached(self.plan, self.method, phase) for phase in self.method.phases)
-        how = f"as one program, {at_a_time} at a time" if cached else "one after the other"
+        how = (
+            f"as one program, {at_a_time} at a time" if all(self.cached) else "one after the other"
+        )
         return f"train {runs} runs {how}: {self.title}, {seeds} seeds, {epochs} epochs"
 
     def training_features(self) -> dict:
@@ -148,7 +151,7 @@ class Team:
             heads = start_heads(self.plan, self.method, seed, weights, scale)
             return TrainState(jnp.zeros((), jnp.int32), heads, (), seed)
 
-        seeds = np.array(tuple(self.config.seeds) * len(self.methods), np.uint32)
+        seeds = np.array(tuple(self.training.seeds) * len(self.methods), np.uint32)
         return jax.jit(jax.vmap(start))(on_each(seeds))
 
     def setup(self, index: int, params: PyTree, row: jax.Array | int = 0):
@@ -157,20 +160,20 @@ class Team:
         curves = [learning_rate(method.phases[index], span.steps) for method in self.methods]
         factors = {}
         for key in OPTIM_FACTORS:
-            values = [method.phases[index].optim[key] for method in self.methods]
-            if (value := differing(values, row)) is not None:
+            values = [getattr(method.phases[index].optim, key) for method in self.methods]
+            if (value := stack_if_varied(values, row)) is not None:
                 factors[key] = value
         optimizer = build_optimizer(
-            phase, span.steps, spans=self.spans, index=index, rate=one_of(curves, row), **factors
+            phase, span.steps, spans=self.spans, index=index, rate=select_fn(curves, row), **factors
         )
         names = jax.tree.leaves(name_tree(params))
         here = [p for p in phase.freeze if any(matches(p, name) for name in names)]
         return optimizer, frozen_tree(params, here) if here else None
 
-    def begin(self, index: int, cached: bool, state: TrainState, clip: PyTree = None) -> TrainState:
+    def begin(self, index: int, state: TrainState, clip: PyTree = None) -> TrainState:
         """The state of one run at the start of a phase; `clip` are parameters of the encoder."""
         more = {}
-        if not cached and "clip" not in state.params:
+        if not self.cached[index] and "clip" not in state.params:
             more = {"clip": clip or needed_clip(self.method.heads, self.plan.params)}
         optimizer, frozen = self.setup(index, {**more, **state.params})
         if not index:
@@ -185,20 +188,20 @@ class Team:
         optimizer, frozen = self.setup(index, params, row)
         changes = {}
         if self.method.adversarial:
-            schedules = [strength(method.phases[index]) for method in self.methods]
-            changes = {"schedule": one_of(schedules, row)}
-            if is_cached(self.plan, self.method, phase) and "joined" not in phase.options:
+            schedules = [lambda_of(method.phases[index]) for method in self.methods]
+            changes = {"schedule": select_fn(schedules, row)}
+            if self.cached[index] and "joined" not in phase.options:
                 changes["joined"] = True  # faster; from pixels the halves take less memory
         for key in LOSS_FACTORS:
             values = [method.phases[index].options.get(key, 0.0) for method in self.methods]
-            if (value := differing(values, row)) is not None:
+            if (value := stack_if_varied(values, row)) is not None:
                 changes[key] = value
         return make_step(
-            phase.make_loss(network_part, **changes),
+            self.method.loss(phase, network_part, **changes),
             optimizer,
             total_steps=self.total_steps,
             frozen=frozen,
-            accumulate=self.config.accumulate,
+            accumulate=self.training.accumulate,
             axis_name=axis_name,
         )
 
@@ -209,17 +212,17 @@ class Team:
         more = {f"lr:{pattern}": factor * rate for pattern, factor in phase.optim.lr_mults}
         return {key: float(f"{value:.6g}") for key, value in ({"lr": rate} | more).items()}
 
-    def checkpointer(self, phase: Phase, seed: int | None = None) -> Checkpointer:
+    def checkpointer(self, phase: PhaseConfig, seed: int | None = None) -> Checkpointer:
         """Where a phase's states go; of the last one the best by `selection` are kept besides."""
-        config, best = self.config, None
+        training, best = self.training, None
         folder = self.workdir / "checkpoints" / phase.name
-        if config.selection != "last" and phase is self.method.phases[-1]:
+        if training.selection != "last" and phase is self.method.phases[-1]:
             best = functools.partial(
-                best_steps, rule=config.selection, count=max(1, config.keep_best)
+                best_steps, rule=training.selection, count=max(1, training.keep_best)
             )
         return Checkpointer(
             folder if seed is None else folder / f"seed{seed}",
-            keep=config.keep,
+            keep=training.keep,
             best=best,
             run=run_name(self.workdir),
         )

@@ -1,7 +1,5 @@
 """Settings side by side: what is picked, by what, and what is never looked at."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from clipjax.evaluate import results as report
@@ -21,7 +19,6 @@ def results(selection="last", **scores):
         for name, accuracy in zip(SETTINGS, (0.8, 0.2, 0.5), strict=True)
         for domain in ("real", "sketch")
     ]
-    config = SimpleNamespace(selection=selection, data=SimpleNamespace(source="real"))
     history = {
         "information_maximization": ([1.0, 2.0], [3.0, 2.0], [9.0, 9.0]),
         "proxy_a_distance": ([1.0, 1.2], [1.5, 1.5], [2.0, 2.0]),
@@ -31,7 +28,7 @@ def results(selection="last", **scores):
         for i, name in enumerate(SETTINGS)
     }
     targets = dict.fromkeys(SETTINGS, "sketch")
-    found = sweeps.sweep_table(SETTINGS, rows, each, targets, config)
+    found = sweeps.sweep_table(SETTINGS, rows, each, targets, selection=selection, source="real")
     return {"sweep": found, "rows": rows}
 
 

@@ -11,14 +11,15 @@ import pytest
 from PIL import Image
 
 import clipjax
-import clipjax.study.workdir
+import clipjax.study
 from clipjax import load_adapted, load_clip, open_dataset
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.export.adapted import Adapted
+from clipjax.study.workdir import config_text
 from configs import dann
 from experiments import export
-from tests.conftest import REPO, TINY, read_json
+from tests.conftest import REPO, TINY, parsed, read_json
 
 
 def run(module, *arguments):
@@ -37,7 +38,7 @@ def exported(tmp_path_factory, photos):
     root = tmp_path_factory.mktemp("export")
     config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
     config.stages = ("source_only", "dann")
-    clipjax.study.run.run(config, root / "run")
+    clipjax.study.run(parsed(config), root / "run", print)
     done = run("experiments.export", f"--workdir={root / 'run'}", f"--out={root / 'out'}")
     assert done.returncode == 0, done.stderr
     return root
@@ -121,7 +122,60 @@ def test_a_run_whose_model_was_replaced_ends_in_a_sentence(
     config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
     config.stages = ("source_only", "dann")
     with pytest.raises(CheckpointError, match="is not the one that the run in"):
-        clipjax.study.run.run(config, exported / "run")
+        clipjax.study.run(parsed(config), exported / "run")
+
+
+@pytest.fixture
+def gone(photos):
+    """The run's images are not where they were."""
+    elsewhere = photos.rename(photos.with_name("elsewhere"))
+    yield
+    elsewhere.rename(photos)
+
+
+def test_data_that_moved_after_a_run_are_not_missed(exported, gone, photos, tmp_path, capsys):
+    run_dir, out = exported / "run", tmp_path / "out"
+    export.export(run_dir, out, "", None)
+    for name in ("heads.safetensors", "heads.json", "model.safetensors"):
+        assert (out / name).read_bytes() == (exported / "out" / name).read_bytes()
+    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
+    config.stages = ("source_only", "dann")
+    clipjax.study.run(parsed(config), run_dir, print)
+    said = capsys.readouterr().out
+    assert "source_only" in said and "this run is finished" in said
+    with pytest.raises(DataError, match=f"data.root '{photos}' does not exist"):  # a fresh run
+        clipjax.study.run(parsed(config), tmp_path / "fresh")
+
+
+def test_a_run_that_recorded_no_classes_is_exported_from_its_data_or_says_so(
+    exported, gone, photos, tmp_path
+):
+    evidence = exported / "run" / "evidence.json"
+    original = evidence.read_text()
+    try:
+        evidence.write_text(json.dumps({"classes": ["blue", "green", "red"]}))
+        with pytest.raises(DataError, match=f"data.root '{photos}' does not exist"):
+            export.export(exported / "run", tmp_path / "out", "", None)
+        evidence.write_text("{")
+        with pytest.raises(DataError, match="evidence.json is damaged"):
+            export.export(exported / "run", tmp_path / "out", "", None)
+    finally:
+        evidence.write_text(original)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_that_moved_is_said_to_be_needed(wee_clip, photos, tmp_path):
+    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos},model={wee_clip}")
+    config.model = str(tmp_path / "moved")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(config_text(parsed(config)))
+    record = {"classes": ["a"], "class_names": ["a"], "programs": [["dann"]]}
+    (tmp_path / "run" / "evidence.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="needs the encoder that the run began with.*moved"):
+        export.prepared(export.recorded_config(tmp_path / "run")[0], tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text("[]")
+    with pytest.raises(ConfigError, match="config.json cannot be read"):
+        export.recorded_config(tmp_path / "run")
 
 
 def test_a_spoilt_export_is_refused(exported):

@@ -16,6 +16,7 @@ from clipjax.study import run
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.restore import absolute
 from configs import finetune, pretrain
+from tests.conftest import parsed
 
 
 class Bucket(MemoryFileSystem):
@@ -104,23 +105,23 @@ def test_a_run_leaves_its_files_in_the_bucket(bucket, photos, capsys):
     config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
     config.stages = ()
     for _ in range(2):
-        run.run(config, bucket)
+        run(parsed(config), bucket, print)
     assert "this run is finished: gs://bucket/run/results.json" in capsys.readouterr().out
     assert report.read(bucket)["data"]["source"] == "real"
     names = {path.name for path in bucket.iterdir()}
     assert {"config.json", "images.json", "results.json", "results.md", "report.html"} <= names
     config.data.target, config.data.source = "real", "sketch"
     with pytest.raises(ConfigError, match="gs://bucket/run holds a run of another config"):
-        run.run(config, bucket)
+        run(parsed(config), bucket, print)
 
 
 def test_what_needs_this_machine_is_refused(bucket, photos):
     with pytest.raises(ConfigError, match="a pretraining run cannot go to gs://bucket/run"):
-        run.run(pretrain.get_config("smoke"), bucket)
+        run(parsed(pretrain.get_config("smoke")), bucket)
     config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
     config.tensorboard = True
     with pytest.raises(ConfigError, match="TensorBoard's events cannot go to gs://bucket/run"):
-        run.run(config, bucket)
+        run(parsed(config), bucket, print)
 
 
 def test_a_store_that_is_not_there_is_said_in_one_sentence(monkeypatch, photos):
@@ -129,7 +130,7 @@ def test_a_store_that_is_not_there_is_said_in_one_sentence(monkeypatch, photos):
         pytest.skip("gcsfs is installed")
     config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
     with pytest.raises(ConfigError, match="gs://bucket/run needs a package: pip install gcsfs"):
-        run.run(config, as_path("gs://bucket/run"))
+        run(parsed(config), as_path("gs://bucket/run"), print)
     with pytest.raises(ConfigError, match="pip install gcsfs"):
         Checkpointer("gs://bucket/run")
     with pytest.raises(ConfigError, match="memory://x is no path .* known: gs://, s3://"):

@@ -22,7 +22,7 @@ from clipjax.log import MetricsLog
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.journal import Outputs
 from clipjax.train.stream import Steps, fit_stream
-from clipjax.runtime.cli import explained
+from clipjax.runtime.cli import user_errors
 
 folder = pathlib.Path(sys.argv[1])
 
@@ -38,7 +38,7 @@ def batches(first):
         if number in (6, 7):
             print(sorted(p.name for p in (folder / "ckpt").iterdir() if p.name.isdigit()))
 
-with explained(), Checkpointer(folder / "ckpt") as checkpointer:
+with user_errors(), Checkpointer(folder / "ckpt") as checkpointer:
     optimizer = optax.sgd(0.1)
     noise = jnp.sin(jnp.arange(100_000.0) ** 2)  # nothing that compresses
     state = fit_stream(

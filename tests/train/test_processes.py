@@ -38,12 +38,12 @@ from clipjax.train.journal import Outputs
 from clipjax.train.stream import Steps, fit_stream
 from clipjax.train.preemption import Notice
 from clipjax.train.distributed.sharding import DATA, fetch, make_mesh
-from clipjax.runtime.cli import explained
+from clipjax.runtime.cli import user_errors
 from tests.train import shards
 
 workdir, way, fsdp, blow = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 at, victim, number_of_signal = map(int, blow.split(","))
-with explained():
+with user_errors():
     processes.start(*([sys.argv[5], *map(int, sys.argv[6:8])] if len(sys.argv) > 5 else []))
     import jax, jax.numpy as jnp
 
@@ -232,10 +232,10 @@ DEED = """
 import os, sys, time
 from clipjax.errors import ConfigError
 from clipjax.train.distributed import processes
-from clipjax.runtime.cli import explained
+from clipjax.runtime.cli import user_errors
 
 deed, index = sys.argv[1], int(sys.argv[4])
-with explained():
+with user_errors():
     processes.start(sys.argv[2], 2, index)
     processes.gather(0)
     if deed == "raises" and index == 1:

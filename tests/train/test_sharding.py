@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clipjax.errors import ConfigError
-from clipjax.study.mesh import check_divides, check_parallel, training_mesh
+from clipjax.study.mesh import check_divides, training_mesh
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed.program import make_program
 from clipjax.train.distributed.sharding import (
@@ -23,7 +23,7 @@ from clipjax.train.distributed.sharding import (
     sharing,
 )
 from configs import dann
-from tests.conftest import REPO
+from tests.conftest import REPO, parsed
 
 # Twenty steps at a usual learning rate, in float32, of DANN on heads alone, of DANN on a CLIP whose
 # image tower trains, and of contrastive pairs, several of which share a text, on linear towers. The
@@ -235,7 +235,12 @@ def test_fsdp_cuts_the_longest_axis_that_can_be(shape, parts, axis):
 def asked(**changes):
     config = dann.get_config("smoke")
     config.update_from_flattened_dict(changes)
-    return config
+    return parsed(config)
+
+
+def mesh_of(**changes):
+    study = asked(**changes)
+    return training_mesh(study.devices, study.training.batch_size)
 
 
 @pytest.mark.parametrize(
@@ -243,23 +248,23 @@ def asked(**changes):
     [
         ({"parallel": "pmap", "mesh.fsdp": 2}, "pmap keeps parameters whole .* use parallel=jit"),
         ({"parallel": "xmap"}, "'xmap'; known: jit, pmap"),
-        ({"mesh.fsdp": 0}, "at least 0 and 1"),
+        ({"mesh.fsdp": 0}, "mesh.fsdp is 0; give a whole number, at least 1"),
         ({"profile": "20:10"}, "write 10:20"),
     ],
 )
 def test_what_no_devices_could_run_is_refused(changes, says):
     with pytest.raises(ConfigError, match=says):
-        check_parallel(asked(**changes))
+        asked(**changes)
 
 
 def test_a_mesh_that_is_asked_for_is_given_or_refused():
     there = len(jax.devices())
     with pytest.raises(ConfigError, match=f"larger than the {there} there"):
-        training_mesh(asked(**{"mesh.data": there + 1}))
+        mesh_of(**{"mesh.data": there + 1})
     with pytest.raises(ConfigError, match="batch_size=60 .* 4 devices in acc.*=2 .* take 56 or 64"):
         check_divides(60, 2, 4)
-    assert training_mesh(asked(**{"mesh.data": 1})).size == 1
-    assert training_mesh(asked(batch_size=7)).size == sharing(7, there)  # left to us
+    assert mesh_of(**{"mesh.data": 1}).size == 1
+    assert mesh_of(batch_size=7).size == sharing(7, there)  # left to us
 
 
 def test_pmap_over_parts_of_parameters_is_refused():
