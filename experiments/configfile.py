@@ -17,7 +17,7 @@ from ml_collections.config_dict import RequiredValueError
 
 from clipjax.errors import ConfigError
 from clipjax.study.config import kind_of, parse
-from clipjax.study.fields import check_names, meant, plain, short
+from clipjax.study.fields import check_names, meant, short
 
 # What ml_collections says where a value is of another type than the field's.
 _MISFIT = re.compile(
@@ -170,11 +170,13 @@ def _check(config: ConfigDict, file: str, *, filled: bool) -> None:
 
 def as_mapping(config: ConfigDict) -> dict[str, Any]:
     """The config as a plain nested mapping; a placeholder that nobody has filled is None."""
-    found = {}
-    for key in config:
-        value = value_of(config, key)
-        found[key] = as_mapping(value) if isinstance(value, ConfigDict) else plain(value)
-    return found
+    return {key: _opened(value_of(config, key)) for key in config}
+
+
+def _opened(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_opened, value))
+    return as_mapping(value) if isinstance(value, ConfigDict) else value
 
 
 def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:

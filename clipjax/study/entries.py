@@ -48,7 +48,7 @@ def _method(name: str, where: str, entry: Entry, data: Data, training: Training)
     phases, order = options.pop("phases", None), options.pop("phase_order", ())
     if not phases:
         phases, order = {"": {}}, ("",)
-    if not isinstance(order, tuple) or sorted(order) != sorted(phases):
+    if not isinstance(order, tuple) or sorted(map(str, order)) != sorted(phases):
         raise ConfigError(
             f"{where}.phase_order is {order!r}, but phases has {', '.join(sorted(phases))}; name "
             "each once."

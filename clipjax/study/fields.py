@@ -68,11 +68,26 @@ def short(value: Any) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def plain(value: Any) -> Any:
-    """A value with dicts for mappings and tuples for lists, as deep as it goes."""
+def plain(value: Any, name: str = "") -> Any:
+    """A value with dicts for mappings, tuples for lists and Python's numbers for NumPy's.
+
+    Raises:
+      ConfigError: what a config cannot hold; `name` is the field's.
+    """
     if isinstance(value, Mapping):
-        return {key: plain(inner) for key, inner in value.items()}
-    return tuple(map(plain, value)) if isinstance(value, (tuple, list)) else value
+        if strange := [key for key in value if not isinstance(key, str)]:
+            at = f"{name} has" if name else "the config has"
+            raise ConfigError(f"{at} the key {short(strange[0])}; names of fields are texts.")
+        return {k: plain(inner, f"{name}.{k}".lstrip(".")) for k, inner in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(plain(inner, name) for inner in value)
+    value = value.item() if getattr(value, "ndim", None) == 0 else value
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    raise ConfigError(
+        f"{name or 'the config'} has {short(value)}; give a text, a number, True, False, None, a "
+        "tuple or a dict."
+    )
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -247,5 +262,7 @@ def flat(made: Any) -> dict[str, Any]:
         if each.metadata.get("inline"):
             found |= flat(value)
         else:
-            found[each.name] = flat(value) if dataclasses.is_dataclass(hint) else plain(value)
+            found[each.name] = (
+                flat(value) if dataclasses.is_dataclass(hint) else plain(value, each.name)
+            )
     return found

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from clipjax.data.classes import HOW
@@ -91,6 +92,10 @@ def test_choices_are_those_of_what_reads_them():
         ({"experiment": "pretrain", "epochs": 1}, "no field epochs"),
         ({"experiment": "pretrain", "seeds": (0, 0)}, "seeds is \\(0, 0\\)"),
         (3, "the config is 3; give a mapping"),
+        ({3: 1}, "the config has the key 3; names of fields are texts"),
+        ({"methods": {"a": {"heads": {1: 2}}}}, "methods.a.heads has the key 1"),
+        ({"methods": {"a": {"lam_max": object()}}}, "methods.a.lam_max has <object"),
+        ({"sweep": ({"optim.lr": {1, 2}},)}, "sweep.optim.lr has {1, 2}; give a text, a number"),
     ],
 )
 def test_what_is_wrong_is_named_as_on_the_command_line(given, words):
@@ -108,6 +113,13 @@ def test_what_python_makes_is_checked_too():
     ):
         with pytest.raises(ConfigError, match=words):
             run(wrong)
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = {"seeds": list(np.arange(2)), "sweep": ({"optim.lr": tuple(np.float32([0.5, 1]))},)}
+    study = parse(given)
+    assert study == parse({"seeds": (0, 1), "sweep": ({"optim.lr": (0.5, 1.0)},)})
+    assert json.loads(config_text(study))["seeds"] == [0, 1]
 
 
 def test_a_source_may_be_several_domains():

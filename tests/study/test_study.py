@@ -87,6 +87,16 @@ def test_each_phase_trains_what_it_frees(two_stage, wee_clip):
     assert "text" not in params["clip"] and "logit_scale" not in params["clip"]
 
 
+def test_a_finished_run_is_read_with_its_parameters(two_stage, capsys):
+    config, workdir = two_stage
+    found = run(parsed(config), workdir, print)
+    assert "this run is finished" in capsys.readouterr().out
+    assert found.results == read_json(workdir / "results.json")
+    assert found.curves == read_log(workdir / "metrics.jsonl")
+    wanted = trained(config, workdir).params
+    jax.tree.map(np.testing.assert_array_equal, found.params["dann"], wanted)
+
+
 def test_the_log_runs_through_the_phases(two_stage):
     _, workdir = two_stage
     records = read_log(workdir / "metrics.jsonl")
