@@ -83,7 +83,7 @@ def train_group(trainer, encoded) -> np.ndarray:
     one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states.params)
     with trainer.checkpointer(trainer.method.phases[0]) as checkpointer:
         states = fit_arrays(
-            functools.partial(trainer.step, 0, trainer.network.model, one),
+            functools.partial(trainer.step, 0, trainer.backbone(cached=True), one),
             states,
             trainer.training_features(),
             Epochs(
@@ -91,12 +91,12 @@ def train_group(trainer, encoded) -> np.ndarray:
                 training.epochs,
                 training.batch_size,
                 training.save_every,
-                trainer.sampling,
+                trainer.sampler,
                 mesh=trainer.mesh,
             ),
             Outputs(checkpointer, trainer.log),
         )
-    answer = jax.jit(jax.vmap(trainer.network.predict, in_axes=(0, None)))
+    answer = jax.jit(jax.vmap(lambda params, x: trainer.answer(params, x)[0], in_axes=(0, None)))
     tests = [encoded.parts[domain, "test"] for domain in (data.source, data.target)]
     hits = [np.asarray(answer(states.params, x)).argmax(-1) == y for x, y in tests]
     return np.stack([hit.mean(axis=1) for hit in hits], axis=1)

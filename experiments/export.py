@@ -149,6 +149,12 @@ def prepared(study: Study, workdir: pathlib.Path) -> Plan:
         ) from error
 
 
+def overlay(params: dict, over: dict) -> dict:
+    """Parameters with some of them replaced, dict by dict."""
+    both = {k: overlay(params[k], v) if isinstance(v, dict) else v for k, v in over.items()}
+    return {**params, **both}
+
+
 def _export(
     workdir: pathlib.Path, results: dict, out: pathlib.Path, method: str, seed: int | None
 ) -> None:
@@ -156,11 +162,11 @@ def _export(
 
     from clipjax.data.features.identity import tokenizer_files
     from clipjax.export.adapted import Trained, save_adapted
+    from clipjax.model.backbone import as_linear
+    from clipjax.model.heads import Heads
     from clipjax.model.hf.load import load_clip
-    from clipjax.model.network import as_linear
     from clipjax.study.encode import encode_texts
     from clipjax.study.model_record import check_recorded
-    from clipjax.study.restore import restored
     from clipjax.study.trainer import trainers
     from clipjax.train.checkpoint import warn
 
@@ -173,15 +179,21 @@ def _export(
         warn(f"note: {told}")
     texts = encode_texts(plan)
     (trainer,) = (t for t in trainers(texts, workdir) if method in t.names)
-    trained = restored(trainer)[method]
+    trained, chosen_method = trainer.restored()[method], plan.methods[method]
     one = jax.tree.map(lambda x: x[position], trained.params)
     stored = load_clip(plan.model, image_size=study.encoder.image_size or None)[1]
     # The parameters that were compared, each in the dtype it is stored in.
     own = jax.tree.map(lambda value, like: value.astype(like.dtype), plan.params, stored)
-    clip = {**own, **one.pop("clip", {})}
-    heads = plan.methods[method].heads
+    clip, heads = overlay(own, one.pop("clip", {})), chosen_method.heads
+    if heads is None and set(one) == {"classifier"} and set(one["classifier"]) == {"layer_0"}:
+        heads = Heads(len(plan.dataset.classes), class_bias="bias" in one["classifier"]["layer_0"])
+    if heads is None:
+        raise ConfigError(
+            f"{method!r} has no heads, and an export holds an encoder and heads; export another "
+            f"method of {', '.join(plan.methods)}."
+        )
     if heads.text:
-        heads, one = as_linear(plan.module, clip, texts.tokens)
+        heads, one = as_linear(plan.module, clip, texts.classes)
     chosen = results["seeds"][position]
     picked = "as asked" if seed is not None else "the best on the source's validation split"
     scratch = out.with_name(out.name + ".partial")  # a kill leaves nothing that looks whole

@@ -244,22 +244,38 @@ def make_method(
     lam_max: float = 1.0,
     gamma: float = 10.0,
     start: float = 0.0,
+    domain_weight: float = 1.0,
+    joined: bool | None = None,
     **options: Any,
 ) -> Method:
     """DANN on a backbone; `options` are `make_loss`'s others.
+
+    Joined by default where embeddings are cached, which is faster; from pixels the halves take less
+    memory.
 
     Raises:
       ValueError: a head without a discriminator, and what `make_loss` refuses.
     """
     del classes  # the head's
+    if not head.domains:
+        raise ValueError("it needs heads.discriminator, the widths of a domain head.")
     lam = (schedules or {}).get("lam") or lambda_schedule(
         schedule, lam_max=lam_max, gamma=gamma, start=start
     )
+    joined = "image" in backbone.cached if joined is None else joined
+    model, weight = on_backbone(backbone, head), domain_weight
+
+    def diagnose(params, batch, numbers):
+        numbers = {"domain_weight": 1.0, "label_smoothing": 0.0} | dict(numbers)
+        kept = {key: numbers[key] for key in ("domain_weight", "label_smoothing")}
+        return {"grad_ratio": gradient_ratio(model, params, batch, 1.0, **kept)}
+
     return with_head(
         backbone,
         head,
-        make_loss(on_backbone(backbone, head), schedule=lam, **options),
+        make_loss(model, schedule=lam, domain_weight=weight, joined=joined, **options),
         reads=("source", "target"),
+        diagnose=None if isinstance(weight, (int, float)) and weight == 0 else diagnose,
         schedules={"lam": lam},
         scheduled=("schedule", "lam_max", "gamma", "start"),
     )

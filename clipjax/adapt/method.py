@@ -77,6 +77,7 @@ class Head(NamedTuple):
       members: (params, embeddings, classes) -> logits [M, B, K] of all members, without dropout.
       predict: (params, embeddings, classes) -> logits [B, K].
       towers: those of the backbone that it runs itself: "text" where texts name the classes.
+      domains: how many its domain head tells apart; 0: it has none.
     """
 
     init: Callable[[jax.Array], PyTree]
@@ -84,6 +85,7 @@ class Head(NamedTuple):
     members: Callable[[PyTree, jax.Array, Classes], jax.Array]
     predict: Callable[[PyTree, jax.Array, Classes], jax.Array]
     towers: tuple[str, ...] = ()
+    domains: int = 0
 
 
 class Method(NamedTuple):
@@ -105,6 +107,8 @@ class Method(NamedTuple):
       schedules: named scalars of progress: what a sweep may vary inside one program. They are
         handed back as `make_method(..., schedules={name: schedule})`.
       scheduled: the options that shape them and nothing else.
+      diagnose: (params, batch, numbers) -> further measures of validation examples, float32 []
+        each; numbers: the method's options that are numbers.
       towers: the towers that it runs: their parameters come with its own.
       alters: towers whose output its own parameters change: these are never cached.
       per_example: whether the loss is a mean over examples. Otherwise microbatches
@@ -118,6 +122,7 @@ class Method(NamedTuple):
     features: Callable[..., jax.Array] | None = None
     members: Callable[..., jax.Array] | None = None
     embed: Callable[..., jax.Array] | None = None
+    diagnose: Callable[..., dict[str, jax.Array]] | None = None
     schedules: Mapping[str, Schedule] = {}
     scheduled: tuple[str, ...] = ()
     towers: tuple[str, ...] = ("image",)

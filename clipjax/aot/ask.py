@@ -89,7 +89,13 @@ def ask(study: Study, question: Question, say: Callable[[str], None] = print) ->
             "device, not a step on a mesh; ask about a phase that trains from pixels (--phase)."
         )
     compiled = compile_step(
-        made.step, made.state, made.batch, topology, fsdp=question.fsdp, fast=question.fast
+        made.step,
+        made.state,
+        made.batch,
+        topology,
+        *made.shared,
+        fsdp=question.fsdp,
+        fast=question.fast,
     )
     say(f"... took {compiled.seconds:.0f} s")
     return Answer(

@@ -16,7 +16,6 @@ from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import ConfigError
 from clipjax.model.clip import CLIPConfig
 from clipjax.model.hf.params import abstract_params
-from clipjax.model.network import needed_clip
 from clipjax.model.prompts import fill_prompts
 from clipjax.study.config import Study
 from clipjax.study.encode import Encoded
@@ -31,10 +30,11 @@ class AbstractStep(NamedTuple):
     """A phase's step and the shapes of its arguments."""
 
     name: str  # of the phase
-    step: Any  # (state, batch) -> (state, metrics)
+    step: Any  # (state, batch, *shared) -> (state, metrics)
     state: TrainState  # of one seed
     batch: PyTree
-    cached: bool  # the encoder is not in it: inputs are its features
+    cached: bool  # the image tower is not in it: inputs are its embeddings
+    shared: tuple[PyTree, ...] = ()  # further arguments: parameters that no step changes
 
 
 def abstract_plan(study: Study, clip_config: CLIPConfig) -> Plan:
@@ -44,7 +44,7 @@ def abstract_plan(study: Study, clip_config: CLIPConfig) -> Plan:
       ConfigError, DataError: as `clipjax.study.plan.prepare`.
     """
     dataset, _ = matched_data(study)
-    methods = build_methods(study, len(dataset.classes))
+    methods = build_methods(study, tuple(dataset.classes))
     plan = Plan(
         study,
         dataset,
@@ -82,11 +82,10 @@ def abstract_step(
         group = RunGroup((method,), _no_texts(plan), workdir)
     state, cached = _state(group, index), group.cached[index]
     chosen = group.method.phases[index]
-    network = group.network_for(chosen.augment)
-    model = network.model if cached else network.pixel_model
-    step = group.step(index, model, state.params)
-    batch = _batch(plan, group.method.adversarial, cached)
-    return AbstractStep(chosen.name, step, state, batch, cached)
+    backbone = group.backbone(chosen.augment, cached=cached)
+    step, shared = group.step(index, backbone, state.params), group.shared(index)
+    batch = _batch(group, index)
+    return AbstractStep(chosen.name, step, state, batch, cached, (shared,) if shared else ())
 
 
 def _pick(name: str, known: list[str], what: str) -> str:
@@ -109,19 +108,32 @@ def _no_texts(plan: Plan) -> Encoded:
 def _state(group: RunGroup, index: int) -> TrainState:
     """Shapes of one seed's state in a phase, through all phases before it."""
     state = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], group.start()))
-    for at, cached in enumerate(group.cached[: index + 1]):
-        clip = None if cached else needed_clip(group.method.heads, group.plan.params)
-        state = jax.eval_shape(functools.partial(group.begin, at), state, clip)
+    for at in range(index + 1):
+        state = jax.eval_shape(functools.partial(group.begin, at), state, group.joining(at))
     return state
 
 
-def _batch(plan: Plan, adversarial: bool, cached: bool) -> PyTree:
+def _batch(group: RunGroup, index: int) -> PyTree:
     """Shapes of what `paired_batches` yields, or `fit_arrays` gathers."""
-    size, side = plan.study.training.batch_size, plan.preprocess.size
-    inputs = jax.ShapeDtypeStruct((size, side, side, 3), jnp.uint8)
-    if cached:
-        inputs = jax.ShapeDtypeStruct((size, plan.clip_config.projection_dim), jnp.float32)
-    label = jax.ShapeDtypeStruct((size,), jnp.int32)
-    mask = jax.ShapeDtypeStruct((size,), jnp.bool_)
-    batch = {"source": {"inputs": inputs, "label": label, "mask": mask}}
-    return batch | ({"target": {"inputs": inputs}} if adversarial else {})
+    plan, reads = group.plan, group.method.kind.reads
+    shape, dtype = (plan.preprocess.size,) * 2 + (3,), jnp.uint8
+    if group.cached[index]:
+        shape, dtype = (plan.clip_config.projection_dim,), jnp.float32
+    classes = len(group.classes.names)
+
+    def part(size, labelled):
+        found = {"inputs": jax.ShapeDtypeStruct((size, *shape), dtype)}
+        if labelled:
+            found["label"] = jax.ShapeDtypeStruct((size,), jnp.int32)
+        if "zero_shot" in reads and labelled != "support":
+            found["zero_shot"] = jax.ShapeDtypeStruct((size, classes), jnp.float32)
+        return found
+
+    episodes, size = group.method.config.episodes, group.training.batch_size
+    batch = {"source": part(episodes.way * episodes.query if episodes else size, True)}
+    batch["source"]["mask"] = jax.ShapeDtypeStruct(batch["source"]["label"].shape, jnp.bool_)
+    if episodes:
+        batch["support"] = part(episodes.way * episodes.shot, True)
+    if "target" in reads:
+        batch["target"] = part(size, False)
+    return batch

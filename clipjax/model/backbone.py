@@ -92,6 +92,7 @@ def make_head(heads: Heads, backbone: Backbone, classes: Classes) -> Head:
         model,
         members=functools.partial(answer, member_logits),
         predict=functools.partial(answer, predict),
+        domains=0 if heads.discriminator is None else heads.num_domains,
     )
 
 
@@ -107,6 +108,7 @@ def _text_head(heads: Heads, model: DannModel, backbone: Backbone, classes: Clas
         members=lambda params, embeddings, texts: answer(params, embeddings, texts)[None],
         predict=answer,
         towers=("text",),
+        domains=0 if heads.discriminator is None else heads.num_domains,
     )
 
 

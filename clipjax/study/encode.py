@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from clipjax.adapt.method import Classes
 from clipjax.data.dataset import Source
 from clipjax.data.features import cache as feats
 from clipjax.data.images.preprocess import Preprocess
@@ -43,6 +44,17 @@ class Encoded(NamedTuple):
         source = self.plan.dataset.source(domain, split)
         rows = self.rows.get((domain, split))
         return source if rows is None else Subset(source, rows)
+
+    @property
+    def classes(self) -> Classes:
+        """The classes' texts, as methods take them."""
+        names = tuple(self.plan.dataset.classes)
+        return Classes(names, self.tokens, self.text_weights, self.scale)
+
+    def zero_shot(self, features: np.ndarray) -> np.ndarray:
+        """CLIP's own logits of features [N, P], float32 [N, K]."""
+        weights = np.asarray(self.text_weights, np.float32)
+        return self.scale * np.asarray(features, np.float32) @ weights.T
 
     @property
     def study(self) -> Study:

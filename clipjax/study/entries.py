@@ -8,11 +8,24 @@ from typing import Any
 
 from clipjax.errors import ConfigError
 from clipjax.study.fields import check_names, flat, meant, read, short
-from clipjax.study.parts import OWN_DATA, Augment, Data, MethodConfig, Optim, PhaseConfig, Training
+from clipjax.study.parts import (
+    OWN_DATA,
+    Augment,
+    Average,
+    Data,
+    Episodes,
+    MethodConfig,
+    Optim,
+    PhaseConfig,
+    Training,
+)
 from clipjax.study.sweep import Entry
 
 # What an entry may hold beside options of its loss.
-FIELDS = ("loss", "heads", "epochs", "freeze", "augment", "optim", "data", "phases", "phase_order")
+FIELDS = (
+    "loss", "heads", "epochs", "freeze", "augment", "average", "optim", "data", "episodes",
+    "phases", "phase_order",
+)  # fmt: skip
 
 
 def read_method(name: str, entry: Entry, data: Data, training: Training) -> MethodConfig:
@@ -31,13 +44,18 @@ def read_method(name: str, entry: Entry, data: Data, training: Training) -> Meth
 def _method(name: str, where: str, entry: Entry, data: Data, training: Training) -> MethodConfig:
     options = dict(entry.fields)
     _check_dicts(options, where)
-    if lacking := [key for key in ("loss", "heads") if key not in options]:
-        raise ConfigError(f"{where} has no {' and no '.join(lacking)}.")
-    loss, heads = options.pop("loss"), options.pop("heads")
+    if "loss" not in options:
+        raise ConfigError(f"{where} has no loss; give the name of a file of clipjax/adapt.")
+    loss, heads = options.pop("loss"), options.pop("heads", None)
     if not isinstance(loss, str):
         raise ConfigError(
-            f"{where}.loss is {short(loss)}; give the name of a file of clipjax/adapt."
+            f"{where}.loss is {short(loss)}; give the name of a file of clipjax/adapt, or "
+            "'package.module' of a method of your own."
         )
+    episodes = options.pop("episodes", None)
+    if episodes is not None:
+        check_names(Episodes, episodes, f"{where}.episodes.")
+        episodes = read(Episodes, episodes, f"{where}.episodes.")
     own = options.pop("data", {})
     if unknown := sorted(set(own) - set(OWN_DATA)):
         raise ConfigError(
@@ -60,12 +78,12 @@ def _method(name: str, where: str, entry: Entry, data: Data, training: Training)
         merged["optim"] = {**options.get("optim", {}), **phases[label].get("optim", {})}
         at = f"{where}.phases.{label}" if label else where
         found.append(_phase(full, label, at, merged, training))
-    return MethodConfig(name, entry.stage, entry.setting, loss, heads, data, tuple(found))
+    return MethodConfig(name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes)
 
 
 def _check_dicts(options: Mapping[str, Any], where: str) -> None:
     """Refuses anything else where fields are expected."""
-    for key in ("heads", "data", "optim", "phases"):
+    for key in ("heads", "data", "optim", "phases", "episodes"):
         if key in options and not isinstance(options[key], Mapping):
             raise ConfigError(f"{where}.{key} is {short(options[key])}; give a dict of its fields.")
     for label, phase in options.get("phases", {}).items():
@@ -80,14 +98,9 @@ def _phase(
     name: str, label: str, where: str, entry: dict[str, Any], training: Training
 ) -> PhaseConfig:
     """A phase from its entry: what is not its own is an option of the loss."""
-    augment, changes = entry.pop("augment", None), entry.pop("optim")
-    if augment is not None:
-        if not isinstance(augment, Mapping):
-            raise ConfigError(
-                f"{where}.augment is {short(augment)}; give a dict, as in {{'smallest': 0.5}}."
-            )
-        check_names(Augment, augment, f"{where}.augment.")
-        augment = read(Augment, augment, f"{where}.augment.")
+    changes = entry.pop("optim")
+    augment = _optional(Augment, entry.pop("augment", None), f"{where}.augment", "'smallest': 0.5")
+    average = _optional(Average, entry.pop("average", None), f"{where}.average", "'kind': 'ema'")
     check_names(Optim, changes, f"{where}.optim.")
     optim = read(Optim, flat(training.optim) | changes, f"{where}.optim.")
     factors = tuple((pattern, float(factor)) for pattern, factor in optim.lr_mults)
@@ -101,4 +114,15 @@ def _phase(
         dataclasses.replace(optim, lr_mults=factors),
         augment,
         entry,
+        average,
     )
+
+
+def _optional(cls: type, given: Any, where: str, example: str) -> Any:
+    """An instance of a class of fields, or None where nothing is given."""
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where} is {short(given)}; give a dict, as in {{{example}}}.")
+    check_names(cls, given, f"{where}.")
+    return read(cls, given, f"{where}.")

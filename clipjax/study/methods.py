@@ -1,4 +1,4 @@
-"""From a study's methods to heads and losses; refuses what cannot run."""
+"""From a study's methods to pure functions; refuses what cannot run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 import clipjax.adapt
-from clipjax.adapt.grl import Schedule, lambda_schedule
-from clipjax.adapt.step import Loss
+from clipjax.adapt import method as contract
+from clipjax.adapt.grl import Schedule
+from clipjax.adapt.method import Backbone, Classes, ClosedForm
 from clipjax.errors import ConfigError
-from clipjax.model.heads import Heads, as_model
+from clipjax.model.backbone import TOWERS, make_head
+from clipjax.model.heads import Heads
 from clipjax.study.config import Pretraining, Study
 from clipjax.study.entries import FIELDS
 from clipjax.study.fields import is_number, meant, short
@@ -26,12 +29,11 @@ from clipjax.train.optim import make_optimizer, make_schedule
 from clipjax.train.phases import Span, training_since
 from clipjax.train.restore import is_step
 
-# Options that are numbers along the run, in which methods of one program may differ.
+# Options of the optimizer that are numbers along the run, in which methods of one program may
+# differ; and options that are plain factors in the step: of the optimizer, and of the loss.
 _RATE = ("schedule", "lr", "warmup", "step_every", "gamma")
-_LAMBDA = ("schedule", "lam_max", "gamma", "start")
-# Options that are plain factors in the step: of the optimizer, and of the loss.
 OPTIM_FACTORS, LOSS_FACTORS = ("weight_decay",), ("label_smoothing",)
-
+_GIVEN = ("head", "schedules")  # by the study, not by the config
 
 # What the config says of heads: not what the data say, nor flax.
 _NOT_GIVEN = ("num_classes", "parent", "name")
@@ -39,48 +41,86 @@ HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GI
 
 
 class Method(NamedTuple):
-    """A trained method: what the config says of it, its networks and its loss."""
+    """A method of a study: what the config says of it, and the functions it is made of."""
 
     config: MethodConfig
-    heads: Heads
-    make_loss: Callable[..., Loss]  # (model, **options), of its file in clipjax/adapt
-    adversarial: bool  # the loss has a domain part
+    heads: Heads | None  # None where it takes none
+    make: Callable[..., contract.Method | ClosedForm]  # `make_method` of its module
+    kind: contract.Method | ClosedForm  # as its first phase makes it: what it reads and runs
 
     @property
     def phases(self) -> tuple[PhaseConfig, ...]:
-        """The phases it trains in."""
-        return self.config.phases
+        """The phases it trains in; none where it is a closed form."""
+        return self.config.phases if self.trains else ()
+
+    @property
+    def trains(self) -> bool:
+        """Whether it takes steps."""
+        return isinstance(self.kind, contract.Method)
 
     @property
     def data(self) -> Data:
         """What it trains on."""
         return self.config.data
 
-    def loss(self, phase: PhaseConfig, model: Any, **changes: Any) -> Loss:
-        """The loss of a phase, some options changed."""
-        return self.make_loss(model, **{**phase.options, **changes})
+    def on(
+        self, backbone: Backbone, classes: Classes, phase: PhaseConfig, **changes: Any
+    ) -> contract.Method | ClosedForm:
+        """The method over a backbone, with the options of a phase, some changed."""
+        given = {**phase.options, **changes}
+        if self.heads is not None:
+            given["head"] = make_head(self.heads, backbone, classes)
+        return self.make(backbone, classes, **given)
 
 
-def loss_files() -> dict[str, object]:
-    """The modules of `clipjax.adapt` that hold a method, by name."""
+def adapt_files() -> list[str]:
+    """The files of `clipjax.adapt` that hold a method."""
     names = [m.name for m in pkgutil.iter_modules(clipjax.adapt.__path__)]
     modules = {name: importlib.import_module(f"clipjax.adapt.{name}") for name in names}
-    return {name: m for name, m in modules.items() if hasattr(m, "make_loss")}
+    return [name for name, module in modules.items() if hasattr(module, "make_method")]
 
 
-def build_methods(study: Study, num_classes: int) -> dict[str, Method]:
+def find_module(where: str, loss: str) -> Any:
+    """The module that holds a method: a file of clipjax/adapt, or "my_package.my_method".
+
+    Raises:
+      ConfigError: there is none, it fails, or it has no `make_method`.
+    """
+    if "." not in loss:
+        known = adapt_files()
+        if loss in known:
+            return importlib.import_module(f"clipjax.adapt.{loss}")
+        raise ConfigError(
+            f"{where}.loss is {loss!r}, but clipjax/adapt has no such method; it has: "
+            f"{', '.join(known)}. A method of your own is 'package.module'.{meant(loss, known)}"
+        )
+    try:
+        module = importlib.import_module(loss)
+    except Exception as error:
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        raise ConfigError(f"{where}.loss: {loss!r} cannot be imported ({kind}{error}).") from error
+    if not callable(getattr(module, "make_method", None)):
+        raise ConfigError(
+            f"{where}.loss: {loss!r} has no make_method(backbone, classes, **options); "
+            "clipjax.adapt.method says what it returns."
+        )
+    return module
+
+
+def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
     """The methods that a study trains, by name, in order.
 
     Raises:
-      ConfigError: a loss without a file, an option it refuses, heads that cannot be.
+      ConfigError: a loss without a module, an option it refuses, heads that cannot be.
     """
-    built, parallel = {}, study.devices.parallel
+    built = {}
     for config in study.trained:
         where = f"methods.{config.stage}"
         for name in (config.stage, *(phase.label for phase in config.phases)):
             check_name(name)
         try:
-            built[config.name] = _build(config, where, num_classes, parallel)
+            built[config.name] = _build(config, where, classes)
+            _check_ways(built[config.name], where, study)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where}: {error}") from None
     return built
@@ -99,58 +139,99 @@ def check_name(name: str) -> None:
         )
 
 
-def _build(config: MethodConfig, where: str, num_classes: int, parallel: str) -> Method:
-    losses = loss_files()
-    if config.loss not in losses:
-        raise ConfigError(
-            f"{where}.loss is {config.loss!r}, but clipjax/adapt has no such method; it has: "
-            f"{', '.join(losses)}.{meant(config.loss, losses)}"
-        )
-    file = losses[config.loss]
+def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
+    module = find_module(where, config.loss)
+    heads = _heads(config, where, module.make_method, len(names))
+    # Nothing of it is called: what a method reads and runs is known before a model is opened.
+    backbone = Backbone({tower: _absent for tower in TOWERS}, _absent, _absent, TOWERS)
+    classes = Classes(names, None, np.zeros((len(names), 1), np.float32), 1.0)
+    kinds = []
+    for phase in config.phases:
+        at = f"{where}.phases.{phase.label}" if phase.label else where
+        check_options(at, phase.options, module)
+        if phase.options.get("diversity_weight") and heads is not None and heads.members == 1:
+            raise ConfigError(f"{at}: diversity_weight needs an ensemble: heads.members > 1.")
+        kinds.append(Method(config, heads, module.make_method, None).on(backbone, classes, phase))
+        if isinstance(kinds[-1], contract.Method):
+            build_optimizer(phase, 1)
+    return Method(config, heads, module.make_method, kinds[0])
+
+
+def _absent(*_, **__):
+    raise AssertionError("a method called its backbone while it was made")
+
+
+def _heads(config: MethodConfig, where: str, make: Callable, num_classes: int) -> Heads | None:
+    """The heads of a method that takes some."""
+    if "head" not in inspect.signature(make).parameters:
+        if config.heads:
+            raise ConfigError(f"{where}: loss {config.loss!r} takes no heads; leave them out.")
+        return None
+    if config.heads is None:
+        raise ConfigError(f"{where} has no heads; give them, {{}} for a linear one.")
     if unknown := [name for name in config.heads if name not in HEADS]:
         raise ConfigError(
             f"{where}.heads has no {', '.join(unknown)}; it has {', '.join(HEADS)}."
             f"{meant(unknown[0], HEADS)}"
         )
     try:
-        heads = Heads(num_classes=num_classes, **config.heads)
+        return Heads(num_classes=num_classes, **config.heads)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}.heads: {error}") from None
-    adversarial = hasattr(file, "gradient_ratio")
-    if adversarial and heads.discriminator is None:
+
+
+def _check_ways(method: Method, where: str, study: Study) -> None:
+    """Refuses ways to compute a method that would make another loss of it.
+
+    Raises:
+      ConfigError: what the method is, and which field asks for what.
+    """
+    kind, training = method.kind, study.training
+    reads = [part for part in kind.reads if part not in contract.READS]
+    if reads or "source" not in kind.reads:
         raise ConfigError(
-            f"{where}: loss {config.loss!r} needs heads.discriminator, the widths of a domain head."
+            f"{where}: loss {method.config.loss!r} reads {', '.join(kind.reads)}, which a study "
+            f"does not bring; it brings {', '.join(contract.READS)}, the source always."
         )
-    method = Method(config, heads, file.make_loss, adversarial)
-    for phase in config.phases:
-        at = f"{where}.phases.{phase.label}" if phase.label else where
-        check_options(at, phase.options, file.make_loss)
-        if phase.options.get("diversity_weight") and heads.members == 1:
-            raise ConfigError(f"{at}: diversity_weight needs an ensemble: heads.members > 1.")
-        method.loss(phase, as_model(heads))  # refuses values that it does not take
-        build_optimizer(phase, 1)
-    return method
+    if ("support" in kind.reads) != (method.config.episodes is not None):
+        wanted = "needs episodes = {'way': ..., 'shot': ..., 'query': ..., 'count': ...}"
+        raise ConfigError(
+            f"{where}: loss {method.config.loss!r} "
+            + (wanted if "support" in kind.reads else "takes no episodes; leave them out")
+            + "."
+        )
+    if not method.trains or kind.per_example:
+        return
+    for field, asked in (("accumulate", training.accumulate > 1), ("parallel", _pmap(study))):
+        if asked:
+            raise ConfigError(
+                f"{where}: loss {method.config.loss!r} compares the examples of a batch, so that "
+                f"parts of a batch have another loss; leave {field} at its default."
+            )
 
 
-def check_options(where: str, options: Mapping[str, Any], make_loss: Callable) -> None:
+def _pmap(study: Study) -> bool:
+    return study.devices.parallel == "pmap"
+
+
+def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
     """Refuses options that a loss does not have, or not of the kind of its defaults.
 
     Args:
       where: the method or phase, for the error.
       options: what is given.
-      make_loss: of a file of clipjax/adapt; options are its keyword-only parameters.
+      module: of the method; options are the keyword-only parameters of its `make_method` and, where
+        that takes any others, of its `make_loss`.
 
     Raises:
       ConfigError: the option.
     """
-    parameters = inspect.signature(make_loss).parameters.values()
-    takes = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    takes = _options(module)
     for option, value in options.items():
         if option not in takes:
-            known = [name for name in takes if name != "axis_name"]
             raise ConfigError(
-                f"{where} has no option {option}; its loss takes {', '.join(known) or 'none'}."
-                f"{meant(option, [*known, *FIELDS])}"
+                f"{where} has no option {option}; its loss takes {', '.join(takes) or 'none'}."
+                f"{meant(option, [*takes, *FIELDS])}"
             )
         usual, said = takes[option], f"{where}.{option} is {short(value)}"
         if isinstance(usual, bool) and not isinstance(value, bool):
@@ -163,6 +244,23 @@ def check_options(where: str, options: Mapping[str, Any], make_loss: Callable) -
             raise ConfigError(f"{said}; give at least 0 and less than 1.")
 
 
+def _options(module: Any) -> dict[str, Any]:
+    """Option -> its default."""
+    found, kinds = {}, inspect.Parameter
+    taken = inspect.signature(module.make_method).parameters.values()
+    if any(p.kind is kinds.VAR_KEYWORD for p in taken) and hasattr(module, "make_loss"):
+        taken = (*inspect.signature(module.make_loss).parameters.values(), *taken)
+    for parameter in taken:
+        if parameter.kind is kinds.KEYWORD_ONLY and parameter.name not in _GIVEN:
+            found[parameter.name] = parameter.default
+    return found
+
+
+def numbers(options: Mapping[str, Any]) -> dict[str, float]:
+    """The options that are numbers."""
+    return {key: value for key, value in options.items() if is_number(value)}
+
+
 def learning_rate(phase: PhaseConfig, steps: int) -> Callable:
     """The phase's learning rate as a function of the steps made in it."""
     optim = phase.optim
@@ -170,10 +268,10 @@ def learning_rate(phase: PhaseConfig, steps: int) -> Callable:
     return make_schedule(optim.schedule, optim.lr, steps, **own)
 
 
-def lambda_of(phase: PhaseConfig) -> Schedule:
-    """Lambda of an adversarial phase as a function of the run's progress."""
-    given = {k: v for k, v in phase.options.items() if k in _LAMBDA}
-    return lambda_schedule(given.pop("schedule", "ganin"), **given)
+def schedules_of(method: Method, index: int, backbone: Backbone, classes: Classes) -> dict:
+    """The named scalars of progress of a phase, name -> `Schedule`."""
+    found: Mapping[str, Schedule] = method.on(backbone, classes, method.phases[index]).schedules
+    return dict(found)
 
 
 def group_runs(
@@ -199,11 +297,11 @@ def program_key(method: Method) -> str:
     """What the methods of one program have in common, as text."""
     phases = []
     for phase in method.phases:
-        free = LOSS_FACTORS + (_LAMBDA if method.adversarial else ())
+        free = LOSS_FACTORS + tuple(method.kind.scheduled)
         options = {k: v for k, v in phase.options.items() if k not in free}
         optim = {k: v for k, v in vars(phase.optim).items() if k not in _RATE + OPTIM_FACTORS}
         phases.append((phase.epochs, phase.freeze, sorted(options.items()), sorted(optim.items())))
-    return repr((method.heads, method.config.loss, phases))
+    return repr((method.heads, method.config.loss, method.config.episodes, phases))
 
 
 def build_optimizer(
@@ -238,7 +336,7 @@ def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
 
     Args:
       phase: what to check.
-      params: of the encoder and the heads, or their shapes.
+      params: of the encoder and the method, or their shapes.
       unused: layer groups that the method has no use for.
 
     Raises:
@@ -271,9 +369,7 @@ def trains_on_pixels(config: Study | Pretraining) -> bool:
     tower = ("embedding", "projection", *(f"block_{i}" for i in range(_DEEPEST)))
     groups = [f"clip/vision/{part}" for part in tower]
     return any(
-        phase.augment is not None
-        or bool(method.heads.get("text"))
-        or not all(is_frozen(group, phase.freeze) for group in groups)
+        phase.augment is not None or not all(is_frozen(group, phase.freeze) for group in groups)
         for method in config.trained
         for phase in method.phases
     )

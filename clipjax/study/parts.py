@@ -226,6 +226,27 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True)
+class Average:
+    """A running mean of what trains (`clipjax.adapt.average`), a variant of the method's
+    results."""
+
+    kind: str = field("uniform", "how updates are weighted", known=("uniform", "ema", "beta"))
+    start: float = field(0.0, 'for "uniform": share of the run before it begins', low=0, high=1)
+    decay: float = field(0.999, 'for "ema": of the weights before', low=0, high=1)
+    b: float = field(0.5, 'for "beta": below 1 favours both ends of the run', low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+    """Few-shot episodes instead of batches (`clipjax.data.loading.sampler.Episodes`)."""
+
+    way: int = field(5, "classes of an episode", low=1)
+    shot: int = field(1, "images of each class to learn from", low=1)
+    query: int = field(5, "others of each to be judged on", low=1)
+    count: int = field(20, "episodes of an epoch", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """How methods train, where they say nothing of their own."""
 
@@ -279,6 +300,7 @@ class PhaseConfig:
     optim: Optim
     augment: Augment | None
     options: Mapping[str, Any]  # of the loss
+    average: Average | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,10 +310,11 @@ class MethodConfig:
     name: str
     stage: str  # its entry of `methods`
     setting: Mapping[str, Any]  # field -> value: what the sweep changed
-    loss: str  # file of clipjax/adapt
-    heads: Mapping[str, Any]  # fields of clipjax.model.heads.Heads
+    loss: str  # file of clipjax/adapt, or the module of a user's own
+    heads: Mapping[str, Any] | None  # fields of clipjax.model.heads.Heads
     data: Data  # what it trains on, all of it
     phases: tuple[PhaseConfig, ...]
+    episodes: Episodes | None = None
 
     @property
     def epochs(self) -> int:

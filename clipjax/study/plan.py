@@ -13,27 +13,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.adapt.method import Classes
 from clipjax.data.classes import match_classes
 from clipjax.data.dataset import Dataset, Skipped, check_domain, open_parts, reasons
 from clipjax.data.features.identity import identity_of
 from clipjax.data.images.preprocess import Preprocess, load_preprocess
-from clipjax.data.loading.sampler import steps_per_epoch
+from clipjax.data.loading import sampler
 from clipjax.data.open import open_dataset
 from clipjax.data.readers.files import is_image_name
 from clipjax.data.subset import few_shot, fraction
 from clipjax.errors import ConfigError, DataError
+from clipjax.model.backbone import make_backbone, tower_params
 from clipjax.model.clip import CLIP, CLIPConfig
-from clipjax.model.heads import init_heads
 from clipjax.model.hf.hub import find_model
 from clipjax.model.hf.load import check_size, load_clip
 from clipjax.model.hf.tokenizer import load_tokenizer
-from clipjax.model.network import needed_clip
 from clipjax.model.prompts import fill_prompts, read_class_names
 from clipjax.model.text import class_tokens, confusable
 from clipjax.study.config import Study
 from clipjax.study.mesh import device_memory, training_mesh
 from clipjax.study.methods import Method, build_methods, check_groups
-from clipjax.study.parts import OWN_DATA, Data, Devices, Encoder, PhaseConfig
+from clipjax.study.parts import OWN_DATA, Data, Devices, Encoder, MethodConfig, PhaseConfig
 from clipjax.study.recorded import Recorded
 from clipjax.train.groups import is_frozen, layer_groups
 
@@ -73,7 +73,7 @@ def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = 
     """
     encoder = study.encoder
     dataset, notes = (recorded, []) if recorded else matched_data(study)
-    methods = build_methods(study, len(dataset.classes))
+    methods = build_methods(study, tuple(dataset.classes))
     if recorded:
         names = recorded.class_names
     else:
@@ -193,6 +193,9 @@ def check_parts(study: Study, dataset: Dataset) -> None:
     check_unreadable(unused_images(dataset), images, study.data.max_unreadable)
     for data in dict.fromkeys(method.data for method in study.trained):
         planned_epoch(data, study.training.batch_size, dataset)
+    for method in study.trained:
+        if method.episodes:
+            check_episodes(method, dataset)
     if study.stages and study.training.selection == "proxy_a_distance":
         ends = (study.data.source, *study.targets)
         fewest = min(len(dataset.source(domain, "val")) for domain in ends)
@@ -201,6 +204,20 @@ def check_parts(study: Study, dataset: Dataset) -> None:
                 f"selection=proxy_a_distance needs {FEWEST_FOR_DISTANCE} validation images a "
                 f"domain, and there are {fewest}; choose another rule."
             )
+
+
+def check_episodes(method: MethodConfig, dataset: Dataset) -> None:
+    """Refuses episodes that the labelled training images cannot fill.
+
+    Raises:
+      DataError: which classes have too few.
+    """
+    labels, wanted = dataset.source(method.data.source, "train").labels, method.episodes
+    rows = training_rows(method.data, labels, dataset.classes)
+    labels = labels if rows is None else labels[rows]
+    classes = tuple(dataset.classes)
+    made = sampler.Episodes(wanted.way, wanted.shot, wanted.query, wanted.count, len(classes))
+    sampler.check_episodes(made, labels, classes)
 
 
 def unused_images(dataset: Dataset) -> list[Skipped]:
@@ -279,7 +296,7 @@ def planned_epoch(data: Data, batch_size: int, dataset: Dataset) -> int:
     Raises:
       ConfigError: no such length, or no such choice of labelled examples.
     """
-    return steps_per_epoch(*planned_sizes(data, dataset), batch_size, data.epoch)
+    return sampler.steps_per_epoch(*planned_sizes(data, dataset), batch_size, data.epoch)
 
 
 def planned_sizes(data: Data, dataset: Dataset) -> tuple[int, int]:
@@ -335,30 +352,32 @@ def open_data(study: Study) -> Dataset:
     return dataset
 
 
-def start_heads(plan: Plan, method: Method, seed, text_weights: jax.Array, scale: float):
-    """Initial parameters of a method's heads."""
-    example = jnp.zeros((1, plan.clip_config.projection_dim))
-    return init_heads(method.heads, jax.random.key(seed), example, text_weights, scale)
-
-
-def head_shapes(plan: Plan, method: Method):
-    """Shapes of a method's heads, nothing computed."""
-    weights = jnp.zeros((len(plan.dataset.classes), plan.clip_config.projection_dim))
-    return jax.eval_shape(lambda: start_heads(plan, method, 0, weights, 1.0))
+def own_shapes(plan: Plan, method: Method) -> Any:
+    """Shapes of a method's own parameters, nothing computed; {} of a closed form's."""
+    if not method.trains:
+        return {}
+    names, width = tuple(plan.dataset.classes), plan.clip_config.projection_dim
+    tokens = np.zeros((len(names), 1, 1), np.int32) if plan.tokens is None else plan.tokens
+    classes = Classes(names, tokens, jnp.zeros((len(names), width)), 1.0)
+    backbone = make_backbone(plan.module, lambda pixels, rng: pixels, ("image",))
+    made = method.on(backbone, classes, method.phases[0])
+    return jax.eval_shape(made.init, jax.random.key(0))
 
 
 def clip_groups(plan: Plan, method: Method) -> tuple[str, ...]:
     """The layer groups of what a method uses of the encoder."""
-    return layer_groups({"clip": needed_clip(method.heads, plan.params)})
+    towers = method.kind.towers if method.trains else ("image",)
+    return layer_groups({"clip": tower_params(plan.params, towers)})
 
 
 def cached_phases(plan: Plan, method: Method) -> tuple[bool, ...]:
-    """Which phases train on features that were encoded once: no encoder has trained before."""
-    groups = clip_groups(plan, method)
+    """Which phases train on image features that were encoded once: the image tower is frozen, sees
+    images as they are, and has not trained before."""
+    groups = layer_groups({"clip": tower_params(plan.params, ("image",))})
 
     def can(phase: PhaseConfig) -> bool:
         frozen = all(is_frozen(group, phase.freeze) for group in groups)
-        return frozen and phase.augment is None and not method.heads.text
+        return frozen and phase.augment is None and "image" not in method.kind.alters
 
     return tuple(itertools.accumulate(map(can, method.phases), lambda before, now: before and now))
 
@@ -369,18 +388,18 @@ def check_masks(plan: Plan, method: Method) -> None:
     Raises:
       ConfigError: what is wrong, and where.
     """
-    heads = head_shapes(plan, method)
-    everything = {"clip": plan.params, **heads}
-    used = {*layer_groups(heads), *clip_groups(plan, method)}
+    own = own_shapes(plan, method)
+    everything = {"clip": plan.params, **own}
+    used = {*layer_groups(own), *clip_groups(plan, method)}
     unused = set(layer_groups(everything)) - used
     shared, cached = plan.study.data, all(cached_phases(plan, method))
-    own = [name for name in OWN_DATA if getattr(method.data, name) != getattr(shared, name)]
+    differs = [name for name in OWN_DATA if getattr(method.data, name) != getattr(shared, name)]
     for phase in method.phases:
         check_groups(phase, everything, unused)
-        if own and not cached:
+        if differs and not cached:
             raise ConfigError(
-                f"{phase.name} has a data.{own[0]} of its own and trains from pixels; only methods "
-                "on a frozen encoder can differ in their data. Use a run each."
+                f"{phase.name} has a data.{differs[0]} of its own and trains from pixels; only "
+                "methods on a frozen encoder can differ in their data. Use a run each."
             )
 
 
@@ -390,13 +409,13 @@ def check_memory(plan: Plan, method: Method) -> None:
     Raises:
       ConfigError: the method, and what it needs.
     """
-    heads, seeds = head_shapes(plan, method), len(plan.study.training.seeds)
+    own, seeds = own_shapes(plan, method), len(plan.study.training.seeds)
     cached = all(cached_phases(plan, method))
     # Parameters, gradients and two moments in float32; heads train for all seeds at once.
     copies, kept = 4 * 4, 0
-    size = sum(x.size for x in jax.tree.leaves(heads)) * seeds
+    size = sum(x.size for x in jax.tree.leaves(own)) * seeds
     if not cached:
-        clip = needed_clip(method.heads, plan.params)
+        clip = tower_params(plan.params, method.kind.towers)
         count = sum(x.size for x in jax.tree.leaves(clip))
         size += count
         kept = 4 * count * seeds  # the trained encoders
@@ -415,7 +434,8 @@ def warn_of_idle_domain_loss(plan: Plan, method: Method) -> list[str]:
     """A sentence per phase whose reversed gradient reaches no parameter."""
     lines = []
     for phase in method.phases:
-        if not method.adversarial or phase.options.get("domain_weight") == 0:
+        reverses = "lam" in method.kind.schedules and phase.options.get("domain_weight") != 0
+        if not reverses or method.heads is None:
             continue
         ahead = [g for g in clip_groups(plan, method) if not is_frozen(g, phase.freeze)]
         if not ahead and (method.heads.adapter is None or is_frozen("adapter", phase.freeze)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,7 @@ from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.select import select
 from clipjax.io.finite import is_finite
 from clipjax.log import read_log
-from clipjax.model.network import Network
+from clipjax.study.evaluator import View
 from clipjax.study.run_group import RunGroup
 from clipjax.train.checkpoint import warn
 from clipjax.train.distributed import processes
@@ -22,11 +23,27 @@ PyTree = Any
 
 
 class Trained(NamedTuple):
-    """A method after training."""
+    """A method after training.
 
-    network: Network
-    params: PyTree  # heads, stacked over seeds; and "clip" where the encoder trained
-    history: list[list[dict]]  # per seed: the validations of the last phase, oldest first
+    Attributes:
+      answer: (params, embeddings) -> logits, the members' logits, adapted features.
+      view: its features of any part.
+      variants: name -> parameters stacked over seeds, the method's own result first: "last", which
+        is what the selection rule picks, and "average" where there is one; or a closed form's.
+      shared: parameters that all seeds and variants have.
+      history: per seed the validations of the last phase, oldest first; none of a closed form.
+    """
+
+    answer: Callable
+    view: View
+    variants: dict[str, PyTree]
+    shared: PyTree
+    history: list[list[dict]]
+
+    @property
+    def params(self) -> PyTree:
+        """The parameters of the method's own result: its own, and "clip" where that trained."""
+        return next(iter(self.variants.values()))
 
 
 def restored(group: RunGroup) -> dict[str, Trained]:
@@ -108,13 +125,27 @@ def split_by_method(
     group: RunGroup, states: TrainState, history: list[list[dict]]
 ) -> dict[str, Trained]:
     """What belongs to each method."""
-    seeds, params, found = len(group.training.seeds), jax.device_get(states.params), {}
+    seeds, found = len(group.training.seeds), {}
+    last, average = jax.device_get((states.params, _averages(group, states)))
     for position, name in enumerate(group.names):
         mine = slice(position * seeds, (position + 1) * seeds)
-        own = jax.tree.map(lambda x: x[mine], params)  # noqa: B023
-        check_params(group, name, own)
-        found[name] = Trained(group.network, own, history[mine])
+        variants = {"last": last} | ({} if average is None else {"average": average})
+        own = {key: jax.tree.map(lambda x: x[mine], tree) for key, tree in variants.items()}  # noqa: B023
+        for params in own.values():
+            check_params(group, name, params)
+        found[name] = Trained(
+            group.answer, group.view, own, group.shared(len(group.spans) - 1), history[mine]
+        )
     return found
+
+
+def _averages(group: RunGroup, states: TrainState) -> PyTree:
+    """All parameters with the running means in place of what trained; None where there are none."""
+    running = states.average
+    if not jax.tree.leaves(running):
+        return None
+    pick = lambda mean, x: x if mean is None else np.asarray(mean).astype(x.dtype)  # noqa: E731
+    return jax.tree.map(pick, running.params, states.params, is_leaf=lambda leaf: leaf is None)
 
 
 def check_params(group: RunGroup, name: str, params: PyTree) -> None:

@@ -27,7 +27,6 @@ from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcom
 from clipjax.study.model_record import check_finished, check_same_model
 from clipjax.study.plan import Plan, prepare, warn_of_idle_domain_loss
 from clipjax.study.recorded import read_record
-from clipjax.study.restore import restored
 from clipjax.study.trainer import trainers
 from clipjax.study.workdir import (
     check_checkpoints,
@@ -80,7 +79,7 @@ class Results:
         plan = prepare(self.study, training=False, recorded=read_record(self.workdir))
         encoded, found = encode_texts(plan), {}
         for trainer in trainers(encoded, self.workdir):
-            found |= {name: trained.params for name, trained in restored(trainer).items()}
+            found |= {name: trained.params for name, trained in trainer.restored().items()}
         return found
 
 
@@ -223,8 +222,9 @@ def run_study(
         for name, trained in trainer.train().items():
             more, outcomes[name] = measure_method(name, trained, plan.methods[name].data, encoded)
             rows += more
-            rules[name] = rule_table(trained.history)
-            scores[name] = candidate(trained.history, selection)
+            if any(trained.history):  # a closed form has none
+                rules[name] = rule_table(trained.history)
+                scores[name] = candidate(trained.history, selection)
             params[name] = trained.params
         lap(trainer.title)
     if not processes.is_first():

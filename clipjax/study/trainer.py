@@ -12,16 +12,17 @@ from jax.sharding import Mesh
 from jax.tree import leaves
 
 from clipjax.adapt.step import TrainState
+from clipjax.data.loading.image_cache import Crops
 from clipjax.data.loading.pairing import paired_batches
 from clipjax.errors import NonFiniteError
-from clipjax.model.network import needed_clip
+from clipjax.study.closed_form import Fit
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Validation
 from clipjax.study.mesh import training_mesh, wanted_trace
 from clipjax.study.methods import group_runs
 from clipjax.study.plan import Plan, cached_phases, planned_sizes
 from clipjax.study.recorded import Recorded
-from clipjax.study.restore import Trained, histories, selected, split_by_method
+from clipjax.study.restore import Trained, histories, restored, selected, split_by_method
 from clipjax.study.run_group import RunGroup
 from clipjax.train.arrays import Epochs, fit_arrays
 from clipjax.train.distributed import processes
@@ -31,9 +32,15 @@ from clipjax.train.preemption import Notice
 from clipjax.train.stream import Steps, fit_stream
 
 
-def trainers(encoded: Encoded, workdir) -> list[Trainer]:
+def trainers(encoded: Encoded, workdir) -> list[Trainer | Fit]:
     """The study's methods, those together that can train as one program."""
-    return [Trainer(names, encoded, workdir) for names in programs(encoded.plan)]
+    methods = encoded.plan.methods
+    return [
+        Trainer(names, encoded, workdir)
+        if methods[names[0]].trains
+        else Fit(names[0], encoded, workdir)
+        for names in programs(encoded.plan)
+    ]
 
 
 def programs(plan: Plan) -> list[tuple[str, ...]]:
@@ -43,7 +50,7 @@ def programs(plan: Plan) -> list[tuple[str, ...]]:
     """
     if isinstance(plan.dataset, Recorded):
         return plan.dataset.programs
-    joins = lambda method: all(cached_phases(plan, method))  # noqa: E731
+    joins = lambda method: method.trains and all(cached_phases(plan, method))  # noqa: E731
     # Planned sizes: checkpoints of a program are found again without reading an image.
     size = lambda method: planned_sizes(method.data, plan.dataset)  # noqa: E731
     return group_runs(plan.methods, joins, size)
@@ -54,7 +61,7 @@ class Trainer(RunGroup):
 
     def __init__(self, names: Sequence[str], encoded: Encoded, workdir):
         super().__init__(names, encoded, workdir)
-        self.validation = Validation(self.network, self.method.adversarial, encoded)
+        self.validation = Validation(self.functions, self.view)
 
     def train(self) -> dict[str, Trained]:
         """Runs all phases; the parameters are those of the checkpoint that `selection` picks."""
@@ -69,14 +76,19 @@ class Trainer(RunGroup):
             states = selected(self, history)
         return split_by_method(self, states, history)
 
+    def restored(self) -> dict[str, Trained]:
+        """What `train` returned, read back (`clipjax.study.restore.restored`)."""
+        return restored(self)
+
     def fit_features(self, index: int, states: TrainState, begin) -> TrainState:
         """A phase on cached features, all runs in one compiled program."""
         phase, span = self.method.phases[index], self.spans[index]
         states = jax.jit(jax.vmap(begin))(states)
         example = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states.params)
+        shared, backbone = self.shared(index), self.backbone(cached=True)
         with Notice() as notice, self.checkpointer(phase) as checkpointer, self.name_the_group():
             return fit_arrays(
-                functools.partial(self.step, index, self.network.model, example),
+                functools.partial(self.step, index, backbone, example),
                 states,
                 self.training_features(),
                 Epochs(
@@ -84,17 +96,18 @@ class Trainer(RunGroup):
                     (span.start + span.steps) // self.per_epoch,
                     self.training.batch_size,
                     self.training.save_every,
-                    self.sampling,
+                    self.sampler,
                     self.examples.chosen_rows(),
                     self.mesh,
                 ),
                 Outputs(
                     checkpointer,
                     self.log,
-                    evaluate=functools.partial(self.measure, index),
+                    evaluate=functools.partial(self.measure, index, shared),
                     describe=lambda row, done: self.rates(index, row, done - 1),
                     stop=notice.reached,
                 ),
+                *filter(None, [shared]),
             )
 
     @contextlib.contextmanager
@@ -110,30 +123,30 @@ class Trainer(RunGroup):
                 "one named out of config.stages to go on with the others."
             ) from None
 
-    def measure(self, index: int, stacked) -> dict[str, list]:
+    def measure(self, index: int, shared, stacked) -> dict[str, list]:
         """What `Validation` finds, each method in its own target and with its own options."""
         seeds = len(self.training.seeds)
         phases = [method.phases[index] for method in self.methods for _ in range(seeds)]
         targets = [method.data.target for method in self.methods for _ in range(seeds)]
-        return self.validation.measure(phases, targets, stacked)
+        return self.validation.measure(phases, targets, stacked, shared)
 
     def fit_pixels(self, index: int, states: TrainState, begin) -> TrainState:
         """A phase that trains the encoder (or augments), one seed after the other."""
-        phase = self.method.phases[index]
-        model = self.network_for(phase.augment).pixel_model
-        clip = needed_clip(self.method.heads, self.plan.params)  # an argument, not a constant
-        states, clip = jax.device_get((states, clip))
+        phase, shared = self.method.phases[index], self.shared(index)
+        # What joins the state is an argument of the program, not a constant in it.
+        states, more = jax.device_get((states, self.joining(index)))
         one = lambda position: jax.tree.map(lambda x: x[position], states)  # noqa: E731
-        shapes = jax.eval_shape(begin, one(0), clip)
+        shapes = jax.eval_shape(begin, one(0), more)
         training, devices = self.training, self.study.devices
-        size = sum(x.size * x.dtype.itemsize for x in leaves(shapes))
+        size = sum(x.size * x.dtype.itemsize for x in leaves((shapes, shared)))
         mesh = training_mesh(devices, training.batch_size, training.accumulate, state_bytes=size)
         axis = DATA if devices.parallel == "pmap" else None
-        step = self.step(index, model, shapes.params, axis_name=axis)  # of all seeds: compiled once
+        backbone = self.backbone(phase.augment)
+        step = self.step(index, backbone, shapes.params, axis=axis)  # of all seeds: compiled once
         # Made in parts where parameters are cut: no device ever holds a whole state then.
         begin, done = jax.jit(begin, out_shardings=state_shardings(shapes, mesh)), []
         for position, seed in enumerate(self.training.seeds):
-            given = (one(position), clip)
+            given = (one(position), more)
             state = begin(*place(given, state_shardings(given, mesh)))
             state = self.fit_seed(index, seed, state, step, mesh)
             last = index == len(self.spans) - 1
@@ -144,23 +157,26 @@ class Trainer(RunGroup):
         """One seed of a phase from pixels."""
         phase, span, every = self.method.phases[index], self.spans[index], self.per_epoch
         until, data = span.start + span.steps, self.method.data
-        batches = functools.partial(
-            paired_batches,
-            self.encoded.crops(data.source, "train", labelled=True),
-            self.encoded.crops(data.target, "train") if self.method.adversarial else None,
-            seed=seed,
-            batch_size=self.training.batch_size,
-            last=until,
-            workers=data.workers,
-            process=processes.place(),
-            sampling=self.sampling,
+        shared, batches = (
+            self.shared(index),
+            functools.partial(
+                paired_batches,
+                *self.images(),
+                seed=seed,
+                batch_size=self.training.batch_size,
+                last=until,
+                workers=data.workers,
+                process=processes.place(),
+                sampler=self.sampler,
+            ),
         )
         devices, first = self.study.devices, seed == self.training.seeds[0]
         trace = wanted_trace(devices.profile, self.workdir) if first else None
 
         def evaluate(params):
             stacked = jax.tree.map(lambda x: x[None], fetch(params))
-            return {"evaluation": self.validation.measure([phase], [data.target], stacked)}
+            found = self.validation.measure([phase], [data.target], stacked, shared)
+            return {"evaluation": found}
 
         with Notice() as notice, self.checkpointer(phase, seed) as checkpointer:
             return fit_stream(
@@ -185,4 +201,18 @@ class Trainer(RunGroup):
                     describe=lambda _, n: {"epoch": n // every, **self.rates(index, 0, n - 1)},
                     stop=notice.reached,
                 ),
+                *filter(None, [shared]),
             )
+
+    def images(self) -> tuple[Crops, Crops | None]:
+        """The images that the method reads: of the source with labels, of the target, or None."""
+        encoded, data, reads = self.encoded, self.method.data, self.method.kind.reads
+        found = [encoded.crops(data.source, "train", labelled=True)]
+        found.append(encoded.crops(data.target, "train") if "target" in reads else None)
+        if "zero_shot" not in reads:
+            return tuple(found)
+        parts = self.training_features()
+        return tuple(
+            part and part.beside(zero_shot=parts[name]["zero_shot"])
+            for name, part in zip(("source", "target"), found, strict=True)
+        )

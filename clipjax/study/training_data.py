@@ -29,17 +29,20 @@ class Examples:
         """Whether all methods train on the same examples."""
         return len(set(self.data)) == 1
 
-    def features(self) -> dict:
-        """Source features with labels, target features without; all that any method takes."""
+    def features(self, reads: Sequence[str]) -> dict:
+        """Source features with labels, target features without labels, as far as they are read."""
         source = self.encoded.parts[self.source, "train"]
         chosen = self.encoded.labelled_rows(self.data[0]) if self.same else None
         if chosen is not None:
             source = Features(np.asarray(source.features[chosen]), source.labels[chosen])
-        inputs = [self.encoded.parts[target, "train"].features for target in self.targets]
-        return {
-            "source": {"inputs": source.features, "label": source.labels},
-            "target": {"inputs": inputs[0] if len(inputs) == 1 else np.concatenate(inputs)},
-        }
+        found = {"source": {"inputs": source.features, "label": source.labels}}
+        if "target" in reads:
+            inputs = [self.encoded.parts[target, "train"].features for target in self.targets]
+            found["target"] = {"inputs": inputs[0] if len(inputs) == 1 else np.concatenate(inputs)}
+        if "zero_shot" in reads:
+            for part in found.values():
+                part["zero_shot"] = self.encoded.zero_shot(part["inputs"])
+        return found
 
     def rows(self) -> dict[str, list[np.ndarray]]:
         """For each method the rows of all its source's and all targets' training features.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -139,3 +139,20 @@ def frozen_tree(params: PyTree, freeze: Sequence[str]) -> PyTree:
     if all(jax.tree.leaves(mask)):
         raise ValueError(f"freeze={tuple(freeze)} leaves nothing to train; free a layer group.")
     return mask
+
+
+def split_tree(params: PyTree, keep: Callable[[Name], bool]) -> tuple[PyTree, PyTree]:
+    """Nested dicts of the parameters whose names `keep` takes, and of the others; no empty ones.
+
+    >>> split_tree({"clip": {"text": {"a": 1}, "logit_scale": 2}}, lambda n: n.path.endswith("/a"))
+    ({'clip': {'text': {'a': 1}}}, {'clip': {'logit_scale': 2}})
+    """
+    mask = jax.tree.map(keep, name_tree(params))
+
+    def pick(tree: PyTree, mask: PyTree, wanted: bool) -> PyTree:
+        if not isinstance(tree, dict):
+            return tree if mask == wanted else None
+        found = {key: pick(tree[key], mask[key], wanted) for key in tree}
+        return {key: value for key, value in found.items() if value is not None} or None
+
+    return pick(params, mask, True) or {}, pick(params, mask, False) or {}

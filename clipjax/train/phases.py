@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.step import TrainState, init_state
+from clipjax.adapt.average import Average
+from clipjax.adapt.step import TrainState, init_state, merge
 from clipjax.train.groups import Name, is_frozen
 
 PyTree = Any
@@ -82,7 +83,12 @@ def carry_over(fresh: PyTree, old: PyTree) -> PyTree:
 
 
 def next_state(
-    state: TrainState, optimizer, *, frozen: PyTree | None, more: PyTree = None
+    state: TrainState,
+    optimizer,
+    *,
+    frozen: PyTree | None,
+    more: PyTree = None,
+    average: Average | None = None,
 ) -> TrainState:
     """The state with which a phase starts: step and seed go on, `more` parameters join.
 
@@ -91,7 +97,8 @@ def next_state(
       optimizer: of the new phase.
       frozen: bool tree over all parameters of the new phase, or None.
       more: parameters that were outside so far (the encoder, while features were cached).
+      average: rule of a running mean, which begins anew.
     """
-    params = {**(more or {}), **state.params}
-    begun = init_state(params, optimizer, seed=state.seed, frozen=frozen)
+    params = merge(state.params, more)
+    begun = init_state(params, optimizer, seed=state.seed, frozen=frozen, average=average)
     return begun._replace(step=state.step, opt_state=carry_over(begun.opt_state, state.opt_state))
