@@ -37,8 +37,9 @@ from clipjax.data.features import encode as encoding
 from clipjax.data.features.store import FeatureStore
 from clipjax.log import MetricsLog, read_log
 from clipjax.model.heads import Heads, as_model
-from clipjax.train.arrays import fit_arrays
+from clipjax.train.arrays import Epochs, fit_arrays
 from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.journal import Outputs
 
 WIDTH, CLASSES = 512, 345
 
@@ -98,18 +99,15 @@ def train(directory: pathlib.Path, features: np.ndarray) -> dict:
     steps = -(-len(features) // _BATCH.value) * _EPOCHS.value
     log = MetricsLog(directory / f"{os.getpid()}.jsonl")
     with Checkpointer(directory / str(os.getpid())) as checkpointer:
+        step = make_step(
+            make_loss(as_model(heads), label_smoothing=0.1), optimizer, total_steps=steps
+        )
         fit_arrays(
-            make_step(
-                make_loss(as_model(heads), label_smoothing=0.1), optimizer, total_steps=steps
-            ),
+            lambda position: step,
             jax.tree.map(lambda x: jnp.asarray(x)[None], state),
             {"source": {"inputs": features, "label": labels()}},
-            epochs=_EPOCHS.value,
-            batch_size=_BATCH.value,
-            phase="head",
-            checkpointer=checkpointer,
-            log=log,
-            save_every=1,
+            Epochs(("head",), _EPOCHS.value, _BATCH.value, save_every=1),
+            Outputs(checkpointer, log),
         )
     records = read_log(log.path)
     seconds = min(record["s_per_epoch"] for record in records[1:])

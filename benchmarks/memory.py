@@ -49,8 +49,9 @@ from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.hf.hub import TINY, copy_tokenizer
 from clipjax.model.hf.load import load_clip, save_clip
 from clipjax.model.hf.params import abstract_params
+from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.shapes import SHAPES
-from clipjax.model.text import load_tokenizer, zero_shot_classifier
+from clipjax.model.text import zero_shot_classifier
 
 SIZES = {"ViT-L/14": SHAPES["vit_l14"], "ViT-B/32": SHAPES["vit_b32"]}
 

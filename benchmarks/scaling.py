@@ -12,7 +12,6 @@ costs per example, class or run.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import os
@@ -54,8 +53,9 @@ def measure(examples: int, classes: int, runs: int) -> dict[str, float]:
     from clipjax.data.loading.sampler import Sampling
     from clipjax.log import MetricsLog
     from clipjax.model.heads import Heads, as_model
-    from clipjax.train.arrays import fit_arrays, run_mesh
+    from clipjax.train.arrays import Epochs, fit_arrays, run_mesh
     from clipjax.train.checkpoint import Checkpointer
+    from clipjax.train.journal import Outputs
     from clipjax.train.optim import make_optimizer, make_schedule
 
     before = peak()
@@ -71,20 +71,13 @@ def measure(examples: int, classes: int, runs: int) -> dict[str, float]:
         return init_state(params, optimizer, seed=seed)
 
     states = jax.jit(jax.vmap(start))(jnp.arange(runs, dtype=jnp.uint32))
-    fit = functools.partial(
-        fit_arrays,
-        step,
-        data={"source": {"inputs": features, "label": label}},
-        batch_size=64,
-        phase="head",
-        save_every=1,
-        sampling=Sampling(-(-examples // 64)),
-        mesh=run_mesh(runs),
-    )
+    data = {"source": {"inputs": features, "label": label}}
+    sampler = Sampling(-(-examples // 64))
+    plan = Epochs(("head",), 4, 64, 1, sampler, mesh=run_mesh(runs))
     with tempfile.TemporaryDirectory() as folder:
         log = MetricsLog(pathlib.Path(folder) / "metrics.jsonl")
         with Checkpointer(pathlib.Path(folder) / "states") as checkpointer:
-            fit(states=states, epochs=4, checkpointer=checkpointer, log=log)
+            fit_arrays(lambda position: step, states, data, plan, Outputs(checkpointer, log))
         records = [json.loads(line) for line in log.path.open()]
     return {"seconds": min(r["s_per_epoch"] for r in records[1:]), "gb": (peak() - before) / 1e9}
 
@@ -113,8 +106,7 @@ def sweep(axis: str) -> list[tuple[int, dict[str, float]]]:
 
 def figure(found: dict[str, list]) -> str:
     """The measurements as one SVG: seconds over each axis, in decades."""
-    from clipjax.evaluate.report.charts import line_chart
-    from clipjax.evaluate.report.drawing import WIDTH
+    from clipjax.evaluate.report.charts import WIDTH, line_chart
 
     charts = [
         line_chart(
@@ -125,7 +117,7 @@ def figure(found: dict[str, list]) -> str:
         )
         for axis, v in found.items()
     ]
-    style = (pathlib.Path(clipjax.__file__).parent / "assets" / "report.css").read_text()
+    style = (pathlib.Path(clipjax.__file__).parent / "assets" / "report" / "report.css").read_text()
     wide, high = WIDTH + 24, 260
     placed = [
         chart.replace(

@@ -13,13 +13,14 @@ import jax
 
 from clipjax.aot.step import AbstractStep, abstract_step
 from clipjax.model.shapes import named_shape
+from clipjax.study import Study, parse
 from configs import dann_two_stage, finetune
 
 BATCH = 8  # images a domain: few, so that parameters stand out from activations
 
 
-def stages() -> list[tuple[str, object, str]]:
-    """(what it is, config, phase) of every row."""
+def stages() -> list[tuple[str, Study, str]]:
+    """(what it is, study, phase) of every row."""
     head, cached = finetune.get_config(), dann_two_stage.get_config()
     pixels = dann_two_stage.get_config()
     pixels.methods.two_stage.phases.frozen.augment = {"smallest": 0.5, "flip": True}
@@ -31,7 +32,7 @@ def stages() -> list[tuple[str, object, str]]:
     ]
     for _, config, _ in rows:
         config.batch_size, config.compute_dtype = BATCH, "float32"  # bfloat16 is emulated on CPUs
-    return rows
+    return [(name, parse(config.to_dict()), phase) for name, config, phase in rows]
 
 
 def size(tree) -> int:
@@ -56,8 +57,8 @@ def planned(made: AbstractStep) -> tuple[int, int]:
 
 def rows(shape: str) -> Iterator[str]:
     """A line for every stage."""
-    for name, config, phase in stages():
-        made = abstract_step(config, named_shape(shape), phase=phase)
+    for name, study, phase in stages():
+        made = abstract_step(study, named_shape(shape), phase=phase)
         peak, temporaries = planned(made)
         yield (
             f"{shape}, {name:30} peak {peak / 1e6:8.1f} MB: encoder "

@@ -14,14 +14,15 @@ import time
 import numpy as np
 
 
-def config_of(task: str):
-    """The config whose work a task is."""
+def study_of(task: str):
+    """The study whose work a task is."""
+    from clipjax.study import parse
     from configs import dann, sweep
 
     config = sweep.get_config() if task == "grid" else dann.get_config()
     if task == "single":
         config.stages, config.seeds = ("dann",), (0,)
-    return config
+    return parse(config.to_dict())
 
 
 def export_features(path: pathlib.Path) -> None:
@@ -29,12 +30,12 @@ def export_features(path: pathlib.Path) -> None:
     from clipjax.study.encode import encode
     from clipjax.study.plan import prepare
 
-    config = config_of("grid")
-    encoded = encode(config, prepare(config), lambda line: None)
+    study = study_of("grid")
+    encoded = encode(prepare(study), lambda line: None)
     arrays = {}
-    for end in ("source", "target"):
+    for end, domain in (("source", study.data.source), ("target", study.data.target)):
         for split in ("train", "test"):
-            part = encoded.parts[config.data[end], split]
+            part = encoded.parts[domain, split]
             arrays[f"{end}_{split}"], arrays[f"{end}_{split}_y"] = part.features, part.labels
     np.savez(path, **arrays)
 
@@ -43,10 +44,10 @@ def run_jax(task: str) -> dict:
     """Trains a task's runs, saves checkpoints, answers on both tests: warm seconds, accuracies."""
     from clipjax.runtime.devices import keep_compiled, use_cores
     from clipjax.runtime.malloc import keep_memory
-    from clipjax.study.validate import trains_on_pixels
+    from clipjax.study.methods import trains_on_pixels
 
-    config = config_of(task)
-    keep_memory(one_arena=trains_on_pixels(config))
+    study = study_of(task)
+    keep_memory(one_arena=trains_on_pixels(study))
     use_cores()
     keep_compiled()
     from clipjax.log import read_log
@@ -54,11 +55,10 @@ def run_jax(task: str) -> dict:
     from clipjax.study.plan import prepare
     from clipjax.study.trainer import trainers
 
-    plan = prepare(config)
-    encoded = encode(config, plan, lambda line: None)
+    encoded = encode(prepare(study), lambda line: None)
     with tempfile.TemporaryDirectory() as workdir:
-        found = [jax_team(t, config, encoded) for t in trainers(config, plan, encoded, workdir)]
-        warm = pace(read_log(pathlib.Path(workdir) / "metrics.jsonl"), config.epochs)
+        found = [train_group(t, encoded) for t in trainers(encoded, workdir)]
+        warm = pace(read_log(pathlib.Path(workdir) / "metrics.jsonl"), study.training.epochs)
     return {"warm": warm, "accuracy": np.concatenate(found)}
 
 
@@ -71,31 +71,33 @@ def pace(records: list[dict], epochs: int) -> float:
     return sum(seconds for _, seconds in calls) * epochs / (epochs - epochs // 4)
 
 
-def jax_team(trainer, config, encoded) -> np.ndarray:
+def train_group(trainer, encoded) -> np.ndarray:
     """Trains the runs of one program; test accuracy [runs, 2] on source and target."""
     import jax
 
-    from clipjax.train.arrays import fit_arrays
+    from clipjax.train.arrays import Epochs, fit_arrays
+    from clipjax.train.journal import Outputs
 
-    states = trainer.start()
-    states = jax.jit(jax.vmap(functools.partial(trainer.begin, 0, True)))(states)
+    training, data, states = trainer.training, trainer.study.data, trainer.start()
+    states = jax.jit(jax.vmap(functools.partial(trainer.begin, 0)))(states)
     one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states.params)
     with trainer.checkpointer(trainer.method.phases[0]) as checkpointer:
         states = fit_arrays(
-            functools.partial(trainer.step, 0, trainer.network.model, one),
+            functools.partial(trainer.step, 0, trainer.backbone(cached=True), one),
             states,
             trainer.training_features(),
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            phase=list(trainer.names),
-            checkpointer=checkpointer,
-            log=trainer.log,
-            save_every=config.save_every,
-            sampling=trainer.sampling,
-            mesh=trainer.mesh,
+            Epochs(
+                trainer.names,
+                training.epochs,
+                training.batch_size,
+                training.save_every,
+                trainer.sampler,
+                mesh=trainer.mesh,
+            ),
+            Outputs(checkpointer, trainer.log),
         )
-    answer = jax.jit(jax.vmap(trainer.network.predict, in_axes=(0, None)))
-    tests = [encoded.parts[domain, "test"] for domain in (config.data.source, config.data.target)]
+    answer = jax.jit(jax.vmap(lambda params, x: trainer.answer(params, x)[0], in_axes=(0, None)))
+    tests = [encoded.parts[domain, "test"] for domain in (data.source, data.target)]
     hits = [np.asarray(answer(states.params, x)).argmax(-1) == y for x, y in tests]
     return np.stack([hit.mean(axis=1) for hit in hits], axis=1)
 

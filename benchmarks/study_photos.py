@@ -13,13 +13,14 @@ IMAGES = 10_000  # of each domain, in the study whose time is worked out
 
 def passes() -> int:
     """How often Tables 3 to 5 read a domain where features are computed anew in every epoch."""
+    from clipjax.study import parse
     from configs import tables
 
-    configs = [tables.get_config(str(number)) for number in (3, 4, 5)]
+    studies = [parse(tables.get_config(str(number)).to_dict()) for number in (3, 4, 5)]
     return sum(
-        len(config.seeds) * config.epochs * (2 if config.methods[stage].loss == "dann" else 1)
-        for config in configs
-        for stage in config.stages
+        len(study.training.seeds) * method.epochs * (2 if method.loss == "dann" else 1)
+        for study in studies
+        for method in study.trained
     )
 
 

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.study_jax import config_of
+from benchmarks.study_jax import study_of
 
-
-def points_of(task: str) -> list[tuple[str, float, float]]:
-    """(stage, learning rate, lambda) of every setting of a task."""
-    from clipjax.study.sweep import settings
-
-    config = config_of(task)
-    found = settings(config).values() or [(stage, {}) for stage in config.stages]
-    lam = config.methods.dann.lam_max
-    return [
-        (stage, own.get("optim.lr", config.optim.lr), own.get("methods.dann.lam_max", lam))
-        for stage, own in found
-    ]
+if TYPE_CHECKING:
+    from clipjax.study import MethodConfig, Training
 
 
 def run_torch(task: str, file: str, threads: int, compiled: bool) -> dict:
@@ -37,12 +28,12 @@ def run_torch(task: str, file: str, threads: int, compiled: bool) -> dict:
     torch.set_num_threads(threads)
     with np.load(file) as arrays:
         data = {key: torch.from_numpy(np.array(x)) for key, x in arrays.items()}
-    config = config_of(task)
+    study = study_of(task)
     loss = torch.compile(losses(torch)) if compiled else losses(torch)
     found, warm = [], 0.0
-    for stage, lr, lam in points_of(task):
-        for seed in config.seeds:
-            run = torch_run(torch, loss, config.methods[stage], lr, lam, seed, config, data)
+    for method in study.trained:
+        for seed in study.training.seeds:
+            run = torch_run(torch, loss, method, seed, study.training, data)
             found.append(run[0])
             warm += run[1]
     return {"warm": warm, "accuracy": np.array(found)}
@@ -62,11 +53,11 @@ def make_parts(torch, heads, width: int, classes: int):
     """The networks of a method: adapter, class head and, if it has one, domain head."""
     adapter = torch.nn.Identity()
     if "adapter" in heads:
-        adapter = torch.nn.Sequential(mlp(torch, [width, *heads.adapter]), torch.nn.ReLU())
-        width = heads.adapter[-1]
-    parts = [adapter, mlp(torch, [width, *heads.classifier, classes])]
+        adapter = torch.nn.Sequential(mlp(torch, [width, *heads["adapter"]]), torch.nn.ReLU())
+        width = heads["adapter"][-1]
+    parts = [adapter, mlp(torch, [width, *heads["classifier"], classes])]
     if "discriminator" in heads:
-        parts.append(mlp(torch, [width, *heads.discriminator, 2]))
+        parts.append(mlp(torch, [width, *heads["discriminator"], 2]))
     return torch.nn.ModuleList(parts)
 
 
@@ -87,18 +78,19 @@ def losses(torch) -> Callable:
     return loss
 
 
-def torch_run(torch, loss, method, lr: float, lam_max: float, seed: int, config, data):
+def torch_run(torch, loss, method: MethodConfig, seed: int, training: Training, data):
     """Trains one run; test accuracy on source and target, and `study_jax.pace`."""
     torch.manual_seed(seed)
     x, y, z = data["source_train"], data["source_train_y"].long(), data["target_train"]
     parts = make_parts(torch, method.heads, x.shape[1], int(y.max()) + 1)
-    params, size = list(parts.parameters()), config.batch_size
-    decay = config.optim.weight_decay
-    optimizer = torch.optim.AdamW(params, lr=lr, weight_decay=decay, fused=True)
-    steps, step = config.epochs * -(-len(x) // size), 0
+    params, size, epochs = list(parts.parameters()), training.batch_size, training.epochs
+    (phase,) = method.phases
+    optim, lam_max = phase.optim, phase.options.get("lam_max", 0.0)
+    optimizer = torch.optim.AdamW(params, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
+    steps, step = epochs * -(-len(x) // size), 0
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for epoch in range(config.epochs):
-        if epoch == config.epochs // 4:
+    for epoch in range(epochs):
+        if epoch == epochs // 4:
             begun = time.perf_counter()
         one, two = torch.randperm(len(x)), torch.randperm(len(z))
         for at in range(0, len(x), size):
@@ -107,11 +99,11 @@ def torch_run(torch, loss, method, lr: float, lam_max: float, seed: int, config,
             value = loss(parts, x[rows], y[rows], z[others], lam)
             optimizer.zero_grad()
             value.backward()
-            torch.nn.utils.clip_grad_norm_(params, config.optim.clip_norm)
+            torch.nn.utils.clip_grad_norm_(params, optim.clip_norm)
             optimizer.step()
             schedule.step()
             step += 1
-    seconds = (time.perf_counter() - begun) * config.epochs / (config.epochs - config.epochs // 4)
+    seconds = (time.perf_counter() - begun) * epochs / (epochs - epochs // 4)
     with torch.no_grad():
         answer = lambda k: parts[1](parts[0](data[k])).argmax(1)  # noqa: E731
         ends = ("source_test", "target_test")
@@ -142,17 +134,18 @@ def tables_torch() -> dict:
 
     from benchmarks.memory import peak
     from clipjax.model.hf.hub import find_model
+    from clipjax.study import parse
     from clipjax.study.encode import encode_texts
     from clipjax.study.plan import prepare
     from configs import tables
 
-    configs = [tables.get_config(str(number)) for number in (3, 4, 5)]
-    plan = prepare(configs[0])
-    encoded = encode_texts(configs[0], plan)
+    studies = [parse(tables.get_config(str(number)).to_dict()) for number in (3, 4, 5)]
+    plan = prepare(studies[0])
+    encoded, size = encode_texts(plan), studies[0].training.batch_size
     # Stored in half precision, which transformers would compute in: several times slower on CPUs
     # without units for it, and not what clipjax computes in.
     model = CLIPModel.from_pretrained(find_model("tiny"), dtype=torch.float32).eval()
-    data = configs[0].data
+    data = studies[0].data
     cost = {}
     for domain in (data.source, data.target):
         crops = encoded.crops(domain, "train")
@@ -162,13 +155,13 @@ def tables_torch() -> dict:
         for _ in range(2):
             before = time.perf_counter()
             with torch.no_grad():
-                for at in range(0, len(pixels), configs[0].batch_size):
-                    model.get_image_features(pixel_values=pixels[at : at + configs[0].batch_size])
+                for at in range(0, len(pixels), size):
+                    model.get_image_features(pixel_values=pixels[at : at + size])
             costs.append(time.perf_counter() - before)
         cost[domain] = min(costs)
     total = 0.0
-    for config in configs:
-        for stage in config.stages:
-            ends = [data.source] + [data.target] * (config.methods[stage].loss == "dann")
-            total += len(config.seeds) * config.epochs * sum(cost[end] for end in ends)
+    for study in studies:
+        for method in study.trained:
+            ends = [data.source] + [data.target] * (method.loss == "dann")
+            total += len(study.training.seeds) * method.epochs * sum(cost[end] for end in ends)
     return {"s": total, "peak_gb": peak() / 1e9, "epoch_s": cost}

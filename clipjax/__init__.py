@@ -25,7 +25,7 @@ _EXPORTS = {
     "class_embeddings": "clipjax.model.heads",
     "load_clip": "clipjax.model.hf.load",
     "save_clip": "clipjax.model.hf.load",
-    "load_tokenizer": "clipjax.model.text",
+    "load_tokenizer": "clipjax.model.hf.tokenizer",
     "zero_shot_classifier": "clipjax.model.text",
     "load_adapted": "clipjax.export.adapted",
     "save_adapted": "clipjax.export.adapted",

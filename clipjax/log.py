@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from clipjax.io import append_text, as_path, write_atomically, write_errors
+from clipjax.io import append_text, as_path, to_json, write_atomically, write_errors
 
 
 class MetricsLog:
@@ -26,7 +26,7 @@ class MetricsLog:
     def append(self, record: dict[str, Any]) -> None:
         """Writes one record; where that fails (a full disk), it is said, and tried next time."""
         failing = bool(self._unwritten)
-        self._unwritten += json.dumps(record) + "\n"
+        self._unwritten += to_json(record) + "\n"
         try:
             self._flush()
         except write_errors(self.path) as error:
@@ -111,6 +111,18 @@ def _records(path: str | os.PathLike):
             yield line, json.loads(line)
         except json.JSONDecodeError:
             continue  # only ever the unfinished last line of a killed process
+
+
+def writable(text: str, encoding: str | None = "utf-8") -> str:
+    """The text with what an encoding lacks as backslash escapes.
+
+    Names of files that are no UTF-8 come as lone surrogates, which nothing can print or write.
+
+    >>> writable("photo-\\udcff.png"), writable("caf\\u00e9", "ascii")
+    ('photo-\\\\udcff.png', 'caf\\\\xe9')
+    """
+    encoding = encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def is_quiet() -> bool:

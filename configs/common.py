@@ -8,91 +8,26 @@
 
 from ml_collections import ConfigDict
 
+from clipjax.study import Pretraining, Study, flat
+
 _KEYS = ("source", "target", "model", "root")
 _FLAGS = ("smoke",)
 
 
-def common() -> ConfigDict:
-    """The fields that all experiments share."""
-    config = ConfigDict()
-    config.model = "tiny"  # the embedded CLIP; else a Hub id or a directory in Hugging Face layout
-    config.revision = ""  # branch, tag or commit of a Hub id; directories have none
-    config.seeds = (0, 1, 2)
-    # How devices share a batch where the encoder trains (docs/parallel.md).
-    config.parallel = "jit"  # or "pmap"
-    config.mesh = ConfigDict()
-    config.mesh.data = 0  # devices (or groups of fsdp devices) that share a batch; 0: all
-    config.mesh.fsdp = 1  # devices that share the parameters and optimizer state of one model
-    config.profile = ""  # "10:20" traces these steps into the workdir
-    config.data = ConfigDict()
-    # "emoji" is embedded. With a root what lies there decides, or "folder", "lists", "domainnet",
-    # "parquet"; "tfds:NAME" for TensorFlow Datasets.
-    config.data.name = "emoji"
-    config.data.root = ""
-    config.data.lists = ""  # folder of list files that lie elsewhere than data.root
-    config.data.fractions = (0.6, 0.1, 0.3)  # train, val, test where the data has no splits
-    config.data.source = "render"  # labelled domain
-    config.data.target = "sketch"  # domain of which training sees the images only
-    config.data.decoder = "fast"  # the bits of "reference", which is PIL alone
-    config.data.workers = 0  # processes that decode; 0: threads of this one
-    config.prompts = "drawings"  # a set of clipjax.model.prompts.PROMPTS, or a template with {}
-    config.keep = 2  # how many of the newest checkpoints of a phase stay on disk
-    config.class_names = ""  # JSON file {"class": "what prompts call it"}
-    return config
-
-
 def study() -> ConfigDict:
-    """Zero-shot on every domain; experiments add their trained methods."""
-    config = common()
-    config.data.domains = ()  # what is evaluated beside source and target; (): every domain
-    config.data.classes = "closed"  # or "intersection": the classes that source and target share
-    config.data.max_unreadable = 0.01  # share of images that may be left out
-    config.data.shots = 0  # labelled images per class to train on; 0: all
-    config.data.fraction = 1.0  # of the labelled images of each class to train on
-    config.data.subset_seed = 0  # which ones; smaller subsets are parts of larger ones
-    config.data.balanced = False  # draw labelled images so that classes are equally likely
-    config.data.epoch = "source"  # "source" or "target": one pass; "longest"; or a number of steps
-    config.image_size = 0  # 0: the model's own; else position embeddings are interpolated
-    config.features = ConfigDict()
-    config.features.batch_size = 64  # the last batch of each split is padded to it
-    config.features.cache = True
-    config.features.dtype = "float32"  # "bfloat16", "float16": half the disk and memory
-    config.features.cache_dir = ""  # default: clipjax/features in the user's cache folder
-    config.whole_domains = False  # zero-shot over train + val + test together too (Table 1)
-    config.stages = ()  # which of the methods below run, in this order, after zero-shot
-    # name -> {"loss": file of clipjax/adapt, "heads": {...}, options of the loss}; "epochs",
-    # "freeze", "optim", "augment" and "data" (target, shots, ...) where it has its own; "phases":
-    # {name: the same keys} with "phase_order" where these change while it trains
-    # (configs/tables.py has examples).
-    config.methods = ConfigDict()
-    # The stages at several settings: a tuple of grids ({"optim.lr": (1e-3, 3e-3), ...},), each
-    # meaning all combinations of its values; docs/sweeps.md says what can vary.
-    config.sweep = ()
-    # Patterns of layer groups: "clip/vision/block_0..5", "clip/text/.*", "clip/logit_scale", ...
-    config.freeze = ("clip/.*",)
-    config.selection = "last"  # which checkpoint: a rule of clipjax.evaluate.select.RULES
-    config.epochs = 40  # few images; the report's 10 epochs are of 120,000
-    config.batch_size = 64
-    config.accumulate = 1  # microbatches a batch: less memory where the encoder trains
-    config.compute_dtype = "float32"  # or "bfloat16": what the towers compute in
-    config.remat = "none"  # or "dots", "blocks": computed again in the backward pass; less memory
-    config.tensorboard = False  # events in the workdir too; needs the extra of that name
-    config.save_every = 10  # epochs; a checkpoint and a validation each
-    config.keep_best = 0  # how many of the best by `selection`; 0: the one that it needs
-    config.optim = ConfigDict(
-        {
-            "name": "adamw",
-            "lr": 1e-3,
-            "schedule": "cosine",  # "constant", "cosine", "step"
-            "warmup": 0.0,  # fraction of the run
-            "step_every": 1 / 3,  # for "step": fraction of the run
-            "gamma": 0.1,  # for "step": factor
-            "weight_decay": 1e-2,
-            "clip_norm": 1.0,
-            "lr_mults": (),  # (("clip/.*", 0.1), ...): factors for layer groups, first match wins
-        }
-    )
-    return config
+    """Zero-shot on every domain; experiments add their trained methods.
+
+    Every field with its default and its meaning is in clipjax/study/parts.py and, for `stages`,
+    `methods` and `sweep`, in `Study` of clipjax/study/config.py. Encoder, devices and training are
+    no blocks here: `model`, `seeds`, `epochs`, `mesh.fsdp`, ... Blocks are `data`, `features`,
+    `mesh`, `optim` and `methods`.
+    """
+    return ConfigDict(flat(Study()))
+
+
+def pretraining() -> ConfigDict:
+    """The contrastive stage: `Pretraining` of clipjax/study/config.py has its fields."""
+    return ConfigDict(flat(Pretraining()))
 
 
 def mlp_head(label_smoothing: float = 0.1, members: int = 1) -> dict:

@@ -10,16 +10,16 @@ from __future__ import annotations
 import pathlib
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from clipjax.errors import ConfigError
-from clipjax.runtime.cli import explained, refuse_bad_config
+from clipjax.runtime.cli import say, user_errors
+from experiments.configfile import as_mapping, define_config, refuse_bad_config
 
 if __name__ == "__main__":
     refuse_bad_config("configs/dann_two_stage.py")  # before the flags are defined
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/dann_two_stage.py", "Experiment: a file of configs/, `:key=value` after it."
+_CONFIG = define_config(
+    "configs/dann_two_stage.py", "Experiment: a file of configs/, `:key=value` after it."
 )
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "TPU slice, generation:shape of chips.")
 _MODEL = flags.DEFINE_string("model", "vit_b16", "Sizes of the encoder, by name.")
@@ -57,7 +57,14 @@ def main(argv: list[str]) -> None:
     """Compiles what the flags name and prints what the compiler says."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    with explained():
+    with user_errors():
+        from clipjax.study import Study, parse
+
+        study = parse(as_mapping(_CONFIG.value))
+        if not isinstance(study, Study):
+            raise ConfigError(
+                "pretraining has no step to compile here; give the config of a study."
+            )
         from clipjax.aot.topology import open_topology
 
         open_topology(
@@ -76,25 +83,22 @@ def main(argv: list[str]) -> None:
             table as scaling_table,
         )
 
-        say = lambda line: print(line, flush=True)  # noqa: E731
         alone = not (_MARKDOWN.value or _TABLE.value)
         if _LARGEST.present and _LARGEST.value and not alone:
             raise ConfigError("--largest_batch has no place in the table; drop one of the flags.")
         if _TABLE.value:
             page = pathlib.Path(_TABLE.value)
             questions = [asked(m, t) for m in _MODELS.value for t in _TOPOLOGIES.value]
-            scaling_table.write_table(
-                _CONFIG.value, questions, page, pathlib.Path(_ROWS.value), say
-            )
+            scaling_table.write_table(study, questions, page, pathlib.Path(_ROWS.value), say)
             return
-        answer = scaling.ask(_CONFIG.value, asked(_MODEL.value, _TOPOLOGY.value), say)
+        answer = scaling.ask(study, asked(_MODEL.value, _TOPOLOGY.value), say)
         if _MARKDOWN.value:
             say(scaling_table.row(answer))
             return
         for line in scaling_report.describe(answer):
             say(line)
         if _LARGEST.value:
-            say(scaling_batch.largest_batch(_CONFIG.value, answer, say))
+            say(scaling_batch.largest_batch(study, answer, say))
 
 
 if __name__ == "__main__":

@@ -8,13 +8,18 @@ from __future__ import annotations
 import json
 import pathlib
 import shutil
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import app, flags
 
-from clipjax.errors import ConfigError
-from clipjax.io import as_path, local_only
-from clipjax.runtime.cli import explained
+from clipjax.errors import CheckpointError, ConfigError
+from clipjax.io import as_path, check_reachable, local_only, to_json
+from clipjax.runtime.cli import user_errors
+
+if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
+    from clipjax.study import Study
+    from clipjax.study.plan import Plan
 
 
 def define_flags() -> None:
@@ -60,7 +65,7 @@ def model_card(results: dict, config: dict, method: str, seed: str, size: int) -
     from clipjax.export.program import usage
 
     data = results["data"]
-    settings = json.dumps(config, indent=2, sort_keys=True)
+    settings = to_json(config, indent=2, sort_keys=True)
     return (
         f"---\nlibrary_name: clipjax\npipeline_tag: image-classification\n---\n"
         f"# {results['model']} adapted: {data['source']} -> {data['target']} ({data['name']})\n\n"
@@ -81,52 +86,114 @@ def model_card(results: dict, config: dict, method: str, seed: str, size: int) -
 
 
 def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | None) -> None:
-    """Writes the model of a finished run.
+    """Writes the model of a finished run. Its data need not be there, its encoder must.
 
     Raises:
-      ConfigError: no finished run there, or `out` exists.
-      CheckpointError: the run's checkpoint is missing or damaged.
+      ConfigError: no finished run there, or `out` exists, or cannot be written.
+      CheckpointError: the run's checkpoint or its encoder is missing or damaged, or the encoder is
+        no longer what it was.
     """
-    import jax
-
     from clipjax.evaluate import results as report
-    from clipjax.export.adapted import Trained, save_adapted
-    from clipjax.model.hf.load import load_clip
-    from clipjax.model.network import as_linear
-    from clipjax.study.encode import encode_texts
-    from clipjax.study.plan import prepare
-    from clipjax.study.restore import restored
-    from clipjax.study.sweep import expand
-    from clipjax.study.trainer import trainers
-    from configs import common
+    from clipjax.runtime.claim import claimed
 
+    check_reachable(workdir)
     results = report.read(workdir)
     if results is None:
         raise ConfigError(
             f"{workdir} holds no finished run of a study (no results.json); finish it first. (A "
             "pretraining run has its model in export/ already.)"
         )
+    check_reachable(out)
     if out.exists():
         raise ConfigError(f"{out} exists; choose another --out or remove it.")
-    raw = json.loads((workdir / "config.json").read_text())
-    if isinstance(raw.get("remat"), bool):  # before it was a name
-        raw["remat"] = "blocks" if raw["remat"] else "none"
-    config = common.study()  # fields that the run's version did not have keep their defaults
-    with config.unlocked():
-        config.update(raw)
+    with claimed(out.parent, out.name + ".lock"):
+        _export(workdir, results, out, method, seed)
+
+
+def recorded_config(workdir: pathlib.Path) -> tuple[Study, dict]:
+    """The study of a run, and what its file says; fields that its version lacked have defaults.
+
+    Raises:
+      ConfigError: the file is missing or damaged.
+    """
+    from clipjax.study import parse
+
+    try:
+        raw = json.loads((workdir / "config.json").read_text())
+        if isinstance(raw, dict) and isinstance(raw.get("remat"), bool):  # before it was a name
+            raw["remat"] = "blocks" if raw["remat"] else "none"
+        return parse(raw), raw
+    except (OSError, ValueError, ConfigError) as error:
+        raise ConfigError(
+            f"{workdir / 'config.json'} cannot be read ({error}); an export needs the run's config."
+        ) from error
+
+
+def prepared(study: Study, workdir: pathlib.Path) -> Plan:
+    """What an export needs of a run: its encoder, and its classes as recorded.
+
+    Raises:
+      CheckpointError: the encoder is not where it was.
+      DataError: the run's version has recorded no classes, and the data are not where they were.
+    """
+    from clipjax.study.plan import prepare
+    from clipjax.study.recorded import read_record
+
+    try:
+        # Nor need this machine be like the run's.
+        return prepare(study, training=False, recorded=read_record(workdir))
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"an export of {workdir} needs the encoder that the run began with, "
+            f"{study.encoder.model!r}, where it was (a run keeps what it trained alone): {error}"
+        ) from error
+
+
+def overlay(params: dict, over: dict) -> dict:
+    """Parameters with some of them replaced, dict by dict."""
+    both = {k: overlay(params[k], v) if isinstance(v, dict) else v for k, v in over.items()}
+    return {**params, **both}
+
+
+def _export(
+    workdir: pathlib.Path, results: dict, out: pathlib.Path, method: str, seed: int | None
+) -> None:
+    import jax
+
+    from clipjax.data.features.identity import tokenizer_files
+    from clipjax.export.adapted import Trained, save_adapted
+    from clipjax.model.backbone import as_linear
+    from clipjax.model.heads import Heads
+    from clipjax.model.hf.load import load_clip
+    from clipjax.study.encode import encode_texts
+    from clipjax.study.model_record import check_recorded
+    from clipjax.study.trainer import trainers
+    from clipjax.train.checkpoint import warn
+
+    study, raw = recorded_config(workdir)
     if best := list(results.get("sweep", {}).get("best", {}).values()):
         method = method or best[-1]
-    method, position = choose(results, list(expand(config).stages), method, seed)
-    plan = prepare(config, training=False)  # nor need this machine be like the run's
-    texts = encode_texts(config, plan)
-    (trainer,) = (t for t in trainers(config, plan, texts, workdir) if method in t.names)
-    trained = restored(trainer)[method]
+    method, position = choose(results, [made.name for made in study.trained], method, seed)
+    plan = prepared(study, workdir)
+    if told := check_recorded(workdir, plan.identity, plan.model):
+        warn(f"note: {told}")
+    texts = encode_texts(plan)
+    (trainer,) = (t for t in trainers(texts, workdir) if method in t.names)
+    trained, chosen_method = trainer.restored()[method], plan.methods[method]
     one = jax.tree.map(lambda x: x[position], trained.params)
-    stored = load_clip(plan.model, image_size=config.image_size or None)[1]  # its own dtype
-    clip = {**stored, **one.pop("clip", {})}
-    heads = plan.methods[method].heads
+    stored = load_clip(plan.model, image_size=study.encoder.image_size or None)[1]
+    # The parameters that were compared, each in the dtype it is stored in.
+    own = jax.tree.map(lambda value, like: value.astype(like.dtype), plan.params, stored)
+    clip, heads = overlay(own, one.pop("clip", {})), chosen_method.heads
+    if heads is None and set(one) == {"classifier"} and set(one["classifier"]) == {"layer_0"}:
+        heads = Heads(len(plan.dataset.classes), class_bias="bias" in one["classifier"]["layer_0"])
+    if heads is None:
+        raise ConfigError(
+            f"{method!r} has no heads, and an export holds an encoder and heads; export another "
+            f"method of {', '.join(plan.methods)}."
+        )
     if heads.text:
-        heads, one = as_linear(plan.module, clip, texts.tokens)
+        heads, one = as_linear(plan.module, clip, texts.classes)
     chosen = results["seeds"][position]
     picked = "as asked" if seed is not None else "the best on the source's validation split"
     scratch = out.with_name(out.name + ".partial")  # a kill leaves nothing that looks whole
@@ -140,6 +207,8 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
         tokenizer=plan.model,
         card=model_card(results, raw, method, f"{chosen} ({picked})", plan.preprocess.size),
     )
+    if tokenizer_files(scratch) != {k: plan.identity.get(k) for k in tokenizer_files(scratch)}:
+        raise CheckpointError(f"the tokenizer in {plan.model} changed meanwhile; export again.")
     scratch.rename(out)
     print(f"{method}, seed {chosen}: {out}")
 
@@ -148,7 +217,7 @@ def main(argv: list[str]) -> None:
     """Exports what the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    with explained():
+    with user_errors():
         given = flags.FLAGS
         out = local_only(given.out, "the exported model")
         export(as_path(given.workdir), out, given.method, given.seed)

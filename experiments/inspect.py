@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from clipjax.runtime.cli import explained, refuse_bad_config
+from clipjax.runtime.cli import user_errors
+from experiments.configfile import as_mapping, define_config, refuse_bad_config
 
 if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
     import numpy as np
@@ -25,11 +25,13 @@ if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are know
     from clipjax.evaluate.report.tables import Chapter
     from clipjax.inspect.stats import Rows
     from clipjax.inspect.verdict import Subject
+    from clipjax.study import Features, Pretraining, Study
 
 WHOLE, SAMPLE = 20_000, 2_000  # decoded without being asked: all of up to, else of each domain
+PAGE = "inspect.html"
 
 
-class Wishes(NamedTuple):
+class Options(NamedTuple):
     """What to look at."""
 
     decode: str = ""  # "all", "none", a number for each domain, or "" for the default
@@ -39,8 +41,8 @@ class Wishes(NamedTuple):
 
 def define_flags() -> None:
     """The command line; not on import, so that modules with flags of one name can meet."""
-    config_flags.DEFINE_config_file(
-        "config", "configs/dann.py", "Experiment whose data to look at, as experiments.main has it."
+    define_config(
+        "configs/dann.py", "Experiment whose data to look at, as experiments.main has it."
     )
     flags.DEFINE_string("out", "", "Where files go; default runs/inspect-<hash of the config>.")
     flags.DEFINE_string(
@@ -56,41 +58,57 @@ def define_flags() -> None:
 def main(argv: list[str]) -> None:
     """Looks at what the flags name."""
     from clipjax.errors import DataError
+    from clipjax.io import local_only
+    from clipjax.study import parse
 
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    with explained():
+    with user_errors():
         given = flags.FLAGS
-        wishes = Wishes(given.decode, given.duplicates, given.seed)
-        out = pathlib.Path(given.out) if given.out else default_out(given.config)
-        if refusals := inspect(given.config, out, wishes):
+        options = Options(given.decode, given.duplicates, given.seed)
+        config = parse(as_mapping(given.config))
+        out = local_only(given.out, "what inspect writes") if given.out else None
+        out = out or default_out(config)
+        if refusals := inspect(config, out, options):
             raise DataError(refusals[0])
 
 
-def default_out(config) -> pathlib.Path:
+def default_out(config: Study | Pretraining) -> pathlib.Path:
     """runs/inspect-<hash of the config>, the hash that the run's own folder has."""
     from clipjax.study.workdir import name_of
 
     return pathlib.Path("runs") / f"inspect-{name_of(config)}"
 
 
-def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
+def inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) -> list[str]:
     """Looks, prints, writes; returns why a run would not start, nothing if it would.
 
     Raises:
-      ConfigError: no study, a domain that does not exist, a wish that makes no sense.
+      ConfigError: no study, a domain that does not exist, an option that makes no sense, or a place
+        that cannot be written, or is being written by another inspection.
       DataError: nothing to be opened.
     """
+    from clipjax.errors import ConfigError
+    from clipjax.io import check_reachable
+    from clipjax.runtime.claim import claimed
+
+    check_decode(options.decode)
+    check_reachable(out)
+    if (out / PAGE).is_dir():
+        raise ConfigError(f"{out / PAGE} is a folder; remove it, or choose another --out.")
+    with claimed(out):
+        return _inspect(study, out, options)
+
+
+def _inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) -> list[str]:
     from clipjax.evaluate.report import tables as chapters
     from clipjax.inspect.verdict import opened
 
-    check_decode(wishes.decode)
     began = time.perf_counter()
-    subject = opened(config)
-    found, refusals = survey(subject, wishes)
+    subject = opened(study)
+    found, refusals = survey(subject, options)
     refusals = [*dict.fromkeys(subject.refusals + refusals)]
-    out.mkdir(parents=True, exist_ok=True)
-    found += [cache(config), sheets(subject, wishes.seed, out)]
+    found += [cache(study.features), sheets(subject, options.seed, out)]
     for text in filter(None, map(chapters.as_text, found)):
         say(text)
     verdict = (
@@ -106,80 +124,81 @@ def inspect(config, out: pathlib.Path, wishes: Wishes) -> list[str]:
 
 def say(text: str) -> None:
     """Prints; what the terminal cannot show, such as file names of no encoding, as escapes."""
-    from clipjax.evaluate.report.tables import writable
+    from clipjax.log import writable
 
     print(writable(text, sys.stdout.encoding), flush=True)
 
 
-def check_decode(wish: str) -> None:
+def check_decode(decode: str) -> None:
     """Raises ConfigError where --decode is no choice."""
     from clipjax.errors import ConfigError
 
-    if wish not in ("", "all", "none") and not (wish.isdecimal() and int(wish)):
-        raise ConfigError(f"--decode={wish} is no choice; give all, none, or a number above 0.")
+    if decode not in ("", "all", "none") and not (decode.isdecimal() and int(decode)):
+        raise ConfigError(f"--decode={decode} is no choice; give all, none, or a number above 0.")
 
 
-def survey(subject: Subject, wishes: Wishes) -> tuple[list[Chapter], list[str]]:
+def survey(subject: Subject, options: Options) -> tuple[list[Chapter], list[str]]:
     """Counts and reads; the chapters on that, and refusals."""
     from clipjax.inspect import report as findings
     from clipjax.inspect import stats as census
     from clipjax.inspect.scan import read
     from clipjax.inspect.verdict import judge
 
-    config, dataset, sources = subject.config, subject.dataset, subject.sources
+    data, dataset, sources = subject.study.data, subject.dataset, subject.sources
     rows, counts = census.Rows(sources), census.class_counts(sources, len(dataset.classes))
-    chosen, how = decoded_rows(rows, wishes)
+    chosen, how = decoded_rows(rows, options)
     reading = read(
         rows,
         subject.preprocess,
         decode=chosen,
-        hashing=wishes.duplicates,
-        workers=config.data.workers,
+        hashing=options.duplicates,
+        workers=data.workers,
     )
-    most = config.data.max_unreadable
+    most = data.max_unreadable
     verdict = judge(subject.needed, rows, reading, most)
     found = [
-        findings.counts_chapter(dataset, counts, subject.closed, config),
+        findings.counts_chapter(dataset, counts, subject.closed, data),
         findings.balance_chapter(dataset, counts),
         findings.classes_chapter(dataset, counts, subject.class_notes),
         findings.images_chapter(rows, reading, [how, *subject.crop_notes], verdict, most),
         findings.skipped_chapter(dataset.skipped),
     ]
-    if wishes.duplicates:
+    if options.duplicates:
         found.append(findings.duplicates_chapter(rows, reading, dataset.classes))
     return found, [verdict.refusal] if verdict.refusal else []
 
 
-def decoded_rows(rows: Rows, wishes: Wishes) -> tuple[np.ndarray, str]:
+def decoded_rows(rows: Rows, options: Options) -> tuple[np.ndarray, str]:
     """Which rows to decode, bool [N], and a sentence about them."""
     import numpy as np
 
     from clipjax.inspect.stats import sample_rows
 
-    wish, seed = wishes.decode, wishes.seed
-    if wish == "none":
+    decode, seed = options.decode, options.seed
+    if decode == "none":
         return np.zeros(len(rows), bool), "No image was decoded (--decode=none)."
-    if wish == "all" or (not wish and len(rows) <= WHOLE):
+    if decode == "all" or (not decode and len(rows) <= WHOLE):
         return np.ones(len(rows), bool), "Every image was decoded."
-    each = int(wish or SAMPLE)
+    each = int(decode or SAMPLE)
     drawn = f"Up to {each:,} images of each domain were decoded, drawn with seed {seed}"
     return sample_rows(rows, each, seed), f"{drawn}; --decode=all decodes every one."
 
 
-def cache(config) -> Chapter:
+def cache(settings: Features) -> Chapter:
     """What the feature cache holds."""
     from clipjax.data.features import cache as features
     from clipjax.inspect.report import cache_chapter
     from clipjax.io import default_cache_dir
 
-    folder = config.features.cache_dir or default_cache_dir() / "features"
-    return cache_chapter(features.list_cache(folder), str(folder), config.features.cache)
+    folder = settings.cache_dir or default_cache_dir() / "features"
+    return cache_chapter(features.list_cache(folder), str(folder), settings.cache)
 
 
 def sheets(subject: Subject, seed: int, out: pathlib.Path) -> Chapter:
     """A contact sheet of each domain, as a PNG file and on the page."""
     from clipjax.evaluate.report import contact_sheet as contact
     from clipjax.evaluate.report.tables import Chapter, Listing
+    from clipjax.io import write_atomically
     from clipjax.log import progress
 
     dataset = subject.dataset
@@ -193,15 +212,15 @@ def sheets(subject: Subject, seed: int, out: pathlib.Path) -> Chapter:
         strips = domain_strips(subject, parts[0], classes, seed)
         file = out / ("contact-" + domain.replace("/", "_") + ".png")
         title = f"{dataset.name}: {shown}, as the model sees it"
-        contact.write_bytes(file, contact.sheet_png(title, strips))
+        write_atomically(file, contact.sheet_png(title, strips))
         files.append(str(file))
-        pictures.append(contact.sheet_html(shown, strips))
+        pictures.append(contact.sheet(shown, strips))
     note = (
         f"{len(classes)} of {len(dataset.classes)} classes, the same of every domain, and of each "
         f"up to {contact.PER_CLASS} images as the model sees them; drawn with seed {seed}."
     )
-    items = [Listing("Files:", files)]
-    return Chapter("sheets", "Contact sheets", [note], items, html="".join(pictures))
+    items = [Listing("Files:", files), *pictures]
+    return Chapter("sheets", "Contact sheets", [note], items)
 
 
 def domain_strips(subject: Subject, part: Part, classes: list[int], seed: int) -> list[Strip]:
@@ -227,18 +246,17 @@ def write_page(
     subject: Subject, found: list[Chapter], verdict: list[str], out: pathlib.Path
 ) -> None:
     """Writes inspect.html."""
-    from clipjax.evaluate.report import page, sections
-    from clipjax.evaluate.report import tables as chapters
+    from clipjax.evaluate.report import page
     from clipjax.io import write_atomically
 
-    data, name = subject.config.data, subject.dataset.name
+    data, name = subject.study.data, subject.dataset.name
     html = page.document(
         f"What a run would see: {data.source} → {data.target}",
-        f"{name}{f' ({data.root})' if data.root else ''}; model {subject.config.model}",
-        "".join(sections.paragraph(chapters.writable(line), "lead") for line in verdict),
-        [chapters.as_section(chapter) for chapter in found],
+        f"{name}{f' ({data.root})' if data.root else ''}; model {subject.study.encoder.model}",
+        verdict,
+        found,
     )
-    write_atomically(out / "inspect.html", html)
+    write_atomically(out / PAGE, html)
 
 
 if __name__ == "__main__":

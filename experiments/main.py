@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from clipjax.runtime.cli import explained, refuse_bad_config
+from clipjax.runtime.cli import say, user_errors
+from experiments.configfile import as_mapping, define_config, refuse_bad_config
 
 if __name__ == "__main__":
     refuse_bad_config()  # before the flags are defined
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", "configs/dann.py", "Experiment: a file of configs/, `:key=value,flag` after it."
+_CONFIG = define_config(
+    "configs/dann.py", "Experiment: a file of configs/, `:key=value,flag` after it."
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", "", "Several processes: host:port of process 0; see docs/parallel.md."
@@ -31,18 +31,19 @@ def main(argv: list[str]) -> None:
     """Runs the experiment the config names."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    from clipjax.io import as_path
     from clipjax.runtime.malloc import keep_memory
-    from clipjax.study import run
-    from clipjax.study.validate import trains_on_pixels
+    from clipjax.study import parse, run
+    from clipjax.study.methods import trains_on_pixels
+    from clipjax.study.workdir import default_workdir
     from clipjax.train.distributed import (
         processes,  # jax is imported only once the flags are known to be right
     )
 
-    with explained():
-        keep_memory(one_arena=trains_on_pixels(_CONFIG.value))
+    with user_errors():
+        config = parse(as_mapping(_CONFIG.value))
+        keep_memory(one_arena=trains_on_pixels(config))
         processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-        run.run(_CONFIG.value, as_path(_WORKDIR.value) if _WORKDIR.value else None)
+        run(config, _WORKDIR.value or default_workdir(config), say)
 
 
 if __name__ == "__main__":

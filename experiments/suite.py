@@ -11,15 +11,21 @@ goes on where it was, row by row.
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
+from typing import TYPE_CHECKING
 
 from absl import app, flags
 
 from clipjax.errors import ConfigError
-from clipjax.io import as_path
-from clipjax.runtime.cli import explained
+from clipjax.io import as_path, check_reachable
+from clipjax.runtime.cli import say, user_errors
+
+if TYPE_CHECKING:
+    from clipjax.study import Study
 
 DOMAINNET = ("domainnet", "tfds:domainnet")
+PAGES = ("suite.md", "suite.html")
 REPORT = ("real", "clipart")  # source and target there, where the flags name none
 
 
@@ -35,7 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_bool("smoke", False, "An epoch or two and one seed: does everything run?")
 
 
-def table_configs(
+def table_studies(
     numbers: list[str],
     *,
     data: str = "",
@@ -44,13 +50,14 @@ def table_configs(
     target: str = "",
     model: str = "tiny",
     smoke: bool = False,
-) -> dict[str, object]:
-    """Table number -> config.
+) -> dict[str, Study]:
+    """Table number -> what it runs.
 
     Raises:
       ConfigError: a table or a kind of data that does not exist, or data without a root.
     """
     from clipjax.data.open import KNOWN
+    from clipjax.study import parse
     from configs import tables
 
     prepared = data.startswith("tfds:")  # where TFDS keeps its data unless told otherwise
@@ -73,7 +80,7 @@ def table_configs(
             tables.as_published(config)
             if smoke:
                 tables.shorten(config)
-        found[number] = config
+        found[number] = parse(config.to_dict())
     return found
 
 
@@ -104,29 +111,47 @@ def published(number: str, results: dict) -> str:
     return "\n".join(lines) + "\n" if rows else ""
 
 
-def run_suite(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool) -> None:
+def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool) -> None:
     """Runs every table in `workdir/tableN`, then writes `suite.md` and `suite.html`.
 
     On `domainnet` the report's figures are printed beside ours.
+
+    Raises:
+      ConfigError: another suite is at work in the workdir, or nothing can be written there.
+      CheckpointError: the model was replaced between two tables.
     """
+    from clipjax.runtime.claim import claimed
+    from clipjax.train.distributed import processes
+
+    with contextlib.ExitStack() as held:
+        processes.from_first(lambda: held.enter_context(claimed(workdir)))
+        for page in PAGES:
+            if (workdir / page).is_dir():
+                raise ConfigError(f"{workdir / page} is a folder; choose another --workdir.")
+        _run_tables(workdir, studies, domainnet)
+
+
+def _run_tables(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool) -> None:
     from clipjax.evaluate import results as report
     from clipjax.evaluate.report import page
     from clipjax.io import write_atomically
     from clipjax.study import run
+    from clipjax.study.model_record import check_one_model
     from clipjax.train.distributed import processes
 
     pages, entries = [], []
-    for number, config in configs.items():
+    for number, study in studies.items():
         if processes.is_first():
-            print(f"== table {number}", flush=True)
+            say(f"== table {number}")
         place = workdir / f"table{number}"
-        run.run(config, place)
-        if not processes.is_first():
+        found = run(study, place, say)
+        if found is None:  # not the first process
             continue
-        results = report.read(place)
+        check_one_model(workdir / f"table{next(iter(studies))}", place)
+        results = found.results
         beside = published(number, results) if domainnet else ""
         if beside:
-            print(beside, flush=True)
+            say(beside)
         pages += [report.markdown(results), beside]
         # A run of an earlier version has no page of its own.
         href = f"{place.name}/report.html" if (place / "report.html").exists() else None
@@ -134,22 +159,23 @@ def run_suite(workdir: pathlib.Path, configs: dict[str, object], domainnet: bool
         entries.append((f"Table {number}", results, rows or None, href))
     if not processes.is_first():
         return
-    write_atomically(workdir / "suite.md", "\n".join(page for page in pages if page))
-    write_atomically(workdir / "suite.html", page.suite_page(entries))
-    print(f"all tables: {workdir / 'suite.md'}, {workdir / 'suite.html'}")
+    text, html = (workdir / name for name in PAGES)
+    write_atomically(text, "\n".join(page for page in pages if page))
+    write_atomically(html, page.suite_page(entries))
+    say(f"all tables: {text}, {html}")
 
 
 def main(argv: list[str]) -> None:
     """Runs the tables that the flags name."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    with explained():
+    with user_errors():
         from clipjax.runtime.malloc import keep_memory
-        from clipjax.study.validate import trains_on_pixels
+        from clipjax.study.methods import trains_on_pixels
         from clipjax.train.distributed import processes
 
         given = flags.FLAGS
-        configs = table_configs(
+        studies = table_studies(
             given.tables,
             data=given.data,
             root=given.data_root,
@@ -158,9 +184,11 @@ def main(argv: list[str]) -> None:
             model=given.model,
             smoke=given.smoke,
         )
-        keep_memory(one_arena=any(map(trains_on_pixels, configs.values())))
+        keep_memory(one_arena=any(map(trains_on_pixels, studies.values())))
         processes.start()  # those of a cluster, or of the environment's variables
-        run_suite(as_path(given.workdir), configs, given.data in DOMAINNET)
+        workdir = as_path(given.workdir)
+        check_reachable(workdir)
+        run_suite(workdir, studies, given.data in DOMAINNET)
 
 
 if __name__ == "__main__":

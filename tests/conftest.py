@@ -171,6 +171,13 @@ def make_photos(root):
     return root
 
 
+def parsed(config):
+    """A config of configs/*.py as the commands' door makes it."""
+    from clipjax.study import parse
+
+    return parse(config.to_dict())
+
+
 def read_json(path):
     """A JSON file's content."""
     return json.loads(pathlib.Path(path).read_text())

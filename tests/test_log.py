@@ -1,11 +1,13 @@
 """metrics.jsonl and TensorBoard events."""
 
+import json
 import resource
 import struct
 
 import pytest
 
-from clipjax.log import MetricsLog, read_log
+from clipjax.io import write_json
+from clipjax.log import MetricsLog, read_log, scalars
 
 
 def test_a_line_that_a_kill_cut_short_is_not_read(tmp_path):
@@ -18,6 +20,23 @@ def test_a_line_that_a_kill_cut_short_is_not_read(tmp_path):
     log.append({"phase": "a", "step": 2})
     assert [record["step"] for record in read_log(log.path)] == [1, 2]
     assert read_log(tmp_path / "none.jsonl") == []
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    """RFC 8259 has no NaN: other readers than Python's refuse a file with one."""
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    record = {"phase": "a", "step": 1, "loss": [0.1, float("nan")], "evaluation": {"x": 1e999}}
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.append(record)
+    write_json(tmp_path / "results.json", {"rows": (record, [])})
+    wanted = record | {"loss": [0.1, None], "evaluation": {"x": None}}
+    found = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
+    assert found == {"rows": [wanted, []]}
+    assert json.loads(log.path.read_text(), parse_constant=refuse) == wanted
+    assert scalars(read_log(log.path)[0]) == {}
 
 
 def events_of(folder):

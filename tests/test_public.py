@@ -17,9 +17,10 @@ def test_every_export_resolves_and_has_a_docstring():
 def test_importing_starts_no_backend_and_nothing_heavy():
     code = (
         "import sys, clipjax, clipjax.adapt.dann\n"
-        "import clipjax.model.hf.load, clipjax.data.features.cache\n"
+        "import clipjax.model.hf.load, clipjax.data.features.cache, clipjax.evaluate.report.page\n"
         "import jax\n"
-        "heavy = {'torch', 'tensorflow', 'matplotlib', 'transformers'} & set(sys.modules)\n"
+        "heavy = {'torch', 'tensorflow', 'matplotlib', 'transformers', 'jinja2'}\n"
+        "heavy &= set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "from jax._src import xla_bridge\n"
         "assert not xla_bridge._backends, xla_bridge._backends\n"
@@ -28,7 +29,12 @@ def test_importing_starts_no_backend_and_nothing_heavy():
 
 
 def test_readme_example_adapts_two_rotated_moons():
-    """The code block of the README, as it stands: source accuracy stays, the target's rises."""
+    """The code block of the README, as it stands: source accuracy stays, the target's rises.
+
+    Over 32 initialisations the target's accuracy is 0.68 +- 0.05 without DANN and 0.85 +- 0.08 with
+    it; eight means of four gained 0.16 +- 0.05. Another processor's rounding is as good as another
+    initialisation: bounds are three such deviations away.
+    """
     text = (REPO / "README.md").read_text()
     code = next(
         block for block in re.findall(r"```python\n(.*?)```", text, re.S) if "moons" in block
@@ -38,4 +44,5 @@ def test_readme_example_adapts_two_rotated_moons():
     exec(compile(code, "README.md", "exec"), space)
     (plain_source, plain_target), (source, target) = space["plain"], space["adapted"]
     assert plain_source > 0.97 and source > 0.95
-    assert target > plain_target + 0.1
+    assert 0.6 < plain_target < 0.76 and 0.72 < target
+    assert target > plain_target + 0.02

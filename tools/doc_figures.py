@@ -9,15 +9,17 @@ The figures of docs/reading-a-dann-run.md come from
 from __future__ import annotations
 
 import importlib.resources
+import json
 import pathlib
 import re
 
 from absl import app, flags
 
 from clipjax.evaluate import results as report
-from clipjax.evaluate.report.curves import charts
-from clipjax.evaluate.report.drawing import escape
+from clipjax.evaluate.report.charts import escape
+from clipjax.evaluate.report.figures import learning_charts
 from clipjax.log import read_log
+from clipjax.study import parse
 from clipjax.study.report_data import training_curves
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
@@ -31,7 +33,7 @@ SHOWN = {
 
 def standalone(svg: str) -> str:
     """A chart with the page's colours inside, for light and dark."""
-    css = importlib.resources.files("clipjax").joinpath("assets/report.css").read_text()
+    css = importlib.resources.files("clipjax").joinpath("assets/report/report.css").read_text()
     head, body = svg.split(">", 1)
     back = "svg { background: var(--card); font-family: system-ui, sans-serif; }"
     # A margin for what a page lets stick out.
@@ -45,12 +47,13 @@ def standalone(svg: str) -> str:
 
 def draw(workdir: pathlib.Path, out: pathlib.Path) -> None:
     """Writes the charts of SHOWN, a curve for each method."""
-    records = training_curves(read_log(workdir / "metrics.jsonl"))
+    study = parse(json.loads((workdir / "config.json").read_text()))
+    records = training_curves(read_log(workdir / "metrics.jsonl"), study.method_of)
     methods = list(dict.fromkeys(record["method"] for record in records))
     data = report.read(workdir)["data"]
     colours = {name: f"c{i}" for i, name in enumerate(methods)}
     out.mkdir(parents=True, exist_ok=True)
-    for chart in charts(records, data["source"], data["target"], colours):
+    for chart in learning_charts(records, data["source"], data["target"], colours):
         svg = chart[chart.index("<svg") : chart.index("</svg>") + 6]
         for title, file in SHOWN.items():
             if f"<title>{escape(title)}</title>" in chart:

@@ -22,7 +22,8 @@ from clipjax.data.images.preprocess import load_preprocess
 from clipjax.data.open import open_dataset
 from clipjax.model.clip import CLIP, normalize
 from clipjax.model.hf.load import load_clip
-from clipjax.model.text import load_tokenizer, zero_shot_classifier
+from clipjax.model.hf.tokenizer import load_tokenizer
+from clipjax.model.text import zero_shot_classifier
 
 TINY = pathlib.Path(__file__).parent.parent / "clipjax" / "assets" / "tiny_clip"
 ABSENT = ("cartoon", "stencil", "sketch")  # styles of which the corpus holds no drawing

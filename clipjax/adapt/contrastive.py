@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from clipjax.adapt.losses import Axis
 from clipjax.adapt.step import Loss
 
 
@@ -69,12 +70,13 @@ def true_pairs(text_id: jax.Array, image_text_ids: jax.Array) -> jax.Array:
     return jnp.any(image_text_ids[:, None, :] == text_id[None, :, None], axis=-1)
 
 
-def make_loss(model: TwoTowers, axis_name: str | None = None) -> Loss:
+def make_loss(model: TwoTowers, axis_name: Axis = None) -> Loss:
     """The method: batch = {"inputs", "tokens" [B, T], "text_id" [B], "text_ids" [B, K]}.
 
-    With `axis_name`, the axis that `jax.pmap` maps, a device compares its own images with the texts
-    of all devices and its own texts with all images; the mean over devices is the whole batch's
-    loss. (Under `jax.jit` a batch that is cut over devices needs nothing of this.)
+    With `axis_name`, the axis that `jax.pmap` or `jax.shard_map` maps, a device compares its own
+    images with the texts of all devices and its own texts with all images; the mean over devices is
+    the whole batch's loss. (Under `jax.jit` a batch that is cut over devices needs nothing of
+    this.)
     """
 
     def loss(params, batch, rng, progress):

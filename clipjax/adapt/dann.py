@@ -5,26 +5,27 @@ Bring three pure functions and an optimizer; nothing here needs CLIP or Flax.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from clipjax.adapt.checks import check_domain
 from clipjax.adapt.grl import Schedule, grl, lambda_schedule
-from clipjax.adapt.losses import domain_cross_entropy, masked_mean, smoothed_cross_entropy
+from clipjax.adapt.losses import (
+    Axis,
+    domain_cross_entropy,
+    label_accuracy,
+    smoothed_cross_entropy,
+    weigh,
+)
+from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
 from clipjax.adapt.step import Loss, TrainState, update
+from clipjax.adapt.varying import alike
 
 PyTree = Any
-
-
-class DannModel(NamedTuple):
-    """The three parts of Ganin's figure 1 as pure functions over one parameter tree."""
-
-    features: Callable[..., jax.Array]  # (params, inputs, rng) -> [B, F]
-    classify: Callable[..., jax.Array]  # (params, features) -> [B, K] logits (ensemble: [M, B, K])
-    discriminate: Callable[..., jax.Array]  # (params, features) -> [B, D] domain logits
 
 
 def dann_loss(
@@ -37,7 +38,7 @@ def dann_loss(
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
     joined: bool = False,
-    axis_name: str | None = None,
+    axis_name: Axis = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Class loss on the source plus domain loss behind the gradient reversal layer.
 
@@ -48,7 +49,8 @@ def dann_loss(
       model: the three parts.
       params: parameters of all of them.
       batch: {"source": {"inputs", "label" int [B], "mask"? bool [B]},
-        "target": {"inputs", "mask"?}}; domain labels are source 0, target 1.
+        "target": {"inputs", "mask"?}}; domain labels are source 0, target 1. Rows that a mask
+        leaves out may hold anything. Weights (`clipjax.adapt.losses.weigh`) may stand in for it.
       lam: strength of the reversal, scalar.
       rng: passed to `model.features` (dropout, augmentation), split between the domains.
       domain_weight: factor on the domain loss, which is the mean of the two domains' as in common
@@ -62,23 +64,28 @@ def dann_loss(
     Returns:
       (loss, metrics): class_loss, source_accuracy; and unless the domain loss is left out
       domain_loss, domain_accuracy_source, domain_accuracy_target, lam.
+
+    Raises:
+      ValueError: a domain is missing or empty, labels do not fit the logits, or the discriminator
+        gives neither one logit nor one for each domain. Labels outside 0..K-1 whose values are
+        traced make loss, source_accuracy and gradients NaN instead.
     """
-    source, keys = batch["source"], (None, None) if rng is None else jax.random.split(rng)
-    inputs, mask = source["inputs"], source.get("mask")
     target_unread = isinstance(domain_weight, (int, float)) and domain_weight == 0
+    batch = weigh(batch, axis_name)
+    source = check_domain(batch, "source", "inputs", "label")
+    target = None if target_unread else check_domain(batch, "target", "inputs")
+    keys = (None, None) if rng is None else jax.random.split(rng)
     joined = joined and not target_unread
+    inputs = source["inputs"]
     if joined:
-        inputs = jnp.concatenate([inputs, batch["target"]["inputs"]])
+        inputs = jnp.concatenate([inputs, target["inputs"]])
     features = model.features(params, inputs, keys[0])
     of_source = features[: len(source["inputs"])]
-    logits = model.classify(params, of_source)
-    class_loss = smoothed_cross_entropy(logits, source["label"], label_smoothing, mask, axis_name)
-    hit = (jnp.argmax(logits, axis=-1) == source["label"]).astype(jnp.float32)
+    logits, weight = model.classify(params, of_source), source.get("weight")
+    class_loss = smoothed_cross_entropy(logits, source["label"], label_smoothing, weight)
     metrics = {
         "class_loss": class_loss,
-        "source_accuracy": masked_mean(
-            hit.reshape(-1, hit.shape[-1]).mean(axis=0), mask, axis_name
-        ),
+        "source_accuracy": label_accuracy(logits, source["label"], weight),
     }
     if target_unread:
         return class_loss, metrics  # half the work
@@ -86,10 +93,11 @@ def dann_loss(
     if joined:
         domain_logits = jnp.split(discriminate(features), [len(of_source)])
     else:
-        of_target = model.features(params, batch["target"]["inputs"], keys[1])
+        of_target = model.features(params, target["inputs"], keys[1])
         domain_logits = [discriminate(of_source), discriminate(of_target)]
-    masks = [mask, batch["target"].get("mask")]
-    domain_loss, domain_accuracy = domain_cross_entropy(domain_logits, masks, axis_name)
+    domain_loss, domain_accuracy = domain_cross_entropy(
+        domain_logits, [weight, target.get("weight")]
+    )
     metrics |= {
         "domain_loss": domain_loss,
         "domain_accuracy_source": domain_accuracy[0],
@@ -107,30 +115,37 @@ def gradient_ratio(
     *,
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
+    axis_name: Axis = None,
 ) -> jax.Array:
     """How hard the two losses pull at the features: norm of the reversed gradient over the class's.
 
     Both gradients are taken at the output of `model.features`, where they meet. Well below 1 the
     domains are left alone, far above 1 the classes are.
 
-    Args: as `dann_loss`.
+    Args: as `dann_loss`; with `axis_name` the ratio is that of the whole batch, on every device.
 
     Returns:
       float32 []; 0 where lambda is 0.
     """
-    parts = (batch["source"], batch["target"])
-    seen = [model.features(params, part["inputs"], None) for part in parts]
-    masks = [part.get("mask") for part in parts]
+    batch = weigh(batch, axis_name)
+    source = check_domain(batch, "source", "inputs", "label")
+    target = check_domain(batch, "target", "inputs")
+    weights = [part.get("weight") for part in (source, target)]
+    seen = [model.features(params, part["inputs"], None) for part in (source, target)]
+    seen = list(alike(*seen, params, source["label"], *weights)[:2])
 
     def classes(f):
         logits = model.classify(params, f[0])
-        return smoothed_cross_entropy(logits, parts[0]["label"], label_smoothing, masks[0])
+        return smoothed_cross_entropy(logits, source["label"], label_smoothing, weights[0])
 
     def domains(f):
-        return domain_cross_entropy([model.discriminate(params, x) for x in f], masks)[0]
+        return domain_cross_entropy([model.discriminate(params, x) for x in f], weights)[0]
 
-    pull = optax.global_norm(jax.grad(domains)(seen)) * lam * domain_weight
-    return pull / jnp.maximum(optax.global_norm(jax.grad(classes)(seen)), 1e-12)
+    def size(loss):
+        norm = optax.global_norm(jax.grad(loss)(seen))
+        return norm if axis_name is None else jnp.sqrt(jax.lax.psum(norm**2, axis_name))
+
+    return size(domains) * lam * domain_weight / jnp.maximum(size(classes), 1e-12)
 
 
 def dann_step(
@@ -144,7 +159,7 @@ def dann_step(
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
     joined: bool = False,
-    axis_name: str | None = None,
+    axis_name: Axis = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One DANN update: pure, so jit, pmap, scan and vmap it as you like.
 
@@ -159,8 +174,9 @@ def dann_step(
       domain_weight: factor on the domain loss.
       label_smoothing: of the class loss.
       joined: see `dann_loss`.
-      axis_name: of the axis that `jax.pmap` (or `jax.shard_map`) maps, where each device has a part
-        of the batch: the update is that of the whole batch, the same on every device.
+      axis_name: of the axis that `jax.pmap` or `jax.shard_map` maps (or a tuple of mesh axes),
+        where each device has a part of the batch: the update is that of the whole batch, the same
+        on every device.
 
     Returns:
       (new state, metrics of `dann_loss` plus loss and grad_norm).
@@ -192,7 +208,6 @@ def make_loss(
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
     joined: bool = False,
-    axis_name: str | None = None,
 ) -> Loss:
     """DANN as a method: lambda follows the run's progress (see `clipjax.adapt.grl`).
 
@@ -214,7 +229,53 @@ def make_loss(
             domain_weight=domain_weight,
             label_smoothing=label_smoothing,
             joined=joined,
-            axis_name=axis_name,
         )
 
     return loss
+
+
+def make_method(
+    backbone: Backbone,
+    classes: Classes,
+    *,
+    head: Head,
+    schedules: Mapping[str, Schedule] | None = None,
+    schedule: str = "ganin",
+    lam_max: float = 1.0,
+    gamma: float = 10.0,
+    start: float = 0.0,
+    domain_weight: float = 1.0,
+    joined: bool | None = None,
+    **options: Any,
+) -> Method:
+    """DANN on a backbone; `options` are `make_loss`'s others.
+
+    Joined by default where embeddings are cached, which is faster; from pixels the halves take less
+    memory.
+
+    Raises:
+      ValueError: a head without a discriminator, and what `make_loss` refuses.
+    """
+    del classes  # the head's
+    if not head.domains:
+        raise ValueError("it needs heads.discriminator, the widths of a domain head.")
+    lam = (schedules or {}).get("lam") or lambda_schedule(
+        schedule, lam_max=lam_max, gamma=gamma, start=start
+    )
+    joined = "image" in backbone.cached if joined is None else joined
+    model, weight = on_backbone(backbone, head), domain_weight
+
+    def diagnose(params, batch, numbers):
+        numbers = {"domain_weight": 1.0, "label_smoothing": 0.0} | dict(numbers)
+        kept = {key: numbers[key] for key in ("domain_weight", "label_smoothing")}
+        return {"grad_ratio": gradient_ratio(model, params, batch, 1.0, **kept)}
+
+    return with_head(
+        backbone,
+        head,
+        make_loss(model, schedule=lam, domain_weight=weight, joined=joined, **options),
+        reads=("source", "target"),
+        diagnose=None if isinstance(weight, (int, float)) and weight == 0 else diagnose,
+        schedules={"lam": lam},
+        scheduled=("schedule", "lam_max", "gamma", "start"),
+    )

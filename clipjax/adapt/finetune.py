@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+from typing import Any
 
-from clipjax.adapt.dann import DannModel
-from clipjax.adapt.losses import diversity_hinge, masked_mean, smoothed_cross_entropy
+from clipjax.adapt.checks import check_domain
+from clipjax.adapt.losses import diversity_hinge, label_accuracy, smoothed_cross_entropy, weigh
+from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
 from clipjax.adapt.step import Loss
 
 
@@ -15,13 +16,14 @@ def make_loss(
     label_smoothing: float = 0.0,
     diversity_weight: float = 0.0,
     diversity_margin: float = 0.5,
-    axis_name: str | None = None,
 ) -> Loss:
     """The method: batch = {"source": {"inputs", "label", "mask"?}}; other entries are ignored.
 
+    Rows that the mask leaves out may hold anything; labels and shapes that do not fit end as
+    `clipjax.adapt.dann.dann_loss` says.
+
     Where `model.classify` gives the logits of an ensemble, [M, B, K], each member has its own
     cross-entropy (their mean is minimised); `diversity_weight` times `diversity_hinge` is added.
-    `axis_name`: see `clipjax.adapt.losses`.
 
     Raises:
       ValueError: a negative weight or margin.
@@ -31,19 +33,24 @@ def make_loss(
 
     def loss(params, batch, rng, progress):
         del progress
-        source = batch["source"]
+        source = check_domain(weigh(batch), "source", "inputs", "label")
+        label, weight = source["label"], source.get("weight")
         logits = model.classify(params, model.features(params, source["inputs"], rng))
-        mask = source.get("mask")
-        value = smoothed_cross_entropy(logits, source["label"], label_smoothing, mask, axis_name)
-        hit = (jnp.argmax(logits, axis=-1) == source["label"]).astype(jnp.float32)
-        accuracy = masked_mean(hit.reshape(-1, hit.shape[-1]).mean(axis=0), mask, axis_name)
+        value = smoothed_cross_entropy(logits, label, label_smoothing, weight)
+        accuracy = label_accuracy(logits, label, weight)
         metrics = {"class_loss": value, "source_accuracy": accuracy}
         if diversity_weight:
             if logits.ndim != 3:
                 raise ValueError("diversity_weight needs an ensemble: heads with members > 1.")
-            spread = diversity_hinge(logits, diversity_margin, mask, axis_name)
+            spread = diversity_hinge(logits, diversity_margin, weight)
             metrics["diversity_loss"] = spread
             value = value + diversity_weight * spread
         return value, metrics
 
     return loss
+
+
+def make_method(backbone: Backbone, classes: Classes, *, head: Head, **options: Any) -> Method:
+    """Fine-tuning on a backbone; `options` are `make_loss`'s."""
+    del classes  # the head's
+    return with_head(backbone, head, make_loss(on_backbone(backbone, head), **options))

@@ -8,22 +8,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from clipjax.adapt.varying import alike
+
+PyTree = Any
 Schedule = Callable[[Any], jax.Array]
 
 
-@jax.custom_vjp
-def grl(x: jax.Array, lam: jax.Array | float) -> jax.Array:
+def grl(x: PyTree, lam: jax.Array | float) -> PyTree:
     """Identity forward; backward the gradient is multiplied by -lam.
 
     What follows the layer learns to minimise its loss, what precedes it to maximise it (Ganin &
     Lempitsky 2015, arXiv 1409.7495, equations 7-8).
 
     Args:
-      x: any array (apply to a tree with `jax.tree.map`).
-      lam: strength, scalar; may be traced, scheduled or vmapped. It receives no gradient.
+      x: an array or any tree of arrays; those of whole numbers pass, and have no gradient.
+      lam: strength, scalar; may be traced, scheduled or vmapped.
 
     Returns:
-      `x`. Its cotangent keeps its own dtype: a float32 `lam` does not widen a bfloat16 gradient.
+      `x`. The cotangent of each array keeps its own dtype: a float32 `lam` does not widen a
+      bfloat16 gradient.
+
+    The output does not depend on `lam`, so its gradient is 0. The reversed gradient is a function
+    of `lam`, though: a derivative of that (of a step with respect to its lambda, for example) sees
+    it, which `jax.lax.stop_gradient(lam)` prevents.
 
     Forward-mode differentiation (`jax.jvp`) raises TypeError, as for every `jax.custom_vjp`.
 
@@ -31,6 +38,11 @@ def grl(x: jax.Array, lam: jax.Array | float) -> jax.Array:
     >>> jax.grad(lambda x: 3.0 * grl(x, 0.5))(2.0).item()
     -1.5
     """
+    return _reversed(*alike(x, lam))
+
+
+@jax.custom_vjp
+def _reversed(x, lam):
     del lam
     return x
 
@@ -39,11 +51,14 @@ def _forward(x, lam):
     return x, lam
 
 
-def _backward(lam, g):
-    return (-lam * g).astype(g.dtype), None
+def _backward(lam, cotangents):
+    def turn(g):
+        return g if g.dtype == jax.dtypes.float0 else (-lam * g).astype(g.dtype)
+
+    return jax.tree.map(turn, cotangents), None
 
 
-grl.defvjp(_forward, _backward)
+_reversed.defvjp(_forward, _backward)
 
 
 def ganin(gamma: float = 10.0, lam_max: float = 1.0) -> Schedule:

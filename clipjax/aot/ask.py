@@ -11,6 +11,8 @@ from clipjax.aot.step import abstract_step
 from clipjax.aot.topology import Topology, open_topology
 from clipjax.errors import ConfigError
 from clipjax.model.shapes import named_shape
+from clipjax.study.config import Study
+from clipjax.study.parts import Devices
 from clipjax.train.distributed.sharding import DATA, make_mesh
 
 PER_CHIP = 64  # images a domain, where no batch size is asked for
@@ -60,34 +62,40 @@ class Answer:
         )
 
 
-def ask(config, question: Question, say: Callable[[str], None] = print) -> Answer:
-    """Compiles the step that a config trains with.
+def ask(study: Study, question: Question, say: Callable[[str], None] = print) -> Answer:
+    """Compiles the step that a study trains with.
 
     Raises:
       ConfigError: no such model, topology, method or phase; no libtpu; sizes that do not divide; a
         phase that trains on cached features, which no step on a mesh does; pmap.
     """
     topology, shape = open_topology(question.topology), named_shape(question.model)
+    training, devices = study.training, study.devices
     size = question.batch_size or PER_CHIP * topology.chips
-    if size % (len(topology.devices) * config.accumulate):
+    if size % (len(topology.devices) * training.accumulate):
         raise ConfigError(
             f"batch_size={size} cannot be dealt out to {len(topology.devices)} devices in "
-            f"accumulate={config.accumulate} microbatches; choose a multiple of their product."
+            f"accumulate={training.accumulate} microbatches; choose a multiple of their product."
         )
-    fsdp = question.fsdp or config.mesh.fsdp
-    check_mesh(config, topology, fsdp)
+    fsdp = question.fsdp or devices.mesh.fsdp
+    check_mesh(devices, topology, fsdp)
     question = dataclasses.replace(question, batch_size=size, fsdp=fsdp)
-    config = config.copy_and_resolve_references()
-    config.batch_size = size
+    study = dataclasses.replace(study, training=dataclasses.replace(training, batch_size=size))
     say(f"compiling {question.model} for {question.topology}, batch {size} a domain ...")
-    made = abstract_step(config, shape, method=question.method, phase=question.phase)
+    made = abstract_step(study, shape, method=question.method, phase=question.phase)
     if made.cached:
         raise ConfigError(
             f"{made.name} trains on cached features: whole epochs of all seeds on one "
             "device, not a step on a mesh; ask about a phase that trains from pixels (--phase)."
         )
     compiled = compile_step(
-        made.step, made.state, made.batch, topology, fsdp=question.fsdp, fast=question.fast
+        made.step,
+        made.state,
+        made.batch,
+        topology,
+        *made.shared,
+        fsdp=question.fsdp,
+        fast=question.fast,
     )
     say(f"... took {compiled.seconds:.0f} s")
     return Answer(
@@ -96,22 +104,22 @@ def ask(config, question: Question, say: Callable[[str], None] = print) -> Answe
         topology.chips,
         topology.devices_per_chip,
         size * len(made.batch),
-        config.accumulate,
+        training.accumulate,
         compiled,
     )
 
 
-def check_mesh(config, topology: Topology, fsdp: int) -> None:
+def check_mesh(devices: Devices, topology: Topology, fsdp: int) -> None:
     """Refuses a mesh that is not the whole slice under jit.
 
     Raises:
       ConfigError: the field.
     """
-    if config.parallel != "jit":
-        raise ConfigError(f"parallel={config.parallel!r}: only jit's step can be compiled here.")
+    if devices.parallel != "jit":
+        raise ConfigError(f"parallel={devices.parallel!r}: only jit's step can be compiled here.")
     mesh = make_mesh(topology.devices, fsdp)
-    if config.mesh.data not in (0, mesh.shape[DATA]):
+    if devices.mesh.data not in (0, mesh.shape[DATA]):
         raise ConfigError(
-            f"mesh.data={config.mesh.data} times fsdp={fsdp} is not all of {topology.name}; take "
+            f"mesh.data={devices.mesh.data} times fsdp={fsdp} is not all of {topology.name}; take "
             "mesh.data=0."
         )

@@ -51,17 +51,18 @@ def compile_step(
     state: PyTree,
     batch: PyTree,
     topology: Topology,
-    *,
+    *shared: PyTree,
     fsdp: int = 1,
     fast: bool = False,
 ) -> Compiled:
-    """Compiles `step(state, batch)` as `clipjax.train.stream.fit_stream` does, for other devices.
+    """Compiles `step(state, batch, *shared)` as `fit_stream` does, for other devices.
 
     Args:
       step: as `clipjax.adapt.step.make_step` makes it; its state is donated.
       state: abstract arrays.
       batch: abstract arrays of the global batch [B, ...].
       topology: the devices.
+      shared: abstract arrays of parameters that no step changes, placed as the state is.
       fsdp: devices among which each parameter is cut; 1 keeps it whole on each.
       fast: less optimisation (`FAST`): memory is then an upper estimate.
 
@@ -69,9 +70,9 @@ def compile_step(
       ConfigError: `fsdp` does not divide the devices.
     """
     mesh = make_mesh(topology.devices, fsdp)
-    jitted = make_program(step, state, mesh).run
+    jitted = make_program(step, state, mesh).run  # takes `shared` as further arguments
     begun = time.perf_counter()
-    placed = place_state(state, mesh), place_batch(batch, mesh)
+    placed = place_state(state, mesh), place_batch(batch, mesh), *place_state(shared, mesh)
     lowered = jitted.lower(*placed)
     try:
         program = lowered.compile(compiler_options=FAST if fast else None)

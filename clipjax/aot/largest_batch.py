@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 
 from clipjax.aot.ask import Answer, ask
 from clipjax.errors import ConfigError
+from clipjax.study.config import Study
 
 TRIES = 3  # compilations with which a guess is checked and mended
 ROOM = 0.98  # of HBM; the compiler keeps the rest (it gives 15.75 of 16 GiB on v5e)
 
 
-def largest_batch(config, answer: Answer, say: Callable[[str], None] = print) -> str:
+def largest_batch(study: Study, answer: Answer, say: Callable[[str], None] = print) -> str:
     """A sentence on the largest batch that is found to fit.
 
     Memory is nearly a straight line in the batch size: two compilations give a guess, others check
@@ -21,14 +22,14 @@ def largest_batch(config, answer: Answer, say: Callable[[str], None] = print) ->
     step = answer.chips * answer.devices_per_chip * answer.accumulate
     room = ROOM * answer.chip.hbm / answer.devices_per_chip
     half = answer.question.batch_size // 2 // step * step
-    answers = [answer, _again(config, answer, half or 2 * answer.question.batch_size, say)]
+    answers = [answer, _again(study, answer, half or 2 * answer.question.batch_size, say)]
     for _ in range(TRIES):
         guess = line_reaches([_point(x) for x in answers[-2:]], room) // step * step
         refused = [_point(x)[0] for x in answers if not x.compiled.fits]
         guess = min([guess, *(size - step for size in refused)])
         if guess <= _best(answers):
             break
-        answers.append(_again(config, answer, guess, say))
+        answers.append(_again(study, answer, guess, say))
         if answers[-1].compiled.fits:
             break
     best = _best(answers)
@@ -40,8 +41,8 @@ def largest_batch(config, answer: Answer, say: Callable[[str], None] = print) ->
     )
 
 
-def _again(config, answer: Answer, size: int, say: Callable[[str], None]) -> Answer:
-    return ask(config, dataclasses.replace(answer.question, batch_size=size), say)
+def _again(study: Study, answer: Answer, size: int, say: Callable[[str], None]) -> Answer:
+    return ask(study, dataclasses.replace(answer.question, batch_size=size), say)
 
 
 def _point(answer: Answer) -> tuple[int, int]:

@@ -12,7 +12,8 @@ from clipjax.aot.ask import Answer, Question, ask
 from clipjax.aot.compiled import Compiled
 from clipjax.aot.topology import compiler_version
 from clipjax.errors import ConfigError
-from clipjax.io import write_atomically, write_json
+from clipjax.io import check_writable, write_atomically, write_json
+from clipjax.study.config import Study
 from clipjax.study.workdir import config_text
 
 MARKERS = ("<!-- table: begin -->", "<!-- table: end -->")
@@ -49,7 +50,7 @@ def row(answer: Answer) -> str:
 
 
 def write_table(
-    config,
+    study: Study,
     questions: Sequence[Question],
     page: pathlib.Path,
     rows: pathlib.Path,
@@ -58,32 +59,34 @@ def write_table(
     """Answers questions and puts the rows there are between the page's markers, one by one.
 
     Args:
-      config: of the study.
+      study: whose steps are asked about.
       questions: one a row.
       page: Markdown with MARKERS.
       rows: folder where answers are kept; those it has are not asked again.
       say: prints a line.
 
     Raises:
-      ConfigError: the page is missing or has no markers.
+      ConfigError: the page is missing or has no markers, or a place cannot be written.
     """
     fill(page, "")  # refuses a wrong page before hours of work
+    check_writable(page.parent)
+    check_writable(rows)
     rows.mkdir(parents=True, exist_ok=True)
-    files = {question: rows / f"{key(config, question)}.json" for question in questions}
+    files = {question: rows / f"{key(study, question)}.json" for question in questions}
     for question, file in files.items():
         if not file.exists():
-            write_json(file, dataclasses.asdict(ask(config, question, say)))
+            write_json(file, dataclasses.asdict(ask(study, question, say)))
             say(row(read_answer(json.loads(file.read_text()))))
         there = [read_answer(json.loads(x.read_text())) for x in files.values() if x.exists()]
         fill(page, "\n".join([HEADER, *map(row, there)]))
 
 
-def key(config, question: Question) -> str:
+def key(study: Study, question: Question) -> str:
     """The name of an answer: what it depends on beside the code that builds the step."""
     import jax
 
     versions = f"{jax.__version__} {compiler_version()}"
-    text = f"{config_text(config)}{question}{versions}"
+    text = f"{config_text(study)}{question}{versions}"
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{question.model}-{question.topology.replace(':', '-')}-{digest}"
 

@@ -120,7 +120,8 @@ class _Entry:
 
     def _give_up(self, why: str) -> None:
         self._say(
-            f"feature cache {self._store.path} cannot be written ({why}); going on without it."
+            f"feature cache {self._store.path.parent} cannot be written ({why}); going on without "
+            "it."
         )
 
     def _make_room(self) -> None:

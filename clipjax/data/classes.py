@@ -10,6 +10,7 @@ import numpy as np
 
 from clipjax.data.dataset import Dataset, Example, Source, check_domain
 from clipjax.errors import ConfigError
+from clipjax.io.texts import nfc, some
 
 HOW = ("closed", "intersection")
 REMEDY = "Set data.classes=intersection to use the classes that source and target share"
@@ -40,7 +41,8 @@ def match_classes(
     """
     if how not in HOW:
         raise ConfigError(f"data.classes is {how!r}; known: {', '.join(HOW)}.")
-    domains = tuple(dict.fromkeys((source, target, *domains)))
+    source, target = nfc(source), nfc(target)
+    domains = tuple(dict.fromkeys((source, target, *map(nfc, domains))))
     for domain in domains:
         check_domain(dataset, domain)
     declared = {domain: set(dataset.classes_of(domain)) for domain in domains}
@@ -75,7 +77,7 @@ def _refuse_differences(
         if not extra and not lacking:
             continue
         parts = [
-            f"{len(only)} only in {where!r} ({_some(ordered(only))})"
+            f"{len(only)} only in {where!r} ({some(ordered(only))})"
             for where, only in ((source, lacking), (domain, extra))
             if only
         ]
@@ -93,19 +95,10 @@ def _notes(dataset: Dataset, kept: Sequence[str], declared: dict[str, set[str]])
         notes.append(f"{len(kept)} of {len(everything)} classes are used.")
     for domain, names in declared.items():
         if gone := [n for n in dataset.classes if n in names and n not in kept]:
-            notes.append(f"{domain} loses {len(gone)} classes: {_some(gone)}.")
+            notes.append(f"{domain} loses {len(gone)} classes: {some(gone)}.")
         if lacking := [n for n in kept if n not in names]:
-            notes.append(f"{domain} has no {len(lacking)} of the classes: {_some(lacking)}.")
+            notes.append(f"{domain} has no {len(lacking)} of the classes: {some(lacking)}.")
     return notes
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    """The first few names.
-
-    >>> _some(["a", "b", "c"], 2)
-    'a, b, ...'
-    """
-    return ", ".join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
 def _spelling(one: set[str], other: set[str]) -> str:
@@ -115,7 +108,7 @@ def _spelling(one: set[str], other: set[str]) -> str:
     pairs = [(ours[plain(n)], n) for n in sorted(other) if ours.get(plain(n), n) != n]
     if not pairs:
         return ""
-    shown = _some([f"{a!r} and {b!r}" for a, b in pairs], 3)
+    shown = some([f"{a!r} and {b!r}" for a, b in pairs], 3)
     return f" But for their spelling, {shown} would match: rename one of each."
 
 

@@ -6,16 +6,19 @@ A `Dataset` names its domains, classes and splits and opens one `Source` per dom
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from clipjax.data.splits import SPLITS
 from clipjax.errors import ConfigError, DataError, sentence
+from clipjax.io import is_remote
+from clipjax.io.texts import check_class_names, nfc, shown, some
 
 
 class Example(NamedTuple):
@@ -33,13 +36,16 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def shown(path: str | os.PathLike) -> str:
-    r"""A file's name as text that can be printed: bytes that are no UTF-8 are escaped.
+def reasons(skipped: Iterable[Skipped]) -> str:
+    """How many were skipped for which reason, the most frequent first; at most five reasons.
 
-    >>> shown("caf\udce9.png"), shown("café.png")
-    ('caf\\xe9.png', 'café.png')
+    >>> reasons([Skipped("a", "empty"), Skipped("b", "not read (.heic)"), Skipped("c", "empty")])
+    '2 empty; 1 not read (.heic)'
     """
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    counts = collections.Counter(entry.reason for entry in skipped).most_common()
+    some = [f"{number:,} {reason}" for reason, number in counts[:5]]
+    rest = sum(number for _, number in counts[5:])
+    return "; ".join([*some, f"{rest:,} for other reasons"] if rest else some)
 
 
 def check_root(root: str | os.PathLike, wanted: str) -> pathlib.Path:
@@ -48,11 +54,21 @@ def check_root(root: str | os.PathLike, wanted: str) -> pathlib.Path:
     Raises:
       DataError: it is no folder; give `wanted`, says the message.
     """
+    _check_local(root, "root")
     path = pathlib.Path(root).expanduser()
     if not path.is_dir():
         fault = "is a file" if path.exists() else "does not exist"
-        raise DataError(f"data.root {shown(path)!r} {fault}; give {wanted}.")
+        here = "" if path.is_absolute() else f" in {shown(path.cwd())}"
+        raise DataError(f"data.root {shown(path)!r} {fault}{here}; give {wanted}.")
     return path
+
+
+def _check_local(path: str | os.PathLike, field: str) -> None:
+    if is_remote(path):
+        raise DataError(
+            f"data.{field} {os.fspath(path)!r} is in an object store, and data are read from a "
+            "disk of this machine; copy or mount them."
+        )
 
 
 class Source(Protocol):
@@ -112,7 +128,8 @@ class ArraySource:
         names: Sequence[str] | None = None,
     ):
         self.images, self.labels = images, np.asarray(labels, np.int32)
-        self.classes, self.domain, self.split = tuple(classes), domain, split
+        self.classes = check_class_names(classes, f"the source {domain}/{split}")
+        self.domain, self.split = nfc(domain), split
         self.names = names or [f"{domain}/{split}/{i}" for i in range(len(images))]
         if len(images) != len(self.labels):
             raise DataError(f"{len(images)} images but {len(self.labels)} labels; give one each.")
@@ -158,6 +175,7 @@ class ArrayDataset:
     skipped: tuple[Skipped, ...] = ()
 
     def __init__(self, parts: Mapping[str, Mapping[str, Source]], name: str = "arrays"):
+        parts = {nfc(domain): found for domain, found in parts.items()}
         self.name, self.domains = name, tuple(parts)
         self._parts = {(d, s): source for d, found in parts.items() for s, source in found.items()}
         if not self._parts:
@@ -186,7 +204,7 @@ class ArrayDataset:
 
     def source(self, domain: str, split: str) -> Source:
         """What was given for a domain and split."""
-        check_domain(self, domain)
+        domain = check_domain(self, domain)
         if (domain, split) not in self._parts:
             given = [s for d, s in self._parts if d == domain]
             raise DataError(
@@ -196,13 +214,18 @@ class ArrayDataset:
         return self._parts[domain, split]
 
 
-def check_domain(dataset: Dataset, domain: str) -> None:
-    """Raises ConfigError, listing the domains there are, unless `domain` is one of them."""
-    if domain not in dataset.domains:
+def check_domain(dataset: Dataset, domain: str) -> str:
+    """The name of a domain as the dataset has it, in NFC.
+
+    Raises:
+      ConfigError: there is none of this name; those there are.
+    """
+    if (name := nfc(domain)) not in dataset.domains:
         raise ConfigError(
             f"dataset {dataset.name!r} has no domain {domain!r}; domains: "
-            f"{', '.join(dataset.domains)}."
+            f"{some(dataset.domains, 20)}."
         )
+    return name
 
 
 Part = tuple[str, str]  # (domain, split)

@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from clipjax.data.dataset import Dataset, check_root
+from clipjax.data.dataset import Dataset, _check_local, check_root
 from clipjax.data.splits import FRACTIONS
 from clipjax.errors import ConfigError
 from clipjax.io import ASSETS
@@ -47,6 +47,8 @@ def open_dataset(
     if name not in KNOWN:
         raise ConfigError(f"unknown data.name {name!r}; known: {', '.join(KNOWN)}, tfds:NAME.")
     root, lists = os.path.expanduser(root), os.path.expanduser(lists)
+    _check_local(root, "root")
+    _check_local(lists, "lists")
     if not root and lists:  # their paths may be absolute, or relative to where they are
         root = lists
     if not root:

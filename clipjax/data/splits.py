@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 
 from clipjax.errors import ConfigError, DataError
+from clipjax.io.texts import nfc
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = (0.6, 0.1, 0.3)
@@ -41,8 +42,11 @@ def split_of(name: str) -> str | None:
 
 
 def positions(keys: Iterable[str]) -> np.ndarray:
-    """float64 [N]: where between 0 and 1 a hash of each key falls, the same on every machine."""
-    encoded = (key.encode("utf-8", "surrogateescape") for key in keys)
+    """float64 [N]: where between 0 and 1 a hash of each key falls, the same on every machine.
+
+    Keys count in NFC, as a file's name may be in another form after a way over macOS.
+    """
+    encoded = (nfc(key).encode("utf-8", "surrogateescape") for key in keys)
     digests = b"".join(hashlib.sha256(key).digest()[:8] for key in encoded)
     return np.frombuffer(digests, ">u8") / 2**64
 

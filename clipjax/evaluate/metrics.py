@@ -1,9 +1,17 @@
-"""Accuracy that counts every example exactly once."""
+"""Accuracy that counts every example exactly once.
+
+Labels are whole numbers from 0 to K - 1. One that counts and is none is a ValueError, or NaN where
+its value is traced.
+"""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from clipjax.adapt.checks import check_labels, known_labels
 
 
 def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -18,17 +26,31 @@ def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
     >>> float(accuracy(jnp.eye(3), jnp.array([0, 1, 1]), jnp.array([True, True, False])))
     1.0
     """
+    check_labels(logits, labels, mask)
+    _, known = known_labels(labels, logits.shape[-1], mask)
     correct = jnp.argmax(logits, axis=-1) == labels
-    mask = jnp.ones(labels.shape, bool) if mask is None else mask
+    mask = jnp.ones(labels.shape, bool) if mask is None else mask.astype(bool)
     hits = jnp.sum(correct & mask, axis=-1).astype(jnp.float32)
-    return hits / jnp.maximum(jnp.sum(mask), 1)
+    return jnp.where(known.all(), hits / jnp.maximum(jnp.sum(mask), 1), jnp.nan)
 
 
-def per_class_accuracy(logits: jax.Array, labels: jax.Array, num_classes: int) -> jax.Array:
-    """Accuracy of each class, float32 [K]; NaN for a class without examples."""
-    correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
-    hits = jnp.zeros(num_classes).at[labels].add(correct)
-    return hits / jnp.zeros(num_classes).at[labels].add(1.0)
+def per_class_accuracy(logits: ArrayLike, labels: ArrayLike, num_classes: int) -> np.ndarray:
+    """Accuracy of each class, float64 [K]; NaN for a class without examples.
+
+    Args:
+      logits: float [N, K].
+      labels: int [N].
+      num_classes: K.
+
+    >>> import numpy as np
+    >>> per_class_accuracy(np.eye(3)[[0, 1, 1]], np.array([0, 0, 1]), 3)
+    array([0.5, 1. , nan])
+    """
+    labels = np.asarray(labels)
+    check_labels(np.zeros((len(labels), num_classes)), labels)
+    hits = labels[np.argmax(logits, axis=-1) == labels]
+    right, n = (np.bincount(x, minlength=num_classes) for x in (hits, labels))
+    return np.divide(right, n, out=np.full(num_classes, np.nan), where=n > 0)
 
 
 def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> jax.Array:
@@ -47,12 +69,14 @@ def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> j
     >>> float(calibration_error(sure, jnp.array([0, 1])))  # certain, and wrong half of the time
     0.5
     """
+    check_labels(logits, labels)
+    _, known = known_labels(labels, logits.shape[-1])
     probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
     confidence = probabilities.max(axis=-1)
     correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
     which = jnp.clip(jnp.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     gaps = jnp.zeros(bins).at[which].add(confidence - correct)
-    return jnp.abs(gaps).sum() / len(labels)
+    return jnp.where(known.all(), jnp.abs(gaps).sum() / len(labels), jnp.nan)
 
 
 def disagreement(logits: jax.Array) -> jax.Array:

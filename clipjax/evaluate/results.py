@@ -6,14 +6,16 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from clipjax.errors import DataError
 from clipjax.evaluate import sweeps
 from clipjax.evaluate.metrics import domain_gap
-from clipjax.io import write_atomically
+from clipjax.evaluate.report.tables import aligned
+from clipjax.io import write_atomically, write_json
 
 _PACKAGES = ("clipjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
 
@@ -44,8 +46,7 @@ def row(
 
 
 def collect(
-    config,
-    dataset,
+    about: Mapping[str, Any],
     rows: list[dict],
     distances: dict[str, list[float]],
     rules: dict[str, dict],
@@ -54,19 +55,16 @@ def collect(
 ) -> dict[str, Any]:
     """The content of results.json (schema: ARCHITECTURE.md).
 
-    `targets` are the domains that methods adapt to, where it is not the config's.
+    `about` is what the run was: "experiment", "model", "data" {"name", "source", "target"},
+    "classes", "seeds", "selection". `targets` are the domains that methods adapt to, where it is
+    not the run's.
     """
     ends = targets or {}
-    source, target = config.data.source, config.data.target
+    source, target = about["data"]["source"], about["data"]["target"]
     test = {(r["method"], r["domain"]): r["accuracy_mean"] for r in rows if r["split"] == "test"}
     methods = list(dict.fromkeys(r["method"] for r in rows))
     return {
-        "experiment": config.experiment,
-        "model": config.model,
-        "data": {"name": dataset.name, "source": source, "target": target},
-        "classes": len(dataset.classes),
-        "seeds": list(config.seeds),
-        "selection": config.selection,
+        **about,
         "rows": rows,
         "domain_gap": {
             m: round(domain_gap(test[m, source], test[m, ends.get(m, target)]), 2) for m in methods
@@ -116,7 +114,11 @@ def _distances(results: dict) -> list[str]:
     data = results["data"]
     if not results.get("proxy_a_distance"):  # too few test images
         return []
-    found = ", ".join(f"{m} {np.mean(v):.2f}" for m, v in results["proxy_a_distance"].items())
+    measured = {
+        method: [value for value in values if value is not None]
+        for method, values in results["proxy_a_distance"].items()
+    }
+    found = ", ".join(f"{m} {np.mean(v):.2f}" for m, v in measured.items() if v)
     return [
         f"proxy A-distance of {data['source']} and {data['target']} (0: alike, 2: always told "
         f"apart): {found}"
@@ -173,21 +175,10 @@ def notes(results: dict) -> list[str]:
 
 def table(results: dict) -> str:
     """The results as aligned text for a terminal."""
-    text = [_aligned(*cells(results))]
+    text = aligned(*cells(results))
     if "sweep" in results:
-        text += ["", _aligned(*sweeps.cells(results))]
+        text += ["", *aligned(*sweeps.cells(results))]
     return "\n".join(["", *text, "", *notes(results), facts(results), ""])
-
-
-def _aligned(header: list[str], lines: list[list[str]]) -> str:
-    widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in [header, *lines]
-    )
 
 
 def markdown(results: dict) -> str:
@@ -212,10 +203,21 @@ def _rows(header: list[str], lines: list[list[str]]) -> str:
 def write(workdir: pathlib.Path, results: dict) -> None:
     """Writes results.md, then results.json, whose presence says that the run is finished."""
     write_atomically(workdir / "results.md", markdown(results))
-    write_atomically(workdir / "results.json", json.dumps(results, indent=2) + "\n")
+    write_json(workdir / "results.json", results)
 
 
 def read(workdir: pathlib.Path) -> dict | None:
-    """The results of a finished run, or None."""
+    """The results of a finished run, or None.
+
+    Raises:
+      DataError: the file is damaged.
+    """
     path = workdir / "results.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged ({error}); remove it, and the same command writes it again."
+        ) from error

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from clipjax.evaluate.report.charts import line_chart
 from clipjax.evaluate.select import ALIASES, lower_is_better, select
 
 FREE = "information_maximization"  # compares settings where `selection` compares nothing: "last"
@@ -39,7 +38,9 @@ def sweep_table(
     rows: Sequence[dict],
     scores: Mapping[str, dict[str, list]],
     targets: Mapping[str, str],
-    config,
+    *,
+    selection: str,
+    source: str,
 ) -> dict[str, Any]:
     """What results.json says of a sweep.
 
@@ -48,7 +49,8 @@ def sweep_table(
       rows: of results (`clipjax.evaluate.results.row`).
       scores: method -> `candidate`.
       targets: method -> its target domain.
-      config: of the run.
+      selection: the run's rule.
+      source: its labelled domain.
 
     Returns:
       {"rule": name, "rows": [{"method", "stage", "settings", "target_domain", "score" per seed,
@@ -56,7 +58,7 @@ def sweep_table(
       with its data settings: method}}. `rule` reads validation data only; test accuracy is shown
       and decides nothing.
     """
-    rule, found = ranking_rule(config.selection), []
+    rule, found = ranking_rule(selection), []
     test = {(r["method"], r["domain"]): r for r in rows if r["split"] == "test"}
     for method, (stage, own) in settings.items():
         score = scores[method].get(rule)
@@ -69,7 +71,7 @@ def sweep_table(
                 "target_domain": targets[method],
                 "score": score,
                 "score_mean": round(float(np.mean(score)), 6) if known else None,
-                "source": _accuracy(test[method, config.data.source]),
+                "source": _accuracy(test[method, source]),
                 "target": _accuracy(test[method, targets[method]]),
             }
         )
@@ -123,26 +125,6 @@ def cells(results: dict) -> tuple[list[str], list[list[str]]]:
         ]
         lines.append([row["stage"] + mark, *values, score, *accuracies])
     return header, lines
-
-
-def chart(results: dict, field: str) -> str:
-    """The score over the values of a numeric field: mean, lowest and highest of other settings."""
-    found, series = results["sweep"], {}
-    for stage in dict.fromkeys(row["stage"] for row in found["rows"]):
-        scores: dict[float, list[float]] = {}
-        for row in found["rows"]:
-            value = row["settings"].get(field)
-            if row["stage"] == stage and row["score_mean"] is not None and _is_number(value):
-                scores.setdefault(float(value), []).append(row["score_mean"])
-        values = [scores[x] for x in sorted(scores)]
-        if len(values) > 1:
-            columns = ([np.mean(v) for v in values], [min(v) for v in values])
-            series[stage] = (sorted(scores), *columns, [max(v) for v in values])
-    return line_chart(f"{found['rule']} over {field}", series, field, "score on validation data")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def fields(results: dict) -> list[str]:

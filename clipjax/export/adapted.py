@@ -8,7 +8,10 @@ README.md                            model card
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -18,15 +21,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.data.features.identity import differences, sizes
 from clipjax.data.images.preprocess import Preprocess, load_preprocess, save_preprocess
-from clipjax.errors import CheckpointError, DataError
+from clipjax.errors import CheckpointError, DataError, NonFiniteError
 from clipjax.export.program import flat, make_forward, save_program
 from clipjax.io import write_atomically, write_json
+from clipjax.io.finite import is_finite
 from clipjax.model.clip import CLIPConfig
 from clipjax.model.heads import Heads
 from clipjax.model.hf.hub import copy_tokenizer
 from clipjax.model.hf.load import check_size, load_clip, save_clip
-from clipjax.model.hf.weights import read_json, read_tensor, stored_in, write_tensors
+from clipjax.model.hf.weights import checked, read_json, read_tensor, stored_in, write_tensors
 
 PyTree = Any
 FORMAT = 1  # of heads.json; raise when its meaning changes
@@ -60,11 +65,13 @@ class Adapted(NamedTuple):
         """Class probabilities, float32 [len(images), K].
 
         Args:
-          images: paths, encoded files, or uint8 arrays [H, W, 3].
+          images: paths, encoded files, or uint8 arrays [H, W, 3]; grey arrays [H, W] as
+            `Preprocess.crop` takes them.
           batch_size: images encoded at a time.
 
         Raises:
           DataError: a file that cannot be read as an image.
+          NonFiniteError: the numbers of the image tower overflow.
         """
         if isinstance(images, (str, bytes, os.PathLike)):
             raise DataError(f"predict takes a list of images; write predict([{images!r}]).")
@@ -75,10 +82,15 @@ class Adapted(NamedTuple):
             size = 1 << (len(part) - 1).bit_length()
             pixels = np.stack(part + [part[-1]] * (size - len(part)))
             rows.append(np.asarray(self.probabilities(pixels))[: len(part)])
+            if not is_finite(rows[-1]):
+                raise NonFiniteError(
+                    "the image tower's numbers overflow in the dtype it computes in; load the "
+                    "model with dtype=None, float32."
+                )
         return np.concatenate(rows)
 
     def _pixels(self, image: str | os.PathLike | bytes | np.ndarray) -> np.ndarray:
-        if isinstance(image, (bytes, np.ndarray)):
+        if not isinstance(image, (str, os.PathLike)):
             return self.preprocess.crop(image)
         try:
             encoded = pathlib.Path(image).read_bytes()
@@ -99,26 +111,52 @@ def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
       dtype: what the image tower computes in; None for float32.
 
     Raises:
-      CheckpointError: no such directory, a file missing or damaged, heads that do not fit.
+      CheckpointError: no such directory, a file missing, damaged or replaced since the export,
+        heads that do not fit.
     """
     directory = pathlib.Path(directory)
     if not directory.is_dir():
         raise CheckpointError(
             f"{directory} is not a directory; `python -m experiments.export` writes one."
         )
-    trained = _read_heads(directory)
+    trained, record = _read_heads(directory)
     config, params = load_clip(directory)
     if config.vision is None:
         raise CheckpointError(f"{directory} has no image tower; it cannot look at images.")
     preprocess = load_preprocess(directory)
     check_size(config, preprocess, directory)
+    if changed := differences(record, _identity(config, params, preprocess, trained.params)):
+        raise CheckpointError(
+            f"{directory} is not as it was exported (changed: {changed}), and its heads fit no "
+            "other features; export the run again."
+        )
     forward = jax.jit(make_forward(config, preprocess, trained.heads, dtype or jnp.float32))
     # Parameters are arguments, not constants: constants would be compiled into the program.
     return Adapted(trained.classes, preprocess, functools.partial(forward, params, trained.params))
 
 
-def _read_heads(directory: pathlib.Path) -> Trained:
-    """The heads of an exported directory, checked against their own description."""
+def _identity(
+    config: CLIPConfig, params: PyTree, preprocess: Preprocess, heads: PyTree
+) -> dict[str, Any]:
+    """All that decides what the exported model answers; weights by their bytes, as stored."""
+    vision = {"vision": params["vision"], "visual_projection": params["visual_projection"]}
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        hashes = {
+            name: hashlib.sha256("".join(pool.map(_hash, flat(tree).values())).encode()).hexdigest()
+            for name, tree in (("weights", vision), ("heads.safetensors", heads))
+        }
+    return hashes | sizes(dataclasses.replace(config, text=None), preprocess)
+
+
+def _hash(leaf: jax.Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(leaf).view(np.uint8).data).hexdigest()
+
+
+def _read_heads(directory: pathlib.Path) -> tuple[Trained, dict[str, Any]]:
+    """The heads of an exported directory, checked against their own description; and `_identity`.
+
+    Exports of an earlier clipjax have none: nothing of them can be compared.
+    """
     if not (directory / HEADS).exists():
         raise CheckpointError(
             f"{directory} has no {HEADS}: it is a plain CLIP (`load_clip` reads it), not an "
@@ -156,9 +194,11 @@ def _read_heads(directory: pathlib.Path) -> Trained:
                 f"{directory}/heads.safetensors: {name} is {found}, {HEADS} wants {shape.shape}; "
                 "export the run again."
             )
-        return jnp.asarray(read_tensor(stored[name]))
+        tensor = read_tensor(stored[name])
+        return jnp.asarray(checked(name, tensor, tensor.dtype, stored[name].file))
 
-    return Trained(heads, jax.tree_util.tree_map_with_path(leaf, shapes), classes)
+    params = jax.tree_util.tree_map_with_path(leaf, shapes)
+    return Trained(heads, params, classes), data.get("identity", {})
 
 
 def save_adapted(
@@ -190,14 +230,17 @@ def save_adapted(
     save_preprocess(directory, preprocess)
     copy_tokenizer(pathlib.Path(tokenizer), directory)
     kept = {k: v for k, v in trained.params.items() if k != "discriminator"}
-    named = {name: np.asarray(x) for name, x in flat(kept).items()}
-    write_tensors(directory / "heads.safetensors", named)
+    file = directory / "heads.safetensors"
+    named = {n: checked(n, np.asarray(x), x.dtype, file) for n, x in flat(kept).items()}
+    write_tensors(file, named)
     write_atomically(directory / "README.md", card)
     heads = trained.heads
     as_stored = lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype)  # noqa: E731
     stored = jax.tree.map(as_stored, params)
     answering = heads.clone(discriminator=None)  # flax looks for parameters of all it has
     save_program(directory, config, preprocess, answering, stored, kept)
+    found = load_clip(directory)[1]  # as `load_adapted` will
+    identity = _identity(config, found, load_preprocess(directory), kept)
     write_json(
         directory / HEADS,
         {
@@ -207,5 +250,6 @@ def save_adapted(
             "classifier": list(heads.classifier),
             "class_bias": heads.class_bias,
             "members": heads.members,
+            "identity": identity,
         },
     )

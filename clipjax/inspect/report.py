@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from clipjax.data.dataset import Dataset, Part, Skipped
+from clipjax.data.dataset import Dataset, Part, Skipped, reasons
 from clipjax.data.readers.files import Names
 from clipjax.data.splits import SPLITS
 from clipjax.evaluate.report.tables import Chapter, Listing, Table
@@ -14,6 +15,7 @@ from clipjax.inspect import stats as census
 from clipjax.inspect.scan import Reading
 from clipjax.inspect.stats import Rows
 from clipjax.inspect.verdict import Verdict
+from clipjax.study.parts import Data
 
 Counts = Mapping[Part, np.ndarray]  # images of each class, int64 [K]
 PAIRS, MOST_PAIRS = 10, 1000  # of equal images, of each kind: on a terminal, on the page
@@ -62,9 +64,11 @@ def age(seconds: float) -> str:
     return f"{seconds / 86_400:.0f} d"
 
 
-def counts_chapter(dataset: Dataset, counts: Counts, closed: Mapping[Part, str], config) -> Chapter:
+def counts_chapter(
+    dataset: Dataset, counts: Counts, closed: Mapping[Part, str], data: Data
+) -> Chapter:
     """Images of each domain and split."""
-    marks = {config.data.source: " (source)", config.data.target: " (target)"}
+    marks = {data.source: " (source)", data.target: " (target)"}
     lines = []
     for domain in dataset.domains:
         found = [int(counts[domain, s].sum()) if (domain, s) in counts else None for s in SPLITS]
@@ -151,6 +155,7 @@ def images_chapter(
         bad = len(reading.unreadable) - unopened
         share = percent(bad / decoded)
         notes.append(f"{bad:,} of {decoded:,} decoded images cannot be read ({share}).")
+    notes += _scaled(reading, decoded - (len(reading.unreadable) - unopened))
     if verdict.parts and (unopened or decoded):
         notes.append(_judged(verdict, most, sampled=decoded + unopened < len(rows)))
     reasons = [reading.unreadable[row] for row in sorted(reading.unreadable)]
@@ -160,6 +165,25 @@ def images_chapter(
         notes,
         [_sizes(rows, reading), Listing("Unreadable:", reasons)],
     )
+
+
+def _scaled(reading: Reading, readable: int) -> list[str]:
+    """What was scaled to 8 bits, by what its values are; nothing where there is no such image."""
+    found = reading.scaled.values()
+    if not found:
+        return []
+    kinds = collections.Counter(each.source for each in found).most_common()
+    listed = "; ".join(f"{number:,} of {kind}" for kind, number in kinds)
+    notes = [
+        f"{len(found):,} of {counted(readable, 'readable image')} are grey of more than 8 bits, or "
+        f"of floats, and are scaled to 8 bits: {listed}. transformers would cut them at 255."
+    ]
+    if dark := sum(each.dark for each in found):
+        notes.append(
+            f"{dark:,} of these stay below a quarter of white. If all do, their values may fill "
+            "fewer bits than the file has: write them scaled up, or with 8 bits."
+        )
+    return notes
 
 
 def _judged(verdict: Verdict, most: float, sampled: bool) -> str:
@@ -204,9 +228,9 @@ def _sizes(rows: Rows, reading: Reading) -> Table:
 
 def skipped_chapter(skipped: Sequence[Skipped]) -> Chapter:
     """The files that were passed over."""
-    note = f"Passed over: {counted(len(skipped), 'file') if skipped else 'none'}."
+    how = f"{counted(len(skipped), 'file')}: {reasons(skipped)}" if skipped else "none"
     lines = [f"{each.name}: {each.reason}" for each in skipped]
-    return Chapter("skipped", "Files passed over", [note], [Listing("", lines)])
+    return Chapter("skipped", "Files passed over", [f"Passed over: {how}."], [Listing("", lines)])
 
 
 def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> Chapter:

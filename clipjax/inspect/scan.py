@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.data.dataset import Part
+from clipjax.data.images.decode import scaling
+from clipjax.data.images.depth import Scaling
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.workers import load_ahead
 from clipjax.data.readers.files import Names
@@ -58,6 +60,7 @@ class Reading(NamedTuple):
     formats: np.ndarray  # str [N]; "" where it is not known
     unreadable: dict[int, str]  # row -> why, of what could not be opened or not be decoded
     names: Names  # N of them; "" where nothing could be opened
+    scaled: dict[int, Scaling]  # row -> how, of what was decoded and has more than 8 bits
 
     @property
     def unopened(self) -> np.ndarray:
@@ -106,7 +109,7 @@ def read(
     n, names = len(rows), _NamesSeen(len(rows))
     found = Reading(
         np.zeros((n, 2), np.uint64), np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, bool),
-        np.zeros((n, 2), np.int32), np.zeros(n, "U12"), {}, names.packed(),
+        np.zeros((n, 2), np.int32), np.zeros(n, "U12"), {}, names.packed(), {},
     )  # fmt: skip
     chunks = -(-len(wanted) // _CHUNK)
     if not chunks:
@@ -146,6 +149,7 @@ class _Look(NamedTuple):
     header: tuple[int, int, str] = (0, 0, "")
     reason: str = ""
     opened: bool = True
+    scaled: Scaling | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +178,8 @@ class _Reader:
             self.preprocess.crop(example.image, example.name)
         except DataError as error:
             return _Look(row, example.name, digest, reason=str(error))
-        return _Look(row, example.name, digest, header(example.image))
+        found = _Look(row, example.name, digest, header(example.image))
+        return found._replace(scaled=scaling(example.image))
 
 
 def _note(found: Reading, look: _Look, decode: bool) -> None:
@@ -183,6 +188,8 @@ def _note(found: Reading, look: _Look, decode: bool) -> None:
         found.hashed[look.row] = True
     if look.reason:
         found.unreadable[look.row] = look.reason
+    if look.scaled:
+        found.scaled[look.row] = look.scaled
     found.tried[look.row] = True
     found.decoded[look.row] = decode and look.opened
     found.sizes[look.row] = look.header[:2]

@@ -13,12 +13,14 @@ if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are know
     from clipjax.data.images.preprocess import Preprocess
     from clipjax.inspect.scan import Reading
     from clipjax.inspect.stats import Rows
+    from clipjax.study.config import Pretraining, Study
+    from clipjax.study.parts import Encoder
 
 
 class Subject(NamedTuple):
     """What is looked at, opened."""
 
-    config: Any
+    study: Study
     dataset: Any  # as a run sees it
     sources: dict[Part, Source]  # all there are
     closed: dict[Part, str]  # the others, and why
@@ -38,8 +40,8 @@ class Verdict(NamedTuple):
     refusal: str  # "" if it would go on
 
 
-def opened(config) -> Subject:
-    """Opens what the config names; only what leaves nothing to look at is raised.
+def opened(study: Study | Pretraining) -> Subject:
+    """Opens what the study names; only what leaves nothing to look at is raised.
 
     Raises:
       ConfigError: no study, or a domain that does not exist.
@@ -47,25 +49,27 @@ def opened(config) -> Subject:
     """
     from clipjax.data.dataset import open_parts
     from clipjax.errors import sentence
-    from clipjax.study.plan import check_choices, check_parts, needed_parts, open_data
+    from clipjax.study.config import Study
+    from clipjax.study.plan import check_parts, needed_parts, open_data
 
-    if config.experiment == "pretrain":
+    if not isinstance(study, Study):
         raise ConfigError("pretraining reads a corpus of pairs; inspect looks at data of studies.")
-    refusals = refused(check_choices, config)
     try:
-        dataset = open_data(config)
+        dataset = open_data(study)
     except ClipjaxError:
         raise
     except Exception as error:
-        where = f"{config.data.name} {config.data.root}".strip()
+        where = f"{study.data.name} {study.data.root}".strip()
         raise DataError(f"{where!r} cannot be opened ({sentence(error)}).") from error
-    dataset, class_notes, unmatched = matched(config, dataset)
-    refusals += unmatched + refused(check_parts, config, dataset, {})
+    dataset, class_notes, refusals = matched(study, dataset)
+    refusals += refused(check_parts, study, dataset)
+    prompt_notes, unnamed = prompted(study.encoder, dataset)
+    class_notes, refusals = class_notes + prompt_notes, refusals + unnamed
     sources, closed = open_parts(dataset)
-    needed = tuple(part for part in needed_parts(config, dataset) if part in sources)
-    preprocess, crop_notes = find_preprocess(config)
+    needed = tuple(part for part in needed_parts(study, dataset) if part in sources)
+    preprocess, crop_notes = find_preprocess(study.encoder, study.data.decoder)
     return Subject(
-        config, dataset, sources, closed, needed, preprocess, class_notes, crop_notes, refusals
+        study, dataset, sources, closed, needed, preprocess, class_notes, crop_notes, refusals
     )
 
 
@@ -80,12 +84,12 @@ def refused(check: Callable, *arguments) -> list[str]:
     return []
 
 
-def matched(config, dataset) -> tuple[Any, list[str], list[str]]:
+def matched(study: Study, dataset) -> tuple[Any, list[str], list[str]]:
     """The dataset with its classes matched by name, as a run sees it; notes; refusals."""
     from clipjax.data.classes import match_classes
     from clipjax.study.plan import evaluated
 
-    data, domains = config.data, evaluated(config, dataset)
+    data, domains = study.data, evaluated(study, dataset)
     try:
         dataset, notes = match_classes(dataset, data.source, data.target, domains, data.classes)
     except ClipjaxError as error:
@@ -93,23 +97,34 @@ def matched(config, dataset) -> tuple[Any, list[str], list[str]]:
     return dataset, list(notes), []
 
 
-def find_preprocess(config) -> tuple[Preprocess, list[str]]:
+def prompted(encoder: Encoder, dataset) -> tuple[list[str], list[str]]:
+    """Notes on classes that prompts cannot tell apart, and refusals; no weights are read."""
+    from clipjax.errors import CheckpointError
+    from clipjax.study.plan import prompt_names, read_prompts
+
+    try:
+        names = prompt_names(encoder.class_names, dataset.classes)
+        return read_prompts(encoder, dataset.classes, names, encoder.model)[1], []
+    except CheckpointError as error:
+        return [f"Whether prompts tell the classes apart is not known, because {error}"], []
+    except ConfigError as error:
+        return [f"A run refuses this: {error}"], [str(error)]
+
+
+def find_preprocess(encoder: Encoder, decoder: str) -> tuple[Preprocess, list[str]]:
     """How a run crops images, without any weights; CLIP's usual way, and why, if unknown."""
-    from clipjax.data.images.decode import DECODERS
     from clipjax.data.images.preprocess import Preprocess, load_preprocess
     from clipjax.errors import CheckpointError
     from clipjax.model.hf.hub import find_preprocessor
 
     said = []
     try:
-        preprocess = load_preprocess(find_preprocessor(config.model, config.revision or None))
+        preprocess = load_preprocess(find_preprocessor(encoder.model, encoder.revision or None))
     except CheckpointError as error:
         preprocess = Preprocess()
         said = [f"Cropped to CLIP's usual {preprocess.size} pixels, because {error}"]
-    preprocess = preprocess.with_size(config.image_size or preprocess.size)
-    if config.data.decoder in DECODERS:  # otherwise among the refusals
-        preprocess = dataclasses.replace(preprocess, decoder=config.data.decoder)
-    return preprocess, said
+    preprocess = preprocess.with_size(encoder.image_size or preprocess.size)
+    return dataclasses.replace(preprocess, decoder=decoder), said
 
 
 def judge(needed: Sequence[Part], rows: Rows, reading: Reading, most: float) -> Verdict:

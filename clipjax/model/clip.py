@@ -1,13 +1,14 @@
 """CLIP's two towers in flax.linen (Radford et al. 2021, arXiv 2103.00020).
 
 Parameters are plain nested dicts whose names follow one input-to-output order, so that
-`clipjax.train.optim.layer_groups` can name, freeze and scale them. Shapes, activations and
+`clipjax.train.groups.layer_groups` can name, freeze and scale them. Shapes, activations and
 pooling rules come from `CLIPConfig`; `clipjax.model.hf.names` knows Hugging Face's names for them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -50,9 +51,9 @@ class TextConfig(TowerConfig):
 
     vocab_size: int = 49408
     max_position_embeddings: int = 77
-    bos_token_id: int = 49406
+    bos_token_id: int | None = 49406
     eos_token_id: int = 49407
-    pad_token_id: int = 49407
+    pad_token_id: int | None = 49407
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,11 @@ def pool_positions(ids: jax.Array, eos_token_id: int) -> jax.Array:
 
 
 class TextTower(nn.Module):
-    """Token ids to the pooled EOS state, int32 [B, T] -> float32 [B, D]. Causal attention."""
+    """Token ids to the pooled EOS state, int32 [B, T] -> float32 [B, D]. Causal attention.
+
+    `embeddings` float32 [B, T, D] stand in for those of the ids (learned prompts), which then only
+    say where a text ends.
+    """
 
     config: TextConfig
     dtype: Any = jnp.float32
@@ -142,7 +147,7 @@ class TextTower(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, ids, *, all_hidden: bool = False):
+    def __call__(self, ids, embeddings=None, *, all_hidden: bool = False):
         cfg = self.config
         if ids.shape[1] > cfg.max_position_embeddings:
             raise ValueError(
@@ -155,12 +160,48 @@ class TextTower(nn.Module):
             "position_embedding", init, (cfg.max_position_embeddings, cfg.hidden_size)
         )
         # Cast before adding: parameters may be stored in half precision.
-        x = tokens[ids].astype(self.dtype) + positions[None, : ids.shape[1]].astype(self.dtype)
+        embeddings = tokens[ids] if embeddings is None else embeddings
+        x = embeddings.astype(self.dtype) + positions[None, : ids.shape[1]].astype(self.dtype)
         end = pool_positions(ids, cfg.eos_token_id)
         take_end = lambda x: jnp.take_along_axis(x, end[:, None, None], axis=1)  # noqa: E731
         x, hidden = run_blocks(self, x, take_end, end + 1, causal=True, every=all_hidden)
         pooled = LayerNorm(cfg.layer_norm_eps, name="final_layer_norm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
+
+
+@jax.custom_jvp
+def clamp_logit_scale(x: jax.Array) -> jax.Array:
+    """min(x, ln 100), float32 [], whose gradient is 1 everywhere (a straight-through estimate).
+
+    The gradient of `jnp.minimum` is 1/2 at a tie, where OpenAI's checkpoints lie, and 0 above,
+    from where no training would come down again.
+
+    >>> import jax
+    >>> [round(jax.grad(clamp_logit_scale)(x).item(), 1) for x in (4.0, MAX_LOGIT_SCALE, 5.0)]
+    [1.0, 1.0, 1.0]
+    """
+    return jnp.minimum(x, MAX_LOGIT_SCALE)
+
+
+@clamp_logit_scale.defjvp
+def _through(primals, tangents):
+    return clamp_logit_scale(*primals), tangents[0]
+
+
+def tell_clamped(logit_scale: float) -> str:
+    """A sentence on a learned scale that `CLIP.scale` clamps; "" where that changes nothing.
+
+    OpenAI's own lie within a thousandth of ln 100.
+
+    >>> tell_clamped(4.6052), tell_clamped(5.0)[:43]
+    ('', "the model's logit_scale is 5.000, above ln ")
+    """
+    if not logit_scale > MAX_LOGIT_SCALE + 1e-3:
+        return ""
+    return (
+        f"the model's logit_scale is {logit_scale:.3f}, above ln 100 = {MAX_LOGIT_SCALE:.3f}: "
+        f"similarities are multiplied by 100, not by {math.exp(logit_scale):.1f}."
+    )
 
 
 class CLIP(nn.Module):
@@ -197,13 +238,19 @@ class CLIP(nn.Module):
         """Preprocessed images [B, S, S, 3] to embeddings float32 [B, projection_dim]."""
         return self.visual_projection(self.vision(images, keep=keep, rng=rng))
 
-    def encode_text(self, ids: jax.Array) -> jax.Array:
-        """Token ids int32 [B, T] to embeddings float32 [B, projection_dim]."""
-        return self.text_projection(self.text(ids))
+    def encode_text(self, ids: jax.Array, embeddings: jax.Array | None = None) -> jax.Array:
+        """Token ids int32 [B, T] to embeddings float32 [B, projection_dim].
+
+        `embeddings` of the tokens, [B, T, hidden_size], stand in for the model's own.
+        """
+        return self.text_projection(self.text(ids, embeddings))
 
     def scale(self) -> jax.Array:
-        """The factor on cosine similarities: exp(logit_scale), clamped at 100."""
-        return jnp.exp(jnp.minimum(self.logit_scale.astype(jnp.float32), MAX_LOGIT_SCALE))
+        """The factor on cosine similarities: exp(logit_scale), clamped at 100.
+
+        The gradient passes the clamp (`clamp_logit_scale`).
+        """
+        return jnp.exp(clamp_logit_scale(self.logit_scale.astype(jnp.float32)))
 
     def __call__(self, images: jax.Array, ids: jax.Array) -> jax.Array:
         """Similarity logits of every image with every text, float32 [B_images, B_texts]."""

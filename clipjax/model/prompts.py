@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 
 from clipjax.errors import ConfigError
+from clipjax.io.texts import class_name, read_text, shown, some
 
 # Ten views of eight kinds of picture: 80 texts a class, our own words. Averaging many prompts is
 # what Radford et al. 2021 (section 3.1.4) found to help; their templates are theirs.
@@ -81,7 +81,8 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
     80
 
     Raises:
-      ConfigError: a text that is neither a set's name nor a template with `{}`, or no text at all.
+      ConfigError: a text that is neither a set's name nor a template with `{}`, no text at all, or
+        a class name of nothing but underscores and spaces.
     """
     if isinstance(prompts, str):
         prompts = PROMPTS.get(prompts, (prompts,))
@@ -94,6 +95,11 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
                 f"sets: {', '.join(PROMPTS)}."
             )
     name = clean_class_name(class_name)
+    if not name:
+        raise ConfigError(
+            f"class name {class_name!r} leaves nothing to put into a prompt; rename the class, or "
+            "say by the file class_names what it is called."
+        )
     if re.match(r"(the|an?) ", name):
         prompts = [re.sub(r"\b(a|an|the) \{\}", "{}", prompt) for prompt in prompts]
     return [prompt.replace("{}", name) for prompt in prompts]
@@ -102,21 +108,52 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
 def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, str]:
     """A JSON file {"class": "what to call it"} that overrides some class names.
 
+    Args:
+      path: on this machine or in an object store.
+      classes: of the dataset.
+
     Raises:
-      ConfigError: no such file, no JSON object of texts, or classes that the dataset lacks.
+      ConfigError: no such file, no JSON object of texts, a class named twice or one that the
+        dataset lacks, or two classes that would be called the same.
     """
-    path = pathlib.Path(path)
+    where = f"class_names file {shown(path)}"
+    text = read_text(path, "class_names file", ConfigError)
     try:
-        names = json.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"class_names file {path} cannot be read ({error.strerror}).") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"class_names file {path} is not valid JSON ({error}).") from None
-    if not isinstance(names, Mapping) or not all(isinstance(v, str) for v in names.values()):
-        raise ConfigError(f'class_names file {path} must hold {{"class": "name", ...}}.')
-    if unknown := sorted(set(names) - set(classes)):
+        names = json.loads(text, object_pairs_hook=_Pairs)
+    except (json.JSONDecodeError, RecursionError) as error:
+        fault = error if text.strip() else "it is empty"
+        raise ConfigError(f"{where} is not valid JSON ({fault}).") from None
+    if not isinstance(names, _Pairs) or not all(isinstance(v, str) for _, v in names):
+        raise ConfigError(f'{where} must hold {{"class": "name", ...}}.')
+    found: dict[str, str] = {}
+    for name, called in ((class_name(key), class_name(called)) for key, called in names):
+        if name in found:
+            raise ConfigError(f"{where} names class {name!r} twice; keep one.")
+        if not called or re.search("[\ud800-\udfff]", called):
+            fault = "half a character" if called else "an empty name"
+            raise ConfigError(f"{where} gives class {name!r} {fault}; give it a text.")
+        found[name] = called
+    if unknown := sorted(set(found) - set(classes)):
+        hint = " Classes go by their names, not by numbers." * all(n.isdecimal() for n in unknown)
         raise ConfigError(
-            f"class_names file {path} names classes that the dataset does not have: "
-            f"{', '.join(unknown)}; it has {', '.join(classes)}."
+            f"{where} names classes that the dataset does not have: {some(unknown)}; it has "
+            f"{some(classes, 20)}.{hint}"
         )
-    return dict(names)
+    _check_distinct(where, found, classes)
+    return found
+
+
+class _Pairs(list):
+    """A JSON object as its pairs: a dict would keep the last of equal keys."""
+
+
+def _check_distinct(where: str, found: Mapping[str, str], classes: Sequence[str]) -> None:
+    """Refuses an override that makes the prompts of two classes the same."""
+    owners: dict[str, str] = {}
+    for name in sorted(classes, key=lambda name: name in found):
+        owner = owners.setdefault(clean_class_name(found.get(name, name)), name)
+        if owner != name and name in found:
+            raise ConfigError(
+                f"{where} calls class {name!r} {found[name]!r}, as class {owner!r} is called; "
+                "prompts could not tell them apart: give each a name of its own."
+            )

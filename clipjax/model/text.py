@@ -1,68 +1,17 @@
-"""The tokenizer and the zero-shot classifier."""
+"""The zero-shot classifier: class weights from texts."""
 
 from __future__ import annotations
 
-import os
-import pathlib
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.errors import CheckpointError
+from clipjax.errors import CheckpointError, ConfigError
 from clipjax.model.clip import normalize
-from clipjax.model.hf.config import config_from_hf
-from clipjax.model.hf.hub import find_tokenizer
-from clipjax.model.hf.weights import read_json
 from clipjax.model.prompts import fill_prompts
 
-
-def load_tokenizer(
-    name_or_path: str | os.PathLike, *, revision: str | None = None, context: int | None = None
-) -> Callable[[Sequence[str]], np.ndarray]:
-    """The tokenizer of a CLIP as a pure function. Needs transformers, not torch.
-
-    Args:
-      name_or_path: as `clipjax.load_clip` takes it; of a Hub id only config.json and the
-        tokenizer's files are fetched, no weights.
-      revision: of a Hub id.
-      context: tokens a text; None takes the text tower's from config.json.
-
-    Returns:
-      `tokenize(texts) -> int32 [len(texts), context]`, padded; texts that are too long are cut and
-      keep their EOS token.
-
-    Raises:
-      CheckpointError: there is no vocabulary (the message names the files looked for), or no
-        such model, revision, network or permission.
-    """
-    directory = find_tokenizer(name_or_path, revision)
-    if not any((directory / f).exists() for f in ("vocab.json", "tokenizer.json")):
-        raise CheckpointError(
-            f"{directory} holds no tokenizer: neither vocab.json (with merges.txt) nor "
-            "tokenizer.json is there; copy them from the model's repository."
-        )
-    if context is None:
-        context = _context(directory)
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no advice about a missing torch
-    from transformers import CLIPTokenizer
-
-    tokenizer = CLIPTokenizer.from_pretrained(str(directory))
-
-    def tokenize(texts: Sequence[str]) -> np.ndarray:
-        out = tokenizer(list(texts), padding="max_length", truncation=True, max_length=context)[
-            "input_ids"
-        ]
-        return np.asarray(out, np.int32)
-
-    return tokenize
-
-
-def _context(directory: pathlib.Path) -> int:
-    config = config_from_hf(read_json(directory / "config.json"))
-    if config.text is None:
-        raise CheckpointError(f"{directory} holds an image tower only; it cannot read texts.")
-    return config.text.max_position_embeddings
+GROUPS = 5  # of classes that are alike, and of names in a group, that a sentence lists
 
 
 def zero_shot_classifier(
@@ -81,7 +30,7 @@ def zero_shot_classifier(
       encode_text: token ids int32 [B, T] -> embeddings [B, P], T at most the tokenizer's context: a
         causal tower, which does not look at the padding that is cut off. Compile it with the
         parameters as an argument: as constants they would be in memory twice.
-      tokenize: texts -> token ids, see `load_tokenizer`.
+      tokenize: texts -> token ids, see `clipjax.load_tokenizer`.
       class_names: K names.
       prompts: a template, a list of them, or the name of a set (`clipjax.model.prompts.PROMPTS`).
       batch_size: texts encoded at a time (bounds memory; the last batch is padded).
@@ -89,17 +38,104 @@ def zero_shot_classifier(
     Returns:
       float32 [K, P], rows of length 1.
     """
+    return class_weights(encode_text, class_tokens(tokenize, class_names, prompts), batch_size)
+
+
+def class_tokens(
+    tokenize: Callable[[Sequence[str]], np.ndarray],
+    class_names: Sequence[str],
+    prompts: str | Sequence[str],
+) -> np.ndarray:
+    """Ids of every class in every prompt, int32 [K, prompts, T]; see `zero_shot_classifier`."""
     per_class = [fill_prompts(name, prompts) for name in class_names]
-    texts = [text for filled in per_class for text in filled]
-    ids = without_padding(tokenize(texts))
+    ids = tokenize([text for filled in per_class for text in filled])
+    return ids.reshape(len(per_class), len(per_class[0]), -1)
+
+
+def class_weights(
+    encode_text: Callable[[np.ndarray], jnp.ndarray], tokens: np.ndarray, batch_size: int = 64
+) -> jnp.ndarray:
+    """Class weights float32 [K, P] of ids int32 [K, prompts, T]; see `zero_shot_classifier`."""
+    ids = without_padding(tokens.reshape(-1, tokens.shape[-1]))
     batch_size = min(batch_size, len(ids))
     rows = []
     for start in range(0, len(ids), batch_size):
         part = ids[start : start + batch_size]
         padded = np.concatenate([part, ids[: batch_size - len(part)]])  # one shape
         rows.append(normalize(encode_text(padded))[: len(part)])
-    embedded = jnp.concatenate(rows).reshape(len(per_class), len(per_class[0]), -1)
+    embedded = jnp.concatenate(rows).reshape(*tokens.shape[:2], -1)
     return normalize(embedded.mean(axis=1))
+
+
+def check_class_weights(weights: np.ndarray, origin: object) -> None:
+    """Refuses class weights float [K, P] that can tell no classes apart.
+
+    Raises:
+      CheckpointError: they are not finite, or all the same up to rounding.
+    """
+    weights = np.asarray(weights, np.float32)
+    if not np.isfinite(weights).all():
+        raise CheckpointError(
+            f"{origin}: its text tower gives embeddings of NaN or infinity; let it compute in "
+            "float32 (compute_dtype), or use sound weights."
+        )
+    if len(weights) > 1 and np.abs(weights - weights[0]).max() < 1e-6:  # the rounding of float32
+        raise CheckpointError(
+            f"{origin}: its text tower gives all {len(weights)} classes one embedding; its "
+            "weights, config.json and tokenizer do not belong together, so take all from one model."
+        )
+
+
+def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """Sentences on classes whose prompts are the same to a text tower, none if there are none.
+
+    Names are alike once they are cleaned, in lower case, or cut at the context's length.
+
+    Args:
+      tokens: int32 [K, prompts, T], see `class_tokens`.
+      classes: K names.
+      texts: the first class's prompts.
+
+    Raises:
+      ConfigError: they are all the same.
+    """
+    same = (tokens == tokens[:1]).all(axis=(0, 2))
+    if len(classes) > 1 and same.all():
+        raise ConfigError(
+            f"the prompts of all {len(classes)} classes are the same {tokens.shape[-1]} tokens, as "
+            f"of {texts[0]!r}: they are cut before the class name, or class_names gives all "
+            "classes one name; use a shorter template, or names that differ."
+        )
+    found = []
+    if len(classes) > 1 and same.any():
+        found.append(
+            f"the prompt {texts[int(np.argmax(same))]!r} says the same of every class once it is "
+            f"cut at {tokens.shape[-1]} tokens ({int(same.sum())} of {len(same)} prompts do); "
+            "shorten it."
+        )
+    groups: dict[bytes, list[str]] = {}
+    for name, ids in zip(classes, tokens, strict=True):
+        groups.setdefault(ids.tobytes(), []).append(name)
+    alike = [names for names in groups.values() if len(names) > 1]
+    if alike:
+        shown = "; ".join(_listed(names) for names in alike[:GROUPS])
+        more = f"; and {len(alike) - GROUPS} more such groups" if len(alike) > GROUPS else ""
+        found.append(
+            f"CLIP reads the same prompts for {shown}{more}: it cannot tell these classes apart, "
+            "and zero-shot answers the first of them alone; give them other names by class_names."
+        )
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names in quotes, the first few.
+
+    >>> _listed(["a", "b", "c"])
+    "'a', 'b' and 'c'"
+    """
+    if len(names) > GROUPS:
+        return ", ".join(map(repr, names[:GROUPS])) + f" and {len(names) - GROUPS} more"
+    return ", ".join(map(repr, names[:-1])) + f" and {names[-1]!r}"
 
 
 def without_padding(ids: np.ndarray, multiple: int = 8) -> np.ndarray:

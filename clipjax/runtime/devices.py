@@ -6,8 +6,14 @@ import hashlib
 import os
 import pathlib
 import platform
+import sys
+
+from clipjax.errors import ConfigError
+from clipjax.io import check_writable, default_cache_dir, is_remote
 
 MOST_CPU_DEVICES = 8  # a batch cut finer than this spends its time on summing gradients
+
+_SAID = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
 
 
 def use_cores() -> None:
@@ -41,15 +47,38 @@ def keep_compiled() -> None:
     """
     import jax
 
-    from clipjax.io import default_cache_dir
-
-    said = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
-    if os.environ.get("CLIPJAX_COMPILED") == "0" or any(name in os.environ for name in said):
+    if os.environ.get("CLIPJAX_COMPILED") == "0":
+        return
+    if any(name in os.environ for name in _SAID):
+        chosen = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir
+        if chosen and not is_remote(chosen):
+            _keep_if_writable(chosen)
         return
     folder = default_cache_dir() / "compiled" / processor()
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    if _keep_if_writable(folder):
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def _keep_if_writable(folder: str | os.PathLike) -> bool:
+    """Whether programs can be kept in a folder; switches that off, and says so, where they cannot.
+
+    JAX would warn of each of a hundred programs.
+    """
+    import jax
+
+    try:
+        check_writable(folder)
+    except ConfigError as error:
+        jax.config.update("jax_enable_compilation_cache", False)
+        print(
+            f"clipjax: compiled programs are not kept: {str(error).partition(';')[0]}.",
+            file=sys.stderr,
+            flush=True,
+        )
+        return False
+    return True
 
 
 def processor() -> str:

@@ -9,15 +9,17 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from clipjax.adapt.method import Classes
 from clipjax.data.dataset import Source
 from clipjax.data.features import cache as feats
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.image_cache import Crops
 from clipjax.data.subset import Subset
 from clipjax.io import default_cache_dir
-from clipjax.model.clip import normalize
-from clipjax.model.prompts import fill_prompts
-from clipjax.model.text import load_tokenizer, without_padding, zero_shot_classifier
+from clipjax.model.clip import normalize, tell_clamped
+from clipjax.model.text import check_class_weights, class_weights, without_padding
+from clipjax.study.config import Study
+from clipjax.study.parts import Data
 from clipjax.study.plan import Part, Plan, check_unreadable, evaluated, needed_parts, training_rows
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import batch_mesh, deal_out, replicate
@@ -43,17 +45,26 @@ class Encoded(NamedTuple):
         rows = self.rows.get((domain, split))
         return source if rows is None else Subset(source, rows)
 
-    def labelled_rows(self, config) -> np.ndarray | None:
-        """Which of the source's training features a method with this config takes; None: all."""
-        labels = self.parts[config.data.source, "train"].labels
-        return training_rows(config, labels, self.plan.dataset.classes)
+    @property
+    def classes(self) -> Classes:
+        """The classes' texts, as methods take them."""
+        names = tuple(self.plan.dataset.classes)
+        return Classes(names, self.tokens, self.text_weights, self.scale)
 
-    def labelled(self, domain: str) -> feats.Features:
-        """The features of a source domain that are trained on."""
-        part = self.parts[domain, "train"]
-        if self.chosen is None:
-            return part
-        return feats.Features(np.asarray(part.features[self.chosen]), part.labels[self.chosen])
+    def zero_shot(self, features: np.ndarray) -> np.ndarray:
+        """CLIP's own logits of features [N, P], float32 [N, K]."""
+        weights = np.asarray(self.text_weights, np.float32)
+        return self.scale * np.asarray(features, np.float32) @ weights.T
+
+    @property
+    def study(self) -> Study:
+        """What the run was told."""
+        return self.plan.study
+
+    def labelled_rows(self, data: Data) -> np.ndarray | None:
+        """Which of the source's training features a method with this data takes; None: all."""
+        labels = self.parts[data.source, "train"].labels
+        return training_rows(data, labels, self.plan.dataset.classes)
 
     def crops(self, domain: str, split: str, *, labelled: bool = False) -> Crops:
         """The pixels of a part, or of what `labelled` gives; decoded once where they fit."""
@@ -67,30 +78,31 @@ class Encoded(NamedTuple):
         return self.open_crops[domain, split]
 
 
-def encode_texts(config, plan: Plan) -> Encoded:
-    """The classes' texts alone; no image is read."""
-    tokenize, module, params = load_tokenizer(plan.model), plan.module, plan.params
-    classes = plan.class_names
+def encode_texts(plan: Plan) -> Encoded:
+    """The classes' texts alone; no image is read.
+
+    Raises:
+      CheckpointError: the text tower tells no classes apart.
+    """
+    module, params = plan.module, plan.params
     # Parameters are arguments: as constants of the program they would be in memory twice.
     encode_text = jax.jit(functools.partial(module.apply, method="encode_text"))
-    weights = zero_shot_classifier(
-        functools.partial(encode_text, {"params": params}), tokenize, classes, config.prompts
-    )
-    tokens = np.stack([tokenize(fill_prompts(name, config.prompts)) for name in classes])
+    weights = class_weights(functools.partial(encode_text, {"params": params}), plan.tokens)
+    check_class_weights(weights, plan.model)
     scale = float(module.apply({"params": params}, method="scale"))
-    flat = without_padding(tokens.reshape(-1, tokens.shape[-1]))
-    tokens = flat.reshape(*tokens.shape[:2], -1)
+    flat = without_padding(plan.tokens.reshape(-1, plan.tokens.shape[-1]))
+    tokens = flat.reshape(*plan.tokens.shape[:2], -1)
     return Encoded({}, weights, scale, tokens, plan, {}, None, {})
 
 
-def image_encoder(config, plan: Plan) -> Callable[[np.ndarray], jax.Array]:
+def image_encoder(plan: Plan) -> Callable[[np.ndarray], jax.Array]:
     """uint8 images [B, S, S, 3] -> float32 [B, P] of length 1, on all accelerators of the machine.
 
     On one CPU device, whatever the cores: cached features are the same bits on every machine.
     """
     devices = jax.local_devices()
     devices = devices[:1] if devices[0].platform == "cpu" else devices
-    mesh = batch_mesh(config.features.batch_size, devices)
+    mesh = batch_mesh(plan.study.features.batch_size, devices)
     params = replicate(plan.params, mesh)
 
     @jax.jit
@@ -101,25 +113,28 @@ def image_encoder(config, plan: Plan) -> Callable[[np.ndarray], jax.Array]:
     return lambda images: encode_image(params, deal_out(images, mesh))
 
 
-def encode(config, plan: Plan, say) -> Encoded:
+def encode(plan: Plan, say) -> Encoded:
     """Encodes what the run needs, or reads it from the feature cache."""
-    texts, encode_image = encode_texts(config, plan), image_encoder(config, plan)
-    cache = config.features.cache_dir or default_cache_dir() / "features"
+    study, features = plan.study, plan.study.features
+    texts, encode_image, say = encode_texts(plan), image_encoder(plan), once(say)
+    if told := tell_clamped(float(plan.params["logit_scale"])):
+        say(told)
+    cache = features.cache_dir or default_cache_dir() / "features"
     # The config too: an activation or a number of heads changes features, and no weight.
-    key = f"{feats.fingerprint(plan.params)} {plan.clip_config.vision} {config.compute_dtype}"
-    parts, rows, skipped, needed = {}, {}, [], needed_parts(config, plan.dataset)
-    allowed = config.data.max_unreadable * sum(len(plan.dataset.source(*p)) for p in needed)
+    key = f"{plan.identity['weights']} {plan.clip_config.vision} {study.encoder.compute_dtype}"
+    parts, rows, skipped, needed = {}, {}, [], needed_parts(study, plan.dataset)
+    allowed = study.data.max_unreadable * sum(len(plan.dataset.source(*p)) for p in needed)
     for domain, split in needed:
         found = encode_shared(
             plan.dataset.source(domain, split),
             encode_image,
             plan.preprocess,
             weights=key,
-            batch_size=config.features.batch_size,
-            cache_dir=cache if config.features.cache else None,
-            dtype=config.features.dtype,
-            model=config.model,
-            workers=config.data.workers,
+            batch_size=features.batch_size,
+            cache_dir=cache if features.cache else None,
+            dtype=features.dtype,
+            model=study.encoder.model,
+            workers=study.data.workers,
             say=say,
             most_skipped=int(allowed) - len(skipped),
         )
@@ -129,15 +144,31 @@ def encode(config, plan: Plan, say) -> Encoded:
         # Training features stay mapped; the others are few and go through many measures.
         parts[domain, split] = found.features if split == "train" else in_float32(found.features)
     images = sum(len(part.labels) for part in parts.values())
-    if told := check_unreadable(skipped, images, config.data.max_unreadable):
+    if told := check_unreadable(skipped, images, study.data.max_unreadable):
         say(told)
-    domains, classes = len(evaluated(config, plan.dataset)), len(plan.dataset.classes)
+    domains, classes = len(evaluated(study, plan.dataset)), len(plan.dataset.classes)
     say(f"features of {images} images, {domains} domains, {classes} classes")
     chosen = None
-    if config.stages:
-        labels = parts[config.data.source, "train"].labels
-        chosen = training_rows(config, labels, plan.dataset.classes)
+    if study.stages:
+        labels = parts[study.data.source, "train"].labels
+        chosen = training_rows(study.data, labels, plan.dataset.classes)
     return texts._replace(parts=parts, rows=rows, chosen=chosen)
+
+
+def once(say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say` that passes over lines which it has said but for what follows a bracket.
+
+    A cache that cannot be written is one trouble, and each part of the data finds it anew.
+    """
+    said: set[str] = set()
+
+    def say_new(line: str) -> None:
+        told = line.partition(" (")[0]
+        if told not in said:
+            said.add(told)
+            say(line)
+
+    return say_new
 
 
 def encode_shared(

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.adapt.dann import gradient_ratio
+from clipjax.adapt.method import Classes
+from clipjax.adapt.method import Method as Functions
+from clipjax.adapt.step import merge
 from clipjax.data.features.cache import Features
+from clipjax.errors import NonFiniteError
 from clipjax.evaluate import results as report
 from clipjax.evaluate import select
 from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement
-from clipjax.model.network import Network
+from clipjax.io.finite import is_finite
 from clipjax.study.encode import Encoded, Part, in_float32
-from clipjax.study.methods import Phase
+from clipjax.study.methods import numbers
+from clipjax.study.parts import Data, PhaseConfig
 from clipjax.study.plan import FEWEST_FOR_DISTANCE
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import (
@@ -36,16 +40,20 @@ PROBE = 256  # images a domain for the ratio of gradients
 class View:
     """A method's features of any part, per seed: cached ones, or its own encoder's."""
 
-    def __init__(self, network: Network, config, encoded: Encoded):
-        self.encoded, self.batch_size = encoded, config.features.batch_size
-        self.workers = config.data.workers
-        self._encode, devices = jax.jit(network.encode), batch_mesh(self.batch_size).devices
+    def __init__(self, encoded: Encoded, embed: Callable | None = None):
+        """`embed`: (params, pixels) -> embeddings, of a method that has an encoder of its own."""
+        self.encoded, self._encode = encoded, embed and jax.jit(embed)
+        if embed is None:
+            return
+        study = encoded.study
+        self.batch_size, self.workers = study.features.batch_size, study.data.workers
+        devices = batch_mesh(self.batch_size).devices
         # What does not fit on one device in training does not fit here either.
-        self.mesh = make_mesh(devices.reshape(-1), math.gcd(devices.size, config.mesh.fsdp))
+        self.mesh = make_mesh(devices.reshape(-1), math.gcd(devices.size, study.devices.mesh.fsdp))
 
     def features(self, params, part: Part) -> Features:
         """The features of a part under one seed's parameters; processes share the encoding."""
-        if "clip" not in params:
+        if not self._sees(params):
             return self.encoded.parts[part]
         crops = self.encoded.crops(*part)
         encode = lambda images: self._encode(params, deal_out(images, self.mesh))  # noqa: E731
@@ -58,9 +66,13 @@ class View:
             found[index :: place[1]] = rows
         return Features(found, crops.labels)
 
+    def _sees(self, params) -> bool:
+        """Whether there is an image tower to see with; not while features are still cached."""
+        return self._encode is not None and "vision" in params.get("clip", {})
+
     def placed(self, params):
         """One seed's parameters where `features` wants them: an encoder on all devices."""
-        if "clip" not in params:
+        if not self._sees(params):
             return params
         return place(params, state_shardings(params, self.mesh))
 
@@ -68,51 +80,75 @@ class View:
 class Validation:
     """Measures candidates for selection: every rule's score, and what each candidate is worth."""
 
-    def __init__(self, network: Network, config, adversarial: bool, encoded: Encoded):
-        self.adversarial = adversarial
-        self.view = View(network, config, encoded)
-        self.source = config.data.source
+    def __init__(self, functions: Functions, view: View):
+        """`functions`: of the method over cached embeddings."""
+        self.view, encoded = view, view.encoded
+        self.source, self.diagnoses = encoded.study.data.source, functions.diagnose is not None
         # One program for everything: one by one, these operations cost more than they compute.
-        self._measures = jax.jit(functools.partial(_validate, network))
+        self._measures = jax.jit(functools.partial(_validate, functions, encoded.classes))
 
-    def measure(self, phases: Sequence[Phase], targets: Sequence[str], stacked) -> dict[str, list]:
+    def measure(
+        self, phases: Sequence[PhaseConfig], targets: Sequence[str], stacked, shared=None
+    ) -> dict[str, list]:
         """Measures of stacked parameters, each a list over runs.
 
         Args:
           phases: of each run, for the options of its loss.
           targets: the domain each run adapts to.
           stacked: their parameters.
+          shared: parameters that all runs have.
         """
         stacked = jax.device_get(stacked)
         each = [
-            self._one(phase, target, jax.tree.map(lambda x: x[i], stacked))  # noqa: B023
+            self._one(phase, target, merge(jax.tree.map(lambda x: x[i], stacked), shared))  # noqa: B023
             for i, (phase, target) in enumerate(zip(phases, targets, strict=True))
         ]
         return {key: [one[key] for one in each] for key in each[0]}
 
-    def _one(self, phase: Phase, target: str, params) -> dict[str, float | None]:
+    def _one(self, phase: PhaseConfig, target: str, params) -> dict[str, float | None]:
         placed = self.view.placed(params)
         parts = {
             f"{end}_{split}": self.view.features(placed, (domain, split))
             for end, domain in (("source", self.source), ("target", target))
             for split in ("val", "test")
         }
-        options, weigh = phase.options, None
-        if self.adversarial and options.get("domain_weight", 1.0) != 0:
-            weigh = (options.get("domain_weight", 1.0), options.get("label_smoothing", 0.0))
+        given = numbers(phase.options)
+        weigh = given if self.diagnoses and given.get("domain_weight") != 0 else None
         found, adapted = jax.device_get(self._measures(params, parts, weigh))
-        measures = {key: round(float(value), 6) for key, value in found.items()}
+        entropy = found["negative_entropy"]  # of all answers: finite where they are
+        check_answers(phase.name, "validation images", entropy, *adapted)
+        # Some have no value: a ratio to a gradient of 0, the density of a single image.
+        measures = {
+            key: round(float(value), 6) if np.isfinite(value) else None
+            for key, value in found.items()
+        }
         measures["proxy_a_distance"] = distance(*adapted)
         return measures
 
 
-def _validate(network: Network, params, parts: dict[str, Features], weigh: tuple | None):
+def check_answers(method: str, what: str, *arrays) -> None:
+    """Refuses features or answers that are not finite: argmax would call them all class 0.
+
+    Raises:
+      NonFiniteError: they are not.
+    """
+    if not all(is_finite(np.asarray(each)) for each in arrays):
+        raise NonFiniteError(
+            f"{method} gives NaN or infinity for {what}: its training diverged, or the encoder's "
+            "numbers overflow; lower optim.lr, or set compute_dtype to float32."
+        )
+
+
+def _validate(
+    functions: Functions, classes: Classes, params, parts: dict[str, Features], given: dict | None
+):
     """Scalars of one candidate, and the adapted validation features of source and target.
 
-    `weigh` is (domain weight, label smoothing) where there is a domain loss; the ratio of gradients
-    is then measured, at lambda 1.
+    `given` are the numbers among the options of a method that diagnoses itself.
     """
-    logits = {name: network.predict(params, part.features) for name, part in parts.items()}
+    logits = {
+        name: functions.predict(params, part.features, classes) for name, part in parts.items()
+    }
     hits = {name: accuracy(logits[name], part.labels) for name, part in parts.items()}
     seen = logits["target_val"]
     found = {
@@ -125,17 +161,19 @@ def _validate(network: Network, params, parts: dict[str, Features], weigh: tuple
         "target_test": hits["target_test"],
     }
     source, target = parts["source_val"], parts["target_val"]
-    adapted = [network.model.features(params, x.features, None) for x in (source, target)]
-    if weigh:
+    adapted = [adapted_features(functions, params, part.features) for part in (source, target)]
+    if given is not None:
         batch = {
             "source": {"inputs": source.features[:PROBE], "label": source.labels[:PROBE]},
             "target": {"inputs": target.features[:PROBE]},
         }
-        weight, smoothing = weigh
-        found["grad_ratio"] = gradient_ratio(
-            network.model, params, batch, 1.0, domain_weight=weight, label_smoothing=smoothing
-        )
+        found |= functions.diagnose(params, batch, given)
     return found, adapted
+
+
+def adapted_features(functions: Functions, params, features: jax.Array) -> jax.Array:
+    """What a method compares domains in, of embeddings [B, P]."""
+    return features if functions.features is None else functions.features(params, features, None)
 
 
 def distance(source, target) -> float | None:
@@ -156,34 +194,46 @@ class Outcome(NamedTuple):
     features: tuple[np.ndarray, np.ndarray] | None  # of both, first seed; None where still CLIP's
 
 
-def zero_shot_outcome(config, encoded: Encoded) -> Outcome:
+def zero_shot_outcome(encoded: Encoded) -> Outcome:
     """CLIP as it comes."""
-    source, target = (encoded.parts[d, "test"] for d in (config.data.source, config.data.target))
+    data = encoded.study.data
+    source, target = (encoded.parts[domain, "test"] for domain in (data.source, data.target))
     logits = encoded.scale * target.features @ np.asarray(encoded.text_weights).T
     ends = (source.features, target.features)
     return Outcome([distance(*ends)], logits[None], ends)
 
 
-def measure_method(name: str, trained, config, encoded: Encoded) -> tuple[list[dict], Outcome]:
-    """Rows per domain and split (`clipjax.evaluate.results.row`), and what a page shows.
+def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[list[dict], Outcome]:
+    """Rows per domain, split and variant (`clipjax.evaluate.results.row`), and what a page shows.
 
     Args:
       name: of the method.
-      trained: network and parameters, stacked over seeds (`clipjax.study.restore.Trained`).
-      config: of the run.
-      encoded: its data.
+      trained: its functions and parameters, stacked over seeds (`clipjax.study.restore.Trained`).
+      data: what it trained on.
+      encoded: the run's data.
     """
-    network, view = trained.network, View(trained.network, config, encoded)
-    stacked = jax.device_get(trained.params)
-    source, target = (config.data.source, "test"), (config.data.target, "test")
+    rows, outcome = [], None
+    for variant, stacked in trained.variants.items():
+        found, measured = _measure_variant(name, trained, stacked, data, encoded)
+        rows += [{**each, "variant": variant} for each in found]
+        outcome = outcome or measured
+    return rows, outcome
+
+
+def _measure_variant(
+    name: str, trained, stacked, data: Data, encoded: Encoded
+) -> tuple[list[dict], Outcome]:
+    stacked, view = jax.device_get(stacked), trained.view
+    source, target = (data.source, "test"), (data.target, "test")
     found: dict[Part, list[dict]] = {part: [] for part in encoded.parts if part[1] != "train"}
     logits, ends = [], []
-    for i in range(len(config.seeds)):
-        params = jax.tree.map(lambda x: x[i], stacked)  # noqa: B023
+    for i in range(len(encoded.study.training.seeds)):
+        params = merge(jax.tree.map(lambda x: x[i], stacked), trained.shared)  # noqa: B023
         placed, adapted = view.placed(params), {}
         for part in found:
             features, labels = view.features(placed, part)
-            *answers, seen = _answers(network, params, features)
+            *answers, seen = trained.answer(params, features)
+            check_answers(name, "/".join(part), *answers, seen)
             found[part].append(_score(answers, jnp.asarray(labels)))
             if part in (source, target):
                 adapted[part] = np.asarray(seen)
@@ -195,16 +245,29 @@ def measure_method(name: str, trained, config, encoded: Encoded) -> tuple[list[d
         columns = {key: [score[key] for score in scores] for key in scores[0]}
         count = len(encoded.parts[domain, split].labels)
         rows.append(report.row(name, domain, split, count, columns.pop("accuracy"), **columns))
-    same = "clip" not in trained.params and "adapter" not in trained.params
+    own = zip(ends[0], _cached_ends(encoded, data), strict=True)
+    same = all(np.array_equal(*pair) for pair in own)
     distances = [distance(*pair) for pair in ends]
     return rows, Outcome(distances, np.stack(logits), None if same else ends[0])
 
 
-@functools.partial(jax.jit, static_argnums=0)  # compiled once for methods of one network
-def _answers(network: Network, params, features):
-    """Logits, the members' logits, adapted features."""
-    adapted = network.model.features(params, features, None)
-    return network.predict(params, features), network.members(params, features), adapted
+def _cached_ends(encoded: Encoded, data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """CLIP's own test features of source and target."""
+    return tuple(encoded.parts[domain, "test"].features for domain in (data.source, data.target))
+
+
+def answerer(functions: Functions, classes: Classes) -> Callable:
+    """(params, embeddings) -> logits, the members' logits, adapted features; compiled."""
+
+    @jax.jit
+    def answer(params, features):
+        logits = functions.predict(params, features, classes)
+        members = logits[None]
+        if functions.members is not None:
+            members = functions.members(params, features, classes)
+        return logits, members, adapted_features(functions, params, features)
+
+    return answer
 
 
 @jax.jit
@@ -228,10 +291,10 @@ def _score(answers, labels) -> dict:
     return found
 
 
-def zero_shot_rows(config, encoded: Encoded) -> list[dict]:
+def zero_shot_rows(encoded: Encoded) -> list[dict]:
     """Zero-shot accuracy of every encoded test and validation part, and of whole domains."""
     parts = {key: part for key, part in encoded.parts.items() if key[1] != "train"}
-    if config.whole_domains:
+    if encoded.study.whole_domains:
         for domain in dict.fromkeys(domain for domain, _ in encoded.parts):
             pieces = [in_float32(part) for (d, _), part in encoded.parts.items() if d == domain]
             columns = (np.concatenate(column) for column in zip(*pieces, strict=True))

@@ -1,4 +1,4 @@
-"""The devices that share a run's batches: what `config.mesh` and `config.parallel` ask for."""
+"""The devices that share a run's batches: what `mesh` and `parallel` of a config ask for."""
 
 from __future__ import annotations
 
@@ -8,77 +8,68 @@ import jax
 from jax.sharding import Mesh
 
 from clipjax.errors import ConfigError
+from clipjax.study.parts import Devices
 from clipjax.train.distributed import processes
-from clipjax.train.distributed.program import WAYS
 from clipjax.train.distributed.sharding import batch_mesh, make_mesh
 from clipjax.train.trace import Trace, parse_steps
 
 
-def check_parallel(config) -> None:
-    """Refuses what no number of devices could run.
-
-    Raises:
-      ConfigError: the field.
-    """
-    if config.parallel not in WAYS:
-        raise ConfigError(f"parallel is {config.parallel!r}; known: {', '.join(WAYS)}.")
-    data, fsdp = config.mesh.data, config.mesh.fsdp
-    if data < 0 or fsdp < 1:
-        raise ConfigError(f"mesh.data={data}, mesh.fsdp={fsdp}: give at least 0 and 1.")
-    if config.parallel == "pmap" and fsdp > 1:
-        raise ConfigError(
-            f"parallel=pmap keeps parameters whole on each device and cannot take mesh.fsdp={fsdp};"
-            " use parallel=jit."
-        )
-    parse_steps(config.profile)
-
-
-def is_free(config) -> bool:
+def is_free(devices: Devices) -> bool:
     """Whether the number of devices is left to us: on one process's CPU, nothing asked for."""
-    asked = config.mesh.data or config.mesh.fsdp > 1 or processes.several()
+    mesh = devices.mesh
+    asked = mesh.data or mesh.fsdp > 1 or processes.several()
     return not asked and jax.local_devices()[0].platform == "cpu"
 
 
-def training_mesh(config, state_bytes: int = 0, most: int | None = None) -> Mesh:
+def training_mesh(
+    devices: Devices,
+    batch_size: int,
+    accumulate: int = 1,
+    *,
+    state_bytes: int = 0,
+    most: int | None = None,
+) -> Mesh:
     """The devices that share the batches of a run.
 
-    All there are, unless `config.mesh.data` says otherwise. On the CPU of one process, where
+    All there are, unless `mesh.data` says otherwise. On the CPU of one process, where
     nothing is asked for, as many as divide a batch and have room for a copy of the state each:
     there all devices live in one memory, of which half is left to activations.
 
     Args:
-      config: of the run.
+      devices: what the config asks for.
+      batch_size: of a domain, on all devices.
+      accumulate: microbatches a batch.
       state_bytes: of parameters and optimizer state.
       most: devices, where the number is free.
 
     Raises:
       ConfigError: more devices than there are, or a batch that they cannot share.
     """
-    accumulate = config.get("accumulate", 1)
-    if is_free(config):
-        devices = jax.local_devices()
+    asked = devices.mesh
+    if is_free(devices):
+        local = jax.local_devices()
         room = max(1, device_memory() // (2 * max(1, state_bytes)))
-        return batch_mesh(config.batch_size // accumulate, devices[: min(room, most or room)])
-    devices, fsdp = jax.devices(), config.mesh.fsdp
-    data = config.mesh.data or max(1, len(devices) // fsdp)
+        return batch_mesh(batch_size // accumulate, local[: min(room, most or room)])
+    there, fsdp = jax.devices(), asked.fsdp
+    data = asked.data or max(1, len(there) // fsdp)
     count = data * fsdp
-    if count > len(devices):
+    if count > len(there):
         raise ConfigError(
             f"a mesh of mesh.data={data} times mesh.fsdp={fsdp} devices is larger than the "
-            f"{len(devices)} there are; make it smaller."
+            f"{len(there)} there are; make it smaller."
         )
-    if processes.several() and count != len(devices):
+    if processes.several() and count != len(there):
         raise ConfigError(
             f"a mesh of mesh.data={data} times mesh.fsdp={fsdp} leaves out some of the "
-            f"{len(devices)} devices of {jax.process_count()} processes; use all."
+            f"{len(there)} devices of {jax.process_count()} processes; use all."
         )
-    if not config.mesh.data and count != len(devices):
+    if not asked.data and count != len(there):
         raise ConfigError(
-            f"mesh.fsdp={fsdp} does not divide the {len(devices)} devices there are; take a "
+            f"mesh.fsdp={fsdp} does not divide the {len(there)} devices there are; take a "
             f"divisor, or leave some devices out with mesh.data={data}."
         )
-    check_divides(config.batch_size, accumulate, count)
-    return make_mesh(devices[:count], fsdp)
+    check_divides(batch_size, accumulate, count)
+    return make_mesh(there[:count], fsdp)
 
 
 def check_divides(batch_size: int, accumulate: int, devices: int) -> None:
@@ -108,7 +99,7 @@ def device_memory() -> int:
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def wanted_trace(config, workdir) -> Trace | None:
-    """The steps of `config.profile`, traced into the workdir by the first process."""
-    steps = parse_steps(config.profile)
+def wanted_trace(profile: str, workdir) -> Trace | None:
+    """The steps "first:last", traced into the workdir by the first process."""
+    steps = parse_steps(profile)
     return Trace(workdir / "profile", *steps) if steps and processes.is_first() else None

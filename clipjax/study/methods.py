@@ -1,93 +1,128 @@
-"""From the config's method entries to heads, losses and phases; refuses what cannot run."""
+"""From a study's methods to pure functions; refuses what cannot run."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 import clipjax.adapt
-from clipjax.adapt.grl import Schedule, lambda_schedule
-from clipjax.adapt.step import Loss
+from clipjax.adapt import method as contract
+from clipjax.adapt.grl import Schedule
+from clipjax.adapt.method import Backbone, Classes, ClosedForm
 from clipjax.errors import ConfigError
-from clipjax.model.heads import Heads, as_model
-from clipjax.study.sweep import DATA_FIELDS, expand, method_entry
-from clipjax.study.values import (
-    check_augment,
-    check_data,
-    check_freeze,
-    check_optim,
-    check_options,
-    is_whole,
-)
-from clipjax.train.optim import check_patterns, is_frozen, make_optimizer, make_schedule
+from clipjax.model.backbone import TOWERS, make_head
+from clipjax.model.heads import Heads
+from clipjax.study.config import Pretraining, Study
+from clipjax.study.entries import FIELDS
+from clipjax.study.fields import is_number, meant, short
+from clipjax.study.parts import Data, MethodConfig, PhaseConfig
+from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
+from clipjax.train.optim import make_optimizer, make_schedule
 from clipjax.train.phases import Span, training_since
 from clipjax.train.restore import is_step
 
-# Options that are numbers along the run, in which methods of one program may differ.
+# Options of the optimizer that are numbers along the run, in which methods of one program may
+# differ; and options that are plain factors in the step: of the optimizer, and of the loss.
 _RATE = ("schedule", "lr", "warmup", "step_every", "gamma")
-_LAMBDA = ("schedule", "lam_max", "gamma", "start")
-# Options that are plain factors in the step: of the optimizer, and of the loss.
 OPTIM_FACTORS, LOSS_FACTORS = ("weight_decay",), ("label_smoothing",)
+_GIVEN = ("head", "schedules")  # by the study, not by the config
 
-
-class Phase(NamedTuple):
-    """A stretch of a method's training with one loss, one freezing mask and one schedule."""
-
-    name: str  # of the method, and its own where there are several
-    epochs: int
-    freeze: tuple[str, ...]
-    optim: ConfigDict  # config.optim with the method's and the phase's own changes
-    make_loss: Callable[..., Loss]  # (model, **changes of the options)
-    options: dict[str, Any]  # of the loss
-    augment: dict | None  # of `random_resized_crop`
+# What the config says of heads: not what the data say, nor flax.
+_NOT_GIVEN = ("num_classes", "parent", "name")
+HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
 
 
 class Method(NamedTuple):
-    """A trained method: its networks, and the phases they train in."""
+    """A method of a study: what the config says of it, and the functions it is made of."""
 
-    heads: Heads
-    loss: str  # file of clipjax/adapt
-    phases: tuple[Phase, ...]
-    adversarial: bool  # the loss has a domain part
-    data: dict[str, Any]  # fields of config.data in which it differs (clipjax.study.sweep)
+    config: MethodConfig
+    heads: Heads | None  # None where it takes none
+    make: Callable[..., contract.Method | ClosedForm]  # `make_method` of its module
+    kind: contract.Method | ClosedForm  # as its first phase makes it: what it reads and runs
 
     @property
-    def epochs(self) -> int:
-        """Of all phases together."""
-        return sum(phase.epochs for phase in self.phases)
+    def phases(self) -> tuple[PhaseConfig, ...]:
+        """The phases it trains in; none where it is a closed form."""
+        return self.config.phases if self.trains else ()
+
+    @property
+    def trains(self) -> bool:
+        """Whether it takes steps."""
+        return isinstance(self.kind, contract.Method)
+
+    @property
+    def data(self) -> Data:
+        """What it trains on."""
+        return self.config.data
+
+    def on(
+        self, backbone: Backbone, classes: Classes, phase: PhaseConfig, **changes: Any
+    ) -> contract.Method | ClosedForm:
+        """The method over a backbone, with the options of a phase, some changed."""
+        given = {**phase.options, **changes}
+        if self.heads is not None:
+            given["head"] = make_head(self.heads, backbone, classes)
+        return self.make(backbone, classes, **given)
 
 
-def loss_files() -> dict[str, object]:
-    """The modules of `clipjax.adapt` that hold a method, by name."""
+def adapt_files() -> list[str]:
+    """The files of `clipjax.adapt` that hold a method."""
     names = [m.name for m in pkgutil.iter_modules(clipjax.adapt.__path__)]
     modules = {name: importlib.import_module(f"clipjax.adapt.{name}") for name in names}
-    return {name: m for name, m in modules.items() if hasattr(m, "make_loss")}
+    return [name for name, module in modules.items() if hasattr(module, "make_method")]
 
 
-def build_methods(config, num_classes: int) -> dict[str, Method]:
-    """The methods of `config.stages`, in order; with a sweep, each of them at each setting.
+def find_module(where: str, loss: str) -> Any:
+    """The module that holds a method: a file of clipjax/adapt, or "my_package.my_method".
 
     Raises:
-      ConfigError: a stage without a method, a loss without a file, or an option it refuses.
+      ConfigError: there is none, it fails, or it has no `make_method`.
     """
-    built, config = {}, expand(config)
-    for name in config.stages:
-        if name not in config.methods:
-            raise ConfigError(
-                f"stages names {name!r}, which config.methods does not have; methods: "
-                f"{', '.join(sorted(config.methods))}."
-            )
-        check_name(name)
+    if "." not in loss:
+        known = adapt_files()
+        if loss in known:
+            return importlib.import_module(f"clipjax.adapt.{loss}")
+        raise ConfigError(
+            f"{where}.loss is {loss!r}, but clipjax/adapt has no such method; it has: "
+            f"{', '.join(known)}. A method of your own is 'package.module'.{meant(loss, known)}"
+        )
+    try:
+        module = importlib.import_module(loss)
+    except Exception as error:
+        kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+        raise ConfigError(f"{where}.loss: {loss!r} cannot be imported ({kind}{error}).") from error
+    if not callable(getattr(module, "make_method", None)):
+        raise ConfigError(
+            f"{where}.loss: {loss!r} has no make_method(backbone, classes, **options); "
+            "clipjax.adapt.method says what it returns."
+        )
+    return module
+
+
+def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
+    """The methods that a study trains, by name, in order.
+
+    Raises:
+      ConfigError: a loss without a module, an option it refuses, heads that cannot be.
+    """
+    built = {}
+    for config in study.trained:
+        where = f"methods.{config.stage}"
+        for name in (config.stage, *(phase.label for phase in config.phases)):
+            check_name(name)
         try:
-            built[name] = build_method(name, config, num_classes)
+            built[config.name] = _build(config, where, classes)
+            _check_ways(built[config.name], where, study)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"methods.{name}: {error}") from None
+            raise ConfigError(f"{where}: {error}") from None
     return built
 
 
@@ -104,146 +139,142 @@ def check_name(name: str) -> None:
         )
 
 
-def build_method(name: str, config, num_classes: int) -> Method:
-    """One method of the config.
+def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
+    module = find_module(where, config.loss)
+    heads = _heads(config, where, module.make_method, len(names))
+    # Nothing of it is called: what a method reads and runs is known before a model is opened.
+    backbone = Backbone({tower: _absent for tower in TOWERS}, _absent, _absent, TOWERS)
+    classes = Classes(names, None, np.zeros((len(names), 1), np.float32), 1.0)
+    kinds = []
+    for phase in config.phases:
+        at = f"{where}.phases.{phase.label}" if phase.label else where
+        check_options(at, phase.options, module)
+        if phase.options.get("diversity_weight") and heads is not None and heads.members == 1:
+            raise ConfigError(f"{at}: diversity_weight needs an ensemble: heads.members > 1.")
+        kinds.append(Method(config, heads, module.make_method, None).on(backbone, classes, phase))
+        if isinstance(kinds[-1], contract.Method):
+            build_optimizer(phase, 1)
+    return Method(config, heads, module.make_method, kinds[0])
+
+
+def _absent(*_, **__):
+    raise AssertionError("a method called its backbone while it was made")
+
+
+def _heads(config: MethodConfig, where: str, make: Callable, num_classes: int) -> Heads | None:
+    """The heads of a method that takes some."""
+    if "head" not in inspect.signature(make).parameters:
+        if config.heads:
+            raise ConfigError(f"{where}: loss {config.loss!r} takes no heads; leave them out.")
+        return None
+    if config.heads is None:
+        raise ConfigError(f"{where} has no heads; give them, {{}} for a linear one.")
+    if unknown := [name for name in config.heads if name not in HEADS]:
+        raise ConfigError(
+            f"{where}.heads has no {', '.join(unknown)}; it has {', '.join(HEADS)}."
+            f"{meant(unknown[0], HEADS)}"
+        )
+    try:
+        return Heads(num_classes=num_classes, **config.heads)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}.heads: {error}") from None
+
+
+def _check_ways(method: Method, where: str, study: Study) -> None:
+    """Refuses ways to compute a method that would make another loss of it.
 
     Raises:
-      ConfigError, ValueError, TypeError: what is wrong with it.
+      ConfigError: what the method is, and which field asks for what.
     """
-    options, losses = method_entry(config, name), loss_files()
-    _check_dicts(options)
-    if lacking := [key for key in ("loss", "heads") if key not in options]:
-        raise ValueError(f"it has no {' and no '.join(lacking)}.")
-    file = options.pop("loss")
-    if file not in losses:
-        raise ValueError(
-            f"its loss is {file!r}, but clipjax/adapt has no such method; it has: "
-            f"{', '.join(losses)}."
-        )
-    heads, data = _heads(options.pop("heads"), num_classes), options.pop("data", {})
-    if unknown := sorted(set(data) - set(DATA_FIELDS)):
-        raise ValueError(f"data has {', '.join(unknown)}; a method has {', '.join(DATA_FIELDS)}.")
-    check_data(f"methods.{name}: data.", data)
-    adversarial = hasattr(losses[file], "gradient_ratio")
-    if adversarial and heads.discriminator is None:
-        raise ValueError(f"loss {file!r} needs heads.discriminator, the widths of a domain head.")
-    own = {
-        "epochs": options.pop("epochs", config.epochs),
-        "freeze": options.pop("freeze", config.freeze),
-        "augment": options.pop("augment", None),
-        "optim": options.pop("optim", {}),
-    }
-    order, entries = _phase_entries(options)
-    phases = []
-    for label in order:
-        check_name(label)
-        entry = {**own, **options, **entries[label]}
-        entry["optim"] = {**own["optim"], **entries[label].get("optim", {})}
-        full_name = f"{name}/{label}" if label else name
-        phases.append(_phase(full_name, entry, config, losses[file], heads))
-    return Method(heads, file, tuple(phases), adversarial, data)
-
-
-def _check_dicts(options: dict, where: str = "") -> None:
-    """Refuses anything else where fields are expected."""
-    for key in ("heads", "data", "optim", "phases"):
-        if key in options and not isinstance(options[key], dict):
-            raise ValueError(f"{where}{key} is {options[key]!r}; give a dict of its fields.")
-    for label, phase in options.get("phases", {}).items():
-        if not isinstance(phase, dict):
-            raise ValueError(f"phases.{label} is {phase!r}; give a dict of its fields.")
-        _check_dicts(phase, f"phases.{label}.")
-
-
-def _heads(shape: dict, num_classes: int) -> Heads:
-    """The networks on CLIP's features; refuses what is no such thing."""
-    # Tuples, also where a config came back from JSON: equal methods must look equal.
-    shape = {k: tuple(v) if isinstance(v, list) else v for k, v in shape.items()}
-    try:
-        return Heads(num_classes=num_classes, **shape)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"heads: {error}") from None
-
-
-def _phase_entries(options: dict) -> tuple[tuple[str, ...], dict[str, dict]]:
-    """The phases' names in order and their entries; a method without is one nameless phase."""
-    entries, order = options.pop("phases", None), options.pop("phase_order", ())
-    if not entries:
-        return ("",), {"": {}}
-    if sorted(order) != sorted(entries):
-        raise ValueError(
-            f"phase_order is {tuple(order)}, but phases has {', '.join(sorted(entries))}; name "
-            "each once."
-        )
-    return tuple(order), entries
-
-
-def _phase(name: str, entry: dict, config, file, heads: Heads) -> Phase:
-    """A phase from its entry: what is not its own is an option of the loss."""
-    epochs, augment = entry.pop("epochs"), entry.pop("augment")
-    check_augment(name, augment)
-    if entry.get("diversity_weight") and heads.members == 1:
-        raise ConfigError(f"methods.{name}: diversity_weight needs an ensemble: heads.members > 1.")
-    freeze, changes = entry.pop("freeze"), entry.pop("optim")
-    check_freeze(name, freeze)
-    if not is_whole(epochs):
-        raise ConfigError(f"methods.{name}: epochs is {epochs!r}; give a whole number.")
-    if epochs <= 0 or config.batch_size <= 0:
+    kind, training = method.kind, study.training
+    reads = [part for part in kind.reads if part not in contract.READS]
+    if reads or "source" not in kind.reads:
         raise ConfigError(
-            f"epochs={epochs} with batch_size={config.batch_size} trains nothing in {name}; both "
-            "must be positive."
+            f"{where}: loss {method.config.loss!r} reads {', '.join(kind.reads)}, which a study "
+            f"does not bring; it brings {', '.join(contract.READS)}, the source always."
         )
-    optim = own_optim(name, config.optim, changes)
-    check_options(name, entry, file.make_loss)
-    make_loss = lambda model, **changes: file.make_loss(model, **{**entry, **changes})  # noqa: E731
-    make_loss(as_model(heads))  # refuses options that it does not know
-    takes = inspect.signature(file.make_loss).parameters
-    if config.parallel == "pmap" and "axis_name" not in takes:
+    if ("support" in kind.reads) != (method.config.episodes is not None):
+        wanted = "needs episodes = {'way': ..., 'shot': ..., 'query': ..., 'count': ...}"
         raise ConfigError(
-            f"methods.{name}: its loss does not take axis_name, which parallel=pmap needs; use "
-            "parallel=jit."
+            f"{where}: loss {method.config.loss!r} "
+            + (wanted if "support" in kind.reads else "takes no episodes; leave them out")
+            + "."
         )
-    phase = Phase(name, epochs, tuple(freeze), optim, make_loss, entry, augment)
-    build_optimizer(phase, 1)
-    return phase
+    if not method.trains or kind.per_example:
+        return
+    for field, asked in (("accumulate", training.accumulate > 1), ("parallel", _pmap(study))):
+        if asked:
+            raise ConfigError(
+                f"{where}: loss {method.config.loss!r} compares the examples of a batch, so that "
+                f"parts of a batch have another loss; leave {field} at its default."
+            )
 
 
-def own_optim(name: str, shared: ConfigDict, changes: dict) -> ConfigDict:
-    """`config.optim` with what a method or phase changes of it (`methods.<name>.optim`)."""
-    if unknown := sorted(set(changes) - set(shared)):
-        raise ConfigError(
-            f"methods.{name}.optim has {', '.join(unknown)}, which optim does not have; it has "
-            f"{', '.join(shared)}."
-        )
-    optim = {**shared, **changes}
-    check_optim(name, optim, shared)
-    optim["lr_mults"] = tuple((pattern, float(factor)) for pattern, factor in optim["lr_mults"])
-    return ConfigDict(optim)
+def _pmap(study: Study) -> bool:
+    return study.devices.parallel == "pmap"
 
 
-def learning_rate(phase: Phase, steps: int) -> Callable:
+def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
+    """Refuses options that a loss does not have, or not of the kind of its defaults.
+
+    Args:
+      where: the method or phase, for the error.
+      options: what is given.
+      module: of the method; options are the keyword-only parameters of its `make_method` and, where
+        that takes any others, of its `make_loss`.
+
+    Raises:
+      ConfigError: the option.
+    """
+    takes = _options(module)
+    for option, value in options.items():
+        if option not in takes:
+            raise ConfigError(
+                f"{where} has no option {option}; its loss takes {', '.join(takes) or 'none'}."
+                f"{meant(option, [*takes, *FIELDS])}"
+            )
+        usual, said = takes[option], f"{where}.{option} is {short(value)}"
+        if isinstance(usual, bool) and not isinstance(value, bool):
+            raise ConfigError(f"{said}; give True or False.")
+        if isinstance(usual, (int, float)) and not isinstance(usual, bool) and not is_number(value):
+            raise ConfigError(f"{said}; give a finite number.")
+        if isinstance(usual, str) and not isinstance(value, str):
+            raise ConfigError(f"{said}; give a name, as {usual!r} is.")
+        if option == "label_smoothing" and not 0 <= value < 1:
+            raise ConfigError(f"{said}; give at least 0 and less than 1.")
+
+
+def _options(module: Any) -> dict[str, Any]:
+    """Option -> its default."""
+    found, kinds = {}, inspect.Parameter
+    taken = inspect.signature(module.make_method).parameters.values()
+    if any(p.kind is kinds.VAR_KEYWORD for p in taken) and hasattr(module, "make_loss"):
+        taken = (*inspect.signature(module.make_loss).parameters.values(), *taken)
+    for parameter in taken:
+        if parameter.kind is kinds.KEYWORD_ONLY and parameter.name not in _GIVEN:
+            found[parameter.name] = parameter.default
+    return found
+
+
+def numbers(options: Mapping[str, Any]) -> dict[str, float]:
+    """The options that are numbers."""
+    return {key: value for key, value in options.items() if is_number(value)}
+
+
+def learning_rate(phase: PhaseConfig, steps: int) -> Callable:
     """The phase's learning rate as a function of the steps made in it."""
     optim = phase.optim
-    own = {k: optim[k] for k in _RATE if k not in ("schedule", "lr")}
+    own = {k: getattr(optim, k) for k in _RATE if k not in ("schedule", "lr")}
     return make_schedule(optim.schedule, optim.lr, steps, **own)
 
 
-def strength(phase: Phase) -> Schedule:
-    """Lambda of an adversarial phase as a function of the run's progress."""
-    given = {k: v for k, v in phase.options.items() if k in _LAMBDA}
-    return lambda_schedule(given.pop("schedule", "ganin"), **given)
+def schedules_of(method: Method, index: int, backbone: Backbone, classes: Classes) -> dict:
+    """The named scalars of progress of a phase, name -> `Schedule`."""
+    found: Mapping[str, Schedule] = method.on(backbone, classes, method.phases[index]).schedules
+    return dict(found)
 
 
-def own_config(config, method: Method) -> ConfigDict:
-    """The config as one method sees it: with the data it trains on."""
-    if not method.data:
-        return config
-    own = config.copy_and_resolve_references()
-    own.data.update(method.data)
-    return own
-
-
-def teams(
+def group_runs(
     methods: dict[str, Method],
     can_join: Callable[[Method], bool],
     size: Callable[[Method], Any] = lambda method: None,
@@ -257,24 +288,24 @@ def teams(
     """
     found: dict[Any, list[str]] = {}
     for name, method in methods.items():
-        key = (_likeness(method), size(method)) if can_join(method) else name
+        key = (program_key(method), size(method)) if can_join(method) else name
         found.setdefault(key, []).append(name)
     return [tuple(names) for names in found.values()]
 
 
-def _likeness(method: Method) -> str:
-    """What the methods of a team have in common, as text."""
+def program_key(method: Method) -> str:
+    """What the methods of one program have in common, as text."""
     phases = []
     for phase in method.phases:
-        free = LOSS_FACTORS + (_LAMBDA if method.adversarial else ())
+        free = LOSS_FACTORS + tuple(method.kind.scheduled)
         options = {k: v for k, v in phase.options.items() if k not in free}
-        optim = {k: v for k, v in phase.optim.items() if k not in _RATE + OPTIM_FACTORS}
+        optim = {k: v for k, v in vars(phase.optim).items() if k not in _RATE + OPTIM_FACTORS}
         phases.append((phase.epochs, phase.freeze, sorted(options.items()), sorted(optim.items())))
-    return repr((method.heads, method.loss, phases))
+    return repr((method.heads, method.config.loss, method.config.episodes, phases))
 
 
 def build_optimizer(
-    phase: Phase,
+    phase: PhaseConfig,
     steps: int,
     *,
     spans: tuple[Span, ...] = (),
@@ -289,7 +320,8 @@ def build_optimizer(
     Raises:
       ConfigError: an unknown schedule or optimizer.
     """
-    rest = {k: phase.optim[k] for k in ("name", "weight_decay", "clip_norm", "lr_mults")}
+    kept = ("name", "weight_decay", "clip_norm", "lr_mults")
+    rest = {k: getattr(phase.optim, k) for k in kept}
     if spans:
         rest |= {"start": spans[index].start, "since": training_since(spans, index)}
     try:
@@ -299,24 +331,45 @@ def build_optimizer(
         raise ConfigError(f"{phase.name}: optim: {error}") from None
 
 
-def check_groups(phase: Phase, groups: tuple[str, ...], unused: set[str]) -> None:
-    """Refuses patterns that name no layer group, and a phase that trains nothing.
+def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
+    """Refuses patterns that name no layer group or parameter, and a phase that trains nothing.
 
     Args:
       phase: what to check.
-      groups: all layer groups of the encoder and the heads.
-      unused: those that the method has no use for.
+      params: of the encoder and the method, or their shapes.
+      unused: layer groups that the method has no use for.
 
     Raises:
       ConfigError: either.
     """
     try:
-        check_patterns(phase.freeze, groups)
-        check_patterns([pattern for pattern, _ in phase.optim.lr_mults], groups, "lr_mults")
+        check_patterns(phase.freeze, params)
+        check_patterns([pattern for pattern, _ in phase.optim.lr_mults], params, "lr_mults")
     except ValueError as error:
         raise ConfigError(f"methods.{phase.name}: {error}") from None
-    if all(is_frozen(group, phase.freeze) or group in unused for group in groups):
+    names = jax.tree.leaves(name_tree(params))
+    if all(name.group in unused or is_frozen(name, phase.freeze) for name in names):
+        groups = layer_groups(params)
         raise ConfigError(
             f"methods.{phase.name}: freeze={phase.freeze} leaves nothing to train; free a layer "
             f"group of {', '.join(group for group in groups if group not in unused)}."
         )
+
+
+_DEEPEST = 64  # blocks; no CLIP has as many
+
+
+def trains_on_pixels(config: Study | Pretraining) -> bool:
+    """Whether a method trains from pixels, as far as the config says; in doubt, yes.
+
+    `clipjax.study.plan.cached_phases` knows, but when memory is set up nothing is loaded yet.
+    """
+    if isinstance(config, Pretraining):
+        return True
+    tower = ("embedding", "projection", *(f"block_{i}" for i in range(_DEEPEST)))
+    groups = [f"clip/vision/{part}" for part in tower]
+    return any(
+        phase.augment is not None or not all(is_frozen(group, phase.freeze) for group in groups)
+        for method in config.trained
+        for phase in method.phases
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
@@ -10,37 +11,45 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from clipjax.adapt.contrastive import TwoTowers, make_loss
 from clipjax.adapt.step import init_state, make_step
+from clipjax.data.features.cache import fingerprint
+from clipjax.data.features.identity import sizes, tokenizer_files
 from clipjax.data.images.augment import augment_drawings
 from clipjax.data.images.preprocess import Preprocess, save_preprocess
 from clipjax.data.loading import text_pairs as pairs
 from clipjax.data.loading.sampler import process_rows
 from clipjax.data.open import open_dataset
-from clipjax.errors import ConfigError
+from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.metrics import accuracy
 from clipjax.log import MetricsLog, NoLog
 from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
 from clipjax.model.hf.hub import copy_tokenizer, find_model
 from clipjax.model.hf.load import load_clip, save_clip
 from clipjax.model.hf.params import abstract_params
+from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.hf.weights import read_json
-from clipjax.model.text import load_tokenizer, zero_shot_classifier
-from clipjax.study.mesh import check_parallel, training_mesh, wanted_trace
-from clipjax.study.validate import check_saving, check_seeds
+from clipjax.model.text import zero_shot_classifier
+from clipjax.study.config import Arch, Painting, Pretraining
+from clipjax.study.fields import meant
+from clipjax.study.mesh import training_mesh, wanted_trace
+from clipjax.study.model_record import check_recorded, check_same_model
 from clipjax.study.workdir import run_name
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import DATA, fetch
+from clipjax.train.journal import Outputs
 from clipjax.train.optim import make_optimizer, make_schedule
 from clipjax.train.preemption import Notice
-from clipjax.train.stream import fit_stream
+from clipjax.train.stream import Steps, fit_stream
 
 
 class Plan(NamedTuple):
     """What pretraining reads, opened and checked."""
 
+    config: Pretraining
     corpus: pairs.PairCorpus
     tokenize: Callable
     tokenizer_dir: pathlib.Path
@@ -48,30 +57,49 @@ class Plan(NamedTuple):
     start: Any  # parameters to go on from; None for random ones
 
 
-def clip_config(config, tokenizer_dir: pathlib.Path) -> CLIPConfig:
+def clip_config(arch: Arch, tokenizer_dir: pathlib.Path) -> CLIPConfig:
     """The architecture of the config, its vocabulary from the tokenizer's files."""
     vocab = read_json(tokenizer_dir / "vocab.json")
+    if missing := {"<|startoftext|>", "<|endoftext|>"} - vocab.keys():
+        raise CheckpointError(
+            f"{tokenizer_dir / 'vocab.json'} has no token {min(missing)}; give the tokenizer of a "
+            "CLIP."
+        )
     eos = vocab["<|endoftext|>"]
+    for tower, kind in (("vision", VisionConfig), ("text", TextConfig)):
+        known = [each.name for each in dataclasses.fields(kind)]
+        if unknown := [name for name in getattr(arch, tower) if name not in known]:
+            raise ConfigError(
+                f"arch.{tower} has no field {', '.join(unknown)}; its fields: {', '.join(known)}."
+                f"{meant(unknown[0], known)}"
+            )
     words = {
         "vocab_size": len(vocab),
         "bos_token_id": vocab["<|startoftext|>"],
         "eos_token_id": eos,
         "pad_token_id": eos,
     }
-    arch = config.arch.to_dict()
-    return CLIPConfig(
-        VisionConfig(**arch["vision"]),
-        TextConfig(**arch["text"], **words),
-        projection_dim=arch["projection_dim"],
-    )
+    try:
+        vision, text = VisionConfig(**arch.vision), TextConfig(**arch.text, **words)
+        return CLIPConfig(vision, text, projection_dim=arch.projection_dim)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"arch: {error}") from None
 
 
-def two_towers(module: CLIP, preprocess: Preprocess, *, augment: dict, keep: float) -> TwoTowers:
+def two_towers(
+    module: CLIP, preprocess: Preprocess, *, augment: Painting, keep: float
+) -> TwoTowers:
     """The model as contrastive training sees it: drawings are painted and cropped on the device."""
 
     def encode_image(params, inputs, rng):
         paint, drop = jax.random.split(rng)
-        images = augment_drawings(paint, inputs["rgba"], inputs["mono"], **augment)
+        images = augment_drawings(
+            paint,
+            inputs["rgba"],
+            inputs["mono"],
+            strength=augment.strength,
+            white=augment.white,
+        )
         pixels = (images - np.array(preprocess.mean)) / np.array(preprocess.std)
         return normalize(
             module.apply(
@@ -119,119 +147,145 @@ def zero_shot_validation(module, preprocess, tokenize, prompts):
     return evaluate
 
 
-def prepare(config) -> Plan:
+def prepare(config: Pretraining) -> Plan:
     """Opens the corpus and the tokenizer and checks them against the config."""
-    check_parallel(config)
-    check_seeds(config)
-    check_saving(config)
-    training_mesh(config, most=1)  # refuses one that cannot be
+    training_mesh(config.devices, config.batch_size, most=1)  # refuses one that cannot be
     tokenizer_dir = find_model(config.tokenizer)
-    context = config.arch.text.max_position_embeddings
-    tokenize = load_tokenizer(tokenizer_dir, context=context)
+    arch = clip_config(config.arch, tokenizer_dir)
+    context = arch.text.max_position_embeddings
+    tokenize = load_tokenizer(tokenizer_dir, context=context, tower=arch.text)
     corpus = pairs.PairCorpus(config.data.root)
-    pairs.check_mixture(corpus, config.data.mixture.to_dict())
-    arch = clip_config(config, tokenizer_dir)
+    pairs.check_mixture(corpus, config.data.mixture)
     if corpus.image_size != arch.vision.image_size:
         raise ConfigError(
             f"{config.data.root} holds drawings of {corpus.image_size} pixels, but "
             f"arch.vision.image_size is {arch.vision.image_size}; make them equal."
         )
-    return Plan(corpus, tokenize, tokenizer_dir, arch, start_params(config, arch))
+    return Plan(config, corpus, tokenize, tokenizer_dir, arch, start_params(config.init, arch))
 
 
-def start_params(config, arch: CLIPConfig):
+def start_params(init: str, arch: CLIPConfig):
     """The weights of `config.init`, float32; None where it is empty.
 
     Raises:
       ConfigError: a model of another architecture than `config.arch`.
     """
-    if not config.init:
+    if not init:
         return None
-    found, params = load_clip(config.init, dtype=jnp.float32)
+    found, params = load_clip(init, dtype=jnp.float32)
     if found != arch:
         raise ConfigError(
-            f"config.init={config.init!r} is a model of another architecture than config.arch and "
+            f"config.init={init!r} is a model of another architecture than config.arch and "
             f"the tokenizer give:\n  {found}\n  {arch}"
         )
     return params
 
 
-def run(config, plan: Plan, workdir: pathlib.Path, say) -> None:
+def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     """Trains, resuming where a killed run stopped, and writes `workdir/export`."""
-    corpus, tokenize, tokenizer_dir, arch, _ = plan
-    mixture = config.data.mixture.to_dict()
-    preprocess = Preprocess(size=arch.vision.image_size)
-    module = CLIP(arch)
-    seed = int(config.seeds[0])
+    config, arch, corpus = plan.config, plan.arch, plan.corpus
+    devices, steps, identity = config.devices, config.steps, _identity(plan)
+    if told := check_same_model(workdir, identity, plan.tokenizer_dir):
+        say(f"note: {told}")
+    preprocess, module = Preprocess(size=arch.vision.image_size), CLIP(arch)
     say(f"{len(corpus)} drawings, {len(corpus.texts)} texts")
-
-    optim = config.optim.to_dict()
-    schedule = make_schedule(
-        optim.pop("schedule"), optim.pop("lr"), config.steps, warmup=optim.pop("warmup")
+    optimizer, make = _optimizer(config), _batch_maker(plan)
+    state = init_state({"clip": _start(plan, module)}, optimizer, seed=config.seeds[0])
+    evaluate = config.evaluate_every and zero_shot_validation(
+        module, preprocess, plan.tokenize, config.prompts
     )
-    optimizer = make_optimizer(schedule, **optim)
-    size = arch.vision.image_size
-    params = plan.start
-    if params is None:
-        example = jnp.zeros((1, size, size, 3)), jnp.zeros((1, 2), jnp.int32)
-        params = module.init(jax.random.key(seed), *example)["params"]
-    state = init_state({"clip": params}, optimizer, seed=seed)
+    phases = (
+        ("pretrain", config.keep_patches, steps - config.full_steps),
+        ("pretrain-full", 1.0, steps),
+    )
+    log = MetricsLog if processes.is_first() else NoLog
+    axis = DATA if devices.parallel == "pmap" else None
+    folder, name = workdir / "checkpoints" / "pretrain", run_name(workdir)
+    with Notice() as notice, Checkpointer(folder, keep=config.keep, run=name) as checkpointer:
+        for phase, keep, until in phases:
+            model = two_towers(module, preprocess, augment=config.augment, keep=keep)
+            state = fit_stream(
+                make_step(make_loss(model, axis), optimizer, total_steps=steps, axis_name=axis),
+                state,
+                functools.partial(pairs.batches, make, last=until),
+                Steps(
+                    phase,
+                    until,
+                    config.log_every,
+                    config.save_every,
+                    config.evaluate_every,
+                    # On CPU one device, unless more are asked for.
+                    mesh=training_mesh(devices, config.batch_size, most=1),
+                    parallel=devices.parallel,
+                    trace=wanted_trace(devices.profile, workdir),
+                ),
+                Outputs(
+                    checkpointer,
+                    log(workdir / "metrics.jsonl"),
+                    evaluate=evaluate and (lambda params: evaluate(fetch(params))),
+                    say=say,
+                    stop=notice.reached,
+                ),
+            )
+    params = fetch(state.params["clip"])
+    if processes.is_first():
+        now = identity | tokenizer_files(plan.tokenizer_dir)
+        check_recorded(workdir, now, plan.tokenizer_dir)
+        _export(plan, preprocess, params, workdir / "export")
+        count = sum(x.size for x in jax.tree.leaves(abstract_params(arch)))
+        say(f"exported {count} parameters to {workdir / 'export'}")
 
+
+def _identity(plan: Plan) -> dict[str, Any]:
+    """What decides the model that comes of it: sizes, tokenizer, the weights it goes on from."""
+    identity = sizes(plan.arch) | tokenizer_files(plan.tokenizer_dir)
+    return identity if plan.start is None else identity | {"weights": fingerprint(plan.start)}
+
+
+def _optimizer(config: Pretraining) -> optax.GradientTransformation:
+    optim = config.optim
+    return make_optimizer(
+        make_schedule(optim.schedule, optim.lr, config.steps, warmup=optim.warmup),
+        name=optim.name,
+        weight_decay=optim.weight_decay,
+        clip_norm=optim.clip_norm,
+        b2=optim.b2,
+    )
+
+
+def _start(plan: Plan, module: CLIP) -> Any:
+    """Parameters to begin with: those of `config.init`, or random ones."""
+    if plan.start is not None:
+        return plan.start
+    size = plan.arch.vision.image_size
+    example = jnp.zeros((1, size, size, 3)), jnp.zeros((1, 2), jnp.int32)
+    return module.init(jax.random.key(plan.config.seeds[0]), *example)["params"]
+
+
+def _batch_maker(plan: Plan) -> Callable[[int], dict]:
+    """step -> this process's share of its batch."""
+    config, data = plan.config, plan.config.data
     mine = process_rows(config.batch_size, processes.place())
 
     def make(number: int) -> dict:
         batch = pairs.sample_batch(
-            corpus,
-            tokenize,
-            seed=seed,
+            plan.corpus,
+            plan.tokenize,
+            seed=config.seeds[0],
             step=number,
             batch_size=config.batch_size,
-            mixture=mixture,
-            caption_share=config.data.caption_share,
-            category_share=config.data.category_share,
-            templates=config.data.templates,
+            mixture=data.mixture,
+            caption_share=data.caption_share,
+            category_share=data.category_share,
+            templates=data.templates,
         )
         return jax.tree.map(lambda x: x[mine], batch)
 
-    evaluate = config.evaluate_every and zero_shot_validation(
-        module, preprocess, tokenize, config.prompts
-    )
-    phases = (
-        ("pretrain", config.keep_patches, config.steps - config.full_steps),
-        ("pretrain-full", 1.0, config.steps),
-    )
-    log = MetricsLog if processes.is_first() else NoLog
-    axis = DATA if config.parallel == "pmap" else None
-    folder, name = workdir / "checkpoints" / "pretrain", run_name(workdir)
-    with Notice() as notice, Checkpointer(folder, keep=config.keep, run=name) as checkpointer:
-        for phase, keep, until in phases:
-            model = two_towers(module, preprocess, augment=config.augment.to_dict(), keep=keep)
-            state = fit_stream(
-                make_step(
-                    make_loss(model, axis), optimizer, total_steps=config.steps, axis_name=axis
-                ),
-                state,
-                functools.partial(pairs.batches, make, last=until),
-                until,
-                phase=phase,
-                checkpointer=checkpointer,
-                log=log(workdir / "metrics.jsonl"),
-                log_every=config.log_every,
-                save_every=config.save_every,
-                evaluate=evaluate and (lambda params: evaluate(fetch(params))),
-                evaluate_every=config.evaluate_every,
-                say=say,
-                mesh=training_mesh(config, most=1),  # on CPU one device, unless more are asked for
-                parallel=config.parallel,
-                trace=wanted_trace(config, workdir),
-                stop=notice.reached,
-            )
-    params = fetch(state.params["clip"])
-    if not processes.is_first():
-        return
-    out = workdir / "export"
-    save_clip(out, arch, params, dtype=np.float16)
+    return make
+
+
+def _export(plan: Plan, preprocess: Preprocess, params: Any, out: pathlib.Path) -> None:
+    """Writes the model in Hugging Face layout."""
+    save_clip(out, plan.arch, params, dtype=np.float16)
     save_preprocess(out, preprocess)
-    copy_tokenizer(tokenizer_dir, out)
-    count = sum(x.size for x in jax.tree.leaves(abstract_params(arch)))
-    say(f"exported {count} parameters to {out}")
+    copy_tokenizer(plan.tokenizer_dir, out)

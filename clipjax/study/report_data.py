@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from clipjax.evaluate.metrics import per_class_accuracy
 from clipjax.evaluate.report import page
 from clipjax.evaluate.report import tsne as evidence
-from clipjax.evaluate.report.feature_maps import kept
-from clipjax.io import write_atomically
+from clipjax.evaluate.report.figures import kept
+from clipjax.io import to_json, write_atomically
 from clipjax.log import read_log
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Outcome
-from clipjax.study.plan import Plan
+from clipjax.study.recorded import RECORD
+from clipjax.study.trainer import programs
 from clipjax.study.workdir import config_text
 
 WORST, EXAMPLES = 5, 4
@@ -23,25 +26,25 @@ WORST, EXAMPLES = 5, 4
 _NO_MEASURES = ("phase", "epoch", "step", "seed", "s_per_epoch", "steps_per_s", "negative_entropy")
 
 
-def gather(config, plan: Plan, encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
+def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
     """What the page shows beyond results and metrics, as JSON.
 
     Args:
-      config: of the run.
-      plan: what it opened.
-      encoded: its data.
+      encoded: the run's data.
       outcomes: by method, "zero_shot" first.
 
     Returns:
-      {"classes", "source", "target", "seed", "tsne" (`tsne_maps` and "labels" of the rows shown),
+      {"classes", "class_names" (as prompts say them), "programs" (the methods that trained as one
+      each), "source", "target", "seed", "tsne" (`tsne_maps` and "labels" of the rows shown),
       "per_class" {"n", "accuracy" {method: per target class, mean over seeds}}, "worst" {method:
       `worst_classes` of the first seed}, "images" {target row: data URI}}.
     """
-    source, target = (encoded.parts[d, "test"] for d in (config.data.source, config.data.target))
-    num_classes = len(plan.dataset.classes)
+    data, seed = encoded.study.data, encoded.study.training.seeds[0]
+    source, target = (encoded.parts[domain, "test"] for domain in (data.source, data.target))
+    num_classes = len(encoded.plan.dataset.classes)
     features = kept({name: o.features for name, o in outcomes.items() if o.features is not None})
     logits = {name: o.logits for name, o in outcomes.items()}
-    maps = evidence.tsne_maps(features, seed=config.seeds[0])
+    maps = evidence.tsne_maps(features, seed=seed)
     labels = [part.labels[maps[k]] for k, part in (("source", source), ("target", target))]
     worst = {
         name: evidence.worst_classes(found[0], target.labels, num_classes, WORST, EXAMPLES)
@@ -49,37 +52,42 @@ def gather(config, plan: Plan, encoded: Encoded, outcomes: dict[str, Outcome]) -
     }
     rows = sorted({e["row"] for found in worst.values() for c in found for e in c["examples"]})
     return {
-        "classes": list(plan.dataset.classes),
-        "source": config.data.source,
-        "target": config.data.target,
-        "seed": config.seeds[0],
+        "classes": list(encoded.plan.dataset.classes),
+        "class_names": list(encoded.plan.class_names),
+        "programs": [list(names) for names in programs(encoded.plan)],
+        "source": data.source,
+        "target": data.target,
+        "seed": seed,
         "tsne": maps | {"labels": np.concatenate(labels).tolist()},
         "per_class": {
             "n": np.bincount(target.labels, minlength=num_classes).tolist(),
             "accuracy": {k: _mean_per_class(v, target.labels) for k, v in logits.items()},
         },
         "worst": worst,
-        "images": _images(config, plan, encoded, rows),
+        "images": _images(encoded, data.target, rows),
     }
 
 
 def _mean_per_class(logits: np.ndarray, labels: np.ndarray) -> list[float | None]:
     """Accuracy of each class, mean over the seeds of logits [S, N, K]."""
-    seeds = [evidence.per_class(each, labels, logits.shape[-1]) for each in logits]
+    seeds = [per_class_accuracy(each, labels, logits.shape[-1]) for each in logits]
     # A class has an example for every seed or for none.
-    return [None if c[0] is None else round(float(np.mean(c)), 4) for c in zip(*seeds, strict=True)]
+    means = np.mean([[round(float(v), 4) for v in each] for each in seeds], axis=0)
+    return [None if np.isnan(mean) else round(float(mean), 4) for mean in means]
 
 
-def _images(config, plan, encoded: Encoded, rows: list[int]) -> dict[str, str]:
+def _images(encoded: Encoded, target: str, rows: list[int]) -> dict[str, str]:
     """Thumbnails of target test examples as the model saw them."""
-    examples, crop = encoded.source(config.data.target, "test"), plan.preprocess.crop
+    examples, crop = encoded.source(target, "test"), encoded.plan.preprocess.crop
     return {
         str(row): evidence.thumbnail(crop(examples[row].image, examples[row].name)) for row in rows
     }
 
 
-def training_curves(records: list[dict]) -> list[dict[str, Any]]:
+def training_curves(records: list[dict], method_of: Mapping[str, str]) -> list[dict[str, Any]]:
     """The records of metrics.jsonl by epoch: {"method", "phase", "epoch", measure: per seed}.
+
+    Records of phases that `method_of` (name of a phase -> its method's) has not are left out.
 
     Validations join the epoch they were made after; seeds that trained one after the other join
     each other; the gradients' ratio, measured at lambda 1, is taken at the lambda of the epoch.
@@ -87,28 +95,31 @@ def training_curves(records: list[dict]) -> list[dict[str, Any]]:
     merged: dict[tuple, dict[str, Any]] = {}
     for record in records:
         phase, epoch = record.get("phase"), record.get("epoch")
-        if phase is None or epoch is None:
+        if phase not in method_of or epoch is None:
             continue
-        start = {"method": phase.split("/")[0], "phase": phase, "epoch": epoch}
+        start = {"method": method_of[phase], "phase": phase, "epoch": epoch}
         entry = merged.setdefault((phase, epoch), start)
         measures = record.get("evaluation", record)
         for key, values in measures.items():
             if key not in _NO_MEASURES:
                 values = values if isinstance(values, list) else [values]
-                entry[key] = entry.get(key, []) + [v for v in values if v is not None]
+                entry[key] = entry.get(key, []) + values
     for entry in merged.values():
         if "grad_ratio" in entry and "lam" in entry:
             pairs = zip(entry["grad_ratio"], entry["lam"], strict=True)
-            entry["grad_ratio"] = [ratio * lam for ratio, lam in pairs]
+            entry["grad_ratio"] = [None if None in pair else pair[0] * pair[1] for pair in pairs]
+        for key, values in entry.items():
+            if isinstance(values, list):
+                entry[key] = [v for v in values if v is not None]
     return list(merged.values())
 
 
-def write(config, plan, encoded, outcomes, results: dict, workdir: pathlib.Path) -> None:
+def write(encoded: Encoded, outcomes, results: dict, workdir: pathlib.Path) -> None:
     """Writes evidence.json and report.html of a study that has its results."""
-    found = gather(config, plan, encoded, outcomes)
-    write_atomically(workdir / "evidence.json", json.dumps(found) + "\n")
-    log = read_log(workdir / "metrics.jsonl")
+    study, found = encoded.study, gather(encoded, outcomes)
+    write_atomically(workdir / RECORD, to_json(found) + "\n")
     # Of a sweep the best settings alone are shown.
-    metrics = training_curves([r for r in log if str(r.get("phase")).split("/")[0] in outcomes])
-    settings = json.loads(config_text(config))
+    shown = {phase: name for phase, name in study.method_of.items() if name in outcomes}
+    metrics = training_curves(read_log(workdir / "metrics.jsonl"), shown)
+    settings = json.loads(config_text(study))
     write_atomically(workdir / "report.html", page.run_page(results, metrics, found, settings))

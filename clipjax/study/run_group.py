@@ -1,4 +1,4 @@
-"""Methods that train as one program: their network, phases, states and steps."""
+"""Methods that train as one program: their functions, phases, states and steps."""
 
 from __future__ import annotations
 
@@ -11,64 +11,81 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from clipjax.adapt.step import TrainState, init_state, make_step
+from clipjax.adapt import average as averages
+from clipjax.adapt.method import Backbone
+from clipjax.adapt.method import Method as Functions
+from clipjax.adapt.step import TrainState, init_state, make_step, merge
 from clipjax.data.images.augment import random_resized_crop
-from clipjax.data.loading.sampler import Sampling, steps_per_epoch
+from clipjax.data.loading import sampler as samplers
+from clipjax.data.loading.sampler import Sampler
 from clipjax.evaluate.select import best_steps
 from clipjax.io import as_path
 from clipjax.log import MetricsLog, NoLog, read_log
-from clipjax.model.network import Network, make_network, needed_clip
+from clipjax.model.backbone import make_backbone, tower_params
 from clipjax.study.encode import Encoded
+from clipjax.study.evaluator import View, answerer
 from clipjax.study.methods import (
     LOSS_FACTORS,
     OPTIM_FACTORS,
-    Phase,
     build_optimizer,
     learning_rate,
-    own_config,
-    strength,
+    schedules_of,
 )
-from clipjax.study.plan import Plan, is_cached, planned_epoch, start_heads
+from clipjax.study.parts import Augment, Average, PhaseConfig
+from clipjax.study.plan import cached_phases, planned_epoch
 from clipjax.study.training_data import Examples
 from clipjax.study.workdir import run_name
 from clipjax.train.arrays import run_mesh
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import on_each
-from clipjax.train.optim import frozen_tree, layer_groups, matches
+from clipjax.train.groups import frozen_tree, is_frozen, matches, name_tree, split_tree
 from clipjax.train.phases import next_state, spans
 
 PyTree = Any
 
 
-def one_of(functions: Sequence[Callable], row: jax.Array | int) -> Callable:
+def select_fn(functions: Sequence[Callable], row: jax.Array | int) -> Callable:
     """The `row`-th of some functions of a number, where `row` may be traced."""
     if len(functions) == 1:
         return functions[0]
     return lambda x: jnp.stack([jnp.asarray(f(x), jnp.float32) for f in functions])[row]
 
 
-def differing(values: Sequence[float], row: jax.Array | int) -> float | jax.Array | None:
+def stack_if_varied(values: Sequence[float], row: jax.Array | int) -> float | jax.Array | None:
     """The `row`-th of some numbers, where `row` may be traced; None where all are equal."""
     if len(set(values)) == 1:
         return None
     return jnp.asarray(values, jnp.float32)[row]
 
 
-class Team:
+def average_rule(average: Average | None) -> averages.Average | None:
+    """The rule of a running mean that a phase asks for."""
+    if average is None:
+        return None
+    made = {
+        "uniform": lambda: averages.uniform(average.start),
+        "ema": lambda: averages.ema(average.decay),
+        "beta": lambda: averages.beta(average.b),
+    }
+    return made[average.kind]()
+
+
+class RunGroup:
     """Methods of a run that train as one program, mostly one.
 
     A "run" below is a seed of a method; runs are stacked, all seeds of a method side by side.
     """
 
-    def __init__(self, names: Sequence[str], config, plan: Plan, encoded: Encoded, workdir):
-        self.names, self.config, self.plan = tuple(names), config, plan
-        self.methods = tuple(plan.methods[name] for name in names)
-        self.configs = tuple(own_config(config, method) for method in self.methods)
+    def __init__(self, names: Sequence[str], encoded: Encoded, workdir):
+        self.names, self.plan, self.study = tuple(names), encoded.plan, encoded.study
+        self.training = self.study.training
+        self.methods = tuple(self.plan.methods[name] for name in names)
         self.method = self.methods[0]  # for what they have in common: all but rates and lambdas
+        self.cached = cached_phases(self.plan, self.method)
         self.encoded, self.workdir = encoded, as_path(workdir)
-        self.examples = Examples(config, self.configs, self.methods, encoded)
-        events = self.workdir / "events" / names[0] if config.tensorboard else None
+        self.examples = Examples(self.methods, encoded)
+        events = self.workdir / "events" / names[0] if self.training.tensorboard else None
         log = MetricsLog if processes.is_first() else NoLog
         self.log = log(self.workdir / "metrics.jsonl", events)
         self.per_epoch = self.epoch_length()
@@ -76,35 +93,59 @@ class Team:
         lengths = [phase.epochs * self.per_epoch for phase in phases]
         optimizers = [phase.optim.name for phase in phases]
         self.spans = spans(lengths, [phase.freeze for phase in phases], optimizers)
-        self.network = self.network_for(None)
+        self.classes = encoded.classes
+        self.functions = self.method.on(self.backbone(cached=True), self.classes, phases[-1])
+        self.answer = answerer(self.functions, self.classes)
+
+    @functools.cached_property
+    def view(self) -> View:
+        """The method's features of any part: the cached ones, unless it sees images otherwise."""
+        trained, _ = self.clip(len(self.spans) - 1)
+        if "vision" not in trained.get("clip", {}) and "image" not in self.method.kind.alters:
+            return View(self.encoded)
+        backbone = self.backbone()
+        functions = self.method.on(backbone, self.classes, self.method.phases[-1])
+        embed = functions.embed or (lambda params, pixels: backbone.encode["image"](params, pixels))
+        return View(self.encoded, embed)
 
     def epoch_length(self) -> int:
         """Steps of an epoch: as logged where the examples are not at hand (`restored`)."""
-        data = self.config.data
+        if episodes := self.method.config.episodes:
+            return episodes.count
+        data, size = self.method.data, self.training.batch_size
         if (data.source, "train") in self.encoded.parts:
             sizes = [len(rows[0]) for rows in self.examples.rows().values()]
-            return steps_per_epoch(*sizes, self.config.batch_size, data.epoch)
+            return samplers.steps_per_epoch(*sizes, size, data.epoch)
         for record in read_log(self.log.path):
-            if str(record.get("phase", "")).partition("/")[0] in self.names:
+            if self.study.method_of.get(record.get("phase")) in self.names:
                 return record["step"] // record["epoch"]
-        return planned_epoch(self.configs[0], self.plan.dataset)
+        return planned_epoch(data, size, self.plan.dataset)
 
-    def network_for(self, augment: dict | None) -> Network:
-        """The method's network, with or without augmentation."""
-        heads, normalized = self.method.heads, self.plan.preprocess.normalize
-        tokens = self.encoded.tokens if heads.text else None
+    def backbone(self, augment: Augment | None = None, *, cached: bool = False) -> Backbone:
+        """The encoder: over images, with or without augmentation, or over cached embeddings."""
+        normalized = self.plan.preprocess.normalize
 
         def look(pixels, rng):
             if augment is not None and rng is not None:
-                pixels = random_resized_crop(rng, pixels, **augment)
+                pixels = random_resized_crop(
+                    rng, pixels, smallest=augment.smallest, flip=augment.flip
+                )
             return normalized(pixels)
 
-        return make_network(self.plan.module, look, heads, tokens=tokens)
+        return make_backbone(self.plan.module, look, ("image",) if cached else ())
 
     @property
-    def sampling(self) -> Sampling:
+    def sampler(self) -> Sampler:
         """How an epoch is made up; its length as a number, which needs no target to be known."""
-        return Sampling(self.per_epoch, self.config.data.balanced)
+        if episodes := self.method.config.episodes:
+            return samplers.Episodes(
+                episodes.way,
+                episodes.shot,
+                episodes.query,
+                episodes.count,
+                len(self.classes.names),
+            )
+        return samplers.Sampling(self.per_epoch, self.study.data.balanced)
 
     @property
     def total_steps(self) -> int:
@@ -114,42 +155,64 @@ class Team:
     @property
     def mesh(self) -> Mesh | None:
         """The devices that share the runs, where these train on cached features."""
-        return run_mesh(len(self.methods) * len(self.config.seeds))
+        return run_mesh(len(self.methods) * len(self.training.seeds))
 
     @property
     def title(self) -> str:
         """The methods in few words."""
-        if not self.config.sweep:
+        if not self.study.sweep:
             return " and ".join(self.names)
-        stages = " and ".join(dict.fromkeys(name.split()[0] for name in self.names))
+        stages = " and ".join(dict.fromkeys(method.config.stage for method in self.methods))
         return f"{stages}, {len(self.names)} settings"
 
     @property
     def described(self) -> str:
         """What is about to train, for people."""
-        seeds, epochs = len(self.config.seeds), self.method.epochs
-        if not self.config.sweep:
+        seeds, epochs = len(self.training.seeds), self.method.config.epochs
+        if not self.study.sweep:
             return f"train {self.title}: {epochs} epochs, {seeds} seeds"
         runs = len(self.names) * seeds
         at_a_time = self.mesh.size if self.mesh else runs
-        cached = all(is_cached(self.plan, self.method, phase) for phase in self.method.phases)
-        how = f"as one program, {at_a_time} at a time" if cached else "one after the other"
+        how = (
+            f"as one program, {at_a_time} at a time" if all(self.cached) else "one after the other"
+        )
         return f"train {runs} runs {how}: {self.title}, {seeds} seeds, {epochs} epochs"
 
     def training_features(self) -> dict:
-        """Source features with labels, target features without; all that any method takes."""
-        return self.examples.features()
+        """What the method reads of cached features: labels of the source, none of the target."""
+        return self.examples.features(self.method.kind.reads)
 
     def start(self) -> TrainState:
-        """States of all runs before any phase, stacked; heads only, and no optimizer state."""
-        weights, scale = self.encoded.text_weights, self.encoded.scale
+        """States of all runs before any phase, stacked: own parameters, no optimizer state."""
 
         def start(seed):
-            heads = start_heads(self.plan, self.method, seed, weights, scale)
-            return TrainState(jnp.zeros((), jnp.int32), heads, (), seed)
+            own = self.functions.init(jax.random.key(seed))
+            return TrainState(jnp.zeros((), jnp.int32), own, (), seed)
 
-        seeds = np.array(tuple(self.config.seeds) * len(self.methods), np.uint32)
+        seeds = np.array(tuple(self.training.seeds) * len(self.methods), np.uint32)
         return jax.jit(jax.vmap(start))(on_each(seeds))
+
+    def clip(self, index: int) -> tuple[PyTree, PyTree]:
+        """The encoder's parameters that a phase uses: those of the state, and those shared.
+
+        Shared is what no phase trains: one copy for all runs, in no checkpoint.
+        """
+        towers = [t for t in self.method.kind.towers if t != "image" or not self.cached[index]]
+        params = {"clip": tower_params(self.plan.params, towers)}
+        phases = self.method.phases
+
+        def trains(name):
+            return any(not is_frozen(name, phase.freeze) for phase in phases)
+
+        return split_tree(params, trains)
+
+    def shared(self, index: int) -> PyTree:
+        """Parameters of a phase that nothing changes: frozen towers, a teacher."""
+        _, shared = self.clip(index)
+        if "teacher" not in self.method.kind.reads:
+            return shared
+        towers = ("text",) if self.cached[index] else ("image", "text")
+        return {**shared, "teacher": tower_params(self.plan.params, towers)}
 
     def setup(self, index: int, params: PyTree, row: jax.Array | int = 0):
         """(optimizer, frozen mask) of a phase over these parameters, for the `row`-th method."""
@@ -157,52 +220,64 @@ class Team:
         curves = [learning_rate(method.phases[index], span.steps) for method in self.methods]
         factors = {}
         for key in OPTIM_FACTORS:
-            values = [method.phases[index].optim[key] for method in self.methods]
-            if (value := differing(values, row)) is not None:
+            values = [getattr(method.phases[index].optim, key) for method in self.methods]
+            if (value := stack_if_varied(values, row)) is not None:
                 factors[key] = value
         optimizer = build_optimizer(
-            phase, span.steps, spans=self.spans, index=index, rate=one_of(curves, row), **factors
+            phase, span.steps, spans=self.spans, index=index, rate=select_fn(curves, row), **factors
         )
-        groups = layer_groups(params)
-        here = [p for p in phase.freeze if any(matches(p, group) for group in groups)]
+        names = jax.tree.leaves(name_tree(params))
+        here = [p for p in phase.freeze if any(matches(p, name) for name in names)]
         return optimizer, frozen_tree(params, here) if here else None
 
-    def begin(self, index: int, cached: bool, state: TrainState, clip: PyTree = None) -> TrainState:
-        """The state of one run at the start of a phase; `clip` are parameters of the encoder."""
-        more = {}
-        if not cached and "clip" not in state.params:
-            more = {"clip": clip or needed_clip(self.method.heads, self.plan.params)}
-        optimizer, frozen = self.setup(index, {**more, **state.params})
+    def joining(self, index: int) -> PyTree:
+        """The encoder's parameters that join the state with a phase."""
         if not index:
-            return init_state({**more, **state.params}, optimizer, seed=state.seed, frozen=frozen)
-        return next_state(state, optimizer, frozen=frozen, more=more)
+            return self.clip(0)[0]
+        if self.cached[index] == self.cached[index - 1]:
+            return {}
+        before, now = (self.clip(i)[0].get("clip", {}) for i in (index - 1, index))
+        return {"clip": {key: value for key, value in now.items() if key not in before}}
+
+    def begin(self, index: int, state: TrainState, more: PyTree = None) -> TrainState:
+        """The state of one run at the start of a phase; `more` joins, by default `joining`."""
+        more = self.joining(index) if more is None else more
+        average = average_rule(self.method.phases[index].average)
+        params = merge(state.params, more)
+        optimizer, frozen = self.setup(index, params)
+        if not index:
+            return init_state(params, optimizer, seed=state.seed, frozen=frozen, average=average)
+        return next_state(state, optimizer, frozen=frozen, more=more, average=average)
 
     def step(
-        self, index: int, network_part, params: PyTree, row: jax.Array | int = 0, axis_name=None
+        self, index: int, backbone: Backbone, params: PyTree, row: jax.Array | int = 0, axis=None
     ):
-        """The train step of a phase, for the `row`-th method; of `pmap` with `axis_name`."""
+        """The train step of a phase, for the `row`-th method; of `pmap` with an axis."""
         phase = self.method.phases[index]
         optimizer, frozen = self.setup(index, params, row)
-        changes = {}
-        if self.method.adversarial:
-            schedules = [strength(method.phases[index]) for method in self.methods]
-            changes = {"schedule": one_of(schedules, row)}
-            if is_cached(self.plan, self.method, phase) and "joined" not in phase.options:
-                changes["joined"] = True  # faster; from pixels the halves take less memory
-        if axis_name is not None:
-            changes["axis_name"] = axis_name
-        for key in LOSS_FACTORS:
-            values = [method.phases[index].options.get(key, 0.0) for method in self.methods]
-            if (value := differing(values, row)) is not None:
-                changes[key] = value
         return make_step(
-            phase.make_loss(network_part, **changes),
+            self.functions_of(index, backbone, row).loss,
             optimizer,
             total_steps=self.total_steps,
             frozen=frozen,
-            accumulate=self.config.accumulate,
-            axis_name=axis_name,
+            accumulate=self.training.accumulate,
+            axis_name=axis,
+            average=average_rule(phase.average),
         )
+
+    def functions_of(self, index: int, backbone: Backbone, row: jax.Array | int = 0) -> Functions:
+        """The method over a backbone, in a phase, with the numbers of the `row`-th method."""
+        of_each = [schedules_of(method, index, backbone, self.classes) for method in self.methods]
+        changes: dict[str, Any] = {}
+        if of_each[0]:
+            changes["schedules"] = {
+                name: select_fn([each[name] for each in of_each], row) for name in of_each[0]
+            }
+        for key in LOSS_FACTORS:
+            values = [method.phases[index].options.get(key, 0.0) for method in self.methods]
+            if (value := stack_if_varied(values, row)) is not None:
+                changes[key] = value
+        return self.method.on(backbone, self.classes, self.method.phases[index], **changes)
 
     def rates(self, index: int, row: int, step: int) -> dict[str, float]:
         """Learning rates of the update after `step` updates: `lr`, and `lr:pattern` of groups."""
@@ -211,17 +286,17 @@ class Team:
         more = {f"lr:{pattern}": factor * rate for pattern, factor in phase.optim.lr_mults}
         return {key: float(f"{value:.6g}") for key, value in ({"lr": rate} | more).items()}
 
-    def checkpointer(self, phase: Phase, seed: int | None = None) -> Checkpointer:
+    def checkpointer(self, phase: PhaseConfig, seed: int | None = None) -> Checkpointer:
         """Where a phase's states go; of the last one the best by `selection` are kept besides."""
-        config, best = self.config, None
+        training, best = self.training, None
         folder = self.workdir / "checkpoints" / phase.name
-        if config.selection != "last" and phase is self.method.phases[-1]:
+        if training.selection != "last" and phase is self.method.phases[-1]:
             best = functools.partial(
-                best_steps, rule=config.selection, count=max(1, config.keep_best)
+                best_steps, rule=training.selection, count=max(1, training.keep_best)
             )
         return Checkpointer(
             folder if seed is None else folder / f"seed{seed}",
-            keep=config.keep,
+            keep=training.keep,
             best=best,
             run=run_name(self.workdir),
         )

@@ -6,31 +6,31 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-Point = dict[str, Any]  # field -> value
+Setting = dict[str, Any]  # field -> value
 
 
-def labels(stage: str, points: Sequence[Point]) -> list[str]:
+def setting_names(stage: str, settings: Sequence[Setting]) -> list[str]:
     """A name for each setting of a stage: the stage and what is particular to the setting.
 
     Fields go by their last word, numbers by six digits, unless another field or value of the
     stage's would look the same.
 
-    >>> labels("dann", [{"methods.dann.lam_max": 0.3, "optim.lr": 0.001}])
+    >>> setting_names("dann", [{"methods.dann.lam_max": 0.3, "optim.lr": 0.001}])
     ['dann lam_max=0.3 lr=0.001']
-    >>> labels("dann", [{"optim.gamma": 0.5}, {"methods.dann.gamma": 0.5}])
+    >>> setting_names("dann", [{"optim.gamma": 0.5}, {"methods.dann.gamma": 0.5}])
     ['dann optim.gamma=0.5', 'dann methods.dann.gamma=0.5']
-    >>> labels("dann", [{"optim.lr": 0.12345671}, {"optim.lr": 0.12345674}])
+    >>> setting_names("dann", [{"optim.lr": 0.12345671}, {"optim.lr": 0.12345674}])
     ['dann lr=0.12345671', 'dann lr=0.12345674']
 
     Args:
       stage: its name.
-      points: the settings, only fields that concern the stage.
+      settings: the settings, only fields that concern the stage.
     """
-    names = _names({field: None for point in points for field in point})
-    texts = {field: _texts([point[field] for point in points if field in point]) for field in names}
+    names = _names({field: None for setting in settings for field in setting})
+    texts = {field: _texts([own[field] for own in settings if field in own]) for field in names}
     return [
-        " ".join([stage, *(f"{names[k]}={texts[k][repr(v)]}" for k, v in point.items())])
-        for point in points
+        " ".join([stage, *(f"{names[k]}={texts[k][repr(v)]}" for k, v in setting.items())])
+        for setting in settings
     ]
 
 

@@ -1,25 +1,169 @@
-"""Zero-shot, then every method of the config, then the results."""
+"""Runs a config: zero-shot, then every method of a study, then the results; or pretraining."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import hashlib
 import json
+import os
 import pathlib
+import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
-from clipjax.errors import DataError
+from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate import results as report
 from clipjax.evaluate.sweeps import candidate, sweep_table
-from clipjax.io import write_json
-from clipjax.log import MetricsLog
+from clipjax.io import as_path, write_json
+from clipjax.log import MetricsLog, read_log
+from clipjax.runtime.claim import claimed
 from clipjax.study import report_data as evidence
-from clipjax.study.encode import Encoded, encode
+from clipjax.study.config import Pretraining, Study, checked
+from clipjax.study.encode import Encoded, encode, encode_texts
 from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
-from clipjax.study.methods import own_config
-from clipjax.study.plan import Plan, warn_of_idle_domain_loss
-from clipjax.study.sweep import settings
+from clipjax.study.model_record import check_finished, check_same_model
+from clipjax.study.plan import Plan, prepare, warn_of_idle_domain_loss
+from clipjax.study.recorded import read_record
 from clipjax.study.trainer import trainers
+from clipjax.study.workdir import (
+    check_checkpoints,
+    check_files,
+    check_workdir,
+    claim_workdir,
+    config_text,
+    differences,
+    name_of,
+)
 from clipjax.train.distributed import processes
+
+PyTree = Any
+
+
+def silent(line: str) -> None:
+    """Says nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What a study found.
+
+    Attributes:
+      study: what was run.
+      results: the content of results.json.
+      curves: the records of metrics.jsonl, in order.
+      workdir: where its files are; None where none were asked for.
+    """
+
+    study: Study
+    results: dict[str, Any]
+    curves: list[dict[str, Any]]
+    workdir: pathlib.Path | None = None
+    _params: dict[str, PyTree] | None = None
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Accuracies, a row for each method, domain and split (`clipjax.evaluate.results.row`)."""
+        return self.results["rows"]
+
+    @functools.cached_property
+    def params(self) -> dict[str, PyTree]:
+        """Parameters by method, stacked over seeds: heads, and "clip" where the encoder trained.
+
+        Those of a run that was finished before are read from its checkpoints.
+        """
+        if self._params is not None:
+            return self._params
+        plan = prepare(self.study, training=False, recorded=read_record(self.workdir))
+        encoded, found = encode_texts(plan), {}
+        for trainer in trainers(encoded, self.workdir):
+            found |= {name: trained.params for name, trained in trainer.restored().items()}
+        return found
+
+
+def run(
+    config: Study | Pretraining,
+    workdir: str | os.PathLike | None = None,
+    say: Callable[[str], None] = silent,
+) -> Results | None:
+    """Runs a study, or pretraining; a run that was killed goes on, one that is finished is read.
+
+    Encoded features go to the user's cache folder, unless `Features(cache=False)`.
+
+    Args:
+      config: made in Python, or by `clipjax.study.parse`.
+      workdir: where its files go, also gs://...; None for none: a study then works in a temporary
+        folder that it removes, and writes no pages.
+      say: called with each line for people.
+
+    Returns:
+      What a study found; None from pretraining, and, where processes share a run, from all but
+      the first.
+
+    Raises:
+      ClipjaxError: whatever cannot run, before anything expensive; or what stops it.
+    """
+    config = checked(config)
+    if workdir is not None:
+        return _run_in(config, as_path(workdir), say)
+    if isinstance(config, Pretraining) or processes.several():
+        raise ConfigError("pretraining, and runs of several processes, need a workdir.")
+    with tempfile.TemporaryDirectory() as folder:
+        plan = prepare(config)
+        found = run_study(plan, pathlib.Path(folder), say, pages=False)
+        return dataclasses.replace(found, workdir=None)
+
+
+def _run_in(
+    config: Study | Pretraining, workdir: pathlib.Path, say: Callable[[str], None]
+) -> Results | None:
+    """`run` with files. Of several processes the first speaks and writes; all must see them."""
+    say = say if processes.is_first() else silent
+    processes.agree("config", config_text(config), differences)
+    processes.from_first(lambda: check_workdir(workdir, config))
+    if found := _finished(config, workdir, say):
+        return found
+    with contextlib.ExitStack() as held:
+        processes.from_first(lambda: held.enter_context(claimed(workdir)))
+        # As another run may have left it.
+        processes.from_first(lambda: (check_workdir(workdir, config), check_files(workdir)))
+        return _finished(config, workdir, say) or _run_claimed(config, workdir, say)
+
+
+def _finished(
+    config: Study | Pretraining, workdir: pathlib.Path, say: Callable[[str], None]
+) -> Results | None:
+    """What a run that has its results found; they are said."""
+    results = processes.from_first(lambda: report.read(workdir))
+    if not results:
+        return None
+    told = ""
+    if isinstance(config, Study):
+        told = processes.from_first(lambda: check_finished(workdir, config))
+    say(report.table(results))
+    say(f"this run is finished: {workdir / 'results.json'}; use another --workdir to repeat it.")
+    if told:
+        say(f"note: {told}")
+    return Results(config, results, read_log(workdir / "metrics.jsonl"), workdir)
+
+
+def _run_claimed(
+    config: Study | Pretraining, workdir: pathlib.Path, say: Callable[[str], None]
+) -> Results | None:
+    """Checks everything, then makes the workdir this config's and works in it."""
+    check_checkpoints(workdir / "checkpoints", name_of(config))
+    if isinstance(config, Pretraining):
+        from clipjax.study import pretrain
+
+        opened = processes.together(lambda: pretrain.prepare(config))
+        claim_workdir(workdir, config)
+        pretrain.run(opened, workdir, say)
+        return None
+    plan = processes.together(lambda: prepare(config))
+    claim_workdir(workdir, config)
+    return run_study(plan, workdir, say)
 
 
 def check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
@@ -50,53 +194,89 @@ def _compare_images(workdir: pathlib.Path, found: dict[str, str]) -> None:
         )
 
 
-def run(config, plan: Plan, workdir: pathlib.Path, say) -> dict | None:
-    """Runs the study and writes its results; returns them, of several processes to the first."""
-    started = time.perf_counter()
-    timing = {}
+def run_study(
+    plan: Plan, workdir: pathlib.Path, say: Callable[[str], None], *, pages: bool = True
+) -> Results | None:
+    """Runs a study that is prepared and writes its results; `pages`: also those for people."""
+    started, timing = time.perf_counter(), {}
 
     def lap(what: str) -> None:
         timing[what] = round(time.perf_counter() - started - sum(timing.values()), 2)
 
+    study, selection = plan.study, plan.study.training.selection
     if processes.is_first():  # drops a line that a kill cut short
         MetricsLog(workdir / "metrics.jsonl").rewind(lambda record: True)
-    for note in plan.notes:
+    told = check_same_model(workdir, plan.identity, plan.model)
+    for note in (*plan.notes, *filter(None, [told])):
         say(f"note: {note}")
-    for name, method in plan.methods.items():
-        for line in warn_of_idle_domain_loss(plan, name, method):
+    for method in plan.methods.values():
+        for line in warn_of_idle_domain_loss(plan, method):
             say(line)
-    encoded = encode(config, plan, say)
+    encoded = encode(plan, say)
     check_same_images(workdir, encoded)
     lap("encode")
-    rows = zero_shot_rows(config, encoded)
-    outcomes, rules, scores = {"zero_shot": zero_shot_outcome(config, encoded)}, {}, {}
-    for trainer in trainers(config, plan, encoded, workdir):
+    rows, params = zero_shot_rows(encoded), {}
+    outcomes, rules, scores = {"zero_shot": zero_shot_outcome(encoded)}, {}, {}
+    for trainer in trainers(encoded, workdir):
         say(trainer.described)
         for name, trained in trainer.train().items():
-            own = own_config(config, plan.methods[name])
-            more, outcomes[name] = measure_method(name, trained, own, encoded)
+            more, outcomes[name] = measure_method(name, trained, plan.methods[name].data, encoded)
             rows += more
-            rules[name] = rule_table(trained.history)
-            scores[name] = candidate(trained.history, config.selection)
+            if any(trained.history):  # a closed form has none
+                rules[name] = rule_table(trained.history)
+                scores[name] = candidate(trained.history, selection)
+            params[name] = trained.params
         lap(trainer.title)
-    ends = {name: own_config(config, m).data.target for name, m in plan.methods.items()}
-    # Maps, distances and mistakes are of the config's own target.
-    target = config.data.target
-    outcomes = {k: v for k, v in outcomes.items() if ends.get(k, target) == target}
-    distances = {name: found.distances for name, found in outcomes.items()}
-    if None in distances["zero_shot"]:  # too few test images
-        distances = {}
     if not processes.is_first():
         return None
-    results = report.collect(config, plan.dataset, rows, distances, rules, timing, ends)
-    if config.sweep:
-        results["sweep"] = sweep_table(settings(config), rows, scores, ends, config)
-        best = {"zero_shot", *results["sweep"]["best"].values()}  # what the page looks at closely
-        outcomes = {name: found for name, found in outcomes.items() if name in best}
-    evidence.write(config, plan, encoded, outcomes, results, workdir)
-    lap("page with t-SNE")
-    report.write(workdir, results)
+    results = _collect(encoded, rows, outcomes, rules, timing)
+    if study.sweep:
+        ends = {name: method.data.target for name, method in plan.methods.items()}
+        results["sweep"] = sweep_table(
+            study.settings, rows, scores, ends, selection=selection, source=study.data.source
+        )
+    if pages:
+        evidence.write(encoded, _shown(study, outcomes, results), results, workdir)
+        lap("page with t-SNE")
+        report.write(workdir, results)
     say(report.table(results))
     say(f"time: {', '.join(f'{what} {seconds:.1f} s' for what, seconds in timing.items())}")
-    say(f"results: {workdir / 'results.json'}, {workdir / 'results.md'}, {workdir / 'report.html'}")
-    return results
+    if pages:
+        files = ("results.json", "results.md", "report.html")
+        say(f"results: {', '.join(str(workdir / file) for file in files)}")
+    return Results(study, results, read_log(workdir / "metrics.jsonl"), workdir, params)
+
+
+def _of_the_target(study: Study, found: dict[str, Any]) -> dict[str, Any]:
+    """By method what is of the study's own target: maps, distances and mistakes are."""
+    ends = {method.name: method.data.target for method in study.trained}
+    own = study.data.target
+    return {name: value for name, value in found.items() if ends.get(name, own) == own}
+
+
+def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
+    """The content of results.json, a sweep's table aside."""
+    study, dataset = encoded.study, encoded.plan.dataset
+    distances = {k: v.distances for k, v in _of_the_target(study, outcomes).items()}
+    if None in distances["zero_shot"]:  # too few test images
+        distances = {}
+    data = {"name": dataset.name, "source": study.data.source, "target": study.data.target}
+    about = {
+        "experiment": study.experiment,
+        "model": study.encoder.model,
+        "data": data,
+        "classes": len(dataset.classes),
+        "seeds": list(study.training.seeds),
+        "selection": study.training.selection,
+    }
+    ends = {method.name: method.data.target for method in study.trained}
+    return report.collect(about, rows, distances, rules, timing, ends)
+
+
+def _shown(study: Study, outcomes: dict[str, Any], results: dict) -> dict[str, Any]:
+    """By method what the page looks at closely: of a sweep the best settings alone."""
+    shown = _of_the_target(study, outcomes)
+    if not study.sweep:
+        return shown
+    best = {"zero_shot", *results["sweep"]["best"].values()}
+    return {name: found for name, found in shown.items() if name in best}

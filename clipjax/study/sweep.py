@@ -3,34 +3,41 @@
     config.sweep = ({"optim.lr": (1e-3, 3e-3), "methods.dann.lam_max": (0.1, 0.3)},)  # all pairs
     config.sweep = ({"optim.lr": 1e-3, "data.shots": 4}, {"optim.lr": 3e-3})          # these two
 
-Methods that differ in numbers alone train as one program (`clipjax.study.methods.teams`); a sweep
-is nothing but a way to write down many of them.
+Methods that differ in numbers alone train as one program (`clipjax.study.methods.group_runs`); a
+sweep is nothing but a way to write down many of them. All here is on plain nested mappings.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from ml_collections import ConfigDict
+from typing import Any, NamedTuple
 
 from clipjax.errors import ConfigError
-from clipjax.study.setting_names import Point, labels
-
-DATA_FIELDS = ("target", "shots", "fraction", "subset_seed")  # of config.data
+from clipjax.study.fields import meant, short
+from clipjax.study.parts import OWN_DATA
+from clipjax.study.setting_names import Setting, setting_names
 
 _KNOWN = "optim.<field>, methods.<name>.<option>, methods.<name>.optim.<field>, " + ", ".join(
-    f"data.{field}" for field in DATA_FIELDS
+    f"data.{field}" for field in OWN_DATA
 )
 
 
-def points(sweep: Sequence[Mapping]) -> list[Point]:
+class Entry(NamedTuple):
+    """What a method is made of."""
+
+    stage: str
+    setting: Setting  # empty without a sweep
+    fields: dict[str, Any]  # as in `config.methods`, the setting put in
+
+
+def settings(sweep: Sequence[Mapping]) -> list[Setting]:
     """The settings that `config.sweep` lists.
 
-    >>> points(({"optim.lr": (1, 2), "data.shots": 4},))
+    >>> settings(({"optim.lr": (1, 2), "data.shots": 4},))
     [{'data.shots': 4, 'optim.lr': 1}, {'data.shots': 4, 'optim.lr': 2}]
-    >>> points(({"optim.lr": 1}, {"data.shots": 4}))
+    >>> settings(({"optim.lr": 1}, {"data.shots": 4}))
     [{'optim.lr': 1}, {'data.shots': 4}]
 
     Args:
@@ -42,7 +49,7 @@ def points(sweep: Sequence[Mapping]) -> list[Point]:
     if not isinstance(sweep, (tuple, list)) or not all(isinstance(g, Mapping) for g in sweep):
         raise ConfigError(f"sweep is {sweep!r}; give a tuple of grids, ({{field: values}},).")
     found = []
-    for grid in map(_as_read_back, sweep):
+    for grid in map(_sorted, sweep):
         values = [v if isinstance(v, tuple) else (v,) for v in grid.values()]
         if empty := [field for field, each in zip(grid, values, strict=True) if not each]:
             raise ConfigError(f"sweep of {empty[0]!r} has no values; give some, as in (0.1, 0.3).")
@@ -50,115 +57,91 @@ def points(sweep: Sequence[Mapping]) -> list[Point]:
     return found
 
 
-def expand(config) -> ConfigDict:
-    """The config with a method for each stage and setting in place of `sweep`; itself without one.
+def expand(config: Mapping[str, Any]) -> dict[str, Entry]:
+    """name -> entry of every method that is trained: each stage, with a sweep at each setting.
 
     A stage that a setting does not concern (another method's option) is not repeated. What a method
     says of its own (`methods.<name>.optim`) gives way to the sweep.
 
+    Args:
+      config: all fields of a study as a plain nested mapping.
+
     Raises:
-      ConfigError: a field that cannot be swept, or that does not exist; settings of one name.
+      ConfigError: a stage without a method; a field that cannot be swept, or that does not exist;
+        settings of one name.
     """
-    wanted = points(config.sweep)
+    wanted, found = settings(config["sweep"]), {}
+    entries = {stage: _entry(config["methods"], stage) for stage in config["stages"]}
     if not wanted:
-        return config
-    for field in dict.fromkeys(field for point in wanted for field in point):
+        return {stage: Entry(stage, {}, fields) for stage, fields in entries.items()}
+    for field in dict.fromkeys(field for setting in wanted for field in setting):
         _check_field(field, config)
-        _check_tuples(field, [point[field] for point in wanted if field in point], config)
-    methods, names = dict(config.methods.items()), {}  # names: in order, each once
-    for name, (stage, own) in settings(config).items():
-        if stage not in config.methods:  # `build_methods` says so
-            names[stage] = None
-            continue
-        names[name] = None
-        methods[name] = _changed(method_entry(config, stage), own, stage)
-    made = config.copy_and_resolve_references()
-    made.methods, made.stages = ConfigDict(methods, allow_dotted_keys=True), tuple(names)
-    made.sweep = ()
-    return made
-
-
-def settings(config) -> dict[str, tuple[str, Point]]:
-    """name of a method -> (its stage, the settings it was made with); empty without a sweep.
-
-    Raises:
-      ConfigError: different settings that would have one name.
-    """
-    wanted, found = points(config.sweep), {}
-    for stage in config.stages:
-        concerned = [{k: v for k, v in point.items() if _concerns(k, stage)} for point in wanted]
-        for name, own in zip(labels(stage, concerned), concerned, strict=True):
-            if found.setdefault(name, (stage, own)) != (stage, own):
+        _check_tuples(field, [each[field] for each in wanted if field in each], config)
+    for stage, fields in entries.items():
+        concerned = [{k: v for k, v in each.items() if _concerns(k, stage)} for each in wanted]
+        for name, own in zip(setting_names(stage, concerned), concerned, strict=True):
+            made = Entry(stage, own, _changed(copy.deepcopy(fields), own, stage))
+            if found.setdefault(name, made)[:2] != (stage, own):
                 raise ConfigError(
                     f"sweep has two settings that would both be called {name!r}, "
-                    f"{found[name][1]} and {own}; make them a run each."
+                    f"{found[name].setting} and {own}; make them a run each."
                 )
     return found
 
 
-def method_entry(config, name: str) -> dict:
-    """What the config says of a method.
-
-    Raises:
-      ConfigError: no fields.
-    """
-    if not isinstance(config.methods[name], ConfigDict):
+def _entry(methods: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """What the config says of a method."""
+    if stage not in methods:
         raise ConfigError(
-            f"methods.{name} is {config.methods[name]!r}; give a dict with a loss and heads."
+            f"stages names {stage!r}, which config.methods does not have; methods: "
+            f"{', '.join(sorted(methods))}.{meant(stage, methods)}"
         )
-    return config.methods[name].to_dict()
+    if not isinstance(methods[stage], Mapping):
+        raise ConfigError(
+            f"methods.{stage} is {short(methods[stage])}; give a dict with a loss and heads."
+        )
+    return dict(methods[stage])
 
 
-def targets(config) -> tuple[str, ...]:
-    """The target domains of all methods, the config's own first."""
-    made, found = expand(config), [config.data.target]
-    for stage in made.stages:
-        data = method_entry(made, stage).get("data") if stage in made.methods else None
-        # What is no name of a domain, `build_method` refuses.
-        if isinstance(data, Mapping) and isinstance(data.get("target"), str):
-            found.append(data["target"])
-    return tuple(dict.fromkeys(found))
-
-
-def _as_read_back(value: Any) -> Any:
-    """A value as config.json gives it back to exports: sorted keys; and lists as tuples."""
+def _sorted(value: Any) -> Any:
+    """A value with sorted keys, as config.json gives it back to exports."""
     if isinstance(value, Mapping):
-        return {key: _as_read_back(value[key]) for key in sorted(value)}
-    return tuple(map(_as_read_back, value)) if isinstance(value, (tuple, list)) else value
+        return {key: _sorted(value[key]) for key in sorted(value)}
+    return tuple(map(_sorted, value)) if isinstance(value, (tuple, list)) else value
 
 
-def _check_field(field: str, config) -> None:
+def _check_field(field: str, config: Mapping[str, Any]) -> None:
     root, _, rest = field.partition(".")
     first, _, inner = rest.partition(".")
     known = {
-        "optim": first in config.optim and not inner,
-        "data": first in DATA_FIELDS and not inner,
-        "methods": first in config.methods and bool(inner) and inner != "loss",
+        "optim": first in config["optim"] and not inner,
+        "data": first in OWN_DATA and not inner,
+        "methods": first in config["methods"] and bool(inner) and inner != "loss",
     }
     if not known.get(root, False):
         raise ConfigError(f"sweep cannot vary {field!r}; it can vary {_KNOWN}.")
-    if root == "methods" and first not in config.stages:
+    if root == "methods" and first not in config["stages"]:
         raise ConfigError(f"sweep varies {field!r}, but stages has no {first!r}.")
 
 
-def _check_tuples(field: str, values: Sequence[Any], config) -> None:
+def _check_tuples(field: str, values: Sequence[Any], config: Mapping[str, Any]) -> None:
     """Refuses (256,) where ((256,),) was meant: one value, which is a tuple."""
     stage = field.split(".")[1] if field.startswith("methods.") else None
-    current = _at(method_entry(config, stage), _path(field)) if stage else None
+    current = _at(_entry(config["methods"], stage), _path(field)) if stage else None
     current = _at(config, _path(field)) if current is None else current
     for value in values:
-        if isinstance(current, (tuple, list)) and not isinstance(value, (tuple, type(None))):
+        if isinstance(current, tuple) and not isinstance(value, (tuple, type(None))):
             raise ConfigError(
                 f"sweep gives {field!r} the value {value!r}, which in the config is a tuple, "
-                f"{tuple(current)!r}; a tuple in a sweep lists values: write (({value!r},),) for "
-                "one of them."
+                f"{current!r}; a tuple in a sweep lists values: write (({value!r},),) for one of "
+                "them."
             )
 
 
-def _at(tree: Mapping, path: Sequence[str]) -> Any:
+def _at(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
     """What lies there; None where nothing does."""
     for key in path:
-        if not isinstance(tree, (Mapping, ConfigDict)) or key not in tree:
+        if not isinstance(tree, Mapping) or key not in tree:
             return None
         tree = tree[key]
     return tree
@@ -168,8 +151,8 @@ def _concerns(field: str, stage: str) -> bool:
     return not field.startswith("methods.") or field.split(".")[1] == stage
 
 
-def _changed(method: dict, own: Point, stage: str) -> dict:
-    """A method's entry with settings put in."""
+def _changed(method: dict, own: Setting, stage: str) -> dict:
+    """A method's entry with a setting put in."""
     paths = {field: _path(field) for field in own}
     for (field, path), (other, longer) in itertools.permutations(paths.items(), 2):
         if longer[: len(path)] == path:
@@ -198,8 +181,8 @@ def _path(field: str) -> list[str]:
     return keys[2:] if keys[0] == "methods" else keys
 
 
-def _phases(method: dict) -> list[dict]:
+def _phases(method: Mapping[str, Any]) -> list[Mapping]:
     """The entries of a method's phases; none where they are no such thing, which is said later."""
     phases = method.get("phases")
-    found = phases.values() if isinstance(phases, dict) else ()
-    return [phase for phase in found if isinstance(phase, dict)]
+    found = phases.values() if isinstance(phases, Mapping) else ()
+    return [phase for phase in found if isinstance(phase, Mapping)]

@@ -12,79 +12,106 @@ from jax.sharding import Mesh
 from jax.tree import leaves
 
 from clipjax.adapt.step import TrainState
+from clipjax.data.loading.image_cache import Crops
 from clipjax.data.loading.pairing import paired_batches
 from clipjax.errors import NonFiniteError
-from clipjax.model.network import needed_clip
+from clipjax.study.closed_form import Fit
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Validation
 from clipjax.study.mesh import training_mesh, wanted_trace
-from clipjax.study.methods import own_config, teams
-from clipjax.study.plan import Plan, is_cached, planned_sizes
-from clipjax.study.restore import Trained, apart, histories, selected
-from clipjax.study.run_group import Team
-from clipjax.train.arrays import fit_arrays
+from clipjax.study.methods import group_runs
+from clipjax.study.plan import Plan, cached_phases, planned_sizes
+from clipjax.study.recorded import Recorded
+from clipjax.study.restore import Trained, histories, restored, selected, split_by_method
+from clipjax.study.run_group import RunGroup
+from clipjax.train.arrays import Epochs, fit_arrays
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import DATA, fetch, place, state_shardings
+from clipjax.train.journal import Outputs
 from clipjax.train.preemption import Notice
-from clipjax.train.stream import fit_stream
+from clipjax.train.stream import Steps, fit_stream
 
 
-def trainers(config, plan: Plan, encoded: Encoded, workdir) -> list[Trainer]:
-    """The config's methods, those together that can train as one program."""
-    joins = lambda method: all(is_cached(plan, method, phase) for phase in method.phases)  # noqa: E731
+def trainers(encoded: Encoded, workdir) -> list[Trainer | Fit]:
+    """The study's methods, those together that can train as one program."""
+    methods = encoded.plan.methods
+    return [
+        Trainer(names, encoded, workdir)
+        if methods[names[0]].trains
+        else Fit(names[0], encoded, workdir)
+        for names in programs(encoded.plan)
+    ]
+
+
+def programs(plan: Plan) -> list[tuple[str, ...]]:
+    """Which methods train together: as one program where they can; of a finished run as recorded.
+
+    Every method is in one of them.
+    """
+    if isinstance(plan.dataset, Recorded):
+        return plan.dataset.programs
+    joins = lambda method: method.trains and all(cached_phases(plan, method))  # noqa: E731
     # Planned sizes: checkpoints of a program are found again without reading an image.
-    size = lambda method: planned_sizes(own_config(config, method), plan.dataset)  # noqa: E731
-    found = teams(plan.methods, joins, size)
-    return [Trainer(names, config, plan, encoded, workdir) for names in found]
+    size = lambda method: planned_sizes(method.data, plan.dataset)  # noqa: E731
+    return group_runs(plan.methods, joins, size)
 
 
-class Trainer(Team):
-    """Trains a team; resumes where a killed run stopped."""
+class Trainer(RunGroup):
+    """Trains a group of runs; resumes where a killed one stopped."""
 
-    def __init__(self, names: Sequence[str], config, plan: Plan, encoded: Encoded, workdir):
-        super().__init__(names, config, plan, encoded, workdir)
-        self.validation = Validation(self.network, config, self.method.adversarial, encoded)
+    def __init__(self, names: Sequence[str], encoded: Encoded, workdir):
+        super().__init__(names, encoded, workdir)
+        self.validation = Validation(self.functions, self.view)
 
     def train(self) -> dict[str, Trained]:
         """Runs all phases; the parameters are those of the checkpoint that `selection` picks."""
-        states, cached = self.start(), True
-        for index in range(len(self.spans)):
-            cached = cached and is_cached(self.plan, self.method, self.method.phases[index])
-            begin = functools.partial(self.begin, index, cached)
+        states = self.start()
+        for index, cached in enumerate(self.cached):
+            begin = functools.partial(self.begin, index)
             fit = self.fit_features if cached else self.fit_pixels
             states = fit(index, states, begin)
         self.log.close()
         history = histories(self)
-        if self.config.selection != "last":
+        if self.training.selection != "last":
             states = selected(self, history)
-        return apart(self, states, history)
+        return split_by_method(self, states, history)
+
+    def restored(self) -> dict[str, Trained]:
+        """What `train` returned, read back (`clipjax.study.restore.restored`)."""
+        return restored(self)
 
     def fit_features(self, index: int, states: TrainState, begin) -> TrainState:
         """A phase on cached features, all runs in one compiled program."""
         phase, span = self.method.phases[index], self.spans[index]
         states = jax.jit(jax.vmap(begin))(states)
         example = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states.params)
-        with Notice() as notice, self.checkpointer(phase) as checkpointer, self.explained():
+        shared, backbone = self.shared(index), self.backbone(cached=True)
+        with Notice() as notice, self.checkpointer(phase) as checkpointer, self.name_the_group():
             return fit_arrays(
-                functools.partial(self.step, index, self.network.model, example),
+                functools.partial(self.step, index, backbone, example),
                 states,
                 self.training_features(),
-                epochs=(span.start + span.steps) // self.per_epoch,
-                batch_size=self.config.batch_size,
-                phase=[method.phases[index].name for method in self.methods],
-                checkpointer=checkpointer,
-                log=self.log,
-                save_every=self.config.save_every,
-                sampling=self.sampling,
-                rates=functools.partial(self.rates, index),
-                evaluate=functools.partial(self.measure, index),
-                rows=self.examples.chosen_rows(),
-                mesh=self.mesh,
-                stop=notice.reached,
+                Epochs(
+                    tuple(method.phases[index].name for method in self.methods),
+                    (span.start + span.steps) // self.per_epoch,
+                    self.training.batch_size,
+                    self.training.save_every,
+                    self.sampler,
+                    self.examples.chosen_rows(),
+                    self.mesh,
+                ),
+                Outputs(
+                    checkpointer,
+                    self.log,
+                    evaluate=functools.partial(self.measure, index, shared),
+                    describe=lambda row, done: self.rates(index, row, done - 1),
+                    stop=notice.reached,
+                ),
+                *filter(None, [shared]),
             )
 
     @contextlib.contextmanager
-    def explained(self):
+    def name_the_group(self):
         """Says of a method that diverges which others stop with it."""
         try:
             yield
@@ -96,28 +123,30 @@ class Trainer(Team):
                 "one named out of config.stages to go on with the others."
             ) from None
 
-    def measure(self, index: int, stacked) -> dict[str, list]:
+    def measure(self, index: int, shared, stacked) -> dict[str, list]:
         """What `Validation` finds, each method in its own target and with its own options."""
-        seeds = len(self.config.seeds)
+        seeds = len(self.training.seeds)
         phases = [method.phases[index] for method in self.methods for _ in range(seeds)]
-        targets = [config.data.target for config in self.configs for _ in range(seeds)]
-        return self.validation.measure(phases, targets, stacked)
+        targets = [method.data.target for method in self.methods for _ in range(seeds)]
+        return self.validation.measure(phases, targets, stacked, shared)
 
     def fit_pixels(self, index: int, states: TrainState, begin) -> TrainState:
         """A phase that trains the encoder (or augments), one seed after the other."""
-        phase = self.method.phases[index]
-        model = self.network_for(phase.augment).pixel_model
-        clip = needed_clip(self.method.heads, self.plan.params)  # an argument, not a constant
-        states, clip = jax.device_get((states, clip))
+        phase, shared = self.method.phases[index], self.shared(index)
+        # What joins the state is an argument of the program, not a constant in it.
+        states, more = jax.device_get((states, self.joining(index)))
         one = lambda position: jax.tree.map(lambda x: x[position], states)  # noqa: E731
-        shapes = jax.eval_shape(begin, one(0), clip)
-        mesh = training_mesh(self.config, sum(x.size * x.dtype.itemsize for x in leaves(shapes)))
-        axis = DATA if self.config.parallel == "pmap" else None
-        step = self.step(index, model, shapes.params, axis_name=axis)  # of all seeds: compiled once
+        shapes = jax.eval_shape(begin, one(0), more)
+        training, devices = self.training, self.study.devices
+        size = sum(x.size * x.dtype.itemsize for x in leaves((shapes, shared)))
+        mesh = training_mesh(devices, training.batch_size, training.accumulate, state_bytes=size)
+        axis = DATA if devices.parallel == "pmap" else None
+        backbone = self.backbone(phase.augment)
+        step = self.step(index, backbone, shapes.params, axis=axis)  # of all seeds: compiled once
         # Made in parts where parameters are cut: no device ever holds a whole state then.
         begin, done = jax.jit(begin, out_shardings=state_shardings(shapes, mesh)), []
-        for position, seed in enumerate(self.config.seeds):
-            given = (one(position), clip)
+        for position, seed in enumerate(self.training.seeds):
+            given = (one(position), more)
             state = begin(*place(given, state_shardings(given, mesh)))
             state = self.fit_seed(index, seed, state, step, mesh)
             last = index == len(self.spans) - 1
@@ -127,42 +156,63 @@ class Trainer(Team):
     def fit_seed(self, index: int, seed: int, state: TrainState, step, mesh: Mesh) -> TrainState:
         """One seed of a phase from pixels."""
         phase, span, every = self.method.phases[index], self.spans[index], self.per_epoch
-        until, data = span.start + span.steps, self.config.data
-        batches = functools.partial(
-            paired_batches,
-            self.encoded.crops(data.source, "train", labelled=True),
-            self.encoded.crops(data.target, "train") if self.method.adversarial else None,
-            seed=seed,
-            batch_size=self.config.batch_size,
-            last=until,
-            workers=data.workers,
-            process=processes.place(),
-            sampling=self.sampling,
+        until, data = span.start + span.steps, self.method.data
+        shared, batches = (
+            self.shared(index),
+            functools.partial(
+                paired_batches,
+                *self.images(),
+                seed=seed,
+                batch_size=self.training.batch_size,
+                last=until,
+                workers=data.workers,
+                process=processes.place(),
+                sampler=self.sampler,
+            ),
         )
-        trace = wanted_trace(self.config, self.workdir) if seed == self.config.seeds[0] else None
+        devices, first = self.study.devices, seed == self.training.seeds[0]
+        trace = wanted_trace(devices.profile, self.workdir) if first else None
 
         def evaluate(params):
             stacked = jax.tree.map(lambda x: x[None], fetch(params))
-            return {"evaluation": self.validation.measure([phase], [data.target], stacked)}
+            found = self.validation.measure([phase], [data.target], stacked, shared)
+            return {"evaluation": found}
 
         with Notice() as notice, self.checkpointer(phase, seed) as checkpointer:
             return fit_stream(
                 step,
                 state,
                 lambda first: batches(first=first),
-                until,
-                mesh=mesh,
-                parallel=self.config.parallel,
-                trace=trace,
-                phase=phase.name,
-                tags={"seed": seed},
-                checkpointer=checkpointer,
-                log=self.log,
-                log_every=every,
-                save_every=every * self.config.save_every,
-                evaluate=evaluate,
-                evaluate_every=every * self.config.save_every,
-                describe=lambda n: {"epoch": n // every, **self.rates(index, 0, n - 1)},
-                say=lambda line: None,
-                stop=notice.reached,
+                Steps(
+                    phase.name,
+                    until,
+                    log_every=every,
+                    save_every=every * self.training.save_every,
+                    evaluate_every=every * self.training.save_every,
+                    tags={"seed": seed},
+                    mesh=mesh,
+                    parallel=devices.parallel,
+                    trace=trace,
+                ),
+                Outputs(
+                    checkpointer,
+                    self.log,
+                    evaluate=evaluate,
+                    describe=lambda _, n: {"epoch": n // every, **self.rates(index, 0, n - 1)},
+                    stop=notice.reached,
+                ),
+                *filter(None, [shared]),
             )
+
+    def images(self) -> tuple[Crops, Crops | None]:
+        """The images that the method reads: of the source with labels, of the target, or None."""
+        encoded, data, reads = self.encoded, self.method.data, self.method.kind.reads
+        found = [encoded.crops(data.source, "train", labelled=True)]
+        found.append(encoded.crops(data.target, "train") if "target" in reads else None)
+        if "zero_shot" not in reads:
+            return tuple(found)
+        parts = self.training_features()
+        return tuple(
+            part and part.beside(zero_shot=parts[name]["zero_shot"])
+            for name, part in zip(("source", "target"), found, strict=True)
+        )

@@ -15,32 +15,34 @@ from clipjax.study.methods import Method
 class Examples:
     """The training examples of methods that share a source."""
 
-    def __init__(self, config, configs: Sequence, methods: Sequence[Method], encoded: Encoded):
-        """`configs` has the config of each method, as a setting of a sweep changes it."""
-        self.source, self.encoded = config.data.source, encoded
-        self.configs, self.methods = configs, methods
+    def __init__(self, methods: Sequence[Method], encoded: Encoded):
+        self.data, self.encoded = tuple(method.data for method in methods), encoded
+        self.source = self.data[0].source
 
     @property
     def targets(self) -> tuple[str, ...]:
         """The domains that the methods adapt to."""
-        return tuple(dict.fromkeys(config.data.target for config in self.configs))
+        return tuple(dict.fromkeys(data.target for data in self.data))
 
     @property
     def same(self) -> bool:
         """Whether all methods train on the same examples."""
-        return all(method.data == self.methods[0].data for method in self.methods)
+        return len(set(self.data)) == 1
 
-    def features(self) -> dict:
-        """Source features with labels, target features without; all that any method takes."""
+    def features(self, reads: Sequence[str]) -> dict:
+        """Source features with labels, target features without labels, as far as they are read."""
         source = self.encoded.parts[self.source, "train"]
-        chosen = self.encoded.labelled_rows(self.configs[0]) if self.same else None
+        chosen = self.encoded.labelled_rows(self.data[0]) if self.same else None
         if chosen is not None:
             source = Features(np.asarray(source.features[chosen]), source.labels[chosen])
-        inputs = [self.encoded.parts[target, "train"].features for target in self.targets]
-        return {
-            "source": {"inputs": source.features, "label": source.labels},
-            "target": {"inputs": inputs[0] if len(inputs) == 1 else np.concatenate(inputs)},
-        }
+        found = {"source": {"inputs": source.features, "label": source.labels}}
+        if "target" in reads:
+            inputs = [self.encoded.parts[target, "train"].features for target in self.targets]
+            found["target"] = {"inputs": inputs[0] if len(inputs) == 1 else np.concatenate(inputs)}
+        if "zero_shot" in reads:
+            for part in found.values():
+                part["zero_shot"] = self.encoded.zero_shot(part["inputs"])
+        return found
 
     def rows(self) -> dict[str, list[np.ndarray]]:
         """For each method the rows of all its source's and all targets' training features.
@@ -57,10 +59,10 @@ class Examples:
             )
         everything = np.arange(len(self.encoded.parts[self.source, "train"].labels))
         rows: dict[str, list[np.ndarray]] = {"source": [], "target": []}
-        for config in self.configs:
-            chosen = self.encoded.labelled_rows(config)
+        for data in self.data:
+            chosen = self.encoded.labelled_rows(data)
             rows["source"].append(everything if chosen is None else chosen)
-            place = self.targets.index(config.data.target)
+            place = self.targets.index(data.target)
             rows["target"].append(np.arange(sizes[place]) + sum(sizes[:place]))
         return rows
 

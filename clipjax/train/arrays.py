@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,12 +13,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clipjax.adapt.step import TrainState
-from clipjax.data.loading.sampler import ONE_PASS, Sampling, steps_per_epoch
-from clipjax.log import MetricsLog, progress
+from clipjax.data.loading.sampler import ONE_PASS, Sampler
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.epochs import Chosen, Data, domain_sizes, make_epochs, on_device
-from clipjax.train.preemption import leave, never
-from clipjax.train.stream import check_finite
+from clipjax.train.epochs import Chosen, Data, domain_sizes, make_epochs, on_device, whole
+from clipjax.train.journal import EpochJournal, Outputs, Runs
+from clipjax.train.preemption import leave
 
 # Examples, of all runs together, that one compiled call may go through in several epochs: some 10 s
 # on two cores. Nothing is shown meanwhile, and Ctrl-C waits.
@@ -27,23 +26,35 @@ EXAMPLES_A_CALL = 200_000
 PyTree = Any
 
 
+@dataclasses.dataclass(frozen=True)
+class Epochs:
+    """How long a phase on cached features trains, and on what.
+
+    Attributes:
+      names: of the phase in the log and in errors; one for each method.
+      epochs: how many lie behind the states returned, those that the states given have behind them
+        included.
+      batch_size: examples per domain and step.
+      save_every: epochs between checkpoints. They are one compiled call where that is short
+        (`EXAMPLES_A_CALL`), otherwise each epoch is one; the numbers are the same.
+      sampler: length of an epoch, and which examples a batch has.
+      rows: "source" and "target" -> int [methods, n], the examples that each method trains on; None
+        for all.
+      mesh: devices that share the runs, of `run_mesh`; None stacks all runs on one. The numbers
+        are the same up to rounding, which DANN amplifies from step to step.
+    """
+
+    names: tuple[str, ...]
+    epochs: int
+    batch_size: int
+    save_every: int
+    sampler: Sampler = ONE_PASS
+    rows: Mapping[str, np.ndarray] | None = None
+    mesh: Mesh | None = None
+
+
 def fit_arrays(
-    step: Callable,
-    states: TrainState,
-    data: Data,
-    *,
-    epochs: int,
-    batch_size: int,
-    phase: str | Sequence[str],
-    checkpointer: Checkpointer,
-    log: MetricsLog,
-    save_every: int,
-    sampling: Sampling = ONE_PASS,
-    rates: Callable[[int, int], dict[str, float]] | None = None,
-    evaluate: Callable[[PyTree], dict[str, list]] | None = None,
-    rows: Mapping[str, np.ndarray] | None = None,
-    mesh: Mesh | None = None,
-    stop: Callable[[int], bool] = never,
+    step: Callable, states: TrainState, data: Data, plan: Epochs, out: Outputs, *shared: PyTree
 ) -> TrainState:
     """Trains many runs together in one program, resuming from the newest checkpoint.
 
@@ -51,59 +62,46 @@ def fit_arrays(
     and length are the same, learning rates and lambdas are not.
 
     Args:
-      step: pure train step of one run; with several methods a function of the method's position
-        (traced) that gives the step.
+      step: method's position (traced) -> pure train step of one of its runs.
       states: states stacked over runs: all seeds of the first method, then of the next.
       data: features (of 16 or 32 bits) and labels, the same for all runs; maybe mapped files.
-      epochs: how many lie behind the states returned, those that `states` has behind it included.
-      batch_size: examples per domain and step.
-      phase: name in the log and in errors; one for each method.
-      checkpointer: where states go.
-      log: gets one record an epoch and method: means over its steps, a list over seeds.
-      save_every: epochs between checkpoints. They are one compiled call where that is short
-        (`EXAMPLES_A_CALL`), otherwise each epoch is one; the numbers are the same.
-      sampling: length of an epoch, and how the source is drawn.
-      rates: position of a method, updates made -> learning rates, for the log.
-      evaluate: stacked parameters -> measures, lists over runs, logged beside each checkpoint.
-      rows: "source" and "target" -> int [methods, n], the examples of `data` that each method
-        trains on; None for all.
-      mesh: devices that share the runs, of `run_mesh`; None stacks all runs on one. The numbers
-        are the same up to rounding, which DANN amplifies from step to step.
-      stop: steps behind -> whether to save and leave (`clipjax.train.preemption.Notice.reached`);
-        asked for all steps of a call after it.
+      plan: how long, which batches.
+      out: gets one record an epoch and method: means over its steps, a list over seeds; measures
+        are lists over runs, of stacked parameters.
+      shared: parameters that no run changes, for the step: one copy, however many runs.
 
     Returns:
       The stacked states after the last epoch.
 
     Raises:
       NonFiniteError: a loss became NaN or infinite; nothing after it is saved.
-      Preempted: `stop` said so; the states are saved.
+      Preempted: `out.stop` said so, asked for all steps of a call after it; the states are saved.
     """
-    runs = _Runs((phase,) if isinstance(phase, str) else tuple(phase), len(states.step))
-    step_of = (lambda row: step) if isinstance(phase, str) else step
-    run = _program(step_of, batch_size, sampling, mesh, rows)
-    per_epoch = steps_per_epoch(*_sizes(data, rows), batch_size, sampling.epoch)
+    runs, mesh = Runs(plan.names, len(states.step)), plan.mesh
+    run = _program(step, plan)
+    per_epoch = plan.sampler.steps(*_sizes(data, plan.rows), plan.batch_size)
     data = jax.tree.map(lambda x: on_device(x, mesh), data)  # once, not at every call
+    shared = jax.tree.map(lambda x: whole(x, mesh), shared)
     origin = int(np.asarray(states.step)[0]) // per_epoch
-    states = _newest(checkpointer, states)
+    states = _newest(out.checkpointer, states)
     method_of, padded = _spread((runs.method_of, states), mesh)
     begun = int(np.asarray(states.step)[0]) // per_epoch
-    journal = _Journal(log, runs, per_epoch, begun, epochs, rates)
-    examples = per_epoch * batch_size * runs.count
-    for first, count in _calls(begun, epochs, save_every, examples, origin):
+    journal = EpochJournal(out, runs, per_epoch, begun, plan.epochs)
+    examples = per_epoch * plan.batch_size * runs.count
+    for first, count in _calls(begun, plan.epochs, plan.save_every, examples, origin):
         started = time.perf_counter()
-        padded, metrics = run(method_of, padded, data, np.int32(first), count)
-        journal.write_epochs(metrics, first, started, checkpointer.latest)
+        padded, metrics = run(method_of, padded, data, np.int32(first), count, *shared)
+        journal.write_epochs(metrics, first, started)
         done = first + count
-        stopping = any([stop(n + 1) for n in range(first * per_epoch, done * per_epoch)])
-        due, scores = (done - origin) % save_every == 0 or done == epochs, None
+        stopping = any([out.stop(n + 1) for n in range(first * per_epoch, done * per_epoch)])
+        due, scores = (done - origin) % plan.save_every == 0 or done == plan.epochs, None
         if due or stopping:
             states = _gathered(padded, runs.count, mesh)
-            if due and evaluate:
-                scores = journal.write_scores(done, evaluate(states.params))
-            checkpointer.save(done * per_epoch, states, scores=scores)
+            if due and out.evaluate:
+                scores = journal.write_scores(done, out.evaluate(states.params))
+            out.checkpointer.save(done * per_epoch, states, scores=scores)
         if stopping:
-            leave(checkpointer, " and ".join(runs.names), done * per_epoch)
+            leave(out.checkpointer, " and ".join(runs.names), done * per_epoch)
     journal.close()
     return states
 
@@ -111,77 +109,6 @@ def fit_arrays(
 def _sizes(data: Data, rows: Mapping[str, np.ndarray] | None) -> tuple[int, int]:
     """Examples of source and target that a method trains on."""
     return (rows["source"].shape[1], rows["target"].shape[1]) if rows else domain_sizes(data)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Runs:
-    """Runs as they are stacked: all seeds of the first method, then of the next."""
-
-    names: tuple[str, ...]  # of the methods
-    count: int
-
-    @property
-    def seeds(self) -> int:
-        return self.count // len(self.names)
-
-    @property
-    def method_of(self) -> np.ndarray:
-        """Each run's position in `names`."""
-        return np.repeat(np.arange(len(self.names)), self.seeds)
-
-    def apart(self, values: dict) -> list[tuple[str, dict]]:
-        """Each method's name with its own runs of values that are stacked over all runs."""
-        shares = [slice(i * self.seeds, (i + 1) * self.seeds) for i in range(len(self.names))]
-        own = [{key: value[share] for key, value in values.items()} for share in shares]
-        return list(zip(self.names, own, strict=True))
-
-
-class _Journal:
-    """What is said of epochs: their metrics, looked at first, and measures in the log; a bar."""
-
-    def __init__(
-        self,
-        log: MetricsLog,
-        runs: _Runs,
-        per_epoch: int,
-        begun: int,
-        epochs: int,
-        rates: Callable[[int, int], dict[str, float]] | None,
-    ):
-        """Forgets what the log says of epochs after `begun`: they are trained again."""
-        self.bar = progress(total=epochs, what=" ".join(runs.names), unit="epoch")
-        self.bar.update(begun)
-        self.log, self.runs, self.per_epoch = log, runs, per_epoch
-        self.rates = rates or (lambda position, updates: {})
-        log.rewind(lambda record: record.get("phase") not in runs.names or record["epoch"] <= begun)
-
-    def write_epochs(
-        self, metrics: dict, first: int, started: float, last_good: int | None
-    ) -> None:
-        """Of one call that went on from `first` and began at `started`; [runs, epochs, steps]."""
-        metrics = {key: np.asarray(value)[: self.runs.count] for key, value in metrics.items()}
-        _check(self.runs.apart(metrics), first * self.per_epoch, last_good)
-        count = metrics["loss"].shape[1]
-        seconds = {"s_per_epoch": round((time.perf_counter() - started) / count, 4)}
-        self.bar.update(count)
-        for position, (name, own) in enumerate(self.runs.apart(metrics)):
-            for done in range(first + 1, first + count + 1):
-                rates = self.rates(position, done * self.per_epoch - 1)
-                means = _means(own, done - first - 1)
-                self.log.append(self._place(name, done) | means | seconds | rates)
-
-    def write_scores(self, done: int, found: dict[str, list]) -> dict[str, dict[str, list]]:
-        """Logs measures method by method; returns them as a checkpoint keeps them."""
-        for name, own in self.runs.apart(found):
-            self.log.append(self._place(name, done) | {"evaluation": own})
-        return {"evaluation": found}
-
-    def close(self) -> None:
-        """Ends the bar."""
-        self.bar.close()
-
-    def _place(self, name: str, epoch: int) -> dict[str, Any]:
-        return {"phase": name, "epoch": epoch, "step": epoch * self.per_epoch}
 
 
 def _calls(
@@ -219,37 +146,35 @@ def run_mesh(runs: int) -> Mesh | None:
     return Mesh(np.array(devices[: min(runs, len(devices))]), ("runs",))
 
 
-def _program(
-    step_of: Callable,
-    batch_size: int,
-    sampling: Sampling,
-    mesh: Mesh | None,
-    rows: Mapping[str, np.ndarray] | None = None,
-) -> Callable:
-    """`(methods, states, data, first, count)` -> all runs trained for `count` epochs."""
+def _program(step_of: Callable, plan: Epochs) -> Callable:
+    """`(methods, states, data, first, count, *shared)` -> all runs trained for `count` epochs."""
 
-    def one(method, state, data, first, count):
-        if rows:
-            own = {part: jnp.asarray(index, jnp.int32)[method] for part, index in rows.items()}
+    def one(method, state, data, first, count, *shared):
+        if plan.rows:
+            own = {part: jnp.asarray(rows, jnp.int32)[method] for part, rows in plan.rows.items()}
             data = {
                 part: {key: Chosen(x, own[part]) for key, x in arrays.items()}
                 for part, arrays in data.items()
             }
-        return make_epochs(step_of(method), batch_size, sampling)(state, data, first, count)
+        epochs = make_epochs(step_of(method), plan.batch_size, plan.sampler)
+        return epochs(state, data, first, count, *shared)
 
-    def one_by_one(methods, states, data, first, count):
+    def one_by_one(methods, states, data, first, count, *shared):
         part, whole = PartitionSpec("runs"), PartitionSpec()
         return jax.shard_map(
-            lambda methods, states, data, first: jax.lax.map(
-                lambda run: one(*run, data, first, count), (methods, states)
+            lambda methods, states, data, first, *shared: jax.lax.map(
+                lambda run: one(*run, data, first, count, *shared), (methods, states)
             ),
-            mesh=mesh,
-            in_specs=(part, part, whole, whole),
+            mesh=plan.mesh,
+            in_specs=(part, part, whole, whole, *(whole for _ in shared)),
             out_specs=part,
-        )(methods, states, data, first)
+        )(methods, states, data, first, *shared)
 
-    stacked = jax.vmap(one, in_axes=(0, 0, None, None, None))
-    return jax.jit(stacked if mesh is None else one_by_one, static_argnums=4)
+    def stacked(methods, states, data, first, count, *shared):
+        together = lambda method, state: one(method, state, data, first, count, *shared)  # noqa: E731
+        return jax.vmap(together)(methods, states)
+
+    return jax.jit(stacked if plan.mesh is None else one_by_one, static_argnums=4)
 
 
 def _spread(runs: PyTree, mesh: Mesh | None) -> PyTree:
@@ -277,21 +202,3 @@ def _newest(checkpointer: Checkpointer, states: TrainState) -> TrainState:
     """What was saved, if it is ahead of these states."""
     found = checkpointer.restore(states)
     return found[0] if found and found[0].step[0] > states.step[0] else states
-
-
-def _means(metrics: dict[str, np.ndarray], epoch: int) -> dict[str, list[float]]:
-    """Means over the steps of one of the epochs, a list over runs; of [runs, epochs, steps]."""
-    return {key: v[:, epoch].mean(axis=-1).round(6).tolist() for key, v in metrics.items()}
-
-
-def _check(parts: list[tuple[str, dict]], first_step: int, last_good: int | None) -> None:
-    """Looks for losses that are not finite, method by method; metrics are [runs, epochs, steps]."""
-    for name, own in parts:
-        flat = {key: value.reshape(len(value), -1) for key, value in own.items()}
-        check_finite(
-            flat["loss"] + 0.0 * flat["grad_norm"],  # inf * 0 is NaN
-            first_step=first_step,
-            phase=name,
-            lam=flat.get("lam"),
-            last_good=last_good,
-        )

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from clipjax.adapt.step import TrainState
-from clipjax.data.loading.sampler import ONE_PASS, Sampling, epoch_key, epoch_plan
+from clipjax.data.loading.sampler import ONE_PASS, PARTS, Plan, Sampler, epoch_key
 from clipjax.train.distributed.sharding import on_each, replicated
 
 PyTree = Any
@@ -51,14 +51,18 @@ class Chosen:
         return self.array[self.rows[index]]
 
 
+def whole(array: Any, mesh: Mesh | None = None) -> jax.Array:
+    """An array on every device of the mesh, or on one. A mapped file is not copied on a CPU."""
+    return on_each(array) if mesh is None else jax.device_put(array, replicated(mesh))
+
+
 def on_device(array: Any, mesh: Mesh | None = None) -> jax.Array | _BFloat16:
-    """What `_batch` gathers from. `device_put` on a CPU copies no mapped file; `asarray` would."""
-    put = on_each if mesh is None else lambda x: jax.device_put(x, replicated(mesh))
+    """What `_batch` gathers from."""
     if array.dtype != jnp.bfloat16:
-        return put(array)
+        return whole(array, mesh)
     if isinstance(array, np.ndarray):
-        return _BFloat16(put(array.view(np.uint16)))
-    return _BFloat16(put(jax.lax.bitcast_convert_type(array, jnp.uint16)))
+        return _BFloat16(whole(array.view(np.uint16), mesh))
+    return _BFloat16(whole(jax.lax.bitcast_convert_type(array, jnp.uint16), mesh))
 
 
 def _gather(array: jax.Array | _BFloat16 | Chosen, index: jax.Array) -> jax.Array:
@@ -68,11 +72,14 @@ def _gather(array: jax.Array | _BFloat16 | Chosen, index: jax.Array) -> jax.Arra
     return rows.astype(jnp.float32) if half else rows
 
 
-def _batch(data: Data, plan: dict[str, jax.Array]) -> PyTree:
-    take = lambda part, index: {key: _gather(x, index) for key, x in part.items()}  # noqa: E731
-    batch = {"source": take(data["source"], plan["source"]) | {"mask": plan["mask"]}}
-    if "target" in data:
-        batch["target"] = take(data["target"], plan["target"])
+def _batch(data: Data, plan: Plan) -> PyTree:
+    """The parts that a plan has rows of and the data have examples of, with the source's mask."""
+    batch = {
+        part: {key: _gather(x, plan[part]) for key, x in data[PARTS[part]].items()}
+        for part in plan
+        if PARTS.get(part) in data
+    }
+    batch["source"]["mask"] = plan["mask"]
     return batch
 
 
@@ -82,22 +89,24 @@ def domain_sizes(data: Data) -> tuple[int, int]:
     return len(data["source"]["label"]), targets
 
 
-def make_epochs(step: Callable, batch_size: int, sampling: Sampling = ONE_PASS) -> Callable:
-    """Turns a step into `epochs(state, data, first, count) -> (state, metrics [count, S])`.
+def make_epochs(step: Callable, batch_size: int, sampler: Sampler = ONE_PASS) -> Callable:
+    """Turns a step into `epochs(state, data, first, count, *shared)`.
 
-    Epoch e of a seed is shuffled by fold_in(key(seed), e) alone, so resuming repeats nothing.
+    That gives (state, metrics [count, S]). Epoch e of a seed is shuffled by fold_in(key(seed), e)
+    alone, so resuming repeats nothing. `shared` goes to the step as it is.
     """
 
-    def one_epoch(carry, epoch):
-        state, data = carry
-        key, sizes = epoch_key(state.seed, epoch), domain_sizes(data)
-        labels = data["source"]["label"]
-        labels = labels[jnp.arange(len(labels))] if isinstance(labels, Chosen) else labels
-        plan = epoch_plan(key, *sizes, batch_size, sampling, labels)
-        state, metrics = jax.lax.scan(lambda s, p: step(s, _batch(data, p)), state, plan)
-        return (state, data), metrics
+    def epochs(state: TrainState, data: Data, first: jax.Array, count: int, *shared: PyTree):
+        def one_epoch(carry, epoch):
+            state, data = carry
+            key, sizes = epoch_key(state.seed, epoch), domain_sizes(data)
+            labels = data["source"]["label"]
+            labels = labels[jnp.arange(len(labels))] if isinstance(labels, Chosen) else labels
+            plan = sampler.plan(key, *sizes, batch_size, labels)
+            one_step = lambda s, p: step(s, _batch(data, p), *shared)  # noqa: E731
+            state, metrics = jax.lax.scan(one_step, state, plan)
+            return (state, data), metrics
 
-    def epochs(state: TrainState, data: Data, first: jax.Array, count: int):
         (state, _), metrics = jax.lax.scan(one_epoch, (state, data), first + jnp.arange(count))
         return state, metrics
 

@@ -1,13 +1,11 @@
-"""Layer groups, the freezing mask, learning-rate schedules and the optimizer.
+"""Learning-rate schedules, and the optimizer over layer groups.
 
-One ordered naming of the parameters, `layer_groups`, feeds freezing, per-group learning rates and
-logging. Freezing is expressed through `optax.multi_transform`; the train step also leaves frozen
-parameters out of the gradient (see `clipjax.adapt.step.partition`), which is what makes them free.
+Freezing is expressed through `optax.multi_transform`; the train step also leaves frozen parameters
+out of the gradient (see `clipjax.adapt.step.partition`), which is what makes them free.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,124 +13,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-PyTree = Any
-
-FROZEN = "frozen"
-
-# First match wins; the order of the rules is the order from input to output.
-_GROUP_RULES: tuple[tuple[str, str], ...] = (
-    (r"clip/vision/(patch_embedding|class_embedding|position_embedding|pre_layernorm/.*)",
-     "clip/vision/embedding"),
-    (r"clip/vision/(block_\d+)/.*", r"clip/vision/\1"),
-    (r"clip/(vision/post_layernorm|visual_projection)/.*", "clip/vision/projection"),
-    (r"clip/text/(token_embedding|position_embedding)", "clip/text/embedding"),
-    (r"clip/text/(block_\d+)/.*", r"clip/text/\1"),
-    (r"clip/(text/final_layer_norm|text_projection)/.*", "clip/text/projection"),
-    (r"clip/logit_scale", "clip/logit_scale"),
-    (r"(adapter|classifier|discriminator)/.*", r"\1"),
-)  # fmt: skip
-
-
-def _path_name(path) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _order(group: str) -> tuple:
-    """Sort key: rule order, then block number (block_10 comes after block_9)."""
-    for rank, (pattern, name) in enumerate(_GROUP_RULES):
-        captured = re.search(r"\((.*?)\)", pattern)
-        if re.fullmatch(name.replace(r"\1", f"({captured.group(1)})" if captured else ""), group):
-            return rank, int((re.search(r"\d+$", group) or [0])[0]), group
-    return len(_GROUP_RULES), 0, group
+from clipjax.train.groups import FROZEN, Name, PyTree, is_frozen, matches, name_tree, path_name
 
 
 def _decays(params: PyTree) -> PyTree:
     """Bool tree: matrices decay; biases and scales do not, however many members they are of."""
 
     def decays(path, leaf):
-        return leaf.ndim > 1 and _path_name(path).split("/")[-1] not in ("bias", "scale")
+        return leaf.ndim > 1 and path_name(path).split("/")[-1] not in ("bias", "scale")
 
     return jax.tree_util.tree_map_with_path(decays, params)
-
-
-def group_tree(params: PyTree) -> PyTree:
-    """The group name of every parameter, as a tree shaped like `params`.
-
-    A user's own tree (no name of which follows clipjax's layout) is grouped by its top-level keys.
-
-    Raises:
-      ValueError: a parameter under `clip/` that no rule covers; the names are listed.
-    """
-    uncovered = []
-
-    def name(path, _):
-        full = _path_name(path)
-        for pattern, group in _GROUP_RULES:
-            if match := re.fullmatch(pattern, full):
-                return match.expand(group)
-        if full.startswith("clip/"):
-            uncovered.append(full)
-        return full.split("/")[0]
-
-    groups = jax.tree_util.tree_map_with_path(name, params)
-    if uncovered:
-        raise ValueError(
-            "no layer group covers these parameters; add a rule in clipjax/train/optim.py: "
-            + ", ".join(uncovered)
-        )
-    return groups
-
-
-def layer_groups(params: PyTree) -> tuple[str, ...]:
-    """All group names in input-to-output order.
-
-    >>> layer_groups({"adapter": {"w": 0}, "clip": {"vision": {"block_0": {"b": 0}}}})
-    ('clip/vision/block_0', 'adapter')
-    """
-    return tuple(sorted(set(jax.tree.leaves(group_tree(params))), key=_order))
-
-
-def matches(pattern: str, group: str) -> bool:
-    """Whether a group's whole name matches a regex, in which `block_2..5` is a range of blocks.
-
-    >>> [matches("clip/vision/block_0..10", f"clip/vision/block_{i}") for i in (0, 1, 10, 11)]
-    [True, True, True, False]
-    """
-    ranges = re.compile(r"block_(\d+)\.\.(\d+)")
-    either = lambda m: f"block_(?:{'|'.join(map(str, range(int(m[1]), int(m[2]) + 1)))})"  # noqa: E731
-    return re.fullmatch(ranges.sub(either, pattern), group) is not None
-
-
-def is_frozen(group: str, freeze: Sequence[str]) -> bool:
-    """Whether a pattern of `freeze` matches the group."""
-    return any(matches(pattern, group) for pattern in freeze)
-
-
-def check_patterns(patterns: Sequence[str], groups: Sequence[str], what: str = "freeze") -> None:
-    """Refuses patterns that match no group: a typing error would train what should be frozen.
-
-    Raises:
-      ValueError: such a pattern; the groups are listed.
-    """
-    for pattern in patterns:
-        if not any(matches(pattern, group) for group in groups):
-            raise ValueError(
-                f"{what} pattern {pattern!r} matches no layer group; groups: {', '.join(groups)}."
-            )
-
-
-def frozen_tree(params: PyTree, freeze: Sequence[str]) -> PyTree:
-    """Bool tree: True where the parameter's group matches a pattern of `freeze` (see `matches`).
-
-    Raises:
-      ValueError: a pattern that matches no group (the groups are listed), or ones that leave
-        nothing to train.
-    """
-    check_patterns(freeze, layer_groups(params))
-    mask = jax.tree.map(lambda group: is_frozen(group, freeze), group_tree(params))
-    if all(jax.tree.leaves(mask)):
-        raise ValueError(f"freeze={tuple(freeze)} leaves nothing to train; free a layer group.")
-    return mask
 
 
 def make_schedule(
@@ -211,7 +101,7 @@ def make_optimizer(
     b2: float = 0.999,
     momentum: float = 0.9,
     start: int = 0,
-    since: Callable[[str], int] = lambda group: 0,
+    since: Callable[[Name], int] = lambda name: 0,
 ) -> optax.GradientTransformation:
     """The optimizer: `optax.multi_transform` over layer groups, frozen ones set to zero.
 
@@ -221,14 +111,14 @@ def make_optimizer(
 
     Args:
       schedule: learning rate as a function of the steps made since `start`.
-      freeze: patterns of group names (see `layer_groups`, `matches`).
+      freeze: patterns of layer groups or of single parameters (see `clipjax.train.groups.matches`).
       lr_mults: (pattern, factor on the learning rate) pairs; first match wins.
       weight_decay: of AdamW, decoupled from the gradient and multiplied by the rate; of SGD, added
         to the (clipped) gradient before momentum. Both are torch's conventions.
       clip_norm: global norm to clip trainable gradients to; 0 switches clipping off.
       name: "adamw" or "sgd" (with Nesterov momentum).
       start: the step at which this optimizer takes over (the start of a phase).
-      since: group -> the step from which it has been training without a break. Groups of equal
+      since: parameter -> the step from which it has been training without a break. Those of equal
         age share Adam's step count, so that one thawed late gets its own bias correction and an
         older one's state can be carried over as it is (`clipjax.train.phases.carry_over`).
     """
@@ -238,15 +128,15 @@ def make_optimizer(
             raise ValueError(f"lr_mults of {pattern!r} is {factor}; use freeze to stop a group.")
 
     def labels(params):
-        def label(group):
-            return FROZEN if is_frozen(group, freeze) else f"since {since(group)}"
+        def label(name):
+            return FROZEN if is_frozen(name, freeze) else f"since {since(name)}"
 
-        return jax.tree.map(label, group_tree(params))
+        return jax.tree.map(label, name_tree(params))
 
     def scale(updates, params):
         del params
-        factor = lambda group: next((f for p, f in mults if matches(p, group)), 1.0)  # noqa: E731
-        return jax.tree.map(lambda group, u: factor(group) * u, group_tree(updates), updates)
+        factor = lambda name: next((f for p, f in mults if matches(p, name)), 1.0)  # noqa: E731
+        return jax.tree.map(lambda name, u: factor(name) * u, name_tree(updates), updates)
 
     def inner(label: str):
         # Counts start with the group, the schedule with the phase.

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.step import TrainState, init_state
-from clipjax.train.optim import is_frozen
+from clipjax.adapt.average import Average
+from clipjax.adapt.step import TrainState, init_state, merge
+from clipjax.train.groups import Name, is_frozen
 
 PyTree = Any
 
@@ -23,7 +24,7 @@ class Span(NamedTuple):
 
     start: int  # steps of the run before it
     steps: int
-    freeze: tuple[str, ...]  # patterns of layer groups (`clipjax.train.optim.matches`)
+    freeze: tuple[str, ...]  # patterns of layer groups (`clipjax.train.groups.matches`)
     optimizer: str = "adamw"  # another one starts with no state
 
 
@@ -43,18 +44,18 @@ def spans(
     return tuple(found)
 
 
-def training_since(phases: Sequence[Span], current: int) -> Callable[[str], int]:
-    """group -> the step from which one optimizer has trained it without a break.
+def training_since(phases: Sequence[Span], current: int) -> Callable[[str | Name], int]:
+    """Group or parameter -> the step from which one optimizer has trained it without a break.
 
     >>> since = training_since(spans([6, 14], [("clip/.*",), ()]), 1)
     >>> since("adapter"), since("clip/vision/block_0")
     (0, 6)
     """
 
-    def since(group: str) -> int:
+    def since(name: str | Name) -> int:
         begun = phases[current].start
         for span in reversed(phases[:current]):
-            if is_frozen(group, span.freeze) or span.optimizer != phases[current].optimizer:
+            if is_frozen(name, span.freeze) or span.optimizer != phases[current].optimizer:
                 break
             begun = span.start
         return begun
@@ -82,7 +83,12 @@ def carry_over(fresh: PyTree, old: PyTree) -> PyTree:
 
 
 def next_state(
-    state: TrainState, optimizer, *, frozen: PyTree | None, more: PyTree = None
+    state: TrainState,
+    optimizer,
+    *,
+    frozen: PyTree | None,
+    more: PyTree = None,
+    average: Average | None = None,
 ) -> TrainState:
     """The state with which a phase starts: step and seed go on, `more` parameters join.
 
@@ -91,7 +97,8 @@ def next_state(
       optimizer: of the new phase.
       frozen: bool tree over all parameters of the new phase, or None.
       more: parameters that were outside so far (the encoder, while features were cached).
+      average: rule of a running mean, which begins anew.
     """
-    params = {**(more or {}), **state.params}
-    begun = init_state(params, optimizer, seed=state.seed, frozen=frozen)
+    params = merge(state.params, more)
+    begun = init_state(params, optimizer, seed=state.seed, frozen=frozen, average=average)
     return begun._replace(step=state.step, opt_state=carry_over(begun.opt_state, state.opt_state))

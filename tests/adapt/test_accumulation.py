@@ -49,6 +49,12 @@ def test_padding_is_shared_evenly():
     np.testing.assert_allclose(run(4, masked=4), run(1, masked=4), rtol=1e-5)
 
 
+@pytest.mark.parametrize("masked", [1, 7, 11])
+def test_padding_that_cannot_be_shared_evenly_counts_nothing(masked):
+    """Of 12 examples 11, 5 and 1 are real: some of 4 microbatches hold fewer, or none."""
+    np.testing.assert_allclose(run(4, masked=masked), run(1, masked=masked), rtol=1e-5)
+
+
 def test_a_batch_that_cannot_be_dealt_is_refused():
     with pytest.raises(ValueError, match="12 cannot be dealt out to 5"):
         microbatches(jnp.zeros(12), 5)

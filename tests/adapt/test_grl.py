@@ -85,6 +85,47 @@ def test_bfloat16_cotangent_keeps_its_dtype_under_a_float32_lambda():
     assert pull(jnp.ones(3, jnp.bfloat16))[0].dtype == jnp.bfloat16
 
 
+def test_a_tree_is_reversed_array_by_array():
+    """Those of whole numbers pass, and have no gradient."""
+    tree = {
+        "wide": jnp.array([1.0, 2.0]),
+        "half": (jnp.ones(3, jnp.bfloat16), None),
+        "count": jnp.arange(2),
+        "on": jnp.array([True, False]),
+    }
+    lam = jnp.float32(0.3)
+    out, pull = jax.vjp(lambda x: grl(x, lam), tree)
+    jax.tree.map(np.testing.assert_array_equal, out, tree)
+    ones = jax.tree.map(
+        lambda x: (
+            jnp.ones_like(x)
+            if jnp.issubdtype(x.dtype, jnp.inexact)
+            else np.zeros(x.shape, jax.dtypes.float0)
+        ),
+        tree,
+    )
+    (found,) = pull(ones)
+    assert found["wide"].tolist() == pytest.approx([-0.3] * 2)
+    assert found["half"][0].dtype == jnp.bfloat16
+    assert found["count"].dtype == found["on"].dtype == jax.dtypes.float0
+
+    def loss(x, lam):
+        kept = grl({"x": x, "n": jnp.arange(2)}, lam)
+        return jnp.sum(kept["x"] * kept["n"])
+
+    grads = jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(jnp.ones(2), jnp.array([0.5, 2.0]))
+    assert grads.tolist() == [[0.0, -0.5], [0.0, -2.0]]
+
+
+def test_lambda_has_no_gradient_of_the_output_and_one_of_the_reversed_gradient():
+    cube = lambda x, lam: grl(x, lam) ** 3  # noqa: E731
+    assert jax.grad(cube, argnums=1)(2.0, 0.5) == 0.0
+    backward = jax.grad(cube)  # -lam 3 x^2
+    assert jax.grad(backward, argnums=1)(2.0, 0.5) == -12.0
+    held = lambda x, lam: jax.grad(cube)(x, jax.lax.stop_gradient(lam))  # noqa: E731
+    assert jax.grad(held, argnums=1)(2.0, 0.5) == 0.0
+
+
 def test_ganin_values_worked_by_hand():
     schedule = lambda_schedule("ganin", lam_max=0.8, gamma=10.0)
     for p in (0.0, 0.1, 0.5, 1.0):

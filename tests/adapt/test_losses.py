@@ -35,9 +35,9 @@ def test_smoothing_equals_optax(smoothing):
 
 
 def test_padding_changes_nothing():
-    mask = jnp.array([True] * 4 + [False] * 2)
+    weight = jnp.array([1.5] * 4 + [0.0] * 2)
     spoiled = LOGITS.at[4:].set(1e4)
-    masked = smoothed_cross_entropy(spoiled, LABELS, 0.1, mask)
+    masked = smoothed_cross_entropy(spoiled, LABELS, 0.1, weight)
     assert float(masked) == pytest.approx(
         float(smoothed_cross_entropy(LOGITS[:4], LABELS[:4], 0.1)), rel=1e-5
     )
@@ -48,8 +48,8 @@ def test_diversity_hinge_by_hand():
     assert float(diversity_hinge(outputs, 0.5)) == pytest.approx((0 + 0.4) / 2, abs=1e-5)
     assert float(diversity_hinge(outputs, 0.0)) == 0.0
     padded = jnp.concatenate([outputs, jnp.zeros((2, 1, 2))], axis=1)
-    mask = jnp.array([True, False])
-    assert float(diversity_hinge(padded, 0.5, mask)) == pytest.approx(0.2, abs=1e-5)
+    weight = jnp.array([2.0, 0.0])
+    assert float(diversity_hinge(padded, 0.5, weight)) == pytest.approx(0.2, abs=1e-5)
 
 
 def test_diversity_pushes_members_apart_and_has_finite_gradients():

@@ -8,7 +8,7 @@ import sys
 import jax
 import pytest
 
-import clipjax.study.workdir
+import clipjax.study
 from clipjax.aot import (
     ask as scaling,
 )
@@ -31,7 +31,7 @@ from clipjax.model.hf.params import abstract_params
 from clipjax.model.shapes import SHAPES, named_shape
 from clipjax.study import trainer as train
 from configs import dann_two_stage
-from tests.conftest import REPO, small_config
+from tests.conftest import REPO, parsed, small_config
 
 # Few layers compile sooner; wide ones make parameters stand out from activations.
 SMALL = small_config(
@@ -45,6 +45,10 @@ def config(**changes):
     made.compute_dtype, made.remat, made.batch_size = "float32", "none", 2
     made.update(changes)
     return made
+
+
+def study(**changes):
+    return parsed(config(**changes))
 
 
 def size(tree):
@@ -66,8 +70,8 @@ def test_frozen_phases_hold_neither_moments_nor_gradients_of_the_encoder():
     """The encoder runs in both phases: the frozen one augments, so features cannot be cached."""
     given = config()
     given.methods.two_stage.phases.frozen.augment = {"flip": True}
-    frozen = abstract_step(given, SMALL, phase="frozen")
-    unfrozen = abstract_step(given, SMALL, phase="unfrozen")
+    frozen = abstract_step(parsed(given), SMALL, phase="frozen")
+    unfrozen = abstract_step(parsed(given), SMALL, phase="unfrozen")
     assert not frozen.cached and "clip" in frozen.state.params
     encoder = size(unfrozen.state.params["clip"])
     assert size(encoder_moments(frozen)) == 0
@@ -77,7 +81,7 @@ def test_frozen_phases_hold_neither_moments_nor_gradients_of_the_encoder():
 
 
 def test_a_cached_phase_has_no_encoder_at_all():
-    made = abstract_step(config(), SMALL, phase="frozen")
+    made = abstract_step(study(), SMALL, phase="frozen")
     assert made.cached and set(made.state.params) == {"adapter", "classifier", "discriminator"}
     assert made.batch["target"]["inputs"].shape == (2, SMALL.projection_dim)
 
@@ -91,15 +95,15 @@ def test_the_abstract_step_is_the_trained_one(monkeypatch, tmp_path, wee_clip, p
     class Reached(Exception):
         """Training from pixels would start now."""
 
-    def lowered(step, state, open_batches, *args, **kwargs):
+    def lowered(step, state, open_batches, *args):
         batch = next(open_batches(int(state.step)))
         state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)  # no place
         raise Reached(jax.jit(step).lower(state, batch).as_text())
 
     monkeypatch.setattr(train, "fit_stream", lowered)
     with pytest.raises(Reached) as trained:
-        clipjax.study.run.run(given, tmp_path)
-    made = abstract_step(given, load_clip(wee_clip)[0])
+        clipjax.study.run(parsed(given), tmp_path)
+    made = abstract_step(parsed(given), load_clip(wee_clip)[0])
     text = jax.jit(made.step).lower(made.state, made.batch).as_text()
     assert len(text) > 10_000 and text == trained.value.args[0]
 
@@ -113,7 +117,7 @@ def test_the_abstract_step_is_the_trained_one(monkeypatch, tmp_path, wee_clip, p
 )
 def test_wrong_names_list_the_known(changes, message):
     with pytest.raises(ConfigError, match=message):
-        abstract_step(config(), SMALL, **changes)
+        abstract_step(study(), SMALL, **changes)
 
 
 def test_named_shapes_have_the_published_sizes():
@@ -161,7 +165,7 @@ def cpu(monkeypatch):
 
 
 def test_an_answer_as_text_as_a_row_and_back_from_json(cpu):
-    answer = scaling.ask(config(), Question("vit_b16", "v5e:1x1", batch_size=4), lambda line: None)
+    answer = scaling.ask(study(), Question("vit_b16", "v5e:1x1", batch_size=4), lambda line: None)
     assert answer.images == 8 and answer.phase == "two_stage/unfrozen"
     text = "\n".join(scaling_report.describe(answer))
     assert "8 images a step" in text and "fits" in text and "ESTIMATE, nothing was run" in text
@@ -174,7 +178,7 @@ def test_an_answer_as_text_as_a_row_and_back_from_json(cpu):
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused(cpu):
     with pytest.raises(ConfigError, match="batch_size=3 cannot be dealt out to 1 devices"):
-        scaling.ask(config(accumulate=2), Question("vit_b16", "v5e:1x1", batch_size=3))
+        scaling.ask(study(accumulate=2), Question("vit_b16", "v5e:1x1", batch_size=3))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +193,7 @@ def test_a_batch_that_cannot_be_dealt_out_is_refused(cpu):
 )
 def test_a_program_that_training_would_not_run_is_refused(cpu, changes, question, message):
     with pytest.raises(ConfigError, match=message):
-        scaling.ask(config(**changes), Question("vit_b16", "v5e:1x1", **question))
+        scaling.ask(study(**changes), Question("vit_b16", "v5e:1x1", **question))
 
 
 def answer_of(peak, batch=64, fits=True, **changes) -> Answer:
@@ -255,7 +259,7 @@ def test_a_table_grows_by_rows_and_asks_nothing_twice(monkeypatch, tmp_path):
     page.write_text("before\n<!-- table: begin -->\nold\n<!-- table: end -->\nafter\n")
     questions = [Question(model, "v5e:1x1") for model in ("vit_b32", "vit_b16")]
     for some in (questions[:1], questions, questions):
-        scaling_table.write_table(config(), some, page, rows, lambda line: None)
+        scaling_table.write_table(study(), some, page, rows, lambda line: None)
     assert asked == ["vit_b32", "vit_b16"]
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
@@ -264,4 +268,4 @@ def test_a_table_grows_by_rows_and_asks_nothing_twice(monkeypatch, tmp_path):
 
 def test_a_page_without_markers_is_refused_before_any_work(tmp_path):
     with pytest.raises(ConfigError, match="has no lines <!-- table: begin -->"):
-        scaling_table.write_table(config(), [], tmp_path / "none.md", tmp_path / "rows")
+        scaling_table.write_table(study(), [], tmp_path / "none.md", tmp_path / "rows")

@@ -105,6 +105,49 @@ def png(width: int, height: int, rows: bytes = b"") -> bytes:
     )
 
 
+def deep_png(values: np.ndarray, transparent: bytes = b"") -> bytes:
+    """A PNG of 16 bits from uint16 [H, W] or [H, W, 2 to 4], by the specification alone."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        check = zlib.crc32(kind + body)
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
+
+    height, width = values.shape[:2]
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[values.size // (height * width)]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    parts = [chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    if transparent:
+        parts.insert(1, chunk(b"tRNS", transparent))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def tiff(values: np.ndarray, order: str = "<", *, white_is_zero: bool = False) -> bytes:
+    """A TIFF of grey [H, W] or colour [H, W, 3] values of any type, by the specification alone."""
+    height, width = values.shape[:2]
+    samples = values.size // (height * width)
+    data = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    photometric = 2 if samples == 3 else int(not white_is_zero)
+    short, long, first = 3, 4, 8 + 2 + 10 * 12 + 4  # `first` byte behind the directory
+    each = (struct.pack(order + "3H", *[n] * 3) for n in (8 * values.itemsize, kind))
+    bits, kinds = each if samples == 3 else (b"", b"")
+    fields = [(256, short, 1, width), (257, short, 1, height)]
+    fields += [(258, short, samples, first if bits else 8 * values.itemsize)]
+    fields += [(259, short, 1, 1), (262, short, 1, photometric)]
+    fields += [(273, long, 1, first + len(bits + kinds)), (277, short, 1, samples)]
+    fields += [(278, short, 1, height), (279, long, 1, len(data))]
+    fields += [(339, short, samples, first + len(bits) if kinds else kind)]
+    entries = b""
+    for tag, form, count, value in fields:
+        wide = form == long or count > 2
+        packed = struct.pack(order + ("I" if wide else "H"), value).ljust(4, b"\0")
+        entries += struct.pack(order + "HHI", tag, form, count) + packed
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    head = magic + struct.pack(order + "IH", 8, len(fields)) + entries + bytes(4)
+    return head + bits + kinds + data
+
+
 def bombs() -> dict[str, bytes]:
     """Name -> small file that declares, or holds, far more pixels than memory."""
     from PIL import Image

@@ -110,7 +110,7 @@ import resource, warnings
 from PIL import Image
 Image.init()
 import simplejpeg
-from clipjax.data.preprocess import Preprocess
+from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import DataError
 from tests.data.image_files import bombs
 warnings.simplefilter("ignore")
@@ -142,6 +142,25 @@ def test_formats_that_start_other_programs_are_not_tried():
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n"
     with pytest.raises(DataError, match="none of JPEG, PNG"):
         Preprocess(size=32).crop(eps)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of AVIF, which PIL was built without
+def test_a_pillow_without_avif_reads_all_else(monkeypatch):
+    from PIL import Image
+
+    picture = Image.fromarray(pixels(8, 8, 0))
+    avif, pgm = encoded(picture, "AVIF"), encoded(picture.convert("L"), "PPM")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.delitem(Image.OPEN, "AVIF")
+    decoding._formats.cache_clear()
+    try:
+        assert decoding.decode(pgm).shape == (8, 8, 3)
+        with pytest.raises(DataError, match="x.avif .*AVIF, which this PIL was built without"):
+            decoding.decode(avif, "x.avif")
+        with pytest.raises(DataError, match=r"none of JPEG, .*, PPM\)"):
+            decoding.decode(b"nothing")
+    finally:
+        decoding._formats.cache_clear()
 
 
 def test_the_decoder_is_a_known_one_and_keys_the_cache():

@@ -19,7 +19,7 @@ from clipjax.data.features import cache as features
 from clipjax.data.features import encode as encoding
 from clipjax.data.features.store import FeatureStore
 from clipjax.data.images.preprocess import Preprocess
-from clipjax.errors import ConfigError, DataError
+from clipjax.errors import ConfigError, DataError, NonFiniteError
 from tests.data.image_files import mutants
 
 PREPROCESS = Preprocess(size=8)
@@ -139,7 +139,7 @@ def test_a_stopped_encoding_goes_on_behind_its_last_shard(tmp_path, calls, secon
 KILLED = """
 import os, signal, sys
 import numpy as np
-from clipjax.data import encoding
+from clipjax.data.features import encode as encoding
 from tests.data import test_features as t
 encoding.SHARD_ROWS = 4
 calls = []
@@ -188,6 +188,23 @@ def test_a_damaged_entry_is_made_anew(tmp_path, name):
     assert encode.calls == 6
     run(tmp_path, encode)
     assert encode.calls == 6
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_features_that_are_not_finite_are_never_kept(tmp_path, dtype):
+    """Neither an overflow in the tower nor a damaged file on disk passes for features."""
+    encoder = Encoder()
+    infinite = lambda images: encoder(images) + np.where(images[:, :1, 0, 0] > 200, np.inf, 0)  # noqa: E731
+    with pytest.raises(NonFiniteError, match="1 of 3 images of d/val"):
+        run(tmp_path, infinite, dtype=dtype)
+    expected = np.array(run(tmp_path, dtype=dtype).features.features)  # not the poisoned shard
+    assert np.isfinite(expected).all()
+    file = entry(tmp_path) / "features.npy"
+    stored = np.load(file)
+    stored[7, 2] = np.float32(np.nan) if stored.dtype != np.uint16 else 0x7FC0  # bfloat16's NaN
+    np.save(file, stored)
+    again = run(tmp_path, dtype=dtype).features.features
+    np.testing.assert_array_equal(np.array(again), expected)
 
 
 def test_unreadable_rows_are_left_out_and_told_at_every_start(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipjax.data.dataset import reasons
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.readers import folder_index as index
 from clipjax.data.readers.folder_walk import walk
@@ -99,6 +100,40 @@ def test_split_folders_may_have_other_names(folder_dataset, tmp_path):
     shutil.rmtree(tmp_path / "all" / "real" / "dev")
     (beside,) = FolderDataset(tmp_path / "all").skipped
     assert beside.name.endswith("real/extra") and "beside the split folders" in beside.reason
+
+
+@pytest.mark.parametrize(
+    "suffix", [".jfif", ".JPE", ".jif", ".JPG", ".TIF", ".dib", ".avif", ".pgm"]
+)
+def test_images_of_every_name_that_pillow_reads(folder_dataset, suffix):
+    form = {".avif": "AVIF", ".tif": "TIFF", ".dib": "BMP", ".pgm": "PPM"}.get(
+        suffix.lower(), "JPEG"
+    )
+    for file in (folder_dataset / "sketch").rglob("*.png"):
+        Image.open(file).save(file.with_suffix(suffix), form)
+        file.unlink()
+    dataset = FolderDataset(folder_dataset)
+    assert dataset.skipped == () and len(names_of(dataset, "sketch")) == 18
+    example = dataset.source("sketch", "train")[0]
+    assert example.name.endswith(suffix)
+    Preprocess(size=8).crop(example.image, example.name)
+
+
+def test_images_that_are_not_read_are_counted_by_kind(folder_dataset):
+    red = folder_dataset / "sketch" / "red"
+    for i in range(40):
+        (red / f"{i}.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (red / "notes.txt").write_text("x")
+    (red / "none.png").write_bytes(b"")
+    said = reasons(FolderDataset(folder_dataset).skipped)
+    assert said == (
+        "40 images of this kind are not read (.heic); 1 not an image by its name (.txt); "
+        "1 empty, 0 bytes"
+    )
+    for file in red.glob("*.png"):
+        file.unlink()
+    with pytest.raises(DataError, match=r"sketch/red has no images that can be read \(40 .*heic"):
+        FolderDataset(folder_dataset).source("sketch", "train")
 
 
 @pytest.mark.parametrize("name", ["lost+found", "@eaDir", "__MACOSX"])

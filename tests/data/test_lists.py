@@ -197,6 +197,16 @@ def test_archives_that_cannot_be_read_in_place(zipped):
         ListDataset(zipped)
 
 
+@pytest.mark.parametrize("suffix", ["jfif", "JPE", "heic"])
+def test_lists_of_images_of_other_names_are_lists(tmp_path, suffix):
+    own(tmp_path, photo__txt="".join(f"images/{i}.{suffix} {i % 2}\n" for i in range(6)))
+    for i in range(6):
+        (tmp_path / "images" / f"no {i}.png").rename(tmp_path / "images" / f"{i}.{suffix}")
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    dataset = open_dataset(root=str(tmp_path), fractions=(1, 0, 0))
+    assert dataset.domains == ("photo",) and len(dataset.source("photo", "train")) == 6
+
+
 def test_a_changed_archive_changes_the_source(zipped):
     before = repr(ListDataset(zipped).source("real", "test"))
     rows = [(path, label, (9, *seed)) for path, label, seed in paths_of("real")]
@@ -354,7 +364,7 @@ def test_names_that_contradict_the_folders_are_refused(folder_dataset):
 
 def test_unreadable_lists_are_named(tmp_path):
     (tmp_path / "a_train.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="a_train.txt is not a text"):
+    with pytest.raises(DataError, match="a_train.txt, line 1: byte 0x00 is no UTF-16"):
         read_list(tmp_path / "a_train.txt")
     (tmp_path / "a_train.txt").write_text("path label\n")
     with pytest.raises(DataError, match="lists no images"):

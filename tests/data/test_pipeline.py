@@ -42,7 +42,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("sampling", [ONE_PASS, Sampling(3, balanced=True)])
 def test_the_order_is_that_of_cached_features(sampling):
-    found = batches(0, 6, crops(12), sampling=sampling)
+    found = batches(0, 6, crops(12), sampler=sampling)
     for epoch in range(2):
         key = epoch_key(np.uint32(3), epoch)
         plan = epoch_plan(key, 10, 12, 4, sampling, np.arange(10) % 3)

@@ -209,7 +209,7 @@ def test_tensorflow_and_image_decoders_are_not_imported(data_dir, tmp_path):
     """In a fresh process, whose labels are not cached."""
     code = f"""
 import sys
-from clipjax.data.tfds import TfdsDataset
+from clipjax.data.readers.tfds import TfdsDataset
 source = TfdsDataset("domainnet", {str(data_dir)!r}).source("real", "train")
 assert len(source.labels) and source[0].image[:2] == b"\\xff\\xd8"
 assert not {{"tensorflow", "cv2", "PIL.JpegImagePlugin"}} & set(sys.modules)
@@ -280,3 +280,22 @@ def test_labels_that_are_no_class_are_refused(data_dir, tmp_path):
     (folder / "features.json").write_text(json.dumps(features))
     with pytest.raises(DataError, match="from 0 to 2.*2 classes"):
         TfdsDataset("toys", str(tmp_path)).source("toys", "test")
+
+
+def test_names_that_go_or_are_equal_are_refused(data_dir, tmp_path, monkeypatch):
+    """Labels that were read before outlive the names that they number."""
+    monkeypatch.setenv("CLIPJAX_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(data_dir / "toys", tmp_path / "toys")
+    folder = tmp_path / "toys" / "2.0.0"
+    assert len(TfdsDataset("toys", str(tmp_path)).source("toys", "test"))
+    (folder / "kind.labels.txt").write_text("bee\ncaf\xe9\ncafe\u0301\n", "utf-8")
+    with pytest.raises(DataError, match="'kind' of .*2.0.0 gives classes 1 and 2 the same name"):
+        TfdsDataset("toys", str(tmp_path))
+    (folder / "kind.labels.txt").write_text("\ufeffbee\nzebra\n", "utf-8")
+    features = json.loads((folder / "features.json").read_text())
+    features["featuresDict"]["features"]["kind"]["classLabel"]["numClasses"] = "2"
+    (folder / "features.json").write_text(json.dumps(features))
+    dataset = TfdsDataset("toys", str(tmp_path))
+    assert dataset.classes == ("bee", "zebra")
+    with pytest.raises(DataError, match="from 0 to 2, but it has 2 classes"):
+        dataset.source("toys", "test")

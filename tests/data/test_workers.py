@@ -18,7 +18,7 @@ from clipjax.errors import ConfigError, DataError
 # Without `if __name__ == "__main__"`: a worker must not run it again.
 SCRIPT = """
 import signal, sys, time
-from clipjax.data.workers import load_ahead
+from clipjax.data.loading.workers import load_ahead
 
 # What a shell starts in the background ignores it, and so would we.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from clipjax.evaluate.report import page
+from clipjax.evaluate.report.tables import Chapter
 from tests.evaluate import browser, synthetic
 
 WIDTHS = (400, 1200)
@@ -44,7 +45,7 @@ def test_the_console_stays_silent(seen):
 
 def test_a_broken_page_would_be_heard():
     script = "<script>console.warn('something is wrong')</script>"
-    text = page.document("t", "", "", [page.Section("a", "A", '<p class="note">b</p>')])
+    text = page.document("t", "", [], [Chapter("a", "A", ["b"])])
     chart = '<svg viewBox="0 0 9 9"><text>c</text></svg>'
     broken = text.replace("</main>", f"{chart}<p style='width:3000px'>wide</p>{script}</main>")
     found, said = browser.look(broken, (400,), dark=False)

@@ -10,7 +10,9 @@ from PIL import Image
 from clipjax.evaluate.report import contact_sheet as contact
 from clipjax.evaluate.report import page
 from clipjax.evaluate.report import tables as chapters
-from clipjax.evaluate.report.tables import Chapter, Listing, Table
+from clipjax.evaluate.report.tables import Chapter, Listing, Note, Table
+from clipjax.io import write_atomically
+from clipjax.log import writable
 from tests.evaluate import browser
 
 RED, GREEN = (250, 0, 0), (0, 250, 0)
@@ -18,6 +20,11 @@ RED, GREEN = (250, 0, 0), (0, 250, 0)
 
 def plain(colour, side=32):
     return np.full((side, side, 3), colour, np.uint8)
+
+
+def shown(chapter):
+    """The HTML of a chapter on a page."""
+    return page.document("t", "", [], [chapter]).split("<main>")[1]
 
 
 def strips():
@@ -48,11 +55,11 @@ def test_large_images_are_reduced_and_tall_ones_fit():
 def test_a_sheet_of_nothing_is_still_a_picture():
     for empty in ([], [contact.Strip("cat", 0, [])]):
         assert Image.open(io.BytesIO(contact.sheet_png("t", empty))).size[0] > 50
-    assert contact.sheet_html("photo", []) == ""
+    assert not contact.sheet("photo", [])
 
 
 def test_html_holds_every_image_and_escapes_names():
-    text = contact.sheet_html("photo", strips())
+    text = shown(Chapter("c", "C", items=[contact.sheet("photo", strips())]))
     assert len(re.findall(r'<img src="data:image/webp;base64,', text)) == 2
     assert "<owl>" not in text and "&lt;owl&gt;" in text and "2 images" in text
     assert "http" not in text
@@ -70,8 +77,8 @@ def test_choices_are_seeded_and_within_bounds():
 
 
 def test_bytes_are_written_whole(tmp_path):
-    contact.write_bytes(tmp_path / "a.png", b"new")
-    contact.write_bytes(tmp_path / "a.png", b"newer")
+    write_atomically(tmp_path / "a.png", b"new")
+    write_atomically(tmp_path / "a.png", b"newer")
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == b"newer"
 
@@ -83,36 +90,36 @@ def numbered(n):
 def test_a_terminal_gets_the_ends_of_long_tables_and_the_page_all():
     table = Table(["class", "n"], numbered(100), "Counts:", head=3, tail=2)
     listing = Listing("Files:", [f"file {i}" for i in range(50)], head=4)
-    chapter = Chapter("c", "Counts", ["A sentence."], [table, listing], html="<p>more</p>")
+    chapter = Chapter("c", "Counts", ["A sentence."], [table, listing, Note("more")])
     text = chapters.as_text(chapter)
     assert "class 2 " in text and "class 98" in text and "class 50" not in text
-    assert "95 more" in text and "46 more" in text and "<p>" not in text
-    section = chapters.as_section(chapter)
-    assert all(f"class {i}<" in section.body for i in range(100))
-    assert all(f"file {i}" in section.body for i in range(50)) and "<p>more</p>" in section.body
+    assert "95 more" in text and "46 more" in text and "\nmore" not in text
+    body = shown(chapter)
+    assert all(f"class {i}<" in body for i in range(100))
+    assert all(f"file {i}" in body for i in range(50)) and ">more</p>" in body
 
 
 def test_short_tables_are_whole_everywhere_and_empty_items_are_left_out():
     short = Table(["class", "n"], numbered(4), head=3)  # one line more than `head`
     text = chapters.as_text(Chapter("c", "C", (), [short, Listing("None:", [])]))
     assert "class 3" in text and "more" not in text and "None" not in text
-    assert chapters.as_text(Chapter("c", "C", html="<p>x</p>")) == ""
-    assert chapters.as_section(Chapter("c", "C")).body == ""
+    assert chapters.as_text(Chapter("c", "C", items=[Note("x")])) == ""
+    assert not Chapter("c", "C", items=[Listing("None:", []), Note("")])
 
 
 def test_the_page_escapes_what_files_are_called():
-    body = chapters.as_section(
-        Chapter("c", "C", ["<n>"], [Listing("<t>", ["<a>"]), Table(["<h>"], [["<c>"]], "<s>")])
-    ).body
+    items = [Listing("<t>", ["<a>"]), Table(["<h>"], [["<c>"]], "<s>")]
+    body = shown(Chapter("c", "C", ["<n>"], items))
+    assert sorted(re.findall(r"&lt;(\w)&gt;", body)) == sorted("ntahcs")
     assert not re.search(r"<[ntashc]>", body)
 
 
 def test_names_that_are_no_text_become_escapes():
     odd = "gr\udcfcn"
-    assert chapters.writable(odd) == r"gr\udcfcn" and chapters.writable("grün") == "grün"
-    chapter = Chapter("c", "C", [odd], [Listing(odd, [odd]), Table(["h"], [[odd]], odd)])
-    sheet = contact.sheet_html(odd, [contact.Strip(odd, 1, [plain(200)])])
-    body = chapters.as_section(chapter).body + sheet
+    assert writable(odd) == r"gr\udcfcn" and writable("grün") == "grün"
+    sheet = contact.sheet(odd, [contact.Strip(odd, 1, [plain(200)])])
+    items = [Listing(odd, [odd]), Table(["h"], [[odd]], odd), sheet]
+    body = shown(Chapter("c", "C", [odd], items))
     assert body.count(r"gr\udcfcn") == 8 and body.encode()
     assert contact.sheet_png(odd, [contact.Strip(odd, 1, [plain(200)])])
 
@@ -124,9 +131,9 @@ def test_in_a_browser_nothing_sticks_out_or_is_broken(scheme):
     long = "folder/" * 40 + "image.jpg"
     wide = Table([f"column {i}" for i in range(12)], [["x" * 30] * 12] * 30, "Wide:")
     items = [wide, Listing("Files:", [long] * 30)]
-    sheet = contact.sheet_html("photo/train", [*strips(), *strips()])
-    chapter = Chapter("c", "Everything", ["A sentence.", long], items, html=sheet)
-    text = page.document("Title", "about", "", [chapters.as_section(chapter)])
+    sheet = contact.sheet("photo/train", [*strips(), *strips()])
+    chapter = Chapter("c", "Everything", ["A sentence.", long], [*items, sheet])
+    text = page.document("Title", "about", [], [chapter])
     found, said = browser.look(text, (400, 1200), dark=scheme == "dark")
     assert said == []
     for width in ("400", "1200"):

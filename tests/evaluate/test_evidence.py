@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.evaluate.metrics import per_class_accuracy
-from clipjax.evaluate.report.tsne import per_class, thumbnail, tsne_maps, worst_classes
+from clipjax.evaluate.report.tsne import thumbnail, tsne_maps, worst_classes
 
 
 def logits_of(answers, num_classes, strength=None):
@@ -17,23 +16,6 @@ def logits_of(answers, num_classes, strength=None):
     out = np.zeros((len(answers), num_classes))
     out[np.arange(len(answers)), answers] = 1.0 if strength is None else strength
     return out
-
-
-def test_per_class_is_the_diagonal_of_sklearns_confusions():
-    from sklearn.metrics import confusion_matrix
-
-    rng = np.random.default_rng(0)
-    logits, labels = rng.standard_normal((200, 7)), rng.integers(0, 6, 200)  # class 6 is absent
-    counts = confusion_matrix(labels, logits.argmax(1), labels=range(7))
-    found = per_class(logits, labels, 7)
-    assert found[6] is None
-    np.testing.assert_allclose(found[:6], counts.diagonal()[:6] / counts.sum(1)[:6], atol=1e-4)
-    ours = np.asarray(per_class_accuracy(logits, labels, 7))
-    np.testing.assert_allclose(found[:6], ours[:6], atol=1e-4)
-
-
-def test_per_class_of_nothing():
-    assert per_class(np.zeros((0, 3)), np.zeros(0, int), 3) == [None] * 3
 
 
 def test_worst_classes_by_hand():

@@ -35,6 +35,9 @@ def test_per_class_accuracy_equals_scikit_learn():
     expected = recall_score(LABELS, LOGITS.argmax(axis=1), average=None)
     ours = per_class_accuracy(jnp.asarray(LOGITS), jnp.asarray(LABELS), 4)
     np.testing.assert_allclose(ours, expected, rtol=1e-6)
+    absent = np.insert(LOGITS, 4, -9, axis=1)  # a fifth class, of no example
+    np.testing.assert_allclose(per_class_accuracy(absent, LABELS, 5), [*expected, np.nan])
+    assert np.isnan(per_class_accuracy(np.zeros((0, 3)), np.zeros(0, int), 3)).all()
 
 
 def test_calibration_error_equals_a_loop_over_bins():

@@ -2,14 +2,17 @@
 
 import html.parser
 import re
+import types
 import xml.etree.ElementTree as ET
 
+import jinja2
 import numpy as np
 import pytest
 
 from clipjax.evaluate import results as report
 from clipjax.evaluate.report import page
-from clipjax.evaluate.report.curves import curves
+from clipjax.evaluate.report import tables as chapters
+from clipjax.evaluate.report.figures import curves
 from tests.evaluate import synthetic
 
 VOID = {"meta", "link", "img", "br"}
@@ -21,13 +24,14 @@ class Outline(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.tags, self.sections, self.words = [], [], [], []
+        self.open, self.tags, self.sections, self.words, self.values = [], [], [], [], []
         self.feed(text)
         self.close()
         assert not self.open, self.open
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
+        self.values += [value for _, value in attrs if value]
         if tag == "section":
             self.sections.append(dict(attrs)["id"])
         if tag not in VOID:
@@ -108,6 +112,35 @@ def test_names_are_only_text():
     evidence = synthetic.found(methods=("zero_shot", synthetic.EVIL))
     text = full(results=results, metrics=metrics, evidence=evidence)
     assert "script" not in Outline(text).tags and drawings(text)
+
+
+def test_no_text_of_any_item_is_markup():
+    """Whatever stands anywhere on a page is read back as it was given."""
+    evil = f"{synthetic.EVIL} \"'&{{{{ 7 * 7 }}}} {{% raw %}} \udcff"
+    picture = chapters.Picture('data:,"' + evil, evil, evil)
+    items = [
+        chapters.Note(evil),
+        chapters.Link(evil, evil),
+        chapters.Table([evil], [[evil]], evil, mark=0),
+        chapters.Table([evil], [[evil]] * 30, evil),
+        chapters.Listing(evil, [evil]),
+        chapters.Cards(evil, [chapters.Card(evil, evil, [picture], evil)]),
+    ]
+    chapter = chapters.Chapter(evil, evil, [evil], items)
+    text = page.document(evil, evil, [evil], [chapter])
+    outline, shown = Outline(text), evil.replace("\udcff", "\\udcff")
+    assert "script" not in outline.tags and outline.sections == [shown]
+    said = [word.strip() for word in outline.words if word.strip()]
+    assert said == [shown] * 51  # of the head and the chapter 7, then 1 + 1 + 3 + 32 + 2 + 5
+    assert [v for v in outline.values if "script" in v] == [
+        f"#{shown}", shown, shown, f'data:,"{shown}', shown
+    ]  # fmt: skip
+
+
+def test_what_the_templates_are_not_given_is_an_error():
+    item = types.SimpleNamespace(kind="note", words="b")
+    with pytest.raises(jinja2.UndefinedError, match="text"):
+        page.document("t", "", [], [chapters.Chapter("a", "A", items=[item])])
 
 
 def test_what_is_missing_leaves_no_section():

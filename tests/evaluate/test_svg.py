@@ -6,8 +6,18 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from clipjax.evaluate.report.charts import bars, line_chart, scatter
-from clipjax.evaluate.report.drawing import COLOURS, Bar, colour, escape, number, spread, ticks
+from clipjax.evaluate.report.charts import (
+    COLOURS,
+    Bar,
+    bars,
+    colour,
+    escape,
+    line_chart,
+    number,
+    scatter,
+    spread,
+    ticks,
+)
 from tests.evaluate.synthetic import EVIL
 
 

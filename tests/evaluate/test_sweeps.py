@@ -1,11 +1,10 @@
 """Settings side by side: what is picked, by what, and what is never looked at."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from clipjax.evaluate import results as report
 from clipjax.evaluate import sweeps
+from clipjax.evaluate.report.figures import sweep_chart
 
 SETTINGS = {
     "dann lr=1": ("dann", {"optim.lr": 1.0}),
@@ -20,7 +19,6 @@ def results(selection="last", **scores):
         for name, accuracy in zip(SETTINGS, (0.8, 0.2, 0.5), strict=True)
         for domain in ("real", "sketch")
     ]
-    config = SimpleNamespace(selection=selection, data=SimpleNamespace(source="real"))
     history = {
         "information_maximization": ([1.0, 2.0], [3.0, 2.0], [9.0, 9.0]),
         "proxy_a_distance": ([1.0, 1.2], [1.5, 1.5], [2.0, 2.0]),
@@ -30,7 +28,7 @@ def results(selection="last", **scores):
         for i, name in enumerate(SETTINGS)
     }
     targets = dict.fromkeys(SETTINGS, "sketch")
-    found = sweeps.sweep_table(SETTINGS, rows, each, targets, config)
+    found = sweeps.sweep_table(SETTINGS, rows, each, targets, selection=selection, source="real")
     return {"sweep": found, "rows": rows}
 
 
@@ -57,8 +55,8 @@ def test_the_table_and_the_chart():
     assert header[:3] == ["method", "optim.lr", "data.shots"]
     assert [line[0] for line in lines] == ["dann", "dann *", "dann *"]
     assert lines[1][-1] == "25.0 ± 7.1"
-    assert "<svg" in sweeps.chart(results(), "optim.lr")
-    assert sweeps.chart(results(), "data.shots") == ""  # one value is no curve
+    assert "<svg" in sweep_chart(results(), "optim.lr")
+    assert sweep_chart(results(), "data.shots") == ""  # one value is no curve
     (one, _) = sweeps.sentences(results())
     assert "best of dann by information_maximization on validation data: dann lr=2" in one
 

@@ -8,47 +8,47 @@ import pytest
 
 from clipjax.study.methods import build_methods
 from configs import tables
-from experiments.suite import published, table_configs
-from tests.conftest import REPO, read_json
+from experiments.suite import published, table_studies
+from tests.conftest import REPO, parsed, read_json
 
 
 @pytest.mark.parametrize("table", tables.TABLES)
 def test_every_row_of_a_table_can_be_built(table):
     config = tables.get_config(str(table))
-    built = build_methods(config, 28)
+    built = build_methods(parsed(config), 28)
     assert list(built) == list(tables.methods(table))
     assert set(tables.PUBLISHED[table]) <= {"zero_shot", *built}
 
 
 def test_rows_change_what_the_report_changed():
-    built = build_methods(tables.get_config("3"), 28)
+    built = build_methods(parsed(tables.get_config("3")), 28)
     assert [len(m.heads.classifier) for m in built.values()] == [1, 1, 2, 2, 4, 4]
     assert {m.phases[0].optim.schedule for m in built.values()} == {"step", "cosine"}
-    five = build_methods(tables.get_config("5"), 28)
+    five = build_methods(parsed(tables.get_config("5")), 28)
     assert [m.phases[0].optim.lr for m in five.values()] == [1e-2, 1e-3, 1e-3]
-    six = build_methods(tables.get_config("6"), 28)
+    six = build_methods(parsed(tables.get_config("6")), 28)
     assert [[p.epochs for p in m.phases] for m in six.values()] == [[3, 5]] * 3
     assert [m.phases[1].options["domain_weight"] for m in six.values()] == [0.0, 1.0, 1.0]
     assert [m.phases[1].options["lam_max"] for m in six.values()] == [0.3, 0.3, 0.6]
 
 
 def test_domainnet_gets_the_reports_domains_and_lengths():
-    found = table_configs(list("123456"), data="domainnet", root="/data/domainnet", model="a/b")
-    for config in found.values():
-        assert (config.data.source, config.data.target) == ("real", "clipart")
-        assert (config.data.name, config.data.root, config.model) == (
+    found = table_studies(list("123456"), data="domainnet", root="/data/domainnet", model="a/b")
+    for study in found.values():
+        data = study.data
+        assert (data.source, data.target) == ("real", "clipart")
+        assert (data.name, data.root, study.encoder.model) == (
             "domainnet",
             "/data/domainnet",
             "a/b",
         )
-    assert found["2"].methods.full.optim.lr == 1e-3
-    methods = build_methods(found["6"], 345)
-    assert {m.epochs for m in methods.values()} == {20}
-    assert {m.epochs for m in build_methods(found["5"], 345).values()} == {10}
-    prepared = table_configs(["5"], data="tfds:domainnet")["5"]
+    assert {phase.optim.lr for method in found["2"].trained for phase in method.phases} == {1e-3}
+    assert {method.epochs for method in found["6"].trained} == {20}
+    assert {method.epochs for method in found["5"].trained} == {10}
+    prepared = table_studies(["5"], data="tfds:domainnet")["5"]
     assert (prepared.data.name, prepared.data.source) == ("tfds:domainnet", "real")
-    short = table_configs(["6"], data="domainnet", root="/data", smoke=True)["6"]
-    assert {m.epochs for m in build_methods(short, 345).values()} == {2}
+    short = table_studies(["6"], data="domainnet", root="/data", smoke=True)["6"]
+    assert {method.epochs for method in short.trained} == {2}
 
 
 def test_published_numbers_stand_beside_ours_where_the_source_is_the_reports():

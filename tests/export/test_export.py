@@ -2,19 +2,24 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import clipjax
-import clipjax.study.workdir
+import clipjax.study
 from clipjax import load_adapted, load_clip, open_dataset
-from clipjax.errors import CheckpointError, ConfigError
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.errors import CheckpointError, ConfigError, DataError
+from clipjax.export.adapted import Adapted
+from clipjax.study.workdir import config_text
 from configs import dann
 from experiments import export
-from tests.conftest import REPO, read_json
+from tests.conftest import REPO, TINY, parsed, read_json
 
 
 def run(module, *arguments):
@@ -33,7 +38,7 @@ def exported(tmp_path_factory, photos):
     root = tmp_path_factory.mktemp("export")
     config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
     config.stages = ("source_only", "dann")
-    clipjax.study.run.run(config, root / "run")
+    clipjax.study.run(parsed(config), root / "run", print)
     done = run("experiments.export", f"--workdir={root / 'run'}", f"--out={root / 'out'}")
     assert done.returncode == 0, done.stderr
     return root
@@ -95,6 +100,84 @@ def test_what_cannot_be_exported_is_refused_by_name(exported):
         assert not new.exists()
 
 
+@pytest.mark.parametrize(
+    "file, replace",
+    [
+        ("model.safetensors", lambda data: data[:-2] + bytes([data[-2] ^ 1, data[-1]])),
+        ("preprocessor_config.json", lambda data: data.replace(b"0.26862954", b"0.3")),
+        ("merges.txt", lambda data: data.replace(b"\nt h\n", b"\n", 1) + b"t h\n"),
+    ],
+)
+def test_a_run_whose_model_was_replaced_ends_in_a_sentence(
+    exported, photos, tmp_path, monkeypatch, file, replace
+):
+    """One bit of one weight, one number of one file: the run's heads would get other features."""
+    path = shutil.copytree(TINY, tmp_path / "tiny") / file
+    path.write_bytes(replace(path.read_bytes()))
+    assert path.read_bytes() != (TINY / file).read_bytes()
+    monkeypatch.setattr("clipjax.model.hf.hub.TINY", tmp_path / "tiny")
+    with pytest.raises(CheckpointError, match=f"changed: (weights|{file})"):
+        export.export(exported / "run", tmp_path / "out", "", None)
+    assert not (tmp_path / "out").exists()
+    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
+    config.stages = ("source_only", "dann")
+    with pytest.raises(CheckpointError, match="is not the one that the run in"):
+        clipjax.study.run(parsed(config), exported / "run")
+
+
+@pytest.fixture
+def gone(photos):
+    """The run's images are not where they were."""
+    elsewhere = photos.rename(photos.with_name("elsewhere"))
+    yield
+    elsewhere.rename(photos)
+
+
+def test_data_that_moved_after_a_run_are_not_missed(exported, gone, photos, tmp_path, capsys):
+    run_dir, out = exported / "run", tmp_path / "out"
+    export.export(run_dir, out, "", None)
+    for name in ("heads.safetensors", "heads.json", "model.safetensors"):
+        assert (out / name).read_bytes() == (exported / "out" / name).read_bytes()
+    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
+    config.stages = ("source_only", "dann")
+    clipjax.study.run(parsed(config), run_dir, print)
+    said = capsys.readouterr().out
+    assert "source_only" in said and "this run is finished" in said
+    with pytest.raises(DataError, match=f"data.root '{photos}' does not exist"):  # a fresh run
+        clipjax.study.run(parsed(config), tmp_path / "fresh")
+
+
+def test_a_run_that_recorded_no_classes_is_exported_from_its_data_or_says_so(
+    exported, gone, photos, tmp_path
+):
+    evidence = exported / "run" / "evidence.json"
+    original = evidence.read_text()
+    try:
+        evidence.write_text(json.dumps({"classes": ["blue", "green", "red"]}))
+        with pytest.raises(DataError, match=f"data.root '{photos}' does not exist"):
+            export.export(exported / "run", tmp_path / "out", "", None)
+        evidence.write_text("{")
+        with pytest.raises(DataError, match="evidence.json is damaged"):
+            export.export(exported / "run", tmp_path / "out", "", None)
+    finally:
+        evidence.write_text(original)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_that_moved_is_said_to_be_needed(wee_clip, photos, tmp_path):
+    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos},model={wee_clip}")
+    config.model = str(tmp_path / "moved")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(config_text(parsed(config)))
+    record = {"classes": ["a"], "class_names": ["a"], "programs": [["dann"]]}
+    (tmp_path / "run" / "evidence.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="needs the encoder that the run began with.*moved"):
+        export.prepared(export.recorded_config(tmp_path / "run")[0], tmp_path / "run")
+    (tmp_path / "run" / "config.json").write_text("[]")
+    with pytest.raises(ConfigError, match="config.json cannot be read"):
+        export.recorded_config(tmp_path / "run")
+
+
 def test_a_spoilt_export_is_refused(exported):
     with pytest.raises(CheckpointError, match="plain CLIP"):
         load_adapted(REPO / "clipjax" / "assets" / "tiny_clip")
@@ -145,3 +228,16 @@ def test_the_program_is_for_three_platforms_and_holds_no_weights(exported):
     data = (exported / "out" / "predict.jaxexport").read_bytes()
     assert deserialize(bytearray(data)).platforms == ("cpu", "cuda", "tpu")
     assert len(data) < 0.1 * (exported / "out" / "model.safetensors").stat().st_size
+
+
+def test_predict_scales_grey_of_16_bits_however_it_is_given(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    picture = Image.fromarray(grey.astype(np.uint16) * 257)
+    picture.save(tmp_path / "deep.png")
+    seen = []
+    adapted = Adapted(("a",), Preprocess(size=8), lambda x: seen.append(x) or np.zeros((len(x), 1)))
+    path = tmp_path / "deep.png"
+    adapted.predict([path, str(path), path.read_bytes(), np.asarray(picture)])
+    np.testing.assert_array_equal(seen[0], np.broadcast_to(grey[..., None], (4, 8, 8, 3)))
+    with pytest.raises(DataError, match="bytes-like object is required"):
+        adapted.predict([picture])

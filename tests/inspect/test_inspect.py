@@ -15,7 +15,7 @@ from PIL import Image
 from clipjax.data.dataset import ArrayDataset, ArraySource, open_parts
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.open import open_dataset
-from clipjax.errors import DataError
+from clipjax.errors import ConfigError, DataError
 from clipjax.inspect import report as findings
 from clipjax.inspect import scan as reading
 from clipjax.inspect import stats as census
@@ -23,7 +23,7 @@ from clipjax.inspect import verdict as subject
 from clipjax.study import plan
 from configs import dann
 from experiments import inspect
-from tests.conftest import REPO
+from tests.conftest import REPO, parsed
 
 
 def command(*arguments, **env):
@@ -41,11 +41,11 @@ def command(*arguments, **env):
 def look(root, out, capsys, *, source="real", target="sketch", **changes):
     """Inspects a folder in this process: (refusals, what was printed, the page)."""
     config = dann.get_config(f"source={source},target={target},root={root}")
-    wishes = {k: changes.pop(k) for k in ("decode", "duplicates", "seed") if k in changes}
+    options = {k: changes.pop(k) for k in ("decode", "duplicates", "seed") if k in changes}
     with config.unlocked():
         for field, value in changes.items():
             config.update_from_flattened_dict({field.replace("__", "."): value})
-    refusals = inspect.inspect(config, out, inspect.Wishes(**wishes))
+    refusals = inspect.inspect(parsed(config), out, inspect.Options(**options))
     return refusals, capsys.readouterr().out, (out / "inspect.html").read_text()
 
 
@@ -179,8 +179,9 @@ def test_empty_files_count_as_in_a_run(planted, tmp_path, capsys):
         (planted / "real" / "train" / "red" / f"{i}.png").write_bytes(b"")
     refusals, _, _ = look(planted, tmp_path / "out", capsys)
     config = dann.get_config(f"source=real,target=sketch,root={planted}")
+    study = parsed(config)
     with pytest.raises(DataError) as error:
-        plan.check_parts(config, plan.matched_data(config)[0], {})
+        plan.check_parts(study, plan.matched_data(study)[0])
     assert refusals == [str(error.value)] and "2 of 120 images" in refusals[0]
 
 
@@ -188,17 +189,18 @@ def test_empty_files_count_as_in_a_run(planted, tmp_path, capsys):
     "field, value",
     [("data__decoder", "magic"), ("data__max_unreadable", 2.0), ("features__dtype", "int8")],
 )
-def test_choices_that_a_run_refuses_are_refusals(field, value, planted, tmp_path, capsys):
-    refusals, text, _ = look(planted, tmp_path / "out", capsys, decode="none", **{field: value})
-    assert len(refusals) == 1 and field.replace("__", ".") in refusals[0]
-    assert "No run would start" in text
+def test_choices_that_a_run_refuses_are_refused_before_looking(field, value, tmp_path, capsys):
+    with pytest.raises(ConfigError, match=field.replace("__", ".")):
+        look("", tmp_path / "out", capsys, decode="none", **{field: value})
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_decoder_is_the_one_of_the_config():
     config = dann.get_config()
     for decoder in ("reference", "fast"):
         config.data.decoder = decoder
-        assert subject.find_preprocess(config)[0].decoder == decoder
+        study = parsed(config)
+        assert subject.find_preprocess(study.encoder, decoder)[0].decoder == decoder
 
 
 def test_names_that_are_no_text_are_shown_as_escapes(planted, tmp_path, capsys):
@@ -346,10 +348,23 @@ def test_the_cache_is_listed_by_age():
 
 def test_files_passed_over_are_all_on_the_page_and_counted():
     from clipjax.data.dataset import Skipped
+    from clipjax.evaluate.report import page
     from clipjax.evaluate.report import tables as chapters
 
     skipped = [Skipped(f"real/red/{i}.psd", "no image format we read") for i in range(30)]
     chapter = findings.skipped_chapter(skipped)
-    text, body = chapters.as_text(chapter), chapters.as_section(chapter).body
+    text, body = chapters.as_text(chapter), page.document("", "", [], [chapter])
     assert "30 files" in text and "real/red/19.psd" in text and "real/red/20.psd" not in text
     assert all(f"real/red/{i}.psd" in body for i in range(30))
+
+
+def test_what_is_passed_over_is_one_line_of_inspect_and_of_a_run(planted):
+    for i in range(30):
+        (planted / "real" / "train" / "red" / f"{i}.heic").write_bytes(b"x")
+    (planted / "real" / "train" / "red" / "notes.txt").write_text("x")
+    config = dann.get_config(f"source=real,target=sketch,root={planted}")
+    dataset, notes = plan.matched_data(config)
+    counted = "30 images of this kind are not read (.heic); 1 not an image by its name (.txt)"
+    assert notes[-1].startswith(f"31 files are passed over: {counted}; the first: {planted}")
+    chapter = findings.skipped_chapter(dataset.skipped)
+    assert chapter.notes == [f"Passed over: 31 files: {counted}."]

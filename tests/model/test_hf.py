@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from clipjax import CLIP, load_clip, load_tokenizer, save_clip
 from clipjax.errors import CheckpointError
+from clipjax.io.finite import is_finite
 from clipjax.model.hf.config import config_from_hf, config_to_hf
 from clipjax.model.hf.names import hf_name, our_path
 from clipjax.model.hf.params import abstract_params, params_to_hf
@@ -267,3 +268,101 @@ def test_tokenizer_pads_and_keeps_eos_of_long_texts():
 
 def test_embedded_model_is_small():
     assert sum(f.stat().st_size for f in TINY.glob("*") if f.suffix != ".parquet") <= 8_000_000
+
+
+def spoil(name, value):
+    def change(tensors):
+        tensors[name] = np.array(tensors[name])
+        tensors[name].flat[-1] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "name, value, dtype",
+    [
+        ("vision_model.encoder.layers.1.mlp.fc2.weight", np.nan, np.float32),
+        ("text_model.embeddings.token_embedding.weight", -np.inf, np.float16),
+        ("text_model.final_layer_norm.bias", np.inf, ml_dtypes.bfloat16),
+        ("logit_scale", np.nan, np.float16),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, dtype, value, name):
+    save_clip(tmp_path, small_config(), random_params(small_config()), dtype)
+    rewrite(tmp_path, spoil(name, value))
+    for wanted in (None, jnp.float32):
+        with pytest.raises(CheckpointError, match=rf"model.safetensors: tensor {name} .*\(1 of "):
+            load_clip(tmp_path, dtype=wanted)
+
+
+def test_numbers_that_a_dtype_does_not_reach_are_refused(model_dir, tmp_path):
+    name = "visual_projection.weight"
+    rewrite(model_dir, spoil(name, 70_000.0))  # float16 ends at 65,504
+    config, params = load_clip(model_dir)
+    assert np.asarray(params["visual_projection"]["kernel"]).max() == 70_000
+    load_clip(model_dir, dtype=jnp.bfloat16)
+    with pytest.raises(CheckpointError, match=f"{name} reaches 7e.04, which float16 does not"):
+        load_clip(model_dir, dtype=jnp.float16)
+    with pytest.raises(CheckpointError, match=f"{name} reaches 7e.04"):
+        save_clip(tmp_path / "half", config, params, np.float16)
+    assert not (tmp_path / "half").exists()
+    rewrite(model_dir, lambda t: t.update({name: t[name].astype(np.float64) * 1e300}))
+    with pytest.raises(CheckpointError, match="float32 does not hold"):
+        load_clip(model_dir)
+
+
+def test_finite_sums_that_overflow_are_finite_and_unused_tensors_may_be_anything(model_dir):
+    assert is_finite(np.full(4, 3e38, np.float32)) and is_finite(np.zeros((0, 3), np.float16))
+    assert is_finite(np.full(4, 65504, np.float16)) and not is_finite(np.float32("-inf"))
+    assert not is_finite(np.array([3e38, 3e38, np.nan], np.float32))
+    ids = {"vision_model.embeddings.position_ids": np.full((1, 17), np.nan, np.float32)}
+    rewrite(model_dir, lambda t: t.update(ids))
+    load_clip(model_dir)
+
+
+@pytest.mark.parametrize("prefix", ["clip.", "module.", "model.", "base_model.model.", "net.clip."])
+def test_the_prefix_of_a_wrapper_is_left_out_and_said(model_dir, capsys, prefix):
+    _, before = load_clip(model_dir)
+    assert not capsys.readouterr().err
+    tensors = load_file(model_dir / "model.safetensors")
+    save_file({prefix + k: v for k, v in tensors.items()}, model_dir / "model.safetensors")
+    _, after = load_clip(model_dir)
+    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, before, after)))
+    assert f"all begin with {prefix!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda k: "clip." + k if "text" in k else k,  # not all
+        lambda k: "somebody." + k,
+        lambda k: k.replace("encoder.layers", "transformer.resblocks"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused_in_a_few_lines(model_dir, rename):
+    tensors = load_file(model_dir / "model.safetensors")
+    save_file({rename(k): v for k, v in tensors.items()}, model_dir / "model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        load_clip(model_dir)
+    message = str(caught.value)
+    wrong = sum(rename(k) != k for k in tensors)
+    missing = sum(rename(k) != k for k in tensors if k != "logit_scale")  # that may be missing
+    assert f"({missing} missing -, {wrong} unexpected +, 0 of the wrong shape !)" in message
+    assert len(message.splitlines()) <= 20
+
+
+@pytest.mark.parametrize(
+    "where, values, word",
+    [
+        ("", {"projection_dim": "16"}, "projection_dim is '16'"),
+        ("", {"logit_scale_init_value": float("nan")}, "logit_scale_init_value is nan"),
+        ("text_config", {"max_position_embeddings": None}, "max_position_embeddings is None"),
+        ("vision_config", {"hidden_size": 32.0}, "hidden_size is 32.0"),
+        ("vision_config", {"layer_norm_eps": float("inf")}, "layer_norm_eps is inf"),
+    ],
+)
+def test_sizes_that_are_no_numbers_are_refused(where, values, word):
+    data = config_to_hf(small_config())
+    (data[where] if where else data).update(values)
+    with pytest.raises(CheckpointError, match=word):
+        config_from_hf(data)

@@ -23,7 +23,8 @@ from clipjax.model.hf.hub import (
     find_model,
     find_preprocessor,
 )
-from tests.conftest import TINY, random_params, small_config
+from tests.conftest import TINY, random_params
+from tests.conftest import small_config as small
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NOWHERE = "http://127.0.0.1:9"  # the port of "discard": nobody listens
@@ -38,6 +39,12 @@ REFUSED = {
     "forbidden": (403, "", "Your token lacks the scope"),
     "broken": (500, "", ""),
 }
+
+
+def small_config():
+    """A small CLIP for the tiny one's words."""
+    words = {"vocab_size": 3043, "bos_token_id": 3041, "eos_token_id": 3042, "pad_token_id": 3042}
+    return small(text=words)
 
 
 class Hub(http.server.BaseHTTPRequestHandler):

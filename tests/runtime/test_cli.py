@@ -13,7 +13,7 @@ import pytest
 from clipjax.errors import ClipjaxError
 from clipjax.study import run
 from configs import common, dann
-from tests.conftest import REPO, read_json
+from tests.conftest import REPO, parsed, read_json
 
 SMOKE = "--config=configs/dann.py:smoke"
 
@@ -156,7 +156,7 @@ def test_other_bad_input_is_an_error_of_ours_in_one_line(tmp_path, changes, word
     config = dann.get_config("smoke")
     config.update_from_flattened_dict(changes)
     with pytest.raises(ClipjaxError, match=word) as caught:
-        run.run(config, tmp_path / "w")
+        run(parsed(config), tmp_path / "w", print)
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc
 
 START = """
 import ctypes, resource, sys, threading
-from experiments.heap import keep_memory
+from clipjax.runtime.malloc import keep_memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.aligned_alloc.restype = libc.sbrk.restype = ctypes.c_void_p
 libc.malloc.argtypes = libc.free.argtypes = (ctypes.c_size_t,)

@@ -9,7 +9,7 @@ from PIL import Image
 from clipjax.errors import ConfigError, DataError
 from clipjax.study import run
 from clipjax.study.plan import prepare
-from tests.conftest import make_photos, read_json
+from tests.conftest import make_photos, parsed, read_json
 from tests.study.test_study import TRUNK, TWO_STAGE, config_of, row_of, trained
 
 HEAD = {"loss": "finetune", "heads": {"classifier": (4,)}}
@@ -27,11 +27,11 @@ def test_unreadable_images_are_left_out_of_everything(own_photos, wee_clip, tmp_
     broken.write_bytes(whole[:60])
     config = config_of(own_photos, wee_clip, dann=TWO_STAGE, head=HEAD)
     with pytest.raises(DataError, match=r"1 of .*cannot be read.*red/0.png.*max_unreadable"):
-        run.run(config, tmp_path / "refused")
+        run(parsed(config), tmp_path / "refused", print)
     config.data.max_unreadable = 0.05
-    run.run(config, tmp_path / "run")
+    run(parsed(config), tmp_path / "run", print)
     assert "are left out: " in capsys.readouterr().out
-    source = prepare(config).dataset.source("sketch", "test")
+    source = prepare(parsed(config)).dataset.source("sketch", "test")
     names = [source[i].name for i in range(len(source))]
     spoiled = str(broken) in names
     n = row_of(read_json(tmp_path / "run" / "results.json"), "head")["n"]
@@ -39,10 +39,10 @@ def test_unreadable_images_are_left_out_of_everything(own_photos, wee_clip, tmp_
     (tmp_path / "run" / "results.json").unlink()
     broken.write_bytes(whole)
     with pytest.raises(DataError, match="images of .*sketch.* are not those that the run"):
-        run.run(config, tmp_path / "run")
+        run(parsed(config), tmp_path / "run", print)
     # a repaired file is seen by a new run
     config.stages = ("head",)
-    run.run(config, tmp_path / "again")
+    run(parsed(config), tmp_path / "again", print)
     assert row_of(read_json(tmp_path / "again" / "results.json"), "head")["n"] == len(source)
 
 
@@ -51,17 +51,17 @@ def test_empty_files_count_as_unreadable_and_notes_beside_images_do_not(own_phot
     (own_photos / "real" / "red" / "notes.txt").write_text("taken on holiday")
     config = config_of(own_photos, wee_clip, head=HEAD)
     with pytest.raises(DataError, match="1 of .*empty.png.*0 bytes"):
-        prepare(config)
+        prepare(parsed(config))
     config.data.max_unreadable = 0.1
-    assert "notes.txt" in " ".join(prepare(config).notes)
+    assert "notes.txt" in " ".join(prepare(parsed(config)).notes)
 
 
 def test_parts_of_the_data_in_half_precision_by_worker_processes(own_photos, wee_clip, tmp_path):
     config = config_of(own_photos, wee_clip, dann={"loss": "dann", "heads": TRUNK}, head=HEAD)
     config.data.shots, config.data.balanced, config.data.epoch = 1, True, "longest"
     config.data.workers, config.features.dtype, config.epochs = 1, "bfloat16", 2
-    run.run(config, tmp_path / "run")
-    plan = prepare(config)
+    run(parsed(config), tmp_path / "run", print)
+    plan = prepare(parsed(config))
     sizes = [len(plan.dataset.source(domain, "train")) for domain in ("real", "sketch")]
     steps = max(1, -(-sizes[1] // 4))  # three labelled images are one batch of 4
     log = [r for r in run_log(tmp_path / "run") if r["phase"] == "dann" and r["epoch"] == 2]
@@ -72,7 +72,7 @@ def test_parts_of_the_data_in_half_precision_by_worker_processes(own_photos, wee
 def test_shots_cut_training_and_no_evaluation(own_photos, wee_clip, tmp_path):
     config = config_of(own_photos, wee_clip, dann=TWO_STAGE)
     config.data.shots, config.whole_domains, config.seeds = 1, True, (0,)
-    run.run(config, tmp_path / "run")
+    run(parsed(config), tmp_path / "run", print)
     rows = read_json(tmp_path / "run" / "results.json")["rows"]
     whole = {r["domain"]: r["n"] for r in rows if r["split"] == "all"}
     assert whole == {"real": 18, "sketch": 18}
@@ -90,9 +90,9 @@ def test_classes_are_matched_by_name(own_photos, wee_clip, tmp_path, capsys):
     shutil.copytree(own_photos / "sketch" / "red", own_photos / "sketch" / "zebra")
     config = config_of(own_photos, wee_clip, head=HEAD)
     with pytest.raises(ConfigError, match="zebra.*data.classes=intersection"):
-        prepare(config)
+        prepare(parsed(config))
     config.data.classes, config.epochs = "intersection", 1
-    run.run(config, tmp_path / "run")
+    run(parsed(config), tmp_path / "run", print)
     assert "zebra" in capsys.readouterr().out
     assert read_json(tmp_path / "run" / "results.json")["classes"] == 3
 
@@ -103,7 +103,7 @@ def test_only_the_domains_asked_for_are_evaluated(own_photos, wee_clip, tmp_path
         Image.new("RGB", (9, 9)).save(own_photos / "scan" / name / "x.png")
     config = config_of(own_photos, wee_clip)
     config.data.domains = ("sketch",)
-    run.run(config, tmp_path / "run")
+    run(parsed(config), tmp_path / "run", print)
     rows = read_json(tmp_path / "run" / "results.json")["rows"]
     assert {row["domain"] for row in rows} == {"real", "sketch"}
 
@@ -112,11 +112,6 @@ def test_only_the_domains_asked_for_are_evaluated(own_photos, wee_clip, tmp_path
     "field, value, words",
     [
         ("shots", 100, r"data.shots=100, but class '\w+' has \d+ examples"),
-        ("fraction", 2.0, "data.fraction=2.0"),
-        ("epoch", "sauce", "data.epoch='sauce'"),
-        ("decoder", "fastest", "data.decoder is 'fastest'"),
-        ("classes", "open", "data.classes is 'open'"),
-        ("max_unreadable", 5.0, "data.max_unreadable=5.0"),
         ("domains", ("scan",), "no domain 'scan'"),
         ("fractions", (1.0, 2.0), "data.fractions"),
         ("name", "tfds:no_such_dataset", "no_such_dataset"),
@@ -128,4 +123,4 @@ def test_what_cannot_be_is_refused_at_the_start(photos, wee_clip, field, value, 
     with config.unlocked():
         config.data[field] = value
     with pytest.raises((ConfigError, DataError), match=words):
-        prepare(config)
+        prepare(parsed(config))

@@ -8,9 +8,10 @@ import pytest
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.model.hf.hub import find_model
 from clipjax.study import plan as plans
+from clipjax.study import run
 from clipjax.study.encode import encode
-from clipjax.study.run import run
 from configs import dann
+from tests.conftest import parsed
 
 
 @pytest.fixture
@@ -22,22 +23,22 @@ def config(folder_dataset):
 
 
 def encoded(config):
-    return encode(config, plans.prepare(config), lambda line: None)
+    return encode(plans.prepare(parsed(config)), lambda line: None)
 
 
 def test_another_image_size_runs_and_changes_features_only(config, tmp_path):
     own = encoded(config)
     config.image_size = 48
-    plan = plans.prepare(config)
+    plan = plans.prepare(parsed(config))
     assert plan.clip_config.vision.image_size == plan.preprocess.size == 48
     assert len(plan.params["vision"]["position_embedding"]) == 1 + (48 // 8) ** 2
-    other = encode(config, plan, lambda line: None)
+    other = encode(plan, lambda line: None)
     np.testing.assert_array_equal(other.text_weights, own.text_weights)
     for key, part in own.parts.items():
         assert part.features.shape == other.parts[key].features.shape
         cosine = np.sum(part.features * other.parts[key].features, axis=1)
         assert (cosine > 0.5).all() and (cosine < 0.9999).all(), key
-    run(config, tmp_path / "run")
+    run(parsed(config), tmp_path / "run")
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
     assert {row["method"] for row in rows} == {"zero_shot"}
 
@@ -46,9 +47,19 @@ def test_class_names_of_a_file_change_their_zero_shot_weights_only(config, tmp_p
     own = encoded(config)
     config.class_names = str(tmp_path / "names.json")
     (tmp_path / "names.json").write_text(json.dumps({"red": "fire truck"}))
-    assert plans.prepare(config).class_names == ("blue", "green", "fire truck")
+    assert plans.prepare(parsed(config)).class_names == ("blue", "green", "fire truck")
     cosine = np.sum(np.asarray(own.text_weights * encoded(config).text_weights), axis=1)
     assert (cosine[:2] > 0.9999).all() and cosine[2] < 0.99
+
+
+def test_classes_of_one_name_are_noted_and_nameless_ones_refused(config, tmp_path):
+    config.class_names = str(tmp_path / "names.json")
+    (tmp_path / "names.json").write_text(json.dumps({"red": "Blue"}))
+    assert "same prompts for 'blue' and 'red'" in " ".join(plans.prepare(config).notes)
+    (tmp_path / "names.json").write_text(json.dumps({"red": "_"}))
+    config.model = "no/model"  # is not asked for
+    with pytest.raises(ConfigError, match="class name '_' leaves nothing"):
+        plans.prepare(config)
 
 
 def test_prompts_change_zero_shot_weights_and_a_wrong_set_is_one_sentence(config):
@@ -58,7 +69,7 @@ def test_prompts_change_zero_shot_weights_and_a_wrong_set_is_one_sentence(config
     assert (cosine < 0.999).all()
     config.prompts = "skech"
     with pytest.raises(ConfigError, match="'skech' .* is no named set; sets: .*sketch") as caught:
-        plans.prepare(config)
+        plans.prepare(parsed(config))
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -72,11 +83,11 @@ def test_the_revision_reaches_the_hub_and_a_directory_refuses_it(config, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(plans, "find_model", find)
         config.model, config.revision = "me/model", "v2"
-        plans.prepare(config)
+        plans.prepare(parsed(config))
         config.revision = ""
-        plans.prepare(config)
+        plans.prepare(parsed(config))
     assert asked == [("me/model", "v2"), ("me/model", None)]
     for here in ("tiny", str(find_model("tiny"))):
         config.model, config.revision = here, "v2"
         with pytest.raises(CheckpointError, match="which has no revision 'v2'; leave"):
-            plans.prepare(config)
+            plans.prepare(parsed(config))

@@ -9,8 +9,9 @@ import pytest
 
 from clipjax.log import read_log
 from clipjax.model.hf.load import load_clip
-from clipjax.study.run import run
+from clipjax.study import run
 from configs import pretrain
+from tests.conftest import parsed
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_the_pretraining_stage_runs_resumes_and_exports(corpus, tmp_path):
     for tower in ("vision", "text"):  # narrow and shallow: this test compiles more than it trains
         config.arch[tower].num_hidden_layers, config.arch[tower].num_attention_heads = 1, 2
         config.arch[tower].hidden_size, config.arch[tower].intermediate_size = 32, 64
-    run(config, tmp_path / "run")
+    run(parsed(config), tmp_path / "run")
     out = tmp_path / "run" / "export"
     found, params = load_clip(out)
     assert found.vision.num_hidden_layers == 1 and "text" in params
@@ -47,5 +48,5 @@ def test_the_pretraining_stage_runs_resumes_and_exports(corpus, tmp_path):
     assert {"val/render", "val/sketch"} <= set(records[-1]) and records[-1]["step"] == 4
     weights = (out / "model.safetensors").read_bytes()
     shutil.rmtree(out)
-    run(config, tmp_path / "run")  # trained already: it only exports
+    run(parsed(config), tmp_path / "run")  # trained already: it only exports
     assert (out / "model.safetensors").read_bytes() == weights

@@ -11,10 +11,12 @@ from clipjax.errors import ConfigError
 from clipjax.evaluate import results as report
 from clipjax.io import as_path
 from clipjax.log import MetricsLog, read_log
+from clipjax.model.prompts import read_class_names
 from clipjax.study import run
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.restore import absolute
 from configs import finetune, pretrain
+from tests.conftest import parsed
 
 
 class Bucket(MemoryFileSystem):
@@ -52,6 +54,14 @@ def test_a_log_in_a_bucket_grows_and_forgets(bucket):
     assert read_log("gs://bucket/run/metrics.jsonl") == [{"step": 1}, {"step": 2}]
     log.rewind(lambda record: record["step"] < 2)
     assert read_log(log.path) == [{"step": 1}]
+
+
+def test_class_names_may_lie_in_a_bucket(bucket):
+    names = bucket / "names.json"
+    names.write_bytes('{"cat": "café"}'.encode("utf-16"))
+    assert read_class_names("gs://bucket/run/names.json", ["cat"]) == {"cat": "café"}
+    with pytest.raises(ConfigError, match="class_names file gs://bucket/run/none.json cannot be"):
+        read_class_names("gs://bucket/run/none.json", ["cat"])
 
 
 class HttpError(Exception):
@@ -95,23 +105,23 @@ def test_a_run_leaves_its_files_in_the_bucket(bucket, photos, capsys):
     config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
     config.stages = ()
     for _ in range(2):
-        run.run(config, bucket)
+        run(parsed(config), bucket, print)
     assert "this run is finished: gs://bucket/run/results.json" in capsys.readouterr().out
     assert report.read(bucket)["data"]["source"] == "real"
     names = {path.name for path in bucket.iterdir()}
     assert {"config.json", "images.json", "results.json", "results.md", "report.html"} <= names
     config.data.target, config.data.source = "real", "sketch"
     with pytest.raises(ConfigError, match="gs://bucket/run holds a run of another config"):
-        run.run(config, bucket)
+        run(parsed(config), bucket, print)
 
 
 def test_what_needs_this_machine_is_refused(bucket, photos):
     with pytest.raises(ConfigError, match="a pretraining run cannot go to gs://bucket/run"):
-        run.run(pretrain.get_config("smoke"), bucket)
+        run(parsed(pretrain.get_config("smoke")), bucket)
     config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
     config.tensorboard = True
     with pytest.raises(ConfigError, match="TensorBoard's events cannot go to gs://bucket/run"):
-        run.run(config, bucket)
+        run(parsed(config), bucket, print)
 
 
 def test_a_store_that_is_not_there_is_said_in_one_sentence(monkeypatch, photos):
@@ -120,7 +130,7 @@ def test_a_store_that_is_not_there_is_said_in_one_sentence(monkeypatch, photos):
         pytest.skip("gcsfs is installed")
     config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
     with pytest.raises(ConfigError, match="gs://bucket/run needs a package: pip install gcsfs"):
-        run.run(config, as_path("gs://bucket/run"))
+        run(parsed(config), as_path("gs://bucket/run"), print)
     with pytest.raises(ConfigError, match="pip install gcsfs"):
         Checkpointer("gs://bucket/run")
     with pytest.raises(ConfigError, match="memory://x is no path .* known: gs://, s3://"):

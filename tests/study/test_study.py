@@ -16,18 +16,18 @@ from clipjax.data.loading.pairing import paired_batches
 from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.log import read_log
 from clipjax.model.hf.load import load_clip
-from clipjax.study import methods, plan, run
+from clipjax.study import Augment, methods, plan, run
 from clipjax.study import trainer as train
 from clipjax.study import workdir as workdirs
 from clipjax.study.encode import encode_texts
-from clipjax.study.methods import build_methods, teams
+from clipjax.study.methods import build_methods, group_runs
 from clipjax.study.plan import prepare
 from clipjax.study.restore import restored
 from clipjax.study.trainer import Trainer, trainers
 from clipjax.train.preemption import Preempted
 from configs import common, tables
 from experiments import export
-from tests.conftest import REPO, read_json
+from tests.conftest import REPO, parsed, read_json
 
 TRUNK = {"adapter": (8,), "classifier": (8,), "discriminator": (8,)}
 TWO_STAGE = {
@@ -60,7 +60,7 @@ def two_stage(photos, wee_clip, tmp_path_factory):
     """A finished run of two phases, the second from pixels, for two seeds."""
     workdir = tmp_path_factory.mktemp("two_stage") / "run"
     config = config_of(photos, wee_clip, dann=TWO_STAGE)
-    run.run(config, workdir)
+    run(parsed(config), workdir, print)
     return config, workdir
 
 
@@ -71,10 +71,8 @@ def row_of(results, method, domain="sketch"):
 
 
 def trained(config, workdir, name="dann"):
-    plan = prepare(config)
-    (trainer,) = (
-        t for t in trainers(config, plan, encode_texts(config, plan), workdir) if name in t.names
-    )
+    encoded = encode_texts(prepare(parsed(config)))
+    (trainer,) = (t for t in trainers(encoded, workdir) if name in t.names)
     return restored(trainer)[name]
 
 
@@ -87,6 +85,16 @@ def test_each_phase_trains_what_it_frees(two_stage, wee_clip):
         moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), vision, before["vision"])
         assert all(jax.tree.leaves(moved)) and max(jax.tree.leaves(moved)) < 0.1
     assert "text" not in params["clip"] and "logit_scale" not in params["clip"]
+
+
+def test_a_finished_run_is_read_with_its_parameters(two_stage, capsys):
+    config, workdir = two_stage
+    found = run(parsed(config), workdir, print)
+    assert "this run is finished" in capsys.readouterr().out
+    assert found.results == read_json(workdir / "results.json")
+    assert found.curves == read_log(workdir / "metrics.jsonl")
+    wanted = trained(config, workdir).params
+    jax.tree.map(np.testing.assert_array_equal, found.params["dann"], wanted)
 
 
 def test_the_log_runs_through_the_phases(two_stage):
@@ -126,9 +134,9 @@ def test_a_killed_phase_goes_on_bit_for_bit(two_stage, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "fit_seed", kill_late)
-        run.run(config, killed)
+        run(parsed(config), killed, print)
     assert steps == [0]
-    run.run(config, killed)
+    run(parsed(config), killed, print)
     a, b = read_json(workdir / "results.json"), read_json(killed / "results.json")
     assert a["rows"] == b["rows"] and a["selection_rules"] == b["selection_rules"]
     jax.tree.map(
@@ -144,14 +152,14 @@ def test_the_tuned_encoder_is_exported(two_stage, tmp_path, monkeypatch):
     shutil.copytree(workdir, tmp_path / "run")
     larger = config.copy_and_resolve_references()
     larger.mesh.data = 512
-    (tmp_path / "run" / "config.json").write_text(workdirs.config_text(larger))
+    (tmp_path / "run" / "config.json").write_text(workdirs.config_text(parsed(larger)))
     with pytest.raises(ConfigError, match="mesh.data=512"):
-        prepare(larger)
+        prepare(parsed(larger))
     with monkeypatch.context() as patch:
         patch.setattr(plan, "device_memory", lambda: 1)
         export.export(tmp_path / "run", tmp_path / "out", "dann", 1)
     model = load_adapted(tmp_path / "out")
-    dataset = prepare(config).dataset
+    dataset = prepare(parsed(config)).dataset
     source = dataset.source("sketch", "test")
     images = [source[i].image for i in range(len(source))]
     hits = np.mean(model.predict(images).argmax(axis=1) == source.labels)
@@ -164,7 +172,7 @@ def test_full_fine_tuning_trains_both_towers_and_exports(photos, wee_clip, tmp_p
     config = config_of(photos, wee_clip, full=full)
     config.seeds, config.accumulate, config.remat = (0,), 2, "blocks"
     config.methods.full.augment = {"smallest": 0.5}
-    run.run(config, tmp_path / "run")
+    run(parsed(config), tmp_path / "run", print)
     params = jax.tree.map(lambda x: x[0], trained(config, tmp_path / "run", "full").params["clip"])
     before = load_clip(wee_clip)[1]
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), params, before)
@@ -187,13 +195,13 @@ def test_told_to_stop_in_the_middle_it_ends_with_the_same_results(two_stage, tmp
 
     monkeypatch.setattr(train, "paired_batches", told)
     with pytest.raises(Preempted, match="of dann/unfrozen, saved") as caught:
-        run.run(config, tmp_path / "run")
+        run(parsed(config), tmp_path / "run", print)
     assert caught.value.code == 75
     folder = tmp_path / "run" / "checkpoints" / "dann" / "unfrozen" / "seed0"
     before = read_log(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
     assert [int(path.name) for path in folder.iterdir()] == [before + 2]
     monkeypatch.undo()
-    run.run(config, tmp_path / "run")
+    run(parsed(config), tmp_path / "run", print)
     one, two = (read_json(place / "results.json") for place in (reference, tmp_path / "run"))
     assert one["rows"] == two["rows"] and one["selection_rules"] == two["selection_rules"]
 
@@ -204,19 +212,19 @@ def test_checkpoints_of_another_run_are_refused_before_anything_is_read(
     config = config_of(photos, wee_clip, dann=TWO_STAGE | {"lam_max": 0.5})
     shutil.copytree(two_stage[1] / "checkpoints", tmp_path / "run" / "checkpoints")
     with pytest.raises(CheckpointError, match="of another run"):
-        run.run(config, tmp_path / "run")
+        run(parsed(config), tmp_path / "run", print)
     assert not (tmp_path / "run" / "config.json").exists()
     folder = tmp_path / "run" / "checkpoints"
     (folder / "dann").rename(folder / "2stages")
     with pytest.raises(CheckpointError, match="of another run"):
-        workdirs.check_checkpoints(folder, workdirs.name_of(config))
+        workdirs.check_checkpoints(folder, workdirs.name_of(parsed(config)))
 
 
 def test_the_candidates_that_a_rule_needs_are_kept(photos, wee_clip, tmp_path):
     head = {"loss": "finetune", "heads": {"classifier": (8,)}, "epochs": 6}
     config = config_of(photos, wee_clip, head=head)
     config.selection, config.optim.lr, config.keep, config.keep_best = "oracle", 0.05, 1, 2
-    run.run(config, tmp_path / "run")
+    run(parsed(config), tmp_path / "run", print)
     evaluations = [r for r in read_log(tmp_path / "run" / "metrics.jsonl") if "evaluation" in r]
     wanted = {evaluations[-1]["step"]}
     for seed in range(2):
@@ -230,7 +238,7 @@ def test_another_rule_picks_another_epoch(photos, wee_clip, tmp_path):
     head = {"loss": "finetune", "heads": {"classifier": (8,)}, "epochs": 6}
     config = config_of(photos, wee_clip, head=head)
     config.selection, config.optim.lr = "oracle", 0.05
-    run.run(config, tmp_path / "run")
+    run(parsed(config), tmp_path / "run", print)
     results = read_json(tmp_path / "run" / "results.json")
     row = row_of(results, "head")
     picked = results["selection_rules"]["head"]["oracle"]
@@ -242,14 +250,12 @@ def test_methods_that_differ_in_numbers_train_as_one_program(photos, wee_clip, t
     dann = {"loss": "dann", "heads": TRUNK, "epochs": 2}
     slow = dann | {"optim": {"lr": 1e-4, "schedule": "step"}, "lam_max": 0.2, "schedule": "linear"}
     config = config_of(photos, wee_clip, dann=dann, slow=slow)
-    plan = prepare(config)
-    assert [t.names for t in trainers(config, plan, encode_texts(config, plan), tmp_path)] == [
-        ("dann", "slow")
-    ]
-    run.run(config, tmp_path / "both")
+    plan = prepare(parsed(config))
+    assert [t.names for t in trainers(encode_texts(plan), tmp_path)] == [("dann", "slow")]
+    run(parsed(config), tmp_path / "both", print)
     together = trained(config, tmp_path / "both", "slow").params
     alone = config_of(photos, wee_clip, slow=slow)
-    run.run(alone, tmp_path / "alone")
+    run(parsed(alone), tmp_path / "alone", print)
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
     jax.tree.map(close, together, trained(alone, tmp_path / "alone", "slow").params)
     logs = [read_log(tmp_path / name / "metrics.jsonl") for name in ("both", "alone")]
@@ -260,13 +266,33 @@ def test_methods_that_differ_in_numbers_train_as_one_program(photos, wee_clip, t
             assert a["lam"] == pytest.approx(b["lam"], rel=1e-5)
 
 
-def test_teams_share_all_but_rates_and_lambdas():
+def test_groups_share_all_but_rates_and_lambdas():
     always = lambda method: True  # noqa: E731
-    built = {t: build_methods(tables.get_config(str(t)), 28) for t in (3, 4, 5)}
-    assert teams(built[3], always) == [(f"mlp{n}_step", f"mlp{n}_cosine") for n in (2, 3, 5)]
-    assert len(teams(built[4], always)) == 2  # the losses differ
-    assert teams(built[5], always) == [("dann_lr1e-2", "dann_lr1e-3", "dann_constant")]
-    assert len(teams(built[5], lambda method: False)) == 3
+    built = {t: build_methods(parsed(tables.get_config(str(t))), 28) for t in (3, 4, 5)}
+    assert group_runs(built[3], always) == [(f"mlp{n}_step", f"mlp{n}_cosine") for n in (2, 3, 5)]
+    assert len(group_runs(built[4], always)) == 2  # the losses differ
+    assert group_runs(built[5], always) == [("dann_lr1e-2", "dann_lr1e-3", "dann_constant")]
+    assert len(group_runs(built[5], lambda method: False)) == 3
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"phases": {"one": {"epochs": 0}}, "phase_order": ("one",)}, "phases.one.epochs is 0"),
+        ({"phases": {"one": {}}, "phase_order": ("two",)}, "phase_order"),
+        ({"lam_max": -0.1}, "must not be negative"),
+        ({"domain_weight": -1.0}, "must not be negative"),
+        ({"heads": {"adapter": (8,)}}, "heads.discriminator"),
+        ({"heads": {"text": True, "classifier": (3,)}}, "text=True"),
+        ({"optim": {"rate": 1}}, "rate"),
+        ({"augment": {"smalest": 0.5}}, "smalest"),
+        ({"augment": {"smallest": 0.0}}, "smallest"),
+    ],
+)
+def test_what_cannot_train_is_refused_by_name(change, word):
+    config = config_of("", "tiny", dann={"loss": "dann", "heads": TRUNK} | change)
+    with pytest.raises(ConfigError, match=word):
+        build_methods(parsed(config), 3)
 
 
 @pytest.mark.parametrize(
@@ -274,53 +300,56 @@ def test_teams_share_all_but_rates_and_lambdas():
     [
         ({"freeze": ("clip/vision/blok_0",)}, "blok_0.*matches no layer group"),
         ({"freeze": (".*",)}, "leaves nothing to train"),
-        ({"phases": {"one": {"epochs": 0}}, "phase_order": ("one",)}, "epochs=0.*dann/one"),
-        ({"phases": {"one": {}}, "phase_order": ("two",)}, "phase_order"),
-        ({"lam_max": -0.1}, "must not be negative"),
-        ({"domain_weight": -1.0}, "must not be negative"),
-        ({"heads": {"adapter": (8,)}}, "heads.discriminator"),
         ({"heads": TRUNK | {"members": 10**8}}, "members"),
-        ({"heads": {"text": True, "classifier": (3,)}}, "text=True"),
-        ({"optim": {"rate": 1}}, "rate"),
-        ({"augment": {"smalest": 0.5}}, "smalest"),
-        ({"augment": {"smallest": 0.0}}, "smallest"),
         ({"optim": {"lr_mults": (("clp/.*", 0.1),)}}, "lr_mults pattern 'clp"),
     ],
 )
-def test_what_cannot_train_is_refused_by_name(photos, wee_clip, change, word):
+def test_what_does_not_fit_the_model_is_refused_by_name(photos, wee_clip, change, word):
     config = config_of(photos, wee_clip, dann={"loss": "dann", "heads": TRUNK} | change)
     with pytest.raises(ConfigError, match=word):
-        prepare(config)
+        prepare(parsed(config))
 
 
-def test_a_loss_that_knows_no_axis_is_refused_with_pmap(photos, wee_clip, monkeypatch):
+def test_a_loss_that_knows_no_axis_is_refused_with_pmap(monkeypatch):
     plain = types.SimpleNamespace(make_loss=lambda model: None)
     monkeypatch.setattr(methods, "loss_files", lambda: {"plain": plain})
-    config = config_of(photos, wee_clip, own={"loss": "plain", "heads": {"classifier": (8,)}})
+    config = config_of("", "tiny", own={"loss": "plain", "heads": {"classifier": (8,)}})
     config.parallel = "pmap"
     with pytest.raises(ConfigError, match="methods.own: its loss does not take axis_name"):
-        prepare(config)
+        build_methods(parsed(config), 3)
 
 
 @pytest.mark.parametrize(
     "field, value",
     [
         ("selection", "best"),
-        ("selection", "proxy_a_distance"),  # the folder has few validation images
         ("compute_dtype", "float8"),
         ("accumulate", 3),
         ("keep", 0),
         ("keep_best", 2),  # selection is "last", which ranks nothing
         ("parallel", "xmap"),
         ("profile", "20:10"),
+    ],
+)
+def test_unknown_choices_are_refused(field, value):
+    config = config_of("", "tiny", dann={"loss": "dann", "heads": TRUNK})
+    config[field] = value
+    with pytest.raises(ConfigError, match=field):
+        parsed(config)
+
+
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("selection", "proxy_a_distance"),  # the folder has few validation images
         ("profile", "1:2"),  # nothing here trains from pixels
     ],
 )
-def test_unknown_choices_are_refused(photos, wee_clip, field, value):
+def test_choices_that_this_run_cannot_have_are_refused(photos, wee_clip, field, value):
     config = config_of(photos, wee_clip, dann={"loss": "dann", "heads": TRUNK})
     config[field] = value
     with pytest.raises(ConfigError, match=field):
-        prepare(config)
+        prepare(parsed(config))
 
 
 def test_a_part_without_images_is_refused_before_anything_runs(tmp_path, wee_clip):
@@ -334,13 +363,13 @@ def test_a_part_without_images_is_refused_before_anything_runs(tmp_path, wee_cli
     config = config_of(tmp_path, wee_clip, dann={"loss": "dann", "heads": TRUNK})
     config.data.fractions = (0.5, 0.0, 0.5)
     with pytest.raises(DataError, match=r"split 'val' of domain 'real' has no images"):
-        prepare(config)
+        prepare(parsed(config))
 
 
 def test_an_idle_domain_loss_is_said(photos, wee_clip, tmp_path, capsys):
     idle = {"loss": "dann", "heads": {"discriminator": (8,), "classifier": (8,)}, "epochs": 1}
     config = config_of(photos, wee_clip, dann=idle)
-    run.run(config, tmp_path / "run")
+    run(parsed(config), tmp_path / "run", print)
     assert "reversed gradient reaches nothing" in capsys.readouterr().out
 
 
@@ -355,6 +384,6 @@ def test_the_methods_of_the_readme_can_be_built():
     code = text[text.index("config.methods.two_stage = {") :].split("```")[0]
     config = common.study()
     exec(code, {"config": config})
-    (method,) = build_methods(config, 5).values()
+    (method,) = build_methods(parsed(config), 5).values()
     assert [phase.epochs for phase in method.phases] == [6, 14]
-    assert method.phases[1].augment == {"smallest": 0.5}
+    assert method.phases[1].augment == Augment(smallest=0.5)

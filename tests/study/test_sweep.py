@@ -10,17 +10,16 @@ import pytest
 from clipjax import load_adapted
 from clipjax.errors import ConfigError
 from clipjax.log import read_log
-from clipjax.study import run
+from clipjax.study import parse, run
 from clipjax.study import workdir as workdirs
 from clipjax.study.encode import encode_texts
-from clipjax.study.methods import build_methods, teams
-from clipjax.study.plan import needed_parts, prepare
-from clipjax.study.sweep import expand, points, settings
+from clipjax.study.methods import build_methods, group_runs
+from clipjax.study.plan import needed_parts, open_data, prepare
+from clipjax.study.sweep import settings
 from clipjax.study.trainer import trainers
-from configs import common
 from configs import sweep as sweep_config
 from experiments import export
-from tests.conftest import read_json
+from tests.conftest import parsed, read_json
 from tests.study.test_study import TRUNK, config_of, row_of, trained
 
 DANN = {"loss": "dann", "heads": TRUNK, "lam_max": 0.3, "label_smoothing": 0.1, "epochs": 2}
@@ -32,9 +31,9 @@ GRID = ({"optim.lr": 1e-3, "methods.dann.lam_max": 0.1, "methods.dann.label_smoo
 
 def test_the_config_that_ships_is_24_runs_of_two_programs():
     config = sweep_config.get_config()
-    built = build_methods(config, 28)
+    built = build_methods(parsed(config), 28)
     assert len(built) * len(config.seeds) == 24
-    assert [len(names) for names in teams(built, lambda method: True)] == [2, 6]
+    assert [len(names) for names in group_runs(built, lambda method: True)] == [2, 6]
     assert "dann lam_max=0.3 lr=0.003" in built
     assert built["dann lam_max=0.3 lr=0.003"].phases[0].optim.lr == 3e-3
 
@@ -42,17 +41,16 @@ def test_the_config_that_ships_is_24_runs_of_two_programs():
 def test_a_stage_that_a_setting_does_not_concern_is_not_repeated():
     config = sweep_config.get_config()
     config.sweep = ({"methods.dann.lam_max": (0.1, 0.3)},)
-    made = expand(config)
-    assert made.stages == ("finetune", "dann lam_max=0.1", "dann lam_max=0.3")
-    assert tuple(settings(config)) == made.stages
-    assert config.stages == ("finetune", "dann")  # as it was
+    study = parsed(config)
+    names = ["finetune", "dann lam_max=0.1", "dann lam_max=0.3"]
+    assert [method.name for method in study.trained] == names == list(study.settings)
+    assert study.stages == ("finetune", "dann")  # as they were
 
 
 def names_of(*sweep):
     config = sweep_config.get_config()
     config.sweep = sweep
-    assert tuple(settings(config)) == expand(config).stages
-    return [name for name in settings(config) if name.startswith("dann")]
+    return [method.name for method in parsed(config).trained if method.stage == "dann"]
 
 
 def test_different_settings_have_different_names():
@@ -79,8 +77,8 @@ def test_names_are_short_where_nothing_looks_alike():
 def test_a_setting_trains_what_its_name_says():
     config = sweep_config.get_config()
     config.sweep = ({"optim.schedule": "constant"}, {"methods.dann.schedule": "constant"})
-    built = build_methods(config, 28)
-    for name, (stage, own) in settings(config).items():
+    built = build_methods(parsed(config), 28)
+    for name, (stage, own) in parsed(config).settings.items():
         (phase,) = built[name].phases
         assert phase.optim.schedule == own.get("optim.schedule", "cosine")
         if stage == "dann":
@@ -99,7 +97,7 @@ def test_settings_that_cannot_be_told_apart_are_refused(sweep, words):
     config = sweep_config.get_config()
     config.sweep = (sweep,)
     with pytest.raises(ConfigError, match=words):
-        expand(config)
+        parsed(config)
 
 
 def test_a_sweep_read_back_from_json_has_the_same_settings():
@@ -109,12 +107,10 @@ def test_a_sweep_read_back_from_json_has_the_same_settings():
         {"optim.lr_mults": ((), (("adapter", 0.1),))},
         {"methods.dann.augment": ({"smallest": 0.5, "flip": False},)},
     )
-    back = common.study()
-    with back.unlocked():
-        back.update(json.loads(workdirs.config_text(config)))
-    assert settings(back) == settings(config)
-    assert "dann adapter=(256,256)" in expand(back).stages
-    assert build_methods(back, 28).keys() == build_methods(config, 28).keys()
+    study = parsed(config)
+    back = parse(json.loads(workdirs.config_text(study)))
+    assert back.settings == study.settings and back.trained == study.trained
+    assert "dann adapter=(256,256)" in back.settings
 
 
 @pytest.mark.parametrize(
@@ -126,24 +122,36 @@ def test_a_sweep_read_back_from_json_has_the_same_settings():
         ({"methods.dan.lam_max": (1.0,)}, "methods.dan.lam_max"),
         ({"optim.lr": ()}, "has no values"),
         (("optim.lr",), "tuple of grids"),
+        ({"methods.dann.lam": (1.0, 2.0)}, "no option lam;.*Did you mean lam_max"),
+    ],
+)
+def test_what_cannot_be_swept_is_refused_by_name(sweep, word):
+    config = config_of("", "tiny", dann=DANN)
+    config.sweep = (sweep,) if isinstance(sweep, dict) else sweep
+    with pytest.raises(ConfigError, match=word):
+        build_methods(parsed(config), 3)
+
+
+@pytest.mark.parametrize(
+    "sweep, word",
+    [
         ({"data.target": ("sketch", "nowhere")}, "nowhere"),
         ({"data.target": ("real",)}, "two different"),
         ({"data.shots": (2, 99)}, "data.shots=99"),
-        ({"methods.dann.lam": (1.0, 2.0)}, "lam"),
     ],
 )
-def test_what_cannot_be_swept_is_refused_by_name(photos, wee_clip, sweep, word):
+def test_data_that_are_not_there_cannot_be_swept(photos, wee_clip, sweep, word):
     config = config_of(photos, wee_clip, dann=DANN)
-    config.sweep = (sweep,) if isinstance(sweep, dict) else sweep
+    config.sweep = (sweep,)
     with pytest.raises(ConfigError, match=word):
-        prepare(config)
+        prepare(parsed(config))
 
 
 def test_data_of_methods_that_train_from_pixels_cannot_be_swept(photos, wee_clip):
     config = config_of(photos, wee_clip, dann=DANN | {"augment": {"smallest": 0.5}})
     config.sweep = ({"data.shots": (1, 2)},)
     with pytest.raises(ConfigError, match="trains from pixels"):
-        prepare(config)
+        prepare(parsed(config))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +160,7 @@ def swept(photos, wee_clip, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("sweep") / "run"
     config = config_of(photos, wee_clip, dann=DANN)
     config.sweep = GRID
-    run.run(config, workdir)
+    run(parsed(config), workdir, print)
     return config, workdir
 
 
@@ -175,13 +183,13 @@ def test_runs_of_a_sweep_are_those_of_separate_configs(swept, tmp_path):
     config, workdir = swept
     log = read_log(workdir / "metrics.jsonl")
     results = read_json(workdir / "results.json")
-    names = settings(config).items()
+    names = parsed(config).settings.items()
     for number, (name, (stage, _)) in enumerate(names):
         if number == 2:  # differs in nothing that the second does not
             continue
         point = GRID[number]
         alone, place = separate(config, stage, point), tmp_path / str(number)
-        run.run(alone, place)
+        run(parsed(alone), place, print)
         one, two = trained(config, workdir, name).params, trained(alone, place, stage).params
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, two)
         mine = [r for r in log if r["phase"] == name and "evaluation" not in r]
@@ -194,15 +202,15 @@ def test_runs_of_a_sweep_are_those_of_separate_configs(swept, tmp_path):
 
 
 def products(config, workdir):
-    """Matrix products in the train step of the first team of a config."""
-    plan = prepare(config)
-    trainer = trainers(config, plan, encode_texts(config, plan), workdir)[0]
+    """Matrix products in the train step of the first group of a config."""
+    plan = prepare(parsed(config))
+    trainer = trainers(encode_texts(plan), workdir)[0]
     heads = jax.tree.map(lambda x: x[0], trainer.start().params)
     rows = lambda n: jax.ShapeDtypeStruct((n, plan.clip_config.projection_dim), np.float32)  # noqa: E731
     labels = jax.ShapeDtypeStruct((6,), np.int32)
     batch = {"source": {"inputs": rows(6), "label": labels}, "target": {"inputs": rows(6)}}
     step = trainer.step(0, trainer.network.model, heads)
-    state = jax.eval_shape(lambda: trainer.begin(0, True, trainer.start()._replace(params=heads)))
+    state = jax.eval_shape(lambda: trainer.begin(0, trainer.start()._replace(params=heads)))
     one = state._replace(seed=jax.ShapeDtypeStruct((), np.uint32))
     return str(jax.make_jaxpr(step)(one, batch)).count("dot_general[")
 
@@ -219,8 +227,8 @@ def test_a_run_of_a_sweep_does_not_depend_on_the_others(swept, tmp_path):
     config, workdir = swept
     alone = config.copy_and_resolve_references()
     alone.sweep, alone.stages, alone.seeds = GRID[1:2], ("dann",), (1,)
-    run.run(alone, tmp_path / "alone")
-    (name,) = settings(alone)
+    run(parsed(alone), tmp_path / "alone", print)
+    (name,) = parsed(alone).settings
     one = jax.tree.map(lambda x: x[1:], trained(config, workdir, name).params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
@@ -231,8 +239,8 @@ def test_a_run_of_a_sweep_does_not_depend_on_the_others(swept, tmp_path):
 
 def test_methods_of_as_many_examples_are_one_program(swept):
     config, workdir = swept
-    plan = prepare(config)
-    found = [t.names for t in trainers(config, plan, encode_texts(config, plan), workdir)]
+    plan = prepare(parsed(config))
+    found = [t.names for t in trainers(encode_texts(plan), workdir)]
     assert sorted(map(len, found)) == [1, 2]  # everything; 2 shots
 
 
@@ -254,10 +262,10 @@ def test_settings_stand_side_by_side_and_validation_picks(swept):
 
 def test_a_setting_is_exported_by_its_name(swept, tmp_path):
     config, workdir = swept
-    name = list(settings(config))[-2]
+    name = list(parsed(config).settings)[-2]
     export.export(workdir, tmp_path / "out", name, 1)
     row = row_of(read_json(workdir / "results.json"), name)
-    source = prepare(config).dataset.source("sketch", "test")
+    source = prepare(parsed(config)).dataset.source("sketch", "test")
     images = [source[i].image for i in range(len(source))]
     hits = load_adapted(tmp_path / "out").predict(images).argmax(axis=1) == source.labels
     assert np.mean(hits) == pytest.approx(row["accuracies"][1], abs=1e-6)
@@ -270,15 +278,21 @@ def test_targets_are_swept_in_one_program(photos, wee_clip, tmp_path, tmp_path_f
     config = config_of(root, wee_clip, dann=DANN)
     config.data.fractions = (0.4, 0.3, 0.3)
     config.sweep = ({"data.target": ("sketch", "drawn")},)
-    run.run(config, tmp_path / "run")
+    run(parsed(config), tmp_path / "run", print)
     results = read_json(tmp_path / "run" / "results.json")
     rows = results["sweep"]["rows"]
     assert [r["target_domain"] for r in rows] == ["sketch", "drawn"]
     alone = separate(config, "dann", rows[1]["settings"])
-    run.run(alone, tmp_path / "alone")
+    run(parsed(alone), tmp_path / "alone", print)
     one = trained(config, tmp_path / "run", rows[1]["method"]).params
     two = trained(alone, tmp_path / "alone").params
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, two)
+
+
+def parts_of(config):
+    """What a config's run encodes."""
+    study = parsed(config)
+    return needed_parts(study, open_data(study))
 
 
 def test_targets_of_methods_are_encoded(photos, wee_clip, tmp_path):
@@ -288,13 +302,13 @@ def test_targets_of_methods_are_encoded(photos, wee_clip, tmp_path):
     shutil.copytree(root / "sketch", root / "inked")
     config = config_of(root, wee_clip, dann=DANN | {"data": {"target": "drawn"}}, other=DANN)
     config.data.domains = ("real",)
-    needed = needed_parts(config, prepare(config).dataset)
+    needed = parts_of(config)
     assert ("drawn", "train") in needed and ("inked", "train") not in needed
     config.sweep = ({"methods.other.data.target": ("sketch", "inked")},)
-    needed = needed_parts(config, prepare(config).dataset)
+    needed = parts_of(config)
     assert {(domain, "train") for domain in ("drawn", "inked", "sketch")} <= set(needed)
 
 
-def test_points():
-    assert points(()) == []
-    assert len(points(({"a.b": (1, 2), "c.d": (3, 4)}, {"a.b": 5}))) == 5
+def test_settings():
+    assert settings(()) == []
+    assert len(settings(({"a.b": (1, 2), "c.d": (3, 4)}, {"a.b": 5}))) == 5

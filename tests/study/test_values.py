@@ -3,7 +3,9 @@
 import pytest
 
 from clipjax.errors import ConfigError
-from clipjax.study.plan import prepare
+from clipjax.study.methods import build_methods
+from clipjax.study.plan import open_data
+from tests.conftest import parsed
 from tests.study.test_study import TRUNK, config_of
 
 DANN = {"loss": "dann", "heads": TRUNK}
@@ -36,19 +38,18 @@ DANN = {"loss": "dann", "heads": TRUNK}
         ("methods.dann.heads.text", "no", "text is 'no'; give True or False"),
         ("methods.dann.heads.dropout", 1.5, "dropout is 1.5"),
         ("methods.dann.data", 3, "data is 3; give a dict"),
-        ("methods.dann.data.target", "stencil", "no domain 'stencil'"),
         ("methods.dann.data.target", 3, "data.target is 3"),
         ("methods.dann.data.shots", "x", "data.shots is 'x'"),
         ("data.shots", 2.5, "data.shots is 2.5; give a whole number"),
         ("data.subset_seed", -1, "data.subset_seed is -1"),
-        ("data.fraction", "x", "data.fraction='x'"),
+        ("data.fraction", "x", "data.fraction is 'x'"),
     ],
 )
-def test_values_of_a_sweep(photos, wee_clip, field, value, words):
-    config = config_of(photos, wee_clip, dann=DANN)
+def test_values_of_a_sweep(field, value, words):
+    config = config_of("", "tiny", dann=DANN)
     config.sweep = ({field: value},)
     with pytest.raises(ConfigError, match=words) as caught:
-        prepare(config)
+        build_methods(parsed(config), 3)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -60,18 +61,16 @@ def test_values_of_a_sweep(photos, wee_clip, field, value, words):
         (DANN | {"heads": TRUNK | {"classifier": 256}}, "classifier is 256; give a tuple"),
         (DANN | {"optim": {"lr": float("inf")}}, "optim.lr is inf"),
         (DANN | {"data": {"shots": 2.5}}, "data.shots is 2.5"),
-        (DANN | {"data": {"target": "stencil"}}, "no domain 'stencil'"),
-        (DANN | {"data": {"target": "real"}}, "both 'real'"),
         (DANN | {"phases": 3}, "phases is 3"),
         (DANN | {"phases": {"a": {"optim": 3}}, "phase_order": ("a",)}, "phases.a.optim is 3"),
         (DANN | {"phases": {"1": {}}, "phase_order": ("1",)}, "taken for the checkpoint"),
     ],
 )
-def test_values_of_a_method(photos, wee_clip, entry, words):
-    config = config_of(photos, wee_clip)
+def test_values_of_a_method(entry, words):
+    config = config_of("", "tiny")
     config.methods.dann, config.stages = entry, ("dann",)
     with pytest.raises(ConfigError, match=words):
-        prepare(config)
+        build_methods(parsed(config), 3)
 
 
 @pytest.mark.parametrize(
@@ -84,12 +83,24 @@ def test_values_of_a_method(photos, wee_clip, entry, words):
         ("seeds", ("0",)),
         ("seeds", ()),
         ("data.subset_seed", -1),
+        ("data.fraction", 2.0),
+        ("data.epoch", "sauce"),
+        ("data.decoder", "fastest"),
+        ("data.classes", "open"),
+        ("data.max_unreadable", 5.0),
         ("optim.lr", -1.0),
     ],
 )
-def test_values_of_the_config(photos, wee_clip, field, value):
-    config = config_of(photos, wee_clip, dann=DANN)
+def test_values_of_the_config(field, value):
+    config = config_of("", "tiny", dann=DANN)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=field) as caught:
-        prepare(config)
+        build_methods(parsed(config), 3)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("target, words", [("stencil", "no domain 'stencil'"), ("real", "both")])
+def test_targets_of_a_method(photos, wee_clip, target, words):
+    config = config_of(photos, wee_clip, dann=DANN | {"data": {"target": target}})
+    with pytest.raises(ConfigError, match=words):
+        open_data(parsed(config))

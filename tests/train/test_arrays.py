@@ -6,14 +6,17 @@ import numpy as np
 import optax
 import pytest
 
+from clipjax.adapt import dann, finetune
 from clipjax.adapt.step import init_state, make_step
 from clipjax.data.loading.sampler import Sampling, epoch_key, epoch_plan
 from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.log import MetricsLog, read_log
+from clipjax.model.heads import Heads, as_model
 from clipjax.train import arrays
-from clipjax.train.arrays import fit_arrays
+from clipjax.train.arrays import Epochs, fit_arrays
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.epochs import _batch, make_epochs
+from clipjax.train.journal import Outputs
 
 
 def loss(params, batch, rng, progress):
@@ -39,13 +42,12 @@ def problem():
     return data, make_step(loss, optimizer, total_steps=18), make
 
 
-def fit(workdir, data, step, states, epochs, **changes):
-    options = dict(batch_size=4, phase="test", save_every=2) | changes
+def fit(workdir, data, step, states, epochs, *shared, **changes):
+    outputs = {key: changes.pop(key) for key in ("evaluate", "stop") if key in changes}
+    plan = Epochs(**dict(names=("test",), epochs=epochs, batch_size=4, save_every=2) | changes)
     with Checkpointer(workdir / "ckpt") as checkpointer:
-        log = MetricsLog(workdir / "metrics.jsonl")
-        return fit_arrays(
-            step, states, data, epochs=epochs, checkpointer=checkpointer, log=log, **options
-        )
+        out = Outputs(checkpointer, MetricsLog(workdir / "metrics.jsonl"), **outputs)
+        return fit_arrays(lambda position: step, states, data, plan, out, *shared)
 
 
 def test_resuming_gives_the_same_bits(tmp_path):
@@ -74,7 +76,7 @@ def test_calls_of_one_epoch_give_the_same_bits_checkpoints_and_log(tmp_path, mon
 
     def counted(*args):
         run = program(*args)
-        return lambda *call: counts.append(call[-1]) or run(*call)
+        return lambda *call: counts.append(call[4]) or run(*call)
 
     monkeypatch.setattr(arrays, "_program", counted)
     for limit in (10**9, 0):
@@ -183,6 +185,23 @@ def test_a_step_is_traced_once_a_phase(tmp_path, shared):
     assert len(traces) == 1
 
 
+@pytest.mark.parametrize("method", ["finetune", "dann"])
+def test_microbatches_train_what_whole_batches_do_where_devices_share_the_runs(tmp_path, method):
+    """The last of three batches is padded; under `jax.shard_map` on CPU."""
+    data, _, _ = problem()
+    heads, optimizer = Heads(3, adapter=(8,), discriminator=(4,)), optax.adam(1e-2)
+    params = jax.jit(heads.init)(jax.random.key(0), jnp.zeros((1, 4)))["params"]
+    make = lambda seed: init_state(params, optimizer, seed=seed)  # noqa: E731
+    states, found = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32)), []
+    loss = {"finetune": finetune, "dann": dann}[method].make_loss(as_model(heads))
+    for accumulate in (1, 2):
+        (tmp_path / str(accumulate)).mkdir()
+        step = make_step(loss, optimizer, total_steps=18, accumulate=accumulate)
+        mesh = arrays.run_mesh(2)
+        found.append(fit(tmp_path / str(accumulate), data, step, states, 2, mesh=mesh))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
+
+
 def test_runs_shared_by_devices_are_those_that_are_stacked(tmp_path):
     """Three runs of which the second trains on other rows; resumed from the stacked checkpoint."""
     data, step, make = problem()
@@ -190,14 +209,12 @@ def test_runs_shared_by_devices_are_those_that_are_stacked(tmp_path):
     rows = {"source": np.stack([np.arange(8), rng.permutation(11)[:8], np.arange(8)])}
     rows["target"] = np.stack([np.arange(5), np.arange(1, 6), np.arange(5)])
     states = jax.vmap(make)(jnp.array([4, 4, 5], jnp.uint32))
-    options = dict(rows=rows, phase=["a", "b", "c"])
+    options = dict(rows=rows, names=("a", "b", "c"))
     for name, mesh in (("stacked", None), ("shared", arrays.run_mesh(3))):
         (tmp_path / name).mkdir()
-        found.append(fit(tmp_path / name, data, lambda row: step, states, 4, mesh=mesh, **options))
+        found.append(fit(tmp_path / name, data, step, states, 4, mesh=mesh, **options))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
-    later = fit(
-        tmp_path / "stacked", data, lambda row: step, states, 6, mesh=arrays.run_mesh(3), **options
-    )
+    later = fit(tmp_path / "stacked", data, step, states, 6, mesh=arrays.run_mesh(3), **options)
     assert later.step.tolist() == [12, 12, 12]
     part = {
         "source": {key: x[rows["source"][1]] for key, x in data["source"].items()},

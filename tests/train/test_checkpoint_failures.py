@@ -20,8 +20,9 @@ import jax.numpy as jnp, optax
 from clipjax.adapt.step import init_state, make_step
 from clipjax.log import MetricsLog
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.loop import fit_stream
-from experiments.cli import explained
+from clipjax.train.journal import Outputs
+from clipjax.train.stream import Steps, fit_stream
+from clipjax.runtime.cli import user_errors
 
 folder = pathlib.Path(sys.argv[1])
 
@@ -37,12 +38,12 @@ def batches(first):
         if number in (6, 7):
             print(sorted(p.name for p in (folder / "ckpt").iterdir() if p.name.isdigit()))
 
-with explained(), Checkpointer(folder / "ckpt") as checkpointer:
+with user_errors(), Checkpointer(folder / "ckpt") as checkpointer:
     optimizer = optax.sgd(0.1)
     noise = jnp.sin(jnp.arange(100_000.0) ** 2)  # nothing that compresses
     state = fit_stream(
         make_step(loss, optimizer, total_steps=10), init_state({"w": noise}, optimizer), batches,
-        10, phase="p", checkpointer=checkpointer, log=MetricsLog(folder / "log"), save_every=1,
+        Steps("p", 10, save_every=1), Outputs(checkpointer, MetricsLog(folder / "log")),
     )
     print(int(state.step))
 """

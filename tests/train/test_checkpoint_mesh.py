@@ -15,7 +15,7 @@ import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 from clipjax.adapt.step import init_state
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.stored import restore_params
+from clipjax.train.restore import restore_params
 
 optimizer = optax.adam(0.1)
 

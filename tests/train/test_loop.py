@@ -12,7 +12,8 @@ from clipjax.log import MetricsLog, read_log
 from clipjax.train import stream as loop
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import program
-from clipjax.train.stream import fit_stream
+from clipjax.train.journal import Outputs
+from clipjax.train.stream import Steps, fit_stream
 from clipjax.train.trace import Trace, traced
 
 OPTIMIZER = optax.adam(0.1)
@@ -29,18 +30,11 @@ STEP = make_step(loss, OPTIMIZER, total_steps=10)
 
 def fit(folder, total, batches=lambda first: iter(jnp.arange(float(first), 99.0)), **options):
     state = init_state({"w": jnp.zeros(3)}, OPTIMIZER, seed=1)
+    outputs = {key: options.pop(key) for key in ("describe", "stop") if key in options}
+    plan = Steps("p", total, **{"log_every": 2, "save_every": 5} | options)
     with Checkpointer(folder / "ckpt") as checkpointer:
-        return fit_stream(
-            STEP,
-            state,
-            batches,
-            total,
-            phase="p",
-            checkpointer=checkpointer,
-            log=MetricsLog(folder / "metrics.jsonl"),
-            say=lambda line: None,
-            **{"log_every": 2, "save_every": 5} | options,
-        )
+        out = Outputs(checkpointer, MetricsLog(folder / "metrics.jsonl"), **outputs)
+        return fit_stream(STEP, state, batches, plan, out)
 
 
 def test_stopping_and_going_on_gives_the_same_bits(tmp_path):
@@ -91,7 +85,7 @@ def test_a_long_epoch_is_saved_on_the_way(tmp_path, monkeypatch):
 
 
 def test_records_are_means_since_the_one_before(tmp_path):
-    fit(tmp_path, 7, log_every=3, save_every=100, describe=lambda n: {"epoch": n // 3})
+    fit(tmp_path, 7, log_every=3, save_every=100, describe=lambda _, n: {"epoch": n // 3})
     records = read_log(tmp_path / "metrics.jsonl")
     assert [(r["step"], r["epoch"], r["batch"]) for r in records] == [
         (3, 1, 1.0),
@@ -109,13 +103,8 @@ def test_seeds_keep_each_others_records(tmp_path):
                 STEP,
                 jax.tree.map(jnp.copy, state),
                 lambda first: iter(jnp.arange(float(first), 9.0)),
-                4,
-                phase="p",
-                tags={"seed": seed},
-                checkpointer=checkpointer,
-                log=log,
-                log_every=2,
-                say=lambda line: None,
+                Steps("p", 4, log_every=2, tags={"seed": seed}),
+                Outputs(checkpointer, log),
             )
     assert [(r["seed"], r["step"]) for r in read_log(log.path)] == [(0, 2), (0, 4), (1, 2), (1, 4)]
 

@@ -6,13 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from clipjax.train.optim import (
-    clip_by_global_norm,
-    frozen_tree,
-    group_tree,
-    layer_groups,
-    make_optimizer,
-)
+from clipjax.adapt.step import init_state, make_step
+from clipjax.train.groups import frozen_tree, group_tree, layer_groups, path_name
+from clipjax.train.optim import clip_by_global_norm, make_optimizer
 from tests.conftest import random_params, small_config
 
 
@@ -64,6 +60,28 @@ def test_freezing_follows_the_patterns(params):
 def test_a_pattern_that_matches_nothing_is_refused(params):
     with pytest.raises(ValueError, match="blok.*groups: clip/vision/embedding"):
         frozen_tree(params, ["clip/vision/blok_0"])
+
+
+def test_single_parameters_freeze_by_their_paths(params):
+    """BitFit: everything but biases is frozen, in both towers and the head."""
+    freeze = [r".*/(kernel|scale|w|\w+_embedding)", "clip/logit_scale"]
+    frozen = frozen_tree(params, freeze)
+    flat = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(frozen)}
+    assert {name for name, x in flat.items() if not x} == {n for n in flat if n.endswith("/bias")}
+    optimizer = make_optimizer(lambda _: 0.1, freeze=freeze)
+    state = init_state(params, optimizer, frozen=frozen)
+    step = make_step(
+        lambda p, *_: (sum(jnp.sum(x**2) for x in jax.tree.leaves(p)), {}),
+        optimizer,
+        total_steps=1,
+        frozen=frozen,
+    )
+    after = step(state._replace(params=jax.tree.map(jnp.ones_like, params)), {})[0].params
+    moved = jax.tree.map(lambda x: bool((x != 1).any()), after)
+    assert jax.tree.leaves(moved) == [not x for x in jax.tree.leaves(frozen)]
+    biases = sum(x.size for n, x in zip(flat, jax.tree.leaves(params), strict=True) if "bias" in n)
+    moments = sum(x.size for x in jax.tree.leaves(state.opt_state) if x.ndim)
+    assert moments <= 2 * biases
 
 
 def test_a_mask_that_trains_nothing_is_refused(params):

@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from clipjax.adapt.step import init_state, make_step
-from clipjax.train.optim import frozen_tree, make_optimizer, matches
+from clipjax.train.groups import frozen_tree, matches
+from clipjax.train.optim import make_optimizer
 from clipjax.train.phases import next_state, spans, training_since
 
 PHASES = spans([3, 2, 2], [("clip/.*",), ("adapter",), ()])

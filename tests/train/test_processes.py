@@ -29,26 +29,28 @@ import os, pathlib, sys, time
 import numpy as np, optax
 from clipjax.adapt.dann import make_loss
 from clipjax.adapt.step import init_state, make_step
-from clipjax.data.order import process_rows
+from clipjax.data.loading.sampler import process_rows
 from clipjax.log import MetricsLog, NoLog
 from clipjax.model.heads import Heads, as_model
-from clipjax.train import processes
+from clipjax.train.distributed import processes
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.loop import fit_stream
+from clipjax.train.journal import Outputs
+from clipjax.train.stream import Steps, fit_stream
 from clipjax.train.preemption import Notice
-from clipjax.train.sharding import DATA, fetch, make_mesh
-from experiments.cli import explained
+from clipjax.train.distributed.sharding import DATA, fetch, make_mesh
+from clipjax.runtime.cli import user_errors
+from tests.train import shards
 
 workdir, way, fsdp, blow = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 at, victim, number_of_signal = map(int, blow.split(","))
-with explained():
+with user_errors():
     processes.start(*([sys.argv[5], *map(int, sys.argv[6:8])] if len(sys.argv) > 5 else []))
     import jax, jax.numpy as jnp
 
     place, axis = processes.place(), DATA if way == "pmap" else None
     heads = Heads(3, adapter=(64, 64), classifier=(8,), discriminator=(8,))
     params = heads.init(jax.random.key(0), jnp.zeros((1, 6)))["params"]
-    loss = make_loss(as_model(heads), label_smoothing=0.1, axis_name=axis)
+    loss = make_loss(as_model(heads), label_smoothing=0.1)
     optimizer = optax.adamw(1e-3)
     mine = process_rows(16, place)
 
@@ -68,12 +70,21 @@ with explained():
         state = fit_stream(
             make_step(loss, optimizer, total_steps=20, axis_name=axis),
             init_state(jax.device_get(params), optimizer),
-            lambda first: map(make, range(first, 20)), 20,
-            phase="p", checkpointer=checkpointer, log_every=5, save_every=5,
-            log=(MetricsLog if place[0] == 0 else NoLog)(workdir / "metrics.jsonl"),
-            say=print if place[0] == 0 else lambda line: None,
-            mesh=make_mesh(jax.devices(), fsdp), parallel=way, stop=notice.reached,
+            lambda first: map(make, range(first, 20)),
+            Steps("p", 20, log_every=5, save_every=5, mesh=make_mesh(jax.devices(), fsdp),
+                  parallel=way),
+            Outputs(
+                checkpointer, (MetricsLog if place[0] == 0 else NoLog)(workdir / "metrics.jsonl"),
+                say=print if place[0] == 0 else lambda line: None, stop=notice.reached,
+            ),
         )
+    if way == "pmap":  # each process's devices hold their share of a batch padded with NaN
+        heads, start, batch = shards.heads_and_batch()
+        want = shards.trained(shards.make_dann(heads), start, shards.heads_and_batch(1.0, 0)[2])
+        for checks, accumulate in (("checked", 1), ("checked", 2), ("unchecked", 2)):
+            given = shards.make_dann(heads), start, batch, checks, len(jax.devices()), accumulate
+            apart = shards.distance(shards.trained(*given), want)
+            assert apart < 2e-6, (checks, accumulate, apart)
     found = fetch(state.params)
     if place[0] == 0:
         np.savez(workdir / "params.npz", *jax.tree.leaves(found))
@@ -159,7 +170,7 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize("count, way, fsdp", [(2, "jit", 2), (2, "pmap", 1), (4, "jit", 4)])
 def test_processes_train_what_one_trains(undisturbed, count, way, fsdp):
-    """With fsdp=4 no process has all parameters."""
+    """With fsdp=4 no process has all parameters. After pmap, steps under `jax.shard_map` too."""
     both = undisturbed(1), undisturbed(count, way, fsdp)
     for one, many in zip(*map(params, both), strict=True):
         np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-6)
@@ -220,11 +231,11 @@ def test_a_notice_to_one_stops_all_at_one_step_and_a_restart_goes_on(undisturbed
 DEED = """
 import os, sys, time
 from clipjax.errors import ConfigError
-from clipjax.train import processes
-from experiments.cli import explained
+from clipjax.train.distributed import processes
+from clipjax.runtime.cli import user_errors
 
 deed, index = sys.argv[1], int(sys.argv[4])
-with explained():
+with user_errors():
     processes.start(sys.argv[2], 2, index)
     processes.gather(0)
     if deed == "raises" and index == 1:

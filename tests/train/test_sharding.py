@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from clipjax.errors import ConfigError
-from clipjax.study.mesh import check_divides, check_parallel, training_mesh
+from clipjax.study.mesh import check_divides, training_mesh
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed.program import make_program
 from clipjax.train.distributed.sharding import (
@@ -23,7 +23,7 @@ from clipjax.train.distributed.sharding import (
     sharing,
 )
 from configs import dann
-from tests.conftest import REPO
+from tests.conftest import REPO, parsed
 
 # Twenty steps at a usual learning rate, in float32, of DANN on heads alone, of DANN on a CLIP whose
 # image tower trains, and of contrastive pairs, several of which share a text, on linear towers. The
@@ -38,9 +38,10 @@ from clipjax.model.clip import CLIP, normalize
 from clipjax.model.heads import Heads, as_model, init_heads
 from clipjax.model.network import make_network, needed_clip
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.program import make_program
-from clipjax.train.sharding import DATA, batch_mesh, make_mesh, replicate
+from clipjax.train.distributed.program import make_program
+from clipjax.train.distributed.sharding import DATA, batch_mesh, make_mesh, replicate
 from tests.conftest import random_params, small_config
+from tests.train import shards
 
 rng = np.random.default_rng(0)
 optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
@@ -69,7 +70,7 @@ def share(state):
 losses, cut = {}, {}
 heads = Heads(3, adapter=(64,), classifier=(8,), discriminator=(8,))
 start = jax.jit(heads.init)(jax.random.key(0), jnp.zeros((1, 64)))["params"]
-adapt = lambda axis: dann.make_loss(as_model(heads), label_smoothing=0.1, axis_name=axis)
+adapt = lambda axis: dann.make_loss(as_model(heads), label_smoothing=0.1)
 rows = lambda: rng.normal(size=(16, 64)).astype(np.float32)
 batches = [labelled(rows) for _ in range(20)]
 for variant in HEADS:
@@ -86,7 +87,7 @@ heads = Heads(3, adapter=(8,), classifier=(8,), discriminator=(8,))
 network = make_network(CLIP(config), lambda pixels, rng: pixels / 255.0, heads, tokens=None)
 start = init_heads(heads, jax.random.key(0), jnp.zeros((1, 16)), jnp.zeros((3, 16)), 1.0)
 start = start | {"clip": needed_clip(heads, random_params(config))}
-tune = lambda axis: dann.make_loss(network.pixel_model, axis_name=axis)
+tune = lambda axis: dann.make_loss(network.pixel_model)
 pixels = lambda: rng.integers(0, 256, (16, 32, 32, 3)).astype(np.uint8)
 batches = [labelled(pixels) for _ in range(20)]
 for variant in TOWER:
@@ -110,6 +111,26 @@ compare, batches = lambda axis: contrastive.make_loss(towers, axis), [pairs() fo
 for count, way in ((1, "jit"), (4, "jit"), (4, "pmap")):
     losses[f"contrastive {way} {count}"] = train(compare, linear, batches, count, way)[1]
 
+shared = {}
+small, own, masked = shards.heads_and_batch()
+alone = shards.trained(shards.make_dann(small), own, shards.heads_and_batch(1.0, 0)[2])
+for variant in SHARED:
+    found = shards.trained(shards.make_dann(small), own, masked, *variant)
+    shared["dann %s %s %s" % variant] = shards.distance(found, alone)
+alone = shards.trained(compare, linear, batches[0])
+found = shards.trained(compare, linear, batches[0], "checked", 4)
+shared["contrastive"] = shards.distance(found, alone)
+# Norms and the first products stay as they are, the kernels between them train.
+picture, name = labelled(pixels), jax.tree_util.keystr
+frozen = jax.tree_util.tree_map_with_path(lambda p, _: "norm" in name(p) or "fc1" in name(p), start)
+alone = shards.trained(tune, start, picture, frozen=frozen)
+found = shards.trained(tune, start, picture, "checked", 2, frozen=frozen)
+shared["tower, partly frozen"] = shards.distance(found, alone)
+masked["source"]["label"][3] = 3
+spoiled = shards.trained(shards.make_dann(small), own, masked, "checked", 8)
+nan = lambda x: bool(np.isnan(x).all())
+told = nan(spoiled[1]) and all(map(nan, spoiled[0]["classifier"]["layer_1"].values()))
+
 same, want = {}, jax.device_get(state)
 with Checkpointer(sys.argv[1]) as checkpointer:
     checkpointer.save(20, state)
@@ -120,12 +141,15 @@ for count in (1, 2, 4):
     where = {len(x.sharding.device_set) for x in jax.tree.leaves(found)}
     equal = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), want, found)
     same[count] = where == {count} and all(jax.tree.leaves(equal))
-print(json.dumps({"losses": losses, "same": same, "cut": cut}))
+print(json.dumps({"losses": losses, "same": same, "cut": cut, "shared": shared, "told": told}))
 """
 # (devices, way, fsdp), one device first.
 ALL = [(n, "jit", 1) for n in (1, 2, 4, 8)] + [(n, "pmap", 1) for n in (2, 4, 8)]
 HEADS = [*ALL, (2, "jit", 2), (8, "jit", 2), (8, "jit", 8)]
 TOWER = [(1, "jit", 1), (8, "pmap", 1), (8, "jit", 4)]
+# (way, devices, microbatches) of a batch whose padding is NaN and lies on some devices alone.
+SHARED = [("checked", 2, 1), ("checked", 4, 2), ("checked", 8, 1), ("unchecked", 4, 2)]
+SHARED += [("pmap", 4, 2), ("jit", 1, 4)]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +158,7 @@ def eight(tmp_path_factory):
     flags = os.environ["XLA_FLAGS"] + " --xla_backend_optimization_level=0"
     flags += " --xla_force_host_platform_device_count=8"
     script = SCRIPT.replace("HEADS", repr(HEADS)).replace("TOWER", repr(TOWER))
+    script = script.replace("SHARED", repr(SHARED))
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path_factory.mktemp("eight"))],
         env=os.environ | {"XLA_FLAGS": flags, "PJRT_NPROC": "16", "PYTHONPATH": str(REPO)},
@@ -169,6 +194,19 @@ def test_pairs_are_compared_over_all_devices(eight, way):
     close(eight["losses"][f"contrastive {way} 4"], eight["losses"]["contrastive jit 1"])
 
 
+@pytest.mark.parametrize(
+    "what",
+    ["dann {} {} {}".format(*v) for v in SHARED] + ["contrastive", "tower, partly frozen"],
+)
+def test_updates_of_shares_are_that_of_the_whole_batch(eight, what):
+    """By `jax.shard_map` with and without its checks; microbatches of padding alone included."""
+    assert eight["shared"][what] < 2e-6
+
+
+def test_a_label_on_one_device_that_is_no_class_spoils_the_step_on_all(eight):
+    assert eight["told"]
+
+
 def test_fsdp_leaves_each_device_its_part(eight):
     """Of parameters and both moments; arrays of fewer than 1024 elements are whole everywhere."""
     cut = eight["cut"]
@@ -197,7 +235,12 @@ def test_fsdp_cuts_the_longest_axis_that_can_be(shape, parts, axis):
 def asked(**changes):
     config = dann.get_config("smoke")
     config.update_from_flattened_dict(changes)
-    return config
+    return parsed(config)
+
+
+def mesh_of(**changes):
+    study = asked(**changes)
+    return training_mesh(study.devices, study.training.batch_size)
 
 
 @pytest.mark.parametrize(
@@ -205,23 +248,23 @@ def asked(**changes):
     [
         ({"parallel": "pmap", "mesh.fsdp": 2}, "pmap keeps parameters whole .* use parallel=jit"),
         ({"parallel": "xmap"}, "'xmap'; known: jit, pmap"),
-        ({"mesh.fsdp": 0}, "at least 0 and 1"),
+        ({"mesh.fsdp": 0}, "mesh.fsdp is 0; give a whole number, at least 1"),
         ({"profile": "20:10"}, "write 10:20"),
     ],
 )
 def test_what_no_devices_could_run_is_refused(changes, says):
     with pytest.raises(ConfigError, match=says):
-        check_parallel(asked(**changes))
+        asked(**changes)
 
 
 def test_a_mesh_that_is_asked_for_is_given_or_refused():
     there = len(jax.devices())
     with pytest.raises(ConfigError, match=f"larger than the {there} there"):
-        training_mesh(asked(**{"mesh.data": there + 1}))
+        mesh_of(**{"mesh.data": there + 1})
     with pytest.raises(ConfigError, match="batch_size=60 .* 4 devices in acc.*=2 .* take 56 or 64"):
         check_divides(60, 2, 4)
-    assert training_mesh(asked(**{"mesh.data": 1})).size == 1
-    assert training_mesh(asked(batch_size=7)).size == sharing(7, there)  # left to us
+    assert mesh_of(**{"mesh.data": 1}).size == 1
+    assert mesh_of(batch_size=7).size == sharing(7, there)  # left to us
 
 
 def test_pmap_over_parts_of_parameters_is_refused():

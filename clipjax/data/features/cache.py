@@ -28,7 +28,7 @@ from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.loader import BatchLoader, Unreachable
 from clipjax.errors import ConfigError, DataError
 
-FORMAT = 3  # raise when the meaning of the stored numbers changes
+FORMAT = 4  # raise when the meaning of the stored numbers changes
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16}
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from clipjax.data.dataset import Skipped, Source
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.loader import Batch, image_batches
+from clipjax.errors import NonFiniteError
 from clipjax.log import is_quiet, progress
 
 SHARD_ROWS = 2048  # of the source; what a kill costs at most, whatever the batch size
@@ -109,7 +110,8 @@ def encode_shards(
     tell = _Teller(name, len(source) - done, clock, say)
     with progress(total=len(source), what=f"encode {name}", unit="image") as bar:
         bar.n = bar.initial = done
-        counted = _counted(_overlapped(encode, batches, clock, dtype), done, clock, bar, tell)
+        results = _finite(_overlapped(encode, batches, clock, dtype), name)
+        counted = _counted(results, done, clock, bar, tell)
         yield from _cut(counted, first, len(source))
     if clock.seconds > TELL_AFTER:
         rate = clock.images / clock.seconds
@@ -132,6 +134,19 @@ def _overlapped(
         if batch is None:
             return
         flying = batch, result
+
+
+def _finite(results: Iterable, name: str) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Passes results on; refuses features that are not finite before anything keeps them."""
+    for batch, features in results:
+        bad = ~np.isfinite(features).all(axis=1) & batch["mask"]
+        if bad.any():
+            raise NonFiniteError(
+                f"the image tower gives NaN or infinity for {int(bad.sum())} of {len(bad)} images "
+                f"of {name}: its numbers overflow, or the image_std of preprocessor_config.json is "
+                "0; set compute_dtype to float32, or correct the file."
+            )
+        yield batch, features
 
 
 class _Teller:

@@ -27,6 +27,7 @@ from clipjax.data.dataset import Skipped
 from clipjax.data.features import encode as encoding
 from clipjax.data.features.encode import Shard
 from clipjax.data.loading.loader import Unreachable
+from clipjax.io.finite import is_finite
 
 ABANDONED = 3600.0  # seconds after which nobody is still writing a scratch file
 
@@ -152,11 +153,14 @@ class FeatureStore:
         return Shard(features, skipped)
 
     def _map(self, path: pathlib.Path) -> np.ndarray | None:
-        """The features [n, P] of a file; None where there are none of this type."""
+        """The features [n, P] of a file; None where there are none of this type, or damaged."""
         stored = _open(path)
         if stored is None or stored.ndim != 2 or stored.dtype != self._bits:
             return None
-        return stored.view(self.dtype)
+        found = stored.view(self.dtype)
+        pieces = range(0, len(found), encoding.SHARD_ROWS)  # a file may be larger than memory
+        sound = all(is_finite(found[at : at + encoding.SHARD_ROWS]) for at in pieces)
+        return found if sound else None
 
     def _save(self, file: BinaryIO, shards: Sequence[Shard]) -> None:
         """Shards as one .npy, in the memory of one."""

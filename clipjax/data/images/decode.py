@@ -8,6 +8,8 @@ depends on how PIL was built: nothing with Pillow 13 on an Intel Xeon.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import io
 import struct
 import zlib
@@ -15,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.data.images.depth import Scaling, is_deep, scaled, scaled_array
 from clipjax.errors import ConfigError, DataError, UnreachableError
 
 DECODERS = ("fast", "reference")
 # Only these: PIL knows formats whose reading starts other programs, and many seldom tested ones.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 # Where PIL begins to warn of decompression bombs: 89 million, 360 MB as PIL holds them.
 MAX_PIXELS = 1024**3 // 12
 EXIF_ORIENTATION = 0x0112
@@ -29,10 +32,12 @@ def decode(data: bytes, name: str = "image", decoder: str = "fast") -> np.ndarra
     """An encoded image as upright pixels, uint8 [H, W, 3].
 
     Files are turned as their EXIF orientation says; transparent parts become white; of several
-    frames it is the first.
+    frames it is the first. Grey of more than 8 bits and floats are scaled to 8 bits by the range of
+    their values, as `clipjax.data.images.depth` says.
 
     Args:
-      data: a JPEG, PNG, WebP, GIF, BMP or TIFF file.
+      data: a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or PPM (PGM, PBM, PFM) file; AVIF and
+        JPEG 2000 where PIL was built with them.
       name: of the image, for messages.
       decoder: "fast" or "reference" (PIL alone).
 
@@ -47,7 +52,7 @@ def decode(data: bytes, name: str = "image", decoder: str = "fast") -> np.ndarra
     if decoder not in DECODERS:
         raise ConfigError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}.")
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(data), formats=_formats())
         check_pixels(*picture.size)
         pixels = _fast(data, picture) if decoder == "fast" else None
         if pixels is None:
@@ -60,7 +65,7 @@ def decode(data: bytes, name: str = "image", decoder: str = "fast") -> np.ndarra
         ) from None
     except _unreadable() as error:
         raise DataError(
-            f"{name} cannot be read as an image ({_reason(error)}); replace or remove it."
+            f"{name} cannot be read as an image ({_reason(error, data)}); replace or remove it."
         ) from None
 
 
@@ -76,14 +81,43 @@ def check_pixels(width: int, height: int) -> None:
 
 
 def to_rgb(picture: Any) -> Any:
-    """Any PIL mode to RGB; transparency is painted on white."""
+    """Any PIL mode to RGB of 8 bits; transparency is painted on white.
+
+    Raises:
+      ValueError: a mode that PIL does not convert, or values that are NaN or infinite.
+    """
     from PIL import Image
 
-    if "A" in picture.getbands() or picture.info.get("transparency") is not None:
+    if is_deep(picture):
+        return Image.fromarray(scaled(picture)[0]).convert("RGB")
+    key = picture.info.get("transparency")
+    if "A" in picture.getbands() or key is not None:
+        if isinstance(key, tuple) and max(key) > 255:  # of 16 bits, which PIL reads as 8
+            picture.info["transparency"] = tuple(value >> 8 for value in key)
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
     return picture if picture.mode == "RGB" else picture.convert("RGB")  # convert copies
+
+
+def scaling(image: bytes | np.ndarray) -> Scaling | None:
+    """How `decode`, or a crop of an array, scales an image that it can read; None if it does not.
+
+    A picture of 8 bits is opened and not decoded.
+    """
+    from PIL import Image
+
+    if isinstance(image, np.ndarray):
+        return scaled_array(image)[1] if image.ndim == 2 or image.shape[2] == 1 else None
+    with Image.open(io.BytesIO(image), formats=_formats()) as picture:
+        return scaled(picture)[1] if is_deep(picture) else None
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this PIL has a name for: versions before 11.3 lack AVIF."""
+    avif = importlib.util.find_spec("PIL.AvifImagePlugin")
+    return tuple(name for name in FORMATS if avif or name != "AVIF")
 
 
 def _fast(data: bytes, picture: Any) -> np.ndarray | None:
@@ -149,9 +183,22 @@ def _unreadable() -> tuple[type[Exception], ...]:
     )
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, data: bytes) -> str:
     from PIL import Image
 
     if isinstance(error, Image.UnidentifiedImageError):
-        return "none of " + ", ".join(FORMATS)
-    return str(error) or type(error).__name__
+        kind = next((name for name, begins in _KINDS.items() if begins(data or b"")), "")
+        return kind or "none of " + ", ".join(_formats())
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# What PIL has no reader for, or takes for nothing, by how a file begins.
+_KINDS = {
+    "a TIFF whose kind of pixels PIL does not read": lambda d: (
+        d[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    ),
+    "HEIC, which PIL does not read; convert it to JPEG": lambda d: (
+        d[4:8] == b"ftyp" and d[8:12] in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1")
+    ),
+    "AVIF, which this PIL was built without": lambda d: d[4:12] in (b"ftypavif", b"ftypavis"),
+}

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from clipjax.data.images.decode import check_pixels, decode, to_rgb
+from clipjax.data.images.depth import scaled_array
 from clipjax.data.images.resize import Alone, resize
 from clipjax.errors import CheckpointError, DataError
 from clipjax.io import write_json
+from clipjax.io.texts import decoded
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -50,7 +52,8 @@ class Preprocess:
         """An encoded image or uint8 array [H, W, 3] to the model's view, uint8 [size, size, 3].
 
         Files are turned upright as their EXIF orientation says; transparent parts become white;
-        a picture smaller than the crop is framed in black.
+        a picture smaller than the crop is framed in black. Grey arrays [H, W], of more bits or of
+        floats too, are scaled as grey files are (`clipjax.data.images.depth`).
 
         Raises:
           ConfigError: an unknown `decoder`.
@@ -137,12 +140,25 @@ def _centre(pixels: np.ndarray, size: int) -> np.ndarray:
 
 
 def _from_array(image: np.ndarray, name: str) -> np.ndarray:
+    """Grey or colour to uint8 [H, W, 3]."""
     from PIL import Image
 
     try:
+        if not image.size:
+            raise ValueError("empty")
+        if image.ndim == 3 and image.shape[2] == 1:
+            image = image[..., 0]
+        if image.ndim == 2:
+            image = scaled_array(image)[0]
+        elif image.ndim != 3 or image.dtype != np.uint8:  # of less Pillow makes something
+            raise TypeError("neither uint8 colour nor grey")
         return np.asarray(to_rgb(Image.fromarray(image)))
     except (ValueError, TypeError) as error:
-        raise DataError(f"{name} is an array that is no image ({error}).") from None
+        shape = ", ".join(map(str, image.shape))
+        raise DataError(
+            f"{name} is an array that is no image ({image.dtype} [{shape}]: {error}); give uint8 "
+            "[H, W, 3] of 0 to 255, or grey [H, W]."
+        ) from None
 
 
 def load_preprocess(directory: str | os.PathLike) -> Preprocess:
@@ -168,13 +184,13 @@ def _read_rules(directory: pathlib.Path) -> tuple[pathlib.Path, dict]:
     if not path.exists() and nested.exists():  # as transformers' CLIPProcessor saves it since v5
         path = nested
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(decoded(path.read_bytes(), str(path), CheckpointError))
         return path, data["image_processor"] if path == nested else dict(data)
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} does not exist; copy it from the model's repository."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from None
     except (KeyError, TypeError, ValueError):
         raise CheckpointError(f"{path} describes no image processor; download it again.") from None

@@ -5,6 +5,7 @@ Nothing here imports JAX: worker processes import this module.
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,6 +41,13 @@ class Crops:
         self.kept_bytes = size if self.fits else 0
         self._kept: dict[int, np.ndarray] = {}
         self.labels = np.asarray(source.labels, np.int32)
+        self.more: dict[str, np.ndarray] = {}
+
+    def beside(self, **arrays: np.ndarray) -> Crops:
+        """The same images with further arrays [N, ...], whose rows go into batches with theirs."""
+        made = copy.copy(self)
+        made.more = {**self.more, **arrays}
+        return made
 
     def __getstate__(self) -> dict:
         """Without the images: a process that gets a copy decodes for this one and keeps none."""
@@ -61,6 +69,13 @@ class Crops:
     def take(self, indices: np.ndarray) -> np.ndarray:
         """uint8 [len(indices), S, S, 3]."""
         return np.stack([self[int(i)] for i in indices])
+
+    def part(self, indices: np.ndarray, *, labelled: bool) -> dict[str, np.ndarray]:
+        """Examples as a part of a batch: "inputs", maybe "label", and what is `beside` them."""
+        found = {"inputs": self.take(indices)}
+        if labelled:
+            found["label"] = self.labels[indices]
+        return found | {key: array[indices] for key, array in self.more.items()}
 
     def encode(
         self,
@@ -103,17 +118,17 @@ def needed_workers(workers: int, *parts: Crops | None) -> int:
 
 
 class PairLoader(NamedTuple):
-    """Turns rows into pixels: `{"source", "target", "mask"}` of a plan's batch into the batch."""
+    """Turns rows into pixels: a plan's batch into the batch, part by part."""
 
     source: Crops
     target: Crops | None
 
     def __call__(self, plan: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
         """The batch, as `clipjax.data.loading.pairing.paired_batches` yields it."""
-        rows = plan["source"]
-        labels = self.source.labels[rows]
-        inputs = self.source.take(rows)
-        batch = {"source": {"inputs": inputs, "label": labels, "mask": plan["mask"]}}
+        batch = {"source": self.source.part(plan["source"], labelled=True)}
+        batch["source"]["mask"] = plan["mask"]
+        if "support" in plan:
+            batch["support"] = self.source.part(plan["support"], labelled=True)
         if self.target is not None:
-            batch["target"] = {"inputs": self.target.take(plan["target"])}
+            batch["target"] = self.target.part(plan["target"], labelled=False)
         return batch

@@ -11,11 +11,9 @@ import numpy as np
 from clipjax.data.loading.image_cache import Crops, PairLoader, needed_workers
 from clipjax.data.loading.sampler import (
     ONE_PASS,
-    Sampling,
+    Sampler,
     epoch_key,
-    epoch_plan,
     process_rows,
-    steps_per_epoch,
 )
 from clipjax.data.loading.workers import load_ahead
 
@@ -31,7 +29,7 @@ def paired_batches(
     workers: int = 0,
     threads: int | None = None,
     process: tuple[int, int] = (0, 1),
-    sampling: Sampling = ONE_PASS,
+    sampler: Sampler = ONE_PASS,
 ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
     """The batches of steps first .. last - 1, in the order that cached features are trained in.
 
@@ -40,7 +38,7 @@ def paired_batches(
 
     Args:
       source: labelled images.
-      target: unlabelled images; None where the loss needs none. Then `sampling.epoch` cannot be
+      target: unlabelled images; None where the loss needs none. Then the sampler's epoch cannot be
         "target": give the number of steps.
       seed: shuffles.
       batch_size: images per domain and step, over all processes.
@@ -49,23 +47,25 @@ def paired_batches(
       workers: processes that decode what does not fit in memory; 0 decodes in threads of this one.
       threads: that decode some batches ahead, per process; see `load_ahead`.
       process: (p, n): the p-th of n parts of every batch. The parts of all n make up the batch.
-      sampling: length of an epoch, and how the source is drawn.
+      sampler: length of an epoch, and which examples a batch has.
 
     Returns:
       Iterator of {"source": {"inputs" uint8 [b, S, S, 3], "label" int32 [b], "mask" bool [b]},
-      "target": {"inputs"}}, where b = batch_size / n.
+      "target": {"inputs"}}, where b = batch_size / n; of episodes also "support", as "source".
 
     Raises:
       ConfigError: a batch that cannot be shared evenly, or an epoch of unknown length.
       DataError: an image became unreadable (the message names it), or a worker died.
     """
-    mine, targets = process_rows(batch_size, process), len(target) if target is not None else 0
-    per_epoch = steps_per_epoch(len(source), targets, batch_size, sampling.epoch)
-    plan_of = _epoch_plans(seed, source.labels, targets, batch_size, sampling)
+    targets = len(target) if target is not None else 0
+    process_rows(batch_size, process)  # refuses one that cannot be shared
+    per_epoch = sampler.steps(len(source), targets, batch_size)
+    plan_of = _epoch_plans(seed, source.labels, targets, batch_size, sampler)
 
     def prepare(step: int) -> dict[str, np.ndarray]:
         epoch, position = divmod(step, per_epoch)
-        return {key: value[position, mine] for key, value in plan_of(epoch).items()}
+        rows = {key: value[position] for key, value in plan_of(epoch).items()}
+        return {key: value[process_rows(len(value), process)] for key, value in rows.items()}
 
     return load_ahead(
         PairLoader(source, target),
@@ -78,13 +78,13 @@ def paired_batches(
 
 
 def _epoch_plans(
-    seed: int, labels: np.ndarray, num_target: int, batch_size: int, sampling: Sampling
+    seed: int, labels: np.ndarray, num_target: int, batch_size: int, sampler: Sampler
 ) -> Callable[[int], dict[str, np.ndarray]]:
     """epoch -> its plan as numpy arrays; the last few are remembered."""
 
     @jax.jit
     def make(key, labels):
-        return epoch_plan(key, len(labels), num_target, batch_size, sampling, labels)
+        return sampler.plan(key, len(labels), num_target, batch_size, labels)
 
     @functools.lru_cache(maxsize=4)
     def plan_of(epoch: int) -> dict[str, np.ndarray]:

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from clipjax.errors import ConfigError
+from clipjax.errors import ConfigError, DataError
+
+Plan = dict[str, jax.Array]  # part of a batch -> int32 [S, B] rows; "mask" -> bool [S, B]
+# Which examples the rows of a part number.
+PARTS = {"source": "source", "support": "source", "target": "target"}
+
+
+class Sampler(Protocol):
+    """Which examples make up the batches of an epoch. Hashable: static under jit."""
+
+    def steps(self, num_source: int, num_target: int, batch_size: int) -> int:
+        """Batches of an epoch."""
+
+    def plan(
+        self,
+        key: jax.Array,
+        num_source: int,
+        num_target: int,
+        batch_size: int,
+        labels: jax.Array | None = None,
+    ) -> Plan:
+        """The rows of each batch, as `epoch_plan`; pure in the key, which is `epoch_key`'s."""
 
 
 class Sampling(NamedTuple):
-    """How long an epoch is and how its source examples are drawn. Hashable: static under jit.
+    """The usual sampler: passes over the source, shuffled, and over the target beside it.
 
     Attributes:
       epoch: "source" is one pass over the source, "target" as many steps as a pass over the target
@@ -21,6 +43,71 @@ class Sampling(NamedTuple):
 
     epoch: str | int = "source"
     balanced: bool = False
+
+    def steps(self, num_source: int, num_target: int, batch_size: int) -> int:
+        """`steps_per_epoch`."""
+        return steps_per_epoch(num_source, num_target, batch_size, self.epoch)
+
+    def plan(self, key, num_source, num_target, batch_size, labels=None) -> Plan:
+        """`epoch_plan`."""
+        return epoch_plan(key, num_source, num_target, batch_size, self, labels)
+
+
+class Episodes(NamedTuple):
+    """Few-shot episodes (Vinyals et al. 2016, arXiv 1606.04080): a small task is a batch.
+
+    An episode has `way` classes, drawn without replacement, and of each `shot` examples to learn
+    from ("support") and `query` others to be judged on ("source"), both class after class. A batch
+    size says nothing here.
+    """
+
+    way: int
+    shot: int
+    query: int
+    count: int  # episodes of an epoch
+    num_classes: int
+
+    def steps(self, num_source: int, num_target: int, batch_size: int) -> int:
+        """Episodes of an epoch."""
+        del num_source, num_target, batch_size
+        return self.count
+
+    def plan(self, key, num_source, num_target, batch_size, labels=None) -> Plan:
+        """Rows of "support" [S, way * shot] and of "source" [S, way * query]."""
+        del num_source, num_target, batch_size
+        each = self.shot + self.query
+        member = labels[None] == jnp.arange(self.num_classes)[:, None]  # [K, N]
+        enough = member.sum(axis=1) >= each
+
+        def episode(key):
+            one, two = jax.random.split(key)
+            chance = jax.random.uniform(one, enough.shape)
+            _, classes = jax.lax.top_k(jnp.where(enough, chance, -1.0), self.way)
+            chance = jax.random.uniform(two, labels.shape)
+            return jax.lax.top_k(jnp.where(member[classes], chance, -1.0), each)[1]
+
+        rows = jax.vmap(episode)(jax.random.split(key, self.count)).astype(jnp.int32)
+        flat = lambda part: part.reshape(self.count, -1)  # noqa: E731
+        query = flat(rows[..., self.shot :])
+        support = flat(rows[..., : self.shot])
+        return {"source": query, "support": support, "mask": jnp.ones(query.shape, bool)}
+
+
+def check_episodes(episodes: Episodes, labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Refuses episodes that the labelled examples cannot fill.
+
+    Raises:
+      DataError: fewer classes with enough examples than an episode has.
+    """
+    counts, need = np.bincount(labels, minlength=len(classes)), episodes.shot + episodes.query
+    enough = int((counts >= need).sum())
+    if enough < episodes.way:
+        short = [f"{name} ({n})" for name, n in zip(classes, counts, strict=True) if n < need]
+        raise DataError(
+            f"episodes of {episodes.way} classes need {need} labelled images of each, and "
+            f"{enough} classes have them; too few have {', '.join(short[:10])}. Take fewer classes "
+            "or fewer images of each."
+        )
 
 
 ONE_PASS = Sampling()

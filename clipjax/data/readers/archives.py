@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from clipjax.data.dataset import shown
+from clipjax.data.readers.archive_names import directory, match
 from clipjax.data.readers.files import Names, check_size
 from clipjax.errors import ChangedError, DataError, UnreachableError
 
@@ -41,7 +43,7 @@ class Members:
         return len(self.names)
 
     def path(self, index: int) -> str:
-        """Archive and member, for messages."""
+        """Archive and member as the list calls it, for messages."""
         return f"{self.archive}/{self.names[index]}"
 
     def read(self, index: int) -> bytes:
@@ -97,25 +99,26 @@ def open_archive(
 ) -> list[tuple[Members, np.ndarray]]:
     """Reads a zip's directory, once for several lists of its members.
 
+    Nothing is unpacked to disk, so no name of a member leads anywhere.
+
     Args:
       path: the archive.
-      wanted: names of members, list by list.
+      wanted: names of members, list by list; `archive_names.match` says how members may differ.
 
     Returns:
       For each list the members that are there, and bool [N]: which they are.
 
     Raises:
-      DataError: no zip, an incomplete one, or members that are encrypted or packed in another way
-        than by deflate.
+      DataError: no zip, an incomplete one, one that holds none of the members, or members that are
+        encrypted or packed in another way than by deflate.
+      UnreachableError: it cannot be read now.
     """
-    try:
-        found = os.stat(path)
-        with zipfile.ZipFile(path) as archive:
-            infos = {info.filename: info for info in archive.infolist()}
-    except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is damaged or incomplete ({error}); download it again.") from None
-    stamp = (found.st_size, found.st_mtime_ns)
-    return [_choose(path, stamp, infos, names) for names in wanted]
+    infos, state = directory(path)
+    stamp = (state.st_size, state.st_mtime_ns)
+    found = {info.filename: info for info in infos}
+    if not all(name in found for names in wanted for name in names):
+        found = match(path, infos, (name for names in wanted for name in names))
+    return [_choose(path, stamp, found, names) for names in wanted]
 
 
 def _choose(
@@ -124,19 +127,20 @@ def _choose(
     infos: dict[str, zipfile.ZipInfo],
     names: Sequence[str],
 ) -> tuple[Members, np.ndarray]:
+    """The members of a list, called as the list calls them."""
     there = np.array([name in infos for name in names], bool)
     members = [infos[name] for name in names if name in infos]
     for info in members:
         if info.flag_bits & 1 or info.compress_type not in _METHODS:
+            fault = "encrypted" if info.flag_bits & 1 else "in a compression other than deflate"
             raise DataError(
-                f"{path} holds {info.filename} encrypted or in a compression other than deflate; "
-                "unpack it, or pack it again."
+                f"{shown(path)} holds {shown(info.filename)} {fault}; unpack it, or pack it again."
             )
     column = lambda key, kind: np.array([getattr(m, key) for m in members], kind)  # noqa: E731
     found = Members(
         os.path.abspath(path),
         stamp,
-        Names.pack(info.filename for info in members),
+        Names.pack(name for name in names if name in infos),
         column("header_offset", np.int64),
         column("compress_size", np.int64),
         column("file_size", np.int64),

@@ -18,15 +18,29 @@ import numpy as np
 from clipjax.data.dataset import Example, shown
 from clipjax.errors import ChangedError, DataError, UnreachableError
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif"),
+    *(".bmp", ".dib", ".tif", ".tiff", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+)
+# Pictures too, but `clipjax.data.images.decode` reads none.
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".jxl", ".svg", ".psd", ".tga", ".ico", ".eps", ".exr", ".hdr"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".dcm"),
+)
 NOT_A_FILE = -(2**31)  # in place of a size; other negative sizes are error numbers
 MAX_BYTES = 1 << 30  # of one encoded image: what is larger is none, and would fill the memory
 _CHUNK = 4096  # files a thread looks at in one go
 
 
 def is_image_name(name: str) -> bool:
-    """Whether the extension, in whatever case, is one of an image."""
+    """Whether the extension, in whatever case, is one of an image that can be read."""
     return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_picture_name(name: str) -> bool:
+    """Whether the extension, in whatever case, is one of an image, to be read or not."""
+    return name.lower().endswith(IMAGE_SUFFIXES + UNREAD_SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from clipjax.data.readers.files import Names
 from clipjax.data.readers.folder_walk import Found, State, state, walk
 
-FORMAT = 2  # raise when what is stored, or what a walk looks for, changes
+FORMAT = 3  # raise when what is stored, or what a walk looks for, changes
 LEAST = 5000  # fewer files are found again as fast as they are read
 _DIGEST = 32  # bytes of SHA-256, in front of an index
 _SETTLED = 2_000_000_000  # ns; a file system may stamp changes of so long with the same time

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.data.dataset import shown
-from clipjax.data.readers.files import Names, is_image_name
+from clipjax.data.readers.files import Names, is_image_name, is_picture_name
 from clipjax.data.splits import SPLITS, WHOLE, file_key, positions, split_of
 from clipjax.errors import DataError
 
@@ -93,7 +93,7 @@ class _Walk:
         """`list` for a directory above classes: says what images and links are lost there."""
         found = self.list(*parts)
         for name in found.files:
-            if is_image_name(name):
+            if is_picture_name(name):
                 self.skip("outside of any class folder", *parts, name)
         for name in found.broken:
             self.repeatable = False  # what it links to may appear
@@ -157,7 +157,9 @@ class _Walk:
         images = [name for name in files if is_image_name(name)]
         for name in sorted(set(files) - set(images)) if len(images) < len(files) else ():
             kind = os.path.splitext(name)[1] or "no extension"
-            self.skip(f"not an image by its name ({kind})", place, name)
+            unread = is_picture_name(name)
+            why = "images of this kind are not read" if unread else "not an image by its name"
+            self.skip(f"{why} ({kind})", place, name)
         return images
 
 

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import collections
 import csv
 import itertools
 import os
 import pathlib
-import sys
-from collections.abc import Iterator
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.data.dataset import shown
-from clipjax.data.readers.files import is_image_name
+from clipjax.data.readers.files import is_picture_name
+from clipjax.data.readers.tables import (
+    SEPARATORS,
+    Columns,
+    Row,
+    find_columns,
+    rows,
+    separator,
+    words,
+)
 from clipjax.data.splits import SPLITS, WHOLE, split_of
 from clipjax.errors import DataError
+from clipjax.io.texts import GLANCE, begin_text, brief, class_name, nfc, read_text, shown
 
 SUFFIXES = (".txt", ".csv", ".tsv")
 PLACES = ("", "splits", "lists", "splits_mini", "image_list", "txt")  # below the root, in turn
 CLASSES = "classes.txt"
+GLIMPSE = 100  # entries of a folder, to see what it holds
 
 
 class Lines(NamedTuple):
@@ -29,94 +40,108 @@ class Lines(NamedTuple):
     paths: list[str]
     labels: list[str]
     numbers: np.ndarray  # int32 [N], of the lines, from 1
+    splits: list[str] | None = None  # where a column names them
+    domains: list[str] | None = None
 
     def at(self, index: int) -> str:
         """The place of a line, for messages."""
         return f"{shown(self.file)}, line {self.numbers[index]}"
 
+    def take(self, rows: Sequence[int]) -> Lines:
+        """Some of the lines, without columns for splits and domains."""
+        paths, labels = [self.paths[i] for i in rows], [self.labels[i] for i in rows]
+        return Lines(self.file, paths, labels, self.numbers[rows])
+
 
 def read_list(file: str | os.PathLike) -> Lines:
-    """Reads `path label`, `path,label` or `path<tab>label` lines, with or without a header.
+    """Reads `path label`, `path,label`, `path;label` or `path<tab>label` lines.
 
-    Paths may hold spaces; what is separated by commas may be quoted. The separator is that of the
-    first line.
+    Paths may hold spaces; what is separated by other marks may be quoted. The separator is that of
+    the first line. A header may name the columns, in any order and with others between them: those
+    of paths and labels (`filepath`, `image`, ..., `class`, `target`, ...), and `split` and `domain`
+    where there are such.
 
     Raises:
-      DataError: the file cannot be read, holds no lines, or one that is not a path and a label.
+      DataError: the file cannot be read, holds no lines, or one that is not a path and a label; or
+        it is not clear which columns hold them.
     """
     file = pathlib.Path(file)
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            rows = list(_rows(stream, file))
-    except OSError as error:
-        raise DataError(f"{shown(file)} cannot be read ({error.strerror}); restore it.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{shown(file)} is not a text of paths and labels ({error}).") from None
-    if _has_header(rows):
-        rows = rows[1:]
-    if not rows:
-        raise DataError(
-            f"{shown(file)} lists no images; fill it with lines `path label`, or remove it."
-        )
-    paths, labels, numbers = zip(*rows, strict=True)
-    return Lines(file, list(paths), list(labels), np.array(numbers, np.int32))
-
-
-def _has_header(rows: list[tuple[str, str, int]]) -> bool:
-    """Whether the first line is no image, unlike the second if there is one."""
-    return (
-        bool(rows)
-        and not is_image_name(rows[0][0])
-        and all(is_image_name(path) for path, _, _ in rows[1:2])
+    name, text = shown(file), read_text(file)
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    mark = separator(first, file.suffix)
+    found = list(rows(text, mark, name))
+    if found:
+        columns = find_columns(found[0], found[1] if len(found) > 1 else None, mark, name)
+        found = found[columns.header :]
+    if not found:
+        raise DataError(f"{name} lists no images; fill it with lines `path label`, or remove it.")
+    for row in found:
+        fields = row[1]
+        if len(fields) != columns.width or "" in fields or (mark == " " and " " in fields[0]):
+            _check_row(row, columns, mark, name)
+    column = lambda k: None if k is None else [row[1][k] for row in found]  # noqa: E731
+    names = {label: class_name(label) for label in set(column(columns.label))}
+    return Lines(
+        file,
+        [path.removeprefix("./") for path in column(columns.path)],
+        [names[label] for label in column(columns.label)],
+        np.array([row[0] for row in found], np.int32),
+        column(columns.split),
+        column(columns.domain),
     )
 
 
-def _rows(stream, file: pathlib.Path) -> Iterator[tuple[str, str, int]]:
-    """(path, label, number of the line) of every line that is not blank."""
-    first = next((line for line in stream if line.strip()), "")
-    stream.seek(0)
-    separator = _separator(first, file.suffix)
-    if separator == " ":
-        parts = ((n, _words(line)) for n, line in enumerate(stream, 1) if line.strip())
-    else:
-        reader = csv.reader(stream, delimiter=separator, skipinitialspace=True)
-        parts = ((reader.line_num, row) for row in reader if any(map(str.strip, row)))
-    for number, row in parts:
-        if len(row) != 2 or not row[0].strip() or not row[1].strip():
+def _check_row(row: Row, columns: Columns, mark: str, name: str) -> None:
+    """Raises DataError for a line with other columns than the first, or nothing in one needed."""
+    number, fields = row
+    if len(fields) != columns.width:
+        wanted = "a path and a label" if columns.width == 2 else f"{columns.width} columns"
+        raise DataError(
+            f"{name}, line {number}: expected {wanted} separated by {SEPARATORS[mark]}, as in "
+            "the first line."
+        )
+    if mark == " " and any(map(is_picture_name, fields[0].split()[:-1])):
+        raise DataError(
+            f"{name}, line {number} holds more than a path and a label; put what holds spaces "
+            "into quotes, or separate by tabs."
+        )
+    for what in ("path", "label", "split", "domain"):
+        if (place := getattr(columns, what)) is not None and not fields[place]:
             raise DataError(
-                f"{shown(file)}, line {number}: expected a path and a label separated by "
-                f"{_SPOKEN[separator]}, as in the first line."
+                f"{name}, line {number}: expected a path and a label separated by "
+                f"{SEPARATORS[mark]}, and the {what} is empty; fill it in, or take out the line."
             )
-        path = row[0].strip()
-        yield path[2:] if path.startswith("./") else path, sys.intern(row[1].strip()), number
 
 
-_SPOKEN = {" ": "a space", ",": "a comma", "\t": "a tab"}
+def divided(lines: Lines, domain: str, split: str) -> dict[tuple[str, str], Lines]:
+    """(domain, split) -> the lines of a file that belong there, as its columns say or its name.
 
+    Args:
+      lines: of one file.
+      domain: as its name says.
+      split: as its name says; "" for none.
 
-def _words(line: str) -> list[str]:
-    """What stands before the last space, quoted or not, and what stands after it."""
-    parts = line.rsplit(None, 1)
-    return [parts[0].strip().strip('"'), parts[1]] if len(parts) == 2 else parts
-
-
-def _separator(line: str, suffix: str) -> str:
-    """Of a first line that may be a header.
-
-    >>> [_separator(line, ".txt") for line in ("a b.jpg 3", "a b.jpg,3", "a,b.jpg 3")]
-    [' ', ',', ' ']
+    Raises:
+      DataError: the line whose split is none, or another than the file is named after.
     """
-    if "\t" in line or suffix == ".tsv":
-        return "\t"
-    if suffix == ".csv":
-        return ","
-    words = _words(line)
-    if len(words) == 2 and is_image_name(words[0]):
-        return " "
-    return "," if "," in line else " "
+    if lines.splits is None and lines.domains is None:
+        return {(domain, split): lines}
+    parts: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
+    for i in range(len(lines.paths)):
+        own = split_of(lines.splits[i]) if lines.splits else split
+        if own is None or (split and own != split):
+            fault = f"the file is named after {split}" if own else "splits are train, val and test"
+            raise DataError(
+                f"{lines.at(i)} has split {brief(lines.splits[i])!r}, and {fault}; correct it, or "
+                "take out the column."
+            )
+        parts[nfc(lines.domains[i]) if lines.domains else domain, own].append(i)
+    return {part: lines.take(at) for part, at in parts.items()}
 
 
-def find_lists(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
+def find_lists(
+    folder: str | os.PathLike, *, asked: bool = True
+) -> dict[str, dict[str, pathlib.Path]]:
     """The lists in a folder: domain -> split -> file; the split is "" where a list has none.
 
     `{domain}_train.txt`, `_val`, `_test`, or `{domain}_list.txt` for a domain that comes without
@@ -124,22 +149,31 @@ def find_lists(folder: str | os.PathLike) -> dict[str, dict[str, pathlib.Path]]:
     that of the domain it is named after. Of files called like lists, those of domains for which
     none begins like one are something else (`class_list.txt`), if there are any other lists.
 
+    Args:
+      folder: where they lie.
+      asked: whether it is known that there are lists; else a table of more than two columns beside
+        folders of classes (`metadata.csv`) is none.
+
     Raises:
       DataError: two lists for the same part.
     """
     files = [f for f in sorted(pathlib.Path(folder).iterdir()) if _is_candidate(f)]
     named: dict[str, dict[str, pathlib.Path]] = {}
     for file in files:
-        domain, _, kind = file.stem.rpartition("_")
+        domain, _, kind = nfc(shown(file.stem)).rpartition("_")
         if domain and kind.lower() == "list":
             _add(named, domain, WHOLE, file)
         elif domain and (split := split_of(kind)):
             _add(named, domain, split, file)
-    sure = {d: f for d, f in named.items() if any(map(_begins_like_a_list, f.values()))}
+    sure = {d: f for d, f in named.items() if any(map(_speaks_of_images, f.values()))}
     named = sure or named
     if not named:
-        for file in filter(_begins_like_a_list, files):
-            _add(named, file.stem, WHOLE, file)
+        widths = {file: _columns_of(file) for file in files}
+        found = [file for file in files if widths[file] == 2]
+        if not found and any(widths.values()) and (asked or not _holds_classes(folder)):
+            found = [file for file in files if widths[file]]
+        for file in found:
+            _add(named, nfc(shown(file.stem)), WHOLE, file)
     order = (WHOLE, *SPLITS)
     return {d: dict(sorted(f.items(), key=lambda p: order.index(p[0]))) for d, f in named.items()}
 
@@ -161,22 +195,39 @@ def _add(lists: dict, domain: str, split: str, file: pathlib.Path) -> None:
     parts[split] = file
 
 
-def _begins_like_a_list(file: pathlib.Path) -> bool:
-    """Whether the first or, after a header, the second line is the path of an image and a label."""
+def _columns_of(file: pathlib.Path) -> int:
+    """Columns of a file of which the first or, after a header, the second line names an image and
+    more; 0 for other files."""
+    lines = _first_lines(file)
+    mark = separator(lines[0], file.suffix) if lines else " "
+    for line in lines:
+        row = words(line) if mark == " " else next(csv.reader([line], delimiter=mark), [])
+        if len(row) > 1 and any(is_picture_name(field.strip()) for field in row):
+            return len(row)
+    return 0
+
+
+def _holds_classes(folder: str | os.PathLike) -> bool:
+    """Whether some `domain/class` folder in it is seen to hold images."""
+    inner = (place for place in pathlib.Path(folder).glob("[!.]*/[!.]*") if place.is_dir())
+    some = (file for place in inner for file in itertools.islice(place.iterdir(), GLIMPSE))
+    return any(is_picture_name(file.name) for file in some)
+
+
+def _speaks_of_images(file: pathlib.Path) -> bool:
+    """Whether its first lines hold an image's name at all: of a file that is called like a list."""
+    seen = (word for line in _first_lines(file) for word in re.split(r"[\s,;\"]", line))
+    return any(map(is_picture_name, seen))
+
+
+def _first_lines(file: pathlib.Path) -> list[str]:
+    """The first two that are not blank."""
     try:
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as stream:
-            lines = [stream.readline(4096) for _ in range(2)]
+        with file.open("rb") as stream:
+            lines = begin_text(stream.read(GLANCE)).split("\n")
     except OSError as error:
         raise DataError(f"{shown(file)} cannot be read ({error.strerror}); restore it.") from None
-    separator = _separator(lines[0] if lines[0].strip() else lines[1], file.suffix)
-    for line in lines:
-        if separator == " ":
-            row = _words(line)
-        else:
-            row = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [])
-        if len(row) == 2 and is_image_name(row[0].strip()) and row[1].strip():
-            return True
-    return False
+    return [line for line in lines if line.strip()][:2]
 
 
 def find_folder(root: pathlib.Path, lists: str = "") -> pathlib.Path | None:
@@ -203,9 +254,9 @@ def _places(root: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _holds_lists(folder: pathlib.Path) -> bool:
-    """Whether any of its files begins like a list."""
-    found = find_lists(folder).values()
-    return any(_begins_like_a_list(file) for parts in found for file in parts.values())
+    """Whether any of its files begins like a list, or is called like one and speaks of images."""
+    found = find_lists(folder, asked=False).values()
+    return any(_speaks_of_images(file) for parts in found for file in parts.values())
 
 
 def class_names(*folders: pathlib.Path) -> tuple[str, ...]:
@@ -217,13 +268,13 @@ def class_names(*folders: pathlib.Path) -> tuple[str, ...]:
     file = next((f / CLASSES for f in folders if (f / CLASSES).is_file()), None)
     if file is None:
         return ()
-    try:
-        names = tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{shown(file)} cannot be read ({error}); it needs a name on each line, in UTF-8."
-        ) from None
-    names = tuple(itertools.dropwhile(lambda name: not name, names[::-1]))[::-1]
-    if not names or len(set(names)) < len(names) or "" in names:
-        raise DataError(f"{shown(file)} needs one name on each line, each a different one.")
-    return names
+    first: dict[str, int] = {}
+    for number, line in enumerate(read_text(file).rstrip().split("\n"), 1):
+        name = class_name(line)
+        if not name or (known := first.setdefault(name, number)) < number:
+            fault = f"names {name!r} again, as line {known} does" if name else "is empty"
+            raise DataError(
+                f"{shown(file)}, line {number} {fault}; it needs one name on each line, each a "
+                "different one."
+            )
+    return tuple(first)

@@ -14,12 +14,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax.data import splits
-from clipjax.data.dataset import ArraySource, Example, Skipped, check_domain, check_root, shown
+from clipjax.data.dataset import ArraySource, Example, Skipped, check_domain, check_root
+from clipjax.data.readers.labels import is_missing, is_number
 from clipjax.data.readers.list_files import CLASSES, class_names
-from clipjax.data.readers.parquet_columns import Column
+from clipjax.data.readers.parquet_columns import Column, by_names
 from clipjax.data.readers.parquet_io import ImageColumn, Shard, find_shards, read_shard
 from clipjax.data.splits import SPLITS
 from clipjax.errors import DataError
+from clipjax.io.texts import nfc, shown
 
 SMALL = 256 << 20  # bytes of files that are held in memory as a whole
 
@@ -61,7 +63,7 @@ class ParquetDataset:
     ):
         self.root = check_root(root, "the folder of Parquet files")
         self.fractions = splits.check_fractions(fractions)
-        self.name = name or shown(self.root.resolve().name)
+        self.name = nfc(name or shown(self.root.resolve().name))
         self._shards = find_shards(self.root)
         wanted = {"image": image, "label": label, "domain": domain}
         read = [read_shard(shard, self.root, wanted) for shard in self._shards]
@@ -87,18 +89,15 @@ class ParquetDataset:
         """Classes as classes.txt or the files' metadata list them, else those found, sorted."""
         listed = list(class_names(self.root))
         if listed:
-            for shard, column in zip(self._shards, columns, strict=True):
-                _check_listed(shard, column, listed)
-            columns = [c if c.found else c._replace(names=listed) for c in columns]
+            pairs = zip(self._shards, columns, strict=True)
+            columns = [_as_listed(shard, column, listed) for shard, column in pairs]
+        else:
+            columns = _with_names(self._shards, columns)
         for shard, column in zip(self._shards, columns, strict=True):
             _check_labels(shard, column)
         self._labels, names = _renumbered(columns)
         if any(column.found for column in columns):
-            wanted = listed or sorted(names)
-            if unknown := [n for n in names if n not in wanted]:
-                raise DataError(
-                    f"label {unknown[0]!r} is not in {shown(self.root / CLASSES)}; add it."
-                )
+            wanted = sorted(names)
             self._labels = np.array([*map(wanted.index, names), -1], np.int32)[self._labels]
             names = wanted
         self.classes = tuple(names)
@@ -138,7 +137,7 @@ class ParquetDataset:
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
         """The classes that this domain declares."""
-        check_domain(self, domain)
+        domain = check_domain(self, domain)
         declared = self._declared[self.domains.index(domain)]
         return tuple(name for name in self.classes if name in declared)
 
@@ -169,7 +168,7 @@ class ParquetDataset:
           ConfigError: an unknown domain.
           DataError: no usable rows, or a class with a single one where all splits are made by hash.
         """
-        check_domain(self, domain)
+        domain = check_domain(self, domain)
         given, part = self._given(domain), self._part(domain, split)
         rows = part[self._usable[part]]
         if not len(rows):
@@ -242,15 +241,41 @@ def _renumbered(columns: Sequence[Column]) -> tuple[np.ndarray, list[str]]:
     return np.concatenate(parts), names
 
 
-def _check_listed(shard: Shard, column: Column, listed: Sequence[str]) -> None:
-    """Refuses a `classes.txt` that gives a name of the file's own to another number."""
-    own = () if column.found else column.names
-    for number, name in enumerate(own):
-        if name in listed and listed.index(name) != number:
+def _as_listed(shard: Shard, column: Column, listed: Sequence[str]) -> Column:
+    """A column by the names of `classes.txt`; refuses one that contradicts the file's own."""
+    own, number = () if column.found else column.names, {n: k for k, n in enumerate(listed)}
+    for k, name in enumerate(own):
+        if number.get(name, k) != k:
             raise DataError(
-                f"{shown(shard.path)} numbers class {name!r} {number}, and {CLASSES} numbers it "
-                f"{listed.index(name)}; correct or remove {CLASSES}."
+                f"{shown(shard.path)} numbers class {name!r} {k}, and {CLASSES} numbers it "
+                f"{number[name]}; correct or remove {CLASSES}."
             )
+    if own:
+        return column._replace(names=list(listed))
+    return by_names(column, listed, f"the labels of {shown(shard.path)}", CLASSES)
+
+
+def _with_names(shards: Sequence[Shard], columns: Sequence[Column]) -> list[Column]:
+    """Columns without a `classes.txt`; refuses texts that are numbers, which name no class."""
+    texts = {n for c in columns if c.found for n in c.names if not is_missing(n)}
+    if texts and all(map(is_number, texts)):
+        shard = next(s for s, c in zip(shards, columns, strict=True) if c.found and c.names)
+        raise DataError(_nameless(shard, f"numbers in strings, like {min(texts)!r},"))
+    kept = []
+    for column in columns:
+        gone = [k for k, n in enumerate(column.names) if column.found and is_missing(n)]
+        names = [n for k, n in enumerate(column.names) if k not in gone]
+        number = {n: k for k, n in enumerate(names)}
+        places = np.array([*(number.get(n, -1) for n in column.names), -1])
+        kept.append(Column(places[column.codes], names, True) if gone else column)
+    return kept
+
+
+def _nameless(shard: Shard, what: str) -> str:
+    return (
+        f"the labels of {shown(shard.path)} are {what} without names; put {CLASSES}, one name a "
+        "line, beside the files."
+    )
 
 
 def _check_labels(shard: Shard, column: Column) -> None:
@@ -258,10 +283,7 @@ def _check_labels(shard: Shard, column: Column) -> None:
     if not len(column.codes) or column.codes.max() < len(column.names):
         return
     if not column.names:
-        raise DataError(
-            f"the labels of {shown(shard.path)} are numbers without names; put classes.txt, one "
-            "name a line, beside the files."
-        )
+        raise DataError(_nameless(shard, "numbers"))
     raise DataError(
         f"labels of {shown(shard.path)} run to {column.codes.max()}, but there are "
         f"{len(column.names)} classes; labels must be 0 .. {len(column.names) - 1}."

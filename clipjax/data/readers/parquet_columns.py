@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.dataset import shown
+from clipjax.data.readers.labels import MOST, Meaning, is_missing
 from clipjax.errors import DataError, UnreachableError
+from clipjax.io.texts import brief, check_class_names, class_name, shown, some
 
 IMAGE_NAMES = ("image", "img", "images", "picture")
 LABEL_NAMES = ("label", "labels", "class", "category", "fine_label")
@@ -42,21 +43,38 @@ def explained(path: pathlib.Path) -> Iterator[None]:
 def features_of(schema) -> dict[str, dict]:
     """What `datasets` noted about the columns."""
     noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    return noted.get("info", {}).get("features") or {}
+    for key in ("info", "features"):
+        noted = noted.get(key) if isinstance(noted, dict) else None
+    noted = noted if isinstance(noted, dict) else {}
+    return {name: feature for name, feature in noted.items() if isinstance(feature, dict)}
 
 
-def declared_names(features: dict[str, dict], name: str) -> list[str] | None:
-    """The names of a ClassLabel."""
+def _is_class_label(features: dict[str, dict], name: str) -> bool:
     feature = features.get(name) or {}
-    return feature.get("names") if feature.get("_type") == "ClassLabel" else None
+    return feature.get("_type") == "ClassLabel" and bool(feature.get("names"))
+
+
+def declared_names(path: pathlib.Path, features: dict[str, dict], name: str) -> list[str]:
+    """The names of a ClassLabel; none for other columns.
+
+    Raises:
+      DataError: one that two classes have.
+    """
+    if not _is_class_label(features, name):
+        return []
+    names, where = features[name]["names"], f"the ClassLabel {name!r} of {shown(path)}"
+    if isinstance(names, dict):  # as dataset cards have them: {"0": "cat", "1": "dog"}
+        wanted = [str(number) for number in range(len(names))]
+        if set(names) != set(wanted):
+            raise DataError(f"{where} numbers {some(names)}; number its names from 0.")
+        names = [names[number] for number in wanted]
+    return list(check_class_names(names, where))
 
 
 def check_column(path: pathlib.Path, schema, name: str) -> None:
     """Raises DataError, listing the columns there are, where one asked for is not."""
     if name and name not in schema.names:
-        raise DataError(
-            f"{shown(path)} has no column {name!r}; columns: {', '.join(schema.names)}."
-        )
+        raise DataError(f"{shown(path)} has no column {name!r}; columns: {some(schema.names, 20)}.")
 
 
 def image_column(path: pathlib.Path, schema, features: dict[str, dict], wanted: str) -> str:
@@ -71,7 +89,7 @@ def image_column(path: pathlib.Path, schema, features: dict[str, dict], wanted: 
     if not found:
         raise DataError(
             f"{shown(path)} has no column of images (bytes, or a struct with bytes); "
-            f"columns: {', '.join(f'{n} {schema.field(n).type}' for n in schema.names)}."
+            f"columns: {some((f'{n} {schema.field(n).type}' for n in schema.names), 20)}."
         )
     return found[0]
 
@@ -88,38 +106,115 @@ def _holds_images(kind) -> bool:
 def label_column(path: pathlib.Path, schema, features: dict[str, dict], wanted: str) -> str:
     """The column of labels: the one wanted, or found by its name; else DataError."""
     check_column(path, schema, wanted)
-    numbered = [n for n in schema.names if declared_names(features, n) and n != "domain"]
+    numbered = [n for n in schema.names if _is_class_label(features, n) and n != "domain"]
     found = [n for n in LABEL_NAMES if n in schema.names]
     found = [wanted] if wanted else found or (numbered if len(numbered) == 1 else [])
     if not found:
         raise DataError(
-            f"{shown(path)} has no column {LABEL_NAMES[0]!r}; columns: {', '.join(schema.names)}."
+            f"{shown(path)} has no column {LABEL_NAMES[0]!r}; columns: {some(schema.names, 20)}."
         )
     return found[0]
 
 
-def coded(path: pathlib.Path, name: str, column, declared: list[str] | None) -> Column:
-    """A column of integers or strings as codes; DataError for other kinds and numbers below -1."""
+def coded(path: pathlib.Path, name: str, column, declared: Sequence[str]) -> Column:
+    """A column as codes: numbers, of whatever type, as they are; texts by those that occur.
+
+    Texts with declared names are numbers of these, or the names themselves.
+
+    Raises:
+      DataError: another kind of column, numbers that are no whole ones or below -1, or texts that
+        no declared name belongs to.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_integer(column.type):
-        codes = pc.fill_null(column.cast(pa.int64()), -1).to_numpy()
-        if len(codes) and codes.min() < -1:  # -1 is what `datasets` writes for no label
-            raise DataError(
-                f"column {name!r} of {shown(path)} holds {codes.min()}; numbers start at 0."
-            )
-        return Column(codes, declared or [], False)
+    where = f"column {name!r} of {shown(path)}"
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    kind = column.type
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+        return Column(_whole_numbers(where, column), list(declared), False)
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return Column(_whole_numbers(where, column.cast(pa.float64())), list(declared), False)
+    if not _is_text(kind):
+        raise DataError(f"{where} is {kind}; it must be integers or strings.")
     try:
         text = column.cast(pa.string()).combine_chunks().dictionary_encode()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
-        text = None
-    if text is None or pa.types.is_floating(column.type):
+    except pa.ArrowInvalid as error:
         raise DataError(
-            f"column {name!r} of {shown(path)} is {column.type}; it must be integers or strings."
-        )
+            f"{where} holds texts that are no UTF-8 ({error}); save it as such."
+        ) from None
     codes = pc.fill_null(text.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    return Column(codes, text.dictionary.to_pylist(), True)
+    names = [class_name(value) for value in text.dictionary.to_pylist()]
+    found = [n for n in dict.fromkeys(names) if n]
+    number = {n: k for k, n in enumerate(found)}
+    codes = np.array([*(number.get(n, -1) for n in names), -1])[codes]
+    return (
+        by_names(Column(codes, found, True), declared, where)
+        if declared
+        else (Column(codes, found, True))
+    )
+
+
+def _is_text(kind) -> bool:
+    import pyarrow as pa
+
+    is_kind = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
+    is_kind += (pa.types.is_large_binary, pa.types.is_string_view, pa.types.is_null)
+    return any(is_one(kind) for is_one in is_kind)
+
+
+def _whole_numbers(where: str, column) -> np.ndarray:
+    """int64 [rows]: numbers, -1 for none.
+
+    Raises:
+      DataError: a fraction, or a number that no class has.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_floating(column.type):
+        values = np.array(column.to_numpy())  # NaN where there is none
+        values[np.isnan(values)] = -1
+        if len(wrong := values[(values != np.floor(values)) | (np.abs(values) >= MOST)]):
+            raise DataError(
+                f"{where} holds {wrong[0]:g}, which is no number of a class; correct it."
+            )
+        codes = values.astype(np.int64)
+    else:
+        column = column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
+        largest = pc.max(column).as_py() or 0
+        if largest >= MOST:
+            raise DataError(f"{where} holds {largest}, which is no number of a class; correct it.")
+        codes = pc.fill_null(column.cast(pa.int64()), -1).to_numpy()
+    if len(codes) and codes.min() < -1:  # -1 is what `datasets` writes for no label
+        raise DataError(f"{where} holds {codes.min()}; numbers start at 0.")
+    return codes
+
+
+def by_names(column: Column, names: Sequence[str], where: str, table: str = "") -> Column:
+    """A column of texts, or of numbers without names, as numbers of named classes.
+
+    Args:
+      column: whose own names are those that occur.
+      names: of the classes, by number.
+      where: the column, for messages.
+      table: what the names are from, for messages; default: its ClassLabel.
+
+    Raises:
+      DataError: a text that no class belongs to, or two.
+    """
+    values = np.unique(column.codes[column.codes >= 0]).tolist()
+    texts = column.names if column.found else [str(value) for value in values]
+    given = {text for text in texts if text in names or not is_missing(text)}
+    meaning = Meaning(given, names)
+    if fault := meaning.fault(names, table or "its ClassLabel"):
+        raise DataError(f"{where}: label {brief(fault[0])!r} {fault[1]}.")
+    numbers = [meaning.numbers.get(text, -1) for text in texts]
+    keys = list(range(len(texts))) if column.found else values
+    places = np.searchsorted(keys, column.codes) if keys else np.zeros(len(column.codes), int)
+    codes = np.where(column.codes < 0, -1, np.array([*numbers, -1])[places])
+    return Column(codes, list(names), False)
 
 
 def named_domains(path: pathlib.Path, name: str, domains: Column) -> Column:

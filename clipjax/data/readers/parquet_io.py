@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.dataset import shown
 from clipjax.data.readers.parquet_columns import (
     Column,
     check_column,
@@ -30,6 +29,7 @@ from clipjax.data.readers.parquet_columns import (
 )
 from clipjax.data.splits import SPLITS, split_of
 from clipjax.errors import ChangedError, DataError
+from clipjax.io.texts import nfc, shown
 
 KEPT_BYTES = 64 << 20  # of row groups that were read last
 GLANCE = 100  # entries of a folder, to see what it holds
@@ -117,7 +117,7 @@ def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
     if not folders and not splits and (m := re.fullmatch(r"(.+)-\d+-of-\d+", below.stem)):
         folders = [m[1]]
     stat = path.stat()
-    domain = shown(folders[0]) if folders else ""
+    domain = nfc(shown(folders[0])) if folders else ""
     return Shard(path, splits[0] if splits else "train", domain, stat.st_size, stat.st_mtime_ns)
 
 
@@ -138,10 +138,12 @@ def read_shard(shard: Shard, root: pathlib.Path, wanted: dict[str, str]) -> Rows
         table = file.read(columns=[label, domain] if domain else [label])
         leaves, imageless = imageless_rows(file, schema, image)
         groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        labels = coded(shard.path, label, table[label], declared_names(features, label))
+        labels = coded(shard.path, label, table[label], declared_names(shard.path, features, label))
         domains = Column(np.zeros(len(table), np.int64), [shard.domain], False)
         if domain:
-            domains = coded(shard.path, domain, table[domain], declared_names(features, domain))
+            names, column = declared_names(shard.path, features, domain), table[domain]
+            column = column.cast("string") if str(column.type) == "bool" else column
+            domains = coded(shard.path, domain, column, names)
             domains = named_domains(shard.path, domain, domains)
     name = shown(shard.path.relative_to(root))
     where = Images(shard.path, name, leaves, groups, shard.size, shard.changed)

@@ -15,6 +15,7 @@ from clipjax.data.dataset import Example, Skipped, check_domain
 from clipjax.data.readers.tfds_dirs import find_builders
 from clipjax.data.readers.tfds_io import Builder, Records, read_builder, read_labels
 from clipjax.data.splits import SPLITS
+from clipjax.io.texts import nfc
 
 
 class TfdsDataset:
@@ -40,7 +41,7 @@ class TfdsDataset:
         name = name.removeprefix("tfds:")
         self.name, self.fractions = f"tfds:{name}", splits.check_fractions(fractions)
         found = find_builders(name, data_dir)
-        self._builders = {domain: read_builder(str(folder)) for domain, folder in found.items()}
+        self._builders = {nfc(domain): read_builder(str(f)) for domain, f in found.items()}
         self.domains = tuple(self._builders)
         names = [name for builder in self._builders.values() for name in builder.classes]
         self.classes = tuple(dict.fromkeys(names))
@@ -48,7 +49,7 @@ class TfdsDataset:
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
         """The classes that this domain declares."""
-        check_domain(self, domain)
+        domain = check_domain(self, domain)
         return self._builders[domain].classes
 
     def has_split(self, split: str) -> bool:
@@ -62,7 +63,7 @@ class TfdsDataset:
           DataError: a damaged file, labels that are no class, or a class with a single example
             where all splits are made by hash.
         """
-        check_domain(self, domain)
+        domain = check_domain(self, domain)
         builder = self._builders[domain]
         base, _ = splits.origin(split, builder.splits)
         records = Records(builder, builder.splits[base])

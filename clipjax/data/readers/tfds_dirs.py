@@ -9,6 +9,7 @@ import pathlib
 import re
 
 from clipjax.errors import ConfigError, DataError
+from clipjax.io.texts import read_text
 
 DOMAINNET = ("real", "painting", "clipart", "quickdraw", "infograph", "sketch")
 INFO = "dataset_info.json"
@@ -51,8 +52,8 @@ def _at_path(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         return found
     file = found[""] / INFO
     try:
-        noted = json.loads(file.read_text(encoding="utf-8"))
-        name = noted.get("configName") or noted.get("name") or folder.name
+        noted = json.loads(read_text(file))
+        name = str(noted.get("configName") or noted.get("name") or folder.name)
     except (OSError, ValueError, AttributeError) as error:  # no JSON, or not an object
         raise DataError(f"{file} is damaged ({error}); prepare the dataset again.") from None
     return {name: found[""]}

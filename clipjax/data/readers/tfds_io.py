@@ -15,6 +15,7 @@ import numpy as np
 from clipjax.data.readers.tfds_dirs import convert_command
 from clipjax.data.splits import split_of
 from clipjax.errors import DataError, UnreachableError
+from clipjax.io.texts import check_class_names, some
 from clipjax.log import progress
 
 AT_ONCE = 256  # records read together for their labels
@@ -56,7 +57,7 @@ def read_builder(folder: str) -> Builder:
     if not splits:
         raise DataError(f"{folder} has no split train, validation or test; splits: {list(sizes)}.")
     counts = {ours: sizes[own] for ours, own in splits.items()}
-    classes = tuple(info.features[label].names)
+    classes = check_class_names(info.features[label].names, f"label {label!r} of {folder}")
     return Builder(folder, info.full_name, image, label, classes, splits, counts)
 
 
@@ -87,8 +88,10 @@ def _feature(folder: str, features: Any, kind: type, usual: str) -> str:
     if usual in found:
         return usual
     if len(found) != 1:
-        listed = ", ".join(f"{name} {type(f).__name__}" for name, f in features.items())
-        raise DataError(f"{folder} has no single feature for the {usual}; features: {listed}.")
+        listed = some((f"{name} {type(f).__name__}" for name, f in features.items()), 20)
+        raise DataError(
+            f"{folder} has no single {kind.__name__} feature for the {usual}; features: {listed}."
+        )
     return found[0]
 
 
@@ -145,20 +148,26 @@ def read_labels(records: Records, builder: Builder) -> np.ndarray:
     text = "\n".join((builder.folder, builder.label, records.stamp))
     key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     file = default_cache_dir() / "labels" / f"{key}.npy"
-    if (kept := _kept(file, len(records))) is not None:
-        return kept
+    labels = _kept(file, len(records))
+    if labels is not None:
+        return _checked(labels, builder)
     labels = np.zeros(len(records), np.int32)
     # Rows from all files at a time: they are read side by side.
     apart = -(-len(records) // AT_ONCE)
     what = f"read labels of {builder.name}"
     for first in progress(range(apart), what=what, unit="batch"):
         labels[first::apart] = records.labels(range(first, len(records), apart))
+    _keep(file, _checked(labels, builder))
+    return labels
+
+
+def _checked(labels: np.ndarray, builder: Builder) -> np.ndarray:
+    """The labels; DataError where one is no class, also of those read before names went."""
     if len(labels) and not 0 <= labels.min() <= labels.max() < len(builder.classes):
         raise DataError(
             f"labels of {builder.name} run from {labels.min()} to {labels.max()}, but it has "
             f"{len(builder.classes)} classes (-1 means that the split has no labels)."
         )
-    _keep(file, labels)
     return labels
 
 

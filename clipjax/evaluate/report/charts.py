@@ -1,28 +1,39 @@
-"""The charts of a report page: curves with bands, clouds of points, horizontal bars."""
+"""The charts of a report page: curves with bands, clouds of points, horizontal bars, as SVG text.
+
+Colours are CSS classes (`c0` .. `c7`, `good`, `bad`, ...) that the page's style sheet defines for
+light and dark; tooltips are <title> elements, which browsers show on hover and screen readers say.
+"""
 
 from __future__ import annotations
 
+import html
+import math
+import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.evaluate.report.drawing import (
-    WIDTH,
-    Axes,
-    Bar,
-    colour,
-    escape,
-    figure,
-    label,
-    legend,
-    number,
-    shorten,
-    spread,
-)
+from clipjax.log import writable
 
+COLOURS = 8  # of the style sheet; a ninth series starts over, with dashes
+WIDTH = 360
 _POINTS = 80  # of a curve; more of them are neither seen nor hovered
 _CLOUD = 280  # height of a map
 _GUTTER = 118  # left of bars, for their labels
+# What XML forbids even escaped.
+_ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+
+
+class Bar(NamedTuple):
+    """One horizontal bar; `low` and `high` end its whisker, `note` is said on hover."""
+
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+    colour: str = "c0"  # class of the style sheet
 
 
 def line_chart(
@@ -50,7 +61,7 @@ def line_chart(
     if not kept:
         return ""
     colours = colours or {name: colour(i) for i, name in enumerate(series)}
-    key, bottom = legend(list(kept), [_stroke(colours[name]) for name in kept], 32)
+    key, bottom = _legend(list(kept), [_stroke(colours[name]) for name in kept], 32)
     ys = np.concatenate([v[1:].ravel() for v in kept.values()])
     low, high = spread([*ys, *([guide[0]] if guide else [])], 0.06)
     y = (low if y_range[0] is None else y_range[0], high if y_range[1] is None else y_range[1])
@@ -61,7 +72,7 @@ def line_chart(
     body += "".join(_band(axes, v, colours[n]) for n, v in kept.items())
     body += _guide(axes, *guide) if guide else ""
     body += "".join(_curve(axes, n, v, colours[n]) for n, v in kept.items())
-    return figure(title, top + 172, body)
+    return _figure(title, top + 172, body)
 
 
 def _finite(values: Sequence) -> np.ndarray | None:
@@ -76,7 +87,7 @@ def _finite(values: Sequence) -> np.ndarray | None:
 def _guide(axes: Axes, y: float, words: str) -> str:
     _, at = axes.at(axes.x[0], y)
     line = f'<path class="guide" d="M{axes.left} {at}H{axes.right}"/>'
-    return line + label(axes.right, at - 4, words, "tick words", "end")
+    return line + _label(axes.right, at - 4, words, "tick words", "end")
 
 
 def _stroke(kind: str) -> str:
@@ -140,7 +151,7 @@ def scatter(
     marks = [_mark(0, 0, f'class="{kind}"') for kind in kinds]
     for shape, _ in enumerate(shape_names):
         marks.append(_mark(0, 0, f'class="other {"ring" if shape else ""}"'))
-    key, bottom = legend([*names, *shape_names], marks, 32)
+    key, bottom = _legend([*names, *shape_names], marks, 32)
     top, size = bottom + 12, np.array([WIDTH, _CLOUD])
     low, high = points.min(axis=0), points.max(axis=0)
     scale = ((size - 16) / np.maximum(high - low, 1e-9)).min()
@@ -152,7 +163,7 @@ def scatter(
             kind = f"{kinds[group] if group >= 0 else 'other'}{' ring' if shape else ''}"
             inner = "".join(_mark(*places[i], note=notes[i] if notes else "") for i in rows)
             body.append(f'<g class="cloud {kind}">{inner}</g>' if inner else "")
-    return figure(title, top + _CLOUD + 1, "".join(body))
+    return _figure(title, top + _CLOUD + 1, "".join(body))
 
 
 def _mark(x: float, y: float, more: str = "", note: str = "") -> str:
@@ -187,7 +198,7 @@ def bars(
     body = [f'<path class="axis" d="M{zero} {axes.top}V{axes.bottom}"/>']
     write = f"{'+' if signed else ''}.{digits}f"
     body += [_bar(axes, i, row, write, unit) for i, row in enumerate(rows)]
-    return figure(title, axes.bottom + 6, "".join(body))
+    return _figure(title, axes.bottom + 6, "".join(body))
 
 
 def _bar(axes: Axes, index: int, row: Bar, write: str, unit: str) -> str:
@@ -197,7 +208,7 @@ def _bar(axes: Axes, index: int, row: Bar, write: str, unit: str) -> str:
     value = f"{row.value:{write}}".replace("-", "−") if row.value else "0"
     words = f"{row.label}: {value}{unit}" + (f", {row.note}" if row.note else "")
     x, width = min(zero, end), max(abs(end - zero), 0.8)
-    body = label(_GUTTER - 2, y + 12, shorten(row.label, 19), "name", "end")
+    body = _label(_GUTTER - 2, y + 12, _shorten(row.label, 19), "name", "end")
     body += f'<rect class="{row.colour}" x="{x:g}" y="{y + 3}" width="{width:.1f}" height="11"/>'
     tip = end
     if row.low is not None and row.high is not None and row.low < row.high:
@@ -205,5 +216,141 @@ def _bar(axes: Axes, index: int, row: Bar, write: str, unit: str) -> str:
         body += f'<path class="whisker" d="M{one} {y + 8.5}H{two}"/>'
         tip = two if row.value >= 0 else one
     side = "start" if row.value >= 0 else "end"
-    body += label(tip + (4 if side == "start" else -4), y + 12, value, "tick", side)
+    body += _label(tip + (4 if side == "start" else -4), y + 12, value, "tick", side)
     return f"<g><title>{escape(words)}</title>{body}</g>"
+
+
+def legal(text: str) -> str:
+    """The text with what no page can hold as what one can: halves of pairs, control characters.
+
+    >>> legal("photo-\\udcff\\x00")
+    'photo-\\\\udcff\ufffd'
+    """
+    return _ILLEGAL.sub("\ufffd", writable(text))
+
+
+def escape(text: object) -> str:
+    """Any text as XML content or attribute value.
+
+    >>> escape('<a & "b">\\x00')
+    '&lt;a &amp; &quot;b&quot;&gt;\ufffd'
+    """
+    return html.escape(legal(str(text)))
+
+
+def _shorten(text: str, length: int) -> str:
+    """At most `length` characters, the last an ellipsis where some are missing."""
+    text = legal(text)
+    return text if len(text) <= length else text[: length - 1].rstrip() + "…"
+
+
+def _width(text: str) -> float:
+    """About how wide text is at the charts' 11 px, in a wide font: there is none to ask."""
+    return sum(3.9 if c in "fijlrt.,:'()| " else 10.5 if c in "mwMW@%" else 7.2 for c in text)
+
+
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """About `count` round numbers (1, 2 or 5 times a power of ten) in [low, high].
+
+    >>> ticks(0, 1)
+    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    """
+    rough = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = power * min((1, 2, 5, 10), key=lambda m: abs(math.log(m * power / rough)))
+    digits = max(0, 1 - math.floor(math.log10(step)))
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, digits) + 0.0 for i in range(first, last + 1)]
+
+
+def number(value: float) -> str:
+    """A number for people: four significant digits, no empty exponent.
+
+    >>> [number(v) for v in (0.30000001, 1e-05, 20.0, 2500000.0)]
+    ['0.3', '1e-5', '20', '2.5e6']
+    """
+    return re.sub(r"e([+-])0*(\d)", lambda m: "e" + m[1].strip("+") + m[2], f"{value:.4g}")
+
+
+def colour(index: int) -> str:
+    """The class of a series: a colour, and dashes once the colours are used up."""
+    return f"c{index % COLOURS}" + (" dashed" if index // COLOURS % 2 else "")
+
+
+def _figure(title: str, height: float, body: str) -> str:
+    """A drawing with its visible heading and the same words for screen readers."""
+    name = escape(title)
+    return (
+        f'<svg role="img" viewBox="0 0 {WIDTH} {height:g}" aria-label="{name}">'
+        f"<title>{name}</title>"
+        f'<text class="heading" x="0" y="13">{escape(_shorten(title, 54))}</text>{body}</svg>'
+    )
+
+
+def _label(x: float, y: float, words: str, kind: str = "tick", anchor: str = "start") -> str:
+    """Text at a point; `anchor` says which end of it is there."""
+    return f'<text class="{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(words)}</text>'
+
+
+def _legend(names: Sequence[str], marks: Sequence[str], top: float) -> tuple[str, float]:
+    """A row, or as many as it takes, of marks with names; and where the last row ends.
+
+    `marks` are SVG drawn around (0, 0).
+    """
+    x, y, parts = 0.0, top, []
+    for name, mark in zip(names, marks, strict=True):
+        name = _shorten(name, 40)
+        room = 25 + _width(name)
+        if x and x + room > WIDTH:
+            x, y = 0.0, y + 15
+        parts.append(f'<g transform="translate({x + 6:g} {y - 4:g})">{mark}</g>')
+        parts.append(_label(x + 15, y, name, "key"))
+        x += room
+    return "".join(parts), y
+
+
+class Axes(NamedTuple):
+    """A rectangle of the drawing and the range of numbers it shows."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+    x: tuple[float, float]
+    y: tuple[float, float]
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point is drawn."""
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        return (
+            round(self.left + across * (self.right - self.left), 1),
+            round(self.bottom - up * (self.bottom - self.top), 1),
+        )
+
+    def grid(self, x_label: str, y_label: str) -> str:
+        """Grid lines with their numbers, and what the axes are."""
+        parts = []
+        for value in ticks(*self.y):
+            _, y = self.at(self.x[0], value)
+            parts.append(f'<path class="grid" d="M{self.left:g} {y:g}H{self.right:g}"/>')
+            parts.append(_label(self.left - 5, y + 4, number(value), anchor="end"))
+        for value in ticks(*self.x, 6):
+            if value == int(value) or self.x[1] - self.x[0] < 2:
+                x, _ = self.at(value, self.y[0])
+                parts.append(_label(x, self.bottom + 14, number(value), anchor="middle"))
+        parts.append(_label(self.right, self.bottom + 27, x_label, anchor="end"))
+        parts.append(_label(0, self.top - 8, y_label))
+        return "".join(parts)
+
+
+def spread(values: Sequence[float], pad: float = 0.0) -> tuple[float, float]:
+    """The range of the finite values, a little wider; never empty."""
+    finite = np.asarray(values, float)
+    finite = finite[np.isfinite(finite)]
+    low, high = float(finite.min()), float(finite.max())
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):
+        # A flat line, or a single point: some room around it, so that axes have two ends.
+        room = 0.5 * abs(low) or 0.5
+        return low - room, high + room
+    return low - pad * (high - low), high + pad * (high - low)

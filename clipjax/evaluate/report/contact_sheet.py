@@ -1,18 +1,16 @@
-"""Contact sheets: some images of each class of a domain, as a picture and as HTML."""
+"""Contact sheets: some images of each class of a domain, as a picture and for a page."""
 
 from __future__ import annotations
 
 import io
-import os
-import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.evaluate.report.drawing import escape
-from clipjax.evaluate.report.tables import writable
+from clipjax.evaluate.report.tables import Card, Cards, Picture
 from clipjax.evaluate.report.tsne import thumbnail
+from clipjax.log import writable
 
 PER_CLASS, CLASSES = 8, 20
 _TILE, _GAP, _NAMES, _TITLE = 96, 6, 170, 34  # pixels; the widths of a tile and of the names
@@ -44,21 +42,18 @@ def choose_rows(labels: np.ndarray, label: int, seed: int, limit: int = PER_CLAS
     return np.random.default_rng([seed, label]).permutation(rows)[:limit].tolist()
 
 
-def sheet_html(title: str, strips: Sequence[Strip]) -> str:
-    """The sheet as HTML that folds away: a card for each class, its images within (data URIs)."""
-    cards = "".join(map(_card, strips))
-    heading = f"<summary>{escape(writable(title))}</summary>"
-    return f'<details open>{heading}<div class="cards">{cards}</div></details>' if strips else ""
-
-
-def _card(strip: Strip) -> str:
-    name = escape(writable(strip.name))
-    pictures = "".join(
-        f'<figure><img src="{thumbnail(image)}" alt="{name}"></figure>' for image in strip.images
-    )
-    return (
-        f'<article><h3>{name} <span class="muted">{_images(strip.count)}</span></h3>'
-        f'<div class="pictures">{pictures}</div></article>'
+def sheet(title: str, strips: Sequence[Strip]) -> Cards:
+    """The sheet for a page: a card for each class, its images within (data URIs)."""
+    return Cards(
+        title,
+        [
+            Card(
+                strip.name,
+                _images(strip.count),
+                [Picture(thumbnail(image), strip.name) for image in strip.images],
+            )
+            for strip in strips
+        ],
     )
 
 
@@ -109,11 +104,3 @@ def _cut(text: str, font, width: float) -> str:
     while text and font.getlength(text + "…") > width:
         text = text[:-1]
     return text + "…"
-
-
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file so that a reader sees the old or the new content, never a part."""
-    path = pathlib.Path(path)
-    scratch = path.with_name(path.name + ".partial")
-    scratch.write_bytes(content)
-    os.replace(scratch, path)

@@ -1,33 +1,18 @@
-"""report.html and suite.html: one file each, readable offline, without JavaScript."""
+"""report.html and suite.html: one file each, readable offline, without JavaScript.
+
+How they look is said in assets/report: page.html, items.html, report.css.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
-from clipjax.evaluate.report import curves, sections
-from clipjax.evaluate.report.drawing import escape
-from clipjax.evaluate.report.feature_maps import feature_maps
+from clipjax.evaluate.report import sections
+from clipjax.evaluate.report.charts import legal
+from clipjax.evaluate.report.tables import Chapter, Link, Table
 from clipjax.io import ASSETS
-
-_STYLE = ASSETS / "report.css"
-
-
-class Section(NamedTuple):
-    """A part of a page; one with an empty body is left out."""
-
-    name: str  # anchor
-    heading: str
-    body: str
-
-
-class Entry(NamedTuple):
-    """A run on the page of a suite."""
-
-    title: str
-    results: dict
-    published: Sequence[Sequence[str]] | None  # method, domain, published, measured; in %
-    href: str | None  # of the run's own page
 
 
 def run_page(results: dict, metrics: list[dict], evidence: dict, config: dict) -> str:
@@ -40,74 +25,77 @@ def run_page(results: dict, metrics: list[dict], evidence: dict, config: dict) -
       config: of the run, as JSON.
     """
     data = results["data"]
-    kinds = sections.colours(results)
-    learned = curves.charts(metrics, data["source"], data["target"], kinds)
-    several = len(results["seeds"]) > 1
-    note = "Mean of each epoch" + (", and over seeds; bands from lowest to highest." * several)
+    found = {
+        ("results", "Results"): sections.headline(results),
+        ("sweep", "Sweep"): sections.sweep(results),
+        ("learning", "Learning"): sections.learning(results, metrics),
+        ("features", "Features"): sections.features(evidence),
+        ("classes", "Change per class"): sections.class_changes(evidence),
+        ("mistakes", "Worst classes"): sections.worst(evidence),
+        ("selection", "Choice of the checkpoint"): sections.selection(results),
+        ("run", "About the run"): sections.about(results, config),
+    }
     return document(
         f"{results['experiment']}: {data['source']} → {data['target']}",
         f"{data['name']}, {results['classes']} classes; model {results['model']}; "
         f"seeds {', '.join(map(str, results['seeds']))}",
-        sections.summary(results),
-        [
-            Section("results", "Results", sections.headline(results)),
-            Section("sweep", "Sweep", sections.sweep(results)),
-            Section(
-                "learning",
-                "Learning",
-                sections.paragraph(note, "note") * bool(learned) + sections.grid(learned),
-            ),
-            Section("features", "Features", _features(evidence)),
-            Section("classes", "Change per class", sections.class_changes(results, evidence)),
-            Section("mistakes", "Worst classes", sections.worst(evidence)),
-            Section("selection", "Choice of the checkpoint", sections.selection(results)),
-            Section("run", "About the run", sections.about(results, config)),
-        ],
+        [sections.summary(results)],
+        [Chapter(*name, items=items) for name, items in found.items()],
     )
-
-
-def _features(evidence: dict) -> str:
-    by_domain, by_class, said = feature_maps(evidence)
-    note = sections.paragraph(said, "note") if said else ""
-    return note + sections.grid(by_domain) + sections.grid(by_class)
 
 
 def suite_page(entries: Sequence[tuple[str, dict, Sequence | None, str | None]]) -> str:
     """The page of several runs: a table each, beside published accuracies where there are some.
 
     Args:
-      entries: (title, results, published rows or None, href of the run's page or None); see
-        `Entry`.
+      entries: (title, results, published rows (method, domain, published, measured; in %) or None,
+        href of the run's own page or None).
     """
-    entries = [Entry(*entry) for entry in entries]
+    header = ["method", "domain", "published, %", "measured, %"]
+    beside, more = "Beside the published accuracies", "Curves, maps and mistakes"
     parts = []
-    for i, entry in enumerate(entries):
-        body = sections.headline(entry.results)
-        if entry.published:
-            header = ["method", "domain", "published, %", "measured, %"]
-            body += "<h3>Beside the published accuracies</h3>"
-            body += sections.table(header, entry.published)
-        if entry.href:
-            body += f'<p><a href="{escape(entry.href)}">Curves, maps and mistakes</a></p>'
-        data = entry.results["data"]
-        heading = f"{entry.title}: {data['name']}, {data['source']} → {data['target']}"
-        parts.append(Section(f"part-{i}", heading, body))
-    models = ", ".join(dict.fromkeys(str(e.results["model"]) for e in entries))
-    return document("All tables", f"model {models}" if models else "", "", parts)
+    for i, (title, results, published, href) in enumerate(entries):
+        data = results["data"]
+        heading = f"{title}: {data['name']}, {data['source']} → {data['target']}"
+        items = [
+            *sections.headline(results),
+            Table(header, published or [], beside, folded=False),
+            Link(more, href or ""),
+        ]
+        parts.append(Chapter(f"part-{i}", heading, items=items))
+    models = ", ".join(dict.fromkeys(str(results["model"]) for _, results, *_ in entries))
+    return document("All tables", f"model {models}" if models else "", [], parts)
 
 
-def document(title: str, subtitle: str, lead: str, parts: Sequence[Section]) -> str:
-    """A whole page: header, links to its sections, the sections."""
-    kept = [part for part in parts if part.body]
-    links = "".join(f'<a href="#{p.name}">{escape(p.heading)}</a>' for p in kept)
-    body = "".join(
-        f'<section id="{p.name}"><h2>{escape(p.heading)}</h2>{p.body}</section>' for p in kept
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title>\n<style>\n{_STYLE.read_text(encoding='utf-8')}</style>"
-        '<link rel="icon" href="data:,"></head>\n'
-        f'<body><header><h1>{escape(title)}</h1><p class="muted">{escape(subtitle)}</p>{lead}'
-        f"<nav>{links}</nav></header>\n<main>{body}</main></body></html>\n"
+def document(title: str, subtitle: str, lead: Sequence[str], parts: Sequence[Chapter]) -> str:
+    """A whole page: header, links to its chapters, the chapters; those that are empty left out.
+
+    Args:
+      title: heading.
+      subtitle: below it.
+      lead: sentences before all others.
+      parts: the chapters.
+    """
+    style = (ASSETS / "report" / "report.css").read_text(encoding="utf-8")
+    kept = [part for part in parts if part]
+    page = _templates().get_template("page.html")
+    return page.render(style=style, title=title, subtitle=subtitle, lead=lead, chapters=kept)
+
+
+@functools.cache
+def _templates():
+    """The templates. What they are given is text, never markup, and what they lack an error."""
+    import jinja2
+    from markupsafe import Markup
+
+    def finalize(value: Any) -> Any:
+        return value if isinstance(value, Markup) else legal(str(value))
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS / "report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )

@@ -1,17 +1,17 @@
-"""The sections of a run's page. Each returns HTML, "" where the run has nothing for it."""
+"""The sections of a run's page, as items; none of what the run does not have."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from clipjax.evaluate import results as report
 from clipjax.evaluate import sweeps
-from clipjax.evaluate.report.charts import bars
-from clipjax.evaluate.report.drawing import Bar, colour, escape
+from clipjax.evaluate.report.charts import Bar, bars, colour
+from clipjax.evaluate.report.figures import feature_maps, learning_charts, sweep_chart
+from clipjax.evaluate.report.tables import Card, Cards, Grid, Item, Listing, Note, Picture, Table
 
 BARS = 30  # of changes per class; of more classes the best and the worst halves of that
 CONFUSIONS = 4  # named for each class
@@ -22,35 +22,6 @@ def colours(results: dict) -> dict[str, str]:
     names = list(dict.fromkeys(r["method"] for r in results["rows"]))
     trained = [name for name in names if name != "zero_shot"]
     return {"zero_shot": "zero"} | {name: colour(i) for i, name in enumerate(trained)}
-
-
-def table(header: Sequence[str], lines: Sequence[Sequence[str]], mark: int = -1) -> str:
-    """A table whose first column names its rows; column `mark` stands out."""
-
-    def row(cells: Sequence[str], tag: str) -> str:
-        inner = "".join(
-            f"<{'th' if i == 0 else tag}{' class=mark' if i == mark else ''}>{escape(cell)}"
-            f"</{'th' if i == 0 else tag}>"
-            for i, cell in enumerate(cells)
-        )
-        return f"<tr>{inner}</tr>"
-
-    body = "".join(row(line, "td") for line in lines)
-    return (
-        f'<div class="wide"><table><thead>{row(header, "th")}</thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def grid(charts: Sequence[str]) -> str:
-    """Charts side by side, as many as the window has room for."""
-    found = "".join(f"<figure>{chart}</figure>" for chart in charts if chart)
-    return f'<div class="grid">{found}</div>' if found else ""
-
-
-def paragraph(text: str, kind: str = "") -> str:
-    """A paragraph of plain text."""
-    return f"<p{f' class={kind}' if kind else ''}>{escape(text)}</p>"
 
 
 def summary(results: dict) -> str:
@@ -65,26 +36,44 @@ def summary(results: dict) -> str:
         for name, old, new, unit in zip(header[1:], before[1:], after[1:], units, strict=True)
         if name == "gap" or "(source)" in name or "(target)" in name
     ]
-    return paragraph(f"From zero-shot to {after[0]}: {', '.join(found)}.", "lead")
+    return f"From zero-shot to {after[0]}: {', '.join(found)}."
 
 
-def headline(results: dict) -> str:
+def headline(results: dict) -> list[Item]:
     """Accuracy of every method on source and target, then on every domain in a table."""
     header, lines = report.cells(results)
     said = [*report.notes(results), report.facts(results)]
-    notes = "".join(paragraph(f"{s[0].upper()}{s[1:]}.", "note") for s in said)
     target = results["data"]["target"]
     mark = header.index(f"{target} (target)") if f"{target} (target)" in header else -1
-    return grid([*_accuracy_bars(results), distances(results)]) + table(header, lines, mark) + notes
+    return [
+        Grid([*_accuracy_bars(results), distances(results)]),
+        Table(header, lines, mark=mark, folded=False),
+        *(Note(f"{s[0].upper()}{s[1:]}.") for s in said),
+    ]
 
 
-def sweep(results: dict) -> str:
+def sweep(results: dict) -> list[Item]:
     """The settings of a sweep side by side, the best by validation data marked."""
     if "sweep" not in results:
-        return ""
+        return []
     note = "* best of its stage by validation data; test accuracy decides nothing here."
-    charts = [sweeps.chart(results, field) for field in sweeps.fields(results)]
-    return grid(charts) + table(*sweeps.cells(results)) + paragraph(note, "note")
+    charts = [sweep_chart(results, field) for field in sweeps.fields(results)]
+    return [Grid(charts), Table(*sweeps.cells(results), folded=False), Note(note)]
+
+
+def learning(results: dict, metrics: list[dict]) -> list[Item]:
+    """Curves of every measure."""
+    data = results["data"]
+    found = learning_charts(metrics, data["source"], data["target"], colours(results))
+    several = len(results["seeds"]) > 1
+    note = "Mean of each epoch" + (", and over seeds; bands from lowest to highest." * several)
+    return [Note(note), Grid(found)] if found else []
+
+
+def features(evidence: dict) -> list[Item]:
+    """Maps of the features, by domain, then by class."""
+    by_domain, by_class, said = feature_maps(evidence)
+    return [Note(said), Grid(by_domain), Grid(by_class)]
 
 
 def _accuracy_bars(results: dict) -> list[str]:
@@ -106,15 +95,19 @@ def _accuracy_bars(results: dict) -> list[str]:
 def distances(results: dict) -> str:
     """Bars of the proxy A-distance of source and target test images, mean over seeds."""
     kinds = colours(results)
+    measured = {
+        name: [value for value in values if value is not None]
+        for name, values in (results.get("proxy_a_distance") or {}).items()
+    }
     rows = [
         Bar(name, float(np.mean(v)), min(v), max(v), f"{len(v)} seeds", kinds.get(name, "c0"))
-        for name, v in (results.get("proxy_a_distance") or {}).items()
+        for name, v in measured.items()
         if v
     ]
     return bars("Proxy A-distance (0 alike, 2 apart)", rows, digits=2)
 
 
-def class_changes(results: dict, evidence: dict) -> str:
+def class_changes(evidence: dict) -> list[Item]:
     """What every method changed of every class on the target, sorted."""
     found = evidence.get("per_class") or {}
     accuracy, n = found.get("accuracy", {}), found.get("n", [])
@@ -129,12 +122,12 @@ def class_changes(results: dict, evidence: dict) -> str:
                 rows = rows[: BARS // 2] + rows[-(BARS // 2) :]
             charts.append(bars(f"{method}{left}", rows, unit=" points", signed=True))
     if not charts:
-        return ""
+        return []
     text = (
         f"From zero-shot to each method: change of accuracy on the test images of "
         f"{evidence['target']}, in points, mean over seeds, for {seen} classes."
     )
-    return paragraph(text, "note") + grid(charts)
+    return [Note(text), Grid(charts)]
 
 
 def _changes(classes: list, before: list, after: list, n: list) -> list[Bar]:
@@ -147,49 +140,39 @@ def _changes(classes: list, before: list, after: list, n: list) -> list[Bar]:
     return sorted(rows, key=lambda row: -row.value)
 
 
-def worst(evidence: dict) -> str:
+def worst(evidence: dict) -> list[Item]:
     """The worst classes of each method with images; the last method's unfolded."""
     found = {name: classes for name, classes in (evidence.get("worst") or {}).items() if classes}
     if not found:
-        return ""
-    parts = [
-        paragraph(
-            f"Classes of lowest accuracy on {evidence['target']}, seed {evidence['seed']}, what "
-            "they are mistaken for, and the surest mistakes as the model saw them.",
-            "note",
-        )
+        return []
+    note = (
+        f"Classes of lowest accuracy on {evidence['target']}, seed {evidence['seed']}, what "
+        "they are mistaken for, and the surest mistakes as the model saw them."
+    )
+    first, *others = [
+        Cards(name, [_card(each, evidence) for each in found[name]], folded=True)
+        for name in reversed(found)
     ]
-    for name in reversed(found):
-        cards = "".join(_card(each, evidence) for each in found[name])
-        opened = " open" if len(parts) == 1 else ""
-        parts.append(
-            f"<details{opened}><summary>{escape(name)}</summary>"
-            f'<div class="cards">{cards}</div></details>'
-        )
-    return "".join(parts)
+    return [Note(note), first._replace(folded=False), *others]
 
 
-def _card(each: dict, evidence: dict) -> str:
+def _card(each: dict, evidence: dict) -> Card:
     """A class: how often it is right, what it is taken for, some images."""
     names, images = evidence["classes"], evidence.get("images") or {}
     taken = [f"{names[k]} ({count})" for k, count in each["confusions"][:CONFUSIONS]]
     if more := sum(count for _, count in each["confusions"][CONFUSIONS:]):
         taken.append(f"others ({more})")
-    right, n = round(each["accuracy"] * each["n"]), each["n"]
-    pictures = "".join(
-        f'<figure><img src="{escape(images[str(e["row"])])}" alt="{escape(names[each["class"]])}">'
-        f"<figcaption>{escape(names[e['predicted']])}</figcaption></figure>"
+    name, n = names[each["class"]], each["n"]
+    pictures = [
+        Picture(images[str(e["row"])], name, names[e["predicted"]])
         for e in each["examples"]
         if str(e["row"]) in images
-    )
-    return (
-        f'<article><h3>{escape(names[each["class"]])} <span class="muted">{right} of {n} right'
-        f'</span></h3><p class="note">Taken for {escape(", ".join(taken))}</p>'
-        f'<div class="pictures">{pictures}</div></article>'
-    )
+    ]
+    right = f"{round(each['accuracy'] * n)} of {n} right"
+    return Card(name, right, pictures, f"Taken for {', '.join(taken)}")
 
 
-def selection(results: dict) -> str:
+def selection(results: dict) -> list[Item]:
     """Which epoch each rule would pick, and what it is worth on both domains."""
     rules = results.get("selection_rules") or {}
     lines = [
@@ -204,11 +187,11 @@ def selection(results: dict) -> str:
         for rule, v in by_rule.items()
     ]
     if not lines:
-        return ""
+        return []
     source, target = results["data"]["source"], results["data"]["target"]
     text = "The epoch that each rule picks, and test accuracy there; an oracle sees target labels."
     header = ["method", "rule", "epoch", f"{source} (source), %", f"{target} (target), %"]
-    return paragraph(text, "note") + table(header, lines)
+    return [Note(text), Table(header, lines, folded=False)]
 
 
 def _value(value: Any, digits: int, factor: float = 1) -> str:
@@ -225,16 +208,16 @@ def _percent(value: Any) -> str:
     return _value(value, 1, 100)
 
 
-def about(results: dict, config: dict) -> str:
+def about(results: dict, config: dict) -> list[Item]:
     """Times, versions and the whole config."""
     seconds, versions = results.get("timing_s") or {}, results.get("versions") or {}
-    found = ""
-    if seconds:
-        steps = ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
-        found += paragraph(f"Time: {steps}; {sum(seconds.values()):.0f} s together.", "note")
-    if versions:
-        found += paragraph(f"With {', '.join(f'{k} {v}' for k, v in versions.items())}.", "note")
-    if config:
-        text = escape(json.dumps(config, indent=2, ensure_ascii=False))
-        found += f"<details><summary>Config</summary><pre>{text}</pre></details>"
-    return found
+    steps = ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
+    return [
+        Note(f"Time: {steps}; {sum(seconds.values()):.0f} s together." if seconds else ""),
+        Note(f"With {', '.join(f'{k} {v}' for k, v in versions.items())}." if versions else ""),
+        Listing(
+            "Config",
+            [json.dumps(config, indent=2, ensure_ascii=False)] if config else [],
+            folded=True,
+        ),
+    ]

@@ -1,15 +1,14 @@
-"""Tables and lists that are said twice: in short on a terminal, whole on a page."""
+"""What reports say: chapters of sentences, tables, lists, charts, images; in short as text.
+
+Plain data. `page` shows all of it, each item with the macro of its `kind` in assets/report; a
+terminal gets tables and lists, long ones in short. An item without content is false and is shown
+nowhere.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
-
-from clipjax.evaluate.report import sections
-from clipjax.evaluate.report.drawing import escape
-from clipjax.evaluate.report.page import Section
-
-_OPEN = 20  # lines of a table that a page shows at once; longer ones unfold
 
 
 class Table(NamedTuple):
@@ -20,6 +19,12 @@ class Table(NamedTuple):
     title: str = ""
     head: int = 30  # how many lines a terminal shows from the beginning ...
     tail: int = 0  # ... and from the end
+    mark: int = -1  # the column that stands out on a page
+    folded: bool | None = None  # on a page; None: where it is long
+    kind = "table"
+
+    def __bool__(self) -> bool:
+        return bool(self.lines)
 
 
 class Listing(NamedTuple):
@@ -28,29 +33,86 @@ class Listing(NamedTuple):
     title: str
     lines: Sequence[str]
     head: int = 20  # how many a terminal shows
+    folded: bool = False
+    kind = "listing"
+
+    def __bool__(self) -> bool:
+        return bool(self.lines)
+
+
+class Note(NamedTuple):
+    """A sentence between other items of a page."""
+
+    text: str
+    kind = "note"
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+
+class Grid(NamedTuple):
+    """Charts side by side, as many as the window has room for; SVG each."""
+
+    charts: Sequence[str]
+    kind = "grid"
+
+    def __bool__(self) -> bool:
+        return any(self.charts)
+
+
+class Picture(NamedTuple):
+    """An image of a card; `src` is a data URI."""
+
+    src: str
+    alt: str
+    caption: str = ""
+
+
+class Card(NamedTuple):
+    """A class: its name, what is said beside and below it, some of its images."""
+
+    name: str
+    aside: str
+    pictures: Sequence[Picture]
+    note: str = ""
+
+
+class Cards(NamedTuple):
+    """Cards side by side, under a title that folds them away."""
+
+    title: str
+    cards: Sequence[Card]
+    folded: bool = False
+    kind = "cards"
+
+    def __bool__(self) -> bool:
+        return bool(self.cards)
+
+
+class Link(NamedTuple):
+    """A way to another page."""
+
+    words: str
+    href: str
+    kind = "link"
+
+    def __bool__(self) -> bool:
+        return bool(self.href)
+
+
+Item = Table | Listing | Note | Grid | Cards | Link
 
 
 class Chapter(NamedTuple):
-    """A part of what is said; one without notes, items and HTML is left out."""
+    """A part of what is said, false if that is nothing."""
 
     name: str  # anchor
     heading: str
-    notes: Sequence[str] = ()  # sentences
-    items: Sequence[Table | Listing] = ()
-    html: str = ""  # on the page only
+    notes: Sequence[str] = ()  # sentences, before the items
+    items: Sequence[Item] = ()
 
-
-def writable(text: str, encoding: str | None = "utf-8") -> str:
-    """The text with what an encoding lacks as backslash escapes.
-
-    Names of files that are no UTF-8 come as lone surrogates, which nothing can print or write; on a
-    page `escape` would make them all alike.
-
-    >>> writable("photo-\\udcff.png"), writable("caf\\u00e9", "ascii")
-    ('photo-\\\\udcff.png', 'caf\\\\xe9')
-    """
-    encoding = encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
+    def __bool__(self) -> bool:
+        return bool(self.notes) or any(self.items)
 
 
 def aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
@@ -71,15 +133,14 @@ def aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
 
 def as_text(chapter: Chapter) -> str:
     """A chapter for a terminal, long items in short; "" of an empty one."""
-    parts = [part for part in map(_item_text, chapter.items) if part]
+    items = [item for item in chapter.items if item and isinstance(item, Table | Listing)]
+    parts = list(map(_item_text, items))
     if not parts and not chapter.notes:
         return ""
     return "\n".join([f"\n== {chapter.heading}", *chapter.notes, *parts])
 
 
 def _item_text(item: Table | Listing) -> str:
-    if not item.lines:
-        return ""
     title = [item.title] if item.title else []
     if isinstance(item, Table):
         head, *lines = aligned(item.header, item.lines)
@@ -93,21 +154,3 @@ def _shortened(lines: Sequence[str], head: int, tail: int) -> list[str]:
     if hidden <= 1:  # leaving one out saves nothing
         return list(lines)
     return [*lines[:head], f"... {hidden:,} more, all on the page", *lines[len(lines) - tail :]]
-
-
-def as_section(chapter: Chapter) -> Section:
-    """A chapter for a page, whole."""
-    notes = "".join(sections.paragraph(writable(note), "note") for note in chapter.notes)
-    items = "".join(_item_html(item) for item in chapter.items if item.lines)
-    return Section(chapter.name, chapter.heading, notes + items + chapter.html)
-
-
-def _item_html(item: Table | Listing) -> str:
-    title = escape(writable(item.title.rstrip(":")))
-    if isinstance(item, Listing):
-        body = f"<pre>{escape(writable(chr(10).join(item.lines)))}</pre>"
-        return f"<details open><summary>{title}</summary>{body}</details>"
-    body = sections.table(item.header, [list(map(writable, line)) for line in item.lines])
-    if len(item.lines) <= _OPEN:
-        return f"<h3>{title}</h3>{body}" if title else body
-    return f"<details><summary>{title or len(item.lines)}</summary>{body}</details>"

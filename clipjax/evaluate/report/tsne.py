@@ -74,24 +74,6 @@ def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
         ).fit_transform(x)
 
 
-def per_class(logits: np.ndarray, labels: np.ndarray, num_classes: int) -> list[float | None]:
-    """Accuracy of each class, None where a class has no example.
-
-    Args:
-      logits: float [N, K].
-      labels: int [N].
-      num_classes: K.
-
-    >>> import numpy as np
-    >>> per_class(np.eye(3)[[0, 1, 1]], np.array([0, 0, 1]), 3)
-    [0.5, 1.0, None]
-    """
-    labels = np.asarray(labels)
-    hits = labels[np.argmax(logits, axis=-1) == labels]
-    right, n = (np.bincount(x, minlength=num_classes) for x in (hits, labels))
-    return [round(int(r) / int(k), 4) if k else None for r, k in zip(right, n, strict=True)]
-
-
 def worst_classes(
     logits: np.ndarray,
     labels: np.ndarray,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from clipjax.errors import CheckpointError
@@ -41,16 +42,37 @@ def config_from_hf(data: dict) -> CLIPConfig:
     single = [s for s in sections.values() if s is not None] if kind != "clip" else []
     projection = next((s["projection_dim"] for s in single if "projection_dim" in s), None)
     scale = data.get("logit_scale_init_value", 2.6592)
-    return CLIPConfig(vision, text, projection or data.get("projection_dim", 512), scale)
+    width = projection or data.get("projection_dim", 512)
+    for name, value, kind in (
+        ("projection_dim", width, int),
+        ("logit_scale_init_value", scale, float),
+    ):
+        if not _is_number(value, kind):
+            raise CheckpointError(
+                f"config.json: {name} is {value!r}, which is no finite {kind.__name__}."
+            )
+    return CLIPConfig(vision, text, width, scale)
+
+
+_UNUSED = ("bos_token_id", "pad_token_id")  # no embedding depends on them: they may be null
 
 
 def _plain(name: str, value: Any) -> Any:
     """One number where newer files may hold a list: square image sizes, a single EOS id."""
-    if not isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)):
+        if len(set(value)) != 1:
+            raise ValueError(f"{name} is {value}; clipjax reads one number there.")
+        value = value[0]
+    kind = float if name == "layer_norm_eps" else int
+    if name == "hidden_act" or _is_number(value, kind) or (value is None and name in _UNUSED):
         return value
-    if len(set(value)) != 1:
-        raise ValueError(f"{name} is {value}; clipjax reads one number there.")
-    return value[0]
+    raise ValueError(f"{name} is {value!r}; give {'a number' if kind is float else 'an integer'}.")
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    """Whether a value of a JSON file is a finite number, or an integer."""
+    kinds = (int, float) if kind is float else int
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _section(data: dict, kind: str, name: str, single: str) -> dict | None:

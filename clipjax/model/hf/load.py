@@ -9,9 +9,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,10 +23,11 @@ from clipjax.model.clip import CLIPConfig
 from clipjax.model.hf.config import config_from_hf, config_to_hf
 from clipjax.model.hf.hub import find_model
 from clipjax.model.hf.names import our_path
-from clipjax.model.hf.params import check_tensors, params_from_hf, params_to_hf
+from clipjax.model.hf.params import check_tensors, params_from_hf, params_to_hf, without_prefix
 from clipjax.model.hf.weights import (
     SINGLE,
     Stored,
+    checked,
     read_json,
     read_tensor,
     stored_tensors,
@@ -58,7 +61,8 @@ def load_clip(
 
     Raises:
       CheckpointError: nothing there, no network, no permission, a damaged file, weights that are
-        a pickle, tensors that do not fit their config, or an image size that patches do not divide.
+        a pickle, tensors that do not fit their config or are not finite (in `dtype`), or an image
+        size that patches do not divide.
 
     >>> import jax, numpy as np
     >>> from clipjax import CLIP, load_clip
@@ -69,19 +73,33 @@ def load_clip(
     """
     directory = find_model(name_or_path, revision)
     config = config_from_hf(read_json(directory / "config.json"))
-    tensors = stored_tensors(directory)
+    tensors = _unwrapped(stored_tensors(directory), directory)
     _check_projection(config, tensors)
     shapes = {name: stored.shape for name, stored in tensors.items()}
     names = check_tensors(shapes, config, f"the weights in {directory}")
-    params = params_from_hf(names, lambda name: _read(tensors[name]), config, dtype)
+    read = lambda name: _read(name, tensors[name], dtype)  # noqa: E731
+    params = params_from_hf(names, read, config, dtype)
     if image_size in (None, config.vision and config.vision.image_size):
         return config, params
     return _with_image_size(config, params, image_size)
 
 
-def _read(stored: Stored) -> np.ndarray:
+def _unwrapped(tensors: Mapping[str, Stored], directory: pathlib.Path) -> Mapping[str, Stored]:
+    """Tensors under the names they have in a CLIP, where a wrapper put a prefix before all."""
+    prefix, names = without_prefix(tensors)
+    if not prefix:
+        return tensors
+    told = f"clipjax: the weights in {directory} all begin with {prefix!r}; it is left out."
+    print(told, file=sys.stderr, flush=True)
+    return {name: tensors[stored] for name, stored in names.items()}
+
+
+def _read(name: str, stored: Stored, dtype: Any) -> np.ndarray:
+    """A tensor in `dtype` or as it is stored, checked in what JAX makes of it."""
     tensor = read_tensor(stored)
-    return tensor.reshape(()) if our_path(stored.name) == "logit_scale" else tensor
+    tensor = tensor.reshape(()) if our_path(name) == "logit_scale" else tensor
+    held = jax.dtypes.canonicalize_dtype(tensor.dtype if dtype is None else dtype)
+    return checked(stored.name, tensor, held, stored.file)
 
 
 def _check_projection(config: CLIPConfig, tensors: Mapping[str, Stored]) -> None:
@@ -130,12 +148,16 @@ def save_clip(
       params: its parameters.
       dtype: to store; None stores each parameter as it is, so that loading and saving a model
         changes no bit.
+
+    Raises:
+      CheckpointError: a parameter that is not finite, or is not in `dtype`.
     """
     directory = pathlib.Path(directory)
+    tensors = {
+        name: checked(name, tensor, dtype or tensor.dtype, directory / SINGLE)
+        for name, tensor in params_to_hf(params, config).items()
+    }
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = params_to_hf(params, config)
-    if dtype is not None:
-        tensors = {name: tensor.astype(dtype) for name, tensor in tensors.items()}
     write_tensors(directory / SINGLE, tensors)
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}
     stored = dtypes.pop() if len(dtypes) == 1 else "float32"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,9 @@ from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.hf.names import hf_name, hf_shape, our_path, to_hf, to_ours
 
 PyTree = Any
+LISTED = 5  # tensors of a kind that a refusal names
+# What wrappers put before every name: training frameworks, compilers, adapters.
+PREFIXES = ("clip.", "clip_model.", "model.", "module.", "base_model.", "_orig_mod.", "net.")
 
 
 def abstract_params(config: CLIPConfig) -> PyTree:
@@ -62,26 +65,47 @@ def check_tensors(
     A whole model without `logit_scale` gets the config's initial value (its path is not returned).
 
     Raises:
-      CheckpointError: tensors that are missing (-), unexpected (+) or of another shape (!), all
-        listed in one message.
+      CheckpointError: tensors that are missing (-), unexpected (+) or of another shape (!), the
+        first of each kind listed and all counted.
     """
     expected = _flat(abstract_params(config))
     found = {our_path(name): name for name in shapes if our_path(name)}
-    complaints = [f"+ {n} {tuple(shapes[n])}" for p, n in found.items() if p not in expected]
+    more = [f"+ {n} {tuple(shapes[n])}" for p, n in found.items() if p not in expected]
+    missing, wrong = [], []
     for path, value in expected.items():
         wanted = hf_shape(path, value.shape, config)
         if path not in found:
             if path != "logit_scale":
-                complaints.append(f"- {hf_name(path)} {wanted}")
+                missing.append(f"- {hf_name(path)} {wanted}")
         elif tuple(shapes[found[path]]) not in _accepted(path, wanted):
             given = tuple(shapes[found[path]])
-            complaints.append(f"! {found[path]} is {given}, the config wants {wanted}")
-    if complaints:
+            wrong.append(f"! {found[path]} is {given}, the config wants {wanted}")
+    if complaints := [line for kind in (missing, more, wrong) for line in _first(kind)]:
         raise CheckpointError(
-            f"{origin} do not fit their config.json (- missing, + unexpected, ! wrong shape):\n  "
-            + "\n  ".join(sorted(complaints))
+            f"{origin} do not fit their config.json ({len(missing)} missing -, {len(more)} "
+            f"unexpected +, {len(wrong)} of the wrong shape !); give the config.json that belongs "
+            "to them:\n  " + "\n  ".join(complaints)
         )
     return {path: found[path] for path in expected if path in found}
+
+
+def _first(lines: list[str]) -> list[str]:
+    """The first few lines of a kind, and how many more there are."""
+    more = len(lines) - LISTED
+    return [*sorted(lines)[:LISTED], *([f"{lines[0][0]} and {more} more"] if more > 0 else [])]
+
+
+def without_prefix(names: Collection[str]) -> tuple[str, dict[str, str]]:
+    """The wrapper's prefix that all names carry, "" if none, and stripped name -> name.
+
+    >>> without_prefix(["module.clip.logit_scale", "module.clip.text_projection.weight"])[0]
+    'module.clip.'
+    """
+    prefix, left = "", list(names)
+    while found := [p for p in PREFIXES if left and all(n.startswith(p) for n in left)]:
+        prefix += found[0]
+        left = [name.removeprefix(found[0]) for name in left]
+    return prefix, dict(zip(left, names, strict=True))
 
 
 def _accepted(path: str, wanted: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
@@ -102,15 +126,14 @@ def params_from_hf(
       read: Hugging Face name -> tensor. Called once a tensor, so that no more than one of them is
         in memory beside the parameters.
       config: of the model.
-      dtype: of the parameters; None keeps each as it is stored.
+      dtype: of a logit scale that is not among them; None for float32.
     """
     abstract = abstract_params(config)
 
     def leaf(path):
         if path not in names:  # only ever the logit scale
             return jnp.asarray(config.logit_scale_init_value, dtype or jnp.float32)
-        tensor = to_ours(path, read(names[path]))
-        return jnp.asarray(tensor if dtype is None else tensor.astype(dtype))
+        return jnp.asarray(to_ours(path, read(names[path])))
 
     return jax.tree.unflatten(jax.tree.structure(abstract), [leaf(p) for p in _flat(abstract)])
 

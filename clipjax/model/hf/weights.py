@@ -6,11 +6,13 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipjax.errors import CheckpointError
+from clipjax.io.finite import is_finite
+from clipjax.io.texts import decoded
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
@@ -27,7 +29,7 @@ class Stored(NamedTuple):
 def read_json(path: pathlib.Path) -> dict:
     """A JSON file's dict, or one sentence on what is wrong with it."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(decoded(path.read_bytes(), str(path), CheckpointError))
     except FileNotFoundError:
         raise CheckpointError(
             f"{path} does not exist; a CLIP directory in Hugging Face layout holds config.json, "
@@ -35,7 +37,7 @@ def read_json(path: pathlib.Path) -> dict:
         ) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from None
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds no JSON object; download it again.")
@@ -101,6 +103,28 @@ def read_tensor(stored: Stored) -> np.ndarray:
     """
     with _open(stored.file) as opened:
         return opened.get_tensor(stored.name)
+
+
+def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np.ndarray:
+    """A tensor of a file in a dtype, all its numbers finite.
+
+    Raises:
+      CheckpointError: it holds NaN or infinity, or numbers that the dtype does not reach.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        cast = tensor.astype(dtype, copy=False)
+    if is_finite(cast):
+        return cast
+    if is_finite(tensor):
+        raise CheckpointError(
+            f"{file}: tensor {name} reaches {np.abs(tensor.astype(np.float64)).max():.3g}, which "
+            f"{np.dtype(dtype).name} does not hold; use another dtype."
+        )
+    bad = int((~np.isfinite(tensor)).sum())
+    raise CheckpointError(
+        f"{file}: tensor {name} holds NaN or infinity ({bad} of {tensor.size} numbers): the "
+        "weights are damaged, or their training diverged; use a sound copy."
+    )
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from clipjax.model.layers.axes import vary_alike
+from clipjax.adapt.varying import alike
 
 DOT_NAME = "output of a dense layer"  # by which rules of `jax.checkpoint` know it
 
@@ -41,7 +41,7 @@ def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> ja
     it. The choice lies within a `jax.custom_vjp`, so there is no forward-mode differentiation
     (`jax.jvp` raises a TypeError).
     """
-    return checkpoint_name(_affine(*vary_alike(x, kernel, bias)), DOT_NAME)
+    return checkpoint_name(_affine(*alike(x, kernel, bias)), DOT_NAME)
 
 
 @jax.custom_vjp

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from clipjax.model.layers.axes import vary_alike
+from clipjax.adapt.varying import alike
 
 
 class LayerNorm(nn.Module):
@@ -26,7 +26,7 @@ class LayerNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
         x, scale, bias = (value.astype(jnp.float32) for value in (x, scale, bias))
-        return layer_norm(*vary_alike(x, scale, bias), self.eps)
+        return layer_norm(*alike(x, scale, bias), self.eps)
 
 
 def _statistics(x, eps):

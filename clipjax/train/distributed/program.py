@@ -30,35 +30,40 @@ class Program(NamedTuple):
     place_batch: Callable[[PyTree], PyTree]
 
 
-def make_program(step: Callable, state: PyTree, mesh: Mesh, way: str = "jit") -> Program:
+def make_program(
+    step: Callable, state: PyTree, mesh: Mesh, way: str = "jit", *shared: PyTree
+) -> Program:
     """The program of a step.
 
     Args:
-      step: pure, (state, batch) -> (state, metrics). For "pmap" it averages over the axis `DATA`
-        (`make_step(..., axis_name=DATA)`).
+      step: pure, (state, batch, *shared) -> (state, metrics). For "pmap" it averages over the axis
+        `DATA` (`make_step(..., axis_name=DATA)`).
       state: like those it will get.
       mesh: of `clipjax.train.distributed.sharding`.
       way: "jit": the compiler cuts the step by where its arguments lie. "pmap": every device runs
         the step on its part of the batch, the state whole on each.
+      shared: parameters that no step changes; placed as the state is, and never donated.
 
     Raises:
       ValueError: pmap over a mesh that cuts parameters.
     """
     if way == "pmap":
-        return _pmapped(step, mesh)
+        return _pmapped(step, mesh, shared)
     shardings = state_shardings(state, mesh)
     jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, replicated(mesh)))
-    return Program(jitted, lambda s: place(s, shardings), lambda batch: deal_out(batch, mesh))
+    fixed = place(shared, state_shardings(shared, mesh))
+    run = (lambda state, batch: jitted(state, batch, *fixed)) if shared else jitted
+    return Program(run, lambda s: place(s, shardings), lambda batch: deal_out(batch, mesh))
 
 
-def _pmapped(step: Callable, mesh: Mesh) -> Program:
+def _pmapped(step: Callable, mesh: Mesh, shared: tuple[PyTree, ...]) -> Program:
     devices = mesh.devices.reshape(-1)
     if mesh.devices.shape[1] > 1:
         raise ValueError("pmap keeps parameters whole on each device; it has no fsdp.")
     mapped = jax.pmap(
         step,
         DATA,
-        in_axes=(None, 0),
+        in_axes=(None, 0, *(None for _ in shared)),
         out_axes=None,
         devices=tuple(devices),
         donate_argnums=0,
@@ -69,8 +74,11 @@ def _pmapped(step: Callable, mesh: Mesh) -> Program:
     def place_batch(batch: PyTree) -> PyTree:
         return jax.device_put(_stacked(batch, len(mine)), NamedSharding(local, PartitionSpec(DATA)))
 
-    run = mapped if len(mine) == len(devices) else _with_local_arrays(mapped, local, mesh)
-    return Program(run, lambda state: replicate(state, mesh), place_batch)
+    fixed, run = replicate(shared, mesh), mapped
+    if len(mine) < len(devices):
+        fixed, run = _rewrapped(fixed, local), _with_local_arrays(mapped, local, mesh)
+    both = (lambda state, batch: run(state, batch, *fixed)) if shared else run
+    return Program(both, lambda state: replicate(state, mesh), place_batch)
 
 
 def _stacked(batch: PyTree, parts: int) -> PyTree:
@@ -86,13 +94,15 @@ def _stacked(batch: PyTree, parts: int) -> PyTree:
 def _with_local_arrays(mapped: Callable, local: Mesh, mesh: Mesh) -> Callable:
     """`pmap` of several processes takes and gives arrays of one; the state is one of all."""
 
-    def rewrap(tree, to: Mesh):
-        sharding = replicated(to)
-        parts = lambda x: [shard.data for shard in x.addressable_shards]  # noqa: E731
-        join = lambda x: jax.make_array_from_single_device_arrays(x.shape, sharding, parts(x))  # noqa: E731
-        return jax.tree.map(join, tree)
-
-    def run(state, batch):
-        return rewrap(mapped(rewrap(state, local), batch), mesh)
+    def run(state, batch, *shared):
+        return _rewrapped(mapped(_rewrapped(state, local), batch, *shared), mesh)
 
     return run
+
+
+def _rewrapped(tree: PyTree, to: Mesh) -> PyTree:
+    """Arrays that are whole on each of this process's devices, as arrays of another mesh."""
+    sharding = replicated(to)
+    parts = lambda x: [shard.data for shard in x.addressable_shards]  # noqa: E731
+    join = lambda x: jax.make_array_from_single_device_arrays(x.shape, sharding, parts(x))  # noqa: E731
+    return jax.tree.map(join, tree)

@@ -1,4 +1,4 @@
-"""Learning curves: the records of metrics.jsonl as charts."""
+"""The charts of a run: curves of metrics.jsonl, maps of features, scores of a sweep."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.evaluate.report.charts import line_chart
+from clipjax.evaluate.report.charts import COLOURS, line_chart, scatter
 
+MAPS = 6  # shown of a run; each costs the page some 80 kB
 # What records hold beside measures; the time of an epoch says nothing about learning.
 _NOT_MEASURES = ("epoch", "step", "phase", "method", "s_per_epoch", "seconds")
 Curve = tuple[list[float], list[float], list[float], list[float]]  # epochs, mean, lowest, highest
@@ -28,7 +29,6 @@ class Panel(NamedTuple):
 def panels(source: str, target: str) -> list[Panel]:
     """The charts that are known by name, in the order they are shown."""
     accuracies = {"domain_accuracy_source": source, "domain_accuracy_target": target}
-    none = (None, None)
     return [
         Panel("Class loss on the source", "nats", {"class_loss": ""}),
         Panel("Training accuracy on the source", "%", {"source_accuracy": ""}, percent=True),
@@ -49,7 +49,7 @@ def panels(source: str, target: str) -> list[Panel]:
         Panel("Strength of the reversal, lambda", "lambda", {"lam": ""}, (0, None)),
         Panel("Learning rate", "rate", {"lr": ""}, (0, None)),
         Panel("Gradient norms, domain loss to class loss", "ratio", {"grad_ratio": ""}, (0, None)),
-        Panel("Gradient norm", "norm", {"grad_norm": ""}, none),
+        Panel("Gradient norm", "norm", {"grad_norm": ""}),
     ]
 
 
@@ -91,7 +91,7 @@ def _numbers(values: Any) -> np.ndarray | None:
     return numbers if len(numbers) else None
 
 
-def charts(
+def learning_charts(
     metrics: list[dict[str, Any]], source: str, target: str, colours: dict[str, str]
 ) -> list[str]:
     """SVG of every measure that the records hold: the known ones first, then others by name.
@@ -132,3 +132,83 @@ def _chart(panel: Panel, found: dict[str, dict[str, Curve]], colours: dict[str, 
         y_range=panel.y_range,
         guide=panel.guide,
     )
+
+
+def kept(maps: dict) -> dict:
+    """The entries that a page has room for: the first, which is before, and the last ones.
+
+    >>> list(kept(dict.fromkeys("abcdefgh")))
+    ['a', 'd', 'e', 'f', 'g', 'h']
+    """
+    found = list(maps.items())
+    return dict(found if len(found) <= MAPS else [found[0], *found[1 - MAPS :]])
+
+
+def feature_maps(evidence: dict) -> tuple[list[str], list[str], str]:
+    """Charts coloured by domain, the same coloured by class, and what to know about them."""
+    found = evidence.get("tsne") or {}
+    maps = kept(found.get("maps", {}))
+    said = [
+        f"The features of {name} are all the same: nothing to map."
+        for name in found.get("collapsed", [])
+    ]
+    if not maps:
+        return [], [], " ".join(said)
+    names = [evidence["source"], evidence["target"]]
+    sizes = len(found["source"]), len(found["target"])
+    domain, label = np.repeat([0, 1], sizes), np.asarray(found["labels"])
+    notes = [f"{evidence['classes'][k]}, {names[d]}" for k, d in zip(label, domain, strict=True)]
+    shown = frequent(label[domain == 1] if sizes[1] else label)
+    group = np.asarray([shown.index(k) if k in shown else -1 for k in label])
+    classes = [evidence["classes"][k] for k in shown]
+    by_domain = [
+        scatter(f"{name}, by domain", points, domain, names, notes=notes)
+        for name, points in maps.items()
+    ]
+    by_class = [
+        scatter(
+            f"{name}, by class",
+            points,
+            group,
+            classes,
+            shapes=domain,
+            shape_names=names,
+            notes=notes,
+        )
+        for name, points in maps.items()
+    ]
+    others = len(set(label.tolist())) - len(shown)
+    text = (
+        f"t-SNE of the features of {sizes[0]} + {sizes[1]} test images, the same on every map "
+        f"(seed {evidence['seed']}); only neighbourhoods mean something, not axes or distances "
+        "between groups. Methods without an adapter leave CLIP's features as they are."
+    )
+    text += f" By class: {len(shown)} classes, {others} others grey." if others else ""
+    return by_domain, by_class, " ".join([text, *said])
+
+
+def frequent(labels: np.ndarray) -> list[int]:
+    """The classes with most examples, as many as there are colours; ties by index."""
+    counts = np.bincount(labels)
+    order = np.argsort(-counts, kind="stable")[:COLOURS]
+    return sorted(int(k) for k in order if counts[k])
+
+
+def sweep_chart(results: dict, field: str) -> str:
+    """The score over the values of a numeric field: mean, lowest and highest of other settings."""
+    found, series = results["sweep"], {}
+    for stage in dict.fromkeys(row["stage"] for row in found["rows"]):
+        scores: dict[float, list[float]] = {}
+        for row in found["rows"]:
+            value = row["settings"].get(field)
+            if row["stage"] == stage and row["score_mean"] is not None and _is_number(value):
+                scores.setdefault(float(value), []).append(row["score_mean"])
+        values = [scores[x] for x in sorted(scores)]
+        if len(values) > 1:
+            columns = ([np.mean(v) for v in values], [min(v) for v in values])
+            series[stage] = (sorted(scores), *columns, [max(v) for v in values])
+    return line_chart(f"{found['rule']} over {field}", series, field, "score on validation data")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
+import shutil
+import tempfile
 from typing import Any
 
 from clipjax.errors import ConfigError
 
+_PROBE = 4096  # bytes that a disk must have left
 SCHEMES = ("gs", "s3")  # of those that etils knows, the ones that orbax writes arrays to
-ASSETS = pathlib.Path(__file__).parent / "assets"  # what ships with the package
+ASSETS = pathlib.Path(__file__).parent.parent / "assets"  # what ships with the package
 Path = Any  # pathlib.Path, or etils.epath.Path where a scheme stands in front
 
 
@@ -43,12 +47,19 @@ def as_path(path: str | os.PathLike) -> Path:
 
 
 def check_reachable(path: Path) -> None:
-    """Asks an object store for a path once, so that what is missing is said at the start.
+    """Asks for a path once, so that what is wrong with it is said at the start; it need not exist.
 
     Raises:
-      ConfigError: the package for it is not installed, or the store does not answer.
+      ConfigError: the system refuses it; or of an object store, the package for it is not
+        installed, or the store does not answer.
     """
     if not is_remote(path):
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # a file in the way matters to who writes
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be reached ({error.strerror}).") from error
         return
     try:
         path.exists()
@@ -58,6 +69,29 @@ def check_reachable(path: Path) -> None:
     except Exception as error:  # each store has its own: credentials, names, the network
         raise ConfigError(
             f"{path} cannot be reached ({type(error).__name__}: {error}); check bucket and access."
+        ) from error
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Writes into a folder of this machine, made where there is none, and removes it again.
+
+    Permissions do not tell: of root, of read-only disks, of files where folders are to be.
+
+    Raises:
+      ConfigError: that fails; it says why.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        # Where a file is in the way this fails as making the folder would.
+        probe = pathlib.Path(tempfile.mkdtemp(prefix=".clipjax-", dir=there))
+        try:
+            (probe / "probe").write_bytes(bytes(_PROBE))
+        finally:
+            shutil.rmtree(probe, ignore_errors=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be written ({error.strerror}); choose another place."
         ) from error
 
 
@@ -103,26 +137,57 @@ def append_text(path: str | os.PathLike, text: str) -> None:
             raise
 
 
-def write_atomically(path: str | os.PathLike, text: str) -> None:
+def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes a file so that a reader sees the old or the new content, never a part."""
     path = as_path(path)
+    data = content.encode() if isinstance(content, str) else content
     if is_remote(path):  # an object appears whole or not at all
-        path.write_text(text)
+        path.write_bytes(data)
         return
     scratch = path.with_name(path.name + ".partial")
-    scratch.write_text(text, encoding="utf-8")  # whatever the locale says
+    scratch.write_bytes(data)
     os.replace(scratch, path)
 
 
+def to_json(data: Any, **options: Any) -> str:
+    """JSON text of data; numbers that are not finite, which JSON cannot say, become null.
+
+    Args:
+      data: of what JSON holds.
+      **options: of `json.dumps`.
+
+    >>> to_json({"loss": [0.5, float("nan")]})
+    '{"loss": [0.5, null]}'
+    """
+    try:
+        return json.dumps(data, allow_nan=False, **options)
+    except ValueError:
+        return json.dumps(_with_nulls(data), allow_nan=False, **options)
+
+
+def _with_nulls(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _with_nulls(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [_with_nulls(value) for value in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data
+
+
 def write_json(path: str | os.PathLike, data: Any) -> None:
-    """Writes data as indented JSON, atomically."""
-    write_atomically(path, json.dumps(data, indent=2) + "\n")
+    """Writes data as indented JSON, atomically; see `to_json`."""
+    write_atomically(path, to_json(data, indent=2) + "\n")
 
 
 def default_cache_dir() -> pathlib.Path:
-    """$CLIPJAX_CACHE, or clipjax in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    """$CLIPJAX_CACHE, or clipjax in the user's cache folder ($XDG_CACHE_HOME or ~/.cache).
+
+    For a user without a home a place that nobody can write to: caches are gone without.
+    """
     if chosen := os.environ.get("CLIPJAX_CACHE"):
-        return pathlib.Path(chosen)
-    return (
-        pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "clipjax"
-    )
+        return pathlib.Path(os.path.expanduser(chosen))
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return pathlib.Path(chosen) / "clipjax"
+    try:
+        return pathlib.Path.home() / ".cache" / "clipjax"
+    except RuntimeError:
+        return pathlib.Path(os.devnull) / "clipjax"

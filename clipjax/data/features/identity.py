@@ -1,0 +1,80 @@
+"""What tells a model from another: compared before what was trained on its features is used."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from clipjax.data.features.cache import fingerprint
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.model.clip import CLIPConfig
+from clipjax.model.hf.config import config_to_hf
+from clipjax.model.hf.hub import TOKENIZER_FILES
+
+SHOWN = 3  # differences that a sentence names
+
+
+def sizes(config: CLIPConfig, preprocess: Preprocess | None = None) -> dict[str, Any]:
+    """All that config.json and preprocessor_config.json decide, by flat names; JSON values.
+
+    >>> from clipjax import load_clip
+    >>> sizes(load_clip("tiny")[0])["config.json: vision_config.hidden_act"]
+    'quick_gelu'
+    """
+    found = _flat(config_to_hf(config), "config.json: ")
+    if preprocess is not None:
+        found |= _flat(dataclasses.asdict(preprocess), "preprocessor_config.json: ")
+    return json.loads(json.dumps(found))  # as a record of it will be read back
+
+
+def identity_of(
+    directory: pathlib.Path, config: CLIPConfig, params: Any, preprocess: Preprocess
+) -> dict[str, Any]:
+    """All of a model that decides what its features and class weights are; JSON values.
+
+    Args:
+      directory: of the model, with the tokenizer's files.
+      config: its sizes.
+      params: its parameters, as they are used.
+      preprocess: of its images.
+    """
+    weights = {"weights": fingerprint(params)}
+    return weights | sizes(config, preprocess) | tokenizer_files(directory)
+
+
+def tokenizer_files(directory: pathlib.Path) -> dict[str, str]:
+    """The tokenizer's files that a directory holds, each with a hash of its content."""
+    there = [file for file in TOKENIZER_FILES if (directory / file).exists()]
+    return {f: hashlib.sha256((directory / f).read_bytes()).hexdigest()[:16] for f in there}
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What of a record `before` is another now, in few words; "" if nothing.
+
+    Files may not come either; other names that `before` lacks are those of a newer clipjax.
+
+    >>> differences({"weights": "a", "config.json: x": 1}, {"weights": "b", "config.json: x": 1})
+    'weights'
+    """
+    names = [*before, *(n for n in now if n not in before and n in TOKENIZER_FILES)]
+    changed = [name for name in names if before.get(name) != now.get(name)]
+    said = [
+        f"{name} {before.get(name)} -> {now.get(name)}" if ": " in name else name
+        for name in changed[:SHOWN]
+    ]
+    more = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
+    return ", ".join(said + more)
+
+
+def _flat(data: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix.removesuffix("."): data}
+    return {
+        name: value
+        for key, inner in data.items()
+        for name, value in _flat(inner, f"{prefix}{key}.").items()
+    }

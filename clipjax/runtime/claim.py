@@ -1,0 +1,244 @@
+"""A folder that one run alone writes into: the same command twice at once is refused.
+
+On this machine's disks the system holds the lock (`flock`) and lets go of it however the process
+ends; a file system that has no locks, and an object store, get a file that its owner touches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from clipjax.errors import ConfigError
+from clipjax.io import Path, is_remote, write_errors
+
+LOCK = "run.lock"
+BEAT = 20.0  # seconds between touches
+DEAD = 50.0  # seconds without one after which the owner is gone
+LOOK = 1.0  # seconds between looks
+SETTLE = 1.0  # seconds after which one of two that came at once sees the other's
+_TAKEN = (errno.EWOULDBLOCK, errno.EACCES)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_OPEN: set[int] = set()  # descriptors of this process's locks, which its forks are to close
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, name: str = LOCK) -> Iterator[None]:
+    """Holds `folder`, made where there is none, for this process; nobody else gets it meanwhile.
+
+    Afterwards, the file that says so is gone, and the folder too if it was made here and is empty.
+    Processes that this one starts do not hold it.
+
+    Args:
+      folder: on this machine or in an object store.
+      name: of the file.
+
+    Raises:
+      ConfigError: another process holds it, and which; or nothing can be written there.
+    """
+    made: list[pathlib.Path] = []
+    try:
+        with contextlib.ExitStack() as held:
+            with _explained(folder):
+                if not is_remote(folder):
+                    made = _made(pathlib.Path(folder))
+                held.enter_context(_held(folder, name))
+            yield
+    finally:
+        for each in reversed(made):
+            with contextlib.suppress(OSError):  # the run's files are in it
+                each.rmdir()
+
+
+@contextlib.contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Says of an error of writing that this folder cannot be written, and why."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except write_errors(folder) as error:
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())
+        at = getattr(error, "filename", None)
+        at = f": {at}" if at and os.fspath(at) != os.fspath(folder) else ""
+        raise ConfigError(
+            f"{folder} cannot be written ({why}{at}); choose another place."
+        ) from error
+
+
+def _made(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Makes a folder; returns those that were not there, outermost first."""
+    missing = []
+    for each in (folder, *folder.parents):
+        if each.exists():
+            break
+        missing.append(each)
+    folder.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
+
+
+@contextlib.contextmanager
+def _held(folder: Path, name: str) -> Iterator[None]:
+    file, owner = (None if is_remote(folder) else _locked(folder / name)), os.getpid()
+    if file is None:
+        with _touched(folder / name):
+            yield
+        return
+    try:
+        yield
+    finally:
+        if os.getpid() == owner:  # not a child of it, on its own way out
+            with contextlib.suppress(OSError):  # of no use without the lock, and no harm
+                (folder / name).unlink()
+            _OPEN.discard(file)
+            os.close(file)
+
+
+def _locked(path: pathlib.Path) -> int | None:
+    """A descriptor that holds the lock of a file; None where there are no locks.
+
+    Raises:
+      ConfigError: another process holds it.
+      OSError: the file cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no Unix
+        return None
+    while True:
+        fresh = not path.exists()
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(file, path):
+                os.ftruncate(file, 0)
+                os.pwrite(file, json.dumps(_me()).encode(), 0)
+                _OPEN.add(file)
+                return file
+        except OSError as error:
+            os.close(file)
+            if error.errno in _TAKEN:
+                raise _refusal(path, _read(path)) from None
+            if fresh:
+                path.unlink(missing_ok=True)
+            if error.errno in _NO_LOCKS:
+                return None
+            raise
+        os.close(file)  # its owner has removed it meanwhile
+
+
+def _is_at(file: int, path: pathlib.Path) -> bool:
+    """Whether a descriptor is of the file that has this path now."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _let_go() -> None:
+    """A forked process does not hold what its parent holds: it may outlive it."""
+    while _OPEN:
+        os.close(_OPEN.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+@contextlib.contextmanager
+def _touched(path: Path) -> Iterator[None]:
+    """Holds a path by writing there again and again, as long as this process lives."""
+    _check_dead(path)
+    me = _me() | {"token": secrets.token_hex(8)}
+    path.write_text(json.dumps(me))
+    time.sleep(SETTLE)
+    if _read(path).get("token") != me["token"]:
+        raise _refusal(path, _read(path))
+    end = threading.Event()
+    thread = threading.Thread(target=_touch, args=(path, me, end), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+        with contextlib.suppress(write_errors(path)):  # the next run waits for a while
+            if _read(path).get("token") == me["token"]:
+                path.unlink()
+
+
+def _check_dead(path: Path) -> None:
+    """Returns when nobody touches the path any more.
+
+    Raises:
+      ConfigError: somebody does.
+    """
+    if not path.exists():
+        return
+    before, until = _read(path), time.monotonic() + DEAD
+    print(
+        f"clipjax: {_who(before)} may run in {path.parent}; looking for {DEAD:.0f} s whether it "
+        f"still touches {path.name}.",
+        file=sys.stderr,
+        flush=True,
+    )
+    while time.monotonic() < until:
+        time.sleep(LOOK)
+        if not path.exists():
+            return
+        if (now := _read(path)) != before:
+            raise _refusal(path, now)
+
+
+def _touch(path: Path, me: dict[str, Any], end: threading.Event) -> None:
+    beats, failing = 0, False
+    while not end.wait(BEAT):
+        beats += 1
+        try:
+            found = _read(path)
+            if found and found.get("token") != me["token"]:
+                print(f"clipjax: {_refusal(path, found)}", file=sys.stderr, flush=True)
+                os._exit(1)  # it took this process for dead, and both would spoil the run
+            path.write_text(json.dumps(me | {"beats": beats}))
+            failing = False
+        except write_errors(path) as error:
+            if not failing:
+                print(f"clipjax: {path} could not be written ({error}).", file=sys.stderr)
+            failing = True
+
+
+def _me() -> dict[str, Any]:
+    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a lock says of its owner; {} where that is not written yet, or gone."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _who(found: dict[str, Any]) -> str:
+    if not {"pid", "host", "since"} <= found.keys():
+        return "another process"
+    return f"process {found['pid']} on {found['host']}, since {found['since']},"
+
+
+def _refusal(path: Path, found: dict[str, Any]) -> ConfigError:
+    return ConfigError(
+        f"{path.parent} is in use: {_who(found)} writes there; wait for its end, stop it, or "
+        "choose another place."
+    )

@@ -1,0 +1,322 @@
+"""The parts of a config: what is read, what encodes it, how it trains, on which devices.
+
+The fields' names are those of configs/*.py and of the command line. Lists of choices repeat what
+other files have, so that `--help` needs no JAX; tests/study/test_config.py compares them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from clipjax.study.fields import block, field, is_number
+
+_SEEDS = 2**32  # they are kept in 32 bits
+OWN_DATA = ("target", "shots", "fraction", "subset_seed")  # in which methods of a run may differ
+_SHARE = "a share, 0 to 1"
+
+
+def is_pattern(value: Any) -> bool:
+    """Whether this is a regular expression."""
+    try:
+        return isinstance(value, str) and bool(re.compile(value))
+    except re.error:
+        return False
+
+
+def _patterns(value: tuple[str, ...]) -> str:
+    fit = all(map(is_pattern, value))
+    return "" if fit else "give a tuple of regular expressions, as in ('clip/.*',)"
+
+
+def _factors(value: tuple) -> str:
+    """What is wrong with `optim.lr_mults`."""
+    for pair in value:
+        if not isinstance(pair, tuple) or len(pair) != 2 or not is_pattern(pair[0]):
+            return (
+                "give pairs of a pattern and a factor, as in (('clip/.*', 0.1),), in a sweep a "
+                "tuple of such tuples"
+            )
+        if not is_number(pair[1]):
+            return "a factor is a finite number"
+    return ""
+
+
+def check_seeds(value: tuple[int, ...]) -> str:
+    """What is wrong with seeds, as the end of a sentence; "" if nothing."""
+    fit = value and all(0 <= seed < _SEEDS for seed in value) and len(set(value)) == len(value)
+    return "" if fit else f"give one or more different whole numbers from 0 to {_SEEDS - 1}"
+
+
+def _steps(value: str) -> str:
+    found = re.fullmatch(r"(\d+):(\d+)", value)
+    fits = not value or (found and int(found[1]) < int(found[2]))
+    return "" if fits else "that is no range of steps; write 10:20 for steps 10 to 19"
+
+
+def _epoch(value: str | int) -> str:
+    fits = value in ("source", "target", "longest") or (str(value).isdecimal() and int(value) > 0)
+    return "" if fits else "known: source, target, longest, or a number of steps, 1 or more"
+
+
+def _share_above_0(value: float) -> str:
+    return "" if 0 < value <= 1 else "give a share above 0 and at most 1"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataPlace:
+    """Where images lie, and which domains a run is between."""
+
+    name: str = field(
+        "emoji",
+        "embedded; with a root what lies there decides, or folder, lists, domainnet, parquet; "
+        "tfds:NAME for TensorFlow Datasets",
+    )
+    root: str = field("", "folder of the data")
+    lists: str = field("", "folder of list files that lie elsewhere than root")
+    fractions: tuple[float, ...] = field(
+        (0.6, 0.1, 0.3), "train, val, test where the data has no splits"
+    )
+    source: str | tuple[str, ...] = field(
+        "render", "labelled domain, or several", give="the name of a domain, or a tuple of names"
+    )
+    target: str = field(
+        "sketch", "domain of which training sees the images only", give="the name of a domain"
+    )
+    decoder: str = field(
+        "fast", "fast has the bits of reference, which is PIL alone", known=("fast", "reference")
+    )
+    workers: int = field(0, "processes that decode; 0: threads of this one", low=0)
+
+    def __post_init__(self):
+        if isinstance(self.source, tuple) and len(self.source) == 1:
+            object.__setattr__(self, "source", self.source[0])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The labelled domains."""
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(DataPlace):
+    """The data of a study, and which examples of it are trained on."""
+
+    domains: tuple[str, ...] = field(
+        (), "what is evaluated beside source and target; none: every domain"
+    )
+    classes: str = field(
+        "closed",
+        "intersection: the classes that source and target share",
+        known=("closed", "intersection"),
+    )
+    max_unreadable: float = field(
+        0.01, "share of images that may be left out", low=0, high=1, give=_SHARE
+    )
+    shots: int = field(0, "labelled images per class to train on; 0: all", low=0)
+    fraction: float = field(
+        1.0, "of the labelled images of each class to train on", check=_share_above_0
+    )
+    subset_seed: int = field(0, "which ones; smaller subsets are parts of larger ones", low=0)
+    balanced: bool = field(False, "draw labelled images so that classes are equally likely")
+    epoch: str | int = field(
+        "source", "source or target: one pass; longest; or a number of steps", check=_epoch
+    )
+
+    def problem(self) -> str:
+        """What is wrong with the fields together."""
+        if self.shots and self.fraction != 1:
+            return f"shots={self.shots} and data.fraction={self.fraction} both choose; set one."
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """The CLIP, and how it sees images and names classes."""
+
+    model: str = field("tiny", "the embedded CLIP; else a Hub id or a directory in its layout")
+    revision: str = field("", "branch, tag or commit of a Hub id; directories have none")
+    image_size: int = field(
+        0, "0: the model's own; else position embeddings are interpolated", low=0
+    )
+    prompts: str = field(
+        "drawings", "a set of clipjax.model.prompts.PROMPTS, or a template with {}"
+    )
+    class_names: str = field("", 'JSON file {"class": "what prompts call it"}')
+    compute_dtype: str = field(
+        "float32", "what the towers compute in", known=("float32", "bfloat16")
+    )
+    remat: str = field(
+        "none",
+        "what is computed again in the backward pass: less memory",
+        known=("none", "dots", "blocks"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """Images through the frozen encoder, once."""
+
+    batch_size: int = field(64, "the last batch of each split is padded to it", low=1)
+    cache: bool = field(True, "keep them on disk")
+    dtype: str = field(
+        "float32",
+        "the 16-bit ones take half the disk and memory",
+        known=("float32", "float16", "bfloat16"),
+    )
+    cache_dir: str = field("", "default: clipjax/features in the user's cache folder")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    """How devices share a batch where the encoder trains (docs/parallel.md)."""
+
+    data: int = field(0, "devices (or groups of fsdp) that share a batch; 0: all", low=0)
+    fsdp: int = field(1, "devices that share parameters and optimizer state of one model", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """How a run is computed, not what."""
+
+    parallel: str = field("jit", "how devices share a batch", known=("jit", "pmap"))
+    mesh: Mesh = block(Mesh)
+    profile: str = field("", '"10:20" traces these steps into the workdir', check=_steps)
+
+    def problem(self) -> str:
+        """What is wrong with the fields together."""
+        if self.parallel == "pmap" and self.mesh.fsdp > 1:
+            return (
+                "parallel=pmap keeps parameters whole on each device and cannot take mesh.fsdp="
+                f"{self.mesh.fsdp}; use parallel=jit."
+            )
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The optimizer and its learning rate."""
+
+    name: str = field("adamw", "the optimizer", known=("adamw", "sgd"))
+    lr: float = field(1e-3, "peak learning rate", low=0)
+    schedule: str = field("cosine", "of the learning rate", known=("constant", "cosine", "step"))
+    warmup: float = field(
+        0.0, "fraction of the run", low=0, high=1, give="a share of the run, 0 to 1"
+    )
+    step_every: float = field(1 / 3, 'for "step": fraction of the run', low=0)
+    gamma: float = field(0.1, 'for "step": factor', low=0)
+    weight_decay: float = field(1e-2, "as torch has it", low=0)
+    clip_norm: float = field(1.0, "global norm that gradients are clipped to; 0: off", low=0)
+    lr_mults: tuple = field(
+        (),
+        '(("clip/.*", 0.1), ...): factors for layer groups, first match wins',
+        give="pairs of a pattern and a factor, as in (('clip/.*', 0.1),)",
+        check=_factors,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Options of `clipjax.data.images.augment.random_resized_crop`."""
+
+    smallest: float = field(0.5, "the least share of the area kept", check=_share_above_0)
+    flip: bool = field(True, "mirror half of the images")
+
+
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """A running mean of what trains (`clipjax.adapt.average`), a variant of the method's
+    results."""
+
+    kind: str = field("uniform", "how updates are weighted", known=("uniform", "ema", "beta"))
+    start: float = field(0.0, 'for "uniform": share of the run before it begins', low=0, high=1)
+    decay: float = field(0.999, 'for "ema": of the weights before', low=0, high=1)
+    b: float = field(0.5, 'for "beta": below 1 favours both ends of the run', low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+    """Few-shot episodes instead of batches (`clipjax.data.loading.sampler.Episodes`)."""
+
+    way: int = field(5, "classes of an episode", low=1)
+    shot: int = field(1, "images of each class to learn from", low=1)
+    query: int = field(5, "others of each to be judged on", low=1)
+    count: int = field(20, "episodes of an epoch", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How methods train, where they say nothing of their own."""
+
+    seeds: tuple[int, ...] = field((0, 1, 2), "a run each", check=check_seeds)
+    epochs: int = field(40, "few images; the report's 10 epochs are of 120,000", low=1)
+    batch_size: int = field(64, "images a domain and step", low=1)
+    accumulate: int = field(1, "microbatches a batch: less memory where the encoder trains", low=1)
+    freeze: tuple[str, ...] = field(
+        ("clip/.*",),
+        'layer groups: "clip/vision/block_0..5", "clip/text/.*", "clip/logit_scale", ...',
+        give="a tuple of regular expressions, as in ('clip/.*',)",
+        check=_patterns,
+    )
+    optim: Optim = block(Optim)
+    selection: str = field(
+        "last",
+        "which checkpoint: a rule of clipjax.evaluate.select.RULES",
+        known=(
+            "last", "source_val", "negative_entropy", "information_maximization",
+            "soft_neighbourhood_density", "proxy_a_distance", "oracle", "label_free",
+        ),
+    )  # fmt: skip
+    save_every: int = field(10, "epochs; a checkpoint and a validation each", low=1)
+    keep: int = field(2, "how many of the newest checkpoints of a phase stay on disk", low=1)
+    keep_best: int = field(0, "how many of the best by selection; 0: the one that it needs", low=0)
+    tensorboard: bool = field(False, "events in the workdir too; needs the extra of that name")
+
+    def problem(self) -> str:
+        """What is wrong with the fields together."""
+        if self.keep_best and self.selection == "last":
+            return (
+                f"keep_best={self.keep_best} keeps the best checkpoints by `selection`, and "
+                "selection=last ranks none; choose a rule, or set keep_best=0."
+            )
+        if self.batch_size % self.accumulate:
+            return (
+                f"batch_size={self.batch_size} cannot be dealt out to accumulate="
+                f"{self.accumulate} microbatches; choose a divisor."
+            )
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseConfig:
+    """A stretch of a method's training with one loss, one freezing mask and one schedule."""
+
+    name: str  # in logs and folders: the method's, and its own where there are several
+    label: str  # its own; "" where the method is one phase
+    epochs: int
+    freeze: tuple[str, ...]
+    optim: Optim
+    augment: Augment | None
+    options: Mapping[str, Any]  # of the loss
+    average: Average | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """A method that is trained: a stage, of a sweep at one of its settings."""
+
+    name: str
+    stage: str  # its entry of `methods`
+    setting: Mapping[str, Any]  # field -> value: what the sweep changed
+    loss: str  # file of clipjax/adapt, or the module of a user's own
+    heads: Mapping[str, Any] | None  # fields of clipjax.model.heads.Heads
+    data: Data  # what it trains on, all of it
+    phases: tuple[PhaseConfig, ...]
+    episodes: Episodes | None = None
+
+    @property
+    def epochs(self) -> int:
+        """Of all phases together."""
+        return sum(phase.epochs for phase in self.phases)

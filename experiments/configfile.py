@@ -1,0 +1,236 @@
+"""A config file: run, its `get_config` called, and what goes wrong in it said in one sentence."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pathlib
+import re
+import runpy
+import sys
+import traceback
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_flags
+from ml_collections.config_dict import RequiredValueError
+
+from clipjax.errors import ConfigError
+from clipjax.study.config import kind_of, parse
+from clipjax.study.fields import check_names, meant, short
+
+# What ml_collections says where a value is of another type than the field's.
+_MISFIT = re.compile(
+    r"Could not override field '(\w+)' .*?\)\. (.*) is of original type <class '([\w.]+)'> "
+    r"and cannot be casted to type <class '([\w.]+)'>"
+)
+
+
+def define_config(default: str, help: str) -> flags.FlagHolder:
+    """The flag --config, whose files may have a `get_config` with or without an argument.
+
+    ml_collections calls it with what follows the colon, and with nothing where nothing does.
+    """
+    holder = config_flags.DEFINE_config_file("config", default, help)
+    flags.FLAGS["config"].parser = _Files()
+    return holder
+
+
+class _Files(flags.ArgumentParser):
+    """Reads the file as `load_config` does; in place of ml_collections' own parser."""
+
+    def flag_type(self) -> str:
+        return "config object"
+
+    def parse(self, path: str) -> ConfigDict:
+        config = load_config(path)
+        config.lock()
+        return config
+
+
+def load_config(path: str) -> ConfigDict:
+    """What `get_config` of a file returns; `path` may go on with `:argument`.
+
+    Raises:
+      ConfigError: no such file, an error in it, no `get_config`, one that takes no argument where
+        there is one, or something else than a ConfigDict.
+    """
+    file, _, argument = path.partition(":")
+    if not os.path.isfile(file):
+        raise ConfigError(
+            f"there is no config file {file}; configs/ holds those that come with clipjax."
+        )
+    try:
+        made = runpy.run_path(file).get("get_config")
+        if not callable(made):
+            raise ConfigError(
+                f"{file} has no function get_config; define one that returns the config."
+            )
+        config = made(*_arguments(made, file, argument))
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(_sentence(error, file)) from error
+    if isinstance(config, FrozenConfigDict):
+        config = ConfigDict(config)
+    if not isinstance(config, ConfigDict):
+        found = "None" if config is None else f"a {type(config).__name__}"
+        raise ConfigError(
+            f"get_config of {file} returns {found}, no ml_collections.ConfigDict; let it start "
+            "from configs.common.study(), change its fields and return it."
+        )
+    return config
+
+
+def _arguments(get_config: Any, file: str, argument: str) -> tuple[str, ...]:
+    """What to call it with: what follows the colon; nothing, or "" where it wants something."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    taken = list(inspect.signature(get_config).parameters.values())
+    takes = [p for p in taken if p.kind in (*kinds, inspect.Parameter.VAR_POSITIONAL)]
+    if argument and not takes:
+        raise ConfigError(
+            f"get_config of {file} takes no argument, and {argument!r} follows the file's name; "
+            "leave it out, or let get_config take it."
+        )
+    needed = [p for p in takes if p.kind in kinds and p.default is inspect.Parameter.empty]
+    return (argument,) if argument or needed else ()
+
+
+def _sentence(error: Exception, file: str) -> str:
+    """What is wrong, and in which line."""
+    line, text = _line(error, file), " ".join(str(error).split()) or "no reason given"
+    if isinstance(error, SyntaxError):
+        where = file if error.filename in (None, file) else error.filename  # a file it imports
+        return (
+            f"{where}{f', line {error.lineno}' if error.lineno else ''}: {error.msg}; correct it."
+        )
+    if isinstance(error, ValueError) and not line:  # a word after the colon that is no choice
+        return f"{file}: {text}"
+    at = f"{file}, line {line}" if line else file
+    if told := _MISFIT.search(text):
+        field, shown, given, kind = told.groups()
+        value = shown if given == "str" else _Shown(shown)
+        return f"{at}: {field} is {value!r}; give {wanted(kind.rpartition('.')[2], value)}."
+    if isinstance(error, (AttributeError, KeyError)):  # ml_collections quotes twice
+        text = text.replace("\\n", " ").replace("\\'", "").strip("'")
+    return f"{at}: {type(error).__name__}: {text.rstrip('.')}; correct the file."
+
+
+class _Shown(str):
+    """A value of which only the text is known."""
+
+    __repr__ = str.__str__
+
+
+def _line(error: Exception, file: str) -> int | None:
+    """The line of the file in which it happened last; None where our code refused its argument."""
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [f.lineno for f in frames if f.filename == file]
+    raised = frames[-1].filename
+    ours = pathlib.Path(raised).resolve().parent == pathlib.Path(__file__).parent.parent / "configs"
+    return None if ours and isinstance(error, ValueError) else next(reversed(mine), None)
+
+
+def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
+    """Every field of a config as a dotted name."""
+    names = []
+    for key in config:
+        value = value_of(config, key)
+        nested = isinstance(value, ConfigDict)
+        names += field_names(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
+    return names
+
+
+def value_of(config: ConfigDict, key: str) -> Any:
+    """A field's value; None where it is a placeholder that nobody has filled."""
+    try:
+        return config[key]
+    except RequiredValueError:
+        return None
+
+
+def _check(config: ConfigDict, file: str, *, filled: bool) -> None:
+    """Refuses a config as the file makes it; `filled`: no option will change it.
+
+    Raises:
+      ConfigError: the field.
+    """
+    if "experiment" not in config:
+        raise ConfigError(
+            f"{file} has no experiment; give the run a name: config.experiment = 'mine'."
+        )
+    given = as_mapping(config)
+    check_names(kind_of(given), given, where=file)
+    if filled:
+        try:
+            parse(given)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
+
+
+def as_mapping(config: ConfigDict) -> dict[str, Any]:
+    """The config as a plain nested mapping; a placeholder that nobody has filled is None."""
+    return {key: _opened(value_of(config, key)) for key in config}
+
+
+def _opened(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_opened, value))
+    return as_mapping(value) if isinstance(value, ConfigDict) else value
+
+
+def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
+    """A sentence on what the command line asks of its config in vain; "" if nothing.
+
+    `default` is the config of a command line that names none.
+    """
+    words: dict[str, str] = {}
+    for word, after in zip(argv, [*argv[1:], ""], strict=False):
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-"):
+            words[name] = value if equals else after
+    path = words.get("config", default)
+    file = path.partition(":")[0]
+    given = [w.removeprefix("config.") for w in words if w.startswith("config.")]
+    try:
+        config = load_config(path)
+        _check(config, file, filled=not given)
+    except ConfigError as error:
+        return str(error)
+    names = field_names(config)
+    # A key that is no Python name stands in brackets: data.mixture['icon-mono']; so does an index.
+    plain = [re.sub(r"\[\d+\]", "", re.sub(r"\[['\"](.+?)['\"]\]", r".\1", w)) for w in given]
+    if unquoted := [name for name in given if "-" in name and "[" not in name and name in names]:
+        outer, _, key = unquoted[0].rpartition(".")
+        return f"write --config.{outer}['{key}'], in quotes: {key!r} is no Python name."
+    if unknown := [name for name in plain if name not in names]:
+        return (
+            f"{file} has no field {', '.join(unknown)}; its fields: {', '.join(names)}."
+            f"{meant(unknown[0], names)}"
+        )
+    return ""
+
+
+def refuse_bad_config(default: str = "configs/dann.py") -> None:
+    """Ends the process with one sentence where the command line asks of its config in vain.
+
+    To be called before the flags are defined: ml_collections parses the command line as it defines
+    them, and answers an unknown field with a bare AttributeError, three exceptions deep.
+    """
+    if complaint := config_complaint(sys.argv[1:], default):
+        print(f"clipjax: {complaint}", file=sys.stderr)
+        sys.exit(1)
+
+
+def wanted(kind: str, value: Any) -> str:
+    """What to give for a field of the kind `kind`, by the name of its type, instead of a value."""
+    example = "() for none" if value is None else f"as in ({short(value)},)"
+    words = {
+        "ConfigDict": "a dict of its fields",
+        "bool": "True or False",
+        "int": "a whole number",
+        "float": "a number",
+        "str": "a text" if value is None else f"a text, as in {short(str(value))}",
+        "tuple": f"a tuple, {example}",
+    }
+    return words[kind]

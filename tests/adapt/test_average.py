@@ -1,0 +1,86 @@
+"""Running means of parameters: against torch's, and as a part of a state that resumes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from clipjax.adapt import average
+from clipjax.adapt.step import init_state, make_step
+from tests.train import test_arrays
+
+VALUES = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
+
+
+def run(rule):
+    mean = average.begin({"w": jnp.zeros(3, jnp.bfloat16)})
+    for i, value in enumerate(VALUES):
+        mean = average.add(mean, rule, {"w": value}, jnp.float32((i + 1) / len(VALUES)))
+    return np.asarray(mean.params["w"])
+
+
+def test_uniform_and_ema_are_torchs():
+    torch = pytest.importorskip("torch")
+    from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn
+
+    def torchs(values, **options):
+        layer = torch.nn.Linear(3, 1, bias=False)
+        model = AveragedModel(layer, **options)
+        for value in values:
+            layer.weight.data = torch.tensor(value)[None]
+            model.update_parameters(layer)
+        return model.module.weight.detach().numpy()[0]
+
+    np.testing.assert_allclose(run(average.uniform()), torchs(VALUES), rtol=1e-5)
+    late = torchs(VALUES[5:])  # updates after 5/9 of the run
+    np.testing.assert_allclose(run(average.uniform(5 / 9)), late, rtol=1e-5)
+    # torch's starts at the first value, ours without a bias: equal weights once both forget it.
+    ours, theirs = run(average.ema(0.2)), torchs(VALUES, avg_fn=get_ema_avg_fn(0.2))
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_weights_of_a_beta_density_favour_both_ends():
+    at = np.clip(np.arange(1, 10) / 9 * (1 - np.arange(1, 10) / 9), 1e-4, None) ** -0.5
+    expected = (at[:, None] * VALUES).sum(0) / at.sum()
+    np.testing.assert_allclose(run(average.beta(0.5)), expected, rtol=1e-4)
+    assert at[0] > at[4] and at[-1] > at[4]
+
+
+def test_it_is_resumed_and_is_of_what_trains_alone(tmp_path):
+    data, _, _ = test_arrays.problem()
+    rule, optimizer, frozen = average.uniform(0.2), optax.adam(1e-2), {"w": False, "z": True}
+    loss = lambda p, *rest: test_arrays.loss({"w": p["w"] + p["z"]}, *rest)  # noqa: E731
+    step = make_step(loss, optimizer, total_steps=18, frozen=frozen, average=rule)
+    params = {"w": jnp.zeros((4, 3)), "z": jnp.ones((4, 3))}
+    make = lambda seed: init_state(  # noqa: E731
+        params, optimizer, seed=seed, frozen=frozen, average=rule
+    )
+    states = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32))
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    whole = test_arrays.fit(tmp_path / "a", data, step, states, 6)
+    test_arrays.fit(tmp_path / "b", data, step, states, 4)
+    resumed = test_arrays.fit(tmp_path / "b", data, step, states, 6)
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    assert whole.average.params["z"] is None and whole.average.total.tolist() == [15, 15]
+    assert not np.allclose(whole.average.params["w"], whole.params["w"])
+
+
+def test_shared_parameters_reach_the_loss_and_stay_out_of_the_state(tmp_path):
+    data, _, _ = test_arrays.problem()
+    optimizer = optax.adam(1e-2)
+    loss = lambda p, *rest: test_arrays.loss({"w": p["h"]["w"] + p["h"]["z"]}, *rest)  # noqa: E731
+    step = make_step(loss, optimizer, total_steps=18)
+    make = lambda seed: init_state({"h": {"w": jnp.zeros((4, 3))}}, optimizer, seed=seed)  # noqa: E731
+    states, shared = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32)), {"h": {"z": jnp.ones((4, 3))}}
+    from clipjax.train.arrays import run_mesh
+
+    found = []
+    for name, mesh in (("stacked", None), ("apart", run_mesh(2))):
+        (tmp_path / name).mkdir()
+        found.append(test_arrays.fit(tmp_path / name, data, step, states, 3, shared, mesh=mesh))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *found)
+    assert list(found[0].params["h"]) == ["w"] and found[0].params["h"]["w"].any()
+    with pytest.raises(ValueError, match="/h/w is among the parameters and is shared too"):
+        step(make(0), {}, {"h": {"w": 1}})

@@ -1,0 +1,116 @@
+"""Runs every spike from cached features and from pixels, and keeps what it trained.
+
+    python -m tests.contract.runs MODEL PHOTOS OUT [interrupted]
+
+Interrupted, each run is told to stop in its first epoch, saved, and goes on as the same command
+would. On several devices cached runs go to one each, and batches of pixels are shared.
+"""
+
+import contextlib
+import pathlib
+import sys
+
+import jax
+import numpy as np
+
+from clipjax.io import write_json
+from clipjax.study import (
+    Data,
+    Devices,
+    Encoder,
+    Mesh,
+    Optim,
+    Study,
+    Training,
+    plan,
+    run_group,
+    trainer,
+)
+from clipjax.study.plan import prepare
+from clipjax.study.study import run_study
+from clipjax.study.workdir import claim_workdir
+from clipjax.train.preemption import Notice, Preempted
+
+CACHED = plan.cached_phases
+HEADS = {"adapter": (6,), "classifier": ()}
+SPIKES = {
+    "moments": {"heads": HEADS, "pull": 2.0},
+    "prompts": {},
+    "distillation": {"heads": HEADS},
+    "low_rank": {},
+    "episodes": {"heads": HEADS, "episodes": {"way": 2, "shot": 1, "query": 2, "count": 3}},
+    "ridge": {},
+}
+ACCUMULATES = ("prompts", "distillation", "low_rank")  # those that are means over examples
+
+
+def ways(name, twice=False):
+    """(label, entry of the method, accumulate) of a spike's runs, or of those that run twice.
+
+    "pixels" are seen as cached features have seen them: nothing but the way is another.
+    """
+    entry = {"loss": f"tests.contract.{name}", **SPIKES[name]}
+    yield "cached", entry, 1
+    if name == "ridge":  # a closed form has no other
+        return
+    yield "pixels", entry, 1
+    if twice:
+        return
+    if name == "low_rank":
+        yield "image", entry | {"tower": "image", "widths": (32,)}, 1
+    if name in ACCUMULATES:
+        yield "accumulated", entry, 2
+
+
+def train(label, entry, accumulate, model, photos, workdir, interrupted):
+    """What a study of one method gives."""
+    pixels = label in ("pixels", "image")
+    study = Study(
+        encoder=Encoder(model=str(model)),
+        data=Data(root=str(photos), source="real", target="sketch"),
+        training=Training(
+            seeds=(0, 1),
+            epochs=2,
+            batch_size=4,
+            save_every=1,
+            accumulate=accumulate,
+            # Adam would make as much of rounding as of a gradient.
+            optim=Optim(name="sgd", lr=0.05, schedule="constant"),
+        ),
+        devices=Devices(mesh=Mesh(data=2 if pixels and jax.device_count() > 1 else 0)),
+        methods={"spike": entry},
+        stages=("spike",),
+    )
+    if label == "pixels":
+        for module in (plan, run_group, trainer):
+            module.cached_phases = lambda plan, method: (False,) * len(method.phases)
+    workdir.mkdir(parents=True)
+    claim_workdir(workdir, study)
+    if interrupted:
+        reached = Notice.reached
+        Notice.reached = lambda self, step: step >= 2
+        with contextlib.suppress(Preempted):
+            run_study(prepare(study), workdir, print, pages=False)
+        Notice.reached = reached
+    found = run_study(prepare(study), workdir, print, pages=False)
+    write_json(workdir / "rows.json", found.rows)
+    for module in (plan, run_group, trainer):
+        module.cached_phases = CACHED
+    return found
+
+
+def main(model, photos, out, interrupted=""):
+    """Runs all."""
+    out, kept = pathlib.Path(out), {}
+    for name in SPIKES:
+        for label, entry, accumulate in ways(name, twice=bool(interrupted)):
+            workdir = out / f"{name}-{label}"
+            found = train(label, entry, accumulate, model, photos, workdir, interrupted)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(found.params["spike"]):
+                where = jax.tree_util.keystr(path, simple=True, separator="/")
+                kept[f"{name}-{label}:{where}"] = np.asarray(leaf)
+    np.savez(out / "params.npz", **kept)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

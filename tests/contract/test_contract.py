@@ -1,0 +1,89 @@
+"""The contract of methods carries what comes: six methods of other kinds, from tests/contract."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from clipjax.train.restore import shapes
+from tests.conftest import REPO
+from tests.contract.runs import ACCUMULATES, SPIKES, ways
+
+TRAINED = [name for name in SPIKES if name != "ridge"]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, wee_clip, photos):
+    """What all runs trained: in one go on one device; and on two, each stopped and resumed."""
+    folders, started = {}, []
+    for kind, devices, how in (("whole", 1, ""), ("resumed", 2, "interrupted")):
+        folders[kind] = tmp_path_factory.mktemp(kind)
+        env = os.environ | {
+            "JAX_NUM_CPU_DEVICES": str(devices),
+            "PJRT_NPROC": "8",
+            "PYTHONPATH": str(REPO),
+            "CI": "true",
+        }
+        command = [sys.executable, "-m", "tests.contract.runs", wee_clip, photos, folders[kind]]
+        command = [*map(str, command), *filter(None, [how])]
+        started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+    for process in started:
+        said = process.communicate(timeout=500)[1]
+        assert process.returncode == 0, said
+    return {
+        kind: (folder, dict(np.load(folder / "params.npz"))) for kind, folder in folders.items()
+    }
+
+
+def params_of(found, kind, run):
+    params = found[kind][1]
+    return {k.partition(":")[2]: v for k, v in params.items() if k.startswith(f"{run}:")}
+
+
+@pytest.mark.parametrize("name", SPIKES)
+def test_a_run_stopped_and_resumed_on_two_devices_is_the_whole_one(found, name):
+    for label, *_ in ways(name, twice=True):
+        whole, resumed = (params_of(found, kind, f"{name}-{label}") for kind in found)
+        assert whole.keys() == resumed.keys() and any(map(np.any, whole.values()))
+        for key, value in whole.items():
+            np.testing.assert_allclose(resumed[key], value, rtol=2e-3, atol=2e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_pixels_train_what_cached_features_do(found, name):
+    cached, pixels = (params_of(found, "whole", f"{name}-{way}") for way in ("cached", "pixels"))
+    assert cached.keys() == pixels.keys()
+    for key, value in cached.items():
+        np.testing.assert_allclose(pixels[key], value, rtol=2e-3, atol=2e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("name", ACCUMULATES)
+def test_microbatches_train_what_batches_do(found, name):
+    whole, parts = (params_of(found, "whole", f"{name}-{way}") for way in ("cached", "accumulated"))
+    for key, value in whole.items():
+        np.testing.assert_allclose(parts[key], value, rtol=2e-3, atol=2e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_losses_fall_or_move_and_frozen_towers_are_in_no_checkpoint(found, name):
+    folder = found["whole"][0]
+    for label, *_ in ways(name):
+        log = [json.loads(line) for line in (folder / f"{name}-{label}/metrics.jsonl").open()]
+        losses = [np.mean(record["loss"]) for record in log if "loss" in record]
+        assert len(losses) >= 2 and np.isfinite(losses).all() and losses[0] != losses[-1]
+        steps = (folder / f"{name}-{label}/checkpoints/spike").rglob("state")
+        saved = jax.tree_util.tree_leaves_with_path(shapes(next(steps).parent)["params"])
+        names = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in saved}
+        assert names and not any("clip/" in each or "teacher" in each for each in names)
+
+
+def test_a_closed_form_gives_its_variants_as_rows(found):
+    rows = json.loads((found["whole"][0] / "ridge-cached/rows.json").read_text())
+    rows = [r for r in rows if r["method"] == "spike" and r["split"] == "test"]
+    variants = ["strength_1", "strength_0.1", "strength_10"]
+    assert [r["variant"] for r in rows if r["domain"] == "sketch"] == variants
+    assert not list((found["whole"][0] / "ridge-cached").glob("**/opt_state*"))
