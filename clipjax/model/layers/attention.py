@@ -30,9 +30,8 @@ def attend(
       q, k, v: queries, keys and values.
       causal: whether a token sees only itself and those before it.
       kernel: "xla"; "cudnn", a flash kernel (Dao et al. 2022, arXiv 2205.14135), which never holds
-        the T x T scores; or None: in float32 on CPU `attend_by_heads`, elsewhere JAX's choice. All
-        give the same numbers up to rounding.
-      cpu: whether the program will run on one; None: where JAX runs by default.
+        the T x T scores; or None: in float32 `attend_cpu` in a program lowered for CPU, whatever
+        machine traces it, elsewhere JAX's choice. All give the same numbers up to rounding.
 
     Raises:
       ConfigError: a kernel that does not exist, or that this machine or dtype does not have.
