@@ -2,21 +2,23 @@
 
 import pytest
 
-from clipjax.evaluate import results as report
 from clipjax.evaluate import sweeps
 from clipjax.evaluate.report.figures import sweep_chart
+from clipjax.evaluate.rows import row
 
 SETTINGS = {
     "dann lr=1": ("dann", {"optim.lr": 1.0}),
     "dann lr=2": ("dann", {"optim.lr": 2.0}),
     "dann shots=4": ("dann", {"optim.lr": 1.0, "data.shots": 4}),
 }
+MEASURES = ("accuracy", "macro_accuracy")
 
 
 def results(selection="last", **scores):
     rows = [
-        report.row(name, domain, "test", 10, [accuracy, accuracy + 0.1])
+        row(name, domain, "test", 10, dict.fromkeys(MEASURES, each), variant=variant)
         for name, accuracy in zip(SETTINGS, (0.8, 0.2, 0.5), strict=True)
+        for variant, each in {"last": [accuracy, accuracy + 0.1], "average": [0.0, 0.0]}.items()
         for domain in ("real", "sketch")
     ]
     history = {

@@ -58,7 +58,7 @@ def no_work(monkeypatch):
 
 def finished(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "results.json").write_text("{}")
+    report.write(tmp_path / "run", results())
     return tmp_path / "run"
 
 
