@@ -48,7 +48,7 @@ def sweep_table(
     Args:
       settings: method -> (stage, field -> value).
       rows: of results (`clipjax.evaluate.rows.row`).
-      scores: method -> `candidate`.
+      scores: method -> `candidate`; a closed form, which has no checkpoints, has none.
       targets: method -> its target domain.
       selection: the run's rule.
       source: its labelled domain.
@@ -61,7 +61,7 @@ def sweep_table(
     """
     rule, found, test = ranking_rule(selection), [], own_rows(rows)
     for method, (stage, own) in settings.items():
-        score = scores[method].get(rule)
+        score = scores.get(method, {}).get(rule)
         known = bool(score) and None not in score
         found.append(
             {
