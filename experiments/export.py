@@ -40,6 +40,8 @@ def choose(results: dict, stages: list[str], method: str, seed: int | None) -> t
     Raises:
       ConfigError: a method or seed that the run does not have.
     """
+    from clipjax.evaluate.rows import own_rows
+
     if not stages:
         raise ConfigError("this run trained nothing (zero-shot only); there is nothing to export.")
     method = method or stages[-1]
@@ -50,9 +52,7 @@ def choose(results: dict, stages: list[str], method: str, seed: int | None) -> t
         raise ConfigError(f"the run has no seed {seed}; it has {', '.join(map(str, seeds))}.")
     if seed is not None:
         return method, seeds.index(seed)
-    source = results["data"]["source"]
-    wanted = (method, source, "val")
-    row = next(r for r in results["rows"] if (r["method"], r["domain"], r["split"]) == wanted)
+    row = own_rows(results["rows"], "val")[method, results["data"]["source"]]
     return method, int(np.argmax(row["accuracies"]))
 
 

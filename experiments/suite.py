@@ -86,17 +86,14 @@ def table_studies(
 
 def published_rows(number: str, results: dict) -> list[tuple[str, str, str, str]]:
     """(method, domain, the report's accuracy, ours), in %, of a run on DomainNet from real."""
+    from clipjax.evaluate.rows import own_rows
     from configs import tables
 
     if results["data"]["source"] != REPORT[0]:
         return []
-    ours = {
-        (r["method"], r["domain"]): r["accuracy_mean"]
-        for r in results["rows"]
-        if r["split"] == ("all" if number == "1" else "test")
-    }
+    ours = own_rows(results["rows"], "all" if number == "1" else "test")
     return [
-        (method, domain, f"{100 * value:.0f}", f"{100 * ours[method, domain]:.1f}")
+        (method, domain, f"{100 * value:.0f}", f"{100 * ours[method, domain]['accuracy_mean']:.1f}")
         for method, domains in tables.PUBLISHED[int(number)].items()
         for domain, value in domains.items()
         if (method, domain) in ours
@@ -118,8 +115,10 @@ def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool)
 
     Raises:
       ConfigError: another suite is at work in the workdir, or nothing can be written there.
+      DataError: a finished table's results are damaged, or a newer version's.
       CheckpointError: the model was replaced between two tables.
     """
+    from clipjax.evaluate.results import read
     from clipjax.runtime.claim import claimed
     from clipjax.train.distributed import processes
 
@@ -128,6 +127,8 @@ def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool)
         for page in PAGES:
             if (workdir / page).is_dir():
                 raise ConfigError(f"{workdir / page} is a folder; choose another --workdir.")
+        # Before the first table's work: what the last one's file has to say.
+        processes.from_first(lambda: [read(workdir / f"table{number}") for number in studies])
         _run_tables(workdir, studies, domainnet)
 
 

@@ -34,6 +34,32 @@ def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
     return jnp.where(known.all(), hits / jnp.maximum(jnp.sum(mask), 1), jnp.nan)
 
 
+def macro_accuracy(
+    logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
+) -> jax.Array:
+    """Mean of each class's accuracy, float32 []: a rare class counts as much as a frequent one.
+
+    Of the classes that have examples; the others are left out. Also called balanced accuracy.
+
+    Args:
+      logits: float [..., N, K].
+      labels: int [N].
+      mask: bool [N], False on padding, which then does not count. All padding gives 0.
+
+    >>> import jax.numpy as jnp
+    >>> float(macro_accuracy(jnp.eye(3)[jnp.array([0, 0, 0, 0])], jnp.array([0, 0, 0, 1])))
+    0.5
+    """
+    check_labels(logits, labels, mask)
+    classes, right = logits.shape[-1], jnp.argmax(logits, axis=-1) == labels
+    labels, known = known_labels(labels, classes, mask)
+    mask = jnp.ones(labels.shape, bool) if mask is None else mask.astype(bool)
+    n = jnp.zeros(classes, int).at[labels].add(mask)
+    hits = jnp.zeros((*right.shape[:-1], classes), int).at[..., labels].add(right & mask)
+    each = hits.astype(jnp.float32) / jnp.maximum(n, 1)  # 0 of a class without examples
+    return jnp.where(known.all(), each.sum(axis=-1) / jnp.maximum((n > 0).sum(), 1), jnp.nan)
+
+
 def per_class_accuracy(logits: ArrayLike, labels: ArrayLike, num_classes: int) -> np.ndarray:
     """Accuracy of each class, float64 [K]; NaN for a class without examples.
 

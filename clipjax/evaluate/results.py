@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,34 +15,12 @@ from clipjax.errors import DataError
 from clipjax.evaluate import sweeps
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.evaluate.report.tables import aligned
+from clipjax.evaluate.rows import NEEDED, Line, complete, lines_of
 from clipjax.io import write_atomically, write_json
 
+VERSION = 2  # of results.json; files before it do not say theirs
+_KEYS = ("experiment", "model", "data", "classes", "seeds", "selection", "rows", "domain_gap")
 _PACKAGES = ("clipjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
-
-
-def row(
-    method: str, domain: str, split: str, n: int, accuracies: Sequence[float], **more: list
-) -> dict:
-    """One line of the results: a method on a domain and split, over seeds.
-
-    `more` holds further measures, each a list over seeds: `ece`, and of an ensemble `members`
-    (accuracies) and `disagreement`.
-
-    >>> row("dann", "sketch", "test", 10, [0.2, 0.4])["accuracy_mean"]
-    0.3
-    """
-    values = np.asarray(accuracies, np.float64)
-    spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return {
-        "method": method,
-        "domain": domain,
-        "split": split,
-        "n": int(n),
-        "accuracy_mean": round(float(values.mean()), 6),
-        "accuracy_std": round(spread, 6),
-        "accuracies": [round(float(v), 6) for v in values],
-        **more,
-    }
 
 
 def collect(
@@ -59,16 +37,22 @@ def collect(
     "classes", "seeds", "selection". `targets` are the domains that methods adapt to, where it is
     not the run's.
     """
-    ends = targets or {}
-    source, target = about["data"]["source"], about["data"]["target"]
-    test = {(r["method"], r["domain"]): r["accuracy_mean"] for r in rows if r["split"] == "test"}
-    methods = list(dict.fromkeys(r["method"] for r in rows))
+    ends, data, tested = targets or {}, about["data"], lines_of(rows)
+
+    def gap(line: Line) -> float:
+        domains = data["source"], ends.get(line.method, data["target"])
+        return round(domain_gap(*(line.rows[name]["accuracy_mean"] for name in domains)), 2)
+
+    more: dict[str, dict[str, float]] = {}
+    for line in tested:
+        if not line.own:
+            more.setdefault(line.method, {})[line.variant] = gap(line)
     return {
+        "version": VERSION,
         **about,
         "rows": rows,
-        "domain_gap": {
-            m: round(domain_gap(test[m, source], test[m, ends.get(m, target)]), 2) for m in methods
-        },
+        "domain_gap": {line.method: gap(line) for line in tested if line.own},
+        "variant_gap": more,
         "proxy_a_distance": distances,
         "selection_rules": rules,
         "timing_s": timing,
@@ -77,36 +61,83 @@ def collect(
     }
 
 
-def cells(results: dict) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the test table: a line per method, a column per domain."""
-    source, target = results["data"]["source"], results["data"]["target"]
-    test = [r for r in results["rows"] if r["split"] == "test"]
-    domains = list(dict.fromkeys(r["domain"] for r in test))
-    domains.sort(key=lambda d: (d != source, d != target))
-    marks = {source: " (source)", target: " (target)"}
-    header = ["method", *(d + marks.get(d, "") for d in domains), "gap"]
-    lines = []
-    for method in dict.fromkeys(r["method"] for r in test):
-        found = {r["domain"]: r for r in test if r["method"] == method}
-        line = [method]
-        for domain in domains:
-            mean, std = found[domain]["accuracy_mean"], found[domain]["accuracy_std"]
-            several = len(found[domain]["accuracies"]) > 1
-            line.append(f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if several else ""))
-        lines.append([*line, f"{results['domain_gap'][method]:.1f}"])
-    return header, lines
+def cells(results: dict, *, variants: bool = True) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the test table: a line per method, a column per domain.
+
+    Args:
+      results: content of results.json.
+      variants: also a line for each further variant of a method, below the method's.
+    """
+    found = [line for line in lines_of(results["rows"]) if line.own or variants]
+    domains = _domains(results, found)
+    header = ["method", *(_marked(results, domain) for domain in domains), "gap"]
+    return header, [
+        [line.name, *(_spread(line.rows[d], "accuracy") for d in domains), _gap(results, line)]
+        for line in found
+    ]
+
+
+def macro_cells(results: dict) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the table of macro accuracy, which is of source and target alone.
+
+    No lines where a version without macro accuracy wrote the results.
+    """
+    found = lines_of(results["rows"])
+    domains = [d for d in _domains(results, found) if d in _ends(results)]
+    header = ["macro accuracy", *(_marked(results, domain) for domain in domains)]
+    return header, [
+        [line.name, *(_spread(line.rows[d], "macro_accuracy") for d in domains)]
+        for line in found
+        if all(line.rows[d]["macro_accuracy_mean"] is not None for d in domains)
+    ]
+
+
+def _ends(results: dict) -> tuple[str, str]:
+    return results["data"]["source"], results["data"]["target"]
+
+
+def _domains(results: dict, found: list[Line]) -> list[str]:
+    """The domains of lines, the source first, then the target."""
+    source, target = _ends(results)
+    domains = dict.fromkeys(domain for line in found for domain in line.rows)
+    return sorted(domains, key=lambda d: (d != source, d != target))
+
+
+def _marked(results: dict, domain: str) -> str:
+    """A domain's name with its role behind it."""
+    source, target = _ends(results)
+    return domain + {source: " (source)", target: " (target)"}.get(domain, "")
+
+
+def _spread(row: dict, measure: str) -> str:
+    """Mean in %, and ± standard deviation where there are several seeds."""
+    mean, std = row[f"{measure}_mean"], row[f"{measure}_std"]
+    return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if len(row["accuracies"]) > 1 else "")
+
+
+def _gap(results: dict, line: Line) -> str:
+    if line.own:
+        return f"{results['domain_gap'][line.method]:.1f}"
+    points = results.get("variant_gap", {}).get(line.method, {}).get(line.variant)
+    return "" if points is None else f"{points:.1f}"
 
 
 def facts(results: dict) -> str:
     """What the numbers of the table are, in one sentence without an end."""
     seeds, classes = results["seeds"], results["classes"]
-    n = next(r["n"] for r in results["rows"] if r["split"] == "test")
+    n = next(row["n"] for line in lines_of(results["rows"]) for row in line.rows.values())
     return (
         f"test accuracy in %, mean ± standard deviation over seeds {seeds}; {classes} classes, "
         f"chance {100 / classes:.1f}; {n} test images a domain (standard error of one accuracy "
         f"near 50 %: {50 / n**0.5:.1f} points); gap = source - target in points; "
         f"checkpoint: {results['selection']}"
     )
+
+
+def _macro(results: dict) -> list[str]:
+    """What macro accuracy is, where it is shown."""
+    said = "each class's own accuracy, averaged over the classes in the test images"
+    return [f"macro accuracy in %: {said}"] if macro_cells(results)[1] else []
 
 
 def _distances(results: dict) -> list[str]:
@@ -127,44 +158,46 @@ def _distances(results: dict) -> list[str]:
 
 def _whole_domains(results: dict) -> list[str]:
     """Zero-shot accuracy over whole domains, where it was asked for."""
-    whole = [r for r in results["rows"] if r["split"] == "all"]
+    whole = [row for line in lines_of(results["rows"], "all") for row in line.rows.values()]
     found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)
     return [f"zero-shot over whole domains, % (images): {found}"] if whole else []
 
 
 def _ensembles(results: dict) -> list[str]:
     """A sentence per ensemble: how good and how different its members are on the target."""
-    target, lines = results["data"]["target"], []
-    for r in results["rows"]:
-        if "members" in r and (r["domain"], r["split"]) == (target, "test"):
+    target, said = results["data"]["target"], []
+    for line in lines_of(results["rows"]):
+        r = line.rows.get(target, {})
+        if "members" in r:
             members = np.asarray(r["members"])  # [seeds, M]
-            lines.append(
-                f"{r['method']} on {target}: {members.shape[1]} members of "
+            said.append(
+                f"{line.name} on {target}: {members.shape[1]} members of "
                 f"{100 * members.mean():.1f} % on average, {100 * r['accuracy_mean']:.1f} % "
                 f"together, {100 * np.mean(r['disagreement']):.1f} % disagreement, calibration "
                 f"error {np.mean(r['ece']):.3f}"
             )
-    return lines
+    return said
 
 
 def _selection(results: dict) -> list[str]:
     """What each way of picking a checkpoint would have given, a sentence a method."""
-    lines = []
+    said: list[str] = []
     if "sweep" in results:  # hundreds of numbers; results.json has them
-        return lines
+        return said
     for method, rules in results.get("selection_rules", {}).items():
         found = ", ".join(
             f"{rule} {100 * np.mean(r['source']):.1f}/{100 * np.mean(r['target']):.1f} (epoch "
             f"{'/'.join(map(str, dict.fromkeys(r['epoch'])))})"
             for rule, r in rules.items()
         )
-        lines.append(f"{method} by selection rule, source/target test accuracy: {found}")
-    return lines
+        said.append(f"{method} by selection rule, source/target test accuracy: {found}")
+    return said
 
 
 def notes(results: dict) -> list[str]:
     """What the table of test accuracies does not show, a sentence each."""
     return [
+        *_macro(results),
         *sweeps.sentences(results),
         *_whole_domains(results),
         *_ensembles(results),
@@ -173,20 +206,23 @@ def notes(results: dict) -> list[str]:
     ]
 
 
+def _tables(results: dict) -> list[tuple[list[str], list[list[str]]]]:
+    """The tables there are, as header and lines."""
+    found = [cells(results), macro_cells(results)]
+    found += [sweeps.cells(results)] if "sweep" in results else []
+    return [(header, body) for header, body in found if body]
+
+
 def table(results: dict) -> str:
     """The results as aligned text for a terminal."""
-    text = aligned(*cells(results))
-    if "sweep" in results:
-        text += ["", *aligned(*sweeps.cells(results))]
-    return "\n".join(["", *text, "", *notes(results), facts(results), ""])
+    text = [line for each in _tables(results) for line in ("", *aligned(*each))]
+    return "\n".join([*text, "", *notes(results), facts(results), ""])
 
 
 def markdown(results: dict) -> str:
     """The results as a Markdown page."""
     data, said = results["data"], facts(results)
-    body = _rows(*cells(results))
-    if "sweep" in results:
-        body += "\n\n" + _rows(*sweeps.cells(results))
+    body = "\n\n".join(_rows(*each) for each in _tables(results))
     return (
         f"# {results['experiment']}: {data['name']}, {data['source']} -> {data['target']}, "
         f"model {results['model']}\n\n{body}\n\n"
@@ -195,8 +231,8 @@ def markdown(results: dict) -> str:
     )
 
 
-def _rows(header: list[str], lines: list[list[str]]) -> str:
-    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
+def _rows(header: list[str], body: list[list[str]]) -> str:
+    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -207,17 +243,45 @@ def write(workdir: pathlib.Path, results: dict) -> None:
 
 
 def read(workdir: pathlib.Path) -> dict | None:
-    """The results of a finished run, or None.
+    """The results of a finished run, or None; what an earlier version did not write has defaults.
 
     Raises:
-      DataError: the file is damaged.
+      DataError: the file is damaged, or a newer version wrote it.
     """
     path = workdir / "results.json"
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
+        return _complete(json.loads(path.read_text()), path)
     except ValueError as error:
         raise DataError(
             f"{path} is damaged ({error}); remove it, and the same command writes it again."
         ) from error
+
+
+def _complete(found: Any, path: pathlib.Path) -> dict:
+    """Results of any version up to this one with all fields of this one.
+
+    Raises:
+      ValueError: they are none.
+      DataError: a newer version wrote them.
+    """
+    if not isinstance(found, dict):
+        raise ValueError("it holds no results")
+    version = found.get("version", 1)
+    if type(version) is not int or version < 1:
+        raise ValueError(f"its version is {version!r}")
+    if version > VERSION:
+        raise DataError(
+            f"{path} is of version {version}, and this clipjax reads up to version {VERSION}; "
+            "read it with the clipjax that wrote it, or a newer one."
+        )
+    if missing := [key for key in _KEYS if key not in found]:
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    rows = found["rows"]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("its rows are none")
+    for row in rows:
+        if missing := [key for key in NEEDED if key not in row]:
+            raise ValueError(f"a row lacks {', '.join(missing)}")
+    return {"version": 1, "variant_gap": {}} | found | {"rows": [complete(row) for row in rows]}

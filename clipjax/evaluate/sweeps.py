@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.evaluate.rows import own_rows
 from clipjax.evaluate.select import ALIASES, lower_is_better, select
 
 FREE = "information_maximization"  # compares settings where `selection` compares nothing: "last"
@@ -46,8 +47,8 @@ def sweep_table(
 
     Args:
       settings: method -> (stage, field -> value).
-      rows: of results (`clipjax.evaluate.results.row`).
-      scores: method -> `candidate`.
+      rows: of results (`clipjax.evaluate.rows.row`).
+      scores: method -> `candidate`; a closed form, which has no checkpoints, has none.
       targets: method -> its target domain.
       selection: the run's rule.
       source: its labelled domain.
@@ -58,10 +59,9 @@ def sweep_table(
       with its data settings: method}}. `rule` reads validation data only; test accuracy is shown
       and decides nothing.
     """
-    rule, found = ranking_rule(selection), []
-    test = {(r["method"], r["domain"]): r for r in rows if r["split"] == "test"}
+    rule, found, test = ranking_rule(selection), [], own_rows(rows)
     for method, (stage, own) in settings.items():
-        score = scores[method].get(rule)
+        score = scores.get(method, {}).get(rule)
         known = bool(score) and None not in score
         found.append(
             {

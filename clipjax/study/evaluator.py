@@ -16,9 +16,9 @@ from clipjax.adapt.method import Method as Functions
 from clipjax.adapt.step import merge
 from clipjax.data.features.cache import Features
 from clipjax.errors import NonFiniteError
-from clipjax.evaluate import results as report
 from clipjax.evaluate import select
-from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement
+from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement, macro_accuracy
+from clipjax.evaluate.rows import row
 from clipjax.io.finite import is_finite
 from clipjax.study.encode import Encoded, Part, in_float32
 from clipjax.study.methods import numbers
@@ -204,7 +204,7 @@ def zero_shot_outcome(encoded: Encoded) -> Outcome:
 
 
 def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[list[dict], Outcome]:
-    """Rows per domain, split and variant (`clipjax.evaluate.results.row`), and what a page shows.
+    """Rows per domain, split and variant (`clipjax.evaluate.rows.row`), and what a page shows.
 
     Args:
       name: of the method.
@@ -213,17 +213,17 @@ def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[li
       encoded: the run's data.
     """
     rows, outcome = [], None
-    for variant, stacked in trained.variants.items():
-        found, measured = _measure_variant(name, trained, stacked, data, encoded)
-        rows += [{**each, "variant": variant} for each in found]
+    for variant in trained.variants:
+        found, measured = _measure_variant(name, trained, variant, data, encoded)
+        rows += found
         outcome = outcome or measured
     return rows, outcome
 
 
 def _measure_variant(
-    name: str, trained, stacked, data: Data, encoded: Encoded
+    name: str, trained, variant: str, data: Data, encoded: Encoded
 ) -> tuple[list[dict], Outcome]:
-    stacked, view = jax.device_get(stacked), trained.view
+    stacked, view = jax.device_get(trained.variants[variant]), trained.view
     source, target = (data.source_name, "test"), (data.target, "test")
     found: dict[Part, list[dict]] = {part: [] for part in encoded.parts if part[1] != "train"}
     logits, ends = [], []
@@ -244,7 +244,7 @@ def _measure_variant(
     for (domain, split), scores in found.items():
         columns = {key: [score[key] for score in scores] for key in scores[0]}
         count = len(encoded.parts[domain, split].labels)
-        rows.append(report.row(name, domain, split, count, columns.pop("accuracy"), **columns))
+        rows.append(row(name, domain, split, count, columns, variant=variant))
     own = zip(ends[0], _cached_ends(encoded, data), strict=True)
     same = all(np.array_equal(*pair) for pair in own)
     distances = [distance(*pair) for pair in ends]
@@ -276,6 +276,7 @@ def answerer(functions: Functions, classes: Classes) -> Callable:
 def _score_arrays(logits, members, labels):
     return {
         "accuracy": accuracy(logits, labels),
+        "macro_accuracy": macro_accuracy(logits, labels),
         "ece": calibration_error(logits, labels),
         "members": accuracy(members, labels),
         "disagreement": disagreement(members),
@@ -303,11 +304,10 @@ def zero_shot_rows(encoded: Encoded) -> list[dict]:
             parts[domain, "all"] = Features(*columns)
     rows = []
     for (domain, split), part in parts.items():
-        logits = encoded.scale * part.features @ encoded.text_weights.T
-        labels = jnp.asarray(part.labels)
-        hit, ece = float(accuracy(logits, labels)), float(calibration_error(logits, labels))
-        n = len(part.labels)
-        rows.append(report.row("zero_shot", domain, split, n, [hit], ece=[round(ece, 6)]))
+        logits = jnp.asarray(encoded.scale * part.features @ encoded.text_weights.T)
+        measures = _score((logits, logits[None]), jnp.asarray(part.labels))
+        columns = {key: [value] for key, value in measures.items()}
+        rows.append(row("zero_shot", domain, split, len(part.labels), columns))
     return rows
 
 

@@ -65,7 +65,7 @@ class Results:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """Accuracies, a row for each method, domain and split (`clipjax.evaluate.results.row`)."""
+        """A row for each method, its variants, domain and split (`clipjax.evaluate.rows.row`)."""
         return self.results["rows"]
 
     @functools.cached_property

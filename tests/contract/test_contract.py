@@ -86,4 +86,6 @@ def test_a_closed_form_gives_its_variants_as_rows(found):
     rows = [r for r in rows if r["method"] == "spike" and r["split"] == "test"]
     variants = ["strength_1", "strength_0.1", "strength_10"]
     assert [r["variant"] for r in rows if r["domain"] == "sketch"] == variants
+    assert all((r["metric"], r["classes"]) == ("accuracy", "all") for r in rows)
+    assert all(len(r["macro_accuracies"]) == len(r["accuracies"]) == 2 for r in rows)
     assert not list((found["whole"][0] / "ridge-cached").glob("**/opt_state*"))

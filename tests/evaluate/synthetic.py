@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from clipjax.evaluate import results as report
 from clipjax.evaluate.metrics import per_class_accuracy
 from clipjax.evaluate.report import tsne as evidence
+from clipjax.evaluate.rows import row
 
 EVIL = "<script>alert(1)</script>"
 CLASSES = [EVIL, 'a "quoted" & long class name that goes on', "bell\x07", "\udcff", "cat", "dog"]
@@ -19,8 +19,10 @@ def results(seeds=(0, 1), methods=METHODS) -> dict:
     for method in methods:
         for domain in ("real", "sketch", "clipart"):
             hits = rng.uniform(0.2, 0.9, 1 if method == "zero_shot" else len(seeds))
-            rows.append(report.row(method, domain, "test", 40, hits))
+            measures = {"accuracy": hits, "macro_accuracy": hits / 2}
+            rows.append(row(method, domain, "test", 40, measures))
     return {
+        "version": 2,
         "experiment": "dann",
         "model": "tiny",
         "data": {"name": "photos", "source": "real", "target": "sketch"},
@@ -29,10 +31,19 @@ def results(seeds=(0, 1), methods=METHODS) -> dict:
         "selection": "last",
         "rows": rows,
         "domain_gap": dict.fromkeys(methods, 12.3),
+        "variant_gap": {},
         "proxy_a_distance": {m: [1.2] * len(seeds) for m in methods},
         "timing_s": {"encode": 1.0},
         "versions": {"clipjax": "0.1.0"},
     }
+
+
+def with_variant(found: dict, method: str, variant: str) -> dict:
+    """Results in which a method has a second variant of accuracy 0, and of a gap of 4.6 points."""
+    none = {"accuracy": [0.0, 0.0], "macro_accuracy": [0.0, 0.0]}
+    domains = dict.fromkeys(each["domain"] for each in found["rows"])
+    more = [row(method, domain, "test", 40, none, variant=variant) for domain in domains]
+    return found | {"rows": found["rows"] + more, "variant_gap": {method: {variant: 4.6}}}
 
 
 def metrics(epochs=5, seeds=2, methods=METHODS[1:]) -> list[dict]:

@@ -2,18 +2,21 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, recall_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from clipjax.evaluate import results as report
 from clipjax.evaluate.metrics import (
     accuracy,
     calibration_error,
     disagreement,
+    macro_accuracy,
     per_class_accuracy,
 )
+from clipjax.evaluate.rows import row
 from clipjax.evaluate.select import (
     information_maximization,
     negative_entropy,
@@ -38,6 +41,33 @@ def test_per_class_accuracy_equals_scikit_learn():
     absent = np.insert(LOGITS, 4, -9, axis=1)  # a fifth class, of no example
     np.testing.assert_allclose(per_class_accuracy(absent, LABELS, 5), [*expected, np.nan])
     assert np.isnan(per_class_accuracy(np.zeros((0, 3)), np.zeros(0, int), 3)).all()
+
+
+@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
+def test_macro_accuracy_equals_scikit_learn_over_the_classes_that_are_there():
+    rng = np.random.default_rng(1)
+    members = rng.normal(size=(3, 60, 7)).astype(np.float32)  # an ensemble's
+    labels = rng.choice([0, 1, 1, 1, 1, 4], size=60)  # four of seven have no example
+    members[0] += 3 * np.eye(7, dtype=np.float32)[labels]
+    expected = [balanced_accuracy_score(labels, each.argmax(1)) for each in members]
+    np.testing.assert_allclose(macro_accuracy(members, jnp.asarray(labels)), expected, rtol=1e-6)
+    one = float(jax.jit(macro_accuracy)(members[0], labels))
+    assert one == pytest.approx(expected[0]) and expected[0] > 2 * expected[1] > 0
+    assert one != pytest.approx(accuracy_score(labels, members[0].argmax(1)), abs=1e-3)
+    mask = np.arange(60) < 41
+    spoiled, padded = members.copy(), np.where(mask, labels, -100)
+    spoiled[:, 41:] = 1e9
+    expected = [balanced_accuracy_score(labels[:41], each[:41].argmax(1)) for each in members]
+    found = macro_accuracy(spoiled, jnp.asarray(padded), jnp.asarray(mask))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_macro_accuracy_of_nothing_and_of_what_is_no_class():
+    assert float(macro_accuracy(jnp.zeros((0, 3)), jnp.zeros(0, int))) == 0
+    assert float(macro_accuracy(jnp.eye(2), jnp.arange(2), jnp.zeros(2, bool))) == 0
+    with pytest.raises(ValueError, match="a label is 2"):
+        macro_accuracy(jnp.eye(2), jnp.array([0, 2]))
+    assert np.isnan(jax.jit(macro_accuracy)(jnp.eye(2), jnp.array([0, 2])))
 
 
 def test_calibration_error_equals_a_loop_over_bins():
@@ -104,11 +134,12 @@ def test_label_free_scores_rank_as_they_should():
 
 def results():
     rows = [
-        report.row(method, domain, "test", 100, accuracies)
+        row(method, domain, "test", 100, {"accuracy": accuracies, "macro_accuracy": accuracies})
         for method, scores in {"zero_shot": [0.3], "dann": [0.5, 0.6]}.items()
         for domain, accuracies in {"a": scores, "b": [s / 2 for s in scores]}.items()
     ]
     return {
+        "version": 2,
         "experiment": "dann",
         "model": "tiny",
         "data": {"name": "toy", "source": "b", "target": "a"},
@@ -117,6 +148,7 @@ def results():
         "selection": "last",
         "rows": rows,
         "domain_gap": {"zero_shot": -15.0, "dann": -27.5},
+        "variant_gap": {},
     }
 
 

@@ -93,6 +93,24 @@ def test_the_table_is_the_reports():
     assert {cell for line in [header, *lines] for cell in line} <= words
 
 
+def test_macro_accuracy_and_variants_have_their_lines():
+    results = synthetic.with_variant(synthetic.results(), "dann", "average")
+    text = full(results=results)
+    words = Outline(text).words
+    header, lines = report.macro_cells(results)
+    assert header == ["macro accuracy", "real (source)", "sketch (target)"]
+    assert {cell for line in [header, *lines] for cell in line} <= set(words)
+    gaps = [words[i + 4] for i, word in enumerate(words) if word == "dann average"]
+    assert gaps.count("4.6") == 1  # in the table, behind three domains
+    assert any(word.startswith("Macro accuracy in %: each class") for word in words)
+    # The page's first sentence is of the method's own result.
+    lead = next(word for word in words if word.startswith("From zero-shot"))
+    assert lead.startswith("From zero-shot to dann: ") and "0.0 ± 0.0" not in lead
+    target = next(d for d in drawings(text) if d.find("title").text.startswith("Test accuracy"))
+    bars = [t.text.split(":")[0] for t in target.iter("title")][1:]
+    assert bars == ["zero_shot", "finetune", "dann", "dann average"]
+
+
 def test_it_needs_nothing_from_anywhere():
     text = full()
     assert "http://" not in text and "https://" not in text

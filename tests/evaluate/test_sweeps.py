@@ -2,21 +2,23 @@
 
 import pytest
 
-from clipjax.evaluate import results as report
 from clipjax.evaluate import sweeps
 from clipjax.evaluate.report.figures import sweep_chart
+from clipjax.evaluate.rows import row
 
 SETTINGS = {
     "dann lr=1": ("dann", {"optim.lr": 1.0}),
     "dann lr=2": ("dann", {"optim.lr": 2.0}),
     "dann shots=4": ("dann", {"optim.lr": 1.0, "data.shots": 4}),
 }
+MEASURES = ("accuracy", "macro_accuracy")
 
 
-def results(selection="last", **scores):
+def results(selection="last", scored=tuple(SETTINGS), **scores):
     rows = [
-        report.row(name, domain, "test", 10, [accuracy, accuracy + 0.1])
+        row(name, domain, "test", 10, dict.fromkeys(MEASURES, each), variant=variant)
         for name, accuracy in zip(SETTINGS, (0.8, 0.2, 0.5), strict=True)
+        for variant, each in {"last": [accuracy, accuracy + 0.1], "average": [0.0, 0.0]}.items()
         for domain in ("real", "sketch")
     ]
     history = {
@@ -26,6 +28,7 @@ def results(selection="last", **scores):
     each = {
         name: {rule: values[i] for rule, values in history.items()}
         for i, name in enumerate(SETTINGS)
+        if name in scored
     }
     targets = dict.fromkeys(SETTINGS, "sketch")
     found = sweeps.sweep_table(SETTINGS, rows, each, targets, selection=selection, source="real")
@@ -48,6 +51,14 @@ def test_a_distance_is_better_where_it_is_smaller():
 def test_a_score_that_was_not_measured_is_no_candidate():
     found = results(information_maximization=([1.0, 1.0], [None, 9.0], [1.0, 1.0]))["sweep"]
     assert found["rows"][1]["score_mean"] is None and found["best"]["dann"] == "dann lr=1"
+
+
+def test_a_closed_form_is_shown_and_not_ranked():
+    found = results(scored=("dann lr=1",))
+    assert found["sweep"]["best"] == {"dann": "dann lr=1"}
+    assert [row["score"] for row in found["sweep"]["rows"][1:]] == [None, None]
+    assert sweeps.cells(found)[1][1] == ["dann", "2.0", "", "", "25.0 ± 7.1", "25.0 ± 7.1"]
+    assert len(sweeps.sentences(found)) == 1
 
 
 def test_the_table_and_the_chart():

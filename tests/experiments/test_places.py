@@ -58,7 +58,7 @@ def no_work(monkeypatch):
 
 def finished(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "results.json").write_text("{}")
+    report.write(tmp_path / "run", results())
     return tmp_path / "run"
 
 
@@ -223,3 +223,11 @@ def test_results_that_are_damaged_are_named(tmp_path):
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(DataError, match="results.json is damaged"):
         run(parsed(dann.get_config("smoke")), tmp_path)
+
+
+def test_a_suite_reads_what_its_last_table_found_before_it_works_on_the_first(tmp_path, no_work):
+    (tmp_path / "table2").mkdir()
+    (tmp_path / "table2" / "results.json").write_text('{"version": 3}')
+    config = parsed(dann.get_config("smoke"))
+    with pytest.raises(DataError, match="table2/results.json is of version 3"):
+        suite.run_suite(tmp_path, {"1": config, "2": config}, False)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from clipjax.evaluate.rows import row
 from clipjax.study.methods import build_methods
 from configs import tables
 from experiments.suite import published, table_studies
@@ -52,8 +53,13 @@ def test_domainnet_gets_the_reports_domains_and_lengths():
 
 
 def test_published_numbers_stand_beside_ours_where_the_source_is_the_reports():
-    row = {"method": "ensemble", "domain": "real", "split": "test", "accuracy_mean": 0.815}
-    results = {"data": {"source": "real"}, "rows": [row]}
+    rows = [
+        row(
+            "ensemble", "real", "test", 9, {"accuracy": [x], "macro_accuracy": [x]}, variant=variant
+        )
+        for variant, x in {"last": 0.815, "average": 0.1}.items()
+    ]
+    results = {"data": {"source": "real"}, "rows": rows}
     assert "| ensemble | real | 82 | 81.5 |" in published("4", results)
     assert published("4", results | {"data": {"source": "sketch"}}) == ""
 

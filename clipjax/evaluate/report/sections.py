@@ -12,6 +12,7 @@ from clipjax.evaluate import sweeps
 from clipjax.evaluate.report.charts import Bar, bars, colour
 from clipjax.evaluate.report.figures import feature_maps, learning_charts, sweep_chart
 from clipjax.evaluate.report.tables import Card, Cards, Grid, Item, Listing, Note, Picture, Table
+from clipjax.evaluate.rows import lines_of
 
 BARS = 30  # of changes per class; of more classes the best and the worst halves of that
 CONFUSIONS = 4  # named for each class
@@ -26,28 +27,32 @@ def colours(results: dict) -> dict[str, str]:
 
 def summary(results: dict) -> str:
     """From zero-shot to the last method, in a sentence."""
-    header, lines = report.cells(results)
-    before, after = lines[0], lines[-1]
-    if before[0] != "zero_shot" or len(lines) < 2:
+    header, found = report.cells(results, variants=False)
+    before, after = found[0], found[-1]
+    if before[0] != "zero_shot" or len(found) < 2:
         return ""
     units = ["%"] * (len(header) - 2) + ["points"]
-    found = [
+    changes = [
         f"{name} {old} → {new} {unit}"
         for name, old, new, unit in zip(header[1:], before[1:], after[1:], units, strict=True)
         if name == "gap" or "(source)" in name or "(target)" in name
     ]
-    return f"From zero-shot to {after[0]}: {', '.join(found)}."
+    return f"From zero-shot to {after[0]}: {', '.join(changes)}."
 
 
 def headline(results: dict) -> list[Item]:
-    """Accuracy of every method on source and target, then on every domain in a table."""
-    header, lines = report.cells(results)
+    """Accuracy of every method on source and target, then in a table on every domain; macro."""
     said = [*report.notes(results), report.facts(results)]
-    target = results["data"]["target"]
-    mark = header.index(f"{target} (target)") if f"{target} (target)" in header else -1
+    target = f"{results['data']['target']} (target)"
+
+    def shown(header: list[str], body: list[list[str]]) -> Table:
+        mark = header.index(target) if target in header else -1
+        return Table(header, body, mark=mark, folded=False)
+
     return [
         Grid([*_accuracy_bars(results), distances(results)]),
-        Table(header, lines, mark=mark, folded=False),
+        shown(*report.cells(results)),
+        shown(*report.macro_cells(results)),
         *(Note(f"{s[0].upper()}{s[1:]}.") for s in said),
     ]
 
@@ -80,14 +85,13 @@ def _accuracy_bars(results: dict) -> list[str]:
     kinds, charts = colours(results), []
     for role in ("target", "source"):
         domain, rows = results["data"][role], []
-        for r in results["rows"]:
-            if (r["domain"], r["split"]) == (domain, "test"):
+        for line in lines_of(results["rows"]):
+            if r := line.rows.get(domain):
                 values = 100 * np.asarray(r["accuracies"])
                 note = f"seeds: {', '.join(f'{v:.1f}' for v in values)}" if len(values) > 1 else ""
                 mean, std = 100 * r["accuracy_mean"], 100 * r["accuracy_std"]
-                rows.append(
-                    Bar(r["method"], mean, mean - std, mean + std, note, kinds[r["method"]])
-                )
+                kind = kinds[line.method]
+                rows.append(Bar(line.name, mean, mean - std, mean + std, note, kind))
         charts.append(bars(f"Test accuracy on {domain} ({role}), %", rows, unit=" %"))
     return charts
 
