@@ -1,7 +1,7 @@
 """CLIP's image preprocessing: RGB, resize (bicubic), centre crop, rescale, normalise.
 
 The resize is PIL's, as in the reference (transformers' PIL-backed processor on a picture that was
-turned upright), or has its bits (`clipjax.data.images.resize`): other resizers move accuracy.
+turned upright): other resizers move accuracy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 
 from clipjax.data.images.decode import check_pixels, decode, to_rgb
 from clipjax.data.images.depth import scaled_array
-from clipjax.data.images.resize import Alone, resize
 from clipjax.errors import CheckpointError, DataError
 from clipjax.io import write_json
 from clipjax.io.texts import decoded
@@ -37,7 +36,7 @@ class Preprocess:
       std: divides each channel.
       resample: PIL's number of the filter; 3 is bicubic.
       rescale: factor on uint8 values.
-      decoder: "fast", or "reference" for PIL alone, also in the resize; the same pixels.
+      decoder: "fast", or "reference" for PIL alone; the same pixels.
     """
 
     size: int = 224
@@ -77,14 +76,6 @@ class Preprocess:
         """The middle of the resized picture."""
         if pixels.shape[1::-1] == (width, height):
             return _centre(pixels, self.size)
-        if self.decoder == "fast" and min(width, height) >= self.size:
-            left, top = (width - self.size) // 2, (height - self.size) // 2
-            window = (left, top, left + self.size, top + self.size)
-            with Alone() as alone:
-                if alone:
-                    found = resize(pixels, width, height, self.resample, window)
-                    if found is not None:
-                        return found
         from PIL import Image
 
         picture = Image.fromarray(pixels).resize((width, height), resample=self.resample)
