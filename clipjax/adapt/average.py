@@ -71,5 +71,5 @@ def add(running: Running, rule: Average, trainable: PyTree, progress: jax.Array)
     weight = rule.weight(progress)
     total = rule.decay * running.total + weight
     share = weight / jnp.where(total > 0, total, 1.0)
-    towards = lambda mean, x: mean + share * (x.astype(jnp.float32) - mean)  # noqa: E731
+    towards = lambda mean, x: mean + share * (x.astype(jnp.float32) - mean)
     return Running(total, jax.tree.map(towards, running.params, trainable))

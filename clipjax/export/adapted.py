@@ -235,7 +235,7 @@ def save_adapted(
     write_tensors(file, named)
     write_atomically(directory / "README.md", card)
     heads = trained.heads
-    as_stored = lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype)  # noqa: E731
+    as_stored = lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype)
     stored = jax.tree.map(as_stored, params)
     answering = heads.clone(discriminator=None)  # flax looks for parameters of all it has
     save_program(directory, config, preprocess, answering, stored, kept)

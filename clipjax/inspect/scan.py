@@ -75,7 +75,7 @@ def unreadable_images(rows: Rows, found: Reading) -> dict[Part, float]:
     but not decoded is taken to be as frequent in the rest of a part as among what was decoded
     there, and absent where nothing was.
     """
-    counted = lambda flags: np.bincount(rows.part[flags], minlength=len(rows.parts))  # noqa: E731
+    counted = lambda flags: np.bincount(rows.part[flags], minlength=len(rows.parts))
     bad = np.zeros(len(rows), bool)
     bad[list(found.unreadable)] = True
     size, tried = np.bincount(rows.part, minlength=len(rows.parts)), counted(found.tried)

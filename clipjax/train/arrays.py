@@ -171,7 +171,7 @@ def _program(step_of: Callable, plan: Epochs) -> Callable:
         )(methods, states, data, first, *shared)
 
     def stacked(methods, states, data, first, count, *shared):
-        together = lambda method, state: one(method, state, data, first, count, *shared)  # noqa: E731
+        together = lambda method, state: one(method, state, data, first, count, *shared)
         return jax.vmap(together)(methods, states)
 
     return jax.jit(stacked if plan.mesh is None else one_by_one, static_argnums=4)

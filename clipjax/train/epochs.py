@@ -103,7 +103,7 @@ def make_epochs(step: Callable, batch_size: int, sampler: Sampler = ONE_PASS) ->
             labels = data["source"]["label"]
             labels = labels[jnp.arange(len(labels))] if isinstance(labels, Chosen) else labels
             plan = sampler.plan(key, *sizes, batch_size, labels)
-            one_step = lambda s, p: step(s, _batch(data, p), *shared)  # noqa: E731
+            one_step = lambda s, p: step(s, _batch(data, p), *shared)
             state, metrics = jax.lax.scan(one_step, state, plan)
             return (state, data), metrics
 

@@ -162,7 +162,7 @@ class StepJournal:
         self.out, self.tags, self.total_steps = out, tags, total_steps
         self.started, self.begun = time.perf_counter(), first
         self.pending: list[dict] = []  # metrics since the record before
-        mine = lambda record: all(record.get(k) == v for k, v in tags.items())  # noqa: E731
+        mine = lambda record: all(record.get(k) == v for k, v in tags.items())
         out.log.rewind(lambda record: not mine(record) or record["step"] <= first)
 
     def add(self, metrics: dict) -> None:

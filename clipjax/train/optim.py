@@ -135,13 +135,13 @@ def make_optimizer(
 
     def scale(updates, params):
         del params
-        factor = lambda name: next((f for p, f in mults if matches(p, name)), 1.0)  # noqa: E731
+        factor = lambda name: next((f for p, f in mults if matches(p, name)), 1.0)
         return jax.tree.map(lambda name, u: factor(name) * u, name_tree(updates), updates)
 
     def inner(label: str):
         # Counts start with the group, the schedule with the phase.
         begun = int(label.removeprefix("since "))
-        rate = lambda count: schedule(count - (start - begun))  # noqa: E731
+        rate = lambda count: schedule(count - (start - begun))
         if name == "adamw":
             return optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=_decays)
         return optax.chain(
@@ -152,7 +152,7 @@ def make_optimizer(
     def make(params):
         found = set(jax.tree.leaves(labels(params))) - {FROZEN}
         groups = {label: inner(label) for label in found} | {FROZEN: optax.set_to_zero()}
-        trainable = lambda tree: jax.tree.map(lambda x: x != FROZEN, labels(tree))  # noqa: E731
+        trainable = lambda tree: jax.tree.map(lambda x: x != FROZEN, labels(tree))
         clip = clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
         # Factors come last and hold no state: a phase may change them, and clipping, and every
         # group's state still lies where the phase before left it.

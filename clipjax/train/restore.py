@@ -214,7 +214,7 @@ def _epath(path: Path):
 def _by_path(tree: PyTree) -> dict[str, tuple[int, ...]]:
     """Shapes by path, the same for tuples and for the lists and dicts they are stored as."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
     return {name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 

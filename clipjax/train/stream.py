@@ -91,7 +91,7 @@ def fit_stream(
     first, saved = int(state.step), time.perf_counter()
     run = traced(program.run, plan.trace, first, total) if plan.trace else program.run
     batches = open_batches(first) if first < total else iter(())
-    following = lambda n: program.place_batch(next(batches)) if n < total else None  # noqa: E731
+    following = lambda n: program.place_batch(next(batches)) if n < total else None
     driven = _driven(run, state, following(first), following, range(first, total), plan.phase)
     journal = StepJournal(out, {"phase": plan.phase, **plan.tags}, first, total)
     every = plan.evaluate_every if out.evaluate else 0

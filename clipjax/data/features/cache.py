@@ -157,7 +157,7 @@ def cached_features(
     store = FeatureStore(path, len(source), options["dtype"], about)
     make = functools.partial(encode_shards, encode, source, preprocess, batch_size, **options)
     load = BatchLoader(source, preprocess, 1)
-    passing = lambda row: isinstance(load.crop(row), Unreachable)  # noqa: E731
+    passing = lambda row: isinstance(load.crop(row), Unreachable)
     place = f"{source.domain}/{source.split}"
     check = functools.partial(check_skipped, most=most_skipped, place=place)
     return _readable(load_or_encode(store, make, passing, check, say), source)

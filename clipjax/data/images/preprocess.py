@@ -102,7 +102,7 @@ class Preprocess:
         """The same rules for another side of the square; the resize rule scales with it."""
         if size == self.size:
             return self
-        scale = lambda edge: round(edge * size / self.size)  # noqa: E731
+        scale = lambda edge: round(edge * size / self.size)
         resize = self.resize
         if isinstance(resize, int):
             resize = scale(resize)

@@ -87,7 +87,7 @@ class Episodes(NamedTuple):
             return jax.lax.top_k(jnp.where(member[classes], chance, -1.0), each)[1]
 
         rows = jax.vmap(episode)(jax.random.split(key, self.count)).astype(jnp.int32)
-        flat = lambda part: part.reshape(self.count, -1)  # noqa: E731
+        flat = lambda part: part.reshape(self.count, -1)
         query = flat(rows[..., self.shot :])
         support = flat(rows[..., : self.shot])
         return {"source": query, "support": support, "mask": jnp.ones(query.shape, bool)}

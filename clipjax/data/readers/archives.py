@@ -136,7 +136,7 @@ def _choose(
             raise DataError(
                 f"{shown(path)} holds {shown(info.filename)} {fault}; unpack it, or pack it again."
             )
-    column = lambda key, kind: np.array([getattr(m, key) for m in members], kind)  # noqa: E731
+    column = lambda key, kind: np.array([getattr(m, key) for m in members], kind)
     found = Members(
         os.path.abspath(path),
         stamp,

@@ -48,7 +48,7 @@ def _traced(config: CLIPConfig) -> PyTree:
         if config.text:
             module.encode_text(jnp.zeros((1, 2), jnp.int32))
 
-    init = lambda key: CLIP(config).init(key, method=run)  # noqa: E731
+    init = lambda key: CLIP(config).init(key, method=run)
     return jax.eval_shape(init, jax.random.key(0))["params"]
 
 

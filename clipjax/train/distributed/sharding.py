@@ -126,7 +126,7 @@ def deal_out(batch: PyTree, mesh: Mesh) -> PyTree:
     where = jax.tree.map(lambda x: cut(mesh) if np.ndim(x) else replicated(mesh), batch)
     if replicated(mesh).is_fully_addressable:
         return jax.device_put(batch, where)
-    join = lambda x, sharding: jax.make_array_from_process_local_data(sharding, np.asarray(x))  # noqa: E731
+    join = lambda x, sharding: jax.make_array_from_process_local_data(sharding, np.asarray(x))
     return jax.tree.map(join, batch, where)
 
 
