@@ -41,7 +41,7 @@ from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import DATA, fetch
 from clipjax.train.journal import Outputs
-from clipjax.train.optim import make_optimizer, make_schedule
+from clipjax.train.optim import Rule, make_optimizer, make_schedule
 from clipjax.train.preemption import Notice
 from clipjax.train.stream import Steps, fit_stream
 
@@ -246,10 +246,9 @@ def _optimizer(config: Pretraining) -> optax.GradientTransformation:
     optim = config.optim
     return make_optimizer(
         make_schedule(optim.schedule, optim.lr, config.steps, warmup=optim.warmup),
-        name=optim.name,
+        Rule(optim.name, b2=optim.b2),
         weight_decay=optim.weight_decay,
         clip_norm=optim.clip_norm,
-        b2=optim.b2,
     )
 
 
@@ -266,6 +265,7 @@ def _batch_maker(plan: Plan) -> Callable[[int], dict]:
     """step -> this process's share of its batch."""
     config, data = plan.config, plan.config.data
     mine = process_rows(config.batch_size, processes.place())
+    wording = pairs.Wording(data.caption_share, data.category_share, data.templates)
 
     def make(number: int) -> dict:
         batch = pairs.sample_batch(
@@ -275,9 +275,7 @@ def _batch_maker(plan: Plan) -> Callable[[int], dict]:
             step=number,
             batch_size=config.batch_size,
             mixture=data.mixture,
-            caption_share=data.caption_share,
-            category_share=data.category_share,
-            templates=data.templates,
+            wording=wording,
         )
         return jax.tree.map(lambda x: x[mine], batch)
 
