@@ -12,10 +12,9 @@ from typing import Any
 import jax
 
 from clipjax.aot.hlo import collectives, totals
-from clipjax.aot.placement import place_batch, place_state
 from clipjax.aot.topology import Topology
 from clipjax.train.distributed.program import make_program
-from clipjax.train.distributed.sharding import make_mesh
+from clipjax.train.distributed.sharding import make_mesh, place_batch, place_state
 
 PyTree = Any
 # Less optimisation: a seventh of the time to compile, the same FLOPs, more temporaries.

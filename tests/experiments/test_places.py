@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from clipjax.aot import table as scaling_table
+from clipjax.aot import report as scaling_report
 from clipjax.data.features import cache as features
 from clipjax.data.readers.folder_index import find_files
 from clipjax.errors import ConfigError, DataError
@@ -120,10 +120,10 @@ def test_a_page_in_the_way_is_named(tmp_path, no_work):
 
 
 def test_rows_of_a_table_that_cannot_be_kept_are_no_rows(tmp_path):
-    page, (begin, end) = tmp_path / "page.md", scaling_table.MARKERS
+    page, (begin, end) = tmp_path / "page.md", scaling_report.MARKERS
     page.write_text(f"{begin}\n{end}\n")
     with pytest.raises(ConfigError, match="page.md cannot be written .Not a directory."):
-        scaling_table.write_table(parsed(dann.get_config()), ["no question"], page, page)
+        scaling_report.write_table(parsed(dann.get_config()), ["no question"], page, page)
 
 
 def test_check_writable_leaves_nothing(tmp_path, place):

@@ -19,6 +19,7 @@ import numpy as np
 
 from clipjax.data.readers.files import Names
 from clipjax.data.readers.folder_walk import Found, State, state, walk
+from clipjax.io import default_cache_dir, replaced
 
 FORMAT = 3  # raise when what is stored, or what a walk looks for, changes
 LEAST = 5000  # fewer files are found again as fast as they are read
@@ -28,8 +29,6 @@ _SETTLED = 2_000_000_000  # ns; a file system may stamp changes of so long with 
 
 def default_index_dir() -> pathlib.Path:
     """`index` in clipjax's cache folder."""
-    from clipjax.io import default_cache_dir
-
     return default_cache_dir() / "index"
 
 
@@ -104,14 +103,9 @@ def save_index(path: pathlib.Path, found: Found) -> None:
     content = io.BytesIO()
     np.savez(content, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with scratch.open("wb") as file:
-            file.write(hashlib.sha256(content.getbuffer()).digest())
-            file.write(content.getbuffer())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with replaced(path, shared=True) as scratch, scratch.open("wb") as file:
+        file.write(hashlib.sha256(content.getbuffer()).digest())
+        file.write(content.getbuffer())
 
 
 def load_index(path: pathlib.Path) -> Found | None:
