@@ -52,7 +52,7 @@ def beta(b: float = 0.5) -> Average:
 
 
 def begin(trainable: PyTree) -> Running:
-    """The mean of nothing."""
+    """Start an average that holds nothing yet."""
     return Running(
         jnp.zeros((), jnp.float32),
         jax.tree.map(lambda x: jnp.zeros_like(x, jnp.float32), trainable),

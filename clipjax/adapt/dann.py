@@ -242,7 +242,7 @@ def make_method(
     joined: bool | None = None,
     **options: Any,
 ) -> Method:
-    """DANN on a backbone.
+    """Domain-adversarial training on a backbone.
 
     Args:
       backbone: gives features of images.

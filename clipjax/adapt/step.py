@@ -48,7 +48,7 @@ def partition(params: PyTree, frozen: PyTree | None) -> tuple[PyTree, PyTree]:
 
 
 def combine(trainable: PyTree, frozen: PyTree) -> PyTree:
-    """Undoes `partition`.
+    """Put together what `partition` took apart.
 
     >>> combine({"a": None, "b": 2}, {"a": 1, "b": None})
     {'a': 1, 'b': 2}

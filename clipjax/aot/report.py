@@ -61,7 +61,7 @@ def collective_lines(found: Compiled) -> list[str]:
 
 
 def estimate_lines(answer: Answer) -> list[str]:
-    """The roofline in words."""
+    """Lines that explain the roofline estimate."""
     time, chip = answer.estimate, answer.chip
     if time is None:
         return [
@@ -158,7 +158,7 @@ def key(study: Study, question: Question) -> str:
 
 
 def read_answer(data: dict) -> Answer:
-    """Undoes `dataclasses.asdict` and JSON."""
+    """Read back an answer that `dataclasses.asdict` and JSON wrote."""
     compiled = dict(data["compiled"])
     compiled["collectives"] = {k: tuple(v) for k, v in compiled["collectives"].items()}
     return Answer(

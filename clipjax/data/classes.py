@@ -88,7 +88,7 @@ def _refuse_differences(
 
 
 def _notes(dataset: Dataset, kept: Sequence[str], declared: dict[str, set[str]]) -> list[str]:
-    """What is left out, and which domains lack what is kept."""
+    """Notes on classes left out, and on domains that lack classes kept."""
     notes = []
     everything = set().union(*declared.values())
     if len(kept) < len(everything):

@@ -50,7 +50,7 @@ def header(image: bytes | np.ndarray) -> tuple[int, int, str]:
 
 
 class Reading(NamedTuple):
-    """What reading a dataset found."""
+    """The findings of reading a dataset."""
 
     hashes: np.ndarray  # uint64 [N, 2], of the content
     hashed: np.ndarray  # bool [N], whether there is a hash
@@ -141,7 +141,7 @@ class _NamesSeen:
 
 
 class _Look(NamedTuple):
-    """One image."""
+    """The findings on one image."""
 
     row: int
     name: str = ""

@@ -99,7 +99,7 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 
 def write_errors(path: str | os.PathLike) -> type[Exception]:
-    """What writing to a path may raise: of an object store anything, each client has its own.
+    """The exceptions of writing to a path; object stores raise anything, each client its own.
 
     >>> write_errors("/runs/a").__name__, write_errors("gs://bucket/a").__name__
     ('OSError', 'Exception')

@@ -184,7 +184,7 @@ def _path(field: str) -> list[str]:
 
 
 def _phases(method: Mapping[str, Any]) -> list[Mapping]:
-    """The entries of a method's phases; none where they are no such thing, which is said later."""
+    """The entries of a method's phases; none where they are malformed, which is refused later."""
     phases = method.get("phases")
     found = phases.values() if isinstance(phases, Mapping) else ()
     return [phase for phase in found if isinstance(phase, Mapping)]

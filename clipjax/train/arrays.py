@@ -200,7 +200,7 @@ def _gathered(states: PyTree, runs: int, mesh: Mesh | None) -> PyTree:
 
 
 def _newest(checkpointer: Checkpointer, states: TrainState) -> TrainState:
-    """What was saved, if it is ahead of these states."""
+    """The newest checkpoint, if it is ahead of these states; else these."""
     found = checkpointer.restore(states)
     return found[0] if found and found[0].step[0] > states.step[0] else states
 
@@ -243,7 +243,7 @@ def whole(array: Any, mesh: Mesh | None = None) -> jax.Array:
 
 
 def on_device(array: Any, mesh: Mesh | None = None) -> jax.Array | _BFloat16:
-    """What `_batch` gathers from."""
+    """An array as `_batch` gathers rows from it."""
     if array.dtype != jnp.bfloat16:
         return whole(array, mesh)
     if isinstance(array, np.ndarray):

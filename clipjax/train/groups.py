@@ -42,7 +42,7 @@ def _order(group: str) -> tuple:
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """What patterns may say of a parameter: its layer group, or its own path."""
+    """The names of a parameter that patterns match: its layer group, or its own path."""
 
     group: str  # "clip/vision/block_0"
     path: str  # "clip/vision/block_0/fc1/bias"

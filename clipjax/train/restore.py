@@ -137,7 +137,7 @@ def check_run(place: Path, meta: dict[str, Any], run: str) -> None:
 
 
 def differences(place: Path, wanted: PyTree) -> list[str]:
-    """What of a checkpoint does not fit the shapes that are wanted, a line each, by path."""
+    """Lines on what of a checkpoint does not fit the wanted shapes, by path."""
     there, here = _by_path(shapes(place)), _by_path(wanted)
     lines = [f"{name} is not in the checkpoint" for name in here.keys() - there.keys()]
     lines += [f"{name} is in the checkpoint alone" for name in there.keys() - here.keys()]
@@ -153,7 +153,7 @@ def of_optimizer(difference: str) -> bool:
 
 
 def misfit(place: Path, changed: Sequence[str]) -> CheckpointError:
-    """What to say of a checkpoint with `differences`."""
+    """The sentence on a checkpoint with `differences`."""
     first = f"{changed[0]}{f', and {len(changed) - 1} more' if changed[1:] else ''}"
     if all(map(of_optimizer, changed)):
         return CheckpointError(

@@ -141,7 +141,7 @@ def _is_late(seconds: float, done: int) -> bool:
 
 
 def _newest(checkpointer: Checkpointer, state: TrainState) -> TrainState:
-    """What was saved, if it is ahead of a state, whose buffers are then freed."""
+    """The newest checkpoint, if it is ahead of a state, whose buffers are then freed."""
     if checkpointer.latest is None or checkpointer.latest <= int(state.step):
         return state
     return checkpointer.restore(state, donate=True)[0]

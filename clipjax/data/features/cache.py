@@ -85,7 +85,7 @@ def cache_key(weights: str, preprocess: Preprocess, source: Source, dtype: str =
 def encode_source(
     encoder: Encoder, source: Source, *, most_skipped: int | None = None, say: Say = print
 ) -> EncodedSource:
-    """`cached_features` without a cache."""
+    """Encode every example; as `cached_features`, without a cache."""
     _check_images(source)
     shards: list[Shard] = []
     for shard in encode_shards(encoder, source, say=say):
@@ -140,7 +140,7 @@ def cached_features(
 
 
 def list_cache(cache_dir: str | os.PathLike) -> list[CacheEntry]:
-    """What a cache directory holds, sorted by domain and split; other files are passed over."""
+    """The entries of a cache directory, sorted by domain and split; other files are skipped."""
     root, found = pathlib.Path(cache_dir), []
     for path in root.iterdir() if root.is_dir() else ():
         # Entries of other versions say other things, and a run may be removing its own.
@@ -181,7 +181,7 @@ def _load_or_encode(
     check: Callable[[Sequence[Shard]], None],
     say: Say,
 ) -> Shard:
-    """What a store holds, completed.
+    """Encode what a store lacks, and return all of it.
 
     A row that could not be read when its shard was made, for a reason that may pass, is tried again
     at every start; where it can be read now, its shard is made anew.
@@ -247,7 +247,7 @@ class _Entry:
         self.shards[number : number + 1] = [shard]
 
     def finish(self) -> Shard:
-        """All shards as one."""
+        """Join all shards, in one file where the disk takes it."""
         return (self._writing and self._tried(self._store.finish, self.shards)) or join(self.shards)
 
     def _has_room(self, shard: Shard) -> bool:

@@ -64,11 +64,11 @@ class Encoder:
 
     @property
     def kept_dtype(self) -> np.dtype:
-        """NumPy's."""
+        """`dtype` as NumPy's."""
         return np.dtype(DTYPES[self.dtype])
 
     def batches(self, source: Source, first: int) -> Iterator[Batch]:
-        """Those of a source from number `first` on."""
+        """The batches of a source from number `first` on."""
         return image_batches(
             source,
             self.preprocess,
@@ -87,7 +87,7 @@ class Shard(NamedTuple):
 
 
 class Throughput:
-    """Where the time of an encoding goes."""
+    """Clock of an encoding: time spent decoding and computing."""
 
     def __init__(self):
         self.images, self._started = 0, time.perf_counter()
@@ -103,11 +103,11 @@ class Throughput:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.perf_counter() - self._started
 
     def bound(self) -> str:
-        """What the encoding waits for, and how much of its time: "decode-bound 83 %"."""
+        """The limiting part and its share of the time: "decode-bound 83 %"."""
         decode, compute = (self._spent.get(on, 0.0) for on in ("decode", "compute"))
         share = decode / max(decode + compute, 1e-9)
         what, share = ("decode", share) if share > 0.5 else ("compute", 1 - share)

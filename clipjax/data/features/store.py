@@ -126,7 +126,7 @@ class FeatureStore:
                 self.path.rmdir()
 
     def _remove(self, keep: tuple[str, ...]) -> None:
-        """Of the files of an entry, all but some, and but those that are being written."""
+        """Remove an entry's files, all but `keep` and those that are being written."""
         for file in [*self.path.glob("*.npy"), *self.path.glob("*.json")]:
             if file.name not in keep:
                 file.unlink(missing_ok=True)
@@ -200,7 +200,7 @@ def join(shards: Sequence[Shard]) -> Shard:
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
-    """What the directory `path` says of itself; None where it is no cache entry."""
+    """The manifest of the directory `path`; None where it is no cache entry."""
     found = _json(path / "manifest.json")
     known = isinstance(found, dict) and {"complete", "created", "domain", "split"} <= set(found)
     return found if known else None

@@ -26,7 +26,7 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """What a model's `preprocessor_config.json` asks for. Frozen, so that it can key a cache.
+    """The rules of a model's `preprocessor_config.json`. Frozen, so that it can key a cache.
 
     Attributes:
       size: side of the square that the model sees, in pixels.

@@ -45,11 +45,11 @@ class Sampling(NamedTuple):
     balanced: bool = False
 
     def steps(self, num_source: int, num_target: int, batch_size: int) -> int:
-        """`steps_per_epoch`."""
+        """Batches of an epoch; see `steps_per_epoch`."""
         return steps_per_epoch(num_source, num_target, batch_size, self.epoch)
 
     def plan(self, key, num_source, num_target, batch_size, labels=None) -> Plan:
-        """`epoch_plan`."""
+        """The rows of an epoch's batches; see `epoch_plan`."""
         return epoch_plan(key, num_source, num_target, batch_size, self, labels)
 
 

@@ -58,7 +58,7 @@ class PairCorpus:
 
     @property
     def image_size(self) -> int:
-        """Pixels of a side."""
+        """Side of the drawings in pixels."""
         return self._masks.shape[1]
 
     def images(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -239,7 +239,7 @@ def _places(members: Iterable[str], keys: Iterable[str]) -> dict[tuple[str, bool
 
 
 def _told(files: Sequence[zipfile.ZipInfo]) -> str:
-    """What a zip holds, in short."""
+    """A zip's content in a few words."""
     names = [info.filename for info in files]
     if not names:
         return "no files"

@@ -33,7 +33,7 @@ def default_index_dir() -> pathlib.Path:
 
 
 def index_path(root: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> pathlib.Path:
-    """Where the index of a root is: one file per root, replaced when it is out of date."""
+    """The path of a root's index: one file per root, replaced when it is out of date."""
     key = hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:32]
     return pathlib.Path(cache_dir or default_index_dir()) / f"{key}.npz"
 
@@ -45,7 +45,7 @@ def find_files(
     least: int | None = None,
     walk: Callable[[str | os.PathLike], Found] = walk,
 ) -> Found:
-    """What `walk(root)` finds, from the index where that is still true.
+    """The findings of `walk(root)`, from the index where that is still true.
 
     Args:
       root: a folder of domains.
@@ -109,7 +109,7 @@ def save_index(path: pathlib.Path, found: Found) -> None:
 
 
 def load_index(path: pathlib.Path) -> Found | None:
-    """What `save_index` wrote; None where there is nothing, or nothing whole, of this format."""
+    """Read what `save_index` wrote; None where there is nothing whole of this format."""
     try:
         data = path.read_bytes()
     except OSError:

@@ -245,7 +245,7 @@ def find_folder(root: pathlib.Path, lists: str = "") -> pathlib.Path | None:
 
 
 def find_doubtful_folder(root: pathlib.Path) -> pathlib.Path | None:
-    """Where files are at least called like lists, to say what is wrong with them."""
+    """A folder whose files are at least called like lists, to say what is wrong with them."""
     return next((p for p in _places(root) if find_lists(p)), None)
 
 

@@ -28,7 +28,7 @@ class Column(NamedTuple):
 
 @contextlib.contextmanager
 def explained(path: pathlib.Path) -> Iterator[None]:
-    """What goes wrong in reading a file is a DataError that names it."""
+    """Turn what goes wrong in reading a file into a DataError that names it."""
     import pyarrow
 
     try:
@@ -41,7 +41,7 @@ def explained(path: pathlib.Path) -> Iterator[None]:
 
 
 def features_of(schema) -> dict[str, dict]:
-    """What `datasets` noted about the columns."""
+    """The features that `datasets` noted for the columns."""
     noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     for key in ("info", "features"):
         noted = noted.get(key) if isinstance(noted, dict) else None

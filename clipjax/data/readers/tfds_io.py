@@ -23,7 +23,7 @@ AT_ONCE = 256  # records read together for their labels
 
 
 class Builder(NamedTuple):
-    """What is known of a prepared builder without reading records."""
+    """A prepared builder's metadata, known without reading records."""
 
     folder: str
     name: str  # builder/config/version
@@ -71,7 +71,7 @@ def _open(folder: str) -> Any:
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """What goes wrong in reading is a DataError."""
+    """Turn what goes wrong in reading into a DataError that names `what`."""
     from google.protobuf.json_format import Error
     from google.protobuf.message import DecodeError
 

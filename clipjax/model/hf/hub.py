@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pathlib
 import re
@@ -44,21 +45,21 @@ def find_model(name_or_path: str | os.PathLike, revision: str | None = None) -> 
 
 
 def find_tokenizer(name_or_path: str | os.PathLike, revision: str | None = None) -> pathlib.Path:
-    """As `find_model`, but of a Hub id fetches no more than config.json and the tokenizer's files.
+    """As `find_model`; fetches only config.json and the tokenizer's files of a Hub id.
 
     Raises:
       CheckpointError: as `find_model`; weights need not exist.
     """
-    return _find(name_or_path, revision, _fetch_tokenizer)
+    return _find(name_or_path, revision, _fetch_some)
 
 
 def find_preprocessor(name_or_path: str | os.PathLike, revision: str | None = None) -> pathlib.Path:
-    """As `find_model`, but of a Hub id fetches no more than config.json and the images' rules.
+    """As `find_model`; fetches only config.json and the images' rules of a Hub id.
 
     Raises:
       CheckpointError: as `find_model`; weights need not exist.
     """
-    return _find(name_or_path, revision, _fetch_preprocessor)
+    return _find(name_or_path, revision, functools.partial(_fetch_some, optional=PREPROCESSORS))
 
 
 def _find(
@@ -85,7 +86,7 @@ def _find(
 
 def _fetch_model(repo: str, revision: str | None) -> pathlib.Path:
     """Config, weights, and whatever else of a CLIP the repository has, into one directory."""
-    directory = _fetch_config(repo, revision)
+    directory = _fetch_some(repo, revision, ())
     if not _fetch_weights(repo, revision):
         converted = None if revision else _conversion(repo)
         if converted is None:
@@ -95,25 +96,19 @@ def _fetch_model(repo: str, revision: str | None) -> pathlib.Path:
     return directory
 
 
-def _fetch_tokenizer(repo: str, revision: str | None) -> pathlib.Path:
-    directory = _fetch_config(repo, revision)
-    _fetch_optional(repo, TOKENIZER_FILES, revision)
-    return directory
-
-
-def _fetch_preprocessor(repo: str, revision: str | None) -> pathlib.Path:
-    directory = _fetch_config(repo, revision)
-    _fetch_optional(repo, PREPROCESSORS, revision)
-    return directory
-
-
-def _fetch_config(repo: str, revision: str | None) -> pathlib.Path:
+def _fetch_some(
+    repo: str, revision: str | None, optional: Iterable[str] = TOKENIZER_FILES
+) -> pathlib.Path:
+    """config.json, and those of the optional files that there are, into one directory."""
     missing = f"model {repo!r} has no {CONFIG}; it is no model."
-    return pathlib.Path(_fetch(repo, CONFIG, revision, missing)).parent
+    directory = pathlib.Path(_fetch(repo, CONFIG, revision, missing)).parent
+    _fetch_optional(repo, optional, revision)
+    return directory
 
 
 def _fetch_optional(repo: str, files: Iterable[str], revision: str | None) -> None:
     """Those of the files that there are: a tower without tokenizer or images is legitimate."""
+    from huggingface_hub import constants
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     for file in files:
@@ -122,7 +117,7 @@ def _fetch_optional(repo: str, files: Iterable[str], revision: str | None) -> No
         except LocalEntryNotFoundError as error:
             # Offline, with the model in the cache: what is not there was not there. But a
             # connection that broke just now must not look like that.
-            if not _offline():
+            if not constants.HF_HUB_OFFLINE:
                 raise error
         except EntryNotFoundError:
             continue  # whoever needs it asks
@@ -185,12 +180,6 @@ def _conversion(repo: str) -> str | None:
         if error.response.status_code not in (403, 404):  # owners can switch discussions off
             raise
     return None
-
-
-def _offline() -> bool:
-    from huggingface_hub import constants
-
-    return constants.HF_HUB_OFFLINE
 
 
 def copy_tokenizer(source: pathlib.Path, target: pathlib.Path) -> None:

@@ -19,7 +19,7 @@ PICKLE = "pytorch_model.bin"
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies; `read_tensor` fetches it."""
+    """The place of a tensor on disk; `read_tensor` fetches it."""
 
     file: pathlib.Path
     name: str
