@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.features.cache import encode_source
-from clipjax.data.features.encode import Encoder
+from clipjax.data.features.encode import ImageEncoder
 from clipjax.data.images.preprocess import load_preprocess
 from clipjax.data.open import open_dataset
 from clipjax.model.clip import CLIP, normalize
@@ -61,7 +61,7 @@ def measure(directory: pathlib.Path) -> tuple[dict, dict, int]:
     dataset = open_dataset("emoji")
     image, words, preprocess = encoders(directory)
     tokenize = load_tokenizer(directory)
-    encoder = Encoder(image, preprocess)
+    encoder = ImageEncoder(image, preprocess)
     parts = {
         (d, s): encode_source(encoder, dataset.source(d, s)).features
         for d in dataset.domains

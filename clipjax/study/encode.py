@@ -12,7 +12,7 @@ import numpy as np
 from clipjax.adapt.method import Classes
 from clipjax.data.dataset import Source
 from clipjax.data.features import cache as feats
-from clipjax.data.features.encode import Encoder
+from clipjax.data.features.encode import ImageEncoder
 from clipjax.data.loading.image_cache import Crops
 from clipjax.data.subset import Subset
 from clipjax.io import default_cache_dir
@@ -117,7 +117,7 @@ def encode(plan: Plan, say) -> Encoded:
     """Encodes what the run needs, or reads it from the feature cache."""
     study, features = plan.study, plan.study.features
     texts, encode_image, say = encode_texts(plan), image_encoder(plan), once(say)
-    encoder = Encoder(
+    encoder = ImageEncoder(
         encode_image, plan.preprocess, features.batch_size, features.dtype, study.data.workers
     )
     if told := tell_clamped(float(plan.params["logit_scale"])):
@@ -170,7 +170,7 @@ def once(say: Callable[[str], None]) -> Callable[[str], None]:
     return say_new
 
 
-def encode_shared(encoder: Encoder, source: Source, **options) -> feats.EncodedSource:
+def encode_shared(encoder: ImageEncoder, source: Source, **options) -> feats.EncodedSource:
     """`cached_features` of a source. Processes encode, and cache, a share each; all get all of it.
 
     Nothing needs a disk that processes share; where they do, their shares have different names.

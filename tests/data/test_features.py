@@ -57,7 +57,7 @@ def run(folder, encode=None, of=None, **options):
     options = {"weights": "w", "batch_size": 3, "say": lambda line: None} | options
     preprocess = options.pop("preprocess", PREPROCESS)
     how = {k: options.pop(k) for k in ("batch_size", "dtype", "workers", "threads") if k in options}
-    encoder = encoding.Encoder(encode or Encoder(), preprocess, **how)
+    encoder = encoding.ImageEncoder(encode or Encoder(), preprocess, **how)
     of = source() if of is None else of
     return features.cached_features(encoder, of, cache_dir=folder, **options)
 
@@ -354,7 +354,7 @@ def test_a_result_is_fetched_when_the_next_batch_is_under_way():
         events.append(f"start {number}")
         return Result(number, events)
 
-    features.encode_source(encoding.Encoder(encode, PREPROCESS, 3), source(9))
+    features.encode_source(encoding.ImageEncoder(encode, PREPROCESS, 3), source(9))
     assert events == ["start 0", "start 1", "fetch 0", "start 2", "fetch 1", "fetch 2"]
 
 
@@ -373,7 +373,7 @@ def test_what_holds_the_encoding_up_is_told(monkeypatch):
 
 
 def test_a_long_encoding_says_how_fast_it_was(monkeypatch):
-    said, encoder = [], encoding.Encoder(Encoder(), PREPROCESS, 3)
+    said, encoder = [], encoding.ImageEncoder(Encoder(), PREPROCESS, 3)
     features.encode_source(encoder, source(), say=said.append)
     assert not said
     monkeypatch.setattr(encoding, "TELL_AFTER", 0.0)
@@ -387,7 +387,7 @@ def test_500_damaged_files_end_no_encoding_and_are_all_counted(tmp_path):
     files = [data for _, data in mutants(500)]
     spoiled = ArraySource(files, np.arange(500) % 3, classes=("a", "b", "c"), domain="d")
     encode = lambda images: jnp.asarray(images, jnp.float32).mean(axis=(1, 2))  # noqa: E731
-    encoder = encoding.Encoder(encode, PREPROCESS, 32, workers=1)
+    encoder = encoding.ImageEncoder(encode, PREPROCESS, 32, workers=1)
     found = features.cached_features(encoder, spoiled, weights="w", cache_dir=tmp_path)
     assert len(found.rows) + len(found.skipped) == 500
     assert min(len(found.rows), len(found.skipped)) > 50

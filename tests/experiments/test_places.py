@@ -157,14 +157,14 @@ def test_programs_that_cannot_be_kept_cost_one_line(variable, tmp_path):
 
 
 def test_features_that_cannot_be_kept_cost_one_line(tmp_path, photos):
-    from clipjax.data.features.encode import Encoder
+    from clipjax.data.features.encode import ImageEncoder
     from clipjax.data.images.preprocess import Preprocess
     from clipjax.data.open import open_dataset
 
     (tmp_path / "file").touch()
     dataset, said = open_dataset("folder", str(photos)), []
     encode = lambda images: np.asarray(images, np.float32).mean(axis=(1, 2))  # noqa: E731
-    encoder, options = Encoder(encode, Preprocess(size=8), 8), {"say": once(said.append)}
+    encoder, options = ImageEncoder(encode, Preprocess(size=8), 8), {"say": once(said.append)}
     for cache in (tmp_path / "file", None):
         found = [
             features.cached_features(

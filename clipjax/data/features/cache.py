@@ -22,7 +22,7 @@ import numpy as np
 
 from clipjax.data.dataset import Skipped, Source
 from clipjax.data.features import encode as encoding
-from clipjax.data.features.encode import Encoder, Say, Shard, encode_shards
+from clipjax.data.features.encode import ImageEncoder, Say, Shard, encode_shards
 from clipjax.data.features.store import FeatureStore, join, read_manifest, size_on_disk, split
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.loader import BatchLoader, Unreachable
@@ -83,7 +83,7 @@ def cache_key(weights: str, preprocess: Preprocess, source: Source, dtype: str =
 
 
 def encode_source(
-    encoder: Encoder, source: Source, *, most_skipped: int | None = None, say: Say = print
+    encoder: ImageEncoder, source: Source, *, most_skipped: int | None = None, say: Say = print
 ) -> EncodedSource:
     """Encode every example; as `cached_features`, without a cache."""
     _check_images(source)
@@ -95,7 +95,7 @@ def encode_source(
 
 
 def cached_features(
-    encoder: Encoder,
+    encoder: ImageEncoder,
     source: Source,
     *,
     weights: str,

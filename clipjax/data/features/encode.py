@@ -32,7 +32,7 @@ Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Encoder:
+class ImageEncoder:
     """How images become features.
 
     Attributes:
@@ -129,7 +129,7 @@ def resident_bytes() -> int:
 
 
 def encode_shards(
-    encoder: Encoder, source: Source, *, first: int = 0, say: Say = print
+    encoder: ImageEncoder, source: Source, *, first: int = 0, say: Say = print
 ) -> Iterator[Shard]:
     """Shards `first`, first + 1, ... of a source, each yielded as soon as it is complete.
 
@@ -156,7 +156,7 @@ def encode_shards(
 
 
 def _overlapped(
-    encoder: Encoder, batches: Iterator[Batch], clock: Throughput
+    encoder: ImageEncoder, batches: Iterator[Batch], clock: Throughput
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """(batch, features): a result is fetched after the next batch is decoded and under way."""
     flying = None

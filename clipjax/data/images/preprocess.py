@@ -70,16 +70,12 @@ class Preprocess:
             raise DataError(
                 f"{name} is too long and narrow: resized it would have {error}; remove it."
             ) from None
-        return self._view(pixels, width, height)
+        if pixels.shape[1::-1] != (width, height):
+            from PIL import Image
 
-    def _view(self, pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-        """The middle of the resized picture."""
-        if pixels.shape[1::-1] == (width, height):
-            return _centre(pixels, self.size)
-        from PIL import Image
-
-        picture = Image.fromarray(pixels).resize((width, height), resample=self.resample)
-        return _centre(np.asarray(picture), self.size)
+            picture = Image.fromarray(pixels).resize((width, height), resample=self.resample)
+            pixels = np.asarray(picture)
+        return _centre(pixels, self.size)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of a picture before the crop."""
@@ -89,14 +85,9 @@ class Preprocess:
             return self.resize[1], self.resize[0]
         edge, short = (self.size if self.resize == "size" else self.resize), min(width, height)
         # The longer side is cut to whole pixels, not rounded, as torchvision does.
-        return (
-            (edge, int(edge * height / short))
-            if width == short
-            else (
-                int(edge * width / short),
-                edge,
-            )
-        )
+        if width == short:
+            return edge, int(edge * height / short)
+        return int(edge * width / short), edge
 
     def with_size(self, size: int) -> Preprocess:
         """The same rules for another side of the square; the resize rule scales with it."""

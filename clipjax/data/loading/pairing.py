@@ -10,12 +10,7 @@ import jax
 import numpy as np
 
 from clipjax.data.loading.image_cache import Crops, PairLoader, needed_workers
-from clipjax.data.loading.sampler import (
-    ONE_PASS,
-    Sampler,
-    epoch_key,
-    process_rows,
-)
+from clipjax.data.loading.sampler import ONE_PASS, Sampler, epoch_key, process_rows
 from clipjax.data.loading.workers import load_ahead
 
 

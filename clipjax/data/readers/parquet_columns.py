@@ -149,11 +149,8 @@ def coded(path: pathlib.Path, name: str, column, declared: Sequence[str]) -> Col
     found = [n for n in dict.fromkeys(names) if n]
     number = {n: k for k, n in enumerate(found)}
     codes = np.array([*(number.get(n, -1) for n in names), -1])[codes]
-    return (
-        by_names(Column(codes, found, True), declared, where)
-        if declared
-        else (Column(codes, found, True))
-    )
+    column = Column(codes, found, True)
+    return by_names(column, declared, where) if declared else column
 
 
 def _is_text(kind) -> bool:
