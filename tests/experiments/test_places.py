@@ -18,7 +18,8 @@ from clipjax.data.readers.folder_index import find_files
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate import results as report
 from clipjax.inspect import verdict as subject
-from clipjax.io import check_writable, default_cache_dir
+from clipjax.io import check_writable, default_cache_dir, write_atomically
+from clipjax.model.hf.weights import write_tensors
 from clipjax.runtime import claim, cli
 from clipjax.study import run, study
 from clipjax.study.encode import once
@@ -224,3 +225,22 @@ def test_results_that_are_damaged_are_named(tmp_path):
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(DataError, match="results.json is damaged"):
         run(parsed(dann.get_config("smoke")), tmp_path)
+
+
+@pytest.mark.parametrize("writer", ["text", "tensors"])
+def test_a_disk_that_runs_full_leaves_the_old_file_alone(tmp_path, monkeypatch, writer):
+    def half(path):
+        pathlib.Path(path).write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = tmp_path / "file"
+    file.write_text("old")
+    if writer == "text":
+        monkeypatch.setattr(pathlib.Path, "write_bytes", lambda path, data: half(path))
+        write = lambda: write_atomically(file, "new")
+    else:
+        monkeypatch.setattr("safetensors.numpy.save_file", lambda tensors, path, **_: half(path))
+        write = lambda: write_tensors(file, {"w": np.zeros(2)})
+    with pytest.raises(OSError, match="No space left"):
+        write()
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]
