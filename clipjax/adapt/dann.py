@@ -49,16 +49,14 @@ def dann_loss(
     Args:
       model: features, classifier and discriminator.
       params: of all three.
-      batch: {"source": {"inputs", "label" int [B], "mask"? bool [B]},
-        "target": {"inputs", "mask"?}}; domain labels are source 0, target 1. Masked rows may hold
-        anything. Weights (`clipjax.adapt.losses.weigh`) may stand in for masks.
+      batch: {"source": {"inputs", "label" int [B], "mask"? bool [B]}, "target": {"inputs",
+        "mask"?}}; source is domain 0. Masked rows may hold anything (see `losses.weigh`).
       lam: strength of the reversal, scalar.
       rng: of `model.features` (dropout, augmentation), split between the domains.
       domain_weight: factor on the mean of both domains' losses; the paper's equation 9 adds them
         up, which is 2. The number 0 leaves the domain loss out, and the target unread.
       label_smoothing: of the class loss.
-      joined: take both domains through the networks as one batch: fewer, larger products, the same
-        values up to rounding, other random draws.
+      joined: take both domains as one batch: faster, same values up to rounding, other random draws.
       axis_name: of a mapped axis; all results are then shares (`clipjax.adapt.losses`).
 
     Returns:
@@ -75,15 +73,11 @@ def dann_loss(
     source = check_domain(batch, "source", "inputs", "label")
     target = None if target_unread else check_domain(batch, "target", "inputs")
     keys = (None, None) if rng is None else jax.random.split(rng)
-    inputs, joined = source["inputs"], joined and not target_unread
-    if joined:
-        inputs = jnp.concatenate([inputs, target["inputs"]])
+    joined = joined and not target_unread
+    inputs = jnp.concatenate([source["inputs"], target["inputs"]]) if joined else source["inputs"]
     features = model.features(params, inputs, keys[0])
     of_source = features[: len(source["inputs"])]
-    logits, weight = model.classify(params, of_source), source.get("weight")
-    loss = smoothed_cross_entropy(logits, source["label"], label_smoothing, weight)
-    accuracy = label_accuracy(logits, source["label"], weight)
-    metrics = {"class_loss": loss, "source_accuracy": accuracy}
+    loss, metrics = _class_loss(model.classify(params, of_source), source, label_smoothing)
     if target_unread:
         return loss, metrics  # half the work
     discriminate = lambda f: model.discriminate(params, grl(f, lam))
@@ -92,9 +86,18 @@ def dann_loss(
     else:
         of_target = model.features(params, target["inputs"], keys[1])
         domain_logits = [discriminate(of_source), discriminate(of_target)]
-    domain_loss, more = _domain_loss(domain_logits, [weight, target.get("weight")])
+    domain_loss, more = _domain_loss(domain_logits, [source.get("weight"), target.get("weight")])
     metrics |= more | {"lam": jnp.asarray(lam, jnp.float32)}
     return loss + domain_weight * domain_loss, metrics
+
+
+def _class_loss(
+    logits: jax.Array, source: dict[str, jax.Array], smoothing: float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(loss, metrics) of the classes' logits."""
+    label, weight = source["label"], source.get("weight")
+    loss = smoothed_cross_entropy(logits, label, smoothing, weight)
+    return loss, {"class_loss": loss, "source_accuracy": label_accuracy(logits, label, weight)}
 
 
 def _domain_loss(

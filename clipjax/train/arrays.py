@@ -33,8 +33,7 @@ class Epochs:
 
     Attributes:
       names: of the phase in the log and in errors; one for each method.
-      epochs: how many lie behind the states returned, those that the states given have behind them
-        included.
+      epochs: of the run when the phase ends; those of earlier phases count.
       batch_size: examples per domain and step.
       save_every: epochs between checkpoints. They are one compiled call where that is short
         (`EXAMPLES_A_CALL`), otherwise each epoch is one; the numbers are the same.
