@@ -56,7 +56,7 @@ def dann_loss(
       domain_weight: factor on the mean of both domains' losses; the paper's equation 9 adds them
         up, which is 2. The number 0 leaves the domain loss out, and the target unread.
       label_smoothing: of the class loss.
-      joined: take both domains as one batch: faster, same values up to rounding, other random draws.
+      joined: take both domains as one batch: faster, equal up to rounding, other random draws.
       axis_name: of a mapped axis; all results are then shares (`clipjax.adapt.losses`).
 
     Returns:
