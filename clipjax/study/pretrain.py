@@ -21,6 +21,7 @@ from clipjax.data.images.augment import augment_drawings
 from clipjax.data.images.preprocess import Preprocess, save_preprocess
 from clipjax.data.loading import text_pairs as pairs
 from clipjax.data.loading.sampler import process_rows
+from clipjax.data.loading.workers import load_ahead
 from clipjax.data.open import open_dataset
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.metrics import accuracy
@@ -207,7 +208,7 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
             state = fit_stream(
                 make_step(make_loss(model, axis), optimizer, total_steps=steps, axis_name=axis),
                 state,
-                functools.partial(pairs.batches, make, last=until),
+                functools.partial(load_ahead, make, last=until, threads=1),
                 Steps(
                     phase,
                     until,

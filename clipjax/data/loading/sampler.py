@@ -223,9 +223,8 @@ def _source_order(key, num_source, length, batch_size, balanced, labels):
         return balanced_rows(key, labels, length), everything
     if not 0 <= padding < batch_size:
         return _shuffled(key, num_source, length), everything
-    order = (
-        jnp.zeros(length, jnp.int32).at[:num_source].set(jax.random.permutation(key, num_source))
-    )
+    shuffled = jax.random.permutation(key, num_source)
+    order = jnp.zeros(length, jnp.int32).at[:num_source].set(shuffled)
     return order, jnp.arange(length) < num_source
 
 

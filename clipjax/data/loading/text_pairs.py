@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -151,12 +151,3 @@ def check_mixture(corpus: PairCorpus, mixture: Mapping[str, float]) -> None:
             f"data.mixture names groups that {corpus.root} does not have: {', '.join(unknown)}; "
             f"it has {', '.join(corpus.groups)}."
         )
-
-
-def batches(make: Callable[[int], dict], first: int, last: int, *, buffer: int = 4) -> Iterator:
-    """Yields make(first) ... make(last - 1), prepared ahead in a thread by grain."""
-    import grain
-
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=buffer)
-    dataset = grain.MapDataset.range(first, last).map(lambda step: make(int(step)))
-    return iter(dataset.to_iter_dataset(options))
