@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from clipjax.model.network import as_linear, make_network, needed_clip
 
 from clipjax.data.images.augment import random_resized_crop
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.model.clip import CLIP, normalize
 from clipjax.model.heads import Heads, predict
+from clipjax.model.network import as_linear, make_network, needed_clip
 from tests.conftest import random_params, random_tokens, small_config
 
 # One layer a tower: little here depends on depth.
