@@ -20,14 +20,9 @@ Measured (2 cores of an Intel Xeon, Sapphire Rapids; Pillow 13, torch 2.13; `--r
 else running): images per second, ratios with their range over the rounds.
 
     workers        clipjax   float tensors              uint8 tensors
-    1 thread           191   119   1.61 (1.41 to 1.87)   137   1.40 (1.24 to 1.75)
-    1 process          190   119   1.56 (1.50 to 1.83)   137   1.37 (1.30 to 1.71)
     2 threads          260   194   1.40 (1.25 to 1.40)   223   1.13 (1.10 to 1.31)
-    2 processes        311   194   1.60 (1.60 to 1.62)   223   1.47 (1.26 to 1.50)
 
-Where one thread of a process loads, photographs are resized by matrix products, to Pillow's bits
-(`clipjax/data/images/resize.py`); several threads share Pillow's resize, which is 60-70 % of a
-crop.
+Two threads are what a run on two cores takes by default. Pillow's resize is 60-70 % of a crop.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def jax_call(config: CLIPConfig, images: np.ndarray, dtype: str, backward: bool)
     """A call of ours that waits for its result."""
     module = CLIP(config, jnp.dtype(dtype))
     rng = np.random.default_rng(0)
-    make = lambda x: jnp.asarray(rng.normal(0, 0.02, x.shape), jnp.float32)  # noqa: E731
+    make = lambda x: jnp.asarray(rng.normal(0, 0.02, x.shape), jnp.float32)
     params = jax.tree.map(make, abstract_params(config))
 
     def embed(params, images):

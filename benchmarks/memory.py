@@ -78,7 +78,7 @@ def peak() -> int:
 def build(directory: pathlib.Path, config: CLIPConfig, dtype: str) -> None:
     """A random model, with the embedded model's tokenizer."""
     rng = np.random.default_rng(0)
-    leaf = lambda x: (0.02 * rng.standard_normal(x.shape, np.float32)).astype(dtype)  # noqa: E731
+    leaf = lambda x: (0.02 * rng.standard_normal(x.shape, np.float32)).astype(dtype)
     save_clip(directory, config, jax.tree.map(leaf, abstract_params(config)))
     copy_tokenizer(TINY, directory)
 

@@ -55,7 +55,7 @@ def photos_jax(files: list[bytes]):
     config, preprocess = named_shape("vit_b32"), Preprocess(size=224)
     config = dataclasses.replace(config, text=None)
     rng = np.random.default_rng(0)
-    make = lambda x: np.asarray(rng.normal(0, 0.02, x.shape), np.float32)  # noqa: E731
+    make = lambda x: np.asarray(rng.normal(0, 0.02, x.shape), np.float32)
     params = jax.tree.map(make, abstract_params(config))
     module = CLIP(config)
 

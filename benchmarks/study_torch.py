@@ -105,7 +105,7 @@ def torch_run(torch, loss, method: MethodConfig, seed: int, training: Training, 
             step += 1
     seconds = (time.perf_counter() - begun) * epochs / (epochs - epochs // 4)
     with torch.no_grad():
-        answer = lambda k: parts[1](parts[0](data[k])).argmax(1)  # noqa: E731
+        answer = lambda k: parts[1](parts[0](data[k])).argmax(1)
         ends = ("source_test", "target_test")
         hits = [float((answer(k) == data[f"{k}_y"]).float().mean()) for k in ends]
     return hits, seconds

@@ -71,10 +71,10 @@ class NoLog(MetricsLog):
     """A log that is written by another process."""
 
     def append(self, record: dict[str, Any]) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def rewind(self, keep: Callable[[dict[str, Any]], bool]) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:

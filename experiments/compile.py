@@ -67,21 +67,11 @@ def main(argv: list[str]) -> None:
             )
         from clipjax.aot.topology import open_topology
 
-        open_topology(
-            _TOPOLOGY.value
-        )  # refuses before anything else starts, and keeps JAX off TPUs
-        from clipjax.aot import (
-            ask as scaling,
-        )
-        from clipjax.aot import (
-            largest_batch as scaling_batch,
-        )
-        from clipjax.aot import (
-            report as scaling_report,
-        )
-        from clipjax.aot import (
-            table as scaling_table,
-        )
+        # Refuses before anything else starts, and keeps JAX off TPUs.
+        open_topology(_TOPOLOGY.value)
+        from clipjax.aot import ask as scaling
+        from clipjax.aot import largest_batch as scaling_batch
+        from clipjax.aot import report as scaling_report
 
         alone = not (_MARKDOWN.value or _TABLE.value)
         if _LARGEST.present and _LARGEST.value and not alone:
@@ -89,11 +79,11 @@ def main(argv: list[str]) -> None:
         if _TABLE.value:
             page = pathlib.Path(_TABLE.value)
             questions = [asked(m, t) for m in _MODELS.value for t in _TOPOLOGIES.value]
-            scaling_table.write_table(study, questions, page, pathlib.Path(_ROWS.value), say)
+            scaling_report.write_table(study, questions, page, pathlib.Path(_ROWS.value), say)
             return
         answer = scaling.ask(study, asked(_MODEL.value, _TOPOLOGY.value), say)
         if _MARKDOWN.value:
-            say(scaling_table.row(answer))
+            say(scaling_report.row(answer))
             return
         for line in scaling_report.describe(answer):
             say(line)

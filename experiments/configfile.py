@@ -49,7 +49,7 @@ class _Files(flags.ArgumentParser):
 
 
 def load_config(path: str) -> ConfigDict:
-    """What `get_config` of a file returns; `path` may go on with `:argument`.
+    """Call a file's `get_config`; `path` may go on with `:argument`.
 
     Raises:
       ConfigError: no such file, an error in it, no `get_config`, one that takes no argument where
@@ -83,7 +83,7 @@ def load_config(path: str) -> ConfigDict:
 
 
 def _arguments(get_config: Any, file: str, argument: str) -> tuple[str, ...]:
-    """What to call it with: what follows the colon; nothing, or "" where it wants something."""
+    """The arguments of `get_config`: what follows the colon; none, or "" where it needs one."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     taken = list(inspect.signature(get_config).parameters.values())
     takes = [p for p in taken if p.kind in (*kinds, inspect.Parameter.VAR_POSITIONAL)]
@@ -97,7 +97,7 @@ def _arguments(get_config: Any, file: str, argument: str) -> tuple[str, ...]:
 
 
 def _sentence(error: Exception, file: str) -> str:
-    """What is wrong, and in which line."""
+    """The fault and its line as a sentence."""
     line, text = _line(error, file), " ".join(str(error).split()) or "no reason given"
     if isinstance(error, SyntaxError):
         where = file if error.filename in (None, file) else error.filename  # a file it imports
@@ -180,7 +180,7 @@ def _opened(value: Any) -> Any:
 
 
 def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
-    """A sentence on what the command line asks of its config in vain; "" if nothing.
+    """A sentence on options that the config cannot take; "" if there are none.
 
     `default` is the config of a command line that names none.
     """
@@ -212,7 +212,7 @@ def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
 
 
 def refuse_bad_config(default: str = "configs/dann.py") -> None:
-    """Ends the process with one sentence where the command line asks of its config in vain.
+    """End the process with one sentence where the config cannot take an option.
 
     To be called before the flags are defined: ml_collections parses the command line as it defines
     them, and answers an unknown field with a bare AttributeError, three exceptions deep.
@@ -223,7 +223,7 @@ def refuse_bad_config(default: str = "configs/dann.py") -> None:
 
 
 def wanted(kind: str, value: Any) -> str:
-    """What to give for a field of the kind `kind`, by the name of its type, instead of a value."""
+    """The value to give for a field of type `kind`, in words."""
     example = "() for none" if value is None else f"as in ({short(value)},)"
     words = {
         "ConfigDict": "a dict of its fields",

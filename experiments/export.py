@@ -130,7 +130,7 @@ def recorded_config(workdir: pathlib.Path) -> tuple[Study, dict]:
 
 
 def prepared(study: Study, workdir: pathlib.Path) -> Plan:
-    """What an export needs of a run: its encoder, and its classes as recorded.
+    """Open what an export needs of a run: its encoder, and its classes as recorded.
 
     Raises:
       CheckpointError: the encoder is not where it was.

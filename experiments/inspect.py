@@ -32,7 +32,7 @@ PAGE = "inspect.html"
 
 
 class Options(NamedTuple):
-    """What to look at."""
+    """The choices of the command line."""
 
     decode: str = ""  # "all", "none", a number for each domain, or "" for the default
     duplicates: bool = True
@@ -185,7 +185,7 @@ def decoded_rows(rows: Rows, options: Options) -> tuple[np.ndarray, str]:
 
 
 def cache(settings: Features) -> Chapter:
-    """What the feature cache holds."""
+    """The chapter on the feature cache's entries."""
     from clipjax.data.features import cache as features
     from clipjax.inspect.report import cache_chapter
     from clipjax.io import default_cache_dir
@@ -245,7 +245,7 @@ def domain_strips(subject: Subject, part: Part, classes: list[int], seed: int) -
 def write_page(
     subject: Subject, found: list[Chapter], verdict: list[str], out: pathlib.Path
 ) -> None:
-    """Writes inspect.html."""
+    """Write the verdict and all chapters as inspect.html."""
     from clipjax.evaluate.report import page
     from clipjax.io import write_atomically
 

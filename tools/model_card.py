@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.features.cache import encode_source
+from clipjax.data.features.encode import ImageEncoder
 from clipjax.data.images.preprocess import load_preprocess
 from clipjax.data.open import open_dataset
 from clipjax.model.clip import CLIP, normalize
@@ -60,8 +61,9 @@ def measure(directory: pathlib.Path) -> tuple[dict, dict, int]:
     dataset = open_dataset("emoji")
     image, words, preprocess = encoders(directory)
     tokenize = load_tokenizer(directory)
+    encoder = ImageEncoder(image, preprocess)
     parts = {
-        (d, s): encode_source(image, dataset.source(d, s), preprocess, 256).features
+        (d, s): encode_source(encoder, dataset.source(d, s)).features
         for d in dataset.domains
         for s in ("train", "val", "test")
     }

@@ -52,7 +52,7 @@ def beta(b: float = 0.5) -> Average:
 
 
 def begin(trainable: PyTree) -> Running:
-    """The mean of nothing."""
+    """Start an average that holds nothing yet."""
     return Running(
         jnp.zeros((), jnp.float32),
         jax.tree.map(lambda x: jnp.zeros_like(x, jnp.float32), trainable),
@@ -71,5 +71,5 @@ def add(running: Running, rule: Average, trainable: PyTree, progress: jax.Array)
     weight = rule.weight(progress)
     total = rule.decay * running.total + weight
     share = weight / jnp.where(total > 0, total, 1.0)
-    towards = lambda mean, x: mean + share * (x.astype(jnp.float32) - mean)  # noqa: E731
+    towards = lambda mean, x: mean + share * (x.astype(jnp.float32) - mean)
     return Running(total, jax.tree.map(towards, running.params, trainable))

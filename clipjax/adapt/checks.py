@@ -129,7 +129,7 @@ def known_labels(
 
 
 def domain_logits(values: jax.Array, domains: int) -> jax.Array:
-    """What a discriminator says as logits [N, D]; one logit z, [N, 1] or [N], means [0, z].
+    """A discriminator's output as logits [N, D]; one logit z, [N, 1] or [N], means [0, z].
 
     The softmax of [0, z] is the sigmoid of z, the probability of domain 1.
 

@@ -5,7 +5,7 @@ Bring three pure functions and an optimizer; nothing here needs CLIP or Flax.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from clipjax.adapt.step import Loss, TrainState, update
 from clipjax.adapt.varying import alike
 
 PyTree = Any
+SCHEDULED = ("schedule", "lam_max", "gamma", "start")  # options that make lambda's schedule
 
 
 def dann_loss(
@@ -46,26 +47,23 @@ def dann_loss(
     gradient, so the discriminator always learns at full rate; `domain_weight` multiplies the loss.
 
     Args:
-      model: the three parts.
-      params: parameters of all of them.
+      model: features, classifier and discriminator.
+      params: of all three.
       batch: {"source": {"inputs", "label" int [B], "mask"? bool [B], "domain"? float [B, S]},
-        "target": {"inputs", "mask"?}}; domain labels are source 0, target 1, and of S source
-        domains, of which "domain" has a 1 for each example's own, the others 2, 3, ... Rows that a
-        mask leaves out may hold anything. Weights (`clipjax.adapt.losses.weigh`) may stand in for
-        it.
+        "target": {"inputs", "mask"?}}. Domain labels are source 0, target 1; of S source domains
+        "domain" has a 1 for each example's own, and the others are 2, 3, ... Masked rows may hold
+        anything (see `losses.weigh`).
       lam: strength of the reversal, scalar.
-      rng: passed to `model.features` (dropout, augmentation), split between the domains.
-      domain_weight: factor on the domain loss, which is the mean of the two domains' as in common
-        implementations; the paper's equation 9 adds them up, which is a weight of 2. The number 0
-        leaves the domain loss out, and the target unread.
+      rng: of `model.features` (dropout, augmentation), split between the domains.
+      domain_weight: factor on the mean of both domains' losses; the paper's equation 9 adds them
+        up, which is 2. The number 0 leaves the domain loss out, and the target unread.
       label_smoothing: of the class loss.
-      joined: take both domains through the networks as one batch: fewer, larger products, and the
-        same values up to rounding. Random draws of `model.features` are others.
+      joined: take both domains as one batch: faster, equal up to rounding, other random draws.
       axis_name: of a mapped axis; all results are then shares (`clipjax.adapt.losses`).
 
     Returns:
-      (loss, metrics): class_loss, source_accuracy; and unless the domain loss is left out
-      domain_loss, domain_accuracy_source, domain_accuracy_target, lam.
+      (loss, metrics): class_loss, source_accuracy; with the domain loss also domain_loss,
+      domain_accuracy_source, domain_accuracy_target, lam.
 
     Raises:
       ValueError: a domain is missing or empty, labels do not fit the logits, or the discriminator
@@ -78,49 +76,48 @@ def dann_loss(
     target = None if target_unread else check_domain(batch, "target", "inputs")
     keys = (None, None) if rng is None else jax.random.split(rng)
     joined = joined and not target_unread
-    inputs = source["inputs"]
-    if joined:
-        inputs = jnp.concatenate([inputs, target["inputs"]])
+    inputs = jnp.concatenate([source["inputs"], target["inputs"]]) if joined else source["inputs"]
     features = model.features(params, inputs, keys[0])
     of_source = features[: len(source["inputs"])]
-    logits, weight = model.classify(params, of_source), source.get("weight")
-    class_loss = smoothed_cross_entropy(logits, source["label"], label_smoothing, weight)
-    metrics = {
-        "class_loss": class_loss,
-        "source_accuracy": label_accuracy(logits, source["label"], weight),
-    }
+    loss, metrics = _class_loss(model.classify(params, of_source), source, label_smoothing)
     if target_unread:
-        return class_loss, metrics  # half the work
-    discriminate = lambda f: model.discriminate(params, grl(f, lam))  # noqa: E731
+        return loss, metrics  # half the work
+    discriminate = lambda f: model.discriminate(params, grl(f, lam))
     if joined:
         domain_logits = jnp.split(discriminate(features), [len(of_source)])
     else:
         of_target = model.features(params, target["inputs"], keys[1])
         domain_logits = [discriminate(of_source), discriminate(of_target)]
-    domain_loss, domain_accuracy = _domain_loss(domain_logits, source, target)
-    metrics |= {
-        "domain_loss": domain_loss,
-        "domain_accuracy_source": domain_accuracy[0],
-        "domain_accuracy_target": domain_accuracy[1],
-        "lam": jnp.asarray(lam, jnp.float32),
-    }
-    return class_loss + domain_weight * domain_loss, metrics
+    domain_loss, more = _domain_loss(domain_logits, source, target)
+    metrics |= more | {"lam": jnp.asarray(lam, jnp.float32)}
+    return loss + domain_weight * domain_loss, metrics
 
 
-def _domain_loss(logits: list[jax.Array], source: PyTree, target: PyTree):
-    """The domain loss of source and target logits; of several source domains, a mean over each.
+def _class_loss(
+    logits: jax.Array, source: dict[str, jax.Array], smoothing: float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(loss, metrics) of the classes' logits."""
+    label, weight = source["label"], source.get("weight")
+    loss = smoothed_cross_entropy(logits, label, smoothing, weight)
+    return loss, {"class_loss": loss, "source_accuracy": label_accuracy(logits, label, weight)}
+
+
+def _domain_loss(
+    logits: Sequence[jax.Array], source: dict[str, jax.Array], target: dict[str, jax.Array]
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """(loss, metrics) of source and target logits; of several source domains, a mean over each.
 
     Domain labels are 0 for the (first) source, 1 for the target, 2 and more for further sources.
     """
-    weights, (of_source, of_target) = source.get("domain_weight"), logits
-    if weights is None:
-        return domain_cross_entropy(logits, [source.get("weight"), target.get("weight")])
-    first, *others = weights.T
-    found, accuracy = domain_cross_entropy(
+    (of_source, of_target), weights = logits, source.get("domain_weight")
+    first, *others = [source.get("weight")] if weights is None else weights.T
+    loss, (accuracy, of_targets, *more) = domain_cross_entropy(
         [of_source, of_target, *[of_source] * len(others)],
         [first, target.get("weight"), *others],
     )
-    return found, [jnp.mean(jnp.stack([accuracy[0], *accuracy[2:]])), accuracy[1]]
+    accuracy = jnp.mean(jnp.stack([accuracy, *more])) if more else accuracy
+    found = {"domain_loss": loss, "domain_accuracy_source": accuracy}
+    return loss, found | {"domain_accuracy_target": of_targets}
 
 
 def gradient_ratio(
@@ -256,42 +253,43 @@ def make_method(
     *,
     head: Head,
     schedules: Mapping[str, Schedule] | None = None,
-    schedule: str = "ganin",
-    lam_max: float = 1.0,
-    gamma: float = 10.0,
-    start: float = 0.0,
-    domain_weight: float = 1.0,
     joined: bool | None = None,
     **options: Any,
 ) -> Method:
-    """DANN on a backbone; `options` are `make_loss`'s others.
+    """Domain-adversarial training on a backbone.
 
-    Joined by default where embeddings are cached, which is faster; from pixels the halves take less
-    memory.
+    Args:
+      backbone: gives features of images.
+      classes: the head's; not needed here.
+      head: classifies features, and tells domains apart.
+      schedules: "lam" takes the place of the schedule that the options name.
+      joined: None joins the domains where embeddings are cached, which is faster; from pixels the
+        halves take less memory.
+      **options: `make_loss`'s others: schedule, lam_max, gamma, start, domain_weight,
+        label_smoothing.
 
     Raises:
       ValueError: a head without a discriminator, and what `make_loss` refuses.
     """
-    del classes  # the head's
+    del classes
     if not head.domains:
         raise ValueError("it needs heads.discriminator, the widths of a domain head.")
-    lam = (schedules or {}).get("lam") or lambda_schedule(
-        schedule, lam_max=lam_max, gamma=gamma, start=start
-    )
+    named = {key: options.pop(key) for key in SCHEDULED if key in options}
+    lam = (schedules or {}).get("lam") or lambda_schedule(named.pop("schedule", "ganin"), **named)
     joined = "image" in backbone.cached if joined is None else joined
-    model, weight = on_backbone(backbone, head), domain_weight
+    model, weight = on_backbone(backbone, head), options.get("domain_weight", 1.0)
 
     def diagnose(params, batch, numbers):
-        numbers = {"domain_weight": 1.0, "label_smoothing": 0.0} | dict(numbers)
-        kept = {key: numbers[key] for key in ("domain_weight", "label_smoothing")}
+        given = {"domain_weight": 1.0, "label_smoothing": 0.0} | dict(numbers)
+        kept = {key: given[key] for key in ("domain_weight", "label_smoothing")}
         return {"grad_ratio": gradient_ratio(model, params, batch, 1.0, **kept)}
 
     return with_head(
         backbone,
         head,
-        make_loss(model, schedule=lam, domain_weight=weight, joined=joined, **options),
+        make_loss(model, schedule=lam, joined=joined, **options),
         reads=("source", "target"),
         diagnose=None if isinstance(weight, (int, float)) and weight == 0 else diagnose,
         schedules={"lam": lam},
-        scheduled=("schedule", "lam_max", "gamma", "start"),
+        scheduled=SCHEDULED,
     )

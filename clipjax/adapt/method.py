@@ -69,7 +69,7 @@ class Backbone(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What sits on embeddings, as pure functions; `clipjax.model.heads` makes it of widths.
+    """The networks on top of embeddings, as pure functions; `clipjax.model.heads` makes them.
 
     Attributes:
       init: (rng) -> its parameters.

@@ -43,17 +43,17 @@ def partition(params: PyTree, frozen: PyTree | None) -> tuple[PyTree, PyTree]:
     """
     if frozen is None:
         return params, jax.tree.map(lambda _: None, params)
-    side = lambda keep: jax.tree.map(lambda f, p: p if f == keep else None, frozen, params)  # noqa: E731
+    side = lambda keep: jax.tree.map(lambda f, p: p if f == keep else None, frozen, params)
     return side(False), side(True)
 
 
 def combine(trainable: PyTree, frozen: PyTree) -> PyTree:
-    """Undoes `partition`.
+    """Put together what `partition` took apart.
 
     >>> combine({"a": None, "b": 2}, {"a": 1, "b": None})
     {'a': 1, 'b': 2}
     """
-    pick = lambda a, b: b if a is None else a  # noqa: E731
+    pick = lambda a, b: b if a is None else a
     return jax.tree.map(pick, trainable, frozen, is_leaf=lambda leaf: leaf is None)
 
 
@@ -239,7 +239,7 @@ def make_step(
             return loss(merge(params, shared), part, rng, progress)
 
         if accumulate == 1:
-            whole = lambda params, rng: of_part(params, rng, batch)  # noqa: E731
+            whole = lambda params, rng: of_part(params, rng, batch)
             after, metrics = update(state, whole, optimizer, frozen, axis_name=axis_name)
         else:
             parts = microbatches(batch, accumulate)

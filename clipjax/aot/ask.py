@@ -20,7 +20,7 @@ PER_CHIP = 64  # images a domain, where no batch size is asked for
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What to compile; empty names and zeros mean the defaults of `experiments.compile`."""
+    """A step to compile; empty names and zeros mean the defaults of `experiments.compile`."""
 
     model: str
     topology: str
@@ -33,7 +33,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the compiler said, with what a reader must know to use it."""
+    """The compiler's figures for a step, and the setting that they hold for."""
 
     question: Question  # with its batch size and fsdp
     phase: str  # full name
@@ -45,12 +45,12 @@ class Answer:
 
     @property
     def chip(self) -> Chip:
-        """Peak rates."""
+        """The chip's peak rates and memory."""
         return CHIPS[self.question.topology.partition(":")[0]]
 
     @property
     def estimate(self) -> Estimate | None:
-        """Of the step's time; None where there is no program, or a loop in it that counts once."""
+        """Estimate of the step's time; None without a program, or with a loop that counts once."""
         if not self.compiled.fits or self.accumulate > 1:
             return None
         return estimate(

@@ -12,10 +12,9 @@ from typing import Any
 import jax
 
 from clipjax.aot.hlo import collectives, totals
-from clipjax.aot.placement import place_batch, place_state
 from clipjax.aot.topology import Topology
 from clipjax.train.distributed.program import make_program
-from clipjax.train.distributed.sharding import make_mesh
+from clipjax.train.distributed.sharding import make_mesh, place_batch, place_state
 
 PyTree = Any
 # Less optimisation: a seventh of the time to compile, the same FLOPs, more temporaries.
@@ -85,7 +84,7 @@ def compile_step(
 
 
 def read_program(program: jax.stages.Compiled, devices: int, seconds: float) -> Compiled:
-    """What the compiler says of a program for that many devices."""
+    """The compiler's figures for a program on that many devices."""
     memory, cost = program.memory_analysis(), program.cost_analysis()
     beside = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
@@ -102,7 +101,7 @@ def read_program(program: jax.stages.Compiled, devices: int, seconds: float) -> 
 
 
 def argument_bytes(placed: PyTree) -> int:
-    """What abstract arrays with places take on one device."""
+    """Bytes that abstract arrays with shardings take on one device."""
     sizes = (
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves(placed)

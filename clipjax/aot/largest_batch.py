@@ -54,7 +54,7 @@ def _best(answers: Sequence[Answer]) -> int:
 
 
 def line_reaches(points: Sequence[tuple[int, float]], height: float) -> int:
-    """Where the line through two points reaches a height, rounded down.
+    """The x at which the line through two points reaches a height, rounded down.
 
     >>> line_reaches([(64, 3.0), (32, 2.0)], 5.0)
     128

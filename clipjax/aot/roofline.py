@@ -50,12 +50,12 @@ class Estimate:
 
     @property
     def alone(self) -> float:
-        """Of a step without collectives: the same work on one chip."""
+        """Seconds of a step without collectives: the same work on one chip."""
         return max(self.compute, self.memory)
 
     @property
     def step(self) -> float:
-        """Of a step whose collectives overlap with nothing."""
+        """Seconds of a step whose collectives overlap with nothing."""
         return self.alone + self.network
 
     @property

@@ -97,7 +97,7 @@ def _pick(name: str, known: list[str], what: str) -> str:
 
 
 def _no_texts(plan: Plan) -> Encoded:
-    """What `encode_texts` gives, as zeros: text weights and tokens of full length."""
+    """Zeros in place of `encode_texts`: text weights and tokens of full length."""
     classes, sizes = plan.class_names, plan.clip_config
     prompts = len(fill_prompts(classes[0], plan.study.encoder.prompts))
     weights = jnp.zeros((len(classes), sizes.projection_dim))

@@ -69,7 +69,7 @@ def _refuse_differences(
     dataset: Dataset, source: str, target: str, declared: dict[str, set[str]]
 ) -> None:
     """Raises ConfigError where the classes of a closed set differ."""
-    ordered = lambda names: [name for name in dataset.classes if name in names]  # noqa: E731
+    ordered = lambda names: [name for name in dataset.classes if name in names]
     for domain, names in declared.items():
         extra, lacking = names - declared[source], declared[source] - names
         if domain != target:
@@ -88,7 +88,7 @@ def _refuse_differences(
 
 
 def _notes(dataset: Dataset, kept: Sequence[str], declared: dict[str, set[str]]) -> list[str]:
-    """What is left out, and which domains lack what is kept."""
+    """Notes on classes left out, and on domains that lack classes kept."""
     notes = []
     everything = set().union(*declared.values())
     if len(kept) < len(everything):
@@ -103,7 +103,7 @@ def _notes(dataset: Dataset, kept: Sequence[str], declared: dict[str, set[str]])
 
 def _spelling(one: set[str], other: set[str]) -> str:
     """A hint at names that would match but for case, spaces, hyphens and underscores."""
-    plain = lambda name: re.sub(r"[\W_]+", "", name).lower()  # noqa: E731
+    plain = lambda name: re.sub(r"[\W_]+", "", name).lower()
     ours = {plain(name): name for name in sorted(one)}
     pairs = [(ours[plain(n)], n) for n in sorted(other) if ours.get(plain(n), n) != n]
     if not pairs:

@@ -203,7 +203,7 @@ class ArrayDataset:
         return all((domain, split) in self._parts for domain in self.domains)
 
     def source(self, domain: str, split: str) -> Source:
-        """What was given for a domain and split."""
+        """The source that was given for a domain and split."""
         domain = check_domain(self, domain)
         if (domain, split) not in self._parts:
             given = [s for d, s in self._parts if d == domain]

@@ -69,7 +69,7 @@ def open_dataset(
 
 
 def _kind_of(root: pathlib.Path, lists: str) -> str:
-    """What lies at a root: "parquet", "lists" or "folder"."""
+    """The kind of dataset at a root: "parquet", "lists" or "folder"."""
     from clipjax.data.readers.list_files import find_folder
     from clipjax.data.readers.parquet_io import begins_parquet
 

@@ -52,7 +52,7 @@ def positions(keys: Iterable[str]) -> np.ndarray:
 
 
 def file_key(folder: str, name: str) -> str:
-    """What `positions` takes of an image file: its class folder and its name alone.
+    """The key of an image file for `positions`: its class folder and its name alone.
 
     So adding files moves no others.
     """

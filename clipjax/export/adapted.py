@@ -24,13 +24,14 @@ import numpy as np
 from clipjax.data.features.identity import differences, sizes
 from clipjax.data.images.preprocess import Preprocess, load_preprocess, save_preprocess
 from clipjax.errors import CheckpointError, DataError, NonFiniteError
-from clipjax.export.program import flat, make_forward, save_program
+from clipjax.export.program import make_forward, save_program
 from clipjax.io import write_atomically, write_json
 from clipjax.io.finite import is_finite
 from clipjax.model.clip import CLIPConfig
 from clipjax.model.heads import Heads
 from clipjax.model.hf.hub import copy_tokenizer
 from clipjax.model.hf.load import check_size, load_clip, save_clip
+from clipjax.model.hf.params import flat
 from clipjax.model.hf.weights import checked, read_json, read_tensor, stored_in, write_tensors
 
 PyTree = Any
@@ -235,7 +236,7 @@ def save_adapted(
     write_tensors(file, named)
     write_atomically(directory / "README.md", card)
     heads = trained.heads
-    as_stored = lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype)  # noqa: E731
+    as_stored = lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype)
     stored = jax.tree.map(as_stored, params)
     answering = heads.clone(discriminator=None)  # flax looks for parameters of all it has
     save_program(directory, config, preprocess, answering, stored, kept)

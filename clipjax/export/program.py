@@ -15,13 +15,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
 from jax import export
 
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.model.clip import CLIP, CLIPConfig, normalize
 from clipjax.model.heads import Heads, predict
 from clipjax.model.hf.names import hf_name, hf_shape
-from clipjax.model.hf.params import params_from_hf
+from clipjax.model.hf.params import flat, params_from_hf
 
 PyTree = Any
 FILE = "predict.jaxexport"
@@ -94,7 +95,8 @@ def save_program(
     names = {path: hf_name(path) for path in flat(clip)}
 
     def run(clip, head, pixels):
-        return forward(params_from_hf(names, clip.__getitem__, vision), nested(head), pixels)
+        tree = unflatten_dict(head, sep="/")
+        return forward(params_from_hf(names, clip.__getitem__, vision), tree, pixels)
 
     stored = {
         names[path]: jax.ShapeDtypeStruct(hf_shape(path, leaf.shape, config), leaf.dtype)
@@ -105,29 +107,3 @@ def save_program(
     pixels = jax.ShapeDtypeStruct(shape, jnp.uint8)
     exported = export.export(jax.jit(run), platforms=PLATFORMS)(stored, flat(head), pixels)
     (pathlib.Path(directory) / FILE).write_bytes(exported.serialize())
-
-
-def flat(tree: PyTree) -> dict[str, Any]:
-    """Leaves by their keys joined with "/".
-
-    >>> flat({"classifier": {"layer_0": {"bias": 1}}})
-    {'classifier/layer_0/bias': 1}
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
-
-
-def nested(leaves: dict[str, Any]) -> dict:
-    """Undoes `flat`.
-
-    >>> nested({"classifier/layer_0/bias": 1})
-    {'classifier': {'layer_0': {'bias': 1}}}
-    """
-    tree: dict = {}
-    for name, leaf in leaves.items():
-        *outer, last = name.split("/")
-        at = tree
-        for key in outer:
-            at = at.setdefault(key, {})
-        at[last] = leaf
-    return tree

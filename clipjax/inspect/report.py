@@ -40,7 +40,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def size(number: float) -> str:
-    """Bytes for people.
+    """A number of bytes in KB, MB or GB.
 
     >>> size(999), size(12_300_000)
     ('999 B', '12.3 MB')
@@ -168,7 +168,7 @@ def images_chapter(
 
 
 def _scaled(reading: Reading, readable: int) -> list[str]:
-    """What was scaled to 8 bits, by what its values are; nothing where there is no such image."""
+    """Lines on images scaled to 8 bits, by the kind of their values; none without such images."""
     found = reading.scaled.values()
     if not found:
         return []
@@ -197,7 +197,7 @@ def _judged(verdict: Verdict, most: float, sampled: bool) -> str:
 
 
 def _listed(parts: Sequence[Part]) -> str:
-    """Parts by their domains.
+    """Parts in words, domain by domain.
 
     >>> _listed([("real", "test"), ("sketch", "test"), ("real", "train")])
     'real (test, train), sketch (test)'

@@ -50,7 +50,7 @@ def header(image: bytes | np.ndarray) -> tuple[int, int, str]:
 
 
 class Reading(NamedTuple):
-    """What reading a dataset found."""
+    """The findings of reading a dataset."""
 
     hashes: np.ndarray  # uint64 [N, 2], of the content
     hashed: np.ndarray  # bool [N], whether there is a hash
@@ -75,7 +75,7 @@ def unreadable_images(rows: Rows, found: Reading) -> dict[Part, float]:
     but not decoded is taken to be as frequent in the rest of a part as among what was decoded
     there, and absent where nothing was.
     """
-    counted = lambda flags: np.bincount(rows.part[flags], minlength=len(rows.parts))  # noqa: E731
+    counted = lambda flags: np.bincount(rows.part[flags], minlength=len(rows.parts))
     bad = np.zeros(len(rows), bool)
     bad[list(found.unreadable)] = True
     size, tried = np.bincount(rows.part, minlength=len(rows.parts)), counted(found.tried)
@@ -141,7 +141,7 @@ class _NamesSeen:
 
 
 class _Look(NamedTuple):
-    """One image."""
+    """The findings on one image."""
 
     row: int
     name: str = ""

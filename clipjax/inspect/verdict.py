@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are know
 
 
 class Subject(NamedTuple):
-    """What is looked at, opened."""
+    """A study's data, opened to be inspected."""
 
     study: Study
     dataset: Any  # as a run sees it
@@ -32,7 +32,7 @@ class Subject(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What a run would say of the images that it finds unreadable."""
+    """A run's answer to the images that it finds unreadable."""
 
     parts: Sequence[Part]  # that it reads
     unreadable: int  # images of theirs; an estimate where not all were decoded
@@ -130,7 +130,7 @@ def find_preprocess(encoder: Encoder, decoder: str) -> tuple[Preprocess, list[st
 
 
 def judge(needed: Sequence[Part], rows: Rows, reading: Reading, most: float) -> Verdict:
-    """What a run would say of unreadable images, by its own rule.
+    """Judge unreadable images by a run's own rule.
 
     Args:
       needed: the parts that it reads.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pathlib
 import shutil
 import tempfile
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from clipjax.errors import ConfigError
@@ -96,7 +99,7 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 
 def write_errors(path: str | os.PathLike) -> type[Exception]:
-    """What writing to a path may raise: of an object store anything, each client has its own.
+    """The exceptions of writing to a path; object stores raise anything, each client its own.
 
     >>> write_errors("/runs/a").__name__, write_errors("gs://bucket/a").__name__
     ('OSError', 'Exception')
@@ -137,6 +140,25 @@ def append_text(path: str | os.PathLike, text: str) -> None:
             raise
 
 
+@contextlib.contextmanager
+def replaced(path: pathlib.Path, *, shared: bool = False) -> Iterator[pathlib.Path]:
+    """A scratch file to write in the block; after it that is `path`, or gone where the block fails.
+
+    Args:
+      path: a local file; readers see the old or the new one, never a part.
+      shared: several processes may write it at once; each has a scratch file of its own.
+    """
+    mark = f".{uuid.uuid4().hex}" if shared else ""
+    scratch = path.with_name(f"{path.name}{mark}.partial")
+    try:
+        yield scratch
+        os.replace(scratch, path)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            scratch.unlink(missing_ok=True)
+        raise
+
+
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes a file so that a reader sees the old or the new content, never a part."""
     path = as_path(path)
@@ -144,9 +166,8 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     if is_remote(path):  # an object appears whole or not at all
         path.write_bytes(data)
         return
-    scratch = path.with_name(path.name + ".partial")
-    scratch.write_bytes(data)
-    os.replace(scratch, path)
+    with replaced(path) as scratch:
+        scratch.write_bytes(data)
 
 
 def to_json(data: Any, **options: Any) -> str:

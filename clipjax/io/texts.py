@@ -170,7 +170,7 @@ def _lines_joined(text: str) -> str:
 
 
 def _said_of_zeros(data: bytes, name: str) -> str:
-    """What to say of a file with zero bytes and without a mark."""
+    """The sentence on a file with zero bytes and without a byte order mark."""
     at = data.index(b"\0")
     line = len(re.findall(rb"\r\n|\r|\n", data[:at])) + 1
     width = 32 if b"\0\0\0" in data[:8] else 16

@@ -223,7 +223,7 @@ def _me() -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """What a lock says of its owner; {} where that is not written yet, or gone."""
+    """Read a lock's note on its owner; {} where that is not written yet, or gone."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):

@@ -13,13 +13,13 @@ from clipjax.runtime.devices import cpu_devices
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 _NEVER = -1
 
-_FENCE = 2048  # bytes that stay taken between two holes, lest they become one
+_FENCE = 2048  # bytes that stay taken between two holes, so that they do not merge
 _SMALLEST, _SMALL_HOLES = 16 << 10, 2048
 _FROM = 1 << 20  # bytes of the first of the holes for large blocks
 
 
 def keep_memory(one_arena: bool = True) -> None:
-    """Lets malloc keep what is freed for the next step instead of returning it to the system.
+    """Make malloc keep what is freed for the next step instead of returning it to the system.
 
     XLA's CPU backend allocates the temporaries of every call anew; by default glibc maps large ones
     from the system each time, which then clears them page by page: a fifth of a training step of

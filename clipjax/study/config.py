@@ -26,8 +26,7 @@ from clipjax.study.parts import (
     Training,
     check_seeds,
 )
-from clipjax.study.setting_names import Setting
-from clipjax.study.sweep import expand
+from clipjax.study.sweep import Setting, expand
 
 PRETRAIN = "pretrain"  # the experiment that is no study
 

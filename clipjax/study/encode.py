@@ -12,7 +12,7 @@ import numpy as np
 from clipjax.adapt.method import Classes
 from clipjax.data.dataset import Source
 from clipjax.data.features import cache as feats
-from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.features.encode import ImageEncoder
 from clipjax.data.loading.image_cache import Crops
 from clipjax.data.subset import Subset
 from clipjax.io import default_cache_dir
@@ -117,6 +117,9 @@ def encode(plan: Plan, say) -> Encoded:
     """Encodes what the run needs, or reads it from the feature cache."""
     study, features = plan.study, plan.study.features
     texts, encode_image, say = encode_texts(plan), image_encoder(plan), once(say)
+    encoder = ImageEncoder(
+        encode_image, plan.preprocess, features.batch_size, features.dtype, study.data.workers
+    )
     if told := tell_clamped(float(plan.params["logit_scale"])):
         say(told)
     cache = features.cache_dir or default_cache_dir() / "features"
@@ -126,15 +129,11 @@ def encode(plan: Plan, say) -> Encoded:
     allowed = study.data.max_unreadable * sum(len(plan.dataset.source(*p)) for p in needed)
     for domain, split in needed:
         found = encode_shared(
+            encoder,
             plan.dataset.source(domain, split),
-            encode_image,
-            plan.preprocess,
             weights=key,
-            batch_size=features.batch_size,
             cache_dir=cache if features.cache else None,
-            dtype=features.dtype,
             model=study.encoder.model,
-            workers=study.data.workers,
             say=say,
             most_skipped=int(allowed) - len(skipped),
         )
@@ -171,19 +170,17 @@ def once(say: Callable[[str], None]) -> Callable[[str], None]:
     return say_new
 
 
-def encode_shared(
-    source: Source, encode_image: Callable, preprocess: Preprocess, **options
-) -> feats.EncodedSource:
+def encode_shared(encoder: ImageEncoder, source: Source, **options) -> feats.EncodedSource:
     """`cached_features` of a source. Processes encode, and cache, a share each; all get all of it.
 
     Nothing needs a disk that processes share; where they do, their shares have different names.
     """
     index, count = processes.place()
     if count == 1 or len(source) < count:  # too few to share: everyone for himself
-        return feats.cached_features(encode_image, source, preprocess, **options)
+        return feats.cached_features(encoder, source, **options)
     mine = np.arange(index, len(source), count)
     found = processes.together(
-        lambda: feats.cached_features(encode_image, Subset(source, mine), preprocess, **options)
+        lambda: feats.cached_features(encoder, Subset(source, mine), **options)
     )
     features = np.asarray(found.features.features)
     shares = processes.gather((features, mine[found.rows], found.skipped))

@@ -25,7 +25,7 @@ from clipjax.study.entries import FIELDS
 from clipjax.study.fields import is_number, meant, short
 from clipjax.study.parts import Data, MethodConfig, PhaseConfig
 from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
-from clipjax.train.optim import make_optimizer, make_schedule
+from clipjax.train.optim import Rule, make_optimizer, make_schedule
 from clipjax.train.phases import Span, training_since
 from clipjax.train.restore import is_step
 
@@ -322,13 +322,13 @@ def build_optimizer(
     Raises:
       ConfigError: an unknown schedule or optimizer.
     """
-    kept = ("name", "weight_decay", "clip_norm", "lr_mults")
-    rest = {k: getattr(phase.optim, k) for k in kept}
+    optim = phase.optim
+    rest = {k: getattr(optim, k) for k in ("weight_decay", "clip_norm", "lr_mults")}
     if spans:
         rest |= {"start": spans[index].start, "since": training_since(spans, index)}
     try:
         rate = rate or learning_rate(phase, steps)
-        return make_optimizer(rate, freeze=phase.freeze, **rest | factors)
+        return make_optimizer(rate, Rule(optim.name), freeze=phase.freeze, **rest | factors)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{phase.name}: optim: {error}") from None
 

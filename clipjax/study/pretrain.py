@@ -22,6 +22,7 @@ from clipjax.data.images.augment import augment_drawings
 from clipjax.data.images.preprocess import Preprocess, save_preprocess
 from clipjax.data.loading import text_pairs as pairs
 from clipjax.data.loading.sampler import process_rows
+from clipjax.data.loading.workers import load_ahead
 from clipjax.data.open import open_dataset
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.metrics import accuracy
@@ -43,7 +44,7 @@ from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import DATA, fetch
 from clipjax.train.journal import Outputs
-from clipjax.train.optim import make_optimizer, make_schedule
+from clipjax.train.optim import Rule, make_optimizer, make_schedule
 from clipjax.train.preemption import Notice
 from clipjax.train.stream import Steps, fit_stream
 
@@ -215,7 +216,7 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
             state = fit_stream(
                 make_step(method.loss, optimizer, total_steps=steps, axis_name=axis),
                 state,
-                functools.partial(pairs.batches, make, last=until),
+                functools.partial(load_ahead, make, last=until, threads=1),
                 Steps(
                     phase,
                     until,
@@ -254,10 +255,9 @@ def _optimizer(config: Pretraining) -> optax.GradientTransformation:
     optim = config.optim
     return make_optimizer(
         make_schedule(optim.schedule, optim.lr, config.steps, warmup=optim.warmup),
-        name=optim.name,
+        Rule(optim.name, b2=optim.b2),
         weight_decay=optim.weight_decay,
         clip_norm=optim.clip_norm,
-        b2=optim.b2,
     )
 
 
@@ -274,6 +274,7 @@ def _batch_maker(plan: Plan) -> Callable[[int], dict]:
     """step -> this process's share of its batch."""
     config, data = plan.config, plan.config.data
     mine = process_rows(config.batch_size, processes.place())
+    wording = pairs.Wording(data.caption_share, data.category_share, data.templates)
 
     def make(number: int) -> dict:
         batch = pairs.sample_batch(
@@ -283,9 +284,7 @@ def _batch_maker(plan: Plan) -> Callable[[int], dict]:
             step=number,
             batch_size=config.batch_size,
             mixture=data.mixture,
-            caption_share=data.caption_share,
-            category_share=data.category_share,
-            templates=data.templates,
+            wording=wording,
         )
         return jax.tree.map(lambda x: x[mine], batch)
 

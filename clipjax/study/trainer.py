@@ -13,7 +13,7 @@ from jax.tree import leaves
 
 from clipjax.adapt.step import TrainState
 from clipjax.data.loading.image_cache import Crops
-from clipjax.data.loading.pairing import paired_batches
+from clipjax.data.loading.pairing import Batching, paired_batches
 from clipjax.errors import NonFiniteError
 from clipjax.study.closed_form import Fit
 from clipjax.study.encode import Encoded
@@ -162,12 +162,9 @@ class Trainer(RunGroup):
             functools.partial(
                 paired_batches,
                 *self.images(),
-                seed=seed,
-                batch_size=self.training.batch_size,
+                Batching(seed, self.training.batch_size, self.sampler, processes.place()),
                 last=until,
                 workers=data.workers,
-                process=processes.place(),
-                sampler=self.sampler,
             ),
         )
         devices, first = self.study.devices, seed == self.training.seeds[0]

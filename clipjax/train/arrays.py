@@ -13,9 +13,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from clipjax.adapt.step import TrainState
-from clipjax.data.loading.sampler import ONE_PASS, Sampler
+from clipjax.data.loading.sampler import ONE_PASS, PARTS, Plan, Sampler, epoch_key
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.epochs import Chosen, Data, domain_sizes, make_epochs, on_device, whole
+from clipjax.train.distributed.sharding import on_each, replicated
 from clipjax.train.journal import EpochJournal, Outputs, Runs
 from clipjax.train.preemption import leave
 
@@ -24,6 +24,7 @@ from clipjax.train.preemption import leave
 EXAMPLES_A_CALL = 200_000
 
 PyTree = Any
+Data = dict[str, dict[str, jax.Array]]  # {"source": {"inputs", "label"}, "target": {"inputs"}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +33,7 @@ class Epochs:
 
     Attributes:
       names: of the phase in the log and in errors; one for each method.
-      epochs: how many lie behind the states returned, those that the states given have behind them
-        included.
+      epochs: of the run when the phase ends; those of earlier phases count.
       batch_size: examples per domain and step.
       save_every: epochs between checkpoints. They are one compiled call where that is short
         (`EXAMPLES_A_CALL`), otherwise each epoch is one; the numbers are the same.
@@ -160,18 +160,18 @@ def _program(step_of: Callable, plan: Epochs) -> Callable:
         return epochs(state, data, first, count, *shared)
 
     def one_by_one(methods, states, data, first, count, *shared):
-        part, whole = PartitionSpec("runs"), PartitionSpec()
+        part, same = PartitionSpec("runs"), PartitionSpec()
         return jax.shard_map(
             lambda methods, states, data, first, *shared: jax.lax.map(
                 lambda run: one(*run, data, first, count, *shared), (methods, states)
             ),
             mesh=plan.mesh,
-            in_specs=(part, part, whole, whole, *(whole for _ in shared)),
+            in_specs=(part, part, same, same, *(same for _ in shared)),
             out_specs=part,
         )(methods, states, data, first, *shared)
 
     def stacked(methods, states, data, first, count, *shared):
-        together = lambda method, state: one(method, state, data, first, count, *shared)  # noqa: E731
+        together = lambda method, state: one(method, state, data, first, count, *shared)
         return jax.vmap(together)(methods, states)
 
     return jax.jit(stacked if plan.mesh is None else one_by_one, static_argnums=4)
@@ -199,6 +199,100 @@ def _gathered(states: PyTree, runs: int, mesh: Mesh | None) -> PyTree:
 
 
 def _newest(checkpointer: Checkpointer, states: TrainState) -> TrainState:
-    """What was saved, if it is ahead of these states."""
+    """The newest checkpoint, if it is ahead of these states; else these."""
     found = checkpointer.restore(states)
     return found[0] if found and found[0].step[0] > states.step[0] else states
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class _BFloat16:
+    """bfloat16 features as integers of the same bits.
+
+    To gather rows of a bfloat16 array XLA's CPU backend makes all of it float32 first.
+    """
+
+    bits: jax.Array  # uint16 [N, P]
+
+    def __len__(self) -> int:
+        return len(self.bits)
+
+    def __getitem__(self, index: jax.Array) -> jax.Array:
+        return jax.lax.bitcast_convert_type(self.bits[index], jnp.bfloat16)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Chosen:
+    """Some rows of an array, gathered when they are asked for."""
+
+    array: jax.Array | _BFloat16  # [N, ...]
+    rows: jax.Array  # int32 [n]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: jax.Array) -> jax.Array:
+        return self.array[self.rows[index]]
+
+
+def whole(array: Any, mesh: Mesh | None = None) -> jax.Array:
+    """An array on every device of the mesh, or on one. A mapped file is not copied on a CPU."""
+    return on_each(array) if mesh is None else jax.device_put(array, replicated(mesh))
+
+
+def on_device(array: Any, mesh: Mesh | None = None) -> jax.Array | _BFloat16:
+    """An array as `_batch` gathers rows from it."""
+    if array.dtype != jnp.bfloat16:
+        return whole(array, mesh)
+    if isinstance(array, np.ndarray):
+        return _BFloat16(whole(array.view(np.uint16), mesh))
+    return _BFloat16(whole(jax.lax.bitcast_convert_type(array, jnp.uint16), mesh))
+
+
+def _gather(array: jax.Array | _BFloat16 | Chosen, index: jax.Array) -> jax.Array:
+    """Rows of an array; 16-bit floats become float32 here, where they are few."""
+    rows = array[index]
+    half = jnp.issubdtype(rows.dtype, jnp.floating) and rows.dtype.itemsize == 2
+    return rows.astype(jnp.float32) if half else rows
+
+
+def _batch(data: Data, plan: Plan) -> PyTree:
+    """The parts that a plan has rows of and the data have examples of, with the source's mask."""
+    batch = {
+        part: {key: _gather(x, plan[part]) for key, x in data[PARTS[part]].items()}
+        for part in plan
+        if PARTS.get(part) in data
+    }
+    batch["source"]["mask"] = plan["mask"]
+    return batch
+
+
+def domain_sizes(data: Data) -> tuple[int, int]:
+    """Examples of source and target."""
+    targets = len(data["target"]["inputs"]) if "target" in data else 0
+    return len(data["source"]["label"]), targets
+
+
+def make_epochs(step: Callable, batch_size: int, sampler: Sampler = ONE_PASS) -> Callable:
+    """Turns a step into `epochs(state, data, first, count, *shared)`.
+
+    That gives (state, metrics [count, S]). Epoch e of a seed is shuffled by fold_in(key(seed), e)
+    alone, so resuming repeats nothing. `shared` goes to the step as it is.
+    """
+
+    def epochs(state: TrainState, data: Data, first: jax.Array, count: int, *shared: PyTree):
+        def one_epoch(carry, epoch):
+            state, data = carry
+            key, sizes = epoch_key(state.seed, epoch), domain_sizes(data)
+            labels = data["source"]["label"]
+            labels = labels[jnp.arange(len(labels))] if isinstance(labels, Chosen) else labels
+            plan = sampler.plan(key, *sizes, batch_size, labels)
+            one_step = lambda s, p: step(s, _batch(data, p), *shared)
+            state, metrics = jax.lax.scan(one_step, state, plan)
+            return (state, data), metrics
+
+        (state, _), metrics = jax.lax.scan(one_epoch, (state, data), first + jnp.arange(count))
+        return state, metrics
+
+    return epochs

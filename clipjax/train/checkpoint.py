@@ -205,7 +205,7 @@ class _Kept:
         self.keep, self.best = keep, best
 
     def should_preserve(self, checkpoints: Sequence, *, context: Any) -> list[bool]:
-        """Of each checkpoint, oldest first, whether it stays."""
+        """Whether each checkpoint stays, oldest first."""
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
         staying = set(steps if self.keep is None else steps[-self.keep :])

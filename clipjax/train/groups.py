@@ -42,7 +42,7 @@ def _order(group: str) -> tuple:
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """What patterns may say of a parameter: its layer group, or its own path."""
+    """The names of a parameter that patterns match: its layer group, or its own path."""
 
     group: str  # "clip/vision/block_0"
     path: str  # "clip/vision/block_0/fc1/bias"
@@ -103,7 +103,7 @@ def matches(pattern: str, name: str | Name) -> bool:
     if isinstance(name, Name):
         return matches(pattern, name.group) or matches(pattern, name.path)
     ranges = re.compile(r"block_(\d+)\.\.(\d+)")
-    either = lambda m: f"block_(?:{'|'.join(map(str, range(int(m[1]), int(m[2]) + 1)))})"  # noqa: E731
+    either = lambda m: f"block_(?:{'|'.join(map(str, range(int(m[1]), int(m[2]) + 1)))})"
     return re.fullmatch(ranges.sub(either, pattern), name) is not None
 
 

@@ -21,7 +21,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """Where what a loop finds goes, and whom it asks on the way.
+    """The destinations of a loop's results, and its callbacks.
 
     Attributes:
       checkpointer: takes states.
@@ -50,7 +50,7 @@ class Runs:
 
     @property
     def seeds(self) -> int:
-        """Runs of a method."""
+        """Runs (seeds) of each method."""
         return self.count // len(self.names)
 
     @property
@@ -101,7 +101,7 @@ def check_finite(
 
 
 class EpochJournal:
-    """Of a loop over whole epochs of many runs."""
+    """Records of a loop over whole epochs of many runs."""
 
     def __init__(self, out: Outputs, runs: Runs, per_epoch: int, begun: int, epochs: int):
         """Forgets what the log says of epochs after `begun`: they are trained again."""
@@ -113,7 +113,7 @@ class EpochJournal:
         )
 
     def write_epochs(self, metrics: dict, first: int, started: float) -> None:
-        """Of one call that went on from `first` and began at `started`; [runs, epochs, steps]."""
+        """Log metrics [runs, epochs, steps] of a call from epoch `first`, begun at `started`."""
         metrics = {key: np.asarray(value)[: self.runs.count] for key, value in metrics.items()}
         for name, own in self.runs.by_method(metrics):
             flat = {key: value.reshape(len(value), -1) for key, value in own.items()}
@@ -139,7 +139,7 @@ class EpochJournal:
         return {"evaluation": found}
 
     def close(self) -> None:
-        """Ends the bar."""
+        """End the progress bar."""
         self.bar.close()
 
     def _place(self, name: str, epoch: int) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _epoch_means(metrics: dict[str, np.ndarray], epoch: int) -> dict[str, list[f
 
 
 class StepJournal:
-    """Of a loop over single steps of one run."""
+    """Records of a loop over single steps of one run."""
 
     def __init__(self, out: Outputs, tags: dict[str, Any], first: int, total_steps: int):
         """Forgets what the log says of steps after `first`: they are trained again.
@@ -162,7 +162,7 @@ class StepJournal:
         self.out, self.tags, self.total_steps = out, tags, total_steps
         self.started, self.begun = time.perf_counter(), first
         self.pending: list[dict] = []  # metrics since the record before
-        mine = lambda record: all(record.get(k) == v for k, v in tags.items())  # noqa: E731
+        mine = lambda record: all(record.get(k) == v for k, v in tags.items())
         out.log.rewind(lambda record: not mine(record) or record["step"] <= first)
 
     def add(self, metrics: dict) -> None:

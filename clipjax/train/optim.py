@@ -6,6 +6,7 @@ out of the gradient (see `clipjax.adapt.step.partition`), which is what makes th
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -90,16 +91,40 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.stateless(scale)
 
 
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """How gradients become updates.
+
+    Attributes:
+      name: "adamw", or "sgd" with Nesterov momentum.
+      b2: AdamW's decay of squared gradients.
+      momentum: of SGD.
+    """
+
+    name: str = "adamw"
+    b2: float = 0.999
+    momentum: float = 0.9
+
+    def make(self, rate: Callable[[Any], Any], weight_decay: float) -> optax.GradientTransformation:
+        """The rule at a learning rate that is a function of its own count of steps."""
+        if self.name == "adamw":
+            return optax.adamw(rate, b2=self.b2, weight_decay=weight_decay, mask=_decays)
+        if self.name != "sgd":
+            raise ValueError(f"unknown optim.name {self.name!r}; known: adamw, sgd.")
+        return optax.chain(
+            optax.add_decayed_weights(weight_decay, mask=_decays),
+            optax.sgd(rate, momentum=self.momentum, nesterov=True),
+        )
+
+
 def make_optimizer(
     schedule: Callable[[Any], Any],
+    rule: Rule = Rule(),
     *,
     freeze: Sequence[str] = (),
     lr_mults: Mapping[str, float] | Sequence[tuple[str, float]] = (),
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
-    name: str = "adamw",
-    b2: float = 0.999,
-    momentum: float = 0.9,
     start: int = 0,
     since: Callable[[Name], int] = lambda name: 0,
 ) -> optax.GradientTransformation:
@@ -111,48 +136,57 @@ def make_optimizer(
 
     Args:
       schedule: learning rate as a function of the steps made since `start`.
+      rule: AdamW or SGD.
       freeze: patterns of layer groups or of single parameters (see `clipjax.train.groups.matches`).
       lr_mults: (pattern, factor on the learning rate) pairs; first match wins.
       weight_decay: of AdamW, decoupled from the gradient and multiplied by the rate; of SGD, added
         to the (clipped) gradient before momentum. Both are torch's conventions.
       clip_norm: global norm to clip trainable gradients to; 0 switches clipping off.
-      name: "adamw" or "sgd" (with Nesterov momentum).
       start: the step at which this optimizer takes over (the start of a phase).
       since: parameter -> the step from which it has been training without a break. Those of equal
         age share Adam's step count, so that one thawed late gets its own bias correction and an
         older one's state can be carried over as it is (`clipjax.train.phases.carry_over`).
+
+    Raises:
+      ValueError: an unknown rule, or a factor that is not above 0.
     """
     mults = tuple(lr_mults.items() if isinstance(lr_mults, Mapping) else lr_mults)
     for pattern, factor in mults:
         if factor <= 0:
             raise ValueError(f"lr_mults of {pattern!r} is {factor}; use freeze to stop a group.")
+    rule.make(schedule, weight_decay)  # refuses an unknown one
+
+    def label(name: Name) -> str:
+        return FROZEN if is_frozen(name, freeze) else f"since {since(name)}"
+
+    def inner(label: str) -> optax.GradientTransformation:
+        # Counts start with the group, the schedule with the phase.
+        begun = int(label.removeprefix("since "))
+        return rule.make(lambda count: schedule(count - (start - begun)), weight_decay)
 
     def labels(params):
-        def label(name):
-            return FROZEN if is_frozen(name, freeze) else f"since {since(name)}"
-
         return jax.tree.map(label, name_tree(params))
+
+    return _grouped(labels, inner, mults, clip_norm)
+
+
+def _grouped(
+    labels: Callable[[PyTree], PyTree],
+    inner: Callable[[str], optax.GradientTransformation],
+    mults: tuple[tuple[str, float], ...],
+    clip_norm: float,
+) -> optax.GradientTransformation:
+    """Clipping, then what `inner` gives for each label, then factors on the learning rate."""
 
     def scale(updates, params):
         del params
-        factor = lambda name: next((f for p, f in mults if matches(p, name)), 1.0)  # noqa: E731
+        factor = lambda name: next((f for p, f in mults if matches(p, name)), 1.0)
         return jax.tree.map(lambda name, u: factor(name) * u, name_tree(updates), updates)
-
-    def inner(label: str):
-        # Counts start with the group, the schedule with the phase.
-        begun = int(label.removeprefix("since "))
-        rate = lambda count: schedule(count - (start - begun))  # noqa: E731
-        if name == "adamw":
-            return optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=_decays)
-        return optax.chain(
-            optax.add_decayed_weights(weight_decay, mask=_decays),
-            optax.sgd(rate, momentum=momentum, nesterov=True),
-        )
 
     def make(params):
         found = set(jax.tree.leaves(labels(params))) - {FROZEN}
         groups = {label: inner(label) for label in found} | {FROZEN: optax.set_to_zero()}
-        trainable = lambda tree: jax.tree.map(lambda x: x != FROZEN, labels(tree))  # noqa: E731
+        trainable = lambda tree: jax.tree.map(lambda x: x != FROZEN, labels(tree))
         clip = clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
         # Factors come last and hold no state: a phase may change them, and clipping, and every
         # group's state still lies where the phase before left it.
@@ -162,8 +196,6 @@ def make_optimizer(
             optax.stateless(scale),
         )
 
-    if name not in ("adamw", "sgd"):
-        raise ValueError(f"unknown optim.name {name!r}; known: adamw, sgd.")
     return optax.GradientTransformation(
         lambda params: make(params).init(params),
         lambda updates, state, params=None: make(updates).update(updates, state, params),

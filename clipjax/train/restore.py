@@ -137,7 +137,7 @@ def check_run(place: Path, meta: dict[str, Any], run: str) -> None:
 
 
 def differences(place: Path, wanted: PyTree) -> list[str]:
-    """What of a checkpoint does not fit the shapes that are wanted, a line each, by path."""
+    """Lines on what of a checkpoint does not fit the wanted shapes, by path."""
     there, here = _by_path(shapes(place)), _by_path(wanted)
     lines = [f"{name} is not in the checkpoint" for name in here.keys() - there.keys()]
     lines += [f"{name} is in the checkpoint alone" for name in there.keys() - here.keys()]
@@ -153,7 +153,7 @@ def of_optimizer(difference: str) -> bool:
 
 
 def misfit(place: Path, changed: Sequence[str]) -> CheckpointError:
-    """What to say of a checkpoint with `differences`."""
+    """The sentence on a checkpoint with `differences`."""
     first = f"{changed[0]}{f', and {len(changed) - 1} more' if changed[1:] else ''}"
     if all(map(of_optimizer, changed)):
         return CheckpointError(
@@ -214,7 +214,7 @@ def _epath(path: Path):
 def _by_path(tree: PyTree) -> dict[str, tuple[int, ...]]:
     """Shapes by path, the same for tuples and for the lists and dicts they are stored as."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")  # noqa: E731
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
     return {name(path): tuple(leaf.shape) for path, leaf in leaves}
 
 

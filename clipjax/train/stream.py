@@ -91,7 +91,7 @@ def fit_stream(
     first, saved = int(state.step), time.perf_counter()
     run = traced(program.run, plan.trace, first, total) if plan.trace else program.run
     batches = open_batches(first) if first < total else iter(())
-    following = lambda n: program.place_batch(next(batches)) if n < total else None  # noqa: E731
+    following = lambda n: program.place_batch(next(batches)) if n < total else None
     driven = _driven(run, state, following(first), following, range(first, total), plan.phase)
     journal = StepJournal(out, {"phase": plan.phase, **plan.tags}, first, total)
     every = plan.evaluate_every if out.evaluate else 0
@@ -141,7 +141,7 @@ def _is_late(seconds: float, done: int) -> bool:
 
 
 def _newest(checkpointer: Checkpointer, state: TrainState) -> TrainState:
-    """What was saved, if it is ahead of a state, whose buffers are then freed."""
+    """The newest checkpoint, if it is ahead of a state, whose buffers are then freed."""
     if checkpointer.latest is None or checkpointer.latest <= int(state.step):
         return state
     return checkpointer.restore(state, donate=True)[0]

@@ -10,7 +10,7 @@ import pytest
 from clipjax.adapt.dann import dann_loss, make_loss
 from clipjax.adapt.step import init_state, make_step
 from clipjax.model.heads import Heads, as_model
-from clipjax.train.optim import make_optimizer, make_schedule
+from clipjax.train.optim import Rule, make_optimizer, make_schedule
 
 torch = pytest.importorskip("torch", reason='needs PyTorch: pip install -e ".[parity]"')
 
@@ -223,7 +223,7 @@ def test_five_steps_with_a_scheduled_lambda_and_a_masked_last_batch(members, nam
     heads = make_heads(members)
     params, batches = initial_params(heads), numpy_batches()
     optimizer = make_optimizer(
-        make_schedule("cosine", lr, STEPS), name=name, weight_decay=0.05, clip_norm=clip
+        make_schedule("cosine", lr, STEPS), Rule(name), weight_decay=0.05, clip_norm=clip
     )
     loss = make_loss(
         as_model(heads), schedule="ganin", lam_max=LAM_MAX, gamma=GAMMA, label_smoothing=SMOOTHING

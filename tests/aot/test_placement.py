@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from clipjax.aot.placement import place_batch, place_state
 from clipjax.errors import ConfigError
-from clipjax.train.distributed.sharding import make_mesh
+from clipjax.train.distributed.sharding import make_mesh, place_batch, place_state
 
 
 def mesh(data, fsdp):

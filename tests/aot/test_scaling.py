@@ -9,18 +9,9 @@ import jax
 import pytest
 
 import clipjax.study
-from clipjax.aot import (
-    ask as scaling,
-)
-from clipjax.aot import (
-    largest_batch as scaling_batch,
-)
-from clipjax.aot import (
-    report as scaling_report,
-)
-from clipjax.aot import (
-    table as scaling_table,
-)
+from clipjax.aot import ask as scaling
+from clipjax.aot import largest_batch as scaling_batch
+from clipjax.aot import report as scaling_report
 from clipjax.aot.ask import Answer, Question
 from clipjax.aot.compiled import Compiled
 from clipjax.aot.step import abstract_step
@@ -170,10 +161,10 @@ def test_an_answer_as_text_as_a_row_and_back_from_json(cpu):
     text = "\n".join(scaling_report.describe(answer))
     assert "8 images a step" in text and "fits" in text and "ESTIMATE, nothing was run" in text
     assert "197 TFLOP/s in bfloat16, 819 GB/s memory, 200 GB/s" in text and "none" in text
-    again = scaling_table.read_answer(json.loads(json.dumps(dataclasses.asdict(answer))))
+    again = scaling_report.read_answer(json.loads(json.dumps(dataclasses.asdict(answer))))
     assert again == answer
-    assert scaling_table.row(answer).count("|") == scaling_table.HEADER.splitlines()[0].count("|")
-    assert "| yes |" in scaling_table.row(answer)
+    assert scaling_report.row(answer).count("|") == scaling_report.HEADER.splitlines()[0].count("|")
+    assert "| yes |" in scaling_report.row(answer)
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused(cpu):
@@ -211,7 +202,7 @@ def test_a_loop_over_microbatches_gives_no_step_time():
 def test_what_does_not_fit_says_so():
     answer = answer_of(20 * 2**30, fits=False)
     assert "20.00 GiB of 16.00 GiB: DOES NOT FIT" in "\n".join(scaling_report.describe(answer))
-    assert "| no | 20.0 | " in scaling_table.row(answer)
+    assert "| no | 20.0 | " in scaling_report.row(answer)
 
 
 def test_no_batch_fits_where_parameters_alone_do_not(monkeypatch):
@@ -253,13 +244,13 @@ def test_a_table_grows_by_rows_and_asks_nothing_twice(monkeypatch, tmp_path):
         asked.append(question.model)
         return answer_of(2**30, question=question)
 
-    monkeypatch.setattr(scaling_table, "ask", ask)
-    monkeypatch.setattr(scaling_table, "compiler_version", lambda: "1")  # libtpu may be missing
+    monkeypatch.setattr(scaling_report, "ask", ask)
+    monkeypatch.setattr(scaling_report, "compiler_version", lambda: "1")  # libtpu may be missing
     page, rows = tmp_path / "page.md", tmp_path / "rows"
     page.write_text("before\n<!-- table: begin -->\nold\n<!-- table: end -->\nafter\n")
     questions = [Question(model, "v5e:1x1") for model in ("vit_b32", "vit_b16")]
     for some in (questions[:1], questions, questions):
-        scaling_table.write_table(study(), some, page, rows, lambda line: None)
+        scaling_report.write_table(study(), some, page, rows, lambda line: None)
     assert asked == ["vit_b32", "vit_b16"]
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
@@ -268,4 +259,4 @@ def test_a_table_grows_by_rows_and_asks_nothing_twice(monkeypatch, tmp_path):
 
 def test_a_page_without_markers_is_refused_before_any_work(tmp_path):
     with pytest.raises(ConfigError, match="has no lines <!-- table: begin -->"):
-        scaling_table.write_table(study(), [], tmp_path / "none.md", tmp_path / "rows")
+        scaling_report.write_table(study(), [], tmp_path / "none.md", tmp_path / "rows")

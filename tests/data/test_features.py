@@ -56,10 +56,10 @@ class Encoder:
 def run(folder, encode=None, of=None, **options):
     options = {"weights": "w", "batch_size": 3, "say": lambda line: None} | options
     preprocess = options.pop("preprocess", PREPROCESS)
-    found = features.cached_features(
-        encode or Encoder(), source() if of is None else of, preprocess, cache_dir=folder, **options
-    )
-    return found
+    how = {k: options.pop(k) for k in ("batch_size", "dtype", "workers", "threads") if k in options}
+    encoder = encoding.ImageEncoder(encode or Encoder(), preprocess, **how)
+    of = source() if of is None else of
+    return features.cached_features(encoder, of, cache_dir=folder, **options)
 
 
 def entry(folder):
@@ -118,7 +118,7 @@ def test_features_are_mapped_in_the_type_asked_for(tmp_path, dtype):
     full, found = run(None), run(tmp_path, dtype=dtype)
     for each in (found, run(tmp_path, dtype=dtype)):
         array = each.features.features
-        assert array.dtype == features.DTYPES[dtype] and not array.flags.owndata
+        assert array.dtype == encoding.DTYPES[dtype] and not array.flags.owndata
         np.testing.assert_array_equal(array, full.features.features.astype(array.dtype))
         assert float(jnp.sum(jnp.asarray(array))) > 0  # jax takes it
     assert json.loads((entry(tmp_path) / "manifest.json").read_text())["dtype"] == dtype
@@ -354,7 +354,7 @@ def test_a_result_is_fetched_when_the_next_batch_is_under_way():
         events.append(f"start {number}")
         return Result(number, events)
 
-    features.encode_source(encode, source(9), PREPROCESS, 3)
+    features.encode_source(encoding.ImageEncoder(encode, PREPROCESS, 3), source(9))
     assert events == ["start 0", "start 1", "fetch 0", "start 2", "fetch 1", "fetch 2"]
 
 
@@ -373,11 +373,11 @@ def test_what_holds_the_encoding_up_is_told(monkeypatch):
 
 
 def test_a_long_encoding_says_how_fast_it_was(monkeypatch):
-    said = []
-    features.encode_source(Encoder(), source(), PREPROCESS, 3, say=said.append)
+    said, encoder = [], encoding.ImageEncoder(Encoder(), PREPROCESS, 3)
+    features.encode_source(encoder, source(), say=said.append)
     assert not said
     monkeypatch.setattr(encoding, "TELL_AFTER", 0.0)
-    features.encode_source(Encoder(), source(), PREPROCESS, 3, say=said.append)
+    features.encode_source(encoder, source(), say=said.append)
     assert len(said) == 1 and said[0].startswith("encoded 18 images of d/val: ")
     assert all(word in said[0] for word in ("images/s", "-bound", "GB in memory"))
 
@@ -386,9 +386,9 @@ def test_a_long_encoding_says_how_fast_it_was(monkeypatch):
 def test_500_damaged_files_end_no_encoding_and_are_all_counted(tmp_path):
     files = [data for _, data in mutants(500)]
     spoiled = ArraySource(files, np.arange(500) % 3, classes=("a", "b", "c"), domain="d")
-    options = {"weights": "w", "batch_size": 32, "cache_dir": tmp_path, "workers": 1}
     encode = lambda images: jnp.asarray(images, jnp.float32).mean(axis=(1, 2))  # noqa: E731
-    found = features.cached_features(encode, spoiled, PREPROCESS, **options)
+    encoder = encoding.ImageEncoder(encode, PREPROCESS, 32, workers=1)
+    found = features.cached_features(encoder, spoiled, weights="w", cache_dir=tmp_path)
     assert len(found.rows) + len(found.skipped) == 500
     assert min(len(found.rows), len(found.skipped)) > 50
     np.testing.assert_array_equal(found.features.labels, spoiled.labels[found.rows])

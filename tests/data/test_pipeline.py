@@ -8,7 +8,7 @@ import pytest
 
 from clipjax.data.dataset import ArraySource
 from clipjax.data.images.preprocess import Preprocess
-from clipjax.data.loading.pairing import Crops, paired_batches
+from clipjax.data.loading.pairing import Batching, Crops, paired_batches
 from clipjax.data.loading.sampler import ONE_PASS, Sampling, epoch_key, epoch_plan
 from clipjax.errors import ConfigError, DataError
 
@@ -25,7 +25,10 @@ def crops(count, first=0, **options):
 
 def batches(first, last, target=None, source=None, **options):
     options = {"seed": 3, "batch_size": 4} | options
-    found = paired_batches(source or crops(10), target, first=first, last=last, **options)
+    loading = {k: options.pop(k) for k in ("workers", "threads") if k in options}
+    found = paired_batches(
+        source or crops(10), target, Batching(**options), first=first, last=last, **loading
+    )
     return [jax.tree.map(np.asarray, batch) for batch in found]
 
 

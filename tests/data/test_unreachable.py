@@ -52,7 +52,9 @@ def encode(images):
 
 def run(folder, source, encode=encode, **options):
     options = {"weights": "w", "batch_size": 3, "say": lambda line: None} | options
-    return features.cached_features(encode, source, PREPROCESS, cache_dir=folder, **options)
+    how = {k: options.pop(k) for k in ("batch_size", "workers", "threads") if k in options}
+    encoder = encoding.ImageEncoder(encode, PREPROCESS, **how)
+    return features.cached_features(encoder, source, cache_dir=folder, **options)
 
 
 def check(found, gone=()):

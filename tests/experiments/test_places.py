@@ -12,13 +12,14 @@ import sys
 import numpy as np
 import pytest
 
-from clipjax.aot import table as scaling_table
+from clipjax.aot import report as scaling_report
 from clipjax.data.features import cache as features
 from clipjax.data.readers.folder_index import find_files
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate import results as report
 from clipjax.inspect import verdict as subject
-from clipjax.io import check_writable, default_cache_dir
+from clipjax.io import check_writable, default_cache_dir, write_atomically
+from clipjax.model.hf.weights import write_tensors
 from clipjax.runtime import claim, cli
 from clipjax.study import run, study
 from clipjax.study.encode import once
@@ -120,10 +121,10 @@ def test_a_page_in_the_way_is_named(tmp_path, no_work):
 
 
 def test_rows_of_a_table_that_cannot_be_kept_are_no_rows(tmp_path):
-    page, (begin, end) = tmp_path / "page.md", scaling_table.MARKERS
+    page, (begin, end) = tmp_path / "page.md", scaling_report.MARKERS
     page.write_text(f"{begin}\n{end}\n")
     with pytest.raises(ConfigError, match="page.md cannot be written .Not a directory."):
-        scaling_table.write_table(parsed(dann.get_config()), ["no question"], page, page)
+        scaling_report.write_table(parsed(dann.get_config()), ["no question"], page, page)
 
 
 def test_check_writable_leaves_nothing(tmp_path, place):
@@ -157,17 +158,18 @@ def test_programs_that_cannot_be_kept_cost_one_line(variable, tmp_path):
 
 
 def test_features_that_cannot_be_kept_cost_one_line(tmp_path, photos):
+    from clipjax.data.features.encode import ImageEncoder
     from clipjax.data.images.preprocess import Preprocess
     from clipjax.data.open import open_dataset
 
     (tmp_path / "file").touch()
     dataset, said = open_dataset("folder", str(photos)), []
     encode = lambda images: np.asarray(images, np.float32).mean(axis=(1, 2))  # noqa: E731
-    options = {"weights": "w", "batch_size": 8, "say": once(said.append)}
+    encoder, options = ImageEncoder(encode, Preprocess(size=8), 8), {"say": once(said.append)}
     for cache in (tmp_path / "file", None):
         found = [
             features.cached_features(
-                encode, dataset.source(d, "train"), Preprocess(size=8), cache_dir=cache, **options
+                encoder, dataset.source(d, "train"), weights="w", cache_dir=cache, **options
             ).features.features
             for d in dataset.domains
         ]
@@ -231,3 +233,22 @@ def test_a_suite_reads_what_its_last_table_found_before_it_works_on_the_first(tm
     config = parsed(dann.get_config("smoke"))
     with pytest.raises(DataError, match="table2/results.json is of version 3"):
         suite.run_suite(tmp_path, {"1": config, "2": config}, False)
+
+
+@pytest.mark.parametrize("writer", ["text", "tensors"])
+def test_a_disk_that_runs_full_leaves_the_old_file_alone(tmp_path, monkeypatch, writer):
+    def half(path):
+        pathlib.Path(path).write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    file = tmp_path / "file"
+    file.write_text("old")
+    if writer == "text":
+        monkeypatch.setattr(pathlib.Path, "write_bytes", lambda path, data: half(path))
+        write = lambda: write_atomically(file, "new")
+    else:
+        monkeypatch.setattr("safetensors.numpy.save_file", lambda tensors, path, **_: half(path))
+        write = lambda: write_tensors(file, {"w": np.zeros(2)})
+    with pytest.raises(OSError, match="No space left"):
+        write()
+    assert file.read_text() == "old" and list(tmp_path.iterdir()) == [file]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clipjax.data.classes import HOW
-from clipjax.data.features.cache import DTYPES
+from clipjax.data.features.encode import DTYPES
 from clipjax.data.images.decode import DECODERS
 from clipjax.errors import ConfigError
 from clipjax.evaluate.select import ALIASES, RULES

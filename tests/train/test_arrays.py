@@ -13,9 +13,8 @@ from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.log import MetricsLog, read_log
 from clipjax.model.heads import Heads, as_model
 from clipjax.train import arrays
-from clipjax.train.arrays import Epochs, fit_arrays
+from clipjax.train.arrays import Epochs, _batch, fit_arrays, make_epochs
 from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.epochs import _batch, make_epochs
 from clipjax.train.journal import Outputs
 
 

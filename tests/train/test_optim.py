@@ -8,7 +8,7 @@ import pytest
 
 from clipjax.adapt.step import init_state, make_step
 from clipjax.train.groups import frozen_tree, group_tree, layer_groups, path_name
-from clipjax.train.optim import clip_by_global_norm, make_optimizer
+from clipjax.train.optim import Rule, clip_by_global_norm, make_optimizer
 from tests.conftest import random_params, small_config
 
 
@@ -90,7 +90,7 @@ def test_a_mask_that_trains_nothing_is_refused(params):
 
 
 def test_group_learning_rates_scale_the_updates(params):
-    optimizer = make_optimizer(lambda _: 1.0, lr_mults={"adapter": 0.25}, name="sgd", momentum=0.0)
+    optimizer = make_optimizer(lambda _: 1.0, Rule("sgd", momentum=0.0), lr_mults={"adapter": 0.25})
     grads = jax.tree.map(jnp.ones_like, params)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
     assert updates["adapter"]["w"][0, 0] == pytest.approx(-0.25)
@@ -100,7 +100,7 @@ def test_group_learning_rates_scale_the_updates(params):
 @pytest.mark.parametrize("name, momentum", [("adamw", 0.9), ("sgd", 0.0)])
 def test_vectors_are_not_decayed(name, momentum):
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2), "members": {"bias": jnp.ones((3, 2))}}
-    optimizer = make_optimizer(lambda _: 1.0, weight_decay=0.5, name=name, momentum=momentum)
+    optimizer = make_optimizer(lambda _: 1.0, Rule(name, momentum=momentum), weight_decay=0.5)
     updates, _ = optimizer.update(
         jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
     )
@@ -109,7 +109,7 @@ def test_vectors_are_not_decayed(name, momentum):
 
 
 @pytest.mark.parametrize(
-    "arguments, word", [({"name": "adam"}, "adam"), ({"lr_mults": {"a": 0.0}}, "freeze")]
+    "arguments, word", [({"rule": Rule("adam")}, "adam"), ({"lr_mults": {"a": 0.0}}, "freeze")]
 )
 def test_bad_optimizers_are_named(arguments, word):
     with pytest.raises(ValueError, match=word):

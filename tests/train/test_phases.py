@@ -8,7 +8,7 @@ import pytest
 
 from clipjax.adapt.step import init_state, make_step
 from clipjax.train.groups import frozen_tree, matches
-from clipjax.train.optim import make_optimizer
+from clipjax.train.optim import Rule, make_optimizer
 from clipjax.train.phases import next_state, spans, training_since
 
 PHASES = spans([3, 2, 2], [("clip/.*",), ("adapter",), ()])
@@ -52,8 +52,8 @@ def test_groups_have_the_age_of_their_last_thaw():
 def test_a_group_that_goes_on_training_does_not_notice_the_phases(name):
     state = None
     for index in range(3):
-        state = phase(index, state, name=name)
-    optimizer = make_optimizer(lambda _: 0.1, name=name)
+        state = phase(index, state, rule=Rule(name))
+    optimizer = make_optimizer(lambda _: 0.1, Rule(name))
     whole = init_state({"classifier": params()["classifier"]}, optimizer)
     step = make_step(quadratic, optimizer, total_steps=7)
     for number in (0, 1, 2, 0, 1, 0, 1):

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from clipjax.adapt.losses import smoothed_cross_entropy
-from clipjax.train.optim import make_optimizer, make_schedule
+from clipjax.train.optim import Rule, make_optimizer, make_schedule
 
 torch = pytest.importorskip("torch", reason='needs PyTorch: pip install -e ".[parity]"')
 lr_scheduler = torch.optim.lr_scheduler
@@ -123,7 +123,7 @@ OPTIMIZERS = {
 def test_ten_steps_with_decay_of_kernels_only(name, clip_norm):
     params, grads = parameters_and_gradients(10)
     optimizer = make_optimizer(
-        optax.constant_schedule(0.01), name=name, b2=0.98, weight_decay=0.1, clip_norm=clip_norm
+        optax.constant_schedule(0.01), Rule(name, b2=0.98), weight_decay=0.1, clip_norm=clip_norm
     )
     ours = jax.tree.map(jnp.asarray, params)
     state, update = optimizer.init(ours), jax.jit(optimizer.update)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import sys
@@ -11,19 +12,71 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.dataset import Skipped, Source
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.loader import Batch, image_batches
-from clipjax.errors import NonFiniteError
+from clipjax.errors import ConfigError, NonFiniteError
 from clipjax.log import is_quiet, progress
 
 SHARD_ROWS = 2048  # of the source; what a kill costs at most, whatever the batch size
 TELL_AFTER = 5.0  # seconds of encoding that deserve a line
 TELL_EVERY = 60.0  # seconds between two lines where no bar is shown
 
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16}
+
 Encode = Callable[[np.ndarray], jax.Array]
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEncoder:
+    """How images become features.
+
+    Attributes:
+      encode: uint8 images [B, S, S, 3] -> float32 [B, P]; may return before it is done, as under
+        jit.
+      preprocess: crops images.
+      batch_size: images per call of `encode`; the last batch is padded.
+      dtype: in which features are kept: "float32", "float16" or "bfloat16".
+      workers: processes that decode; 0 decodes in threads of this one.
+      threads: that decode, per process; see `load_ahead`.
+
+    Raises:
+      ConfigError: an unknown dtype, or a batch size below 1.
+    """
+
+    encode: Encode
+    preprocess: Preprocess
+    batch_size: int = 256
+    dtype: str = "float32"
+    workers: int = 0
+    threads: int | None = None
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ConfigError(f"features.batch_size={self.batch_size}: give at least 1.")
+        if self.dtype not in DTYPES:
+            known = ", ".join(DTYPES)
+            raise ConfigError(f"features of dtype {self.dtype!r}; known: {known}.")
+
+    @property
+    def kept_dtype(self) -> np.dtype:
+        """`dtype` as NumPy's."""
+        return np.dtype(DTYPES[self.dtype])
+
+    def batches(self, source: Source, first: int) -> Iterator[Batch]:
+        """The batches of a source from number `first` on."""
+        return image_batches(
+            source,
+            self.preprocess,
+            self.batch_size,
+            workers=self.workers,
+            threads=self.threads,
+            first=first,
+        )
 
 
 class Shard(NamedTuple):
@@ -34,7 +87,7 @@ class Shard(NamedTuple):
 
 
 class Throughput:
-    """Where the time of an encoding goes."""
+    """Clock of an encoding: time spent decoding and computing."""
 
     def __init__(self):
         self.images, self._started = 0, time.perf_counter()
@@ -50,11 +103,11 @@ class Throughput:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.perf_counter() - self._started
 
     def bound(self) -> str:
-        """What the encoding waits for, and how much of its time: "decode-bound 83 %"."""
+        """The limiting part and its share of the time: "decode-bound 83 %"."""
         decode, compute = (self._spent.get(on, 0.0) for on in ("decode", "compute"))
         share = decode / max(decode + compute, 1e-9)
         what, share = ("decode", share) if share > 0.5 else ("compute", 1 - share)
@@ -76,41 +129,25 @@ def resident_bytes() -> int:
 
 
 def encode_shards(
-    encode: Encode,
-    source: Source,
-    preprocess: Preprocess,
-    batch_size: int,
-    *,
-    dtype: np.dtype,
-    first: int = 0,
-    workers: int = 0,
-    threads: int | None = None,
-    say: Callable[[str], None] = print,
+    encoder: ImageEncoder, source: Source, *, first: int = 0, say: Say = print
 ) -> Iterator[Shard]:
     """Shards `first`, first + 1, ... of a source, each yielded as soon as it is complete.
 
     Args:
-      encode: uint8 images [B, S, S, 3] -> [B, P]; may return before it is done, as under jit.
+      encoder: makes the features.
       source: of images.
-      preprocess: crops them.
-      batch_size: images per call of `encode`; the last batch is padded.
-      dtype: of the features.
       first: shards that were made before.
-      workers: processes that decode; 0 decodes in threads of this one.
-      threads: that decode, per process; see `load_ahead`.
       say: gets one line about an encoding that took long; and one a minute where no bar is shown.
     """
     done, name = first * SHARD_ROWS, f"{source.domain}/{source.split}"
     if done >= len(source):
         return
-    batches = image_batches(
-        source, preprocess, batch_size, workers=workers, threads=threads, first=done // batch_size
-    )
+    batches = encoder.batches(source, done // encoder.batch_size)
     clock = Throughput()
     tell = _Teller(name, len(source) - done, clock, say)
     with progress(total=len(source), what=f"encode {name}", unit="image") as bar:
         bar.n = bar.initial = done
-        results = _finite(_overlapped(encode, batches, clock, dtype), name)
+        results = _finite(_overlapped(encoder, batches, clock), name)
         counted = _counted(results, done, clock, bar, tell)
         yield from _cut(counted, first, len(source))
     if clock.seconds > TELL_AFTER:
@@ -119,7 +156,7 @@ def encode_shards(
 
 
 def _overlapped(
-    encode: Encode, batches: Iterator[Batch], clock: Throughput, dtype: np.dtype
+    encoder: ImageEncoder, batches: Iterator[Batch], clock: Throughput
 ) -> Iterator[tuple[Batch, np.ndarray]]:
     """(batch, features): a result is fetched after the next batch is decoded and under way."""
     flying = None
@@ -127,8 +164,8 @@ def _overlapped(
         with clock.spent("decode"):
             batch = next(batches, None)
         with clock.spent("compute"):
-            result = None if batch is None else encode(batch["image"])
-            landed = flying and (flying[0], np.asarray(flying[1]).astype(dtype))
+            result = None if batch is None else encoder.encode(batch["image"])
+            landed = flying and (flying[0], np.asarray(flying[1]).astype(encoder.kept_dtype))
         if landed:
             yield landed
         if batch is None:
@@ -152,7 +189,7 @@ def _finite(results: Iterable, name: str) -> Iterator[tuple[Batch, np.ndarray]]:
 class _Teller:
     """Now and then a line about an encoding, for logs, where no bar is shown."""
 
-    def __init__(self, name: str, images: int, clock: Throughput, say: Callable[[str], None]):
+    def __init__(self, name: str, images: int, clock: Throughput, say: Say):
         self._name, self._images, self._clock, self._say = name, images, clock, say
         self._quiet, self._last = is_quiet(), 0.0
 

@@ -53,7 +53,7 @@ def tokenizer_files(directory: pathlib.Path) -> dict[str, str]:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What of a record `before` is another now, in few words; "" if nothing.
+    """Differences of two records in a few words; "" if there are none.
 
     Files may not come either; other names that `before` lacks are those of a newer clipjax.
 

@@ -15,7 +15,6 @@ import os
 import pathlib
 import shutil
 import time
-import uuid
 import zlib
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -27,6 +26,7 @@ from clipjax.data.dataset import Skipped
 from clipjax.data.features import encode as encoding
 from clipjax.data.features.encode import Shard
 from clipjax.data.loading.loader import Unreachable
+from clipjax.io import replaced
 from clipjax.io.finite import is_finite
 
 ABANDONED = 3600.0  # seconds after which nobody is still writing a scratch file
@@ -126,7 +126,7 @@ class FeatureStore:
                 self.path.rmdir()
 
     def _remove(self, keep: tuple[str, ...]) -> None:
-        """Of the files of an entry, all but some, and but those that are being written."""
+        """Remove an entry's files, all but `keep` and those that are being written."""
         for file in [*self.path.glob("*.npy"), *self.path.glob("*.json")]:
             if file.name not in keep:
                 file.unlink(missing_ok=True)
@@ -176,18 +176,11 @@ class FeatureStore:
         self._replace(self.path / "manifest.json", lambda file: file.write(text.encode()))
 
     def _replace(self, path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
-        """Gives `path` its content at once; each writer has a scratch file of its own."""
-        scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
-        try:
-            with scratch.open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(scratch, path)
-        except BaseException:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
-                scratch.unlink(missing_ok=True)
-            raise
+        """Gives `path` its content at once."""
+        with replaced(path, shared=True) as scratch, scratch.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def split(whole: Shard, rows: int) -> list[Shard]:
@@ -207,7 +200,7 @@ def join(shards: Sequence[Shard]) -> Shard:
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
-    """What the directory `path` says of itself; None where it is no cache entry."""
+    """The manifest of the directory `path`; None where it is no cache entry."""
     found = _json(path / "manifest.json")
     known = isinstance(found, dict) and {"complete", "created", "domain", "split"} <= set(found)
     return found if known else None

@@ -47,7 +47,7 @@ def _place(rng, rgba, strength):
 
 def _thicken(rng, alpha):
     """Makes the strokes of some one-coloured drawings a pixel thicker or thinner, [B, S, S]."""
-    pool = lambda a: jax.lax.reduce_window(a, -jnp.inf, jax.lax.max, (1, 3, 3), (1, 1, 1), "SAME")  # noqa: E731
+    pool = lambda a: jax.lax.reduce_window(a, -jnp.inf, jax.lax.max, (1, 3, 3), (1, 1, 1), "SAME")
     choice = jax.random.uniform(rng, (len(alpha), 1, 1))
     return jnp.where(choice < 0.3, pool(alpha), jnp.where(choice > 0.9, -pool(-alpha), alpha))
 

@@ -159,7 +159,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """What PIL raises for damaged files.
+    """The exceptions that PIL raises for damaged files.
 
     Of 15,000 mutated ones OSError, the bomb error, SyntaxError and ValueError; the rest is what the
     parsing calls of its plugins may raise.

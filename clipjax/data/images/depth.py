@@ -29,7 +29,7 @@ _BITS, _WHITE_IS_ZERO, _SAMPLE_FORMAT = (258, 1), (262, 0), (339, 1)
 
 
 class Scaling(NamedTuple):
-    """What was done to a picture of more than 8 bits."""
+    """How a picture of more than 8 bits was scaled to 8."""
 
     source: str  # what its values are, and which of them are black and white
     dark: bool  # whether nothing in it is brighter than `DARK`

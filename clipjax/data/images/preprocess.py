@@ -1,7 +1,7 @@
 """CLIP's image preprocessing: RGB, resize (bicubic), centre crop, rescale, normalise.
 
 The resize is PIL's, as in the reference (transformers' PIL-backed processor on a picture that was
-turned upright), or has its bits (`clipjax.data.images.resize`): other resizers move accuracy.
+turned upright): other resizers move accuracy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 
 from clipjax.data.images.decode import check_pixels, decode, to_rgb
 from clipjax.data.images.depth import scaled_array
-from clipjax.data.images.resize import Alone, resize
 from clipjax.errors import CheckpointError, DataError
 from clipjax.io import write_json
 from clipjax.io.texts import decoded
@@ -27,7 +26,7 @@ OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """What a model's `preprocessor_config.json` asks for. Frozen, so that it can key a cache.
+    """The rules of a model's `preprocessor_config.json`. Frozen, so that it can key a cache.
 
     Attributes:
       size: side of the square that the model sees, in pixels.
@@ -37,7 +36,7 @@ class Preprocess:
       std: divides each channel.
       resample: PIL's number of the filter; 3 is bicubic.
       rescale: factor on uint8 values.
-      decoder: "fast", or "reference" for PIL alone, also in the resize; the same pixels.
+      decoder: "fast", or "reference" for PIL alone; the same pixels.
     """
 
     size: int = 224
@@ -71,24 +70,12 @@ class Preprocess:
             raise DataError(
                 f"{name} is too long and narrow: resized it would have {error}; remove it."
             ) from None
-        return self._view(pixels, width, height)
+        if pixels.shape[1::-1] != (width, height):
+            from PIL import Image
 
-    def _view(self, pixels: np.ndarray, width: int, height: int) -> np.ndarray:
-        """The middle of the resized picture."""
-        if pixels.shape[1::-1] == (width, height):
-            return _centre(pixels, self.size)
-        if self.decoder == "fast" and min(width, height) >= self.size:
-            left, top = (width - self.size) // 2, (height - self.size) // 2
-            window = (left, top, left + self.size, top + self.size)
-            with Alone() as alone:
-                if alone:
-                    found = resize(pixels, width, height, self.resample, window)
-                    if found is not None:
-                        return found
-        from PIL import Image
-
-        picture = Image.fromarray(pixels).resize((width, height), resample=self.resample)
-        return _centre(np.asarray(picture), self.size)
+            picture = Image.fromarray(pixels).resize((width, height), resample=self.resample)
+            pixels = np.asarray(picture)
+        return _centre(pixels, self.size)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of a picture before the crop."""
@@ -98,20 +85,15 @@ class Preprocess:
             return self.resize[1], self.resize[0]
         edge, short = (self.size if self.resize == "size" else self.resize), min(width, height)
         # The longer side is cut to whole pixels, not rounded, as torchvision does.
-        return (
-            (edge, int(edge * height / short))
-            if width == short
-            else (
-                int(edge * width / short),
-                edge,
-            )
-        )
+        if width == short:
+            return edge, int(edge * height / short)
+        return int(edge * width / short), edge
 
     def with_size(self, size: int) -> Preprocess:
         """The same rules for another side of the square; the resize rule scales with it."""
         if size == self.size:
             return self
-        scale = lambda edge: round(edge * size / self.size)  # noqa: E731
+        scale = lambda edge: round(edge * size / self.size)
         resize = self.resize
         if isinstance(resize, int):
             resize = scale(resize)

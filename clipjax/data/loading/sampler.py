@@ -45,11 +45,11 @@ class Sampling(NamedTuple):
     balanced: bool = False
 
     def steps(self, num_source: int, num_target: int, batch_size: int) -> int:
-        """`steps_per_epoch`."""
+        """Batches of an epoch; see `steps_per_epoch`."""
         return steps_per_epoch(num_source, num_target, batch_size, self.epoch)
 
     def plan(self, key, num_source, num_target, batch_size, labels=None) -> Plan:
-        """`epoch_plan`."""
+        """The rows of an epoch's batches; see `epoch_plan`."""
         return epoch_plan(key, num_source, num_target, batch_size, self, labels)
 
 
@@ -87,7 +87,7 @@ class Episodes(NamedTuple):
             return jax.lax.top_k(jnp.where(member[classes], chance, -1.0), each)[1]
 
         rows = jax.vmap(episode)(jax.random.split(key, self.count)).astype(jnp.int32)
-        flat = lambda part: part.reshape(self.count, -1)  # noqa: E731
+        flat = lambda part: part.reshape(self.count, -1)
         query = flat(rows[..., self.shot :])
         support = flat(rows[..., : self.shot])
         return {"source": query, "support": support, "mask": jnp.ones(query.shape, bool)}
@@ -223,9 +223,8 @@ def _source_order(key, num_source, length, batch_size, balanced, labels):
         return balanced_rows(key, labels, length), everything
     if not 0 <= padding < batch_size:
         return _shuffled(key, num_source, length), everything
-    order = (
-        jnp.zeros(length, jnp.int32).at[:num_source].set(jax.random.permutation(key, num_source))
-    )
+    shuffled = jax.random.permutation(key, num_source)
+    order = jnp.zeros(length, jnp.int32).at[:num_source].set(shuffled)
     return order, jnp.arange(length) < num_source
 
 

@@ -6,8 +6,9 @@ worker threads cannot change it.
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -57,7 +58,7 @@ class PairCorpus:
 
     @property
     def image_size(self) -> int:
-        """Pixels of a side."""
+        """Side of the drawings in pixels."""
         return self._masks.shape[1]
 
     def images(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +71,23 @@ class PairCorpus:
         return out, mono
 
 
+@dataclasses.dataclass(frozen=True)
+class Wording:
+    """Which of an image's texts stands for it, and in what sentence.
+
+    Attributes:
+      caption_share: probability of the caption (an image's first text).
+      category_share: probability of its second text, the category; else any other of its texts.
+      templates: sentences around a text, `{}` where it goes.
+      plain_share: probability of the bare text instead of a template.
+    """
+
+    caption_share: float
+    category_share: float
+    templates: tuple[str, ...]
+    plain_share: float = 0.5
+
+
 def sample_batch(
     corpus: PairCorpus,
     tokenize: Callable[[Sequence[str]], np.ndarray],
@@ -78,10 +96,7 @@ def sample_batch(
     step: int,
     batch_size: int,
     mixture: Mapping[str, float],
-    caption_share: float,
-    category_share: float,
-    templates: Sequence[str],
-    plain_share: float = 0.5,
+    wording: Wording,
 ) -> dict:
     """The batch of a step.
 
@@ -92,10 +107,7 @@ def sample_batch(
       step: which batch.
       batch_size: pairs.
       mixture: group -> share of the batch; groups are drawn from uniformly.
-      caption_share: probability of the caption (an image's first text).
-      category_share: probability of its second text, the category; else any other of its texts.
-      templates: sentences around a text, `{}` where it goes.
-      plain_share: probability of the bare text instead of a template.
+      wording: which text of an image, in what sentence.
 
     Returns:
       {"inputs": {"rgba", "mono"}, "tokens", "text_id", "text_ids"} as
@@ -113,13 +125,13 @@ def sample_batch(
     others = (text_ids >= 0).sum(axis=1) - 1
     pick = 1 + np.floor(rng.random(batch_size) * others).astype(np.int64)
     choice = rng.random(batch_size)
-    pick = np.where(choice < caption_share + category_share, 1, pick)
-    pick = np.where((choice < caption_share) | (others == 0), 0, pick)
+    pick = np.where(choice < wording.caption_share + wording.category_share, 1, pick)
+    pick = np.where((choice < wording.caption_share) | (others == 0), 0, pick)
     text_id = text_ids[np.arange(batch_size), pick]
-    plain = rng.random(batch_size) < plain_share
-    form = rng.integers(len(templates), size=batch_size)
+    plain = rng.random(batch_size) < wording.plain_share
+    form = rng.integers(len(wording.templates), size=batch_size)
     texts = [
-        corpus.texts[t] if p else templates[f].replace("{}", corpus.texts[t])
+        corpus.texts[t] if p else wording.templates[f].replace("{}", corpus.texts[t])
         for t, p, f in zip(text_id, plain, form, strict=True)
     ]
     rgba, mono = corpus.images(index)
@@ -139,12 +151,3 @@ def check_mixture(corpus: PairCorpus, mixture: Mapping[str, float]) -> None:
             f"data.mixture names groups that {corpus.root} does not have: {', '.join(unknown)}; "
             f"it has {', '.join(corpus.groups)}."
         )
-
-
-def batches(make: Callable[[int], dict], first: int, last: int, *, buffer: int = 4) -> Iterator:
-    """Yields make(first) ... make(last - 1), prepared ahead in a thread by grain."""
-    import grain
-
-    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=buffer)
-    dataset = grain.MapDataset.range(first, last).map(lambda step: make(int(step)))
-    return iter(dataset.to_iter_dataset(options))

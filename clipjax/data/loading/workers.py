@@ -172,7 +172,7 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def serve(threads: int) -> None:
-    """What a worker process runs: `load` comes in, then items; out goes what it makes of them."""
+    """Run a worker process: read `load`, then items, and write what it makes of them."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent ends its step first, then this
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -235,7 +235,7 @@ def _write(pipe: BinaryIO, packed: bytes, arrays: list[pickle.PickleBuffer]) -> 
 
 
 def _read(pipe: BinaryIO) -> Any:
-    """What `_write` wrote; EOFError where it ends early."""
+    """Read what `_write` wrote; EOFError where it ends early."""
     packed, sizes = pickle.load(pipe)
     arrays = [bytearray(size) for size in sizes]
     for array in arrays:

@@ -220,7 +220,7 @@ def _places(members: Iterable[str], keys: Iterable[str]) -> dict[tuple[str, bool
     """
     keys = [(key, *key.partition("/")[::2]) for key in keys]
     deep = 2 if all("/" in rest for _, _, rest in keys) else 1
-    tail = lambda name: name.split("/")[-deep:]  # noqa: E731
+    tail = lambda name: name.split("/")[-deep:]
     by_tail = collections.defaultdict(list)
     for name in members:
         by_tail[tuple(tail(name))].append(name)
@@ -239,7 +239,7 @@ def _places(members: Iterable[str], keys: Iterable[str]) -> dict[tuple[str, bool
 
 
 def _told(files: Sequence[zipfile.ZipInfo]) -> str:
-    """What a zip holds, in short."""
+    """A zip's content in a few words."""
     names = [info.filename for info in files]
     if not names:
         return "no files"

@@ -47,7 +47,7 @@ class Members:
         return f"{self.archive}/{self.names[index]}"
 
     def read(self, index: int) -> bytes:
-        """A member's content, checked."""
+        """A member's content, its checksum verified."""
         check_size(self.path(index), max(self.sizes[index], self.packed[index]))
         try:
             data = self._unpack(index)
@@ -86,7 +86,7 @@ class Members:
         )
 
     def fingerprint(self) -> str:
-        """Of the archive's path, size and time, and of every member's name and checksum."""
+        """Hash of the archive's path, size and time, and of every member's name and checksum."""
         digest = hashlib.sha256(f"{self.archive}|{self.stamp}|".encode("utf-8", "surrogateescape"))
         digest.update(self.names.packed)
         for values in (self.names.ends, self.sizes, self.checks):
@@ -136,7 +136,7 @@ def _choose(
             raise DataError(
                 f"{shown(path)} holds {shown(info.filename)} {fault}; unpack it, or pack it again."
             )
-    column = lambda key, kind: np.array([getattr(m, key) for m in members], kind)  # noqa: E731
+    column = lambda key, kind: np.array([getattr(m, key) for m in members], kind)
     found = Members(
         os.path.abspath(path),
         stamp,

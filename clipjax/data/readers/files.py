@@ -78,14 +78,14 @@ class Names:
 
 
 class Store(Protocol):
-    """Where a `FileSource` reads: `Files`, or the members of an archive. Picklable."""
+    """The images behind a `FileSource`: `Files`, or the members of an archive. Picklable."""
 
     sizes: np.ndarray  # int64 [N], bytes; below 1 where there is nothing to read
 
     def __len__(self) -> int: ...
 
     def path(self, index: int) -> str:
-        """For messages."""
+        """The path of an image, for messages."""
         ...
 
     def read(self, index: int) -> bytes:
@@ -120,7 +120,7 @@ class Files:
         return len(self.names)
 
     def path(self, index: int) -> str:
-        """Where a file is."""
+        """The path of a file."""
         return os.path.join(self.root, self.folders[self.folder[index]], self.names[index])
 
     def read(self, index: int) -> bytes:
@@ -155,7 +155,7 @@ class Files:
         )
 
     def fingerprint(self) -> str:
-        """Of path, size and time of change: reading all bytes would cost as much as encoding them.
+        """Hash of path, size and time of change; reading all bytes would cost as much as encoding.
 
         What rewrites a file, keeps its size and sets its time back goes unnoticed.
         """

@@ -19,6 +19,7 @@ import numpy as np
 
 from clipjax.data.readers.files import Names
 from clipjax.data.readers.folder_walk import Found, State, state, walk
+from clipjax.io import default_cache_dir, replaced
 
 FORMAT = 3  # raise when what is stored, or what a walk looks for, changes
 LEAST = 5000  # fewer files are found again as fast as they are read
@@ -28,13 +29,11 @@ _SETTLED = 2_000_000_000  # ns; a file system may stamp changes of so long with 
 
 def default_index_dir() -> pathlib.Path:
     """`index` in clipjax's cache folder."""
-    from clipjax.io import default_cache_dir
-
     return default_cache_dir() / "index"
 
 
 def index_path(root: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> pathlib.Path:
-    """Where the index of a root is: one file per root, replaced when it is out of date."""
+    """The path of a root's index: one file per root, replaced when it is out of date."""
     key = hashlib.sha256(os.fsencode(os.path.abspath(root))).hexdigest()[:32]
     return pathlib.Path(cache_dir or default_index_dir()) / f"{key}.npz"
 
@@ -46,7 +45,7 @@ def find_files(
     least: int | None = None,
     walk: Callable[[str | os.PathLike], Found] = walk,
 ) -> Found:
-    """What `walk(root)` finds, from the index where that is still true.
+    """The findings of `walk(root)`, from the index where that is still true.
 
     Args:
       root: a folder of domains.
@@ -104,18 +103,13 @@ def save_index(path: pathlib.Path, found: Found) -> None:
     content = io.BytesIO()
     np.savez(content, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with scratch.open("wb") as file:
-            file.write(hashlib.sha256(content.getbuffer()).digest())
-            file.write(content.getbuffer())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with replaced(path, shared=True) as scratch, scratch.open("wb") as file:
+        file.write(hashlib.sha256(content.getbuffer()).digest())
+        file.write(content.getbuffer())
 
 
 def load_index(path: pathlib.Path) -> Found | None:
-    """What `save_index` wrote; None where there is nothing, or nothing whole, of this format."""
+    """Read what `save_index` wrote; None where there is nothing whole of this format."""
     try:
         data = path.read_bytes()
     except OSError:

@@ -15,13 +15,13 @@ from clipjax.data.readers.files import Names, is_image_name, is_picture_name
 from clipjax.data.splits import SPLITS, WHOLE, file_key, positions, split_of
 from clipjax.errors import DataError
 
-# With hidden ones, passed over in silence wherever they are.
+# Ignored without a word wherever they are, as hidden files are.
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "lost+found", "@eadir", "#recycle")
 _SYSTEM += ("$recycle.bin", "system volume information")
 
 
 class State(NamedTuple):
-    """Of a directory."""
+    """The inode and times of a directory, which tell whether it changed."""
 
     changed: int  # ns
     status_changed: int  # ns; unlike `changed`, nothing sets it back
@@ -34,7 +34,7 @@ class State(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a walk found. Nothing in it depends on what the files hold."""
+    """The findings of a walk. Nothing in it depends on the content of the files."""
 
     domains: tuple[str, ...]
     # (domain, split, class), as the folders are called; split "" where none is given
@@ -195,7 +195,7 @@ def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
 
 
 def _list(path: str) -> _Listing:
-    """What is in a directory, links followed, without what is hidden or the system's."""
+    """List a directory, links followed, without hidden and system files."""
     folders, files, broken = [], [], []
     with os.scandir(path) as entries:
         for entry in entries:

@@ -79,7 +79,7 @@ def read_list(file: str | os.PathLike) -> Lines:
         fields = row[1]
         if len(fields) != columns.width or "" in fields or (mark == " " and " " in fields[0]):
             _check_row(row, columns, mark, name)
-    column = lambda k: None if k is None else [row[1][k] for row in found]  # noqa: E731
+    column = lambda k: None if k is None else [row[1][k] for row in found]
     names = {label: class_name(label) for label in set(column(columns.label))}
     return Lines(
         file,
@@ -245,7 +245,7 @@ def find_folder(root: pathlib.Path, lists: str = "") -> pathlib.Path | None:
 
 
 def find_doubtful_folder(root: pathlib.Path) -> pathlib.Path | None:
-    """Where files are at least called like lists, to say what is wrong with them."""
+    """A folder whose files are at least called like lists, to say what is wrong with them."""
     return next((p for p in _places(root) if find_lists(p)), None)
 
 

@@ -111,7 +111,7 @@ class ListDataset:
         return dict(sorted(parts.items(), key=lambda part: (part[0][0], order.index(part[0][1]))))
 
     def _positions(self, key: tuple[str, str], lines: Lines) -> np.ndarray:
-        """Where a hash puts the images, if any split needs it."""
+        """Hash positions of the images, if any split needs them."""
         domain, part = key
         given = self._given[domain]
         if not any(splits.origin(s, given)[0] == part != s for s in splits.SPLITS):
@@ -185,7 +185,7 @@ def _open(root: pathlib.Path, lists: Sequence[Lines]) -> list[Store]:
 
 
 def _instead(root: pathlib.Path, opened: Collection[pathlib.Path | None]) -> str:
-    """What else a root could be read as: zips that stand for nothing listed, or its folders."""
+    """Other ways to read a root: zips that stand for nothing listed, or its folders."""
     unused = (f for f in root.iterdir() if f.suffix.lower() == ".zip" and f not in opened)
     if zips := sorted(f.name for f in unused):
         some = ", ".join(map(shown, zips[:3])) + (", ..." if len(zips) > 3 else "")

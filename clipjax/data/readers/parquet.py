@@ -186,7 +186,7 @@ class ParquetDataset:
         return ArraySource(images, self._labels[rows], names=names, **described)
 
     def _why_none(self, domain: str, split: str, part: np.ndarray) -> str:
-        """What to say of a part without usable rows."""
+        """The sentence on a part without usable rows."""
         counts = {reason: int(mask[part].sum()) for reason, mask in self._reasons.items()}
         why = ", ".join(f"{reason} in {count}" for reason, count in counts.items() if count)
         return (

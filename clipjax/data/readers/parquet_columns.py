@@ -28,7 +28,7 @@ class Column(NamedTuple):
 
 @contextlib.contextmanager
 def explained(path: pathlib.Path) -> Iterator[None]:
-    """What goes wrong in reading a file is a DataError that names it."""
+    """Turn what goes wrong in reading a file into a DataError that names it."""
     import pyarrow
 
     try:
@@ -41,7 +41,7 @@ def explained(path: pathlib.Path) -> Iterator[None]:
 
 
 def features_of(schema) -> dict[str, dict]:
-    """What `datasets` noted about the columns."""
+    """The features that `datasets` noted for the columns."""
     noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     for key in ("info", "features"):
         noted = noted.get(key) if isinstance(noted, dict) else None
@@ -149,11 +149,8 @@ def coded(path: pathlib.Path, name: str, column, declared: Sequence[str]) -> Col
     found = [n for n in dict.fromkeys(names) if n]
     number = {n: k for k, n in enumerate(found)}
     codes = np.array([*(number.get(n, -1) for n in names), -1])[codes]
-    return (
-        by_names(Column(codes, found, True), declared, where)
-        if declared
-        else (Column(codes, found, True))
-    )
+    column = Column(codes, found, True)
+    return by_names(column, declared, where) if declared else column
 
 
 def _is_text(kind) -> bool:

@@ -48,7 +48,7 @@ class Shard(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Where the images of a file are."""
+    """The image column of a file: where it is, and its row groups."""
 
     path: pathlib.Path
     name: str  # below the root
@@ -59,7 +59,7 @@ class Images(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """What is read of a file when a dataset is opened."""
+    """The columns that are read of a file when a dataset is opened."""
 
     label: Column
     domain: Column

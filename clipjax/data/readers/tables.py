@@ -30,7 +30,7 @@ Row = tuple[int, tuple[str, ...]]  # number of the line, from 1, and its fields
 
 
 class Columns(NamedTuple):
-    """Where in a row what is needed stands."""
+    """The positions of the needed fields in a row."""
 
     path: int
     label: int
@@ -41,7 +41,7 @@ class Columns(NamedTuple):
 
 
 def words(line: str) -> list[str]:
-    """What stands before the last space and after it, each quoted or not.
+    """The parts of a line before its last space and after it, each quoted or not.
 
     >>> words("a b.jpg 3"), words('"a b.jpg" "t shirt"'), words("a")
     (['a b.jpg', '3'], ['a b.jpg', 't shirt'], ['a'])
@@ -54,7 +54,7 @@ def words(line: str) -> list[str]:
 
 
 def separator(line: str, suffix: str) -> str:
-    """Of a first line that may be a header.
+    """The separator of a table, from a first line that may be a header.
 
     >>> [separator(line, ".txt") for line in ("a b.jpg 3", "a b.jpg,3", "a,b.jpg 3", "a.jpg;b c")]
     [' ', ',', ' ', ';']
@@ -168,5 +168,5 @@ def _named_columns(header: Row, meanings: Sequence[str], name: str) -> Columns:
 
 
 def _meaning(field: str) -> str:
-    """What a header's field says of its column; "" for what is not needed."""
+    """The meaning of a header's field; "" for what is not needed."""
     return _MEANINGS.get(re.sub(r"[^a-z]", "", field.lower()), "")

@@ -77,20 +77,16 @@ def prepared(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Newest versions in a folder: {"": its own}, else those of its sub-folders by name."""
     if own := _newest(folder):
         return {"": own}
-    inner = {sub.name: _newest(sub) for sub in _subfolders(folder)}
-    return {name: version for name, version in inner.items() if version}
+    inner = (sub for sub in sorted(folder.glob("*")) if sub.is_dir())
+    return {sub.name: version for sub in inner if (version := _newest(sub))}
 
 
 def _newest(folder: pathlib.Path) -> pathlib.Path | None:
     if (folder / INFO).exists():
         return folder
-    numbered = [f for f in _subfolders(folder) if re.fullmatch(r"\d+\.\d+\.\d+", f.name)]
-    numbered = [f for f in numbered if (f / INFO).exists()]
-    return max(numbered, key=lambda f: tuple(map(int, f.name.split("."))), default=None)
-
-
-def _subfolders(folder: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(f for f in folder.iterdir() if f.is_dir()) if folder.is_dir() else []
+    versions = [file.parent for file in folder.glob(f"*/{INFO}")]
+    versions = [v for v in versions if re.fullmatch(r"\d+\.\d+\.\d+", v.name)]
+    return max(versions, key=lambda v: tuple(map(int, v.name.split("."))), default=None)
 
 
 def _unprepared(root: pathlib.Path, name: str) -> Exception:

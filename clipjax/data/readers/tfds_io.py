@@ -15,6 +15,7 @@ import numpy as np
 from clipjax.data.readers.tfds_dirs import convert_command
 from clipjax.data.splits import split_of
 from clipjax.errors import DataError, UnreachableError
+from clipjax.io import default_cache_dir, replaced
 from clipjax.io.texts import check_class_names, some
 from clipjax.log import progress
 
@@ -22,7 +23,7 @@ AT_ONCE = 256  # records read together for their labels
 
 
 class Builder(NamedTuple):
-    """What is known of a prepared builder without reading records."""
+    """A prepared builder's metadata, known without reading records."""
 
     folder: str
     name: str  # builder/config/version
@@ -70,7 +71,7 @@ def _open(folder: str) -> Any:
 
 @contextlib.contextmanager
 def explained(what: str) -> Iterator[None]:
-    """What goes wrong in reading is a DataError."""
+    """Turn what goes wrong in reading into a DataError that names `what`."""
     from google.protobuf.json_format import Error
     from google.protobuf.message import DecodeError
 
@@ -143,8 +144,6 @@ def read_labels(records: Records, builder: Builder) -> np.ndarray:
     Raises:
       DataError: labels that are no class, or damaged records.
     """
-    from clipjax.io import default_cache_dir
-
     text = "\n".join((builder.folder, builder.label, records.stamp))
     key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     file = default_cache_dir() / "labels" / f"{key}.npy"
@@ -182,13 +181,9 @@ def _kept(file: pathlib.Path, count: int) -> np.ndarray | None:
 
 def _keep(file: pathlib.Path, labels: np.ndarray) -> None:
     """Writes the cache; a full disk costs a warning, as labels can be read again."""
-    scratch = file.with_name(f"{file.name}.{os.getpid()}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with scratch.open("wb") as out:
+        with replaced(file, shared=True) as scratch, scratch.open("wb") as out:
             np.save(out, labels)
-        os.replace(scratch, file)
     except OSError as error:
         warnings.warn(f"labels are not cached: {file}: {error.strerror}.", stacklevel=2)
-        if scratch.exists():
-            scratch.unlink()

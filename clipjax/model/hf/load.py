@@ -77,7 +77,7 @@ def load_clip(
     _check_projection(config, tensors)
     shapes = {name: stored.shape for name, stored in tensors.items()}
     names = check_tensors(shapes, config, f"the weights in {directory}")
-    read = lambda name: _read(name, tensors[name], dtype)  # noqa: E731
+    read = lambda name: _read(name, tensors[name], dtype)
     params = params_from_hf(names, read, config, dtype)
     if image_size in (None, config.vision and config.vision.image_size):
         return config, params

@@ -48,11 +48,16 @@ def _traced(config: CLIPConfig) -> PyTree:
         if config.text:
             module.encode_text(jnp.zeros((1, 2), jnp.int32))
 
-    init = lambda key: CLIP(config).init(key, method=run)  # noqa: E731
+    init = lambda key: CLIP(config).init(key, method=run)
     return jax.eval_shape(init, jax.random.key(0))["params"]
 
 
-def _flat(tree: PyTree) -> dict[str, Any]:
+def flat(tree: PyTree) -> dict[str, Any]:
+    """Leaves by their keys joined with "/".
+
+    >>> flat({"classifier": {"layer_0": {"bias": 1}}})
+    {'classifier/layer_0/bias': 1}
+    """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
 
@@ -68,7 +73,7 @@ def check_tensors(
       CheckpointError: tensors that are missing (-), unexpected (+) or of another shape (!), the
         first of each kind listed and all counted.
     """
-    expected = _flat(abstract_params(config))
+    expected = flat(abstract_params(config))
     found = {our_path(name): name for name in shapes if our_path(name)}
     more = [f"+ {n} {tuple(shapes[n])}" for p, n in found.items() if p not in expected]
     missing, wrong = [], []
@@ -135,12 +140,12 @@ def params_from_hf(
             return jnp.asarray(config.logit_scale_init_value, dtype or jnp.float32)
         return jnp.asarray(to_ours(path, read(names[path])))
 
-    return jax.tree.unflatten(jax.tree.structure(abstract), [leaf(p) for p in _flat(abstract)])
+    return jax.tree.unflatten(jax.tree.structure(abstract), [leaf(p) for p in flat(abstract)])
 
 
 def params_to_hf(params: PyTree, config: CLIPConfig) -> dict[str, np.ndarray]:
     """Named Hugging Face tensors of our tree, the inverse of `params_from_hf`."""
     return {
         hf_name(path): to_hf(path, np.asarray(value), config)
-        for path, value in _flat(params).items()
+        for path, value in flat(params).items()
     }

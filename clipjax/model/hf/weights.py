@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.errors import CheckpointError
+from clipjax.io import replaced
 from clipjax.io.finite import is_finite
 from clipjax.io.texts import decoded
 
@@ -19,7 +19,7 @@ PICKLE = "pytorch_model.bin"
 
 
 class Stored(NamedTuple):
-    """Where a tensor lies; `read_tensor` fetches it."""
+    """The place of a tensor on disk; `read_tensor` fetches it."""
 
     file: pathlib.Path
     name: str
@@ -131,7 +131,6 @@ def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None
     """Writes one safetensors file atomically."""
     from safetensors.numpy import save_file
 
-    scratch = path.with_name(path.name + ".partial")
-    save_file(dict(tensors), scratch, metadata={"format": "pt"})  # transformers insists on "pt"
-    scratch.chmod(0o644)  # safetensors makes files that only their owner can read
-    os.replace(scratch, path)
+    with replaced(path) as scratch:
+        save_file(dict(tensors), scratch, metadata={"format": "pt"})  # transformers insists on "pt"
+        scratch.chmod(0o644)  # safetensors makes files that only their owner can read

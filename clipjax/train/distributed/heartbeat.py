@@ -47,7 +47,7 @@ while True:
 
 
 def lost(place: tuple[int, int], other: int) -> str:
-    """What a process says when another one died."""
+    """The sentence of a process when another one died."""
     return (
         f"process {place[0]} of {place[1]} lost contact with process {other}, which was killed or "
         f"cut off; {AGAIN}"
@@ -55,7 +55,7 @@ def lost(place: tuple[int, int], other: int) -> str:
 
 
 def left(place: tuple[int, int], other: int, code: int) -> str:
-    """What a process says when another one ended by itself, and this one cannot go on alone."""
+    """The sentence of a process when another one ended, and this one cannot go on alone."""
     return (
         f"process {place[0]} of {place[1]} ends because process {other} ended with exit code "
         f"{code}; what that one said tells why. To go on, {AGAIN}"
@@ -100,7 +100,7 @@ class Watch:
         self._depart(code)
 
     def finish(self) -> None:
-        """As `leave`, of a process that waits for the others then, and misses them still."""
+        """As `leave`, for a process that waits for the others then, and notices their death."""
         failed = getattr(sys, "last_value", None) is not None  # an exception that nobody caught
         self._depart(1 if failed else 0)
         if self._holder and not failed:

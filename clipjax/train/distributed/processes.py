@@ -146,7 +146,7 @@ def is_first() -> bool:
 
 
 def gather(value: T) -> list[T]:
-    """What every process has, by index; all must ask for it together.
+    """Gather the values of all processes, by index; all must call it together.
 
     It travels pickled, from processes of one run to each other.
     """

@@ -103,6 +103,6 @@ def _with_local_arrays(mapped: Callable, local: Mesh, mesh: Mesh) -> Callable:
 def _rewrapped(tree: PyTree, to: Mesh) -> PyTree:
     """Arrays that are whole on each of this process's devices, as arrays of another mesh."""
     sharding = replicated(to)
-    parts = lambda x: [shard.data for shard in x.addressable_shards]  # noqa: E731
-    join = lambda x: jax.make_array_from_single_device_arrays(x.shape, sharding, parts(x))  # noqa: E731
+    parts = lambda x: [shard.data for shard in x.addressable_shards]
+    join = lambda x: jax.make_array_from_single_device_arrays(x.shape, sharding, parts(x))
     return jax.tree.map(join, tree)

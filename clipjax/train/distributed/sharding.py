@@ -126,7 +126,7 @@ def deal_out(batch: PyTree, mesh: Mesh) -> PyTree:
     where = jax.tree.map(lambda x: cut(mesh) if np.ndim(x) else replicated(mesh), batch)
     if replicated(mesh).is_fully_addressable:
         return jax.device_put(batch, where)
-    join = lambda x, sharding: jax.make_array_from_process_local_data(sharding, np.asarray(x))  # noqa: E731
+    join = lambda x, sharding: jax.make_array_from_process_local_data(sharding, np.asarray(x))
     return jax.tree.map(join, batch, where)
 
 
@@ -175,9 +175,19 @@ def first_devices() -> NamedSharding | SingleDeviceSharding:
 
 def placed(tree: PyTree) -> PyTree:
     """Shapes, dtypes and places of arrays; `first_devices` for those that have no place yet."""
-
-    def describe(x):
-        sharding = getattr(x, "sharding", None) or first_devices()
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
+    describe = lambda x: _shape_at(x, getattr(x, "sharding", None) or first_devices())
     return jax.tree.map(describe, tree)
+
+
+def place_state(state: PyTree, mesh: Mesh) -> PyTree:
+    """Shapes of parameters and optimizer state with the places that `state_shardings` gives."""
+    return jax.tree.map(_shape_at, state, state_shardings(state, mesh))
+
+
+def place_batch(batch: PyTree, mesh: Mesh) -> PyTree:
+    """Shapes of a batch's arrays [B, ...] with the places that `deal_out` gives."""
+    return jax.tree.map(lambda x: _shape_at(x, cut(mesh) if x.ndim else replicated(mesh)), batch)
+
+
+def _shape_at(x: Any, sharding: NamedSharding | SingleDeviceSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
