@@ -178,6 +178,13 @@ def parsed(config):
     return parse(config.to_dict())
 
 
+def methods_of(config, classes: int = 3):
+    """The methods that a config of configs/*.py trains, by name, on so many classes."""
+    from clipjax.study.methods import build_methods
+
+    return build_methods(parsed(config), tuple(f"class {i}" for i in range(classes)))
+
+
 def read_json(path):
     """A JSON file's content."""
     return json.loads(pathlib.Path(path).read_text())

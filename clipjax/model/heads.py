@@ -51,7 +51,7 @@ class Heads(nn.Module):
     one is a table of class embeddings (`class_embeddings`). With `members` > 1 the class head is an
     ensemble: equal networks with their own initial values, their logits on a leading axis.
     With `text=True` there is no class head here: CLIP's own text tower names the classes
-    (`clipjax.model.network`).
+    (`clipjax.model.backbone`).
     """
 
     num_classes: int

@@ -4,7 +4,6 @@ import functools
 import os
 import shutil
 import signal
-import types
 
 import jax
 import numpy as np
@@ -16,18 +15,18 @@ from clipjax.data.loading.pairing import paired_batches
 from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.log import read_log
 from clipjax.model.hf.load import load_clip
-from clipjax.study import Augment, methods, plan, run
+from clipjax.study import Augment, plan, run
 from clipjax.study import trainer as train
 from clipjax.study import workdir as workdirs
 from clipjax.study.encode import encode_texts
-from clipjax.study.methods import build_methods, group_runs
+from clipjax.study.methods import group_runs
 from clipjax.study.plan import prepare
 from clipjax.study.restore import restored
 from clipjax.study.trainer import Trainer, trainers
 from clipjax.train.preemption import Preempted
 from configs import common, tables
 from experiments import export
-from tests.conftest import REPO, parsed, read_json
+from tests.conftest import REPO, methods_of, parsed, read_json
 
 TRUNK = {"adapter": (8,), "classifier": (8,), "discriminator": (8,)}
 TWO_STAGE = {
@@ -268,7 +267,7 @@ def test_methods_that_differ_in_numbers_train_as_one_program(photos, wee_clip, t
 
 def test_groups_share_all_but_rates_and_lambdas():
     always = lambda method: True  # noqa: E731
-    built = {t: build_methods(parsed(tables.get_config(str(t))), 28) for t in (3, 4, 5)}
+    built = {t: methods_of(tables.get_config(str(t)), 28) for t in (3, 4, 5)}
     assert group_runs(built[3], always) == [(f"mlp{n}_step", f"mlp{n}_cosine") for n in (2, 3, 5)]
     assert len(group_runs(built[4], always)) == 2  # the losses differ
     assert group_runs(built[5], always) == [("dann_lr1e-2", "dann_lr1e-3", "dann_constant")]
@@ -292,7 +291,7 @@ def test_groups_share_all_but_rates_and_lambdas():
 def test_what_cannot_train_is_refused_by_name(change, word):
     config = config_of("", "tiny", dann={"loss": "dann", "heads": TRUNK} | change)
     with pytest.raises(ConfigError, match=word):
-        build_methods(parsed(config), 3)
+        methods_of(config)
 
 
 @pytest.mark.parametrize(
@@ -310,13 +309,14 @@ def test_what_does_not_fit_the_model_is_refused_by_name(photos, wee_clip, change
         prepare(parsed(config))
 
 
-def test_a_loss_that_knows_no_axis_is_refused_with_pmap(monkeypatch):
-    plain = types.SimpleNamespace(make_loss=lambda model: None)
-    monkeypatch.setattr(methods, "loss_files", lambda: {"plain": plain})
-    config = config_of("", "tiny", own={"loss": "plain", "heads": {"classifier": (8,)}})
-    config.parallel = "pmap"
-    with pytest.raises(ConfigError, match="methods.own: its loss does not take axis_name"):
-        build_methods(parsed(config), 3)
+@pytest.mark.parametrize("field, value", [("parallel", "pmap"), ("accumulate", 2)])
+def test_a_loss_of_whole_batches_is_refused_in_parts(field, value):
+    own = {"loss": "tests.contract.moments", "heads": {"classifier": (8,)}}
+    config = config_of("", "tiny", own=own)
+    config[field] = value
+    says = f"methods.own: .*moments' compares the examples of a batch.* leave {field} at"
+    with pytest.raises(ConfigError, match=says):
+        methods_of(config)
 
 
 @pytest.mark.parametrize(
@@ -384,6 +384,6 @@ def test_the_methods_of_the_readme_can_be_built():
     code = text[text.index("config.methods.two_stage = {") :].split("```")[0]
     config = common.study()
     exec(code, {"config": config})
-    (method,) = build_methods(parsed(config), 5).values()
+    (method,) = methods_of(config, 5).values()
     assert [phase.epochs for phase in method.phases] == [6, 14]
     assert method.phases[1].augment == Augment(smallest=0.5)

@@ -33,10 +33,11 @@ SCRIPT = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np, optax
 from clipjax.adapt import contrastive, dann
+from clipjax.adapt.method import Classes, on_backbone
 from clipjax.adapt.step import init_state, make_step
+from clipjax.model.backbone import make_backbone, make_head, tower_params
 from clipjax.model.clip import CLIP, normalize
-from clipjax.model.heads import Heads, as_model, init_heads
-from clipjax.model.network import make_network, needed_clip
+from clipjax.model.heads import Heads, as_model
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed.program import make_program
 from clipjax.train.distributed.sharding import DATA, batch_mesh, make_mesh, replicate
@@ -84,10 +85,11 @@ losses["accumulated on pmap 4"] = train(adapt, start, full, 4, "pmap", accumulat
 
 config = small_config(vision={"num_hidden_layers": 1})
 heads = Heads(3, adapter=(8,), classifier=(8,), discriminator=(8,))
-network = make_network(CLIP(config), lambda pixels, rng: pixels / 255.0, heads, tokens=None)
-start = init_heads(heads, jax.random.key(0), jnp.zeros((1, 16)), jnp.zeros((3, 16)), 1.0)
-start = start | {"clip": needed_clip(heads, random_params(config))}
-tune = lambda axis: dann.make_loss(network.pixel_model)
+backbone = make_backbone(CLIP(config), lambda pixels, rng: pixels / 255.0)
+head = make_head(heads, backbone, Classes(("a", "b", "c"), None, jnp.zeros((3, 16)), 1.0))
+start = jax.jit(head.init)(jax.random.key(0))
+start = start | {"clip": tower_params(random_params(config), ("image",))}
+tune = lambda axis: dann.make_loss(on_backbone(backbone, head))
 pixels = lambda: rng.integers(0, 256, (16, 32, 32, 3)).astype(np.uint8)
 batches = [labelled(pixels) for _ in range(20)]
 for variant in TOWER:
