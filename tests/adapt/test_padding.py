@@ -117,6 +117,7 @@ def close(one, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_no_garbage_reaches_parameters_through_the_networks(method):
     """Whole, and as the shares of three parts in a scan, one of which holds a single real row."""

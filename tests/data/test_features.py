@@ -382,6 +382,7 @@ def test_a_long_encoding_says_how_fast_it_was(monkeypatch):
     assert all(word in said[0] for word in ("images/s", "-bound", "GB in memory"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # PIL's, of damaged tags
 def test_500_damaged_files_end_no_encoding_and_are_all_counted(tmp_path):
     files = [data for _, data in mutants(500)]

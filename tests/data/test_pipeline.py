@@ -40,6 +40,7 @@ def same(a, b):
         jax.tree.map(np.testing.assert_array_equal, x, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [ONE_PASS, Sampling(3, balanced=True)])
 def test_the_order_is_that_of_cached_features(sampling):
     found = batches(0, 6, crops(12), sampler=sampling)
@@ -54,6 +55,7 @@ def test_the_order_is_that_of_cached_features(sampling):
             np.testing.assert_array_equal(batch["source"]["label"], plan["source"][position] % 3)
 
 
+@pytest.mark.slow
 def test_resuming_goes_on_with_the_same_bytes_for_any_number_of_workers():
     whole = batches(0, 7, crops(5, 100))
     assert {int(v) for b in whole for v in numbers(b["target"])} == {*range(100, 105)}

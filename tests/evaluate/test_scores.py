@@ -76,6 +76,7 @@ def test_scores_know_excluded_classes_and_half_precision(score):
     assert float(result) == pytest.approx(float(score(half.astype(jnp.float32))), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_scores_are_differentiable_where_predictions_are_certain():
     certain = 1000.0 * jnp.eye(4)
     for score in (negative_entropy, information_maximization):

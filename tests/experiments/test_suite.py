@@ -67,6 +67,7 @@ def suite(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_unknown_tables_and_choices_are_refused(tmp_path):
     for options, word in (
         (["--tables=7"], "1, 2, 3, 4, 5, 6"),

@@ -53,6 +53,7 @@ def start(head):
     return jax.jit(head.init)(jax.random.key(0))
 
 
+@pytest.mark.slow
 def test_pixels_and_features_meet(clip):
     heads, classes = Heads(4, adapter=(6,), classifier=(5,), discriminator=(3,)), texts_of()
     seeing, cached = (make_backbone(CLIP(CONFIG), look, towers) for towers in ((), ("image",)))
@@ -71,6 +72,7 @@ def test_pixels_and_features_meet(clip):
         )
 
 
+@pytest.mark.slow
 def test_augmentation_needs_a_key_and_changes_the_features(clip):
     def features_of(look):
         backbone = make_backbone(CLIP(CONFIG), look)
@@ -83,6 +85,7 @@ def test_augmentation_needs_a_key_and_changes_the_features(clip):
     assert not np.allclose(features(jax.random.key(1)), plain, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_text_classifier_is_zero_shot_clip_and_folds_into_a_linear_head(clip):
     tokens, module = prompts(), CLIP(CONFIG)
     backbone, classes = make_backbone(module, look), texts_of(tokens)
@@ -103,6 +106,7 @@ def test_the_text_classifier_is_zero_shot_clip_and_folds_into_a_linear_head(clip
     np.testing.assert_allclose(predict(linear, own, features), logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_text_tower_learns_through_it(clip):
     backbone, classes = make_backbone(CLIP(CONFIG), look), texts_of(prompts())
     head = make_head(Heads(4, text=True), backbone, classes)
@@ -126,6 +130,7 @@ def test_heads_refuse_classes_that_they_have_no_parameters_for():
         head.predict(params, jnp.zeros((1, 16)), others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cpu", [True, False])
 def test_remat_changes_memory_and_nothing_else(cpu):
     config, images = small_config(), CROP.normalize(pixels())  # the last block is one token's only

@@ -73,6 +73,7 @@ def test_forward_mode_differentiation_needs_the_other_machines_way(dtype):
         jax.jvp(lambda k: affine(x, k, cpu=True), (kernel,), (kernel,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 def test_bfloat16_is_rounded_once(bias):
     """Value and gradients are those of exact sums, rounded: half a unit in the last place."""
@@ -114,6 +115,7 @@ def test_gradients_use_the_units_that_the_forward_pass_uses():
     assert found and set(found) == {"bf16"}
 
 
+@pytest.mark.slow
 def test_a_program_for_a_tpu_has_none_of_it():
     """Compiled ahead of time on a machine where JAX runs on the CPU."""
     config, texts = small_config(), {}

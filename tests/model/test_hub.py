@@ -191,6 +191,7 @@ def refusal(name, revision=None):
     return message
 
 
+@pytest.mark.slow
 def test_hub_ids_are_fetched_once_and_only_what_is_needed(hub, monkeypatch):
     for name, revision in (("me/single", None), ("me/single", COMMIT), ("me/sharded", None)):
         config, params = load_clip(name, revision=revision)

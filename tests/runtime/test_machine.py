@@ -61,6 +61,7 @@ def cache_of(folder, **env):
     return done.stdout.split()[0]
 
 
+@pytest.mark.slow
 def test_programs_are_kept_beside_the_features(tmp_path):
     folder = cache_of(tmp_path)
     assert folder.startswith(str(tmp_path / "compiled"))

@@ -75,6 +75,7 @@ def trained(config, workdir, name="dann"):
     return restored(trainer)[name]
 
 
+@pytest.mark.slow
 def test_each_phase_trains_what_it_frees(two_stage, wee_clip):
     config, workdir = two_stage
     params = trained(config, workdir).params
@@ -86,6 +87,7 @@ def test_each_phase_trains_what_it_frees(two_stage, wee_clip):
     assert "text" not in params["clip"] and "logit_scale" not in params["clip"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_read_with_its_parameters(two_stage, capsys):
     config, workdir = two_stage
     found = run(parsed(config), workdir, print)
@@ -116,6 +118,7 @@ def test_rules_stand_side_by_side(two_stage):
     assert rules["last"]["target"] == pytest.approx(row_of(results, "dann")["accuracies"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_phase_goes_on_bit_for_bit(two_stage, tmp_path):
     config, workdir = two_stage
     killed = tmp_path / "killed"
@@ -145,6 +148,7 @@ def test_a_killed_phase_goes_on_bit_for_bit(two_stage, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_tuned_encoder_is_exported(two_stage, tmp_path, monkeypatch):
     """On a machine that has neither the run's devices nor its memory."""
     config, workdir = two_stage
@@ -166,6 +170,7 @@ def test_the_tuned_encoder_is_exported(two_stage, tmp_path, monkeypatch):
     assert hits == pytest.approx(row["accuracies"][1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_trains_both_towers_and_exports(photos, wee_clip, tmp_path):
     full = {"loss": "finetune", "heads": {"text": True}, "freeze": (), "epochs": 2}
     config = config_of(photos, wee_clip, full=full)
@@ -182,6 +187,7 @@ def test_full_fine_tuning_trains_both_towers_and_exports(photos, wee_clip, tmp_p
     assert load_adapted(tmp_path / "out").classes == ("blue", "green", "red")
 
 
+@pytest.mark.slow
 def test_told_to_stop_in_the_middle_it_ends_with_the_same_results(two_stage, tmp_path, monkeypatch):
     """SIGTERM in an epoch of the phase that reads pixels; then the same command again."""
     config, reference = two_stage
@@ -205,6 +211,7 @@ def test_told_to_stop_in_the_middle_it_ends_with_the_same_results(two_stage, tmp
     assert one["rows"] == two["rows"] and one["selection_rules"] == two["selection_rules"]
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_run_are_refused_before_anything_is_read(
     two_stage, wee_clip, photos, tmp_path
 ):
@@ -219,6 +226,7 @@ def test_checkpoints_of_another_run_are_refused_before_anything_is_read(
         workdirs.check_checkpoints(folder, workdirs.name_of(parsed(config)))
 
 
+@pytest.mark.slow
 def test_the_candidates_that_a_rule_needs_are_kept(photos, wee_clip, tmp_path):
     head = {"loss": "finetune", "heads": {"classifier": (8,)}, "epochs": 6}
     config = config_of(photos, wee_clip, head=head)
@@ -233,6 +241,7 @@ def test_the_candidates_that_a_rule_needs_are_kept(photos, wee_clip, tmp_path):
     assert {int(path.name) for path in folder.iterdir()} == wanted
 
 
+@pytest.mark.slow
 def test_another_rule_picks_another_epoch(photos, wee_clip, tmp_path):
     head = {"loss": "finetune", "heads": {"classifier": (8,)}, "epochs": 6}
     config = config_of(photos, wee_clip, head=head)
@@ -245,6 +254,7 @@ def test_another_rule_picks_another_epoch(photos, wee_clip, tmp_path):
     assert row["accuracies"] == pytest.approx(picked["target"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_methods_that_differ_in_numbers_train_as_one_program(photos, wee_clip, tmp_path):
     dann = {"loss": "dann", "heads": TRUNK, "epochs": 2}
     slow = dann | {"optim": {"lr": 1e-4, "schedule": "step"}, "lam_max": 0.2, "schedule": "linear"}
@@ -366,6 +376,7 @@ def test_a_part_without_images_is_refused_before_anything_runs(tmp_path, wee_cli
         prepare(parsed(config))
 
 
+@pytest.mark.slow
 def test_an_idle_domain_loss_is_said(photos, wee_clip, tmp_path, capsys):
     idle = {"loss": "dann", "heads": {"discriminator": (8,), "classifier": (8,)}, "epochs": 1}
     config = config_of(photos, wee_clip, dann=idle)

@@ -179,6 +179,7 @@ def separate(config, stage, point):
     return own
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_are_those_of_separate_configs(swept, tmp_path):
     config, workdir = swept
     log = read_log(workdir / "metrics.jsonl")
@@ -223,6 +224,7 @@ def test_cached_features_of_both_domains_go_through_the_networks_at_once(
     assert joined < apart  # what the user says stays
 
 
+@pytest.mark.slow
 def test_a_run_of_a_sweep_does_not_depend_on_the_others(swept, tmp_path):
     config, workdir = swept
     alone = config.copy_and_resolve_references()
@@ -271,6 +273,7 @@ def test_a_setting_is_exported_by_its_name(swept, tmp_path):
     assert np.mean(hits) == pytest.approx(row["accuracies"][1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_targets_are_swept_in_one_program(photos, wee_clip, tmp_path, tmp_path_factory):
     root = tmp_path_factory.mktemp("three") / "photos"
     shutil.copytree(photos, root)

@@ -146,19 +146,16 @@ for count in (1, 2, 4):
 print(json.dumps({"losses": losses, "same": same, "cut": cut, "shared": shared, "told": told}))
 """
 # (devices, way, fsdp), one device first.
-ALL = [(n, "jit", 1) for n in (1, 2, 4, 8)] + [(n, "pmap", 1) for n in (2, 4, 8)]
-HEADS = [*ALL, (2, "jit", 2), (8, "jit", 2), (8, "jit", 8)]
+HEADS = [(1, "jit", 1), (8, "jit", 1), (4, "pmap", 1), (2, "jit", 2), (8, "jit", 8)]
 TOWER = [(1, "jit", 1), (8, "pmap", 1), (8, "jit", 4)]
 # (way, devices, microbatches) of a batch whose padding is NaN and lies on some devices alone.
-SHARED = [("checked", 2, 1), ("checked", 4, 2), ("checked", 8, 1), ("unchecked", 4, 2)]
+SHARED = [("checked", 4, 2), ("checked", 8, 1), ("unchecked", 4, 2)]
 SHARED += [("pmap", 4, 2), ("jit", 1, 4)]
 
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
-    # Compiling takes longer than the steps; the less is optimised, the less so. The last flag wins.
-    flags = os.environ["XLA_FLAGS"] + " --xla_backend_optimization_level=0"
-    flags += " --xla_force_host_platform_device_count=8"
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     script = SCRIPT.replace("HEADS", repr(HEADS)).replace("TOWER", repr(TOWER))
     script = script.replace("SHARED", repr(SHARED))
     done = subprocess.run(
@@ -178,6 +175,7 @@ def close(losses, like):
     np.testing.assert_allclose(many, one, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part, count, way, fsdp",
     [("heads", *v) for v in HEADS[1:]] + [("tower", *v) for v in TOWER[1:]],
@@ -212,8 +210,8 @@ def test_a_label_on_one_device_that_is_no_class_spoils_the_step_on_all(eight):
 def test_fsdp_leaves_each_device_its_part(eight):
     """Of parameters and both moments; arrays of fewer than 1024 elements are whole everywhere."""
     cut = eight["cut"]
-    assert cut["heads 8 jit 1"] == cut["heads 8 pmap 1"] == cut["tower 8 pmap 1"] == 1
-    assert cut["heads 2 jit 2"] == cut["heads 8 jit 2"] < 0.7
+    assert cut["heads 8 jit 1"] == cut["heads 4 pmap 1"] == cut["tower 8 pmap 1"] == 1
+    assert cut["heads 2 jit 2"] < 0.7
     assert cut["heads 8 jit 8"] < 0.4 and cut["tower 8 jit 4"] < 0.4
 
 
