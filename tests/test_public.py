@@ -14,6 +14,7 @@ def test_every_export_resolves_and_has_a_docstring():
         assert name == "__version__" or value.__doc__, name
 
 
+@pytest.mark.slow
 def test_importing_starts_no_backend_and_nothing_heavy():
     code = (
         "import sys, clipjax, clipjax.adapt.dann\n"

@@ -67,6 +67,7 @@ def test_members_are_averaged():
     assert float(smoothed_cross_entropy(members, LABELS)) == pytest.approx(float(mean), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_domain_loss_weighs_domains_not_examples():
     small, large = jnp.array([[2.0, 0.0]]), jnp.zeros((9, 2))
     loss, accuracy = domain_cross_entropy([small, large], [None, None])

@@ -103,6 +103,7 @@ def test_bombs_are_refused_with_a_sentence():
         assert "pixels" in fast, name
 
 
+@pytest.mark.slow
 def test_bombs_take_no_memory():
     pytest.importorskip("resource")
     # In a process whose address space ends 500 MB above what importing took.

@@ -152,6 +152,7 @@ t.run(sys.argv[1], encode)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_only_the_shard_under_way(tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "cache")]
     assert subprocess.run(command).returncode == -signal.SIGKILL

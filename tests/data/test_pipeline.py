@@ -65,6 +65,7 @@ def test_resuming_goes_on_with_the_same_bytes_for_any_number_of_workers():
     same(whole[4:], batches(4, 7, workers=2, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count, batch, examples", [(3, 6, 7), (4, 4, 9)])
 def test_processes_together_see_every_example_once_an_epoch(count, batch, examples):
     options = {"source": crops(examples), "batch_size": batch, "target": crops(5, 100)}

@@ -31,6 +31,7 @@ def test_calibration_error_by_hand():
     assert float(ours) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_calibration_error_with_one_bin_is_confidence_minus_accuracy():
     labels = RNG.integers(5, size=len(LOGITS))
     expected = abs(PROBABILITIES.max(1).mean() - np.mean(PROBABILITIES.argmax(1) == labels))

@@ -103,6 +103,7 @@ def test_what_cannot_be_exported_is_refused_by_name(exported):
         assert not new.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file, replace",
     [

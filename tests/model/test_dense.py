@@ -29,6 +29,7 @@ def results(function, args, gradient):
     return jax.tree.leaves((value, pull(gradient)))
 
 
+@pytest.mark.slow
 def test_float32_is_flax():
     """Parameters and values to the last bit; gradients sum in another order."""
     x = jax.random.normal(jax.random.key(0), (3, 7, 24))

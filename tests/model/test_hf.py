@@ -38,6 +38,7 @@ def same_bits(one, two):
     return one.dtype == two.dtype and one.tobytes() == two.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_round_trip_is_bitwise_in_the_stored_dtype(tmp_path, dtype):
     save_clip(tmp_path, small_config(), random_params(small_config()), dtype)
@@ -115,6 +116,7 @@ def test_configs_nested_doubled_and_silent():
         config_from_hf(spoilt)
 
 
+@pytest.mark.slow
 def test_logit_scale_may_be_missing_or_a_vector_of_one(model_dir):
     _, before = load_clip(model_dir)
     rewrite(model_dir, lambda t: t.update(logit_scale=t["logit_scale"].reshape(1)))

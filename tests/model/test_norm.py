@@ -20,6 +20,7 @@ def modules(cpu):
     return LayerNorm(EPS, cpu), nn.LayerNorm(epsilon=EPS, dtype=jnp.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cpu", [True, False])
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_parameters_and_values_are_flax_s(cpu, dtype):

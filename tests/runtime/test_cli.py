@@ -102,9 +102,9 @@ def own_images(tmp_path_factory, photos):
 
 
 @pytest.mark.slow
-def test_own_images_in_folders(own_images):
+def test_own_images_in_folders(own_images, photos):
     results = read_json(own_images / "results.json")
-    assert results["data"] == {"name": "photos", "source": "real", "target": "sketch"}
+    assert results["data"] == {"name": photos.name, "source": "real", "target": "sketch"}
     assert results["classes"] == 3
 
 
