@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 import clipjax
 from tests.conftest import REPO
 

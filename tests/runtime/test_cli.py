@@ -190,10 +190,9 @@ def test_a_corrupt_image_stops_the_run_by_name(tmp_path, folder_dataset):
 
 
 @pytest.mark.slow
-def test_a_nan_is_located_and_the_checkpoint_before_it_named(tmp_path):
-    message = fails(
-        SMOKE, f"--workdir={tmp_path / 'w'}", "--config.optim.lr=1e38", word="non-finite"
-    )
+def test_a_nan_is_located_and_the_checkpoint_before_it_named(photos, tmp_path):
+    words = (*on_photos(photos, tmp_path / "w"), "--config.optim.lr=1e38")
+    message = fails(*words, word="non-finite")
     assert "step" in message and "phase 'finetune'" in message and "checkpoint" in message
 
 
