@@ -33,7 +33,7 @@ def export_features(path: pathlib.Path) -> None:
     study = study_of("grid")
     encoded = encode(prepare(study), lambda line: None)
     arrays = {}
-    for end, domain in (("source", study.data.source), ("target", study.data.target)):
+    for end, domain in (("source", study.data.source_name), ("target", study.data.target)):
         for split in ("train", "test"):
             part = encoded.parts[domain, split]
             arrays[f"{end}_{split}"], arrays[f"{end}_{split}_y"] = part.features, part.labels
@@ -97,7 +97,7 @@ def train_group(trainer, encoded) -> np.ndarray:
             Outputs(checkpointer, trainer.log),
         )
     answer = jax.jit(jax.vmap(lambda params, x: trainer.answer(params, x)[0], in_axes=(0, None)))
-    tests = [encoded.parts[domain, "test"] for domain in (data.source, data.target)]
+    tests = [encoded.parts[domain, "test"] for domain in (data.source_name, data.target)]
     hits = [np.asarray(answer(states.params, x)).argmax(-1) == y for x, y in tests]
     return np.stack([hit.mean(axis=1) for hit in hits], axis=1)
 

@@ -147,7 +147,7 @@ def tables_torch() -> dict:
     model = CLIPModel.from_pretrained(find_model("tiny"), dtype=torch.float32).eval()
     data = studies[0].data
     cost = {}
-    for domain in (data.source, data.target):
+    for domain in (data.source_name, data.target):
         crops = encoded.crops(domain, "train")
         pixels = np.stack([crops[i] for i in range(len(crops))])
         pixels = torch.from_numpy(np.array(plan.preprocess.normalize(pixels))).permute(0, 3, 1, 2)
@@ -162,6 +162,6 @@ def tables_torch() -> dict:
     total = 0.0
     for study in studies:
         for method in study.trained:
-            ends = [data.source] + [data.target] * (method.loss == "dann")
+            ends = [data.source_name] + [data.target] * (method.loss == "dann")
             total += len(study.training.seeds) * method.epochs * sum(cost[end] for end in ends)
     return {"s": total, "peak_gb": peak() / 1e9, "epoch_s": cost}

@@ -251,7 +251,7 @@ def write_page(
 
     data, name = subject.study.data, subject.dataset.name
     html = page.document(
-        f"What a run would see: {data.source} → {data.target}",
+        f"What a run would see: {data.source_name} → {data.target}",
         f"{name}{f' ({data.root})' if data.root else ''}; model {subject.study.encoder.model}",
         verdict,
         found,

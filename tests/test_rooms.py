@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 
 from tests.conftest import REPO
 
@@ -41,6 +42,41 @@ def test_files_import_from_rooms_to_their_left_and_in_no_circle():
     ]
     assert not climbing
     graphlib.TopologicalSorter(arrows).prepare()  # CycleError names the circle
+
+
+def drawing() -> tuple[set[str], set[tuple[str, str]]]:
+    """The rooms of the drawing in ARCHITECTURE.md, and who its lines lead to from above."""
+    text = (REPO / "ARCHITECTURE.md").read_text().split("```")[1]
+    rows, at, lines = [row[:25].ljust(25) for row in [*text.splitlines(), ""]], {}, set()
+    for y, row in enumerate(rows):
+        at |= {(y, x): m[0] for m in re.finditer("[a-z]+", row) for x in range(*m.span())}
+    for (y, x), name in at.items():
+        below = y + 1
+        while (way := "/|\\".find(rows[below][x])) >= 0:
+            below, x = below + 1, x + way - 1
+        lines |= {(name, at[below, x])} if below > y + 1 else set()
+    return set(at.values()), lines
+
+
+def reached(lines: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    further = lines | {(a, d) for a, b in lines for c, d in lines if b == c}
+    return lines if further == lines else reached(further)
+
+
+def test_the_drawing_shows_every_room_and_import():
+    drawn, lines = drawing()
+    real = {(room(a), room(b)) for a, file in FILES.items() for b in imports(file)}
+    above = set(ROOMS[3:])  # errors, io and log serve all of them, without lines
+    real = {(a, b) for a, b in real if a != b and {a, b} <= above}
+    assert drawn == set(ROOMS)
+    assert lines <= real, lines - real  # nothing invented
+    assert real <= reached(lines), real - reached(lines)  # nothing left out
+
+
+def test_the_pages_example_is_the_one_that_the_contract_tests_train():
+    page, file = (REPO / name for name in ("ARCHITECTURE.md", "tests/contract/moments.py"))
+    lines = lambda text: [line for line in text.splitlines() if line]  # noqa: E731
+    assert lines(file.read_text()) == lines(page.read_text().split("```python")[1].split("```")[0])
 
 
 def test_nothing_else_imports_the_commands():

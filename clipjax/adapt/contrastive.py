@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.adapt.losses import Axis
+from clipjax.adapt.method import Backbone, Classes, Method, class_weights
 from clipjax.adapt.step import Loss
 
 
@@ -100,3 +101,32 @@ def make_loss(model: TwoTowers, axis_name: Axis = None) -> Loss:
         return value, {"scale": scale, "batch_accuracy": jnp.mean(hit)}
 
     return loss
+
+
+def make_method(
+    backbone: Backbone, classes: Classes | None = None, *, axis_name: Axis = None
+) -> Method:
+    """Contrastive training of both towers of a backbone; no study brings the pairs it reads.
+
+    Its predictions are zero-shot classification by the classes' prompts. `axis_name`: as
+    `make_loss`.
+    """
+    del classes
+    towers = TwoTowers(
+        backbone.encode["image"],
+        lambda params, tokens: backbone.encode["text"](params, tokens),
+        backbone.scale,
+    )
+
+    def predict(params, inputs, texts):
+        weights = class_weights(backbone, params, texts.tokens)
+        return backbone.scale(params) * towers.encode_image(params, inputs, None) @ weights.T
+
+    return Method(
+        init=lambda rng: {},
+        loss=make_loss(towers, axis_name),
+        predict=predict,
+        reads=("pairs",),
+        towers=("image", "text"),
+        per_example=False,
+    )

@@ -48,9 +48,11 @@ def dann_loss(
     Args:
       model: the three parts.
       params: parameters of all of them.
-      batch: {"source": {"inputs", "label" int [B], "mask"? bool [B]},
-        "target": {"inputs", "mask"?}}; domain labels are source 0, target 1. Rows that a mask
-        leaves out may hold anything. Weights (`clipjax.adapt.losses.weigh`) may stand in for it.
+      batch: {"source": {"inputs", "label" int [B], "mask"? bool [B], "domain"? float [B, S]},
+        "target": {"inputs", "mask"?}}; domain labels are source 0, target 1, and of S source
+        domains, of which "domain" has a 1 for each example's own, the others 2, 3, ... Rows that a
+        mask leaves out may hold anything. Weights (`clipjax.adapt.losses.weigh`) may stand in for
+        it.
       lam: strength of the reversal, scalar.
       rng: passed to `model.features` (dropout, augmentation), split between the domains.
       domain_weight: factor on the domain loss, which is the mean of the two domains' as in common
@@ -95,9 +97,7 @@ def dann_loss(
     else:
         of_target = model.features(params, target["inputs"], keys[1])
         domain_logits = [discriminate(of_source), discriminate(of_target)]
-    domain_loss, domain_accuracy = domain_cross_entropy(
-        domain_logits, [weight, target.get("weight")]
-    )
+    domain_loss, domain_accuracy = _domain_loss(domain_logits, source, target)
     metrics |= {
         "domain_loss": domain_loss,
         "domain_accuracy_source": domain_accuracy[0],
@@ -105,6 +105,22 @@ def dann_loss(
         "lam": jnp.asarray(lam, jnp.float32),
     }
     return class_loss + domain_weight * domain_loss, metrics
+
+
+def _domain_loss(logits: list[jax.Array], source: PyTree, target: PyTree):
+    """The domain loss of source and target logits; of several source domains, a mean over each.
+
+    Domain labels are 0 for the (first) source, 1 for the target, 2 and more for further sources.
+    """
+    weights, (of_source, of_target) = source.get("domain_weight"), logits
+    if weights is None:
+        return domain_cross_entropy(logits, [source.get("weight"), target.get("weight")])
+    first, *others = weights.T
+    found, accuracy = domain_cross_entropy(
+        [of_source, of_target, *[of_source] * len(others)],
+        [first, target.get("weight"), *others],
+    )
+    return found, [jnp.mean(jnp.stack([accuracy[0], *accuracy[2:]])), accuracy[1]]
 
 
 def gradient_ratio(
@@ -130,7 +146,7 @@ def gradient_ratio(
     batch = weigh(batch, axis_name)
     source = check_domain(batch, "source", "inputs", "label")
     target = check_domain(batch, "target", "inputs")
-    weights = [part.get("weight") for part in (source, target)]
+    weights = [part.get(key) for part in (source, target) for key in ("weight", "domain_weight")]
     seen = [model.features(params, part["inputs"], None) for part in (source, target)]
     seen = list(alike(*seen, params, source["label"], *weights)[:2])
 
@@ -139,7 +155,7 @@ def gradient_ratio(
         return smoothed_cross_entropy(logits, source["label"], label_smoothing, weights[0])
 
     def domains(f):
-        return domain_cross_entropy([model.discriminate(params, x) for x in f], weights)[0]
+        return _domain_loss([model.discriminate(params, x) for x in f], source, target)[0]
 
     def size(loss):
         norm = optax.global_norm(jax.grad(loss)(seen))

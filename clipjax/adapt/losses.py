@@ -27,7 +27,9 @@ def weigh(batch: PyTree, axis_name: Axis = None) -> PyTree:
 
     A NaN in a row that does not count would still reach the gradient of the parameters, as 0 times
     NaN. Ones, because more networks have a derivative there than at zeros (the length of a vector
-    has none). A part that has weights already stays as it is.
+    has none). A part that has weights already stays as it is. Where a part is of several domains,
+    "domain" [N, domains] with a 1 for each example's own, it gets "domain_weight" [N, domains] too:
+    those of a mean over each domain.
 
     Args:
       batch: {part: {"inputs", "label", "mask", ...}}; parts without a mask count whole, and so
@@ -50,8 +52,10 @@ def weigh(batch: PyTree, axis_name: Axis = None) -> PyTree:
 
 
 def _weigh_part(part: PyTree, axis_name: Axis) -> PyTree:
-    if not isinstance(part, dict) or "mask" not in part or "weight" in part:
+    if not isinstance(part, dict) or "weight" in part or not {"mask", "domain"} & part.keys():
         return part
+    if "mask" not in part:
+        part = {**part, "mask": jnp.ones(len(part["domain"]), bool)}
     mask = part["mask"]
     rows = {key: value for key, value in part.items() if key != "mask"}
     for leaf in jax.tree.leaves(rows):
@@ -62,7 +66,18 @@ def _weigh_part(part: PyTree, axis_name: Axis) -> PyTree:
     if axis_name is not None:
         count, size = jax.lax.psum(count, axis_name), size * jax.lax.axis_size(axis_name)
     weight = real * (size / jnp.where(count > 0, count, 1.0))
-    return real_rows(rows, mask) | {"mask": mask, "weight": weight}
+    found = real_rows(rows, mask) | {"mask": mask, "weight": weight}
+    if "domain" in part:
+        found["domain_weight"] = _domain_weights(part["domain"], real, size, axis_name)
+    return found
+
+
+def _domain_weights(domain: jax.Array, real: jax.Array, size: int, axis_name: Axis) -> jax.Array:
+    """Weights of a mean over each domain's own examples, float32 [N, domains]."""
+    each = jnp.where(real[:, None] != 0, domain.astype(jnp.float32), 0)
+    count = jnp.sum(each, axis=0)
+    count = count if axis_name is None else jax.lax.psum(count, axis_name)
+    return each * (size / jnp.where(count > 0, count, 1.0))
 
 
 def real_rows(rows: PyTree, mask: jax.Array) -> PyTree:
@@ -71,6 +86,7 @@ def real_rows(rows: PyTree, mask: jax.Array) -> PyTree:
     def keep(x):
         if not jnp.ndim(x):
             return x
+        x = jnp.asarray(x)
         real = mask.astype(bool).reshape(-1, *[1] * (x.ndim - 1))
         return jnp.where(real, x, jnp.ones((), x.dtype))
 

@@ -50,7 +50,7 @@ def abstract_plan(study: Study, clip_config: CLIPConfig) -> Plan:
         dataset,
         dataset.classes,
         pathlib.Path(),
-        make_module(study.encoder, clip_config).clone(cpu=False),  # for a TPU
+        make_module(study.encoder, clip_config),
         abstract_params(clip_config),
         Preprocess(size=clip_config.vision.image_size),
         methods,

@@ -143,6 +143,8 @@ class ClassSubsetSource:
         self._source, self._rows = source, np.flatnonzero(labels >= 0)
         self.labels, self.classes = labels[self._rows], tuple(classes)
         self.domain, self.split = source.domain, source.split
+        if (groups := getattr(source, "groups", None)) is not None:  # `clipjax.data.joined`
+            self.groups = groups[self._rows]
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -41,6 +41,8 @@ class Subset:
             )
         self.domain, self.split, self.classes = source.domain, source.split, source.classes
         self.labels = np.asarray(source.labels, np.int32)[self.rows]
+        if (groups := getattr(source, "groups", None)) is not None:  # `clipjax.data.joined`
+            self.groups = groups[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)

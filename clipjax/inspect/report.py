@@ -68,7 +68,7 @@ def counts_chapter(
     dataset: Dataset, counts: Counts, closed: Mapping[Part, str], data: Data
 ) -> Chapter:
     """Images of each domain and split."""
-    marks = {data.source: " (source)", data.target: " (target)"}
+    marks = {data.source_name: " (source)", data.target: " (target)"}
     lines = []
     for domain in dataset.domains:
         found = [int(counts[domain, s].sum()) if (domain, s) in counts else None for s in SPLITS]

@@ -91,7 +91,9 @@ def matched(study: Study, dataset) -> tuple[Any, list[str], list[str]]:
 
     data, domains = study.data, evaluated(study, dataset)
     try:
-        dataset, notes = match_classes(dataset, data.source, data.target, domains, data.classes)
+        dataset, notes = match_classes(
+            dataset, data.source_name, data.target, domains, data.classes
+        )
     except ClipjaxError as error:
         return dataset, [f"A run refuses this: {error}"], [str(error)]
     return dataset, list(notes), []

@@ -90,7 +90,6 @@ class VisionTower(nn.Module):
     dtype: Any = jnp.float32
     kernel: str | None = None
     remat: str = "none"
-    cpu: bool | None = None
 
     @nn.compact
     def __call__(self, images, *, keep: float = 1.0, rng=None, all_hidden: bool = False):
@@ -114,13 +113,13 @@ class VisionTower(nn.Module):
             order = jnp.argsort(jax.random.uniform(rng, patches.shape[:2]), axis=1)[:, :kept]
             patches = jnp.take_along_axis(patches, order[..., None], axis=1)
             where = positions[1:][order]
-        x = affine(patches, kernel.astype(self.dtype), cpu=self.cpu) + where.astype(self.dtype)
+        x = affine(patches, kernel.astype(self.dtype)) + where.astype(self.dtype)
         first = class_embedding.astype(self.dtype) + positions[0].astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
-        x = LayerNorm(cfg.layer_norm_eps, self.cpu, name="pre_layernorm")(x).astype(self.dtype)
+        x = LayerNorm(cfg.layer_norm_eps, name="pre_layernorm")(x).astype(self.dtype)
         take_class = lambda x: x[:, :1]  # noqa: E731
         x, hidden = run_blocks(self, x, take_class, causal=False, every=all_hidden)
-        pooled = LayerNorm(cfg.layer_norm_eps, self.cpu, name="post_layernorm")(x[:, 0])
+        pooled = LayerNorm(cfg.layer_norm_eps, name="post_layernorm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
 
 
@@ -146,7 +145,6 @@ class TextTower(nn.Module):
     dtype: Any = jnp.float32
     kernel: str | None = None
     remat: str = "none"
-    cpu: bool | None = None
 
     @nn.compact
     def __call__(self, ids, embeddings=None, *, all_hidden: bool = False):
@@ -167,7 +165,7 @@ class TextTower(nn.Module):
         end = pool_positions(ids, cfg.eos_token_id)
         take_end = lambda x: jnp.take_along_axis(x, end[:, None, None], axis=1)  # noqa: E731
         x, hidden = run_blocks(self, x, take_end, end + 1, causal=True, every=all_hidden)
-        pooled = LayerNorm(cfg.layer_norm_eps, self.cpu, name="final_layer_norm")(x[:, 0])
+        pooled = LayerNorm(cfg.layer_norm_eps, name="final_layer_norm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
 
 
@@ -213,20 +211,18 @@ class CLIP(nn.Module):
     `dtype` is what the towers compute in, whatever dtype the parameters are stored in; `kernel`
     picks the attention kernel (`clipjax.model.layers.attention.attend`): None, "xla", or "cudnn"
     (flash attention; NVIDIA GPUs in half precision, a ConfigError elsewhere). `remat` is what the
-    backward pass computes a second time instead of keeping it (`REMAT`). `cpu` says whether it will
-    run on a CPU, where products and gradients are asked for in another way
-    (`clipjax.model.layers.dense`, whose `affine` tells what that excludes); None: where JAX runs by
-    default. Say it where a program is compiled for another machine.
+    backward pass computes a second time instead of keeping it (`REMAT`). On CPU
+    products and gradients are asked for in another way (`clipjax.model.layers.dense`); which way is
+    chosen when a program is lowered, for the platform that it is lowered for.
     """
 
     config: CLIPConfig
     dtype: Any = jnp.float32
     kernel: str | None = None
     remat: str = "none"
-    cpu: bool | None = None
 
     def setup(self):
-        cfg, shared = self.config, (self.dtype, self.kernel, self.remat, self.cpu)
+        cfg, shared = self.config, (self.dtype, self.kernel, self.remat)
         project = lambda: nn.Dense(cfg.projection_dim, use_bias=False, dtype=jnp.float32)  # noqa: E731
         if cfg.vision:
             self.vision = VisionTower(cfg.vision, *shared)

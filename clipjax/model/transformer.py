@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 
 from clipjax.model.layers.attention import attend, attend_pooled, check_kernel
-from clipjax.model.layers.dense import PRODUCT, Dense
+from clipjax.model.layers.dense import DOT_NAME, Dense
 from clipjax.model.layers.norm import LayerNorm
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -32,7 +32,7 @@ REMAT = {
 }
 
 
-def remade(block: type[nn.Module], policy: str) -> type[nn.Module]:
+def with_remat(block: type[nn.Module], policy: str) -> type[nn.Module]:
     """A block that keeps what a policy of `REMAT` says (Chen et al. 2016, arXiv 1604.06174).
 
     Raises:
@@ -43,7 +43,7 @@ def remade(block: type[nn.Module], policy: str) -> type[nn.Module]:
     if policy == "none":
         return block
     rules = jax.checkpoint_policies
-    named = rules.save_only_these_names(PRODUCT)
+    named = rules.save_only_these_names(DOT_NAME)
     kept = rules.save_from_both_policies(rules.dots_with_no_batch_dims_saveable, named)
     return nn.remat(block, policy=kept if policy == "dots" else None)
 
@@ -87,12 +87,11 @@ class Attention(nn.Module):
     causal: bool
     dtype: Any
     kernel: str | None = None
-    cpu: bool | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, query=None, lengths=None) -> jax.Array:
         width, heads = x.shape[-1], self.config.num_attention_heads
-        dense = lambda name, std: Dense(width, std, self.dtype, self.cpu, name=name)  # noqa: E731
+        dense = lambda name, std: Dense(width, std, self.dtype, name=name)  # noqa: E731
         split = lambda y: y.reshape(*y.shape[:2], heads, width // heads)  # noqa: E731
         asking = x if query is None else query
         q, k, v = (
@@ -100,7 +99,7 @@ class Attention(nn.Module):
             for name, inputs in (("q_proj", asking), ("k_proj", x), ("v_proj", x))
         )
         if query is None:
-            y = attend(q, k, v, causal=self.causal, kernel=self.kernel, cpu=self.cpu)
+            y = attend(q, k, v, causal=self.causal, kernel=self.kernel)
         else:
             check_kernel(self.kernel, self.dtype)
             y = attend_pooled(q, k, v, lengths)
@@ -118,21 +117,20 @@ class Block(nn.Module):
     causal: bool
     dtype: Any
     kernel: str | None = None
-    cpu: bool | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, token=None, lengths=None) -> jax.Array:
-        cfg, shared = self.config, (self.dtype, self.kernel, self.cpu)
-        norm1 = LayerNorm(cfg.layer_norm_eps, self.cpu, name="layer_norm1")
+        cfg, shared = self.config, (self.dtype, self.kernel)
+        norm1 = LayerNorm(cfg.layer_norm_eps, name="layer_norm1")
         attention = Attention(cfg, self.causal, *shared, name="self_attn")
         y = norm1(x).astype(self.dtype)
         if token is None:
             x = x + attention(y)
         else:
             x = token + attention(y, norm1(token).astype(self.dtype), lengths)
-        y = LayerNorm(cfg.layer_norm_eps, self.cpu, name="layer_norm2")(x).astype(self.dtype)
+        y = LayerNorm(cfg.layer_norm_eps, name="layer_norm2")(x).astype(self.dtype)
         width = cfg.hidden_size
-        dense = lambda *sizes, name: Dense(*sizes, self.dtype, self.cpu, name=name)  # noqa: E731
+        dense = lambda *sizes, name: Dense(*sizes, self.dtype, name=name)  # noqa: E731
         y = dense(cfg.intermediate_size, (2 * width) ** -0.5, name="fc1")(y)
         y = ACTIVATIONS[cfg.hidden_act](y)
         y = dense(width, cfg.residual_std, name="fc2")(y)
@@ -149,10 +147,10 @@ def run_blocks(
     products, would be for nothing. Unless `every` token's last state is wanted too.
     """
     hidden, count = [x], tower.config.num_hidden_layers
-    block = remade(Block, tower.remat)
+    block = with_remat(Block, tower.remat)
     for i in range(count):
         only = () if every or i < count - 1 else (pick(x), lengths)
-        shared = (tower.dtype, tower.kernel, tower.cpu)
+        shared = (tower.dtype, tower.kernel)
         x = block(tower.config, causal, *shared, name=f"block_{i}")(x, *only)
         hidden.append(x)
     return pick(x) if every or not count else x, hidden

@@ -63,7 +63,7 @@ class Encoded(NamedTuple):
 
     def labelled_rows(self, data: Data) -> np.ndarray | None:
         """Which of the source's training features a method with this data takes; None: all."""
-        labels = self.parts[data.source, "train"].labels
+        labels = self.parts[data.source_name, "train"].labels
         return training_rows(data, labels, self.plan.dataset.classes)
 
     def crops(self, domain: str, split: str, *, labelled: bool = False) -> Crops:
@@ -150,7 +150,7 @@ def encode(plan: Plan, say) -> Encoded:
     say(f"features of {images} images, {domains} domains, {classes} classes")
     chosen = None
     if study.stages:
-        labels = parts[study.data.source, "train"].labels
+        labels = parts[study.data.source_name, "train"].labels
         chosen = training_rows(study.data, labels, plan.dataset.classes)
     return texts._replace(parts=parts, rows=rows, chosen=chosen)
 

@@ -83,7 +83,7 @@ class Validation:
     def __init__(self, functions: Functions, view: View):
         """`functions`: of the method over cached embeddings."""
         self.view, encoded = view, view.encoded
-        self.source, self.diagnoses = encoded.study.data.source, functions.diagnose is not None
+        self.source, self.diagnoses = encoded.study.data.source_name, functions.diagnose is not None
         # One program for everything: one by one, these operations cost more than they compute.
         self._measures = jax.jit(functools.partial(_validate, functions, encoded.classes))
 
@@ -197,7 +197,7 @@ class Outcome(NamedTuple):
 def zero_shot_outcome(encoded: Encoded) -> Outcome:
     """CLIP as it comes."""
     data = encoded.study.data
-    source, target = (encoded.parts[domain, "test"] for domain in (data.source, data.target))
+    source, target = (encoded.parts[domain, "test"] for domain in (data.source_name, data.target))
     logits = encoded.scale * target.features @ np.asarray(encoded.text_weights).T
     ends = (source.features, target.features)
     return Outcome([distance(*ends)], logits[None], ends)
@@ -224,7 +224,7 @@ def _measure_variant(
     name: str, trained, stacked, data: Data, encoded: Encoded
 ) -> tuple[list[dict], Outcome]:
     stacked, view = jax.device_get(stacked), trained.view
-    source, target = (data.source, "test"), (data.target, "test")
+    source, target = (data.source_name, "test"), (data.target, "test")
     found: dict[Part, list[dict]] = {part: [] for part in encoded.parts if part[1] != "train"}
     logits, ends = [], []
     for i in range(len(encoded.study.training.seeds)):
@@ -253,7 +253,9 @@ def _measure_variant(
 
 def _cached_ends(encoded: Encoded, data: Data) -> tuple[np.ndarray, np.ndarray]:
     """CLIP's own test features of source and target."""
-    return tuple(encoded.parts[domain, "test"].features for domain in (data.source, data.target))
+    return tuple(
+        encoded.parts[domain, "test"].features for domain in (data.source_name, data.target)
+    )
 
 
 def answerer(functions: Functions, classes: Classes) -> Callable:

@@ -142,6 +142,8 @@ def check_name(name: str) -> None:
 def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
     module = find_module(where, config.loss)
     heads = _heads(config, where, module.make_method, len(names))
+    if heads is not None and "num_domains" not in config.heads:
+        heads = heads.clone(num_domains=len(config.data.sources) + 1)
     # Nothing of it is called: what a method reads and runs is known before a model is opened.
     backbone = Backbone({tower: _absent for tower in TOWERS}, _absent, _absent, TOWERS)
     classes = Classes(names, None, np.zeros((len(names), 1), np.float32), 1.0)

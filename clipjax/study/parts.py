@@ -95,6 +95,11 @@ class DataPlace:
             object.__setattr__(self, "source", self.source[0])
 
     @property
+    def source_name(self) -> str:
+        """What the labelled domain is called; of several, joined."""
+        return "+".join(self.sources)
+
+    @property
     def sources(self) -> tuple[str, ...]:
         """The labelled domains."""
         return (self.source,) if isinstance(self.source, str) else self.source
@@ -127,6 +132,8 @@ class Data(DataPlace):
 
     def problem(self) -> str:
         """What is wrong with the fields together."""
+        if len(set(self.sources)) < len(self.sources) or not self.sources:
+            return f"source is {self.source!r}; name each once."
         if self.shots and self.fraction != 1:
             return f"shots={self.shots} and data.fraction={self.fraction} both choose; set one."
         return ""

@@ -18,6 +18,7 @@ from clipjax.data.classes import match_classes
 from clipjax.data.dataset import Dataset, Skipped, check_domain, open_parts, reasons
 from clipjax.data.features.identity import identity_of
 from clipjax.data.images.preprocess import Preprocess, load_preprocess
+from clipjax.data.joined import JoinedDataset
 from clipjax.data.loading import sampler
 from clipjax.data.open import open_dataset
 from clipjax.data.readers.files import is_image_name
@@ -171,7 +172,7 @@ def needed_parts(study: Study, dataset: Dataset) -> list[Part]:
         others = [split for split in ("train", "val") if dataset.has_split(split)]
         parts += [(domain, split) for domain in domains for split in others]
     if study.stages:
-        ends = (study.data.source, *study.targets)
+        ends = (study.data.source_name, *study.targets)
         parts += [(domain, split) for split in ("train", "val") for domain in ends]
     return list(dict.fromkeys(parts))
 
@@ -197,7 +198,7 @@ def check_parts(study: Study, dataset: Dataset) -> None:
         if method.episodes:
             check_episodes(method, dataset)
     if study.stages and study.training.selection == "proxy_a_distance":
-        ends = (study.data.source, *study.targets)
+        ends = (study.data.source_name, *study.targets)
         fewest = min(len(dataset.source(domain, "val")) for domain in ends)
         if fewest < FEWEST_FOR_DISTANCE:
             raise ConfigError(
@@ -212,7 +213,7 @@ def check_episodes(method: MethodConfig, dataset: Dataset) -> None:
     Raises:
       DataError: which classes have too few.
     """
-    labels, wanted = dataset.source(method.data.source, "train").labels, method.episodes
+    labels, wanted = dataset.source(method.data.source_name, "train").labels, method.episodes
     rows = training_rows(method.data, labels, dataset.classes)
     labels = labels if rows is None else labels[rows]
     classes = tuple(dataset.classes)
@@ -286,7 +287,7 @@ def evaluated(study: Study, dataset: Dataset) -> tuple[str, ...]:
         return dataset.domains
     for domain in study.data.domains:
         check_domain(dataset, domain)
-    wanted = {study.data.source, *study.targets, *study.data.domains}
+    wanted = {study.data.source_name, *study.targets, *study.data.domains}
     return tuple(domain for domain in dataset.domains if domain in wanted)
 
 
@@ -305,7 +306,7 @@ def planned_sizes(data: Data, dataset: Dataset) -> tuple[int, int]:
     Raises:
       ConfigError: no such choice of labelled examples.
     """
-    source, target = (dataset.source(domain, "train") for domain in (data.source, data.target))
+    source, target = (dataset.source(domain, "train") for domain in (data.source_name, data.target))
     chosen = training_rows(data, source.labels, dataset.classes)
     return len(source) if chosen is None else len(chosen), len(target)
 
@@ -327,7 +328,7 @@ def matched_data(study: Study) -> tuple[Dataset, list[str]]:
     """The study's dataset with classes matched by name, and what there is to say of it."""
     dataset = open_data(study)
     data, domains = study.data, evaluated(study, dataset)
-    dataset, notes = match_classes(dataset, data.source, data.target, domains, data.classes)
+    dataset, notes = match_classes(dataset, data.source_name, data.target, domains, data.classes)
     if dataset.skipped:
         count, first = len(dataset.skipped), dataset.skipped[0].name
         told = f"{count:,} files are passed over" if count > 1 else "1 file is passed over"
@@ -338,16 +339,17 @@ def matched_data(study: Study) -> tuple[Dataset, list[str]]:
 def open_data(study: Study) -> Dataset:
     """The study's dataset, its source and targets checked before anything expensive."""
     data = study.data
-    if len(data.sources) != 1:
-        raise ConfigError(f"data.source is {data.source!r}; a study trains on one domain as yet.")
     dataset = open_dataset(data.name, data.root, fractions=data.fractions, lists=data.lists)
-    check_domain(dataset, data.source)
+    for domain in data.sources:
+        check_domain(dataset, domain)
+    if len(data.sources) > 1:
+        dataset = JoinedDataset(dataset, data.sources, data.source_name)
     for target in study.targets:
         check_domain(dataset, target)
         if data.source == target:
             raise ConfigError(
-                f"data.source and data.target are both {target!r}; adaptation needs two different "
-                f"domains of {', '.join(dataset.domains)}."
+                f"data.source and data.target are both {target!r}; adaptation needs two "
+                f"different domains of {', '.join(dataset.domains)}."
             )
     return dataset
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from clipjax.adapt.contrastive import TwoTowers, make_loss
+from clipjax.adapt import contrastive
+from clipjax.adapt.method import Backbone
 from clipjax.adapt.step import init_state, make_step
 from clipjax.data.features.cache import fingerprint
 from clipjax.data.features.identity import sizes, tokenizer_files
@@ -25,6 +26,7 @@ from clipjax.data.open import open_dataset
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.metrics import accuracy
 from clipjax.log import MetricsLog, NoLog
+from clipjax.model.backbone import TOWERS
 from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
 from clipjax.model.hf.hub import copy_tokenizer, find_model
 from clipjax.model.hf.load import load_clip, save_clip
@@ -86,9 +88,7 @@ def clip_config(arch: Arch, tokenizer_dir: pathlib.Path) -> CLIPConfig:
         raise ConfigError(f"arch: {error}") from None
 
 
-def two_towers(
-    module: CLIP, preprocess: Preprocess, *, augment: Painting, keep: float
-) -> TwoTowers:
+def two_towers(module: CLIP, preprocess: Preprocess, *, augment: Painting, keep: float) -> Backbone:
     """The model as contrastive training sees it: drawings are painted and cropped on the device."""
 
     def encode_image(params, inputs, rng):
@@ -107,14 +107,21 @@ def two_towers(
             )
         )
 
-    def encode_text(params, tokens):
-        embedded = module.apply({"params": params["clip"]}, tokens, method="encode_text")
+    def encode_text(params, tokens, embeddings=None):
+        embedded = module.apply(
+            {"params": params["clip"]}, tokens, embeddings, method="encode_text"
+        )
         return normalize(embedded)
 
     def scale(params):
         return module.apply({"params": params["clip"]}, method="scale")
 
-    return TwoTowers(encode_image, encode_text, scale)
+    return Backbone(
+        {"image": encode_image, "text": encode_text},
+        scale,
+        lambda params, tokens: params["clip"]["text"]["token_embedding"][tokens],
+        TOWERS,
+    )
 
 
 def zero_shot_validation(module, preprocess, tokenize, prompts):
@@ -203,9 +210,10 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     folder, name = workdir / "checkpoints" / "pretrain", run_name(workdir)
     with Notice() as notice, Checkpointer(folder, keep=config.keep, run=name) as checkpointer:
         for phase, keep, until in phases:
-            model = two_towers(module, preprocess, augment=config.augment, keep=keep)
+            towers = two_towers(module, preprocess, augment=config.augment, keep=keep)
+            method = contrastive.make_method(towers, axis_name=axis)
             state = fit_stream(
-                make_step(make_loss(model, axis), optimizer, total_steps=steps, axis_name=axis),
+                make_step(method.loss, optimizer, total_steps=steps, axis_name=axis),
                 state,
                 functools.partial(pairs.batches, make, last=until),
                 Steps(

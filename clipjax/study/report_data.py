@@ -40,7 +40,7 @@ def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
       `worst_classes` of the first seed}, "images" {target row: data URI}}.
     """
     data, seed = encoded.study.data, encoded.study.training.seeds[0]
-    source, target = (encoded.parts[domain, "test"] for domain in (data.source, data.target))
+    source, target = (encoded.parts[domain, "test"] for domain in (data.source_name, data.target))
     num_classes = len(encoded.plan.dataset.classes)
     features = kept({name: o.features for name, o in outcomes.items() if o.features is not None})
     logits = {name: o.logits for name, o in outcomes.items()}
@@ -55,7 +55,7 @@ def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
         "classes": list(encoded.plan.dataset.classes),
         "class_names": list(encoded.plan.class_names),
         "programs": [list(names) for names in programs(encoded.plan)],
-        "source": data.source,
+        "source": data.source_name,
         "target": data.target,
         "seed": seed,
         "tsne": maps | {"labels": np.concatenate(labels).tolist()},

@@ -233,7 +233,7 @@ def run_study(
     if study.sweep:
         ends = {name: method.data.target for name, method in plan.methods.items()}
         results["sweep"] = sweep_table(
-            study.settings, rows, scores, ends, selection=selection, source=study.data.source
+            study.settings, rows, scores, ends, selection=selection, source=study.data.source_name
         )
     if pages:
         evidence.write(encoded, _shown(study, outcomes, results), results, workdir)
@@ -260,7 +260,7 @@ def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
     distances = {k: v.distances for k, v in _of_the_target(study, outcomes).items()}
     if None in distances["zero_shot"]:  # too few test images
         distances = {}
-    data = {"name": dataset.name, "source": study.data.source, "target": study.data.target}
+    data = {"name": dataset.name, "source": study.data.source_name, "target": study.data.target}
     about = {
         "experiment": study.experiment,
         "model": study.encoder.model,

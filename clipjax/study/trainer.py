@@ -207,12 +207,14 @@ class Trainer(RunGroup):
     def images(self) -> tuple[Crops, Crops | None]:
         """The images that the method reads: of the source with labels, of the target, or None."""
         encoded, data, reads = self.encoded, self.method.data, self.method.kind.reads
-        found = [encoded.crops(data.source, "train", labelled=True)]
+        found = [encoded.crops(data.source_name, "train", labelled=True)]
         found.append(encoded.crops(data.target, "train") if "target" in reads else None)
-        if "zero_shot" not in reads:
-            return tuple(found)
         parts = self.training_features()
+        more = {
+            name: {key: part[key] for key in ("zero_shot", "domain") if key in part}
+            for name, part in parts.items()
+        }
         return tuple(
-            part and part.beside(zero_shot=parts[name]["zero_shot"])
-            for name, part in zip(("source", "target"), found, strict=True)
+            images and images.beside(**more[name])
+            for name, images in zip(("source", "target"), found, strict=True)
         )

@@ -7,9 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax.data.features.cache import Features
+from clipjax.data.joined import groups_of
 from clipjax.errors import DataError
 from clipjax.study.encode import Encoded
 from clipjax.study.methods import Method
+
+
+def one_hot(groups: np.ndarray) -> np.ndarray:
+    """Which domain each example is of, int [N] -> float32 [N, domains]."""
+    return np.eye(int(groups.max()) + 1, dtype=np.float32)[groups]
 
 
 class Examples:
@@ -17,7 +23,7 @@ class Examples:
 
     def __init__(self, methods: Sequence[Method], encoded: Encoded):
         self.data, self.encoded = tuple(method.data for method in methods), encoded
-        self.source = self.data[0].source
+        self.source = self.data[0].source_name
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -36,6 +42,8 @@ class Examples:
         if chosen is not None:
             source = Features(np.asarray(source.features[chosen]), source.labels[chosen])
         found = {"source": {"inputs": source.features, "label": source.labels}}
+        if (groups := groups_of(self.encoded.source(self.source, "train"))) is not None:
+            found["source"]["domain"] = one_hot(groups if chosen is None else groups[chosen])
         if "target" in reads:
             inputs = [self.encoded.parts[target, "train"].features for target in self.targets]
             found["target"] = {"inputs": inputs[0] if len(inputs) == 1 else np.concatenate(inputs)}

@@ -29,7 +29,6 @@ from clipjax.errors import ConfigError
 from clipjax.model.hf.load import load_clip
 from clipjax.model.hf.params import abstract_params
 from clipjax.model.shapes import SHAPES, named_shape
-from clipjax.study import plan
 from clipjax.study import trainer as train
 from configs import dann_two_stage
 from tests.conftest import REPO, parsed, small_config
@@ -91,8 +90,6 @@ def test_a_cached_phase_has_no_encoder_at_all():
 @pytest.mark.slow
 def test_the_abstract_step_is_the_trained_one(monkeypatch, tmp_path, wee_clip, photos):
     """The program of the step that a run hands to its loop on a TPU, word for word."""
-    make = plan.make_module
-    monkeypatch.setattr(plan, "make_module", lambda *args: make(*args).clone(cpu=False))
     choices = f"smoke,source=real,target=sketch,root={photos},model={wee_clip}"
     given = dann_two_stage.get_config(choices)
     given.batch_size = 4

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from clipjax.errors import ConfigError
 from clipjax.model.clip import CLIP
-from clipjax.model.layers.attention import attend
+from clipjax.model.layers.attention import attend, attend_cpu
 from tests.conftest import random_params, small_config
 
 SHAPE = (2, 7, 3, 8)  # batch, tokens, heads, width of a head: all different
@@ -71,12 +72,11 @@ def test_kernels_agree_with_the_formula(kernel, dtype, tolerance, causal):
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("cpu", [True, False])
-def test_both_ways_of_float32_agree_with_the_formula(cpu, causal):
+def test_the_way_on_cpu_agrees_with_the_formula(causal):
     ways = [
         output_and_gradients(f, jnp.float32)
         for f in (
-            lambda q, k, v: attend(q, k, v, causal=causal, cpu=cpu),
+            lambda q, k, v: attend_cpu(q, k, v, causal=causal),
             lambda q, k, v: naive(q, k, v, causal),
         )
     ]
@@ -84,18 +84,24 @@ def test_both_ways_of_float32_agree_with_the_formula(cpu, causal):
         np.testing.assert_allclose(found, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
-def test_a_program_for_another_machine_attends_in_its_way():
-    """The machine that compiles may be a CPU; `CLIP(cpu=False)` says where it will run."""
+def products(platforms):
+    """Products of an encoder exported for some platforms: of one batch axis, of more than one."""
     config, images = small_config(), np.zeros((2, 32, 32, 3), np.float32)
-    axes = {}
-    for cpu in (True, False):
-        module = CLIP(config, cpu=cpu)
-        encode = lambda p, m=module: m.apply({"params": p}, images, method="encode_image")  # noqa: E731
-        text = jax.jit(encode).lower(random_params(config)).as_text()
-        results = re.findall(r"stablehlo.dot_general .* -> tensor<([\dx]+)xf32>", text)
-        axes[cpu] = sum(len(shape.split("x")) > 3 for shape in results)
-    # Both products of each block's attention, or of the last one's alone, which is for one token.
-    assert axes == {True: 2, False: 4}
+    encode = lambda p: CLIP(config).apply({"params": p}, images, method="encode_image")  # noqa: E731
+    params = jax.eval_shape(lambda: random_params(config))
+    text = export.export(jax.jit(encode), platforms=platforms)(params).mlir_module()
+    axes = re.findall(r"stablehlo.dot_general .*batching_dims = \[([\d, ]+)\]", text)
+    return sum("," not in a for a in axes), sum("," in a for a in axes)
+
+
+def test_a_program_attends_in_the_way_of_the_platform_it_is_for():
+    """The machine that exports may be a CPU; the one that runs it decides."""
+    # Both products of the first block's attention; the last one's, for one token, are plain.
+    assert products(("cpu",)) == (2, 2)
+    assert products(("cuda",)) == products(("tpu",)) == (0, 4)
+    # JAX writes each product once a platform where platforms differ in lowering it.
+    of_one, of_more = products(("cpu", "cuda", "tpu"))
+    assert of_one >= 2 and of_more == 2 * of_one, (of_one, of_more)
 
 
 def test_a_causal_token_sees_itself_and_those_before_it():

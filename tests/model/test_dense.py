@@ -7,10 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
-from clipjax.model.clip import CLIP
-from clipjax.model.layers.dense import Dense, affine, product
-from tests.conftest import small_config
+from clipjax.model.layers.dense import (
+    Dense,
+    affine,
+    affine_plain,
+    gradients_plain,
+    kernel_gradient,
+)
 
 HALF = 2.0**-8  # half a unit in the last place of bfloat16, relative
 
@@ -29,7 +34,6 @@ def results(function, args, gradient):
     return jax.tree.leaves((value, pull(gradient)))
 
 
-@pytest.mark.slow
 def test_float32_is_flax():
     """Parameters and values to the last bit; gradients sum in another order."""
     x = jax.random.normal(jax.random.key(0), (3, 7, 24))
@@ -50,31 +54,47 @@ def test_products_have_the_gradients_of_products(width):
     rng = np.random.default_rng(0)
     shapes = ((21, 24), (24, width), (21, width))
     x, kernel, gradient = (rng.standard_normal(shape) for shape in shapes)
-    run = jax.jit(lambda *args: results(product, args[:2], args[2]))
+    run = jax.jit(lambda *args: results(affine, args[:2], args[2]))
     wanted = x @ kernel, gradient @ kernel.T, x.T @ gradient
     for ours, exact in zip(run(*map(np.float32, (x, kernel, gradient))), wanted, strict=True):
         np.testing.assert_allclose(ours, exact, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(kernel_gradient(x, gradient), wanted[2], rtol=1e-5, atol=1e-5)
 
 
-def test_no_gradient_of_a_kernel_contracts_first_axes():
-    """XLA's CPU backend would hand it to a slower library."""
-    args = [jnp.ones(shape) for shape in ((256, 64), (64, 96), (96,))]
-    loss = lambda x, k, b, cpu: (affine(x, k, b, cpu=cpu) ** 2).sum()  # noqa: E731
-    for cpu, found in ((True, 0), (False, 1)):
-        text = jax.jit(jax.grad(lambda *a, c=cpu: loss(*a, c), (0, 1, 2))).lower(*args).as_text()
+def exported(platform, dtype=jnp.float32):
+    """Value and gradients of a layer as text, exported for one platform."""
+    args = [jnp.ones(shape, dtype) for shape in ((256, 64), (64, 96), (96,))]
+    loss = lambda x, k, b: (affine(x, k, b) ** 2).sum()  # noqa: E731
+    run = jax.jit(jax.grad(loss, (0, 1, 2)))
+    return export.export(run, platforms=(platform,))(*args).mlir_module()
+
+
+def test_no_gradient_of_a_kernel_contracts_first_axes_on_cpu():
+    """XLA's CPU backend would hand it to a slower library; other platforms are asked as ever."""
+    for platform, found in (("cpu", 0), ("cuda", 1), ("tpu", 1)):
+        text = exported(platform)
         assert len(re.findall(r"contracting_dims = \[0\] x \[0\]", text)) == found, text
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_forward_mode_differentiation_needs_the_other_machines_way(dtype):
-    x, kernel = jnp.ones((2, 3), dtype), jnp.ones((3, 4), dtype)
-    tangent = jax.jvp(lambda k: affine(x, k, cpu=False), (kernel,), (kernel,))[1]
-    assert tangent.tolist() == [[3.0] * 4] * 2
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_only_a_program_for_cpu_transposes_in_memory(platform, dtype):
+    assert ("optimization_barrier" in exported(platform, dtype)) == (platform == "cpu")
+
+
+def test_gradients_on_other_platforms_are_those_that_jax_derives():
+    args, gradient = operands()
+    wanted = jax.vjp(affine_plain, *args)[1](gradient)
+    for ours, reference in zip(gradients_plain(*args, gradient), wanted, strict=True):
+        np.testing.assert_array_equal(*(np.asarray(x, np.float32) for x in (ours, reference)))
+
+
+def test_there_is_no_forward_mode_differentiation():
+    x, kernel = jnp.ones((2, 3)), jnp.ones((3, 4))
     with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda k: affine(x, k, cpu=True), (kernel,), (kernel,))
+        jax.jvp(lambda k: affine(x, k), (kernel,), (kernel,))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 def test_bfloat16_is_rounded_once(bias):
     """Value and gradients are those of exact sums, rounded: half a unit in the last place."""
@@ -82,7 +102,7 @@ def test_bfloat16_is_rounded_once(bias):
     exact = [a.astype(jnp.float32) if a is not None else None for a in (*args, gradient)]
     with jax.default_matmul_precision("highest"):
         wanted = results(affine, exact[:3], exact[3])
-    found = results(lambda *a: affine(*a, cpu=True), args, gradient)
+    found = results(affine, args, gradient)
     assert len(found) == (4 if bias else 3)
     for ours, reference in zip(found, wanted, strict=True):
         assert ours.dtype == jnp.bfloat16 and ours.shape == reference.shape
@@ -92,7 +112,7 @@ def test_bfloat16_is_rounded_once(bias):
 
 def test_the_way_on_other_machines_agrees():
     args, gradient = operands()
-    ways = [results(lambda *a, c=cpu: affine(*a, cpu=c), args, gradient) for cpu in (True, False)]
+    ways = [results(way, args, gradient) for way in (affine, affine_plain)]
     for here, there in zip(*ways, strict=True):
         np.testing.assert_allclose(*(np.asarray(x, np.float32) for x in (here, there)), 0.05, 0.1)
 
@@ -114,16 +134,3 @@ def test_gradients_use_the_units_that_the_forward_pass_uses():
     loss = lambda x, k, b: affine(x, k, b).astype(jnp.float32).sum()  # noqa: E731
     found = kinds(jax.grad(loss, (0, 1, 2)), x, kernel, jnp.ones(512, jnp.bfloat16))
     assert found and set(found) == {"bf16"}
-
-
-@pytest.mark.slow
-def test_a_program_for_a_tpu_has_none_of_it():
-    """Compiled ahead of time on a machine where JAX runs on the CPU."""
-    config, texts = small_config(), {}
-    images = jnp.zeros((1, config.vision.image_size, config.vision.image_size, 3))
-    for cpu in (True, False):
-        module = CLIP(config, jnp.bfloat16, cpu=cpu)
-        params = jax.eval_shape(module.init, jax.random.key(0), images, jnp.zeros((1, 8), int))
-        loss = lambda p, m=module: m.apply(p, images, method="encode_image").sum()  # noqa: E731
-        texts[cpu] = jax.jit(jax.grad(loss)).lower(params).as_text()
-    assert "optimization_barrier" in texts[True] and "optimization_barrier" not in texts[False]

@@ -109,7 +109,7 @@ def test_what_python_makes_is_checked_too():
         (Study(training=Training(seeds=())), "seeds is"),
         (Study(data={"source": "flat"}), "data is .*; give a Data"),
         ({"experiment": "dann"}, "give a Study"),
-        (Study(data=Data(source=("flat", "sketch"))), "one domain as yet"),
+        (Study(data=Data(source=("flat", "flat"))), "name each once"),
     ):
         with pytest.raises(ConfigError, match=words):
             run(wrong)

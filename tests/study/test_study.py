@@ -319,16 +319,6 @@ def test_what_does_not_fit_the_model_is_refused_by_name(photos, wee_clip, change
         prepare(parsed(config))
 
 
-@pytest.mark.parametrize("field, value", [("parallel", "pmap"), ("accumulate", 2)])
-def test_a_loss_of_whole_batches_is_refused_in_parts(field, value):
-    own = {"loss": "tests.contract.moments", "heads": {"classifier": (8,)}}
-    config = config_of("", "tiny", own=own)
-    config[field] = value
-    says = f"methods.own: .*moments' compares the examples of a batch.* leave {field} at"
-    with pytest.raises(ConfigError, match=says):
-        methods_of(config)
-
-
 @pytest.mark.parametrize(
     "field, value",
     [

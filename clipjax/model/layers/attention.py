@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from clipjax.errors import ConfigError
 
@@ -18,7 +21,6 @@ def attend(
     *,
     causal: bool,
     kernel: str | None = None,
-    cpu: bool | None = None,
 ) -> jax.Array:
     """softmax(q k^T / sqrt(D)) v for every head, three times [B, T, H, D] -> [B, T, H, D].
 
@@ -28,17 +30,15 @@ def attend(
       q, k, v: queries, keys and values.
       causal: whether a token sees only itself and those before it.
       kernel: "xla"; "cudnn", a flash kernel (Dao et al. 2022, arXiv 2205.14135), which never holds
-        the T x T scores; or None: in float32 on CPU `attend_by_heads`, elsewhere JAX's choice. All
-        give the same numbers up to rounding.
-      cpu: whether the program will run on one; None: where JAX runs by default.
+        the T x T scores; or None: in float32 `attend_cpu` in a program lowered for CPU, whatever
+        machine traces it, elsewhere JAX's choice. All give the same numbers up to rounding.
 
     Raises:
       ConfigError: a kernel that does not exist, or that this machine or dtype does not have.
     """
     check_kernel(kernel, q.dtype)
-    on_cpu = jax.default_backend() == "cpu" if cpu is None else cpu
-    if kernel is None and on_cpu and q.dtype == jnp.float32:
-        return attend_by_heads(q, k, v, causal=causal)
+    if kernel is None and q.dtype == jnp.float32:
+        return lax.platform_dependent(q, k, v, cpu=_CPU[causal], default=_PLAIN[causal])
     try:
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=kernel)
     except (RuntimeError, ValueError, NotImplementedError) as error:
@@ -49,7 +49,7 @@ def attend(
         raise ConfigError(f"attention kernel 'cudnn' refused ({why}); {_REMEDY}.") from None
 
 
-def attend_by_heads(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
+def attend_cpu(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
     """`attend` as products of one batch axis, every head of every example; the same shapes.
 
     XLA's CPU backend multiplies stacks of matrices; where heads lie between tokens and their
@@ -63,6 +63,11 @@ def attend_by_heads(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -
         scores = jnp.where(seen, scores, jnp.finfo(scores.dtype).min)
     y = jnp.einsum("nqk,nkd->nqd", jax.nn.softmax(scores, axis=-1), v)
     return jnp.moveaxis(y.reshape(batch, heads, tokens, width), 1, 2)
+
+
+# The same functions for every block, so that JAX traces each but once a shape.
+_CPU = [partial(attend_cpu, causal=causal) for causal in (False, True)]
+_PLAIN = [partial(jax.nn.dot_product_attention, is_causal=causal) for causal in (False, True)]
 
 
 def attend_pooled(

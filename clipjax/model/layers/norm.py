@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -16,20 +16,17 @@ class LayerNorm(nn.Module):
     """Each row to mean 0 and variance 1, then scale and bias; [..., D] -> float32 [..., D].
 
     Parameters and values are those of `flax.linen.LayerNorm(dtype=float32)`: statistics are in
-    float32 whatever dtype comes in, because half-precision norms are a known NaN source. `cpu` as
-    in `clipjax.model.layers.dense.affine`.
+    float32 whatever dtype comes in, because half-precision norms are a known NaN source.
     """
 
     eps: float
-    cpu: bool | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros_init(), x.shape[-1:])
         x, scale, bias = (value.astype(jnp.float32) for value in (x, scale, bias))
-        on_cpu = jax.default_backend() == "cpu" if self.cpu is None else self.cpu
-        return (layer_norm if on_cpu else _plain)(*alike(x, scale, bias), self.eps)
+        return layer_norm(*alike(x, scale, bias), self.eps)
 
 
 def _statistics(x, eps):
@@ -49,7 +46,8 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> j
     """(x - mean) / sqrt(variance + eps) * scale + bias, float32 [..., D], [D], [D] -> [..., D].
 
     Differentiating mean and variance as JAX does reads the activations more often than the gradient
-    as a whole needs, and XLA's CPU backend computes one pass after the other.
+    as a whole needs, and XLA's CPU backend computes one pass after the other: there the gradient
+    is written out. Lowered for other platforms it is the one that JAX derives.
 
     >>> import jax.numpy as jnp
     >>> layer_norm(jnp.array([[1.0, 3.0]]), jnp.ones(2), jnp.array([0.0, 1.0]), 0.0).tolist()
@@ -63,13 +61,30 @@ def _forward(x, scale, bias, eps):
 
 
 def _backward(eps, kept, gradient):
-    x, scale = kept
-    mean, inverse = _statistics(x, eps)
-    normed, scaled = (x - mean) * inverse, gradient * scale
-    average = lambda value: value.mean(axis=-1, keepdims=True)  # noqa: E731
-    slope = inverse * (scaled - average(scaled) - normed * average(scaled * normed))
-    rows = tuple(range(x.ndim - 1))
-    return slope, (gradient * normed).sum(axis=rows), gradient.sum(axis=rows)
+    cpu, plain = _gradients(eps)
+    return lax.platform_dependent(*kept, gradient, cpu=cpu, default=plain)
+
+
+@cache
+def _gradients(eps):
+    """Both ways of the gradient, (x, scale, gradient) -> those of x, scale and bias.
+
+    The same functions for every block, so that JAX traces each but once a shape.
+    """
+
+    def cpu(x, scale, gradient):
+        mean, inverse = _statistics(x, eps)
+        normed, scaled = (x - mean) * inverse, gradient * scale
+        average = lambda value: value.mean(axis=-1, keepdims=True)  # noqa: E731
+        slope = inverse * (scaled - average(scaled) - normed * average(scaled * normed))
+        rows = tuple(range(x.ndim - 1))
+        return slope, (gradient * normed).sum(axis=rows), gradient.sum(axis=rows)
+
+    def plain(x, scale, gradient):
+        bias = jnp.zeros_like(scale)  # whose value no gradient depends on
+        return jax.vjp(partial(_plain, eps=eps), x, scale, bias)[1](gradient)
+
+    return cpu, plain
 
 
 layer_norm.defvjp(_forward, _backward)

@@ -1,0 +1,94 @@
+"""Which methods a study takes, and what it says of those that it cannot run."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from clipjax.data.loading.sampler import Episodes, check_episodes
+from clipjax.errors import ConfigError, DataError
+from clipjax.study import Devices, Study, Training
+from clipjax.study.methods import build_methods
+
+CLASSES = ("a", "b", "c")
+HEADS = {"classifier": ()}
+EPISODES = {"way": 2, "shot": 1, "query": 1, "count": 2}
+
+
+def build(entry, **training):
+    study = Study(methods={"m": entry}, stages=("m",), training=Training(**training))
+    return build_methods(study, CLASSES)["m"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"loss": "contrastive"}, "reads pairs, which a study does not bring; it brings source"),
+        ({"loss": "fintune", "heads": HEADS}, "has no such method.*Did you mean finetune"),
+        ({"loss": "no.such"}, "'no.such' cannot be imported.*No module named"),
+        ({"loss": "tests.conftest"}, "'tests.conftest' has no make_method"),
+        ({"loss": "finetune"}, "has no heads; give them, {} for a linear one"),
+        ({"loss": "tests.contract.prompts", "heads": HEADS}, "takes no heads; leave them out"),
+        ({"loss": "tests.contract.episodes", "heads": HEADS}, "needs episodes = {'way'"),
+        ({"loss": "finetune", "heads": HEADS, "episodes": EPISODES}, "takes no episodes"),
+        ({"loss": "dann", "heads": HEADS}, "needs heads.discriminator, the widths of a domain"),
+        ({"loss": "tests.contract.moments", "heads": HEADS, "pul": 1.0}, "Did you mean pull"),
+        ({"loss": "tests.contract.prompts", "length": "two"}, "length is 'two'; give a finite"),
+    ],
+)
+def test_what_is_wrong_with_a_method_is_said(entry, words):
+    with pytest.raises(ConfigError, match=f"methods.m.*{words}"):
+        build(entry)
+
+
+@pytest.mark.parametrize("name", ["moments", "episodes"])
+def test_losses_that_compare_examples_are_not_cut_into_parts(name):
+    entry = {"loss": f"tests.contract.{name}", "heads": HEADS}
+    entry |= {"episodes": EPISODES} if name == "episodes" else {}
+    assert not build(entry).kind.per_example
+    with pytest.raises(ConfigError, match="compares the examples of a batch.*accumulate"):
+        build(entry, accumulate=2, batch_size=4)
+    study = Study(methods={"m": entry}, stages=("m",), devices=Devices(parallel="pmap"))
+    with pytest.raises(ConfigError, match="compares the examples of a batch.*parallel"):
+        build_methods(study, CLASSES)
+
+
+def test_a_method_says_what_it_reads_and_runs():
+    text = build({"loss": "finetune", "heads": {"text": True}})
+    assert text.kind.reads == ("source",) and text.kind.towers == ("image", "text")
+    dann = build({"loss": "dann", "heads": HEADS | {"discriminator": (4,)}})
+    assert dann.kind.reads == ("source", "target") and set(dann.kind.schedules) == {"lam"}
+    assert not build({"loss": "tests.contract.ridge"}).trains
+
+
+def test_episodes_that_the_images_cannot_fill_are_refused_by_class():
+    labels = np.repeat([0, 1, 2], [5, 2, 1])
+    check_episodes(Episodes(2, 1, 1, 1, 3), labels, CLASSES)
+    with pytest.raises(
+        DataError, match=r"need 3 labelled images.*1 classes have.*b \(2\), c \(1\)"
+    ):
+        check_episodes(Episodes(2, 1, 2, 1, 3), labels, CLASSES)
+
+
+def test_episodes_are_disjoint_and_class_after_class():
+    import jax
+
+    labels = np.repeat(np.arange(4), [6, 5, 4, 1])
+    plan = Episodes(3, 2, 2, 50, 4).plan(jax.random.key(0), len(labels), 0, 0, labels)
+    support, query = np.asarray(plan["support"]), np.asarray(plan["source"])
+    assert support.shape == (50, 6) and query.shape == (50, 6) and plan["mask"].all()
+    for one, two in zip(support, query, strict=True):
+        assert not set(one) & set(two) and len(set(one) | set(two)) == 12
+        for rows in (labels[one], labels[two]):
+            classes = rows.reshape(3, 2)
+            assert (classes == classes[:, :1]).all() and len(set(classes[:, 0])) == 3
+        assert (labels[one] == labels[two]).all() and 3 not in labels[one]
+    assert len({tuple(row) for row in support}) > 40  # drawn anew
+
+
+def test_dataclasses_carry_what_entries_say():
+    entry = {"loss": "finetune", "heads": HEADS, "average": {"kind": "ema", "decay": 0.9}}
+    (phase,) = build(entry).phases
+    assert dataclasses.asdict(phase.average)["decay"] == 0.9
+    with pytest.raises(ConfigError, match="average.kind is 'emma'; known: uniform, ema, beta"):
+        build(entry | {"average": {"kind": "emma"}})
