@@ -18,6 +18,7 @@ from clipjax.adapt.step import TrainState, init_state, make_step, merge
 from clipjax.data.images.augment import random_resized_crop
 from clipjax.data.loading import sampler as samplers
 from clipjax.data.loading.sampler import Sampler
+from clipjax.errors import CheckpointError
 from clipjax.evaluate.select import best_steps
 from clipjax.io import as_path
 from clipjax.log import MetricsLog, NoLog, read_log
@@ -290,6 +291,11 @@ class RunGroup:
         """Where a phase's states go; of the last one the best by `selection` are kept besides."""
         training, best = self.training, None
         folder = self.workdir / "checkpoints" / phase.name
+        if seed is None and (old := folder / f"seed{training.seeds[0]}").is_dir():
+            raise CheckpointError(
+                f"{old} is of a clipjax that trained {phase.name} from pixels, and this one trains "
+                "it on cached features; start anew in another --workdir."
+            )
         if training.selection != "last" and phase is self.method.phases[-1]:
             best = functools.partial(
                 best_steps, rule=training.selection, count=max(1, training.keep_best)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from clipjax.data.loading.sampler import Episodes, check_episodes
-from clipjax.errors import ConfigError, DataError
+from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.study import Devices, Study, Training
 from clipjax.study.methods import build_methods
+from clipjax.study.run_group import RunGroup
 
 CLASSES = ("a", "b", "c")
 HEADS = {"classifier": ()}
@@ -92,3 +93,16 @@ def test_dataclasses_carry_what_entries_say():
     assert dataclasses.asdict(phase.average)["decay"] == 0.9
     with pytest.raises(ConfigError, match="average.kind is 'emma'; known: uniform, ema, beta"):
         build(entry | {"average": {"kind": "emma"}})
+
+
+def test_checkpoints_of_a_version_that_trained_from_pixels_are_refused(tmp_path):
+    """Text heads behind a frozen image tower train on cached features now."""
+    group = RunGroup.__new__(RunGroup)
+    group.workdir, group.training = tmp_path, Training()
+    group.method = build({"loss": "finetune", "heads": {"text": True}})
+    phase = group.method.phases[0]
+    with group.checkpointer(phase) as checkpointer:
+        assert checkpointer.latest is None
+    (tmp_path / "checkpoints" / "m" / "seed0").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="seed0 is of a clipjax that trained m from pixels"):
+        group.checkpointer(phase)
