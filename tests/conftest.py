@@ -14,16 +14,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # share encoded features and what XLA compiled.
 os.environ["CLIPJAX_CACHE"] = tempfile.mkdtemp(prefix="clipjax-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["CLIPJAX_CACHE"] + "/xla")
-# Tests compile more than they compute: less optimised code, the same arithmetic, and the older
-# emitters of fused loops, which compile in a quarter of the time. XLA ends a process that gives it
-# a flag it does not know, and these emitters will not be there forever.
+# Tests compile more than they compute: code that is not optimised, the same arithmetic, and the
+# older emitters of fused loops, which compile in a quarter of the time. XLA ends a process that
+# gives it a flag it does not know, and these emitters will not be there forever.
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_backend_optimization_level=1"
+    "--xla_backend_optimization_level=0"
     + " --xla_cpu_use_fusion_emitters=false"
     * importlib.metadata.version("jaxlib").startswith("0.10."),
 )
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# The many small programs of a study too: a second one in a process of its own takes half the time.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import jax.numpy as jnp
@@ -43,26 +44,40 @@ LONGEST = (
     "test_processes.py",
     "test_cli.py",
     "test_study.py",
-    "test_sharding.py",
+    "test_contract.py",
     "test_parity.py",
-    "test_preemption.py",
     "test_export.py",
-    "test_suite.py",
     "test_sweep.py",
-    "test_data_fields.py",
+    "test_preemption.py",
+    "test_sharding.py",
+    "test_launch.py",
     "test_scaling.py",
-    "test_pretrain.py",
     "test_arrays.py",
+    "test_data_fields.py",
+    "test_suite.py",
+    "test_transformer.py",
+    "test_heap.py",
+    "test_backbone.py",
+    "test_hf.py",
+    "test_against_torch.py",
+    "test_pretrain.py",
     "test_fields.py",
     "test_inspect.py",
-    "test_network.py",
 )
 
 
+# Fixtures that train or start processes: whichever test asks first pays for them.
+SLOW = {"eight", "exported", "finished", "own_images", "swept", "two_stage", "undisturbed"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m deselects
 def pytest_collection_modifyitems(items):
-    """Puts the longest files first; the order within a file stays."""
+    """Puts the longest files first; the order within a file stays. Marks what is slow."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    for item in items:
+        if SLOW.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -176,6 +191,13 @@ def parsed(config):
     from clipjax.study import parse
 
     return parse(config.to_dict())
+
+
+def methods_of(config, classes: int = 3):
+    """The methods that a config of configs/*.py trains, by name, on so many classes."""
+    from clipjax.study.methods import build_methods
+
+    return build_methods(parsed(config), tuple(f"class {i}" for i in range(classes)))
 
 
 def read_json(path):

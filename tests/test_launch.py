@@ -10,6 +10,8 @@ import pytest
 
 from tests.conftest import REPO
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = REPO / "launch_tpu.sh"
 
 # Records its calls; keeps the states of the TPU and of its queued resource in files, which are

@@ -4,6 +4,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 import clipjax
 from tests.conftest import REPO
 
@@ -14,6 +16,7 @@ def test_every_export_resolves_and_has_a_docstring():
         assert name == "__version__" or value.__doc__, name
 
 
+@pytest.mark.slow
 def test_importing_starts_no_backend_and_nothing_heavy():
     code = (
         "import sys, clipjax, clipjax.adapt.dann\n"

@@ -39,16 +39,19 @@ def run(accumulate, masked=0, steps=20):
     return np.array(losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [2, 4, 12])
 def test_microbatches_give_the_whole_batch(accumulate):
     np.testing.assert_allclose(run(accumulate), run(1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_padding_is_shared_evenly():
     # 8 of 12 examples are real, and each of 4 microbatches gets 2 of them.
     np.testing.assert_allclose(run(4, masked=4), run(1, masked=4), rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [1, 7, 11])
 def test_padding_that_cannot_be_shared_evenly_counts_nothing(masked):
     """Of 12 examples 11, 5 and 1 are real: some of 4 microbatches hold fewer, or none."""

@@ -171,6 +171,7 @@ def lambdas():
     return LAM_MAX * (2.0 / (1.0 + np.exp(-GAMMA * progress)) - 1.0)
 
 
+@pytest.mark.slow
 @ENSEMBLE
 @pytest.mark.parametrize("padded", [False, True], ids=["whole batch", "masked batch"])
 @pytest.mark.parametrize("joined", [False, True], ids=["domains apart", "domains joined"])
@@ -187,6 +188,7 @@ def test_loss_and_gradients_of_all_three_parts(members, padded, joined):
         close(grads[part], net.tree(lambda p: p.grad)[part])
 
 
+@pytest.mark.slow
 @ENSEMBLE
 def test_twice_the_domain_weight_is_the_papers_sum_over_domains(members):
     """Equations 9 and 13-15 as they stand: signed gradients of L_y and of the *sum* over domains,
@@ -217,6 +219,7 @@ def torch_optimizer(name, net, lr):
     return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
 
 
+@pytest.mark.slow
 @ENSEMBLE
 @pytest.mark.parametrize("name, lr, clip", [("adamw", 1e-2, 0.0), ("sgd", 5e-2, 0.1)])
 def test_five_steps_with_a_scheduled_lambda_and_a_masked_last_batch(members, name, lr, clip):

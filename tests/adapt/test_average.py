@@ -47,6 +47,7 @@ def test_weights_of_a_beta_density_favour_both_ends():
     assert at[0] > at[4] and at[-1] > at[4]
 
 
+@pytest.mark.slow
 def test_it_is_resumed_and_is_of_what_trains_alone(tmp_path):
     data, _, _ = test_arrays.problem()
     rule, optimizer, frozen = average.uniform(0.2), optax.adam(1e-2), {"w": False, "z": True}
@@ -67,6 +68,7 @@ def test_it_is_resumed_and_is_of_what_trains_alone(tmp_path):
     assert not np.allclose(whole.average.params["w"], whole.params["w"])
 
 
+@pytest.mark.slow
 def test_shared_parameters_reach_the_loss_and_stay_out_of_the_state(tmp_path):
     data, _, _ = test_arrays.problem()
     optimizer = optax.adam(1e-2)

@@ -43,6 +43,7 @@ ONE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape, joined", [("[N, 1]", False), ("[N]", True)])
 def test_one_logit_is_the_softmax_of_zero_and_it(shape, joined):
     two = lambda p, f: jnp.pad(f @ p["one"], ((0, 0), (1, 0)))  # noqa: E731

@@ -52,6 +52,7 @@ def test_diversity_hinge_by_hand():
     assert float(diversity_hinge(padded, 0.5, weight)) == pytest.approx(0.2, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_diversity_pushes_members_apart_and_has_finite_gradients():
     gradient = jax.grad(lambda x: diversity_hinge(x, 0.5))
     assert jnp.all(jnp.isfinite(gradient(jnp.zeros((3, 2, 4)))))
@@ -66,6 +67,7 @@ def test_members_are_averaged():
     assert float(smoothed_cross_entropy(members, LABELS)) == pytest.approx(float(mean), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_domain_loss_weighs_domains_not_examples():
     small, large = jnp.array([[2.0, 0.0]]), jnp.zeros((9, 2))
     loss, accuracy = domain_cross_entropy([small, large], [None, None])

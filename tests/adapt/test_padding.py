@@ -117,6 +117,7 @@ def close(one, other):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), one, other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_no_garbage_reaches_parameters_through_the_networks(method):
     """Whole, and as the shares of three parts in a scan, one of which holds a single real row."""
@@ -138,12 +139,14 @@ def test_no_garbage_reaches_parameters_through_the_networks(method):
         close(jax.tree.map(lambda x: x[1].mean(axis=0), shares), want)
 
 
+@pytest.mark.slow
 def test_the_ratio_of_gradients_sees_real_rows_alone():
     ratio = jax.jit(lambda batch: gradient_ratio(MODEL, PARAMS, batch, 0.5))
     assert float(ratio(real())) > 0
     close(ratio(padded(np.nan)), ratio(real()))
 
 
+@pytest.mark.slow
 def test_a_batch_of_padding_alone_is_a_loss_of_zero():
     batch = jax.tree.map(lambda x: x, padded(np.nan))
     for part in batch.values():

@@ -40,6 +40,7 @@ def flops(function, *args):
     return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
 
 
+@pytest.mark.slow
 def test_frozen_is_free():
     """Compiled cost: the frozen body's forward pass and the head, clipping and norms included."""
     params = body_and_head()
@@ -135,6 +136,7 @@ def dann_setup():
     return two_layer_model(), params, batch
 
 
+@pytest.mark.slow
 def test_dann_step_follows_the_papers_update_rule():
     """Ganin et al. 2016, equations 13-15: theta_f descends L_y and ascends lam L_d."""
     model, params, batch = dann_setup()
@@ -169,6 +171,7 @@ def test_dann_step_follows_the_papers_update_rule():
     )
 
 
+@pytest.mark.slow
 def test_dann_step_runs_under_jit_scan_and_vmap():
     model, params, batch = dann_setup()
     optimizer = optax.adam(1e-2)

@@ -57,6 +57,7 @@ def encoder_moments(made):
     return [x for path, x in leaves if "'clip'" in jax.tree_util.keystr(path)]
 
 
+@pytest.mark.slow
 def test_frozen_phases_hold_neither_moments_nor_gradients_of_the_encoder():
     """The encoder runs in both phases: the frozen one augments, so features cannot be cached."""
     given = config()
@@ -77,6 +78,7 @@ def test_a_cached_phase_has_no_encoder_at_all():
     assert made.batch["target"]["inputs"].shape == (2, SMALL.projection_dim)
 
 
+@pytest.mark.slow
 def test_the_abstract_step_is_the_trained_one(monkeypatch, tmp_path, wee_clip, photos):
     """The program of the step that a run hands to its loop on a TPU, word for word."""
     choices = f"smoke,source=real,target=sketch,root={photos},model={wee_clip}"
@@ -111,6 +113,7 @@ def test_wrong_names_list_the_known(changes, message):
         abstract_step(study(), SMALL, **changes)
 
 
+@pytest.mark.slow
 def test_named_shapes_have_the_published_sizes():
     """Parameters of the whole model, as the safetensors of the published ones add up to."""
     published = {
@@ -129,6 +132,7 @@ def test_named_shapes_have_the_published_sizes():
         named_shape("vit_x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "message"),
     [
@@ -155,6 +159,7 @@ def cpu(monkeypatch):
     monkeypatch.setattr(scaling, "named_shape", lambda name: SMALL)
 
 
+@pytest.mark.slow
 def test_an_answer_as_text_as_a_row_and_back_from_json(cpu):
     answer = scaling.ask(study(), Question("vit_b16", "v5e:1x1", batch_size=4), lambda line: None)
     assert answer.images == 8 and answer.phase == "two_stage/unfrozen"

@@ -29,6 +29,7 @@ def test_a_chip_may_be_two_devices():
     assert Topology("v5e:2x4", "v5e", 8, devices).devices_per_chip == 1
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_no_compiler():
     code = (
         "import sys, clipjax.aot.topology, clipjax.aot.compiled, jax\n"

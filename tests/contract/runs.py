@@ -41,21 +41,31 @@ SPIKES = {
     "episodes": {"heads": HEADS, "episodes": {"way": 2, "shot": 1, "query": 2, "count": 3}},
     "ridge": {},
 }
+# What a run that is stopped and resumed sees: each of both loops, by methods of several kinds.
+RESUMED = {
+    "moments": "cached",
+    "prompts": "cached",
+    "distillation": "pixels",
+    "low_rank": "pixels",
+    "episodes": "pixels",
+    "ridge": "cached",
+}
 ACCUMULATES = ("prompts", "distillation", "low_rank")  # those that are means over examples
 
 
 def ways(name, twice=False):
-    """(label, entry of the method, accumulate) of a spike's runs, or of those that run twice.
+    """(label, entry of the method, accumulate) of a spike's runs, or of the one that runs twice.
 
     "pixels" are seen as cached features have seen them: nothing but the way is another.
     """
     entry = {"loss": f"tests.contract.{name}", **SPIKES[name]}
+    if twice:
+        yield RESUMED[name], entry, 1
+        return
     yield "cached", entry, 1
     if name == "ridge":  # a closed form has no other
         return
     yield "pixels", entry, 1
-    if twice:
-        return
     if name == "low_rank":
         yield "image", entry | {"tower": "image", "widths": (32,)}, 1
     if name in ACCUMULATES:

@@ -13,6 +13,8 @@ from clipjax.train.restore import shapes
 from tests.conftest import REPO
 from tests.contract.runs import ACCUMULATES, SPIKES, ways
 
+pytestmark = pytest.mark.slow
+
 TRAINED = [name for name in SPIKES if name != "ridge"]
 
 

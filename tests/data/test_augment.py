@@ -29,6 +29,7 @@ def test_shift_moves_by_a_share_of_the_size():
     assert int(jnp.argmax(matrix @ line)) == 4
 
 
+@pytest.mark.slow
 def test_drawings_are_painted_in_range_and_differ_by_rng():
     rgba = np.zeros((4, 16, 16, 4), np.uint8)
     rgba[:, 4:12, 4:12] = 255
@@ -59,6 +60,7 @@ def test_a_crop_is_a_part_of_the_image_at_full_size():
     assert not np.allclose(out[0], out[1])  # each image has its own crop
 
 
+@pytest.mark.slow
 def test_the_whole_image_stays_as_it_is_and_half_are_mirrored():
     images = jnp.concatenate([ramp()] * 16).astype(jnp.uint8)
     kept = cropped(jax.random.key(0), images[:2], smallest=1.0, flip=False)

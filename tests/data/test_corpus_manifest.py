@@ -85,6 +85,7 @@ def test_every_held_out_identity_is_on_the_alias_list(identities, matcher):
     assert unmatched == []
 
 
+@pytest.mark.slow
 def test_no_row_has_the_words_of_a_held_out_identity(manifest, identities, matcher):
     train = {plain(row["hexcode"]) for row in identities if row["split"] == "train"}
     leaks = []
@@ -116,6 +117,7 @@ def test_no_emoji_of_a_held_out_identity_and_none_of_the_unseen_domains(manifest
     assert "twemoji" not in manifest["source"]
 
 
+@pytest.mark.slow
 def test_no_image_is_near_a_held_out_drawing(manifest, held_out_images):
     reference = [value for *_, image in held_out_images for value in both_hashes(image)]
     assert len(reference) > 2 * 6 * 200

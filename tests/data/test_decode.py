@@ -69,6 +69,7 @@ def test_orientation_is_that_of_pil():
             np.testing.assert_array_equal(rules.crop(data), rules.crop(plain.getvalue()))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # PIL's, of damaged tags
 def test_500_damaged_files_are_read_or_refused_alike_and_all_counted():
     verdicts = collections.Counter()
@@ -102,6 +103,7 @@ def test_bombs_are_refused_with_a_sentence():
         assert "pixels" in fast, name
 
 
+@pytest.mark.slow
 def test_bombs_take_no_memory():
     pytest.importorskip("resource")
     # In a process whose address space ends 500 MB above what importing took.

@@ -132,6 +132,7 @@ def test_hugging_face_metadata(tables, class_names):
         assert features["label"] == {"names": class_names, "_type": "ClassLabel"}
 
 
+@pytest.mark.slow
 def test_images_are_drawn_and_framed_alike(rows, decoded):
     offsets = []  # pixels between the centres of drawing and canvas, twice
     for split in SPLITS:
@@ -152,6 +153,7 @@ def test_images_are_drawn_and_framed_alike(rows, decoded):
     assert np.mean(np.array(offsets) > 4) < 0.01
 
 
+@pytest.mark.slow
 def test_no_image_is_shared_between_identities_of_test_and_the_rest(rows, decoded):
     stacks = {
         (split, domain): np.stack(

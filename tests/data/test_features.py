@@ -152,6 +152,7 @@ t.run(sys.argv[1], encode)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_only_the_shard_under_way(tmp_path):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "cache")]
     assert subprocess.run(command).returncode == -signal.SIGKILL
@@ -382,6 +383,7 @@ def test_a_long_encoding_says_how_fast_it_was(monkeypatch):
     assert all(word in said[0] for word in ("images/s", "-bound", "GB in memory"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # PIL's, of damaged tags
 def test_500_damaged_files_end_no_encoding_and_are_all_counted(tmp_path):
     files = [data for _, data in mutants(500)]

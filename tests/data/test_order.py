@@ -57,6 +57,7 @@ def test_unknown_lengths_are_refused():
         steps_per_epoch(4, 0, 2, "target")
 
 
+@pytest.mark.slow
 def test_balanced_draws_classes_alike_and_the_examples_of_a_class_too():
     labels = jnp.array([7] * 90 + [2] * 9 + [400], jnp.int32)  # numbers need not be dense
     rows = jax.jit(balanced_rows, static_argnums=2)(jax.random.key(1), labels, 9000)
@@ -67,6 +68,7 @@ def test_balanced_draws_classes_alike_and_the_examples_of_a_class_too():
         assert (abs(part - 3000 / len(part)) < 5 * np.sqrt(3000 / len(part))).all()
 
 
+@pytest.mark.slow
 def test_balanced_epochs_have_no_padding_and_leave_the_target_alone():
     labels = np.array([0] * 9 + [1], np.int32)
     plan = plan_of((10, 7, 4), Sampling(balanced=True), labels)

@@ -43,6 +43,7 @@ def same(a, b):
         jax.tree.map(np.testing.assert_array_equal, x, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampling", [ONE_PASS, Sampling(3, balanced=True)])
 def test_the_order_is_that_of_cached_features(sampling):
     found = batches(0, 6, crops(12), sampler=sampling)
@@ -57,6 +58,7 @@ def test_the_order_is_that_of_cached_features(sampling):
             np.testing.assert_array_equal(batch["source"]["label"], plan["source"][position] % 3)
 
 
+@pytest.mark.slow
 def test_resuming_goes_on_with_the_same_bytes_for_any_number_of_workers():
     whole = batches(0, 7, crops(5, 100))
     assert {int(v) for b in whole for v in numbers(b["target"])} == {*range(100, 105)}
@@ -66,6 +68,7 @@ def test_resuming_goes_on_with_the_same_bytes_for_any_number_of_workers():
     same(whole[4:], batches(4, 7, workers=2, **options))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count, batch, examples", [(3, 6, 7), (4, 4, 9)])
 def test_processes_together_see_every_example_once_an_epoch(count, batch, examples):
     options = {"source": crops(examples), "batch_size": batch, "target": crops(5, 100)}

@@ -31,6 +31,7 @@ def test_calibration_error_by_hand():
     assert float(ours) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_calibration_error_with_one_bin_is_confidence_minus_accuracy():
     labels = RNG.integers(5, size=len(LOGITS))
     expected = abs(PROBABILITIES.max(1).mean() - np.mean(PROBABILITIES.argmax(1) == labels))
@@ -76,6 +77,7 @@ def test_scores_know_excluded_classes_and_half_precision(score):
     assert float(result) == pytest.approx(float(score(half.astype(jnp.float32))), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_scores_are_differentiable_where_predictions_are_certain():
     certain = 1000.0 * jnp.eye(4)
     for score in (negative_entropy, information_maximization):

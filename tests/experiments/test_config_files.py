@@ -8,11 +8,10 @@ import pytest
 from clipjax.errors import ConfigError, DataError
 from clipjax.model.hf.hub import find_model
 from clipjax.study import run
-from clipjax.study.methods import build_methods
 from clipjax.study.pretrain import clip_config
 from configs import dann, pretrain, tables
 from experiments.configfile import config_complaint
-from tests.conftest import parsed
+from tests.conftest import methods_of, parsed
 
 HEAD = "import ml_collections\nfrom configs import common, dann, pretrain\n\n"
 MINE = HEAD + "def get_config():\n    config = dann.get_config()\n    {}\n    return config\n"
@@ -167,7 +166,7 @@ def test_a_misspelt_key_of_a_method(entry, words):
     config = dann.get_config()
     config.methods.dann = config.methods.dann.to_dict() | entry
     with pytest.raises(ConfigError, match=words):
-        build_methods(parsed(config), 3)
+        methods_of(config)
 
 
 @pytest.mark.parametrize(

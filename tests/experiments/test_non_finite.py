@@ -24,7 +24,7 @@ def test_answers_that_are_not_finite_are_no_class(value):
 
 
 def test_trained_parameters_that_are_not_finite_are_named(tmp_path):
-    team = types.SimpleNamespace(workdir=tmp_path, config=types.SimpleNamespace(selection="last"))
+    team = types.SimpleNamespace(workdir=tmp_path, training=types.SimpleNamespace(selection="last"))
     params = {"classifier": {"layer_0": {"bias": np.zeros((2, 3), np.float32)}}}
     check_params(team, "dann", params)
     params["classifier"]["layer_0"]["bias"][1, 2] = np.nan
@@ -37,7 +37,7 @@ def test_measures_without_a_value_leave_the_others_as_they_are():
         {"phase": "dann", "epoch": 1, "lam": [0.5, 0.5], "loss": [1.0, None]},
         {"phase": "dann", "epoch": 1, "evaluation": {"grad_ratio": [None, 4.0]}},
     ]
-    (curve,) = training_curves(records)
+    (curve,) = training_curves(records, {"dann": "dann"})
     assert curve["grad_ratio"] == [2.0] and curve["lam"] == [0.5, 0.5] and curve["loss"] == [1.0]
 
 

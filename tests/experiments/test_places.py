@@ -145,6 +145,7 @@ KEEP = "from clipjax.runtime.devices import *; keep_compiled(); import jax, jax.
 KEEP += "print([float(jax.jit(lambda x: x * k)(jnp.ones(3)).sum()) for k in (2., 3.)])"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variable", ["CLIPJAX_CACHE", "JAX_COMPILATION_CACHE_DIR"])
 def test_programs_that_cannot_be_kept_cost_one_line(variable, tmp_path):
     (tmp_path / "file").touch()

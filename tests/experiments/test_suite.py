@@ -7,27 +7,26 @@ import sys
 import pytest
 
 from clipjax.evaluate.rows import row
-from clipjax.study.methods import build_methods
 from configs import tables
 from experiments.suite import published, table_studies
-from tests.conftest import REPO, parsed, read_json
+from tests.conftest import REPO, methods_of, read_json
 
 
 @pytest.mark.parametrize("table", tables.TABLES)
 def test_every_row_of_a_table_can_be_built(table):
     config = tables.get_config(str(table))
-    built = build_methods(parsed(config), 28)
+    built = methods_of(config, 28)
     assert list(built) == list(tables.methods(table))
     assert set(tables.PUBLISHED[table]) <= {"zero_shot", *built}
 
 
 def test_rows_change_what_the_report_changed():
-    built = build_methods(parsed(tables.get_config("3")), 28)
+    built = methods_of(tables.get_config("3"), 28)
     assert [len(m.heads.classifier) for m in built.values()] == [1, 1, 2, 2, 4, 4]
     assert {m.phases[0].optim.schedule for m in built.values()} == {"step", "cosine"}
-    five = build_methods(parsed(tables.get_config("5")), 28)
+    five = methods_of(tables.get_config("5"), 28)
     assert [m.phases[0].optim.lr for m in five.values()] == [1e-2, 1e-3, 1e-3]
-    six = build_methods(parsed(tables.get_config("6")), 28)
+    six = methods_of(tables.get_config("6"), 28)
     assert [[p.epochs for p in m.phases] for m in six.values()] == [[3, 5]] * 3
     assert [m.phases[1].options["domain_weight"] for m in six.values()] == [0.0, 1.0, 1.0]
     assert [m.phases[1].options["lam_max"] for m in six.values()] == [0.3, 0.3, 0.6]
@@ -74,6 +73,7 @@ def suite(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_unknown_tables_and_choices_are_refused(tmp_path):
     for options, word in (
         (["--tables=7"], "1, 2, 3, 4, 5, 6"),

@@ -44,6 +44,7 @@ def exported(tmp_path_factory, photos):
     return root
 
 
+@pytest.mark.slow
 def test_the_exported_model_scores_what_the_run_scored(exported, photos):
     model = load_adapted(exported / "out")
     source = open_dataset("folder", str(photos)).source("sketch", "test")
@@ -58,6 +59,7 @@ def test_the_exported_model_scores_what_the_run_scored(exported, photos):
     assert model.classes == source.classes
 
 
+@pytest.mark.slow
 def test_transformers_opens_the_exported_clip_and_agrees(exported):
     torch = pytest.importorskip("torch", reason='pip install -e ".[parity]"')
     transformers = pytest.importorskip("transformers")
@@ -84,6 +86,7 @@ def test_the_card_tells_results_and_config(exported):
     assert "| zero_shot |" in card and '"lam_max": 0.3' in card and "Method `dann`, seed 0" in card
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_is_refused_by_name(exported):
     workdir, out, new = exported / "run", exported / "out", exported / "new"
     options = (f"--workdir={workdir}", f"--out={new}", "--method=mmd")
@@ -100,6 +103,7 @@ def test_what_cannot_be_exported_is_refused_by_name(exported):
         assert not new.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "file, replace",
     [
@@ -133,6 +137,7 @@ def gone(photos):
     elsewhere.rename(photos)
 
 
+@pytest.mark.slow
 def test_data_that_moved_after_a_run_are_not_missed(exported, gone, photos, tmp_path, capsys):
     run_dir, out = exported / "run", tmp_path / "out"
     export.export(run_dir, out, "", None)
@@ -193,6 +198,7 @@ def test_a_spoilt_export_is_refused(exported):
         path.write_text(original)
 
 
+@pytest.mark.slow
 def test_jax_alone_predicts_what_load_adapted_predicts(exported, tmp_path):
     """The lines of the model card, where clipjax and flax cannot be imported, on 1 and 3 images."""
     out = exported / "out"

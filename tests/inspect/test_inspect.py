@@ -64,6 +64,7 @@ def planted(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 def test_the_embedded_data_in_a_process_of_its_own(tmp_path):
     done = command("--config=configs/dann.py", f"--out={tmp_path}", "--decode=20")
     assert done.returncode == 0, done.stderr
@@ -79,6 +80,7 @@ def test_the_embedded_data_in_a_process_of_its_own(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, word",
     [
@@ -264,6 +266,7 @@ def encoded(seed=0):
     return file.getvalue()
 
 
+@pytest.mark.slow
 def test_a_refusal_is_the_exit_code(planted, tmp_path):
     for i in range(3):
         (planted / "real" / "train" / "red" / f"{i}.png").write_bytes(b"no image")
@@ -275,6 +278,7 @@ def test_a_refusal_is_the_exit_code(planted, tmp_path):
     assert (tmp_path / "inspect.html").exists()
 
 
+@pytest.mark.slow
 def test_a_class_that_one_domain_lacks_is_named(planted, tmp_path):
     for folder in (planted / "sketch").iterdir():
         shutil.rmtree(folder / "red")

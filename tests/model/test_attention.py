@@ -112,6 +112,7 @@ def test_a_causal_token_sees_itself_and_those_before_it():
         assert difference.any(axis=(0, 2, 3)).tolist() == changed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kernel, dtype",
     [("xla", jnp.float32), ("cudnn", jnp.bfloat16)] if GPU else [("xla", "float32")],

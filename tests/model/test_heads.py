@@ -14,6 +14,7 @@ from tests.conftest import random_params, small_config
 X = jnp.asarray(np.random.default_rng(0).normal(size=(5, 8)), jnp.float32)
 
 
+@pytest.mark.slow
 def test_depths_come_from_the_widths():
     heads = Heads(3, adapter=(6, 6, 4), classifier=(5,), discriminator=(7,))
     params = jax.jit(heads.init)(jax.random.key(0), X)["params"]
@@ -44,6 +45,7 @@ def test_a_linear_head_starts_at_zero_shot():
     assert set(random["classifier"]) == {"layer_0", "layer_1"}
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_its_members():
     heads = Heads(3, classifier=(4,), members=5)
     params = jax.jit(heads.init)(jax.random.key(0), X)["params"]
@@ -59,6 +61,7 @@ def test_an_ensemble_is_its_members():
     np.testing.assert_allclose(jax.nn.softmax(predict(heads, params, X)), mean, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_needs_an_rng_and_keeps_the_mean():
     heads = Heads(3, adapter=(64, 64), dropout=0.5)
     params = jax.jit(heads.init)(jax.random.key(0), X)["params"]
@@ -91,6 +94,7 @@ def test_zero_shot_classifier_normalises_averages_normalises():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pad", [99, 0])  # OpenAI pads with EOS, others with a word
 @pytest.mark.parametrize("eos", [99, 2])  # 2: the largest id is pooled
 def test_texts_mean_the_same_without_padding(pad, eos):

@@ -38,6 +38,7 @@ def same_bits(one, two):
     return one.dtype == two.dtype and one.tobytes() == two.tobytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_round_trip_is_bitwise_in_the_stored_dtype(tmp_path, dtype):
     save_clip(tmp_path, small_config(), random_params(small_config()), dtype)
@@ -52,6 +53,7 @@ def test_round_trip_is_bitwise_in_the_stored_dtype(tmp_path, dtype):
     assert read_json(again / "config.json")["dtype"] == np.dtype(dtype).name
 
 
+@pytest.mark.slow
 def test_half_precision_becomes_float32_when_asked(tmp_path):
     params = random_params(small_config())
     save_clip(tmp_path, small_config(), params, np.float16)
@@ -114,6 +116,7 @@ def test_configs_nested_doubled_and_silent():
         config_from_hf(spoilt)
 
 
+@pytest.mark.slow
 def test_logit_scale_may_be_missing_or_a_vector_of_one(model_dir):
     _, before = load_clip(model_dir)
     rewrite(model_dir, lambda t: t.update(logit_scale=t["logit_scale"].reshape(1)))
@@ -123,6 +126,7 @@ def test_logit_scale_may_be_missing_or_a_vector_of_one(model_dir):
     assert params["logit_scale"] == np.float32(config.logit_scale_init_value)
 
 
+@pytest.mark.slow
 def test_another_image_size_interpolates_and_a_wrong_one_is_refused(model_dir):
     config, params = load_clip(model_dir, image_size=48)
     assert config.vision.image_size == 48
@@ -146,6 +150,7 @@ print(size, peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_loading_needs_little_more_memory_than_the_model(model_dir, tmp_path):
     """A half-precision model of 190 MB: neither two copies nor a float32 one is ever in memory."""
@@ -195,6 +200,7 @@ def test_abstract_parameters_are_those_of_the_whole_model(vision, text):
     assert jax.tree.leaves(found) == jax.tree.leaves(whole)
 
 
+@pytest.mark.slow
 def test_position_ids_are_ignored(model_dir):
     _, before = load_clip(model_dir)
     rewrite(
@@ -295,6 +301,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, dtype, value,
             load_clip(tmp_path, dtype=wanted)
 
 
+@pytest.mark.slow
 def test_numbers_that_a_dtype_does_not_reach_are_refused(model_dir, tmp_path):
     name = "visual_projection.weight"
     rewrite(model_dir, spoil(name, 70_000.0))  # float16 ends at 65,504

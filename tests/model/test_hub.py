@@ -191,6 +191,7 @@ def refusal(name, revision=None):
     return message
 
 
+@pytest.mark.slow
 def test_hub_ids_are_fetched_once_and_only_what_is_needed(hub, monkeypatch):
     for name, revision in (("me/single", None), ("me/single", COMMIT), ("me/sharded", None)):
         config, params = load_clip(name, revision=revision)
@@ -211,6 +212,7 @@ def test_hub_ids_are_fetched_once_and_only_what_is_needed(hub, monkeypatch):
     assert load_clip("me/single")[0] == small_config()
 
 
+@pytest.mark.slow
 def test_a_tokenizer_is_fetched_without_the_weights(hub, monkeypatch):
     tokenize = load_tokenizer("me/single")
     assert tokenize(["a cat"]).shape == (1, small_config().text.max_position_embeddings)

@@ -60,8 +60,8 @@ def test_an_override_file_is_checked(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         read_class_names(tmp_path / "nothing", ["cat"])
     path.write_text("{}")
-    with pytest.raises(ConfigError, match="and 4980 more"):
-        path.write_text(json.dumps({f"x{i}": "" for i in range(5000)}))
+    with pytest.raises(ConfigError, match=r"x0, x1, x10, .*\.\.\.; it has cat"):
+        path.write_text(json.dumps({f"x{i}": "x" for i in range(5000)}))
         read_class_names(path, ["cat"])
 
 

@@ -26,6 +26,7 @@ def pooled_of(tower, every, **options):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", INPUTS)
 def test_one_token_is_as_all_tokens_have_it(tower):
     def run(every):
@@ -41,6 +42,7 @@ def test_one_token_is_as_all_tokens_have_it(tower):
         assert np.abs(a - b).max() <= 1e-5 * max(1, np.abs(b).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", INPUTS)
 def test_the_last_block_spares_queries_and_mlp_of_other_tokens(tower):
     params = random_params(CONFIG)

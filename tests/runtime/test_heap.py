@@ -78,6 +78,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.slow
 def test_steps_reuse_their_memory():
     # 131,000 pages are one device's temporaries; without holes eight steps ask for them twice where
     # glibc is older than 2.39.

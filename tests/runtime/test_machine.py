@@ -28,10 +28,12 @@ def devices(**env):
     return int(done.stdout)
 
 
+@pytest.mark.slow
 def test_every_core_is_a_device():
     assert devices() == min(8, len(os.sched_getaffinity(0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "env",
     [
@@ -61,6 +63,7 @@ def cache_of(folder, **env):
     return done.stdout.split()[0]
 
 
+@pytest.mark.slow
 def test_programs_are_kept_beside_the_features(tmp_path):
     folder = cache_of(tmp_path)
     assert folder.startswith(str(tmp_path / "compiled"))
@@ -71,6 +74,7 @@ def test_programs_are_kept_beside_the_features(tmp_path):
     assert after == before.keys()  # nothing was compiled again
 
 
+@pytest.mark.slow
 def test_programs_are_not_kept_where_the_user_says_otherwise(tmp_path):
     assert cache_of(tmp_path, CLIPJAX_COMPILED="0") == "None"
     assert cache_of(tmp_path, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "own")) == str(

@@ -21,6 +21,7 @@ def own_photos(tmp_path):
     return make_photos(tmp_path / "photos")
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_left_out_of_everything(own_photos, wee_clip, tmp_path, capsys):
     broken = own_photos / "sketch" / "red" / "0.png"
     whole = broken.read_bytes()
@@ -56,6 +57,7 @@ def test_empty_files_count_as_unreadable_and_notes_beside_images_do_not(own_phot
     assert "notes.txt" in " ".join(prepare(parsed(config)).notes)
 
 
+@pytest.mark.slow
 def test_parts_of_the_data_in_half_precision_by_worker_processes(own_photos, wee_clip, tmp_path):
     config = config_of(own_photos, wee_clip, dann={"loss": "dann", "heads": TRUNK}, head=HEAD)
     config.data.shots, config.data.balanced, config.data.epoch = 1, True, "longest"
@@ -69,6 +71,7 @@ def test_parts_of_the_data_in_half_precision_by_worker_processes(own_photos, wee
     assert np.isfinite(trained(config, tmp_path / "run").history[0][-1]["source_val"])
 
 
+@pytest.mark.slow
 def test_shots_cut_training_and_no_evaluation(own_photos, wee_clip, tmp_path):
     config = config_of(own_photos, wee_clip, dann=TWO_STAGE)
     config.data.shots, config.whole_domains, config.seeds = 1, True, (0,)
@@ -86,6 +89,7 @@ def run_log(workdir):
     return [r for r in read_log(workdir / "metrics.jsonl") if "epoch" in r]
 
 
+@pytest.mark.slow
 def test_classes_are_matched_by_name(own_photos, wee_clip, tmp_path, capsys):
     shutil.copytree(own_photos / "sketch" / "red", own_photos / "sketch" / "zebra")
     config = config_of(own_photos, wee_clip, head=HEAD)
@@ -97,6 +101,7 @@ def test_classes_are_matched_by_name(own_photos, wee_clip, tmp_path, capsys):
     assert read_json(tmp_path / "run" / "results.json")["classes"] == 3
 
 
+@pytest.mark.slow
 def test_only_the_domains_asked_for_are_evaluated(own_photos, wee_clip, tmp_path):
     for name in ("blue", "green", "red"):
         shutil.copytree(own_photos / "real" / name, own_photos / "scan" / name)

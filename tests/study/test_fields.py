@@ -26,6 +26,7 @@ def encoded(config):
     return encode(plans.prepare(parsed(config)), lambda line: None)
 
 
+@pytest.mark.slow
 def test_another_image_size_runs_and_changes_features_only(config, tmp_path):
     own = encoded(config)
     config.image_size = 48

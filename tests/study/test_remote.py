@@ -101,6 +101,7 @@ def test_a_checkpoint_that_a_store_refuses_ends_no_training(bucket, monkeypatch,
     assert line.endswith("last good checkpoint: step 1.")
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_files_in_the_bucket(bucket, photos, capsys):
     config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
     config.stages = ()
@@ -115,6 +116,7 @@ def test_a_run_leaves_its_files_in_the_bucket(bucket, photos, capsys):
         run(parsed(config), bucket, print)
 
 
+@pytest.mark.slow
 def test_what_needs_this_machine_is_refused(bucket, photos):
     with pytest.raises(ConfigError, match="a pretraining run cannot go to gs://bucket/run"):
         run(parsed(pretrain.get_config("smoke")), bucket)
@@ -124,6 +126,7 @@ def test_what_needs_this_machine_is_refused(bucket, photos):
         run(parsed(config), bucket, print)
 
 
+@pytest.mark.slow
 def test_a_store_that_is_not_there_is_said_in_one_sentence(monkeypatch, photos):
     monkeypatch.setenv("EPATH_USE_TF", "false")
     if importlib.util.find_spec("gcsfs"):

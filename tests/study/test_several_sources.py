@@ -51,6 +51,7 @@ def test_parts_without_a_mask_are_weighed_by_domain_too():
     assert float(weights[3, 1]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment", [None, {"smallest": 0.9}])
 def test_a_study_trains_on_both_and_evaluates_each(wee_clip, tmp_path, augment):
     make_photos(tmp_path / "photos")

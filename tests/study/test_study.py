@@ -4,7 +4,6 @@ import functools
 import os
 import shutil
 import signal
-import types
 
 import jax
 import numpy as np
@@ -16,18 +15,18 @@ from clipjax.data.loading.pairing import paired_batches
 from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.log import read_log
 from clipjax.model.hf.load import load_clip
-from clipjax.study import Augment, methods, plan, run
+from clipjax.study import Augment, plan, run
 from clipjax.study import trainer as train
 from clipjax.study import workdir as workdirs
 from clipjax.study.encode import encode_texts
-from clipjax.study.methods import build_methods, group_runs
+from clipjax.study.methods import group_runs
 from clipjax.study.plan import prepare
 from clipjax.study.restore import restored
 from clipjax.study.trainer import Trainer, trainers
 from clipjax.train.preemption import Preempted
 from configs import common, tables
 from experiments import export
-from tests.conftest import REPO, parsed, read_json
+from tests.conftest import REPO, methods_of, parsed, read_json
 
 TRUNK = {"adapter": (8,), "classifier": (8,), "discriminator": (8,)}
 TWO_STAGE = {
@@ -76,6 +75,7 @@ def trained(config, workdir, name="dann"):
     return restored(trainer)[name]
 
 
+@pytest.mark.slow
 def test_each_phase_trains_what_it_frees(two_stage, wee_clip):
     config, workdir = two_stage
     params = trained(config, workdir).params
@@ -87,6 +87,7 @@ def test_each_phase_trains_what_it_frees(two_stage, wee_clip):
     assert "text" not in params["clip"] and "logit_scale" not in params["clip"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_read_with_its_parameters(two_stage, capsys):
     config, workdir = two_stage
     found = run(parsed(config), workdir, print)
@@ -117,6 +118,7 @@ def test_rules_stand_side_by_side(two_stage):
     assert rules["last"]["target"] == pytest.approx(row_of(results, "dann")["accuracies"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_a_killed_phase_goes_on_bit_for_bit(two_stage, tmp_path):
     config, workdir = two_stage
     killed = tmp_path / "killed"
@@ -146,6 +148,7 @@ def test_a_killed_phase_goes_on_bit_for_bit(two_stage, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_tuned_encoder_is_exported(two_stage, tmp_path, monkeypatch):
     """On a machine that has neither the run's devices nor its memory."""
     config, workdir = two_stage
@@ -167,6 +170,7 @@ def test_the_tuned_encoder_is_exported(two_stage, tmp_path, monkeypatch):
     assert hits == pytest.approx(row["accuracies"][1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_trains_both_towers_and_exports(photos, wee_clip, tmp_path):
     full = {"loss": "finetune", "heads": {"text": True}, "freeze": (), "epochs": 2}
     config = config_of(photos, wee_clip, full=full)
@@ -183,6 +187,7 @@ def test_full_fine_tuning_trains_both_towers_and_exports(photos, wee_clip, tmp_p
     assert load_adapted(tmp_path / "out").classes == ("blue", "green", "red")
 
 
+@pytest.mark.slow
 def test_told_to_stop_in_the_middle_it_ends_with_the_same_results(two_stage, tmp_path, monkeypatch):
     """SIGTERM in an epoch of the phase that reads pixels; then the same command again."""
     config, reference = two_stage
@@ -206,6 +211,7 @@ def test_told_to_stop_in_the_middle_it_ends_with_the_same_results(two_stage, tmp
     assert one["rows"] == two["rows"] and one["selection_rules"] == two["selection_rules"]
 
 
+@pytest.mark.slow
 def test_checkpoints_of_another_run_are_refused_before_anything_is_read(
     two_stage, wee_clip, photos, tmp_path
 ):
@@ -220,6 +226,7 @@ def test_checkpoints_of_another_run_are_refused_before_anything_is_read(
         workdirs.check_checkpoints(folder, workdirs.name_of(parsed(config)))
 
 
+@pytest.mark.slow
 def test_the_candidates_that_a_rule_needs_are_kept(photos, wee_clip, tmp_path):
     head = {"loss": "finetune", "heads": {"classifier": (8,)}, "epochs": 6}
     config = config_of(photos, wee_clip, head=head)
@@ -234,6 +241,7 @@ def test_the_candidates_that_a_rule_needs_are_kept(photos, wee_clip, tmp_path):
     assert {int(path.name) for path in folder.iterdir()} == wanted
 
 
+@pytest.mark.slow
 def test_another_rule_picks_another_epoch(photos, wee_clip, tmp_path):
     head = {"loss": "finetune", "heads": {"classifier": (8,)}, "epochs": 6}
     config = config_of(photos, wee_clip, head=head)
@@ -246,6 +254,7 @@ def test_another_rule_picks_another_epoch(photos, wee_clip, tmp_path):
     assert row["accuracies"] == pytest.approx(picked["target"], abs=1e-5)
 
 
+@pytest.mark.slow
 def test_methods_that_differ_in_numbers_train_as_one_program(photos, wee_clip, tmp_path):
     dann = {"loss": "dann", "heads": TRUNK, "epochs": 2}
     slow = dann | {"optim": {"lr": 1e-4, "schedule": "step"}, "lam_max": 0.2, "schedule": "linear"}
@@ -268,7 +277,7 @@ def test_methods_that_differ_in_numbers_train_as_one_program(photos, wee_clip, t
 
 def test_groups_share_all_but_rates_and_lambdas():
     always = lambda method: True  # noqa: E731
-    built = {t: build_methods(parsed(tables.get_config(str(t))), 28) for t in (3, 4, 5)}
+    built = {t: methods_of(tables.get_config(str(t)), 28) for t in (3, 4, 5)}
     assert group_runs(built[3], always) == [(f"mlp{n}_step", f"mlp{n}_cosine") for n in (2, 3, 5)]
     assert len(group_runs(built[4], always)) == 2  # the losses differ
     assert group_runs(built[5], always) == [("dann_lr1e-2", "dann_lr1e-3", "dann_constant")]
@@ -292,7 +301,7 @@ def test_groups_share_all_but_rates_and_lambdas():
 def test_what_cannot_train_is_refused_by_name(change, word):
     config = config_of("", "tiny", dann={"loss": "dann", "heads": TRUNK} | change)
     with pytest.raises(ConfigError, match=word):
-        build_methods(parsed(config), 3)
+        methods_of(config)
 
 
 @pytest.mark.parametrize(
@@ -308,15 +317,6 @@ def test_what_does_not_fit_the_model_is_refused_by_name(photos, wee_clip, change
     config = config_of(photos, wee_clip, dann={"loss": "dann", "heads": TRUNK} | change)
     with pytest.raises(ConfigError, match=word):
         prepare(parsed(config))
-
-
-def test_a_loss_that_knows_no_axis_is_refused_with_pmap(monkeypatch):
-    plain = types.SimpleNamespace(make_loss=lambda model: None)
-    monkeypatch.setattr(methods, "loss_files", lambda: {"plain": plain})
-    config = config_of("", "tiny", own={"loss": "plain", "heads": {"classifier": (8,)}})
-    config.parallel = "pmap"
-    with pytest.raises(ConfigError, match="methods.own: its loss does not take axis_name"):
-        build_methods(parsed(config), 3)
 
 
 @pytest.mark.parametrize(
@@ -366,6 +366,7 @@ def test_a_part_without_images_is_refused_before_anything_runs(tmp_path, wee_cli
         prepare(parsed(config))
 
 
+@pytest.mark.slow
 def test_an_idle_domain_loss_is_said(photos, wee_clip, tmp_path, capsys):
     idle = {"loss": "dann", "heads": {"discriminator": (8,), "classifier": (8,)}, "epochs": 1}
     config = config_of(photos, wee_clip, dann=idle)
@@ -384,6 +385,6 @@ def test_the_methods_of_the_readme_can_be_built():
     code = text[text.index("config.methods.two_stage = {") :].split("```")[0]
     config = common.study()
     exec(code, {"config": config})
-    (method,) = build_methods(parsed(config), 5).values()
+    (method,) = methods_of(config, 5).values()
     assert [phase.epochs for phase in method.phases] == [6, 14]
     assert method.phases[1].augment == Augment(smallest=0.5)

@@ -13,13 +13,13 @@ from clipjax.log import read_log
 from clipjax.study import parse, run
 from clipjax.study import workdir as workdirs
 from clipjax.study.encode import encode_texts
-from clipjax.study.methods import build_methods, group_runs
+from clipjax.study.methods import group_runs
 from clipjax.study.plan import needed_parts, open_data, prepare
 from clipjax.study.sweep import settings
 from clipjax.study.trainer import trainers
 from configs import sweep as sweep_config
 from experiments import export
-from tests.conftest import parsed, read_json
+from tests.conftest import methods_of, parsed, read_json
 from tests.study.test_study import TRUNK, config_of, row_of, trained
 
 DANN = {"loss": "dann", "heads": TRUNK, "lam_max": 0.3, "label_smoothing": 0.1, "epochs": 2}
@@ -31,7 +31,7 @@ GRID = ({"optim.lr": 1e-3, "methods.dann.lam_max": 0.1, "methods.dann.label_smoo
 
 def test_the_config_that_ships_is_24_runs_of_two_programs():
     config = sweep_config.get_config()
-    built = build_methods(parsed(config), 28)
+    built = methods_of(config, 28)
     assert len(built) * len(config.seeds) == 24
     assert [len(names) for names in group_runs(built, lambda method: True)] == [2, 6]
     assert "dann lam_max=0.3 lr=0.003" in built
@@ -77,7 +77,7 @@ def test_names_are_short_where_nothing_looks_alike():
 def test_a_setting_trains_what_its_name_says():
     config = sweep_config.get_config()
     config.sweep = ({"optim.schedule": "constant"}, {"methods.dann.schedule": "constant"})
-    built = build_methods(parsed(config), 28)
+    built = methods_of(config, 28)
     for name, (stage, own) in parsed(config).settings.items():
         (phase,) = built[name].phases
         assert phase.optim.schedule == own.get("optim.schedule", "cosine")
@@ -129,7 +129,7 @@ def test_what_cannot_be_swept_is_refused_by_name(sweep, word):
     config = config_of("", "tiny", dann=DANN)
     config.sweep = (sweep,) if isinstance(sweep, dict) else sweep
     with pytest.raises(ConfigError, match=word):
-        build_methods(parsed(config), 3)
+        methods_of(config)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +179,7 @@ def separate(config, stage, point):
     return own
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_are_those_of_separate_configs(swept, tmp_path):
     config, workdir = swept
     log = read_log(workdir / "metrics.jsonl")
@@ -209,7 +210,7 @@ def products(config, workdir):
     rows = lambda n: jax.ShapeDtypeStruct((n, plan.clip_config.projection_dim), np.float32)  # noqa: E731
     labels = jax.ShapeDtypeStruct((6,), np.int32)
     batch = {"source": {"inputs": rows(6), "label": labels}, "target": {"inputs": rows(6)}}
-    step = trainer.step(0, trainer.network.model, heads)
+    step = trainer.step(0, trainer.backbone(cached=True), heads)
     state = jax.eval_shape(lambda: trainer.begin(0, trainer.start()._replace(params=heads)))
     one = state._replace(seed=jax.ShapeDtypeStruct((), np.uint32))
     return str(jax.make_jaxpr(step)(one, batch)).count("dot_general[")
@@ -223,6 +224,7 @@ def test_cached_features_of_both_domains_go_through_the_networks_at_once(
     assert joined < apart  # what the user says stays
 
 
+@pytest.mark.slow
 def test_a_run_of_a_sweep_does_not_depend_on_the_others(swept, tmp_path):
     config, workdir = swept
     alone = config.copy_and_resolve_references()
@@ -271,6 +273,7 @@ def test_a_setting_is_exported_by_its_name(swept, tmp_path):
     assert np.mean(hits) == pytest.approx(row["accuracies"][1], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_targets_are_swept_in_one_program(photos, wee_clip, tmp_path, tmp_path_factory):
     root = tmp_path_factory.mktemp("three") / "photos"
     shutil.copytree(photos, root)

@@ -3,9 +3,8 @@
 import pytest
 
 from clipjax.errors import ConfigError
-from clipjax.study.methods import build_methods
 from clipjax.study.plan import open_data
-from tests.conftest import parsed
+from tests.conftest import methods_of, parsed
 from tests.study.test_study import TRUNK, config_of
 
 DANN = {"loss": "dann", "heads": TRUNK}
@@ -49,7 +48,7 @@ def test_values_of_a_sweep(field, value, words):
     config = config_of("", "tiny", dann=DANN)
     config.sweep = ({field: value},)
     with pytest.raises(ConfigError, match=words) as caught:
-        build_methods(parsed(config), 3)
+        methods_of(config)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -70,7 +69,7 @@ def test_values_of_a_method(entry, words):
     config = config_of("", "tiny")
     config.methods.dann, config.stages = entry, ("dann",)
     with pytest.raises(ConfigError, match=words):
-        build_methods(parsed(config), 3)
+        methods_of(config)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def test_values_of_the_config(field, value):
     config = config_of("", "tiny", dann=DANN)
     config.update_from_flattened_dict({field: value})
     with pytest.raises(ConfigError, match=field) as caught:
-        build_methods(parsed(config), 3)
+        methods_of(config)
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -49,6 +49,7 @@ def fit(workdir, data, step, states, epochs, *shared, **changes):
         return fit_arrays(lambda position: step, states, data, plan, out, *shared)
 
 
+@pytest.mark.slow
 def test_resuming_gives_the_same_bits(tmp_path):
     data, step, make = problem()
     states = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32))
@@ -68,6 +69,7 @@ def test_resuming_gives_the_same_bits(tmp_path):
     assert logs[0] == logs[1] and len(logs[0]) == 6
 
 
+@pytest.mark.slow
 def test_calls_of_one_epoch_give_the_same_bits_checkpoints_and_log(tmp_path, monkeypatch):
     data, step, make = problem()
     states, found, logs, saved = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32)), [], [], []
@@ -92,6 +94,7 @@ def test_calls_of_one_epoch_give_the_same_bits_checkpoints_and_log(tmp_path, mon
     assert [r["epoch"] for r in logs[0] if "evaluation" in r] == [3, 6, 7]
 
 
+@pytest.mark.slow
 def test_seeds_together_equal_seeds_alone(tmp_path):
     data, step, make = problem()
     together = fit(tmp_path, data, step, jax.vmap(make)(jnp.array([3, 8], jnp.uint32)), 2)
@@ -101,6 +104,7 @@ def test_seeds_together_equal_seeds_alone(tmp_path):
     assert not np.allclose(together.params["w"][0], together.params["w"][1])
 
 
+@pytest.mark.slow
 def test_a_non_finite_loss_is_located_and_not_saved(tmp_path):
     data, _, make = problem()
 
@@ -128,6 +132,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
         checkpointer.restore(other)
 
 
+@pytest.mark.slow
 def test_epochs_take_the_examples_of_their_plan():
     sampling = Sampling("longest", balanced=True)
     data, _, _ = problem()
@@ -154,6 +159,7 @@ def test_a_batch_is_float32_whatever_the_features_are(dtype):
     np.testing.assert_array_equal(batch["source"]["label"], plan["source"])
 
 
+@pytest.mark.slow
 def test_mapped_features_of_16_bits_train_as_their_float32_values_do(tmp_path):
     data, step, make = problem()
     rounded = data["source"]["inputs"].astype(jnp.bfloat16)
@@ -168,6 +174,7 @@ def test_mapped_features_of_16_bits_train_as_their_float32_values_do(tmp_path):
     assert found[0].params["w"].dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_step_is_traced_once_a_phase(tmp_path, shared):
     """Checkpoints, epochs and runs do not trace the step again: four calls of one length."""
@@ -184,6 +191,7 @@ def test_a_step_is_traced_once_a_phase(tmp_path, shared):
     assert len(traces) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["finetune", "dann"])
 def test_microbatches_train_what_whole_batches_do_where_devices_share_the_runs(tmp_path, method):
     """The last of three batches is padded; under `jax.shard_map` on CPU."""
@@ -201,6 +209,7 @@ def test_microbatches_train_what_whole_batches_do_where_devices_share_the_runs(t
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 
 
+@pytest.mark.slow
 def test_runs_shared_by_devices_are_those_that_are_stacked(tmp_path):
     """Three runs of which the second trains on other rows; resumed from the stacked checkpoint."""
     data, step, make = problem()

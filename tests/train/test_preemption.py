@@ -83,6 +83,7 @@ def test_arrays_go_on_with_the_same_bits_and_log(tmp_path, monkeypatch):
     assert logs[0] == logs[1]
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_75_and_goes_on(tmp_path, photos):
     command = [sys.executable, "-m", "experiments.main", f"--workdir={tmp_path / 'w'}"]
     command += [f"--config=configs/finetune.py:source=real,target=sketch,root={photos}"]

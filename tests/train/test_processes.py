@@ -168,15 +168,18 @@ def undisturbed(tmp_path_factory):
     return trained
 
 
-@pytest.mark.parametrize("count, way, fsdp", [(2, "jit", 2), (2, "pmap", 1), (4, "jit", 4)])
-def test_processes_train_what_one_trains(undisturbed, count, way, fsdp):
+def losses_of(workdir):
+    log = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [float(re.search(r'"loss": ([\d.]+)', line)[1]) for line in log]
+
+
+@pytest.mark.parametrize("way, fsdp", [("jit", 4), ("pmap", 1)])
+def test_processes_train_what_one_trains(undisturbed, way, fsdp):
     """With fsdp=4 no process has all parameters. After pmap, steps under `jax.shard_map` too."""
-    both = undisturbed(1), undisturbed(count, way, fsdp)
+    both = undisturbed(1), undisturbed(2, way, fsdp)
     for one, many in zip(*map(params, both), strict=True):
         np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-6)
-    logs = [(at / "metrics.jsonl").read_text().splitlines() for at in both]
-    losses = [[float(re.search(r'"loss": ([\d.]+)', line)[1]) for line in log] for log in logs]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=2e-6)
+    np.testing.assert_allclose(losses_of(both[1]), losses_of(both[0]), rtol=2e-6)
 
 
 def lost_by(index, count, victim):
@@ -192,39 +195,41 @@ def errors_in(text):
     return re.sub(r"^p step .*\n", "", text, flags=re.M)
 
 
-def goes_on(undisturbed, workdir):
-    """Starts two processes again: they end as if nothing had happened."""
-    codes, said, _ = fit(workdir, 2, "jit", 2)
+def stopped_at(said):
+    """The step that both of two processes tell of that a notice stopped."""
+    told = r"^clipjax: stopped by SIGTERM at step (.*) of p, saved"
+    steps = [re.findall(told, text, re.M) for text in said]
+    assert len(steps[0]) == 1 and steps[0] == steps[1], said
+    return steps[0][0]
+
+
+def test_a_kill_and_a_notice_are_said_and_restarts_end_as_if_nothing_had_happened(
+    undisturbed, tmp_path
+):
+    """One is killed; the others say so. Told to one, a notice stops all at one step."""
+    codes, said, at = fit(tmp_path, 2, "jit", 4, blow=(12, 1, signal.SIGKILL))
+    assert codes == [1, -9] and errors_in(said[0]) == lost_by(0, 2, 1)
+    assert at[0] - at[1] < 60
+    codes, said, _ = fit(tmp_path, 2, "jit", 4, blow=(13, 1, signal.SIGTERM))
+    assert codes == [75, 75], said
+    assert "p step 5/20" not in said[0]  # it went on
+    assert (tmp_path / "checkpoints" / stopped_at(said)).is_dir()
+    assert errors_in(said[0]).count("\n") == 1  # JAX tells of the signal in the process that got it
+    codes, said, _ = fit(tmp_path, 2, "jit", 4)
     assert codes == [0, 0], said
-    assert "p step 5/20" not in said[0] and "p step 20/20" in said[0]
-    for one, many in zip(params(undisturbed(2, "jit", 2)), params(workdir), strict=True):
+    assert "p step 10/20" not in said[0] and "p step 20/20" in said[0]
+    for one, many in zip(params(undisturbed(2, "jit", 4)), params(tmp_path), strict=True):
         np.testing.assert_array_equal(many, one)
 
 
-@pytest.mark.parametrize("count, victim", [(2, 1), (4, 0)])
-def test_where_one_is_killed_the_others_say_so_and_a_restart_goes_on(
-    undisturbed, tmp_path, count, victim
-):
-    codes, said, at = fit(tmp_path, count, "jit", count, blow=(12, victim, signal.SIGKILL))
-    for index in range(count):
-        if index != victim:
-            assert errors_in(said[index]) == lost_by(index, count, victim)
-            assert at[index] - at[victim] < 60
-    assert codes == [-9 if index == victim else 1 for index in range(count)]
-    if count == 2:
-        goes_on(undisturbed, tmp_path)
-
-
-def test_a_notice_to_one_stops_all_at_one_step_and_a_restart_goes_on(undisturbed, tmp_path):
-    codes, said, _ = fit(tmp_path, 2, "jit", 2, blow=(6, 1, signal.SIGTERM))
-    assert codes == [75, 75], said
-    steps = [
-        re.findall("^clipjax: stopped by SIGTERM at step (.*) of p, saved", t, re.M) for t in said
-    ]
-    assert len(steps[0]) == 1 and steps[0] == steps[1], said
-    assert (tmp_path / "checkpoints" / steps[0][0]).is_dir()
-    assert errors_in(said[0]).count("\n") == 1  # JAX tells of the signal in the process that got it
-    goes_on(undisturbed, tmp_path)
+def test_where_the_first_of_four_is_killed_all_others_say_so(undisturbed, tmp_path):
+    """Parameters and batches are cut over all four, and train as one process trains them."""
+    codes, said, at = fit(tmp_path, 4, "jit", 2, blow=(12, 0, signal.SIGKILL))
+    assert codes == [-9, 1, 1, 1]
+    for index in range(1, 4):
+        assert errors_in(said[index]) == lost_by(index, 4, 0)
+        assert at[index] - at[0] < 60
+    np.testing.assert_allclose(losses_of(tmp_path), losses_of(undisturbed(1))[:2], rtol=2e-6)
 
 
 # What becomes of one process after the other did something: nothing is trained.

@@ -33,10 +33,11 @@ SCRIPT = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np, optax
 from clipjax.adapt import contrastive, dann
+from clipjax.adapt.method import Classes, on_backbone
 from clipjax.adapt.step import init_state, make_step
+from clipjax.model.backbone import make_backbone, make_head, tower_params
 from clipjax.model.clip import CLIP, normalize
-from clipjax.model.heads import Heads, as_model, init_heads
-from clipjax.model.network import make_network, needed_clip
+from clipjax.model.heads import Heads, as_model
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed.program import make_program
 from clipjax.train.distributed.sharding import DATA, batch_mesh, make_mesh, replicate
@@ -84,10 +85,11 @@ losses["accumulated on pmap 4"] = train(adapt, start, full, 4, "pmap", accumulat
 
 config = small_config(vision={"num_hidden_layers": 1})
 heads = Heads(3, adapter=(8,), classifier=(8,), discriminator=(8,))
-network = make_network(CLIP(config), lambda pixels, rng: pixels / 255.0, heads, tokens=None)
-start = init_heads(heads, jax.random.key(0), jnp.zeros((1, 16)), jnp.zeros((3, 16)), 1.0)
-start = start | {"clip": needed_clip(heads, random_params(config))}
-tune = lambda axis: dann.make_loss(network.pixel_model)
+backbone = make_backbone(CLIP(config), lambda pixels, rng: pixels / 255.0)
+head = make_head(heads, backbone, Classes(("a", "b", "c"), None, jnp.zeros((3, 16)), 1.0))
+start = jax.jit(head.init)(jax.random.key(0))
+start = start | {"clip": tower_params(random_params(config), ("image",))}
+tune = lambda axis: dann.make_loss(on_backbone(backbone, head))
 pixels = lambda: rng.integers(0, 256, (16, 32, 32, 3)).astype(np.uint8)
 batches = [labelled(pixels) for _ in range(20)]
 for variant in TOWER:
@@ -144,19 +146,16 @@ for count in (1, 2, 4):
 print(json.dumps({"losses": losses, "same": same, "cut": cut, "shared": shared, "told": told}))
 """
 # (devices, way, fsdp), one device first.
-ALL = [(n, "jit", 1) for n in (1, 2, 4, 8)] + [(n, "pmap", 1) for n in (2, 4, 8)]
-HEADS = [*ALL, (2, "jit", 2), (8, "jit", 2), (8, "jit", 8)]
+HEADS = [(1, "jit", 1), (8, "jit", 1), (4, "pmap", 1), (2, "jit", 2), (8, "jit", 8)]
 TOWER = [(1, "jit", 1), (8, "pmap", 1), (8, "jit", 4)]
 # (way, devices, microbatches) of a batch whose padding is NaN and lies on some devices alone.
-SHARED = [("checked", 2, 1), ("checked", 4, 2), ("checked", 8, 1), ("unchecked", 4, 2)]
+SHARED = [("checked", 4, 2), ("checked", 8, 1), ("unchecked", 4, 2)]
 SHARED += [("pmap", 4, 2), ("jit", 1, 4)]
 
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
-    # Compiling takes longer than the steps; the less is optimised, the less so. The last flag wins.
-    flags = os.environ["XLA_FLAGS"] + " --xla_backend_optimization_level=0"
-    flags += " --xla_force_host_platform_device_count=8"
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=8"
     script = SCRIPT.replace("HEADS", repr(HEADS)).replace("TOWER", repr(TOWER))
     script = script.replace("SHARED", repr(SHARED))
     done = subprocess.run(
@@ -176,6 +175,7 @@ def close(losses, like):
     np.testing.assert_allclose(many, one, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part, count, way, fsdp",
     [("heads", *v) for v in HEADS[1:]] + [("tower", *v) for v in TOWER[1:]],
@@ -210,8 +210,8 @@ def test_a_label_on_one_device_that_is_no_class_spoils_the_step_on_all(eight):
 def test_fsdp_leaves_each_device_its_part(eight):
     """Of parameters and both moments; arrays of fewer than 1024 elements are whole everywhere."""
     cut = eight["cut"]
-    assert cut["heads 8 jit 1"] == cut["heads 8 pmap 1"] == cut["tower 8 pmap 1"] == 1
-    assert cut["heads 2 jit 2"] == cut["heads 8 jit 2"] < 0.7
+    assert cut["heads 8 jit 1"] == cut["heads 4 pmap 1"] == cut["tower 8 pmap 1"] == 1
+    assert cut["heads 2 jit 2"] < 0.7
     assert cut["heads 8 jit 8"] < 0.4 and cut["tower 8 jit 4"] < 0.4
 
 
