@@ -75,7 +75,7 @@ def test_the_drawing_shows_every_room_and_import():
 
 def test_the_pages_example_is_the_one_that_the_contract_tests_train():
     page, file = (REPO / name for name in ("ARCHITECTURE.md", "tests/contract/moments.py"))
-    lines = lambda text: [line for line in text.splitlines() if line]  # noqa: E731
+    lines = lambda text: [line for line in text.splitlines() if line]
     assert lines(file.read_text()) == lines(page.read_text().split("```python")[1].split("```")[0])
 
 

@@ -117,7 +117,7 @@ class VisionTower(nn.Module):
         first = class_embedding.astype(self.dtype) + positions[0].astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         x = LayerNorm(cfg.layer_norm_eps, name="pre_layernorm")(x).astype(self.dtype)
-        take_class = lambda x: x[:, :1]  # noqa: E731
+        take_class = lambda x: x[:, :1]
         x, hidden = run_blocks(self, x, take_class, causal=False, every=all_hidden)
         pooled = LayerNorm(cfg.layer_norm_eps, name="post_layernorm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
@@ -163,7 +163,7 @@ class TextTower(nn.Module):
         embeddings = tokens[ids] if embeddings is None else embeddings
         x = embeddings.astype(self.dtype) + positions[None, : ids.shape[1]].astype(self.dtype)
         end = pool_positions(ids, cfg.eos_token_id)
-        take_end = lambda x: jnp.take_along_axis(x, end[:, None, None], axis=1)  # noqa: E731
+        take_end = lambda x: jnp.take_along_axis(x, end[:, None, None], axis=1)
         x, hidden = run_blocks(self, x, take_end, end + 1, causal=True, every=all_hidden)
         pooled = LayerNorm(cfg.layer_norm_eps, name="final_layer_norm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
@@ -223,7 +223,7 @@ class CLIP(nn.Module):
 
     def setup(self):
         cfg, shared = self.config, (self.dtype, self.kernel, self.remat)
-        project = lambda: nn.Dense(cfg.projection_dim, use_bias=False, dtype=jnp.float32)  # noqa: E731
+        project = lambda: nn.Dense(cfg.projection_dim, use_bias=False, dtype=jnp.float32)
         if cfg.vision:
             self.vision = VisionTower(cfg.vision, *shared)
             self.visual_projection = project()

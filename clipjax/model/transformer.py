@@ -91,8 +91,8 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, query=None, lengths=None) -> jax.Array:
         width, heads = x.shape[-1], self.config.num_attention_heads
-        dense = lambda name, std: Dense(width, std, self.dtype, name=name)  # noqa: E731
-        split = lambda y: y.reshape(*y.shape[:2], heads, width // heads)  # noqa: E731
+        dense = lambda name, std: Dense(width, std, self.dtype, name=name)
+        split = lambda y: y.reshape(*y.shape[:2], heads, width // heads)
         asking = x if query is None else query
         q, k, v = (
             split(dense(name, width**-0.5)(inputs))
@@ -130,7 +130,7 @@ class Block(nn.Module):
             x = token + attention(y, norm1(token).astype(self.dtype), lengths)
         y = LayerNorm(cfg.layer_norm_eps, name="layer_norm2")(x).astype(self.dtype)
         width = cfg.hidden_size
-        dense = lambda *sizes, name: Dense(*sizes, self.dtype, name=name)  # noqa: E731
+        dense = lambda *sizes, name: Dense(*sizes, self.dtype, name=name)
         y = dense(cfg.intermediate_size, (2 * width) ** -0.5, name="fc1")(y)
         y = ACTIVATIONS[cfg.hidden_act](y)
         y = dense(width, cfg.residual_std, name="fc2")(y)

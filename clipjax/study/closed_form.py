@@ -94,7 +94,7 @@ class Fit:
     def _trained(self, found: dict[str, PyTree]) -> Trained:
         seeds, classes = len(self.encoded.study.training.seeds), self.encoded.classes
         predict = jax.jit(functools.partial(_answer, self.kind, classes))
-        repeat = lambda x: np.repeat(np.asarray(x)[None], seeds, axis=0)  # noqa: E731
+        repeat = lambda x: np.repeat(np.asarray(x)[None], seeds, axis=0)
         variants = {name: jax.tree.map(repeat, params) for name, params in found.items()}
         return Trained(predict, View(self.encoded), variants, {}, [[] for _ in range(seeds)])
 

@@ -56,7 +56,7 @@ class View:
         if not self._sees(params):
             return self.encoded.parts[part]
         crops = self.encoded.crops(*part)
-        encode = lambda images: self._encode(params, deal_out(images, self.mesh))  # noqa: E731
+        encode = lambda images: self._encode(params, deal_out(images, self.mesh))
         place = processes.place()
         if len(crops) < place[1]:  # too few to share
             place = (0, 1)

@@ -225,7 +225,7 @@ def _fits(kind: Any, value: Any) -> bool:
     origin = typing.get_origin(kind) or kind
     if origin is tuple:
         inner = [k for k in typing.get_args(kind) if k is not ...]
-        every = lambda x: not inner or _fits(inner[0], x)  # noqa: E731
+        every = lambda x: not inner or _fits(inner[0], x)
         return isinstance(value, tuple) and all(map(every, value))
     tests = {int: is_whole, float: is_number}
     return tests[origin](value) if origin in tests else isinstance(value, origin)

@@ -144,7 +144,7 @@ def _averages(group: RunGroup, states: TrainState) -> PyTree:
     running = states.average
     if not jax.tree.leaves(running):
         return None
-    pick = lambda mean, x: x if mean is None else np.asarray(mean).astype(x.dtype)  # noqa: E731
+    pick = lambda mean, x: x if mean is None else np.asarray(mean).astype(x.dtype)
     return jax.tree.map(pick, running.params, states.params, is_leaf=lambda leaf: leaf is None)
 
 

@@ -50,9 +50,9 @@ def programs(plan: Plan) -> list[tuple[str, ...]]:
     """
     if isinstance(plan.dataset, Recorded):
         return plan.dataset.programs
-    joins = lambda method: method.trains and all(cached_phases(plan, method))  # noqa: E731
+    joins = lambda method: method.trains and all(cached_phases(plan, method))
     # Planned sizes: checkpoints of a program are found again without reading an image.
-    size = lambda method: planned_sizes(method.data, plan.dataset)  # noqa: E731
+    size = lambda method: planned_sizes(method.data, plan.dataset)
     return group_runs(plan.methods, joins, size)
 
 
@@ -135,7 +135,7 @@ class Trainer(RunGroup):
         phase, shared = self.method.phases[index], self.shared(index)
         # What joins the state is an argument of the program, not a constant in it.
         states, more = jax.device_get((states, self.joining(index)))
-        one = lambda position: jax.tree.map(lambda x: x[position], states)  # noqa: E731
+        one = lambda position: jax.tree.map(lambda x: x[position], states)
         shapes = jax.eval_shape(begin, one(0), more)
         training, devices = self.training, self.study.devices
         size = sum(x.size * x.dtype.itemsize for x in leaves((shapes, shared)))

@@ -54,7 +54,7 @@ def numpy_batches():
 def as_jax(batch):
     """The batch with its padding, which holds numbers that would be noticed."""
     masks = [np.arange(BATCH) < n for n in batch["count"]]
-    spoil = lambda x, mask: jnp.asarray(np.where(mask[:, None], x, 50.0))  # noqa: E731
+    spoil = lambda x, mask: jnp.asarray(np.where(mask[:, None], x, 50.0))
     source = {"inputs": spoil(batch["source"], masks[0]), "label": jnp.asarray(batch["label"])}
     return {
         "source": source | {"mask": jnp.asarray(masks[0])},

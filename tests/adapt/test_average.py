@@ -51,12 +51,10 @@ def test_weights_of_a_beta_density_favour_both_ends():
 def test_it_is_resumed_and_is_of_what_trains_alone(tmp_path):
     data, _, _ = test_arrays.problem()
     rule, optimizer, frozen = average.uniform(0.2), optax.adam(1e-2), {"w": False, "z": True}
-    loss = lambda p, *rest: test_arrays.loss({"w": p["w"] + p["z"]}, *rest)  # noqa: E731
+    loss = lambda p, *rest: test_arrays.loss({"w": p["w"] + p["z"]}, *rest)
     step = make_step(loss, optimizer, total_steps=18, frozen=frozen, average=rule)
     params = {"w": jnp.zeros((4, 3)), "z": jnp.ones((4, 3))}
-    make = lambda seed: init_state(  # noqa: E731
-        params, optimizer, seed=seed, frozen=frozen, average=rule
-    )
+    make = lambda seed: init_state(params, optimizer, seed=seed, frozen=frozen, average=rule)
     states = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32))
     for name in "ab":
         (tmp_path / name).mkdir()
@@ -72,9 +70,9 @@ def test_it_is_resumed_and_is_of_what_trains_alone(tmp_path):
 def test_shared_parameters_reach_the_loss_and_stay_out_of_the_state(tmp_path):
     data, _, _ = test_arrays.problem()
     optimizer = optax.adam(1e-2)
-    loss = lambda p, *rest: test_arrays.loss({"w": p["h"]["w"] + p["h"]["z"]}, *rest)  # noqa: E731
+    loss = lambda p, *rest: test_arrays.loss({"w": p["h"]["w"] + p["h"]["z"]}, *rest)
     step = make_step(loss, optimizer, total_steps=18)
-    make = lambda seed: init_state({"h": {"w": jnp.zeros((4, 3))}}, optimizer, seed=seed)  # noqa: E731
+    make = lambda seed: init_state({"h": {"w": jnp.zeros((4, 3))}}, optimizer, seed=seed)
     states, shared = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32)), {"h": {"z": jnp.ones((4, 3))}}
     from clipjax.train.arrays import run_mesh
 

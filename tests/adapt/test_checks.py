@@ -46,7 +46,7 @@ ONE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("shape, joined", [("[N, 1]", False), ("[N]", True)])
 def test_one_logit_is_the_softmax_of_zero_and_it(shape, joined):
-    two = lambda p, f: jnp.pad(f @ p["one"], ((0, 0), (1, 0)))  # noqa: E731
+    two = lambda p, f: jnp.pad(f @ p["one"], ((0, 0), (1, 0)))
     differentiate = jax.jit(
         jax.value_and_grad(lambda p, m: dann_loss(m, p, batch(), 0.5, joined=joined), has_aux=True),
         static_argnums=1,
@@ -87,7 +87,7 @@ def test_one_logit_is_torchs_binary_cross_entropy():
 )
 def test_what_shapes_tell_is_refused_when_traced(given, discriminate, says):
     chosen = model(*([discriminate] if discriminate else []))
-    step = lambda s, b: dann_step(chosen, s, b, 0.5, optimizer=optax.sgd(0.1))  # noqa: E731
+    step = lambda s, b: dann_step(chosen, s, b, 0.5, optimizer=optax.sgd(0.1))
     with pytest.raises(ValueError, match=says):
         jax.eval_shape(step, init_state(PARAMS, optax.sgd(0.1)), given)
 

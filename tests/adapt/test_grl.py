@@ -118,11 +118,11 @@ def test_a_tree_is_reversed_array_by_array():
 
 
 def test_lambda_has_no_gradient_of_the_output_and_one_of_the_reversed_gradient():
-    cube = lambda x, lam: grl(x, lam) ** 3  # noqa: E731
+    cube = lambda x, lam: grl(x, lam) ** 3
     assert jax.grad(cube, argnums=1)(2.0, 0.5) == 0.0
     backward = jax.grad(cube)  # -lam 3 x^2
     assert jax.grad(backward, argnums=1)(2.0, 0.5) == -12.0
-    held = lambda x, lam: jax.grad(cube)(x, jax.lax.stop_gradient(lam))  # noqa: E731
+    held = lambda x, lam: jax.grad(cube)(x, jax.lax.stop_gradient(lam))
     assert jax.grad(held, argnums=1)(2.0, 0.5) == 0.0
 
 

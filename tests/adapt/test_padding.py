@@ -123,7 +123,7 @@ def test_no_garbage_reaches_parameters_through_the_networks(method):
     """Whole, and as the shares of three parts in a scan, one of which holds a single real row."""
 
     def differentiate(batch, **more):
-        loss = lambda p: METHODS[method](p, batch, **more)  # noqa: E731
+        loss = lambda p: METHODS[method](p, batch, **more)
         return jax.value_and_grad(loss, has_aux=True)(PARAMS)
 
     def scanned(batch):

@@ -175,7 +175,7 @@ def test_dann_step_follows_the_papers_update_rule():
 def test_dann_step_runs_under_jit_scan_and_vmap():
     model, params, batch = dann_setup()
     optimizer = optax.adam(1e-2)
-    step = lambda state, lam: dann_step(model, state, batch, lam, optimizer=optimizer)  # noqa: E731
+    step = lambda state, lam: dann_step(model, state, batch, lam, optimizer=optimizer)
     state = init_state(params, optimizer)
     lams = jnp.array([0.1, 0.2])
     scanned, metrics = jax.jit(lambda s: jax.lax.scan(step, s, lams))(state)

@@ -16,13 +16,13 @@ from tests.conftest import REPO
 
 def step(state, batch):
     """A matrix product and its gradient: 6 B I O FLOPs."""
-    loss = lambda w: jnp.mean((batch["x"] @ w) ** 2)  # noqa: E731
+    loss = lambda w: jnp.mean((batch["x"] @ w) ** 2)
     value, grad = jax.value_and_grad(loss)(state["w"])
     return {"w": state["w"] - 0.1 * grad}, {"loss": value}
 
 
 def shapes(batch=256, width=128):
-    f32 = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)  # noqa: E731
+    f32 = lambda *sizes: jax.ShapeDtypeStruct(sizes, jnp.float32)
     return {"w": f32(width, width)}, {"x": f32(batch, width)}
 
 

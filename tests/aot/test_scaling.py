@@ -211,7 +211,7 @@ def test_what_does_not_fit_says_so():
 
 
 def test_no_batch_fits_where_parameters_alone_do_not(monkeypatch):
-    refuse = lambda config, asked, say: answer_of(  # noqa: E731
+    refuse = lambda config, asked, say: answer_of(
         int((20 + 0.1 * asked.batch_size) * 2**30), asked.batch_size, fits=False
     )
     monkeypatch.setattr(scaling_batch, "ask", refuse)

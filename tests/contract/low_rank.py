@@ -30,9 +30,9 @@ def make_method(backbone, classes, *, tower="text", rank=2, widths=(24,)):
         return value, {"class_loss": value}
 
     def init(rng):
-        a = lambda width: 0.1 * jax.random.normal(rng, (width, rank))  # noqa: E731
-        b = lambda width: jax.numpy.zeros((rank, width))  # noqa: E731
+        a = lambda width: 0.1 * jax.random.normal(rng, (width, rank))
+        b = lambda width: jax.numpy.zeros((rank, width))
         return {"lora": {f"block_{i}": {"a": a(w), "b": b(w)} for i, w in enumerate(widths)}}
 
-    embed = lambda params, pixels: backbone.encode["image"](effective(params), pixels)  # noqa: E731
+    embed = lambda params, pixels: backbone.encode["image"](effective(params), pixels)
     return Method(init, loss, logits, embed=embed, towers=("image", "text"), alters=(tower,))

@@ -8,7 +8,7 @@ from clipjax.adapt.method import Method
 
 
 def make_method(backbone, classes, *, length=2):
-    width = lambda params: params["prompt"]["context"]  # noqa: E731
+    width = lambda params: params["prompt"]["context"]
 
     def logits(params, inputs, texts, rng=None):
         tokens = jnp.asarray(texts.tokens)[:, 0]

@@ -195,7 +195,7 @@ def test_a_damaged_entry_is_made_anew(tmp_path, name):
 def test_features_that_are_not_finite_are_never_kept(tmp_path, dtype):
     """Neither an overflow in the tower nor a damaged file on disk passes for features."""
     encoder = Encoder()
-    infinite = lambda images: encoder(images) + np.where(images[:, :1, 0, 0] > 200, np.inf, 0)  # noqa: E731
+    infinite = lambda images: encoder(images) + np.where(images[:, :1, 0, 0] > 200, np.inf, 0)
     with pytest.raises(NonFiniteError, match="1 of 3 images of d/val"):
         run(tmp_path, infinite, dtype=dtype)
     expected = np.array(run(tmp_path, dtype=dtype).features.features)  # not the poisoned shard
@@ -388,7 +388,7 @@ def test_a_long_encoding_says_how_fast_it_was(monkeypatch):
 def test_500_damaged_files_end_no_encoding_and_are_all_counted(tmp_path):
     files = [data for _, data in mutants(500)]
     spoiled = ArraySource(files, np.arange(500) % 3, classes=("a", "b", "c"), domain="d")
-    encode = lambda images: jnp.asarray(images, jnp.float32).mean(axis=(1, 2))  # noqa: E731
+    encode = lambda images: jnp.asarray(images, jnp.float32).mean(axis=(1, 2))
     encoder = encoding.ImageEncoder(encode, PREPROCESS, 32, workers=1)
     found = features.cached_features(encoder, spoiled, weights="w", cache_dir=tmp_path)
     assert len(found.rows) + len(found.skipped) == 500

@@ -165,7 +165,7 @@ def test_features_that_cannot_be_kept_cost_one_line(tmp_path, photos):
 
     (tmp_path / "file").touch()
     dataset, said = open_dataset("folder", str(photos)), []
-    encode = lambda images: np.asarray(images, np.float32).mean(axis=(1, 2))  # noqa: E731
+    encode = lambda images: np.asarray(images, np.float32).mean(axis=(1, 2))
     encoder, options = ImageEncoder(encode, Preprocess(size=8), 8), {"say": once(said.append)}
     for cache in (tmp_path / "file", None):
         found = [

@@ -87,7 +87,7 @@ def test_the_way_on_cpu_agrees_with_the_formula(causal):
 def products(platforms):
     """Products of an encoder exported for some platforms: of one batch axis, of more than one."""
     config, images = small_config(), np.zeros((2, 32, 32, 3), np.float32)
-    encode = lambda p: CLIP(config).apply({"params": p}, images, method="encode_image")  # noqa: E731
+    encode = lambda p: CLIP(config).apply({"params": p}, images, method="encode_image")
     params = jax.eval_shape(lambda: random_params(config))
     text = export.export(jax.jit(encode), platforms=platforms)(params).mlir_module()
     axes = re.findall(r"stablehlo.dot_general .*batching_dims = \[([\d, ]+)\]", text)

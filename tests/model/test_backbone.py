@@ -26,7 +26,7 @@ def look(images, rng):
 
 
 def augmented(images, rng):
-    crop = lambda x: random_resized_crop(rng, x, smallest=0.3)  # noqa: E731
+    crop = lambda x: random_resized_crop(rng, x, smallest=0.3)
     return CROP.normalize(images if rng is None else crop(images))
 
 
@@ -111,7 +111,7 @@ def test_the_text_tower_learns_through_it(clip):
     backbone, classes = make_backbone(CLIP(CONFIG), look), texts_of(prompts())
     head = make_head(Heads(4, text=True), backbone, classes)
     features = jax.jit(backbone.encode["image"])({"clip": clip}, pixels())
-    answer = lambda p: head.predict({"clip": p}, features, classes)[0, 0]  # noqa: E731
+    answer = lambda p: head.predict({"clip": p}, features, classes)[0, 0]
     grads = jax.jit(jax.grad(answer))(clip)
     assert all(np.any(leaf != 0) for leaf in jax.tree.leaves(grads["text_projection"]))
     assert grads["logit_scale"] != 0
@@ -137,7 +137,7 @@ def test_remat_changes_memory_and_nothing_else():
 
     def gradient(policy):
         module = CLIP(config, remat=policy)
-        loss = lambda p: jnp.sum(module.apply({"params": p}, images, method="encode_image") ** 2)  # noqa: E731
+        loss = lambda p: jnp.sum(module.apply({"params": p}, images, method="encode_image") ** 2)
         compiled = jax.jit(jax.grad(loss)).lower(clip).compile()
         return compiled(clip), compiled.cost_analysis()["flops"]
 

@@ -40,7 +40,7 @@ def test_float32_is_flax():
     ours, theirs = Dense(40, 0.1), nn.Dense(40, kernel_init=nn.initializers.normal(0.1))
     params = ours.init(jax.random.key(1), x)
     jax.tree.map(np.testing.assert_array_equal, params, theirs.init(jax.random.key(1), x))
-    loss = lambda module: lambda p: jnp.sum(module.apply(p, x) ** 2)  # noqa: E731
+    loss = lambda module: lambda p: jnp.sum(module.apply(p, x) ** 2)
     (here, slope), (there, wanted) = [
         jax.jit(jax.value_and_grad(loss(module)))(params) for module in (ours, theirs)
     ]
@@ -64,7 +64,7 @@ def test_products_have_the_gradients_of_products(width):
 def exported(platform, dtype=jnp.float32):
     """Value and gradients of a layer as text, exported for one platform."""
     args = [jnp.ones(shape, dtype) for shape in ((256, 64), (64, 96), (96,))]
-    loss = lambda x, k, b: (affine(x, k, b) ** 2).sum()  # noqa: E731
+    loss = lambda x, k, b: (affine(x, k, b) ** 2).sum()
     run = jax.jit(jax.grad(loss, (0, 1, 2)))
     return export.export(run, platforms=(platform,))(*args).mlir_module()
 
@@ -128,9 +128,9 @@ def kinds(function, *args):
 def test_gradients_use_the_units_that_the_forward_pass_uses():
     """Where the processor multiplies bfloat16 at all, no product is converted to float32."""
     x, kernel = (jnp.ones(shape, jnp.bfloat16) for shape in ((512, 256), (256, 512)))
-    plain = lambda x, k: jnp.dot(x, k, preferred_element_type=jnp.float32)  # noqa: E731
+    plain = lambda x, k: jnp.dot(x, k, preferred_element_type=jnp.float32)
     if jax.default_backend() != "cpu" or set(kinds(plain, x, kernel)) != {"bf16"}:
         pytest.skip("this processor has no products of bfloat16")
-    loss = lambda x, k, b: affine(x, k, b).astype(jnp.float32).sum()  # noqa: E731
+    loss = lambda x, k, b: affine(x, k, b).astype(jnp.float32).sum()
     found = kinds(jax.grad(loss, (0, 1, 2)), x, kernel, jnp.ones(512, jnp.bfloat16))
     assert found and set(found) == {"bf16"}

@@ -82,8 +82,8 @@ def test_both_pooling_rules(ids, eos, expected):
 def test_zero_shot_classifier_normalises_averages_normalises():
     table = np.random.default_rng(1).normal(size=(4, 6)).astype(np.float32)
     order = ["a cat", "the cat", "a dog", "the dog"]
-    tokenize = lambda texts: np.array([[order.index(t) if t else 0] for t in texts])  # noqa: E731
-    encode = lambda ids: jnp.asarray(table)[ids[:, 0]]  # noqa: E731
+    tokenize = lambda texts: np.array([[order.index(t) if t else 0] for t in texts])
+    encode = lambda ids: jnp.asarray(table)[ids[:, 0]]
     weights = zero_shot_classifier(
         encode, tokenize, ["cat", "dog"], ["a {}", "the {}"], batch_size=3
     )
@@ -106,7 +106,7 @@ def test_texts_mean_the_same_without_padding(pad, eos):
         ids[row, length] = 99
     cut = without_padding(ids)
     assert cut.shape == (5, 24) and (cut == ids[:, :24]).all()
-    encode = lambda x: module.apply({"params": params}, x, method="encode_text")  # noqa: E731
+    encode = lambda x: module.apply({"params": params}, x, method="encode_text")
     np.testing.assert_allclose(encode(cut), encode(ids), rtol=2e-5, atol=1e-6)
 
 

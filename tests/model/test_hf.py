@@ -194,7 +194,7 @@ def test_abstract_parameters_are_those_of_the_whole_model(vision, text):
         if text:
             module.encode_text(jnp.zeros((1, 2), jnp.int32))
 
-    init = lambda key: CLIP(config).init(key, method=both)["params"]  # noqa: E731
+    init = lambda key: CLIP(config).init(key, method=both)["params"]
     whole, found = jax.eval_shape(init, jax.random.key(0)), abstract_params(config)
     assert jax.tree.structure(found) == jax.tree.structure(whole)
     assert jax.tree.leaves(found) == jax.tree.leaves(whole)

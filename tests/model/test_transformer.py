@@ -19,7 +19,7 @@ def pooled_of(tower, every, **options):
     """params -> the pooled state; with `every`, from the last states of all tokens."""
 
     def run(params):
-        method = lambda m, x: getattr(m, tower)(x, all_hidden=every)  # noqa: E731
+        method = lambda m, x: getattr(m, tower)(x, all_hidden=every)
         out = CLIP(CONFIG, **options).apply({"params": params}, INPUTS[tower], method=method)
         return out[0] if every else out
 
@@ -31,7 +31,7 @@ def pooled_of(tower, every, **options):
 def test_one_token_is_as_all_tokens_have_it(tower):
     def run(every):
         pooled = pooled_of(tower, every)
-        loss = lambda p: (jnp.sin(3 * pooled(p)).sum(), pooled(p))  # noqa: E731
+        loss = lambda p: (jnp.sin(3 * pooled(p)).sum(), pooled(p))
         (_, out), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
         return {"out": out, **gradient[tower]}
 

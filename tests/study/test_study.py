@@ -276,7 +276,7 @@ def test_methods_that_differ_in_numbers_train_as_one_program(photos, wee_clip, t
 
 
 def test_groups_share_all_but_rates_and_lambdas():
-    always = lambda method: True  # noqa: E731
+    always = lambda method: True
     built = {t: methods_of(tables.get_config(str(t)), 28) for t in (3, 4, 5)}
     assert group_runs(built[3], always) == [(f"mlp{n}_step", f"mlp{n}_cosine") for n in (2, 3, 5)]
     assert len(group_runs(built[4], always)) == 2  # the losses differ

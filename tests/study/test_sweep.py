@@ -207,7 +207,7 @@ def products(config, workdir):
     plan = prepare(parsed(config))
     trainer = trainers(encode_texts(plan), workdir)[0]
     heads = jax.tree.map(lambda x: x[0], trainer.start().params)
-    rows = lambda n: jax.ShapeDtypeStruct((n, plan.clip_config.projection_dim), np.float32)  # noqa: E731
+    rows = lambda n: jax.ShapeDtypeStruct((n, plan.clip_config.projection_dim), np.float32)
     labels = jax.ShapeDtypeStruct((6,), np.int32)
     batch = {"source": {"inputs": rows(6), "label": labels}, "target": {"inputs": rows(6)}}
     step = trainer.step(0, trainer.backbone(cached=True), heads)

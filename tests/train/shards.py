@@ -58,7 +58,7 @@ def trained(make_loss, params, batch, way="jit", devices=1, accumulate=1, frozen
     )
 
     def run(state, batch):
-        once = lambda s, _: step(s, batch)  # noqa: E731
+        once = lambda s, _: step(s, batch)
         state, metrics = jax.lax.scan(once, state, None, length=STEPS)
         return state.params, metrics["loss"].mean()
 
@@ -74,7 +74,7 @@ def trained(make_loss, params, batch, way="jit", devices=1, accumulate=1, frozen
         return jax.device_get(run(state, cut))
     mesh, whole, part = Mesh(np.array(taken), (DATA,)), PartitionSpec(), PartitionSpec(DATA)
     given, specs = (state, batch), (whole, part)
-    put = lambda tree, spec: jax.tree.map(lambda _: NamedSharding(mesh, spec), tree)  # noqa: E731
+    put = lambda tree, spec: jax.tree.map(lambda _: NamedSharding(mesh, spec), tree)
     given = [place(tree, put(tree, spec)) for tree, spec in zip(given, specs, strict=True)]
     checked = way == "checked"
     run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=checked)

@@ -37,7 +37,7 @@ def problem():
         "target": {"inputs": jnp.asarray(rng.normal(size=(6, 4)), jnp.float32)},
     }
     optimizer = optax.adam(1e-2)
-    make = lambda seed: init_state({"w": jnp.zeros((4, 3))}, optimizer, seed=seed)  # noqa: E731
+    make = lambda seed: init_state({"w": jnp.zeros((4, 3))}, optimizer, seed=seed)
     return data, make_step(loss, optimizer, total_steps=18), make
 
 
@@ -84,7 +84,7 @@ def test_calls_of_one_epoch_give_the_same_bits_checkpoints_and_log(tmp_path, mon
         monkeypatch.setattr(arrays, "EXAMPLES_A_CALL", limit)
         folder = tmp_path / str(limit)
         folder.mkdir()
-        evaluate = lambda params: {"size": np.abs(params["w"]).sum((1, 2)).tolist()}  # noqa: E731
+        evaluate = lambda params: {"size": np.abs(params["w"]).sum((1, 2)).tolist()}
         found.append(fit(folder, data, step, states, 7, save_every=3, evaluate=evaluate))
         logs.append([r | {"s_per_epoch": 0} for r in read_log(folder / "metrics.jsonl")])
         saved.append(sorted(path.name for path in (folder / "ckpt").iterdir()))
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
 def test_epochs_take_the_examples_of_their_plan():
     sampling = Sampling("longest", balanced=True)
     data, _, _ = problem()
-    look = lambda state, batch: (state, batch["source"]["label"])  # noqa: E731
+    look = lambda state, batch: (state, batch["source"]["label"])
     state = init_state({"w": jnp.zeros(1)}, optax.sgd(1.0), seed=5)
     epochs = make_epochs(look, 3, sampling)
     _, seen = jax.jit(epochs, static_argnums=3)(state, data, jnp.int32(4), 2)
@@ -198,7 +198,7 @@ def test_microbatches_train_what_whole_batches_do_where_devices_share_the_runs(t
     data, _, _ = problem()
     heads, optimizer = Heads(3, adapter=(8,), discriminator=(4,)), optax.adam(1e-2)
     params = jax.jit(heads.init)(jax.random.key(0), jnp.zeros((1, 4)))["params"]
-    make = lambda seed: init_state(params, optimizer, seed=seed)  # noqa: E731
+    make = lambda seed: init_state(params, optimizer, seed=seed)
     states, found = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32)), []
     loss = {"finetune": finetune, "dann": dann}[method].make_loss(as_model(heads))
     for accumulate in (1, 2):

@@ -134,7 +134,7 @@ def test_a_trace_is_written(tmp_path):
 
 
 def test_nothing_is_saved_after_a_loss_that_is_not_finite(tmp_path):
-    spoilt = lambda first: iter([1.0] * 6 + [jnp.nan] * 9)  # noqa: E731
+    spoilt = lambda first: iter([1.0] * 6 + [jnp.nan] * 9)
     with pytest.raises(NonFiniteError, match="step 6 of phase 'p'.*step 5"):
         fit(tmp_path, 15, spoilt, log_every=100)
     with Checkpointer(tmp_path / "ckpt") as checkpointer:

@@ -68,7 +68,7 @@ def test_a_group_that_goes_on_training_does_not_notice_the_phases(name):
     [{"lr_mults": (("adapter", 0.1),)}, {"clip_norm": 1e6}, {"lr_mults": (("classifier", 1.0),)}],
 )
 def test_factors_and_clipping_may_change_between_phases(changes):
-    falling = lambda count: 0.1 * (1 - count / 3)  # noqa: E731
+    falling = lambda count: 0.1 * (1 - count / 3)
     plain, changed = phase(1, phase(0, None)), phase(1, phase(0, None), **changes)
     np.testing.assert_array_equal(
         plain.params["classifier"]["w"], changed.params["classifier"]["w"]

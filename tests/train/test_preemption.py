@@ -67,7 +67,7 @@ def test_arrays_go_on_with_the_same_bits_and_log(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "EXAMPLES_A_CALL", 0)  # each epoch is a call
     data, step, make = test_arrays.problem()
     states = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32))
-    evaluate = lambda params: {"size": np.abs(params["w"]).sum((1, 2)).tolist()}  # noqa: E731
+    evaluate = lambda params: {"size": np.abs(params["w"]).sum((1, 2)).tolist()}
     options = dict(save_every=3, evaluate=evaluate)
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     whole = test_arrays.fit(tmp_path / "a", data, step, states, 7, **options)

@@ -256,7 +256,7 @@ with user_errors():
 
 
 def do(deed):
-    where = lambda address, i: [address, "2", str(i)]  # noqa: E731
+    where = lambda address, i: [address, "2", str(i)]
     return launch(lambda i: ["-c", DEED, deed], 2, coordinated=where, devices=2)
 
 
@@ -285,13 +285,13 @@ def study(photos, wee_clip, workdir, count, changes=lambda i: ()):
         "--config.features.cache=False",
         f"--workdir={workdir}",
     ]
-    words = lambda i: ["-m", "experiments.main", *flags, *changes(i)]  # noqa: E731
-    flag = lambda at, i: [f"--coordinator={at}", f"--num_processes={count}", f"--process_id={i}"]  # noqa: E731
+    words = lambda i: ["-m", "experiments.main", *flags, *changes(i)]
+    flag = lambda at, i: [f"--coordinator={at}", f"--num_processes={count}", f"--process_id={i}"]
     return launch(words, count, coordinated=flag, devices=2)
 
 
 def test_different_configs_are_refused_at_start(photos, wee_clip, tmp_path):
-    other = lambda i: [f"--config.epochs={3 + i}"]  # noqa: E731
+    other = lambda i: [f"--config.epochs={3 + i}"]
     codes, said, _ = study(photos, wee_clip, tmp_path / "run", 2, other)
     assert codes == [1, 1]
     for text in said:

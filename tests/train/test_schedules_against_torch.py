@@ -85,7 +85,7 @@ def parameters_and_gradients(steps):
     """A matrix, an ensemble's matrices and biases, a scale; gradients of varying size."""
     rng = np.random.default_rng(0)
     shapes = {"kernel": (4, 3), "members": {"kernel": (2, 3, 5), "bias": (2, 5)}, "scale": (4,)}
-    draw = lambda size: jax.tree.map(  # noqa: E731
+    draw = lambda size: jax.tree.map(
         lambda s: (size * rng.standard_normal(s)).astype(np.float32),
         shapes,
         is_leaf=lambda s: isinstance(s, tuple),

@@ -15,7 +15,7 @@ def three(monkeypatch):
     monkeypatch.setattr(watch, "GRACE", 0.2)
     monkeypatch.setattr(watch.Watch, "_hold", lambda self, port: None)
     ends = [queue.Queue() for _ in range(3)]
-    note = lambda i: lambda *what: ends[i].put(what)  # noqa: E731
+    note = lambda i: lambda *what: ends[i].put(what)
     watches = [watch.Watch((i, 3), "secret", note(i)) for i in range(3)]
     server = socket.create_server(("localhost", 0))
     watches[0].listen(server)

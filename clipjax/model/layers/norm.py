@@ -75,7 +75,7 @@ def _gradients(eps):
     def cpu(x, scale, gradient):
         mean, inverse = _statistics(x, eps)
         normed, scaled = (x - mean) * inverse, gradient * scale
-        average = lambda value: value.mean(axis=-1, keepdims=True)  # noqa: E731
+        average = lambda value: value.mean(axis=-1, keepdims=True)
         slope = inverse * (scaled - average(scaled) - normed * average(scaled * normed))
         rows = tuple(range(x.ndim - 1))
         return slope, (gradient * normed).sum(axis=rows), gradient.sum(axis=rows)
