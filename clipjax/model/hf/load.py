@@ -1,7 +1,7 @@
 """Hugging Face CLIP directories in and out, safetensors only.
 
-`transformers` removed its Flax models in version 5; this file, with `hf_names`, `hf_config` and
-`hf_params`, is what takes their place. Reading needs neither torch nor transformers.
+`transformers` removed its Flax models in version 5; this file, with `names`, `config` and
+`params` beside it, is what takes their place. Reading needs neither torch nor transformers.
 """
 
 from __future__ import annotations
