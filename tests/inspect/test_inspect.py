@@ -367,7 +367,7 @@ def test_what_is_passed_over_is_one_line_of_inspect_and_of_a_run(planted):
         (planted / "real" / "train" / "red" / f"{i}.heic").write_bytes(b"x")
     (planted / "real" / "train" / "red" / "notes.txt").write_text("x")
     config = dann.get_config(f"source=real,target=sketch,root={planted}")
-    dataset, notes = plan.matched_data(config)
+    dataset, notes = plan.matched_data(parsed(config))
     counted = "30 images of this kind are not read (.heic); 1 not an image by its name (.txt)"
     assert notes[-1].startswith(f"31 files are passed over: {counted}; the first: {planted}")
     chapter = findings.skipped_chapter(dataset.skipped)

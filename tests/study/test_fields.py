@@ -56,11 +56,11 @@ def test_class_names_of_a_file_change_their_zero_shot_weights_only(config, tmp_p
 def test_classes_of_one_name_are_noted_and_nameless_ones_refused(config, tmp_path):
     config.class_names = str(tmp_path / "names.json")
     (tmp_path / "names.json").write_text(json.dumps({"red": "Blue"}))
-    assert "same prompts for 'blue' and 'red'" in " ".join(plans.prepare(config).notes)
+    assert "same prompts for 'blue' and 'red'" in " ".join(plans.prepare(parsed(config)).notes)
     (tmp_path / "names.json").write_text(json.dumps({"red": "_"}))
     config.model = "no/model"  # is not asked for
     with pytest.raises(ConfigError, match="class name '_' leaves nothing"):
-        plans.prepare(config)
+        plans.prepare(parsed(config))
 
 
 def test_prompts_change_zero_shot_weights_and_a_wrong_set_is_one_sentence(config):
