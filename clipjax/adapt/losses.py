@@ -97,7 +97,8 @@ def weighted_mean(values: jax.Array, weight: jax.Array | None = None) -> jax.Arr
     """`mean(values * weight)` of values [N]; where the weight is 0 they may be anything.
 
     Raises:
-      ValueError: there are no values, or the weights are not theirs.
+      ValueError: there are no values, the weights are not theirs, or they are a mask, whose mean
+        would be too small by the share of masked rows.
 
     >>> import jax.numpy as jnp
     >>> float(weighted_mean(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([1.5, 1.5, 0.0])))
@@ -108,6 +109,11 @@ def weighted_mean(values: jax.Array, weight: jax.Array | None = None) -> jax.Arr
     if weight is None:
         return jnp.mean(values)
     check_weight(weight, len(values))
+    if jnp.issubdtype(jnp.result_type(weight), jnp.bool_):
+        raise ValueError(
+            "the weight is a bool mask; give float weights: mask / mask.mean(), or what "
+            "clipjax.adapt.losses.weigh makes of a batch."
+        )
     return jnp.mean(jnp.where(weight != 0, values * weight, 0))  # 0 times NaN is NaN
 
 

@@ -94,3 +94,12 @@ def test_equal_texts_share_the_target_by_hand():
 def test_true_pairs_ignore_padding():
     pairs = true_pairs(jnp.array([0, 1]), jnp.array([[0, -1], [1, 0]]))
     assert pairs.tolist() == [[True, False], [True, True]]
+
+
+def test_a_mask_is_not_taken_for_weights():
+    logits, mask = np.eye(3, dtype=np.float32), np.array([True, True, False])
+    with pytest.raises(ValueError, match="bool mask"):
+        smoothed_cross_entropy(logits, np.arange(3), weight=mask)
+    weights = (mask / mask.mean()).astype(np.float32)
+    expected = smoothed_cross_entropy(logits[:2], np.arange(2))
+    assert smoothed_cross_entropy(logits, np.arange(3), weight=weights) == pytest.approx(expected)
