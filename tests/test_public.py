@@ -31,6 +31,7 @@ def test_importing_starts_no_backend_and_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_readme_example_adapts_two_rotated_moons():
     """The code block of the README, as it stands: source accuracy stays, the target's rises.
 

@@ -144,8 +144,9 @@ def frozen_tree(params: PyTree, freeze: Sequence[str]) -> PyTree:
 def split_tree(params: PyTree, keep: Callable[[Name], bool]) -> tuple[PyTree, PyTree]:
     """Nested dicts of the parameters whose names `keep` takes, and of the others; no empty ones.
 
-    >>> split_tree({"clip": {"text": {"a": 1}, "logit_scale": 2}}, lambda n: n.path.endswith("/a"))
-    ({'clip': {'text': {'a': 1}}}, {'clip': {'logit_scale': 2}})
+    >>> params = {"adapter": {"bias": 1}, "clip": {"logit_scale": 2}}
+    >>> split_tree(params, lambda name: name.group == "adapter")
+    ({'adapter': {'bias': 1}}, {'clip': {'logit_scale': 2}})
     """
     mask = jax.tree.map(keep, name_tree(params))
 

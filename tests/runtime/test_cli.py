@@ -182,6 +182,7 @@ def test_a_workdir_of_another_config_is_refused(finished):
     refused(dann.get_config("smoke"), {"optim.lr": 0.5}, finished[0], "optim.lr: 0.* -> 0.5")
 
 
+@pytest.mark.slow
 def test_a_corrupt_image_stops_the_run_by_name(tmp_path, folder_dataset):
     for path in (folder_dataset / "sketch" / "red").iterdir():
         path.write_bytes(b"not an image")
@@ -221,6 +222,7 @@ def test_an_unknown_field_is_named_beside_those_there_are(field):
     assert "methods.dann.lam_max" in message and len(message.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_key_that_is_no_python_name_is_given_in_brackets(tmp_path):
     pretrain = ("--config=configs/pretrain.py", f"--config.data.root={tmp_path / 'nowhere'}")
     quoted = "--config.data.mixture['emoji-train']=0.7"

@@ -156,6 +156,7 @@ def test_nothing_below_the_door_knows_config_dicts():
         assert door or "ml_collections" not in file.read_text().replace("knows ml_coll", ""), file
 
 
+@pytest.mark.slow
 def test_a_study_from_python_leaves_no_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))

@@ -44,6 +44,7 @@ def test_another_image_size_runs_and_changes_features_only(config, tmp_path):
     assert {row["method"] for row in rows} == {"zero_shot"}
 
 
+@pytest.mark.slow
 def test_class_names_of_a_file_change_their_zero_shot_weights_only(config, tmp_path):
     own = encoded(config)
     config.class_names = str(tmp_path / "names.json")
@@ -63,6 +64,7 @@ def test_classes_of_one_name_are_noted_and_nameless_ones_refused(config, tmp_pat
         plans.prepare(parsed(config))
 
 
+@pytest.mark.slow
 def test_prompts_change_zero_shot_weights_and_a_wrong_set_is_one_sentence(config):
     own = encoded(config)
     config.prompts = "a blurry sketch of the {}"

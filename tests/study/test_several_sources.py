@@ -21,6 +21,7 @@ PARAMS = {
 }
 
 
+@pytest.mark.slow
 def test_the_domain_loss_is_a_mean_over_each_domain():
     inputs = RNG.normal(size=(2, 7, 5)).astype(np.float32)
     domain, mask = np.array([0, 0, 1, 0, 1, 0, 0]), np.array([True] * 6 + [False])

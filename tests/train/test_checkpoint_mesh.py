@@ -65,6 +65,7 @@ def said(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data, fsdp", [(4, 2), (1, 8), (2, 2), (2, 1), (1, 1)])
 def test_a_state_cut_over_eight_devices_opens_on_another_mesh(said, data, fsdp):
     same_values, same_places, rows = said[str((data, fsdp))]

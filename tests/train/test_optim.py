@@ -62,6 +62,7 @@ def test_a_pattern_that_matches_nothing_is_refused(params):
         frozen_tree(params, ["clip/vision/blok_0"])
 
 
+@pytest.mark.slow
 def test_single_parameters_freeze_by_their_paths(params):
     """BitFit: everything but biases is frozen, in both towers and the head."""
     freeze = [r".*/(kernel|scale|w|\w+_embedding)", "clip/logit_scale"]

@@ -142,8 +142,9 @@ def test_cross_entropy_and_its_gradient(smoothing, masked):
     rng = np.random.default_rng(3)
     logits, labels = 3 * rng.standard_normal((9, 5)).astype(np.float32), rng.integers(5, size=9)
     mask = np.arange(9) < (6 if masked else 9)
+    weight = jnp.asarray(mask / mask.mean(), jnp.float32) if masked else None
     value, gradient = jax.value_and_grad(smoothed_cross_entropy)(
-        jnp.asarray(logits), jnp.asarray(labels), smoothing, jnp.asarray(mask) if masked else None
+        jnp.asarray(logits), jnp.asarray(labels), smoothing, weight
     )
     theirs = torch.tensor(logits, requires_grad=True)
     expected = torch.nn.functional.cross_entropy(
