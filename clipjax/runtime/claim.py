@@ -196,7 +196,8 @@ def _check_dead(path: Path) -> None:
         time.sleep(LOOK)
         if not path.exists():
             return
-        if (now := _read(path)) != before:
+        now = _read(path)
+        if now and now != before:  # an empty one is being written: look again
             raise _refusal(path, now)
 
 
