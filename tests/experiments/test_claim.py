@@ -136,3 +136,15 @@ def test_of_two_that_come_at_once_one_stays(unlocked, monkeypatch):
     monkeypatch.setattr(claim.time, "sleep", other_came)
     with pytest.raises(ConfigError, match="is in use"), claimed(unlocked):
         pass
+
+
+def test_a_note_that_is_being_written_is_read_again(unlocked, monkeypatch):
+    unlocked.mkdir(parents=True, exist_ok=True)
+    note = claim._me() | {"token": "of a living run"}
+    written = iter(["", json.dumps(note | {"beats": 1})])
+    (unlocked / claim.LOCK).write_text(json.dumps(note))
+    monkeypatch.setattr(
+        claim.time, "sleep", lambda seconds: (unlocked / claim.LOCK).write_text(next(written))
+    )
+    with pytest.raises(ConfigError, match=f"in use: process {os.getpid()} on"), claimed(unlocked):
+        pass
