@@ -55,7 +55,7 @@ def traced(run: Callable, trace: Trace, first: int, last: int) -> Callable:
         number = next(numbers)
         if number == begin < end:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(os.fspath(trace.folder))
+            jax.profiler.start_trace(os.fspath(trace.folder), profiler_options=_options())
         found = run(state, batch)
         if begin < end == number + 1:
             jax.block_until_ready(found)
@@ -63,3 +63,13 @@ def traced(run: Callable, trace: Trace, first: int, last: int) -> Callable:
         return found
 
     return call
+
+
+def _options() -> jax.profiler.ProfileOptions:
+    """Without Python's frames: to trace them, CPython goes through the frames of threads that run.
+
+    That can end the process (https://github.com/python/cpython/issues/132817).
+    """
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    return options

@@ -119,33 +119,44 @@ def test_rules_stand_side_by_side(two_stage):
 
 
 @pytest.mark.slow
-def test_a_killed_phase_goes_on_bit_for_bit(two_stage, tmp_path):
+def test_killed_and_told_to_stop_it_ends_with_the_same_bits(two_stage, tmp_path):
+    """Killed between two seeds, then SIGTERM in an epoch that reads pixels; then to the end."""
     config, workdir = two_stage
-    killed = tmp_path / "killed"
-    steps = []
-    original = Trainer.fit_seed
+    place, seeds, original = tmp_path / "run", [], Trainer.fit_seed
 
-    def kill_late(self, index, seed, state, step, mesh):
-        def counted(state, batch):
-            return step(state, batch)
-
+    def killed_late(self, index, seed, *rest):
         if seed == 1:
             raise KeyboardInterrupt
-        steps.append(seed)
-        return original(self, index, seed, state, counted, mesh)
+        seeds.append(seed)
+        return original(self, index, seed, *rest)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "fit_seed", kill_late)
-        run(parsed(config), killed, print)
-    assert steps == [0]
-    run(parsed(config), killed, print)
-    a, b = read_json(workdir / "results.json"), read_json(killed / "results.json")
+        patch.setattr(Trainer, "fit_seed", killed_late)
+        run(parsed(config), place, print)
+    assert seeds == [0]
+
+    def told(*args, first, **options):
+        for number, batch in enumerate(paired_batches(*args, first=first, **options), first):
+            if number == first + 2:  # it is fetched while the second step runs
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        pytest.raises(Preempted, match="of dann/unfrozen, saved") as caught,
+    ):
+        patch.setattr(train, "paired_batches", told)
+        run(parsed(config), place, print)
+    assert caught.value.code == 75
+    log = read_log(place / "metrics.jsonl")
+    frozen = max(r["step"] for r in log if r["phase"] == "dann/frozen")
+    folder = place / "checkpoints" / "dann" / "unfrozen" / "seed1"
+    assert [int(path.name) for path in folder.iterdir()] == [frozen + 2]
+    run(parsed(config), place, print)
+    a, b = read_json(workdir / "results.json"), read_json(place / "results.json")
     assert a["rows"] == b["rows"] and a["selection_rules"] == b["selection_rules"]
-    jax.tree.map(
-        np.testing.assert_array_equal,
-        trained(config, workdir).params,
-        trained(config, killed).params,
-    )
+    both = trained(config, workdir).params, trained(config, place).params
+    jax.tree.map(np.testing.assert_array_equal, *both)
 
 
 @pytest.mark.slow
@@ -185,30 +196,6 @@ def test_full_fine_tuning_trains_both_towers_and_exports(photos, wee_clip, tmp_p
     tuned = load_clip(tmp_path / "out")[1]
     jax.tree.map(np.testing.assert_array_equal, dict(tuned), dict(params))
     assert load_adapted(tmp_path / "out").classes == ("blue", "green", "red")
-
-
-@pytest.mark.slow
-def test_told_to_stop_in_the_middle_it_ends_with_the_same_results(two_stage, tmp_path, monkeypatch):
-    """SIGTERM in an epoch of the phase that reads pixels; then the same command again."""
-    config, reference = two_stage
-
-    def told(*args, first, **options):
-        for number, batch in enumerate(paired_batches(*args, first=first, **options), first):
-            if number == first + 2:  # it is fetched while the second step runs
-                os.kill(os.getpid(), signal.SIGTERM)
-            yield batch
-
-    monkeypatch.setattr(train, "paired_batches", told)
-    with pytest.raises(Preempted, match="of dann/unfrozen, saved") as caught:
-        run(parsed(config), tmp_path / "run", print)
-    assert caught.value.code == 75
-    folder = tmp_path / "run" / "checkpoints" / "dann" / "unfrozen" / "seed0"
-    before = read_log(tmp_path / "run" / "metrics.jsonl")[-1]["step"]
-    assert [int(path.name) for path in folder.iterdir()] == [before + 2]
-    monkeypatch.undo()
-    run(parsed(config), tmp_path / "run", print)
-    one, two = (read_json(place / "results.json") for place in (reference, tmp_path / "run"))
-    assert one["rows"] == two["rows"] and one["selection_rules"] == two["selection_rules"]
 
 
 @pytest.mark.slow

@@ -117,7 +117,9 @@ def test_only_batches_that_were_brought_there_reach_a_step(tmp_path, monkeypatch
 
 def test_a_trace_is_of_its_steps(monkeypatch, tmp_path):
     events = []
-    monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: events.append(folder))
+    monkeypatch.setattr(
+        jax.profiler, "start_trace", lambda folder, **options: events.append(folder)
+    )
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: events.append("end"))
     for span, first, last in [((2, 4), 1, 6), ((2, 9), 3, 5), ((0, 1), 3, 4), ((0, 1), 3, 6)]:
         call = traced(lambda s, b: events.append(b), Trace("begin", *span), first, last)

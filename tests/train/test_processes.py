@@ -41,13 +41,14 @@ from clipjax.train.distributed.sharding import DATA, fetch, make_mesh
 from clipjax.runtime.cli import user_errors
 from tests.train import shards
 
-workdir, way, fsdp, blow = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+workdir, pmap = pathlib.Path(sys.argv[1]), sys.argv[2] == "pmap"
+fsdp, blow = int(sys.argv[3]), sys.argv[4]
 at, victim, number_of_signal = map(int, blow.split(","))
 with user_errors():
     processes.start(*([sys.argv[5], *map(int, sys.argv[6:8])] if len(sys.argv) > 5 else []))
     import jax, jax.numpy as jnp
 
-    place, axis = processes.place(), DATA if way == "pmap" else None
+    place = processes.place()
     heads = Heads(3, adapter=(64, 64), classifier=(8,), discriminator=(8,))
     params = heads.init(jax.random.key(0), jnp.zeros((1, 6)))["params"]
     loss = make_loss(as_model(heads), label_smoothing=0.1)
@@ -66,28 +67,33 @@ with user_errors():
                  "target": {"inputs": part()}}
         return jax.tree.map(lambda x: x[mine], batch)
 
-    with Notice() as notice, Checkpointer(workdir / "checkpoints") as checkpointer:
-        state = fit_stream(
-            make_step(loss, optimizer, total_steps=20, axis_name=axis),
-            init_state(jax.device_get(params), optimizer),
-            lambda first: map(make, range(first, 20)),
-            Steps("p", 20, log_every=5, save_every=5, mesh=make_mesh(jax.devices(), fsdp),
-                  parallel=way),
-            Outputs(
-                checkpointer, (MetricsLog if place[0] == 0 else NoLog)(workdir / "metrics.jsonl"),
-                say=print if place[0] == 0 else lambda line: None, stop=notice.reached,
-            ),
-        )
-    if way == "pmap":  # each process's devices hold their share of a batch padded with NaN
+    def train(way, fsdp, out):
+        axis = DATA if way == "pmap" else None
+        with Notice() as notice, Checkpointer(out / "checkpoints") as checkpointer:
+            state = fit_stream(
+                make_step(loss, optimizer, total_steps=20, axis_name=axis),
+                init_state(jax.device_get(params), optimizer),
+                lambda first: map(make, range(first, 20)),
+                Steps("p", 20, log_every=5, save_every=5, mesh=make_mesh(jax.devices(), fsdp),
+                      parallel=way),
+                Outputs(
+                    checkpointer, (MetricsLog if place[0] == 0 else NoLog)(out / "metrics.jsonl"),
+                    say=print if place[0] == 0 else lambda line: None, stop=notice.reached,
+                ),
+            )
+        found = fetch(state.params)
+        if place[0] == 0:
+            np.savez(out / "params.npz", *jax.tree.leaves(found))
+
+    train("jit", fsdp, workdir)
+    if pmap:  # each process's devices hold their share of a batch padded with NaN
+        train("pmap", 1, workdir / "pmap")
         heads, start, batch = shards.heads_and_batch()
         want = shards.trained(shards.make_dann(heads), start, shards.heads_and_batch(1.0, 0)[2])
         for checks, accumulate in (("checked", 1), ("checked", 2), ("unchecked", 2)):
             given = shards.make_dann(heads), start, batch, checks, len(jax.devices()), accumulate
             apart = shards.distance(shards.trained(*given), want)
             assert apart < 2e-6, (checks, accumulate, apart)
-    found = fetch(state.params)
-    if place[0] == 0:
-        np.savez(workdir / "params.npz", *jax.tree.leaves(found))
 """
 
 
@@ -140,10 +146,10 @@ def launch(words, count, *, coordinated, devices=4):
     return Ended([one.returncode for one in started], said, [at[i] for i in range(count)])
 
 
-def fit(workdir, count, way="jit", fsdp=1, blow=(-1, 0, 0)):
+def fit(workdir, count, fsdp=1, blow=(-1, 0, 0), ways="jit"):
     """With `blow` a process gets a signal: (before which step, which process, which signal)."""
     pathlib.Path(workdir).mkdir(exist_ok=True)
-    words = ["-c", SCRIPT, str(workdir), way, str(fsdp), ",".join(map(str, map(int, blow)))]
+    words = ["-c", SCRIPT, str(workdir), ways, str(fsdp), ",".join(map(str, map(int, blow)))]
     return launch(lambda i: words, count, coordinated=lambda at, i: [at, str(count), str(i)])
 
 
@@ -157,9 +163,10 @@ def undisturbed(tmp_path_factory):
     """Folders of finished runs, each started once."""
 
     @functools.cache
-    def trained(count, way="jit", fsdp=1):
-        workdir = tmp_path_factory.mktemp(f"{way}{count}")
-        codes, said, _ = fit(workdir, count, way, fsdp)
+    def trained(count):
+        workdir = tmp_path_factory.mktemp(f"of{count}")
+        more = {"fsdp": 4, "ways": "pmap"} if count > 1 else {}
+        codes, said, _ = fit(workdir, count, **more)
         assert codes == [0] * count, said
         progress = [i for i, text in enumerate(said) if text]
         assert progress == [0] and "p step 20/20" in said[0], said
@@ -173,10 +180,10 @@ def losses_of(workdir):
     return [float(re.search(r'"loss": ([\d.]+)', line)[1]) for line in log]
 
 
-@pytest.mark.parametrize("way, fsdp", [("jit", 4), ("pmap", 1)])
-def test_processes_train_what_one_trains(undisturbed, way, fsdp):
+@pytest.mark.parametrize("way", ["", "pmap"])
+def test_processes_train_what_one_trains(undisturbed, way):
     """With fsdp=4 no process has all parameters. After pmap, steps under `jax.shard_map` too."""
-    both = undisturbed(1), undisturbed(2, way, fsdp)
+    both = undisturbed(1), undisturbed(2) / way
     for one, many in zip(*map(params, both), strict=True):
         np.testing.assert_allclose(many, one, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(losses_of(both[1]), losses_of(both[0]), rtol=2e-6)
@@ -207,24 +214,24 @@ def test_a_kill_and_a_notice_are_said_and_restarts_end_as_if_nothing_had_happene
     undisturbed, tmp_path
 ):
     """One is killed; the others say so. Told to one, a notice stops all at one step."""
-    codes, said, at = fit(tmp_path, 2, "jit", 4, blow=(12, 1, signal.SIGKILL))
+    codes, said, at = fit(tmp_path, 2, 4, blow=(12, 1, signal.SIGKILL))
     assert codes == [1, -9] and errors_in(said[0]) == lost_by(0, 2, 1)
     assert at[0] - at[1] < 60
-    codes, said, _ = fit(tmp_path, 2, "jit", 4, blow=(13, 1, signal.SIGTERM))
+    codes, said, _ = fit(tmp_path, 2, 4, blow=(13, 1, signal.SIGTERM))
     assert codes == [75, 75], said
     assert "p step 5/20" not in said[0]  # it went on
     assert (tmp_path / "checkpoints" / stopped_at(said)).is_dir()
     assert errors_in(said[0]).count("\n") == 1  # JAX tells of the signal in the process that got it
-    codes, said, _ = fit(tmp_path, 2, "jit", 4)
+    codes, said, _ = fit(tmp_path, 2, 4)
     assert codes == [0, 0], said
     assert "p step 10/20" not in said[0] and "p step 20/20" in said[0]
-    for one, many in zip(params(undisturbed(2, "jit", 4)), params(tmp_path), strict=True):
+    for one, many in zip(params(undisturbed(2)), params(tmp_path), strict=True):
         np.testing.assert_array_equal(many, one)
 
 
 def test_where_the_first_of_four_is_killed_all_others_say_so(undisturbed, tmp_path):
     """Parameters and batches are cut over all four, and train as one process trains them."""
-    codes, said, at = fit(tmp_path, 4, "jit", 2, blow=(12, 0, signal.SIGKILL))
+    codes, said, at = fit(tmp_path, 4, 2, blow=(12, 0, signal.SIGKILL))
     assert codes == [-9, 1, 1, 1]
     for index in range(1, 4):
         assert errors_in(said[index]) == lost_by(index, 4, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -23,8 +24,15 @@ PREFIXES = ("clip.", "clip_model.", "model.", "module.", "base_model.", "_orig_m
 def abstract_params(config: CLIPConfig) -> PyTree:
     """Shapes and dtypes of a model's parameters, without making any.
 
-    The blocks of a tower are alike, so one of each is traced: tracing all takes seconds.
+    The blocks of a tower are alike, so one of each is traced, once for a config in a process:
+    tracing all takes seconds.
     """
+    return jax.tree.map(lambda leaf: leaf, _abstract_params(config))
+
+
+@functools.lru_cache(maxsize=8)
+def _abstract_params(config: CLIPConfig) -> PyTree:
+    """The same tree for every call, which nobody may change."""
     towers = {name: tower for name in ("vision", "text") if (tower := getattr(config, name))}
     shallow = {
         name: dataclasses.replace(tower, num_hidden_layers=1) for name, tower in towers.items()
