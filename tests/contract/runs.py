@@ -53,28 +53,25 @@ RESUMED = {
 ACCUMULATES = ("prompts", "distillation", "low_rank")  # those that are means over examples
 
 
-def ways(name, twice=False):
-    """(label, entry of the method, accumulate) of a spike's runs, or of the one that runs twice.
+def studies(name, twice=False):
+    """(entries of methods by label, accumulate) of a spike's studies, or of that which runs twice.
 
     "pixels" are seen as cached features have seen them: nothing but the way is another.
     """
     entry = {"loss": f"tests.contract.{name}", **SPIKES[name]}
     if twice:
-        yield RESUMED[name], entry, 1
+        yield {RESUMED[name]: entry}, 1
         return
-    yield "cached", entry, 1
-    if name == "ridge":  # a closed form has no other
-        return
-    yield "pixels", entry, 1
-    if name == "low_rank":
-        yield "image", entry | {"tower": "image", "widths": (32,)}, 1
+    ways = ("cached",) if name == "ridge" else ("cached", "pixels")  # a closed form has no other
+    image = {"image": entry | {"tower": "image", "widths": (32,)}} if name == "low_rank" else {}
+    yield dict.fromkeys(ways, entry) | image, 1
     if name in ACCUMULATES:
-        yield "accumulated", entry, 2
+        yield {"accumulated": entry}, 2
 
 
-def train(label, entry, accumulate, model, photos, workdir, interrupted):
-    """What a study of one method gives."""
-    pixels = label in ("pixels", "image")
+def train(entries, accumulate, model, photos, workdir, interrupted):
+    """What a study of one spike in several ways gives."""
+    shared = jax.device_count() > 1 and "pixels" in entries
     study = Study(
         encoder=Encoder(model=str(model)),
         data=Data(root=str(photos), source="real", target="sketch"),
@@ -87,13 +84,10 @@ def train(label, entry, accumulate, model, photos, workdir, interrupted):
             # Adam would make as much of rounding as of a gradient.
             optim=Optim(name="sgd", lr=0.05, schedule="constant"),
         ),
-        devices=Devices(mesh=Mesh(data=2 if pixels and jax.device_count() > 1 else 0)),
-        methods={"spike": entry},
-        stages=("spike",),
+        devices=Devices(mesh=Mesh(data=2 if shared else 0)),
+        methods=entries,
+        stages=tuple(entries),
     )
-    if label == "pixels":
-        for module in (plan, run_group, trainer):
-            module.cached_phases = lambda plan, method: (False,) * len(method.phases)
     workdir.mkdir(parents=True)
     claim_workdir(workdir, study)
     if interrupted:
@@ -104,21 +98,28 @@ def train(label, entry, accumulate, model, photos, workdir, interrupted):
         Notice.reached = reached
     found = run_study(prepare(study), workdir, print, pages=False)
     write_json(workdir / "rows.json", found.rows)
-    for module in (plan, run_group, trainer):
-        module.cached_phases = CACHED
     return found
+
+
+def cached_phases(plan, method):
+    """Whether phases train on cached features, but those that are told to see pixels."""
+    found = zip(method.phases, CACHED(plan, method), strict=True)
+    return tuple(cached and phase.name != "pixels" for phase, cached in found)
 
 
 def main(model, photos, out, interrupted=""):
     """Runs all."""
     out, kept = pathlib.Path(out), {}
+    for module in (plan, run_group, trainer):
+        module.cached_phases = cached_phases
     for name in SPIKES:
-        for label, entry, accumulate in ways(name, twice=bool(interrupted)):
-            workdir = out / f"{name}-{label}"
-            found = train(label, entry, accumulate, model, photos, workdir, interrupted)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(found.params["spike"]):
-                where = jax.tree_util.keystr(path, simple=True, separator="/")
-                kept[f"{name}-{label}:{where}"] = np.asarray(leaf)
+        for entries, accumulate in studies(name, twice=bool(interrupted)):
+            workdir = out / name / str(accumulate)
+            found = train(entries, accumulate, model, photos, workdir, interrupted)
+            for label in entries:
+                for path, leaf in jax.tree_util.tree_leaves_with_path(found.params[label]):
+                    where = jax.tree_util.keystr(path, simple=True, separator="/")
+                    kept[f"{name}-{label}:{where}"] = np.asarray(leaf)
     np.savez(out / "params.npz", **kept)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from clipjax.train.restore import shapes
 from tests.conftest import REPO
-from tests.contract.runs import ACCUMULATES, SPIKES, ways
+from tests.contract.runs import ACCUMULATES, RESUMED, SPIKES, studies
 
 pytestmark = pytest.mark.slow
 
@@ -48,11 +48,10 @@ def params_of(found, kind, run):
 
 @pytest.mark.parametrize("name", SPIKES)
 def test_a_run_stopped_and_resumed_on_two_devices_is_the_whole_one(found, name):
-    for label, *_ in ways(name, twice=True):
-        whole, resumed = (params_of(found, kind, f"{name}-{label}") for kind in found)
-        assert whole.keys() == resumed.keys() and any(map(np.any, whole.values()))
-        for key, value in whole.items():
-            np.testing.assert_allclose(resumed[key], value, rtol=2e-3, atol=2e-4, err_msg=key)
+    whole, resumed = (params_of(found, kind, f"{name}-{RESUMED[name]}") for kind in found)
+    assert whole.keys() == resumed.keys() and any(map(np.any, whole.values()))
+    for key, value in whole.items():
+        np.testing.assert_allclose(resumed[key], value, rtol=2e-3, atol=2e-4, err_msg=key)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -72,22 +71,27 @@ def test_microbatches_train_what_batches_do(found, name):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_losses_fall_or_move_and_frozen_towers_are_in_no_checkpoint(found, name):
-    folder = found["whole"][0]
-    for label, *_ in ways(name):
-        log = [json.loads(line) for line in (folder / f"{name}-{label}/metrics.jsonl").open()]
-        losses = [np.mean(record["loss"]) for record in log if "loss" in record]
-        assert len(losses) >= 2 and np.isfinite(losses).all() and losses[0] != losses[-1]
-        steps = (folder / f"{name}-{label}/checkpoints/spike").rglob("state")
-        saved = jax.tree_util.tree_leaves_with_path(shapes(next(steps).parent)["params"])
-        names = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in saved}
-        assert names and not any("clip/" in each or "teacher" in each for each in names)
+    for entries, accumulate in studies(name):
+        folder = found["whole"][0] / name / str(accumulate)
+        log = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+        for label in entries:
+            losses = [np.mean(r["loss"]) for r in log if r["phase"] == label and "loss" in r]
+            assert len(losses) >= 2 and np.isfinite(losses).all() and losses[0] != losses[-1]
+            checkpoints = folder / "checkpoints" / label
+            # One seed after the other where pixels are read, all as one program where not.
+            assert (checkpoints / "seed1").is_dir() == (label in ("pixels", "image"))
+            steps = checkpoints.rglob("state")
+            saved = jax.tree_util.tree_leaves_with_path(shapes(next(steps).parent)["params"])
+            names = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in saved}
+            assert names and not any("clip/" in each or "teacher" in each for each in names)
 
 
 def test_a_closed_form_gives_its_variants_as_rows(found):
-    rows = json.loads((found["whole"][0] / "ridge-cached/rows.json").read_text())
-    rows = [r for r in rows if r["method"] == "spike" and r["split"] == "test"]
+    folder = found["whole"][0] / "ridge" / "1"
+    rows = json.loads((folder / "rows.json").read_text())
+    rows = [r for r in rows if r["method"] == "cached" and r["split"] == "test"]
     variants = ["strength_1", "strength_0.1", "strength_10"]
     assert [r["variant"] for r in rows if r["domain"] == "sketch"] == variants
     assert all((r["metric"], r["classes"]) == ("accuracy", "all") for r in rows)
     assert all(len(r["macro_accuracies"]) == len(r["accuracies"]) == 2 for r in rows)
-    assert not list((found["whole"][0] / "ridge-cached").glob("**/opt_state*"))
+    assert not list(folder.glob("**/opt_state*"))
