@@ -1,22 +1,21 @@
 """Parts of a source: given rows, a few examples per class, or a share of each class.
 
-All parts of one seed are nested: rows are ranked once per seed and class, and a part takes the
-first of each class. So 4 shots are among 16, the 5 % is in the 10 %.
+Parts of one seed are nested: rows are ranked once per seed and class, and a part takes the first of
+each class. So 4 shots are among 16, the 5 % is in the 10 %.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data.dataset import Example, Source
+from clipjax.data.dataset import Example, Source, digest
 from clipjax.errors import ConfigError, DataError
 
 
-class Subset:
-    """Some rows of a source, in the order given; itself a source.
+class Subset(Source):
+    """Some rows of a source, in the order given.
 
     >>> from clipjax.data.dataset import ArraySource
     >>> source = ArraySource(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], classes="ab", domain="d")
@@ -44,21 +43,18 @@ class Subset:
         if (groups := getattr(source, "groups", None)) is not None:  # `clipjax.data.joined`
             self.groups = groups[self.rows]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def __getitem__(self, index: int) -> Example:
         return self.source[int(self.rows[index])]
 
     def __repr__(self) -> str:
-        digest = hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()[:16]
-        return f"Subset({self.source!r}, n={len(self)}, {digest})"
+        rows = digest([self.rows.astype("<i8").tobytes()])
+        return f"Subset({self.source!r}, n={len(self)}, {rows})"
 
 
 def few_shot(
     labels: np.ndarray, shots: int, seed: int, class_names: Sequence[str] = ()
 ) -> np.ndarray:
-    """`shots` examples of each class that occurs.
+    """Choose `shots` examples of each class that occurs.
 
     >>> few_shot(np.array([0, 1, 0, 1, 0]), 2, seed=0).tolist()
     [0, 1, 2, 3]
@@ -66,7 +62,7 @@ def few_shot(
     Args:
       labels: int [N].
       shots: examples per class.
-      seed: which ones.
+      seed: of the choice.
       class_names: for the error.
 
     Returns:
@@ -89,7 +85,7 @@ def few_shot(
 
 
 def fraction(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """`share` of the examples of each class, rounded; at least one of each.
+    """Choose `share` of the examples of each class, rounded; at least one of each.
 
     >>> len(fraction(np.arange(100) % 2, 0.1, seed=0))
     10
@@ -97,7 +93,7 @@ def fraction(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
     Args:
       labels: int [N].
       share: above 0, at most 1.
-      seed: which ones.
+      seed: of the choice.
 
     Returns:
       Rows, int64, ascending.
@@ -113,7 +109,7 @@ def fraction(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def _ranks(labels: np.ndarray, seed: int) -> np.ndarray:
-    """The rank of each example within its class, int64 [N], in an order that the seed decides."""
+    """Rank each example within its class, int64 [N], in an order that the seed decides."""
     # Raw bits: numpy promises these for all versions, its shuffles it does not.
     keys = np.random.PCG64(seed).random_raw(len(labels))
     order = np.lexsort((keys, labels))

@@ -1,4 +1,4 @@
-"""Walks over `root/domain/[split/]class/image` and says what lies there."""
+"""Walks over `root/domain/[split/]class/image`."""
 
 from __future__ import annotations
 
@@ -10,31 +10,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.data.dataset import shown
 from clipjax.data.readers.files import Names, is_image_name, is_picture_name
 from clipjax.data.splits import SPLITS, WHOLE, file_key, positions, split_of
 from clipjax.errors import DataError
+from clipjax.io.texts import shown
 
-# Ignored without a word wherever they are, as hidden files are.
+# Ignored wherever they are, as hidden files are.
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "lost+found", "@eadir", "#recycle")
 _SYSTEM += ("$recycle.bin", "system volume information")
 
 
 class State(NamedTuple):
-    """The inode and times of a directory, which tell whether it changed."""
+    """The times and identity of a directory; the times change once entries come or go."""
 
     changed: int  # ns
     status_changed: int  # ns; unlike `changed`, nothing sets it back
     inode: int
     device: int  # the same folder may have another one in the next container
 
-    def is_same(self, earlier: State) -> bool:
-        """Whether nothing has happened to the directory since."""
-        return self[:3] == earlier[:3]
-
 
 class Found(NamedTuple):
-    """The findings of a walk. Nothing in it depends on the content of the files."""
+    """The findings of a walk, which do not depend on the content of the files."""
 
     domains: tuple[str, ...]
     # (domain, split, class), as the folders are called; split "" where none is given
@@ -57,18 +53,18 @@ class _Listing(NamedTuple):
 
 
 def state(path: str) -> State:
-    """A directory's times and identity; the times differ once entries come or go."""
+    """Ask for the present state of a directory."""
     found = os.stat(path)
     return State(found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
 
 def class_path(folder: tuple[str, str, str]) -> str:
-    """The path of (domain, split, class) relative to the root."""
-    return os.path.join(*(part for part in folder if part))
+    """Return the path of (domain, split, class) relative to the root."""
+    return os.path.join(*filter(None, folder))
 
 
 class _Walk:
-    """Collects; every method reads one level."""
+    """Collects findings; every method reads one level."""
 
     def __init__(self, root: str):
         self.root = root
@@ -77,8 +73,8 @@ class _Walk:
         self.repeatable = True
 
     def list(self, *parts: str) -> _Listing:
-        """A directory below the root; remembers its state."""
-        relative = os.path.join(*(p for p in parts if p)) if any(parts) else ""
+        """List a directory below the root, and remember its state."""
+        relative = os.path.join("", *filter(None, parts))
         path = os.path.join(self.root, relative)
         try:
             self.directories[relative] = state(path)  # before its entries: a change is noticed
@@ -90,72 +86,65 @@ class _Walk:
             ) from None
 
     def enter(self, *parts: str) -> _Listing:
-        """`list` for a directory above classes: says what images and links are lost there."""
+        """List a directory above classes, and note images and links that are lost there."""
         found = self.list(*parts)
-        for name in found.files:
-            if is_picture_name(name):
-                self.skip("outside of any class folder", *parts, name)
+        for name in filter(is_picture_name, found.files):
+            self.skip("outside of any class folder", *parts, name)
         for name in found.broken:
-            self.repeatable = False  # what it links to may appear
+            self.repeatable = False  # its target may appear
             self.skip("a link to nothing", *parts, name)
-        inside = [name for name in found.folders if not self.leads_back(*parts, name)]
-        return found._replace(folders=inside)
+        return found._replace(folders=[f for f in found.folders if not self.loops(*parts, f)])
 
-    def leads_back(self, *parts: str) -> bool:
-        """Whether a directory is a link to one above it, which would never end."""
-        above = [os.path.join(*parts[:i]) if i else "" for i in range(len(parts))]
+    def loops(self, *parts: str) -> bool:
+        """Return whether a directory is a link to one above it, and note it."""
         path = os.path.join(self.root, *parts)
         if not os.path.islink(path):
             return False
-        at = state(path)
-        if (at.inode, at.device) in {self.directories[a][2:] for a in above}:
+        above = (self.directories[os.path.join("", *parts[:i])] for i in range(len(parts)))
+        found = state(path)[2:] in {directory[2:] for directory in above}
+        if found:
             self.skip("a link back to a folder above it", *parts)
-            return True
-        return False
+        return found
 
     def skip(self, reason: str, *parts: str) -> None:
-        """Notes what is not read."""
+        """Note what is not read."""
         self.skipped.append((shown(os.path.join(self.root, *parts)), shown(reason)))
 
     def classes(self, domain: str) -> Iterator[tuple[str, str, str]]:
-        """The class folders of a domain, with the folders of splits that they lie in.
+        """Find the class folders of a domain, with the folders of splits that they lie in.
 
         A folder `train` that holds images is a class (DomainNet has that one), not a split.
         """
         top = self.enter(domain)
         given = {name: split for name in top.folders if (split := split_of(name))}
-        inside = {name: self.list(domain, name) for name in given}
-        parted = any(
-            found.folders and not any(map(is_image_name, found.files)) for found in inside.values()
-        )
+        inside = [self.list(domain, name) for name in given]
+        parted = any(f.folders and not any(map(is_image_name, f.files)) for f in inside)
         if not given or (not parted and set(given) < set(top.folders)):
             yield from ((domain, WHOLE, name) for name in top.folders)
             return
-        self.check_split_folders(domain, given)
+        first = {split: name for name, split in reversed(given.items())}
+        for name, split in given.items():
+            if first[split] != name:
+                raise DataError(
+                    f"{shown(os.path.join(self.root, domain))} holds both {first[split]} and "
+                    f"{name}, two folders for {split}; put their images into one."
+                )
         for name in top.folders:
             if name not in given:
                 self.skip(f"beside the split folders {', '.join(given)}", domain, name)
         for part in sorted(given, key=lambda name: SPLITS.index(given[name])):
             yield from ((domain, part, name) for name in self.enter(domain, part).folders)
 
-    def check_split_folders(self, domain: str, given: dict[str, str]) -> None:
-        """Raises DataError where two folders are of one split."""
-        for name, split in given.items():
-            first = next(other for other in given if given[other] == split)
-            if first != name:
-                raise DataError(
-                    f"{shown(os.path.join(self.root, domain))} holds both {first} and {name}, two "
-                    f"folders for {split}; put their images into one."
-                )
-
     def images(self, folder: tuple[str, str, str], found: _Listing) -> list[str]:
-        """The images of a class folder; all else that is not the system's is noted."""
+        """Return the images of a class folder, and note all else."""
         place = class_path(folder)
         for name in found.folders:
             self.skip("a folder inside a class folder", place, name)
-        files = sorted(found.files + found.broken)  # a broken link is told when looked at
-        images = [name for name in files if is_image_name(name)]
-        for name in sorted(set(files) - set(images)) if len(images) < len(files) else ():
+        files = sorted(found.files + found.broken)  # `look` finds out about broken links
+        images, others = [], []
+        for name in files:
+            (images if is_image_name(name) else others).append(name)
+        for name in others:
             kind = os.path.splitext(name)[1] or "no extension"
             unread = is_picture_name(name)
             why = "images of this kind are not read" if unread else "not an image by its name"
@@ -164,7 +153,7 @@ class _Walk:
 
 
 def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
-    """Finds every image below a folder of domains.
+    """Find every image below a folder of domains.
 
     Args:
       root: holds domain folders.
@@ -177,14 +166,13 @@ def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
     domains = tuple(at.enter().folders)
     folders = tuple(f for domain in domains for f in at.classes(domain))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        listings = list(pool.map(lambda f: at.list(*f), folders))
-    images = [at.images(folder, found) for folder, found in zip(folders, listings, strict=True)]
-    counts = [len(names) for names in images]
+        listings = pool.map(lambda f: at.list(*f), folders)
+        images = [at.images(folder, found) for folder, found in zip(folders, listings, strict=True)]
     keys = (file_key(f[2], n) for f, names in zip(folders, images, strict=True) for n in names)
     return Found(
         domains,
         folders,
-        np.repeat(np.arange(len(folders), dtype=np.int32), counts),
+        np.repeat(np.arange(len(folders), dtype=np.int32), [len(names) for names in images]),
         Names.pack(name for names in images for name in names),
         positions(keys),
         tuple(at.skipped),

@@ -1,4 +1,4 @@
-"""List files: a line for each image, its path and its label. Reading one, finding several."""
+"""List files, with a line for each image, its path and its label: reads one, finds several."""
 
 from __future__ import annotations
 
@@ -13,16 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.data.readers.files import is_picture_name
-from clipjax.data.readers.tables import (
-    SEPARATORS,
-    Columns,
-    Row,
-    find_columns,
-    rows,
-    separator,
-    words,
-)
+from clipjax.data.readers import tables
+from clipjax.data.readers.files import is_picture_name, reachable
+from clipjax.data.readers.tables import SEPARATORS, Columns, Row
 from clipjax.data.splits import SPLITS, WHOLE, split_of
 from clipjax.errors import DataError
 from clipjax.io.texts import GLANCE, begin_text, brief, class_name, nfc, read_text, shown
@@ -34,7 +27,7 @@ GLIMPSE = 100  # entries of a folder, to see what it holds
 
 
 class Lines(NamedTuple):
-    """The lines of one list file, apart from its header and blank lines."""
+    """The lines of one list file, without its header and blank lines."""
 
     file: pathlib.Path
     paths: list[str]
@@ -44,22 +37,21 @@ class Lines(NamedTuple):
     domains: list[str] | None = None
 
     def at(self, index: int) -> str:
-        """The place of a line, for messages."""
+        """Return the place of a line, for messages."""
         return f"{shown(self.file)}, line {self.numbers[index]}"
 
     def take(self, rows: Sequence[int]) -> Lines:
-        """Some of the lines, without columns for splits and domains."""
+        """Return some of the lines, without columns for splits and domains."""
         paths, labels = [self.paths[i] for i in rows], [self.labels[i] for i in rows]
         return Lines(self.file, paths, labels, self.numbers[rows])
 
 
 def read_list(file: str | os.PathLike) -> Lines:
-    """Reads `path label`, `path,label`, `path;label` or `path<tab>label` lines.
+    """Read `path label`, `path,label`, `path;label` or `path<tab>label` lines.
 
-    Paths may hold spaces; what is separated by other marks may be quoted. The separator is that of
-    the first line. A header may name the columns, in any order and with others between them: those
-    of paths and labels (`filepath`, `image`, ..., `class`, `target`, ...), and `split` and `domain`
-    where there are such.
+    The first line decides the separator. Paths may hold spaces; fields between other separators may
+    be quoted. A header may name the columns, in any order and with others between them: those of
+    paths and labels (`filepath`, `image`, ..., `class`, `target`, ...), and `split` and `domain`.
 
     Raises:
       DataError: the file cannot be read, holds no lines, or one that is not a path and a label; or
@@ -68,32 +60,32 @@ def read_list(file: str | os.PathLike) -> Lines:
     file = pathlib.Path(file)
     name, text = shown(file), read_text(file)
     first = next((line for line in text.split("\n") if line.strip()), "")
-    mark = separator(first, file.suffix)
-    found = list(rows(text, mark, name))
+    mark = tables.separator(first, file.suffix)
+    found = list(tables.rows(text, mark, name))
     if found:
-        columns = find_columns(found[0], found[1] if len(found) > 1 else None, mark, name)
+        columns = tables.find_columns(found[0], found[1] if len(found) > 1 else None, mark, name)
         found = found[columns.header :]
     if not found:
         raise DataError(f"{name} lists no images; fill it with lines `path label`, or remove it.")
     for row in found:
-        fields = row[1]
-        if len(fields) != columns.width or "" in fields or (mark == " " and " " in fields[0]):
-            _check_row(row, columns, mark, name)
-    column = lambda k: None if k is None else [row[1][k] for row in found]
+        _check_row(row, columns, mark, name)
+    column = lambda k: None if k is None else [fields[k] for _, fields in found]
     names = {label: class_name(label) for label in set(column(columns.label))}
     return Lines(
         file,
         [path.removeprefix("./") for path in column(columns.path)],
         [names[label] for label in column(columns.label)],
-        np.array([row[0] for row in found], np.int32),
+        np.array([number for number, _ in found], np.int32),
         column(columns.split),
         column(columns.domain),
     )
 
 
 def _check_row(row: Row, columns: Columns, mark: str, name: str) -> None:
-    """Raises DataError for a line with other columns than the first, or nothing in one needed."""
+    """Raise DataError for a line with other columns than the first, or nothing in a needed one."""
     number, fields = row
+    if len(fields) == columns.width and "" not in fields and (mark != " " or " " not in fields[0]):
+        return
     if len(fields) != columns.width:
         wanted = "a path and a label" if columns.width == 2 else f"{columns.width} columns"
         raise DataError(
@@ -114,15 +106,15 @@ def _check_row(row: Row, columns: Columns, mark: str, name: str) -> None:
 
 
 def divided(lines: Lines, domain: str, split: str) -> dict[tuple[str, str], Lines]:
-    """(domain, split) -> the lines of a file that belong there, as its columns say or its name.
+    """Divide the lines of a file by (domain, split), as its columns say or its name.
 
     Args:
       lines: of one file.
-      domain: as its name says.
-      split: as its name says; "" for none.
+      domain: by the file's name.
+      split: by the file's name; "" for none.
 
     Raises:
-      DataError: the line whose split is none, or another than the file is named after.
+      DataError: a line of an unknown split, or of another one than the file's name says.
     """
     if lines.splits is None and lines.domains is None:
         return {(domain, split): lines}
@@ -142,17 +134,17 @@ def divided(lines: Lines, domain: str, split: str) -> dict[tuple[str, str], Line
 def find_lists(
     folder: str | os.PathLike, *, asked: bool = True
 ) -> dict[str, dict[str, pathlib.Path]]:
-    """The lists in a folder: domain -> split -> file; the split is "" where a list has none.
+    """Find the lists in a folder: domain -> split -> file; split "" for a list without splits.
 
-    `{domain}_train.txt`, `_val`, `_test`, or `{domain}_list.txt` for a domain that comes without
-    splits (.csv and .tsv too). Where none is called so, every text file that begins like a list is
-    that of the domain it is named after. Of files called like lists, those of domains for which
-    none begins like one are something else (`class_list.txt`), if there are any other lists.
+    They are called `{domain}_train.txt`, `_val`, `_test`, or `{domain}_list.txt` (.csv and .tsv
+    too), and one of a domain's files begins like a list: `class_list.txt` counts only if no other
+    file is a list. Without such names, every text file that begins like a list is that of the
+    domain it is named after.
 
     Args:
       folder: where they lie.
-      asked: whether it is known that there are lists; else a table of more than two columns beside
-        folders of classes (`metadata.csv`) is none.
+      asked: whether the user says that there are lists; otherwise a table of more than two columns
+        beside folders of classes (`metadata.csv`) is none.
 
     Raises:
       DataError: two lists for the same part.
@@ -161,17 +153,15 @@ def find_lists(
     named: dict[str, dict[str, pathlib.Path]] = {}
     for file in files:
         domain, _, kind = nfc(shown(file.stem)).rpartition("_")
-        if domain and kind.lower() == "list":
-            _add(named, domain, WHOLE, file)
-        elif domain and (split := split_of(kind)):
+        split = WHOLE if kind.lower() == "list" else split_of(kind)
+        if domain and split is not None:
             _add(named, domain, split, file)
-    sure = {d: f for d, f in named.items() if any(map(_speaks_of_images, f.values()))}
-    named = sure or named
+    named = {d: f for d, f in named.items() if any(map(_names_images, f.values()))} or named
     if not named:
-        widths = {file: _columns_of(file) for file in files}
-        found = [file for file in files if widths[file] == 2]
-        if not found and any(widths.values()) and (asked or not _holds_classes(folder)):
-            found = [file for file in files if widths[file]]
+        widths = {file: width for file in files if (width := _columns_of(file))}
+        found = [file for file, width in widths.items() if width == 2]
+        if not found and widths and (asked or not _holds_classes(folder)):
+            found = list(widths)
         for file in found:
             _add(named, nfc(shown(file.stem)), WHOLE, file)
     order = (WHOLE, *SPLITS)
@@ -196,44 +186,43 @@ def _add(lists: dict, domain: str, split: str, file: pathlib.Path) -> None:
 
 
 def _columns_of(file: pathlib.Path) -> int:
-    """Columns of a file of which the first or, after a header, the second line names an image and
-    more; 0 for other files."""
+    """Count the columns of the first line that names an image and more, of two; 0 for neither."""
     lines = _first_lines(file)
-    mark = separator(lines[0], file.suffix) if lines else " "
+    mark = tables.separator(lines[0], file.suffix) if lines else " "
     for line in lines:
-        row = words(line) if mark == " " else next(csv.reader([line], delimiter=mark), [])
+        row = tables.words(line) if mark == " " else next(csv.reader([line], delimiter=mark), [])
         if len(row) > 1 and any(is_picture_name(field.strip()) for field in row):
             return len(row)
     return 0
 
 
 def _holds_classes(folder: str | os.PathLike) -> bool:
-    """Whether some `domain/class` folder in it is seen to hold images."""
+    """Look whether some `domain/class` folder holds images."""
     inner = (place for place in pathlib.Path(folder).glob("[!.]*/[!.]*") if place.is_dir())
     some = (file for place in inner for file in itertools.islice(place.iterdir(), GLIMPSE))
     return any(is_picture_name(file.name) for file in some)
 
 
-def _speaks_of_images(file: pathlib.Path) -> bool:
-    """Whether its first lines hold an image's name at all: of a file that is called like a list."""
+def _names_images(file: pathlib.Path) -> bool:
+    """Look whether the first lines of a file hold an image's name at all."""
     seen = (word for line in _first_lines(file) for word in re.split(r"[\s,;\"]", line))
     return any(map(is_picture_name, seen))
 
 
 def _first_lines(file: pathlib.Path) -> list[str]:
-    """The first two that are not blank."""
-    try:
-        with file.open("rb") as stream:
-            lines = begin_text(stream.read(GLANCE)).split("\n")
-    except OSError as error:
-        raise DataError(f"{shown(file)} cannot be read ({error.strerror}); restore it.") from None
+    """Return the first two lines that are not blank."""
+    with reachable(file), file.open("rb") as stream:
+        lines = begin_text(stream.read(GLANCE)).split("\n")
     return [line for line in lines if line.strip()][:2]
 
 
-def find_folder(root: pathlib.Path, lists: str = "") -> pathlib.Path | None:
-    """The folder of lists: the one asked for (relative to the root or not), or where some lie.
+def find_folder(
+    root: pathlib.Path, lists: str = "", *, doubtful: bool = False
+) -> pathlib.Path | None:
+    """Find the folder of lists: the one asked for (relative to the root or not), or the first.
 
-    Files that are only called like lists (`class_list.txt`, of classes) make no folder of lists.
+    Files that are only called like lists (`class_list.txt`, of classes) make no folder of lists,
+    unless `doubtful` ones are wanted and there is no other.
     """
     if lists:
         places = [root / lists, pathlib.Path(lists).expanduser()]
@@ -241,26 +230,19 @@ def find_folder(root: pathlib.Path, lists: str = "") -> pathlib.Path | None:
         if chosen is None:
             raise DataError(f"data.lists {lists!r} does not exist; give the folder of list files.")
         return chosen
-    return next((p for p in _places(root) if _holds_lists(p)), None)
-
-
-def find_doubtful_folder(root: pathlib.Path) -> pathlib.Path | None:
-    """A folder whose files are at least called like lists, to say what is wrong with them."""
-    return next((p for p in _places(root) if find_lists(p)), None)
-
-
-def _places(root: pathlib.Path) -> list[pathlib.Path]:
-    return [place for place in (root / name for name in PLACES) if place.is_dir()]
+    places = [place for name in PLACES if (place := root / name).is_dir()]
+    found = next(filter(_holds_lists, places), None)
+    return found or (next(filter(find_lists, places), None) if doubtful else None)
 
 
 def _holds_lists(folder: pathlib.Path) -> bool:
-    """Whether any of its files begins like a list, or is called like one and speaks of images."""
+    """Look whether any file begins like a list, or is called like one and names images."""
     found = find_lists(folder, asked=False).values()
-    return any(_speaks_of_images(file) for parts in found for file in parts.values())
+    return any(_names_images(file) for parts in found for file in parts.values())
 
 
 def class_names(*folders: pathlib.Path) -> tuple[str, ...]:
-    """The lines of the first `classes.txt` in these folders; () without one.
+    """Read the first `classes.txt` in these folders, one name a line; () without one.
 
     Raises:
       DataError: it cannot be read, is empty, or names a class twice.

@@ -1,12 +1,13 @@
-"""Classes of images in list files: what their labels mean, and what the classes are called."""
+"""Reads the labels of list files, and names the classes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from clipjax.data.readers.labels import Meaning, is_missing, is_number, whole
+from clipjax.data.readers.labels import class_numbers, is_missing, is_number, whole
 from clipjax.data.readers.list_files import CLASSES, Lines
 from clipjax.errors import DataError
 from clipjax.io.texts import brief, class_name
@@ -15,7 +16,7 @@ from clipjax.io.texts import brief, class_name
 def number_labels(
     lists: Sequence[Lines], classes: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    """Class names, and the labels of every list as indices of them.
+    """Name the classes, and turn the labels of every list into indices of them.
 
     Args:
       lists: of one dataset.
@@ -32,37 +33,36 @@ def number_labels(
     digits = {text for text in texts if is_number(text)}
     absent = {text for text in texts if is_missing(text)} - set(classes)
     others = texts - digits - set(classes) if digits else set()
-    _refuse(lists, absent, "says that there is none; give the image one, or take out the line")
-    _refuse(lists, others, f"is a name where others are numbers; use one, or name all in {CLASSES}")
+    refuse = functools.partial(_refuse, lists)
+    refuse(absent, "says that there is none; give the image one, or take out the line")
+    refuse(others, f"is a name where others are numbers; use one, or name all in {CLASSES}")
     if classes:
-        meaning = Meaning(texts, classes)
-        if fault := meaning.fault(classes, CLASSES):
-            _refuse(lists, {fault[0]}, fault[1])
-        names, number = tuple(classes), meaning.numbers
-        if meaning.numbered:
+        one = lambda text, fault: refuse({text}, fault)
+        names, (number, numbered) = classes, class_numbers(texts, classes, CLASSES, one)
+        if numbered:
             _check_folders(lists, names, number)
     else:
-        _refuse(lists, {t for t in digits if whole(t) is None}, "is no whole number; correct it")
-        names = _names_from_folders(lists) if digits else tuple(sorted(texts))
+        refuse({t for t in digits if whole(t) is None}, "is no whole number; correct it")
+        names = _names_from_folders(lists) if digits else sorted(texts)
         known = sorted({whole(t) for t in digits}) if digits else names
         dense = {value: label for label, value in enumerate(known)}  # without unused numbers
         number = {text: dense[whole(text) if digits else text] for text in texts}
     numbers = [np.array([number[t] for t in lines.labels], np.int32) for lines in lists]
     for lines, found in zip(lists, numbers, strict=True):
         _check_single_labels(lines, found)
-    return names, numbers
+    return tuple(names), numbers
 
 
-def _refuse(lists: Sequence[Lines], texts: set[str], what: str) -> None:
-    """Raises DataError for the first line with one of these labels."""
+def _refuse(lists: Sequence[Lines], texts: Collection[str], fault: str) -> None:
+    """Raise DataError for the first line with one of these labels, if there are any."""
     if texts:
         places = ((lines, i) for lines in lists for i, t in enumerate(lines.labels) if t in texts)
         lines, i = next(places)
-        raise DataError(f"{lines.at(i)}: label {brief(lines.labels[i])!r} {what}.")
+        raise DataError(f"{lines.at(i)}: label {brief(lines.labels[i])!r} {fault}.")
 
 
 def _check_single_labels(lines: Lines, numbers: np.ndarray) -> None:
-    """Refuses a list that gives one image two classes, as lists of boxes or of many labels do."""
+    """Raise DataError if one image has two classes, as in lists of boxes or of many labels."""
     if len(set(lines.paths)) == len(lines.paths):
         return
     first: dict[str, int] = {}
@@ -78,7 +78,7 @@ def _check_single_labels(lines: Lines, numbers: np.ndarray) -> None:
 def _check_folders(
     lists: Sequence[Lines], names: Sequence[str], numbers: Mapping[str, int]
 ) -> None:
-    """Refuses a `classes.txt` that gives the name of an image's folder to another number."""
+    """Raise DataError if `classes.txt` gives the name of an image's folder to another number."""
     number = {name: label for label, name in enumerate(names)}
     for lines in lists:
         for i, (path, text) in enumerate(zip(lines.paths, lines.labels, strict=True)):
@@ -92,38 +92,34 @@ def _check_folders(
 
 
 def folder_and_name(path: str) -> tuple[str, str]:
-    """The class folder and the name of a file, from its path in a list.
+    """Return the class folder and the name of a file, from its path in a list.
 
     >>> folder_and_name("real/cat/1.jpg"), folder_and_name("1.jpg")
     (('cat', '1.jpg'), ('', '1.jpg'))
     """
-    parts = path.rsplit("/", 2)
-    return (parts[-2] if len(parts) > 1 else ""), parts[-1]
+    *above, name = path.rsplit("/", 2)
+    return (above[-1] if above else ""), name
 
 
 def _names_from_folders(lists: Sequence[Lines]) -> tuple[str, ...]:
-    """The class names in the order of their numbers: the folders that their images lie in."""
+    """Name classes after the folders of their images, in the order of their numbers."""
     pairs: dict[tuple[str, str], tuple[Lines, int]] = {}
     for lines in lists:
-        folders = (folder_and_name(path)[0] for path in lines.paths)
-        for i, pair in enumerate(zip(folders, lines.labels, strict=True)):
-            pairs.setdefault(pair, (lines, i))
+        for i, (path, text) in enumerate(zip(lines.paths, lines.labels, strict=True)):
+            pairs.setdefault((folder_and_name(path)[0], text), (lines, i))
     numbers: dict[str, int] = {}
     names: dict[int, str] = {}
     for (folder, text), (lines, i) in pairs.items():
         name, number = class_name(folder), whole(text)
         known, other = names.setdefault(number, name), numbers.setdefault(name, number)
+        fault = remedy = ""
         if number < 0 or not name:
-            fault = "is below 0" if number < 0 else "belongs to a path without a class folder"
-            raise DataError(
-                f"{lines.at(i)}: label {number} {fault}; correct it, or name the labels in "
-                f"{CLASSES}."
-            )
-        if known != name or other != number:
-            contrary = f"{known!r}" if known != name else f"{other}"
-            raise DataError(
-                f"{lines.at(i)}: class {name!r} has label {number}, which before was "
-                f"{contrary}; class names come from the folders of the images: use lists of one "
-                f"kind, or name the labels in {CLASSES}."
-            )
+            why = "is below 0" if number < 0 else "belongs to a path without a class folder"
+            fault, remedy = f"label {number} {why}", "correct it"
+        elif known != name or other != number:
+            before = repr(known) if known != name else other
+            fault = f"class {name!r} has label {number}, which before was {before}"
+            remedy = "class names come from the folders of the images: use lists of one kind"
+        if fault:
+            raise DataError(f"{lines.at(i)}: {fault}; {remedy}, or name the labels in {CLASSES}.")
     return tuple(names[number] for number in sorted(names))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from clipjax.data.readers.labels import MOST, Meaning, is_missing
-from clipjax.errors import DataError, UnreachableError
+from clipjax.data.readers.files import explained
+from clipjax.data.readers.labels import MOST, class_numbers, is_missing
+from clipjax.errors import DataError
 from clipjax.io.texts import brief, check_class_names, class_name, shown, some
 
 IMAGE_NAMES = ("image", "img", "images", "picture")
@@ -21,80 +22,107 @@ LABEL_NAMES = ("label", "labels", "class", "category", "fine_label")
 class Column(NamedTuple):
     """A column of few different values."""
 
-    codes: np.ndarray  # int64 [rows]; -1 where there is no value
-    names: list[str]  # what the codes number
-    found: bool  # the names are those that occur, not those that were declared
+    codes: np.ndarray  # int [rows]; -1 where there is no value
+    names: list[str]  # of the codes
+    found: bool  # whether the names are the values that occur, not those that were declared
+
+    def over(self, number: Mapping[str, int]) -> np.ndarray:
+        """Return the codes of the same values under other numbers, int32 [rows]; -1 for none."""
+        return np.array([*(number.get(name, -1) for name in self.names), -1], np.int32)[self.codes]
+
+    def as_texts(self) -> Column:
+        """Return numbers without names as the texts that they are written as."""
+        if self.found:
+            return self
+        values = np.unique(self.codes[self.codes >= 0])
+        codes = np.where(self.codes < 0, -1, np.searchsorted(values, self.codes))
+        return Column(codes, list(map(str, values.tolist())), True)
+
+    def check_range(self, where: str) -> None:
+        """Raise DataError for numbers beyond the names."""
+        if len(self.codes) and self.codes.max() >= len(self.names):
+            raise DataError(
+                f"{where} run to {self.codes.max()}, but there are {len(self.names)} names; "
+                f"numbers must be 0 .. {len(self.names) - 1}."
+            )
 
 
-@contextlib.contextmanager
-def explained(path: pathlib.Path) -> Iterator[None]:
-    """Turn what goes wrong in reading a file into a DataError that names it."""
+def reading(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Turn errors in reading a file into a DataError that names it."""
     import pyarrow
 
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
-        name, reason = shown(path), str(error).strip().split("\n")[0]
-        if isinstance(error, OSError) and error.errno:  # pyarrow's own, of damage, have no number
-            raise UnreachableError(f"{name} cannot be read now ({reason}); restore it.") from None
-        raise DataError(f"{name} is damaged ({reason}); copy or download it again.") from None
+    return explained(shown(path), "copy or download it again", pyarrow.ArrowException)
 
 
-def features_of(schema) -> dict[str, dict]:
-    """The features that `datasets` noted for the columns."""
-    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    for key in ("info", "features"):
-        noted = noted.get(key) if isinstance(noted, dict) else None
-    noted = noted if isinstance(noted, dict) else {}
-    return {name: feature for name, feature in noted.items() if isinstance(feature, dict)}
+class Schema:
+    """The columns of a file, and what `datasets` noted of them."""
 
+    def __init__(self, path: pathlib.Path, schema: Any):
+        self.path, self.schema, self.names = path, schema, schema.names
+        noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        for key in ("info", "features"):
+            noted = noted.get(key) if isinstance(noted, dict) else None
+        noted = noted if isinstance(noted, dict) else {}
+        self.features = {n: feature for n, feature in noted.items() if isinstance(feature, dict)}
 
-def _is_class_label(features: dict[str, dict], name: str) -> bool:
-    feature = features.get(name) or {}
-    return feature.get("_type") == "ClassLabel" and bool(feature.get("names"))
+    def _noted_as(self, kind: str, name: str) -> bool:
+        return self.features.get(name, {}).get("_type") == kind
 
+    def _is_class_label(self, name: str) -> bool:
+        return self._noted_as("ClassLabel", name) and bool(self.features[name].get("names"))
 
-def declared_names(path: pathlib.Path, features: dict[str, dict], name: str) -> list[str]:
-    """The names of a ClassLabel; none for other columns.
+    def declared_names(self, name: str) -> list[str]:
+        """Return the names of a ClassLabel; none for other columns.
 
-    Raises:
-      DataError: one that two classes have.
-    """
-    if not _is_class_label(features, name):
-        return []
-    names, where = features[name]["names"], f"the ClassLabel {name!r} of {shown(path)}"
-    if isinstance(names, dict):  # as dataset cards have them: {"0": "cat", "1": "dog"}
-        wanted = [str(number) for number in range(len(names))]
-        if set(names) != set(wanted):
-            raise DataError(f"{where} numbers {some(names)}; number its names from 0.")
-        names = [names[number] for number in wanted]
-    return list(check_class_names(names, where))
-
-
-def check_column(path: pathlib.Path, schema, name: str) -> None:
-    """Raises DataError, listing the columns there are, where one asked for is not."""
-    if name and name not in schema.names:
-        raise DataError(f"{shown(path)} has no column {name!r}; columns: {some(schema.names, 20)}.")
-
-
-def image_column(path: pathlib.Path, schema, features: dict[str, dict], wanted: str) -> str:
-    """The column of images: the one wanted, or found by its name and kind; else DataError."""
-    check_column(path, schema, wanted)
-    fits = [name for name in schema.names if _holds_images(schema.field(name).type)]
-    noted = [name for name in fits if (features.get(name) or {}).get("_type") == "Image"]
-    if wanted:
-        found = [wanted] if wanted in fits else []
-    else:
-        found = [n for n in IMAGE_NAMES if n in fits] or noted or (fits if len(fits) == 1 else [])
-    if not found:
-        raise DataError(
-            f"{shown(path)} has no column of images (bytes, or a struct with bytes); "
-            f"columns: {some((f'{n} {schema.field(n).type}' for n in schema.names), 20)}."
+        Raises:
+          DataError: two classes have the same name.
+        """
+        if not self._is_class_label(name):
+            return []
+        names, where = (
+            self.features[name]["names"],
+            f"the ClassLabel {name!r} of {shown(self.path)}",
         )
-    return found[0]
+        if isinstance(names, dict):  # as dataset cards have them: {"0": "cat", "1": "dog"}
+            wanted = [str(number) for number in range(len(names))]
+            if set(names) != set(wanted):
+                raise DataError(f"{where} numbers {some(names)}; number its names from 0.")
+            names = [names[number] for number in wanted]
+        return list(check_class_names(names, where))
+
+    def check(self, name: str) -> None:
+        """Raise DataError, listing the columns, if this one does not exist."""
+        if name and name not in self.names:
+            raise DataError(
+                f"{shown(self.path)} has no column {name!r}; columns: {some(self.names, 20)}."
+            )
+
+    def image(self, wanted: str) -> str:
+        """Return the column of images: the one wanted, or found by its name and kind."""
+        self.check(wanted)
+        fits = [name for name in self.names if _holds_images(self.schema.field(name).type)]
+        noted = [name for name in fits if self._noted_as("Image", name)]
+        usual = [name for name in IMAGE_NAMES if name in fits]
+        found = usual or noted or (fits if len(fits) == 1 else [])
+        if wanted:
+            found = [wanted] if wanted in fits else []
+        if not found:
+            raise DataError(
+                f"{shown(self.path)} has no column of images (bytes, or a struct with bytes); "
+                f"columns: {some((f'{n} {self.schema.field(n).type}' for n in self.names), 20)}."
+            )
+        return found[0]
+
+    def label(self, wanted: str) -> str:
+        """Return the column of labels: the one wanted, or found by its name."""
+        usual = [name for name in LABEL_NAMES if name in self.names]
+        noted = [name for name in self.names if self._is_class_label(name) and name != "domain"]
+        found = wanted or next(iter(usual or (noted if len(noted) == 1 else [])), LABEL_NAMES[0])
+        self.check(found)
+        return found
 
 
-def _holds_images(kind) -> bool:
+def _holds_images(kind: Any) -> bool:
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
@@ -103,40 +131,27 @@ def _holds_images(kind) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-def label_column(path: pathlib.Path, schema, features: dict[str, dict], wanted: str) -> str:
-    """The column of labels: the one wanted, or found by its name; else DataError."""
-    check_column(path, schema, wanted)
-    numbered = [n for n in schema.names if _is_class_label(features, n) and n != "domain"]
-    found = [n for n in LABEL_NAMES if n in schema.names]
-    found = [wanted] if wanted else found or (numbered if len(numbered) == 1 else [])
-    if not found:
-        raise DataError(
-            f"{shown(path)} has no column {LABEL_NAMES[0]!r}; columns: {some(schema.names, 20)}."
-        )
-    return found[0]
-
-
-def coded(path: pathlib.Path, name: str, column, declared: Sequence[str]) -> Column:
-    """A column as codes: numbers, of whatever type, as they are; texts by those that occur.
+def coded(where: str, column: Any, declared: Sequence[str]) -> Column:
+    """Turn a column into codes: numbers, of any type, as they are; texts by those that occur.
 
     Texts with declared names are numbers of these, or the names themselves.
 
     Raises:
-      DataError: another kind of column, numbers that are no whole ones or below -1, or texts that
-        no declared name belongs to.
+      DataError: another kind of column, fractions, numbers below -1, or texts that no declared name
+        belongs to.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    where = f"column {name!r} of {shown(path)}"
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    kind = column.type
-    if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+    kind, types = column.type, pa.types
+    if types.is_boolean(kind) or types.is_integer(kind):
         return Column(_whole_numbers(where, column), list(declared), False)
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+    if types.is_floating(kind) or types.is_decimal(kind):
         return Column(_whole_numbers(where, column.cast(pa.float64())), list(declared), False)
-    if not _is_text(kind):
+    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
+    if not any(is_one(kind) for is_one in (*texts, types.is_string_view, types.is_null)):
         raise DataError(f"{where} is {kind}; it must be integers or strings.")
     try:
         text = column.cast(pa.string()).combine_chunks().dictionary_encode()
@@ -145,24 +160,14 @@ def coded(path: pathlib.Path, name: str, column, declared: Sequence[str]) -> Col
             f"{where} holds texts that are no UTF-8 ({error}); save it as such."
         ) from None
     codes = pc.fill_null(text.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    names = [class_name(value) for value in text.dictionary.to_pylist()]
-    found = [n for n in dict.fromkeys(names) if n]
-    number = {n: k for k, n in enumerate(found)}
-    codes = np.array([*(number.get(n, -1) for n in names), -1])[codes]
-    column = Column(codes, found, True)
+    read = Column(codes, [class_name(value) for value in text.dictionary.to_pylist()], True)
+    names = [name for name in dict.fromkeys(read.names) if name]
+    column = Column(read.over({name: k for k, name in enumerate(names)}), names, True)
     return by_names(column, declared, where) if declared else column
 
 
-def _is_text(kind) -> bool:
-    import pyarrow as pa
-
-    is_kind = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
-    is_kind += (pa.types.is_large_binary, pa.types.is_string_view, pa.types.is_null)
-    return any(is_one(kind) for is_one in is_kind)
-
-
-def _whole_numbers(where: str, column) -> np.ndarray:
-    """int64 [rows]: numbers, -1 for none.
+def _whole_numbers(where: str, column: Any) -> np.ndarray:
+    """Return numbers as int64 [rows], -1 for none.
 
     Raises:
       DataError: a fraction, or a number that no class has.
@@ -170,78 +175,58 @@ def _whole_numbers(where: str, column) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    def fault(value: Any) -> DataError:
+        return DataError(f"{where} holds {value}, which is no number of a class; correct it.")
+
     if pa.types.is_floating(column.type):
         values = np.array(column.to_numpy())  # NaN where there is none
         values[np.isnan(values)] = -1
         if len(wrong := values[(values != np.floor(values)) | (np.abs(values) >= MOST)]):
-            raise DataError(
-                f"{where} holds {wrong[0]:g}, which is no number of a class; correct it."
-            )
+            raise fault(f"{wrong[0]:g}")
         codes = values.astype(np.int64)
     else:
         column = column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
-        largest = pc.max(column).as_py() or 0
-        if largest >= MOST:
-            raise DataError(f"{where} holds {largest}, which is no number of a class; correct it.")
+        if (largest := pc.max(column).as_py() or 0) >= MOST:
+            raise fault(largest)
         codes = pc.fill_null(column.cast(pa.int64()), -1).to_numpy()
     if len(codes) and codes.min() < -1:  # -1 is what `datasets` writes for no label
         raise DataError(f"{where} holds {codes.min()}; numbers start at 0.")
     return codes
 
 
-def by_names(column: Column, names: Sequence[str], where: str, table: str = "") -> Column:
-    """A column of texts, or of numbers without names, as numbers of named classes.
+def by_names(
+    column: Column, names: Sequence[str], where: str, table: str = "its ClassLabel"
+) -> Column:
+    """Turn a column of texts, or of numbers without names, into numbers of named classes.
 
     Args:
       column: whose own names are those that occur.
       names: of the classes, by number.
       where: the column, for messages.
-      table: what the names are from, for messages; default: its ClassLabel.
+      table: the source of the names, for messages.
 
     Raises:
       DataError: a text that no class belongs to, or two.
     """
-    values = np.unique(column.codes[column.codes >= 0]).tolist()
-    texts = column.names if column.found else [str(value) for value in values]
-    given = {text for text in texts if text in names or not is_missing(text)}
-    meaning = Meaning(given, names)
-    if fault := meaning.fault(names, table or "its ClassLabel"):
-        raise DataError(f"{where}: label {brief(fault[0])!r} {fault[1]}.")
-    numbers = [meaning.numbers.get(text, -1) for text in texts]
-    keys = list(range(len(texts))) if column.found else values
-    places = np.searchsorted(keys, column.codes) if keys else np.zeros(len(column.codes), int)
-    codes = np.where(column.codes < 0, -1, np.array([*numbers, -1])[places])
-    return Column(codes, list(names), False)
+
+    def refuse(label: str, fault: str) -> NoReturn:
+        raise DataError(f"{where}: label {brief(label)!r} {fault}.")
+
+    column = column.as_texts()
+    given = [text for text in column.names if text in names or not is_missing(text)]
+    number, _ = class_numbers(given, names, table, refuse)
+    return Column(column.over(number), list(names), False)
 
 
-def named_domains(path: pathlib.Path, name: str, domains: Column) -> Column:
-    """Domains that are numbers without names are called like their numbers.
-
-    Raises:
-      DataError: numbers beyond the names that are declared.
-    """
-    if domains.names:
-        if len(domains.codes) and domains.codes.max() >= len(domains.names):
-            raise DataError(
-                f"column {name!r} of {shown(path)} runs to {domains.codes.max()}, but has "
-                f"{len(domains.names)} names; numbers must be 0 .. {len(domains.names) - 1}."
-            )
-        return domains
-    values = np.unique(domains.codes[domains.codes >= 0])
-    codes = np.where(domains.codes < 0, -1, np.searchsorted(values, domains.codes))
-    return Column(codes, list(map(str, values.tolist())), True)
-
-
-def imageless_rows(file, schema, image: str) -> tuple[list[str], np.ndarray]:
-    """The columns that hold images and their paths, and which rows have no bytes, bool [rows]."""
+def imageless_rows(file: Any, schema: Any, image: str) -> tuple[list[str], np.ndarray]:
+    """Return the columns of images and their paths, and which rows have no bytes, bool [rows]."""
     import pyarrow as pa
 
     kind = schema.field(image).type
     leaves = [image]
     if pa.types.is_struct(kind):
-        named = [f"{image}.{n}" for n in ("bytes", "path") if kind.get_field_index(n) >= 0]
-        leaves = named
-    masks = []
+        leaves = [f"{image}.{n}" for n in ("bytes", "path") if kind.get_field_index(n) >= 0]
+    masks = [np.zeros(0, bool)]
     for group in range(file.num_row_groups):
         meta = file.metadata.row_group(group)
         columns = [meta.column(c) for c in range(meta.num_columns)]
@@ -252,11 +237,11 @@ def imageless_rows(file, schema, image: str) -> tuple[list[str], np.ndarray]:
         else:
             data, _ = parts_of(file.read_row_group(group, columns=leaves[:1]))
             masks.append(data.is_null().to_numpy())
-    return leaves, np.concatenate(masks) if masks else np.zeros(0, bool)
+    return leaves, np.concatenate(masks)
 
 
-def parts_of(table) -> tuple[Any, Any]:
-    """The bytes and, if there are any, the paths in a table of one image column."""
+def parts_of(table: Any) -> tuple[Any, Any]:
+    """Return the bytes and, if there are any, the paths in a table of one image column."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

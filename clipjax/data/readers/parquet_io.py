@@ -1,4 +1,4 @@
-"""Single Parquet files: which there are, their columns, and images by row group."""
+"""Single Parquet files: finds them, reads their columns, and images by row group."""
 
 from __future__ import annotations
 
@@ -14,21 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipjax.data.readers.files import check_unchanged
 from clipjax.data.readers.parquet_columns import (
     Column,
-    check_column,
+    Schema,
     coded,
-    declared_names,
-    explained,
-    features_of,
-    image_column,
     imageless_rows,
-    label_column,
-    named_domains,
     parts_of,
+    reading,
 )
 from clipjax.data.splits import SPLITS, split_of
-from clipjax.errors import ChangedError, DataError
+from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown
 
 KEPT_BYTES = 64 << 20  # of row groups that were read last
@@ -41,54 +37,49 @@ class Shard(NamedTuple):
     """One file, and what its name and folders say."""
 
     path: pathlib.Path
+    name: str  # below the root, for messages
     split: str
     domain: str  # "" where nothing says one
     size: int
     changed: int  # ns
 
 
-class Images(NamedTuple):
-    """The image column of a file: where it is, and its row groups."""
-
-    path: pathlib.Path
-    name: str  # below the root
-    leaves: list[str]  # columns to read
-    groups: list[int]  # rows per row group
-    size: int
-    changed: int
-
-
 class Rows(NamedTuple):
-    """The columns that are read of a file when a dataset is opened."""
+    """The columns of a file that are read when a dataset is opened, and where its images are."""
 
+    shard: Shard
     label: Column
     domain: Column
     imageless: np.ndarray  # bool [rows]
-    images: Images
+    leaves: list[str]  # columns of images and their paths
+    groups: list[int]  # rows per row group
 
     def __len__(self) -> int:
         return len(self.imageless)
 
 
 def find_shards(root: pathlib.Path) -> list[Shard]:
-    """The Parquet files below a folder: train first, then by path.
+    """Find the Parquet files below a folder, sorted: train first, then by path.
 
     Raises:
-      DataError: none there.
+      DataError: there are none.
     """
-    paths = [p for p in root.rglob("*.parquet") if p.is_file()]
-    paths = [p for p in paths if not any(x.startswith(".") for x in p.relative_to(root).parts)]
-    if not paths:
+    paths = {p: p.relative_to(root) for p in root.rglob("*.parquet") if p.is_file()}
+    shards = [
+        _shard(path, below)
+        for path, below in paths.items()
+        if not any(part.startswith(".") for part in below.parts)
+    ]
+    if not shards:
         raise DataError(
             f"{shown(root)} is not a Parquet dataset: it needs files like train.parquet or "
             "data/train-00000-of-00001.parquet."
         )
-    shards = [_shard(path, path.relative_to(root)) for path in paths]
-    return sorted(shards, key=lambda s: (SPLITS.index(s.split), str(s.path.relative_to(root))))
+    return sorted(shards, key=lambda s: (SPLITS.index(s.split), str(paths[s.path])))
 
 
 def begins_parquet(root: pathlib.Path) -> bool:
-    """Whether Parquet files are seen at a root, by a look that is short where images are many.
+    """Look for Parquet files at a root; it does not take long where images are many.
 
     It reaches `x.parquet`, `domain/x.parquet` and `domain/test/x.parquet`.
     """
@@ -117,43 +108,41 @@ def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
     if not folders and not splits and (m := re.fullmatch(r"(.+)-\d+-of-\d+", below.stem)):
         folders = [m[1]]
     stat = path.stat()
-    domain = nfc(shown(folders[0])) if folders else ""
-    return Shard(path, splits[0] if splits else "train", domain, stat.st_size, stat.st_mtime_ns)
+    split, domain = [*splits, "train"][0], nfc(shown([*folders, ""][0]))
+    return Shard(path, shown(below), split, domain, stat.st_size, stat.st_mtime_ns)
 
 
-def read_shard(shard: Shard, root: pathlib.Path, wanted: dict[str, str]) -> Rows:
-    """Labels and domains of a file, and where its images are; no image is read.
+def read_shard(shard: Shard, wanted: dict[str, str]) -> Rows:
+    """Read the labels and domains of a file, but no image.
 
     Args:
       shard: the file.
-      root: of the dataset; for names in messages.
       wanted: names of the "image", "label" and "domain" columns; "" where they are to be found.
     """
     with _opened(shard.path) as file:
-        schema, features = file.schema_arrow, features_of(file.schema_arrow)
-        image = image_column(shard.path, schema, features, wanted["image"])
-        label = label_column(shard.path, schema, features, wanted["label"])
+        schema = Schema(shard.path, file.schema_arrow)
+        image, label = schema.image(wanted["image"]), schema.label(wanted["label"])
         domain = wanted["domain"] or ("domain" if "domain" in schema.names else "")
-        check_column(shard.path, schema, domain)
+        schema.check(domain)
         table = file.read(columns=[label, domain] if domain else [label])
-        leaves, imageless = imageless_rows(file, schema, image)
-        groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        labels = coded(shard.path, label, table[label], declared_names(shard.path, features, label))
+        where = lambda name: f"column {name!r} of {shown(shard.path)}"
+        labels = coded(where(label), table[label], schema.declared_names(label))
         domains = Column(np.zeros(len(table), np.int64), [shard.domain], False)
         if domain:
-            names, column = declared_names(shard.path, features, domain), table[domain]
+            column = table[domain]
             column = column.cast("string") if str(column.type) == "bool" else column
-            domains = coded(shard.path, domain, column, names)
-            domains = named_domains(shard.path, domain, domains)
-    name = shown(shard.path.relative_to(root))
-    where = Images(shard.path, name, leaves, groups, shard.size, shard.changed)
-    return Rows(labels, domains, imageless, where)
+            domains = coded(where(domain), column, schema.declared_names(domain))
+            domains = domains if domains.names else domains.as_texts()
+            domains.check_range(f"the numbers of {where(domain)}")
+        leaves, imageless = imageless_rows(file, file.schema_arrow, image)
+        groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+    return Rows(shard, labels, domains, imageless, leaves, groups)
 
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[Any]:
-    """The file as a pyarrow ParquetFile; what goes wrong with it is a DataError."""
-    with explained(path):
+    """Open a file as a pyarrow ParquetFile; what goes wrong with it is a DataError."""
+    with reading(path):
         import pyarrow.parquet as pq
 
         with pq.ParquetFile(path) as file:
@@ -163,17 +152,17 @@ def _opened(path: pathlib.Path) -> Iterator[Any]:
 class ImageColumn:
     """The images of all files by row number. Picklable, safe in threads.
 
-    A row group is read as a whole, and the last ones are kept: in order this costs nothing, at
-    random it pays to write small ones (`datasets` writes 100 rows).
+    A row group is read as a whole, and the last ones are kept: reading in order costs nothing more,
+    reading at random is faster with small groups (`datasets` writes 100 rows).
     """
 
-    def __init__(self, files: Sequence[Images]):
-        self._files = list(files)
+    def __init__(self, files: Sequence[Rows]):
+        self._shards = [(f.shard, f.leaves) for f in files]
         groups = [(f, g, n) for f, file in enumerate(files) for g, n in enumerate(file.groups)]
         self._groups = [(f, g) for f, g, _ in groups]
-        self._starts = np.concatenate([[0], np.cumsum([n for _, _, n in groups])]).astype(np.int64)
-        self._file_starts = np.cumsum([0, *(sum(file.groups) for file in files)])
-        self.stamps = [(file.name, file.size, file.changed) for file in files]
+        self._starts = np.cumsum([0, *(n for _, _, n in groups)], dtype=np.int64)
+        self._file_starts = np.cumsum([0, *map(len, files)])
+        self.stamps = [(f.shard.name, f.shard.size, f.shard.changed) for f in files]
         self._start_empty()
 
     def _start_empty(self) -> None:
@@ -189,31 +178,31 @@ class ImageColumn:
         self._start_empty()
 
     def names(self, rows: np.ndarray) -> list[str]:
-        """File and number of rows int64 [N]: known without reading, different for all."""
+        """Return file and number of rows int64 [N]: known without reading, different for all."""
         files = np.searchsorted(self._file_starts, rows, side="right") - 1
         numbers = rows - self._file_starts[files]
         pairs = zip(files.tolist(), numbers.tolist(), strict=True)
-        return [f"{self._files[file].name}:{number}" for file, number in pairs]
+        return [f"{self._shards[file][0].name}:{number}" for file, number in pairs]
 
     def read(self, row: int) -> tuple[bytes, str]:
-        """The encoded image of a row, and its name: file and path, or number, of the image."""
+        """Return the encoded image of a row, and its name: file and path, or number, of it."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        file = self._files[self._groups[group][0]]
-        with explained(file.path):
+        shard, _ = self._shards[self._groups[group][0]]
+        with reading(shard.path):
             data, paths = self._group(group)
             at = row - int(self._starts[group])
             path = paths[at].as_py() if paths is not None else None
-            name = f"{file.name}:{path}" if path else self.names(np.array([row]))[0]
+            name = f"{shard.name}:{path}" if path else self.names(np.array([row]))[0]
             return data[at].as_py(), name
 
     def _group(self, group: int) -> tuple:
-        """Bytes and paths of a row group."""
+        """Return bytes and paths of a row group."""
         with self._lock:  # a ParquetFile is not made for threads
             if group in self._kept:
                 self._kept.move_to_end(group)
                 return self._kept[group][0]
             number, part = self._groups[group]
-            table = self._file(number).read_row_group(part, columns=self._files[number].leaves)
+            table = self._file(number).read_row_group(part, columns=self._shards[number][1])
             self._kept[group] = (parts_of(table), table.nbytes)
             sizes = [n for _, n in self._kept.values()]
             least = 1 if max(sizes) > KEPT_BYTES else 2
@@ -223,16 +212,13 @@ class ImageColumn:
             return self._kept[group][0]
 
     def _file(self, number: int) -> Any:
-        """An open file, the one that the dataset was opened with."""
+        """Open a file, if it is still the one that the dataset was opened with."""
         if number not in self._opened:
             import pyarrow.parquet as pq
 
-            file = self._files[number]
-            stat = file.path.stat()
-            if (stat.st_size, stat.st_mtime_ns) != (file.size, file.changed):
-                path = shown(file.path)
-                raise ChangedError(f"{path} changed while it was in use; start again.")
+            shard, _ = self._shards[number]
+            check_unchanged(shard.path, shard.path.stat(), shard.size, shard.changed)
             if len(self._opened) >= KEPT_FILES:
                 self._opened.pop(next(iter(self._opened))).close()
-            self._opened[number] = pq.ParquetFile(file.path)
+            self._opened[number] = pq.ParquetFile(shard.path)
         return self._opened[number]

@@ -1,4 +1,4 @@
-"""The lines of a list file: how they are separated, which column holds what."""
+"""Splits the lines of a list file into fields, and finds which column holds what."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from clipjax.errors import DataError
 from clipjax.io.texts import brief, some
 
 SEPARATORS = {" ": "a space", ",": "a comma", "\t": "a tab", ";": "a semicolon"}
-# What headers call the columns, in small letters without what is no letter.
+# Columns by their names in headers, in small letters without other characters.
 NAMES = {
     "path": "path paths filepath file filename image images img imagepath imgpath imagefile "
     "imagename imgname imagefilename".split(),
@@ -22,10 +22,8 @@ NAMES = {
     "domain": ["domain"],
 }
 _MEANINGS = {name: meaning for meaning, names in NAMES.items() for name in names}
-# A path, quoted or not, and behind the last blank a label, quoted or not.
+# A path and, behind the last blank, a label, each quoted or not.
 _WORDS = re.compile(r"""\s*(?:"([^"]*)"|(\S|\S.*?\S))\s+(?:"([^"]*)"|(\S+))\s*""")
-
-
 Row = tuple[int, tuple[str, ...]]  # number of the line, from 1, and its fields
 
 
@@ -36,12 +34,12 @@ class Columns(NamedTuple):
     label: int
     split: int | None = None
     domain: int | None = None
-    header: bool = False  # the first row is none of an image
+    header: bool = False  # whether the first row is one
     width: int = 2  # fields of every row
 
 
 def words(line: str) -> list[str]:
-    """The parts of a line before its last space and after it, each quoted or not.
+    """Split a line at its last space; both parts may be quoted.
 
     >>> words("a b.jpg 3"), words('"a b.jpg" "t shirt"'), words("a")
     (['a b.jpg', '3'], ['a b.jpg', 't shirt'], ['a'])
@@ -54,7 +52,7 @@ def words(line: str) -> list[str]:
 
 
 def separator(line: str, suffix: str) -> str:
-    """The separator of a table, from a first line that may be a header.
+    """Return the separator of a table, from a first line that may be a header.
 
     >>> [separator(line, ".txt") for line in ("a b.jpg 3", "a b.jpg,3", "a,b.jpg 3", "a.jpg;b c")]
     [' ', ',', ' ', ';']
@@ -73,25 +71,24 @@ def separator(line: str, suffix: str) -> str:
 
 
 def _is_telling(fields: Sequence[str]) -> bool:
-    """Whether one of several fields is an image's name, or what a header calls one."""
+    """Return whether one of several fields is an image's name, or a header's word for it."""
     named = (is_picture_name(f.strip()) or _meaning(f) == "path" for f in fields)
     return len(fields) > 1 and any(named)
 
 
 def rows(text: str, mark: str, name: str) -> Iterator[Row]:
-    """The lines that are not blank, as fields without blanks around them.
+    """Split lines into fields without blanks around them; blank lines are left out.
 
     Raises:
       DataError: a quoted field that does not end on its line, which may be a quote too many.
     """
+    lines = text.split("\n")
     if mark == " ":
-        for number, line in enumerate(text.split("\n"), 1):
-            if fields := words(line):
-                yield number, tuple(fields)
+        split = ((number, words(line)) for number, line in enumerate(lines, 1))
+        yield from ((number, tuple(fields)) for number, fields in split if fields)
         return
-    reader, before = csv.reader(text.split("\n"), delimiter=mark, skipinitialspace=True), 0
+    reader, number = csv.reader(lines, delimiter=mark, skipinitialspace=True), 1
     while True:
-        number = before + 1
         try:
             fields = next(reader, None)
         except csv.Error as error:
@@ -106,19 +103,20 @@ def rows(text: str, mark: str, name: str) -> Iterator[Row]:
                 f"{name}, line {number}: a quoted field does not end on its line; close the quote, "
                 "or take it out."
             )
-        before = reader.line_num
-        if fields := [field.strip() for field in fields] if any(map(str.strip, fields)) else []:
-            yield number, tuple(fields)
+        fields = tuple(field.strip() for field in fields)
+        if any(fields):
+            yield number, fields
+        number = reader.line_num + 1
 
 
 def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Columns:
-    """Which column holds what, from the first two rows.
+    """Find which column holds what, from the first two rows.
 
     A first line without an image's name is a header if the second has one. Of two columns paths
-    come first where nothing says otherwise; of more the header says which they are.
+    come first unless a name or the header shows otherwise; more need a header.
 
     Raises:
-      DataError: more than two columns, and no header that says clearly what they hold.
+      DataError: more than two columns without a header that is clear.
     """
     line, fields = first
     meanings = [_meaning(field) for field in fields]
@@ -127,22 +125,17 @@ def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Column
     named = "path" in meanings and "label" in meanings
     if mark == " " and any(map(is_picture_name, fields[0].split())):  # `a.jpg t shirt` is no header
         return Columns(0, 1)
-    if len(fields) == 2 and images == [0, 1]:
-        raise DataError(
-            f"{name}, line {line} names two images, {brief(fields[0])!r} and {brief(fields[1])!r}; "
-            "give a path and a label."
-        )
     if images or not (any(below) or named or (second is None and len(fields) == 2)):
-        if len(fields) == 2:
+        if len(fields) == 2 and images != [0, 1]:
             return Columns(1, 0) if images == [1] else Columns(0, 1)
+        fault = f" has {len(fields)} columns and there is no header; put a line like "
+        fault += "`path,label,...` at the top that names them"
         if len(fields) < 2:
-            raise DataError(
-                f"{name}, line {line}: expected a path and a label separated by {SEPARATORS[mark]}."
-            )
-        raise DataError(
-            f"{name}, line {line} has {len(fields)} columns and there is no header; put a "
-            "line like `path,label,...` at the top that names them."
-        )
+            fault = f": expected a path and a label separated by {SEPARATORS[mark]}"
+        if len(fields) == 2:
+            fault = f" names two images, {brief(fields[0])!r} and {brief(fields[1])!r}; give a path"
+            fault += " and a label"
+        raise DataError(f"{name}, line {line}{fault}.")
     plain = len(fields) == 2 and meanings[0] in ("", "path") and meanings[1] in ("", "label")
     if plain and (second is None or below[:1] == [True]):
         return Columns(0, 1, header=True)
@@ -150,7 +143,7 @@ def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Column
 
 
 def _named_columns(header: Row, meanings: Sequence[str], name: str) -> Columns:
-    """The columns as a header calls them."""
+    """Return the columns that a header names."""
     line, fields = header
     found = {}
     for meaning in NAMES:
@@ -168,5 +161,5 @@ def _named_columns(header: Row, meanings: Sequence[str], name: str) -> Columns:
 
 
 def _meaning(field: str) -> str:
-    """The meaning of a header's field; "" for what is not needed."""
+    """Return the meaning of a header's field; "" for any other column."""
     return _MEANINGS.get(re.sub(r"[^a-z]", "", field.lower()), "")

@@ -1,24 +1,22 @@
 """Datasets that TensorFlow Datasets prepared, read without TensorFlow.
 
-Only folders on disk are looked at: nothing is downloaded, and a builder's code is not needed.
+Only folders on disk are read: nothing is downloaded, and a builder's code is not needed.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from clipjax.data import splits
-from clipjax.data.dataset import Example, Skipped, check_domain
+from clipjax.data.dataset import Dataset, Example, Skipped, Source, check_domain, digest
 from clipjax.data.readers.tfds_dirs import find_builders
-from clipjax.data.readers.tfds_io import Builder, Records, read_builder, read_labels
-from clipjax.data.splits import SPLITS
+from clipjax.data.readers.tfds_io import Records, read_builder, read_labels
 from clipjax.io.texts import nfc
 
 
-class TfdsDataset:
+class TfdsDataset(Dataset):
     """Prepared builders with an image and a label, each a domain.
 
     Args:
@@ -35,6 +33,8 @@ class TfdsDataset:
       DataError: one that is not prepared, not as ArrayRecord, or has no image and label.
     """
 
+    skipped: tuple[Skipped, ...] = ()
+
     def __init__(
         self, name: str, data_dir: str = "", fractions: Sequence[float] = splits.FRACTIONS
     ):
@@ -45,19 +45,12 @@ class TfdsDataset:
         self.domains = tuple(self._builders)
         names = [name for builder in self._builders.values() for name in builder.classes]
         self.classes = tuple(dict.fromkeys(names))
-        self.skipped: tuple[Skipped, ...] = ()
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
-        """The classes that this domain declares."""
-        domain = check_domain(self, domain)
-        return self._builders[domain].classes
-
-    def has_split(self, split: str) -> bool:
-        """Whether every domain has this split: always, as one is dealt out of train otherwise."""
-        return split in SPLITS
+        return self._builders[check_domain(self, domain)].classes
 
     def source(self, domain: str, split: str) -> TfdsSource:
-        """The examples of a domain and split; the first time, the labels of all are read.
+        """Return the examples of a domain and split; the first time, the labels of all are read.
 
         Raises:
           DataError: a damaged file, labels that are no class, or a class with a single example
@@ -67,16 +60,20 @@ class TfdsDataset:
         builder = self._builders[domain]
         base, _ = splits.origin(split, builder.splits)
         records = Records(builder, builder.splits[base])
-        labels, rows = read_labels(records, builder), np.arange(builder.counts[base])
-        names = builder.classes
-        splits.check_single(split, builder.splits, labels, names, domain, self.fractions)
-        if splits.is_shared(split, builder.splits):
-            where = splits.positions(f"{builder.name}/{base}/{row}" for row in rows)
-            rows = rows[splits.members(split, builder.splits, where, labels, self.fractions)]
+        labels, count = read_labels(records), builder.counts[base]
+        rows = splits.deal(
+            split,
+            builder.splits,
+            lambda: splits.positions(f"{builder.name}/{base}/{row}" for row in range(count)),
+            labels,
+            builder.classes,
+            domain,
+            self.fractions,
+        )
         return TfdsSource(records, rows, labels[rows], self.classes, domain, split)
 
 
-class TfdsSource:
+class TfdsSource(Source):
     """Records of a prepared split. Picklable: files are opened again when first read."""
 
     def __init__(
@@ -89,21 +86,15 @@ class TfdsSource:
         split: str,
     ):
         self.classes, self.domain, self.split = classes, domain, split
-        builder: Builder = records.builder
-        self._builder, self._given, self._rows = builder, records.split, rows
+        self._builder, self._given, self._rows = records.builder, records.split, rows
         self._records: Records | None = records
-        number = np.array([classes.index(name) for name in builder.classes], np.int32)
+        number = np.array([classes.index(name) for name in records.builder.classes], np.int32)
         self.labels = number[labels]
         text = "\n".join((records.stamp, *classes))
-        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
-        digest.update(rows.tobytes() + self.labels.tobytes())
-        self._digest = digest.hexdigest()[:16]
+        self._digest = digest([text, rows.tobytes(), self.labels.tobytes()])
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_records": None}
-
-    def __len__(self) -> int:
-        return len(self._rows)
 
     def __getitem__(self, index: int) -> Example:
         row = int(self._rows[index])

@@ -1,4 +1,4 @@
-"""Where prepared TFDS builders are on disk, and what to do where they are not."""
+"""Finds prepared TFDS builders on disk, or says how to prepare them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import difflib
 import json
 import os
 import pathlib
-import re
 
-from clipjax.errors import ConfigError, DataError
+from clipjax.errors import ClipjaxError, ConfigError, DataError
 from clipjax.io.texts import read_text
 
 DOMAINNET = ("real", "painting", "clipart", "quickdraw", "infograph", "sketch")
@@ -16,7 +15,7 @@ INFO = "dataset_info.json"
 
 
 def find_builders(name: str, data_dir: str = "") -> dict[str, pathlib.Path]:
-    """The folders of the builders that a name of a `TfdsDataset` means, by domain.
+    """Find the folders of the builders that a name of a `TfdsDataset` means, by domain.
 
     Raises:
       ConfigError: no such builder, or a part of `a+b` with several configs.
@@ -36,7 +35,7 @@ def find_builders(name: str, data_dir: str = "") -> dict[str, pathlib.Path]:
                 f"tfds:{name}: builder {part!r} has several configs; choose one, as in "
                 f"{part}/{next(iter(builders))}."
             )
-        domain, folder = next(iter(builders.items()))
+        ((domain, folder),) = builders.items()
         found[domain if domain not in found else part.replace("/", "_")] = folder
     return found
 
@@ -60,7 +59,7 @@ def _at_path(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _builder(root: pathlib.Path, name: str) -> dict[str, pathlib.Path]:
-    """The prepared configs of a builder; those of DomainNet in the order of its paper's tables."""
+    """Find the prepared configs of a builder; DomainNet's in the order of its paper's tables."""
     found = prepared(root / name)
     if not found:
         raise _unprepared(root, name)
@@ -68,13 +67,11 @@ def _builder(root: pathlib.Path, name: str) -> dict[str, pathlib.Path]:
         return {name.split("/")[-1]: found[""]}
     if name == "domainnet":
         return {config: found[config] for config in DOMAINNET if config in found}
-    if len(found) == 1:
-        return {name: next(iter(found.values()))}
-    return found
+    return {name: next(iter(found.values()))} if len(found) == 1 else found
 
 
 def prepared(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Newest versions in a folder: {"": its own}, else those of its sub-folders by name."""
+    """Return the newest versions in a folder: {"": its own}, else those of its sub-folders."""
     if own := _newest(folder):
         return {"": own}
     inner = (sub for sub in sorted(folder.glob("*")) if sub.is_dir())
@@ -82,15 +79,14 @@ def prepared(folder: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def _newest(folder: pathlib.Path) -> pathlib.Path | None:
-    if (folder / INFO).exists():
-        return folder
-    versions = [file.parent for file in folder.glob(f"*/{INFO}")]
-    versions = [v for v in versions if re.fullmatch(r"\d+\.\d+\.\d+", v.name)]
-    return max(versions, key=lambda v: tuple(map(int, v.name.split("."))), default=None)
+    from tensorflow_datasets.core.utils.version import list_all_versions
+
+    versions = (folder / str(version) for version in reversed(list_all_versions(folder)))
+    return next((place for place in (folder, *versions) if (place / INFO).exists()), None)
 
 
-def _unprepared(root: pathlib.Path, name: str) -> Exception:
-    """The error for a builder without a folder: is it unknown, or not prepared?"""
+def _unprepared(root: pathlib.Path, name: str) -> ClipjaxError:
+    """Return the error for a builder without a folder, unknown or not prepared."""
     import tensorflow_datasets as tfds
 
     known, builder = tfds.list_builders(with_community_datasets=False), name.split("/")[0]
@@ -101,12 +97,11 @@ def _unprepared(root: pathlib.Path, name: str) -> Exception:
             f"TFDS has no builder {builder!r} and {root} has no folder of that name.{meant} Own "
             "builders are given by their path: tfds:/path."
         )
-    needs = "TensorFlow, a network connection and disk for the data"
-    names = [name]
+    names, size = [name], ""
     if name == "domainnet":
         names = [f"domainnet/{config}" for config in DOMAINNET]
-        needs += " (18 GB to download, three times that while it is prepared; fewer with fewer of "
-        needs += "the six)"
+        size = " (18 GB to download, three times that while it is prepared; fewer with fewer of "
+        size += "the six)"
     # Not the command line of TFDS, which needs Apache Beam too.
     code = (
         f"import tensorflow_datasets as tfds; [tfds.builder(name, data_dir={str(root)!r}, "
@@ -114,13 +109,6 @@ def _unprepared(root: pathlib.Path, name: str) -> Exception:
     )
     return DataError(
         f"tfds:{name} is not prepared in {root}. Prepare it once: pip install 'clipjax[tfds]' && "
-        f'python -c "{code}"; this needs {needs}.'
-    )
-
-
-def convert_command(folder: str) -> str:
-    """The command that writes ArrayRecord files beside others of a prepared builder."""
-    return (
-        "pip install 'clipjax[tfds]' apache-beam && tfds convert_format "
-        f"--dataset_version_dir={folder} --out_file_format=array_record"
+        f'python -c "{code}"; this needs TensorFlow, a network connection and disk for the data'
+        f"{size}."
     )
