@@ -84,26 +84,13 @@ class FolderDataset(Dataset):
         return tuple(sorted({name for d, _, name in self._folders if d == domain}))
 
     def source(self, domain: str, split: str) -> FileSource:
-        """Return the examples of a domain and split, in the order of classes and names.
-
-        Raises:
-          ConfigError: an unknown domain.
-          DataError: a class folder without images, or a class with a single image where all splits
-            are made by hash.
-        """
+        """Return the examples of a domain and split, in the order of classes and names."""
         domain = check_domain(self, domain)
         given = self._given[domain]
         rows = self._rows_of(domain, splits.origin(split, given)[0])
-        labels = self._label_of[self._files.folder[rows]]
-        described = {"classes": self.classes, "domain": domain, "split": split}
-        kept = splits.deal(
-            given=given,
-            where=lambda: self._positions[rows],
-            labels=labels,
-            fractions=self.fractions,
-            **described,
-        )
-        return FileSource(self._files.take(rows[kept]), labels[kept], **described)
+        where, labels = lambda: self._positions[rows], self._label_of[self._files.folder[rows]]
+        kept = splits.deal(split, given, where, labels, self.classes, domain, self.fractions)
+        return FileSource(self._files.take(rows[kept]), labels[kept], self.classes, domain, split)
 
     def _rows_of(self, domain: str, part: str) -> np.ndarray:
         """Return the usable files of a domain's given part, int64 [N]; no class folder is empty."""

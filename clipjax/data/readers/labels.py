@@ -1,11 +1,18 @@
-"""Reads labels of tables: numbers of classes, however they are written, or names."""
+"""Reads labels of tables: numbers of classes, however they are written, or names of classes."""
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import NoReturn
+
+import numpy as np
+
+from clipjax.data.readers.list_files import CLASSES, Lines
+from clipjax.errors import DataError
+from clipjax.io.texts import brief, class_name
 
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
 MOST = 2**31  # numbers of classes are smaller
@@ -47,23 +54,18 @@ def class_numbers(
     table: str,
     refuse: Callable[[str, str], NoReturn],
 ) -> tuple[dict[str, int], bool]:
-    """Map labels to numbers of named classes.
+    """Map labels to numbers of named classes, and return whether they were read as numbers.
 
     Labels are names if all of them are; else numbers if all are; else names.
 
     >>> class_numbers(["0.0"], ("cat", "dog"), "classes.txt", print)
     ({'0.0': 0}, True)
-    >>> class_numbers(["1", "2"], ("1", "2"), "classes.txt", print)[0] == {"1": 0, "2": 1}
-    True
 
     Args:
       texts: different labels.
       names: of the classes, by number.
       table: the source of the names, for messages.
       refuse: raises an error for a label that cannot be read, with the reason.
-
-    Returns:
-      Label -> number, and whether labels were read as numbers.
     """
     by_name = {name: k for k, name in enumerate(names)}
     by_value = {whole(name): k for k, name in enumerate(names) if whole(name) is not None}
@@ -71,25 +73,130 @@ def class_numbers(
     named = {t: by_name.get(t, by_value.get(v)) for t, v in values.items()}
     named = {t: k for t, k in named.items() if k is not None}
     counted = {t: v for t, v in values.items() if v is not None and 0 <= v < len(names)}
-    if len(named) == len(counted) == len(values):
-        for text in values:
-            if named[text] != counted[text]:
-                refuse(
-                    text,
-                    f"may be number {values[text]} of {table}, which is {names[values[text]]!r}, "
-                    f"or the class that is called {text!r}; give the classes names that are no "
-                    "numbers",
-                )
+    both = len(named) == len(counted) == len(values)
+    for text in (text for text in values if both and named[text] != counted[text]):
+        other = f"number {values[text]} of {table}, which is {names[values[text]]!r}"
+        remedy = "give the classes names that are no numbers"
+        refuse(text, f"may be {other}, or the class that is called {text!r}; {remedy}")
     numbered = len(named) < len(values) and all(map(is_number, values))
     numbers = counted if numbered else named
-    unknown = [text for text in values if text not in numbers]
-    if unknown and not numbered:
-        refuse(unknown[0], f"is not in {table}; correct either")
-    if fractions := [text for text in unknown if values[text] is None]:
-        refuse(fractions[0], "is no whole number of a class; correct it")
-    if unknown:
+    for text in (text for text in values if text not in numbers):
+        if not numbered:
+            refuse(text, f"is not in {table}; correct either")
+        if fractions := [text for text, value in values.items() if value is None]:
+            refuse(fractions[0], "is no whole number of a class; correct it")
         remedy = "correct either"
         if (min(values.values()), max(values.values())) == (1, len(names)):
             remedy = f"labels run from 1 to {len(names)}: number them from 0"
-        refuse(unknown[0], f"is not within 0 and {len(names) - 1}, as {table} says; {remedy}")
+        refuse(text, f"is not within 0 and {len(names) - 1}, as {table} says; {remedy}")
     return numbers, numbered
+
+
+def number_labels(
+    lists: Sequence[Lines], classes: Sequence[str] = ()
+) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """Name the classes, and turn the labels of each list into indices of them, int32 [N].
+
+    Args:
+      lists: of one dataset.
+      classes: names of the labels, from `classes.txt`; () where there is none.
+
+    Raises:
+      DataError: the file and line of a label that is out of range or unknown, or that gives a class
+        a second name or number.
+    """
+    texts = {text for lines in lists for text in lines.labels}
+    digits = {text for text in texts if is_number(text)}
+    absent = {text for text in texts if is_missing(text)} - set(classes)
+    others = texts - digits - set(classes) if digits else set()
+    refuse = functools.partial(_refuse, lists)
+    refuse(absent, "says that there is none; give the image one, or take out the line")
+    refuse(others, f"is a name where others are numbers; use one, or name all in {CLASSES}")
+    if classes:
+        one = lambda text, fault: refuse({text}, fault)
+        names, (number, numbered) = classes, class_numbers(texts, classes, CLASSES, one)
+        if numbered:
+            _check_folders(lists, names, number)
+    else:
+        refuse({t for t in digits if whole(t) is None}, "is no whole number; correct it")
+        names = _names_from_folders(lists) if digits else sorted(texts)
+        known = sorted({whole(t) for t in digits}) if digits else names
+        dense = {value: label for label, value in enumerate(known)}  # without unused numbers
+        number = {text: dense[whole(text) if digits else text] for text in texts}
+    numbers = [np.array([number[t] for t in lines.labels], np.int32) for lines in lists]
+    for lines, found in zip(lists, numbers, strict=True):
+        _check_single_labels(lines, found)
+    return tuple(names), numbers
+
+
+def _refuse(lists: Sequence[Lines], texts: Collection[str], fault: str) -> None:
+    """Raise DataError for the first line with one of these labels, if there are any."""
+    places = ((lines, i) for lines in lists for i, t in enumerate(lines.labels) if t in texts)
+    for lines, i in places if texts else ():
+        raise DataError(f"{lines.at(i)}: label {brief(lines.labels[i])!r} {fault}.")
+
+
+def _check_single_labels(lines: Lines, numbers: np.ndarray) -> None:
+    """Raise DataError if one image has two classes, as in lists of boxes or of many labels."""
+    first: dict[str, int] = {}
+    for i, path in enumerate(lines.paths):
+        known = first.setdefault(path, i)
+        if numbers[known] != numbers[i]:
+            raise DataError(
+                f"{lines.at(i)}: image {brief(path)!r} has label {brief(lines.labels[i])!r}, and "
+                f"{brief(lines.labels[known])!r} in line {lines.numbers[known]}; keep one."
+            )
+
+
+def _check_folders(
+    lists: Sequence[Lines], names: Sequence[str], numbers: Mapping[str, int]
+) -> None:
+    """Raise DataError if `classes.txt` gives the name of an image's folder to another number."""
+    number = {name: label for label, name in enumerate(names)}
+    for (folder, text), (lines, i) in _first_of(lists).items():
+        folder = class_name(folder)
+        if number.get(folder, numbers[text]) != numbers[text]:
+            raise DataError(
+                f"{lines.at(i)}: an image in folder {folder!r} has label {text}, but {CLASSES} "
+                f"calls {text} {names[numbers[text]]!r} and gives {folder!r} the number "
+                f"{number[folder]}; correct either, or remove {CLASSES}."
+            )
+
+
+def _first_of(lists: Sequence[Lines]) -> dict[tuple[str, str], tuple[Lines, int]]:
+    """Find the first line of each class folder and label."""
+    first: dict[tuple[str, str], tuple[Lines, int]] = {}
+    for lines in lists:
+        for i, (path, text) in enumerate(zip(lines.paths, lines.labels, strict=True)):
+            first.setdefault((folder_and_name(path)[0], text), (lines, i))
+    return first
+
+
+def folder_and_name(path: str) -> tuple[str, str]:
+    """Return the class folder and the name of a file, from its path in a list.
+
+    >>> folder_and_name("real/cat/1.jpg"), folder_and_name("1.jpg")
+    (('cat', '1.jpg'), ('', '1.jpg'))
+    """
+    *above, name = path.rsplit("/", 2)
+    return (above[-1] if above else ""), name
+
+
+def _names_from_folders(lists: Sequence[Lines]) -> tuple[str, ...]:
+    """Name classes after the folders of their images, in the order of their numbers."""
+    numbers: dict[str, int] = {}
+    names: dict[int, str] = {}
+    for (folder, text), (lines, i) in _first_of(lists).items():
+        name, number = class_name(folder), whole(text)
+        known, other = names.setdefault(number, name), numbers.setdefault(name, number)
+        fault = remedy = ""
+        if number < 0 or not name:
+            why = "is below 0" if number < 0 else "belongs to a path without a class folder"
+            fault, remedy = f"label {number} {why}", "correct it"
+        elif known != name or other != number:
+            before = repr(known) if known != name else other
+            fault = f"class {name!r} has label {number}, which before was {before}"
+            remedy = "class names come from the folders of the images: use lists of one kind"
+        if fault:
+            raise DataError(f"{lines.at(i)}: {fault}; {remedy}, or name the labels in {CLASSES}.")
+    return tuple(names[number] for number in sorted(names))

@@ -49,13 +49,12 @@ class Lines(NamedTuple):
 def read_list(file: str | os.PathLike) -> Lines:
     """Read `path label`, `path,label`, `path;label` or `path<tab>label` lines.
 
-    The first line decides the separator. Paths may hold spaces; fields between other separators may
-    be quoted. A header may name the columns, in any order and with others between them: those of
-    paths and labels (`filepath`, `image`, ..., `class`, `target`, ...), and `split` and `domain`.
+    The first line decides the separator. Paths may hold spaces; fields may be quoted. A header may
+    name the columns, in any order and with others between them: those of paths and labels
+    (`filepath`, `image`, ..., `class`, `target`, ...), and `split` and `domain`.
 
     Raises:
-      DataError: the file cannot be read, holds no lines, or one that is not a path and a label; or
-        it is not clear which columns hold them.
+      DataError: the file cannot be read, or it is not clear what a line or a column means.
     """
     file = pathlib.Path(file)
     name, text = shown(file), read_text(file)
@@ -83,39 +82,24 @@ def read_list(file: str | os.PathLike) -> Lines:
 
 def _check_row(row: Row, columns: Columns, mark: str, name: str) -> None:
     """Raise DataError for a line with other columns than the first, or nothing in a needed one."""
-    number, fields = row
-    if len(fields) == columns.width and "" not in fields and (mark != " " or " " not in fields[0]):
-        return
+    (number, fields), fault = row, ""
+    expected = f": expected {{}} separated by {SEPARATORS[mark]}"
     if len(fields) != columns.width:
         wanted = "a path and a label" if columns.width == 2 else f"{columns.width} columns"
-        raise DataError(
-            f"{name}, line {number}: expected {wanted} separated by {SEPARATORS[mark]}, as in "
-            "the first line."
-        )
-    if mark == " " and any(map(is_picture_name, fields[0].split()[:-1])):
-        raise DataError(
-            f"{name}, line {number} holds more than a path and a label; put what holds spaces "
-            "into quotes, or separate by tabs."
-        )
-    for what in ("path", "label", "split", "domain"):
-        if (place := getattr(columns, what)) is not None and not fields[place]:
-            raise DataError(
-                f"{name}, line {number}: expected a path and a label separated by "
-                f"{SEPARATORS[mark]}, and the {what} is empty; fill it in, or take out the line."
-            )
+        fault = f"{expected.format(wanted)}, as in the first line"
+    elif mark == " " and any(map(is_picture_name, fields[0].split()[:-1])):
+        fault = " holds more than a path and a label; quote what holds spaces, or separate by tabs"
+    elif "" in fields:
+        for what in tables.NAMES:
+            if (place := getattr(columns, what)) is not None and not fields[place]:
+                wanted = expected.format("a path and a label")
+                fault = f"{wanted}, and the {what} is empty; fill it in, or take out the line"
+    if fault:
+        raise DataError(f"{name}, line {number}{fault}.")
 
 
 def divided(lines: Lines, domain: str, split: str) -> dict[tuple[str, str], Lines]:
-    """Divide the lines of a file by (domain, split), as its columns say or its name.
-
-    Args:
-      lines: of one file.
-      domain: by the file's name.
-      split: by the file's name; "" for none.
-
-    Raises:
-      DataError: a line of an unknown split, or of another one than the file's name says.
-    """
+    """Divide the lines of a file by (domain, split), as its columns say, else as its name does."""
     if lines.splits is None and lines.domains is None:
         return {(domain, split): lines}
     parts: dict[tuple[str, str], list[int]] = collections.defaultdict(list)
@@ -139,17 +123,14 @@ def find_lists(
     They are called `{domain}_train.txt`, `_val`, `_test`, or `{domain}_list.txt` (.csv and .tsv
     too), and one of a domain's files begins like a list: `class_list.txt` counts only if no other
     file is a list. Without such names, every text file that begins like a list is that of the
-    domain it is named after.
-
-    Args:
-      folder: where they lie.
-      asked: whether the user says that there are lists; otherwise a table of more than two columns
-        beside folders of classes (`metadata.csv`) is none.
+    domain it is named after; but unless lists are `asked` for, a table of more than two columns
+    beside folders of classes (`metadata.csv`) is none.
 
     Raises:
       DataError: two lists for the same part.
     """
-    files = [f for f in sorted(pathlib.Path(folder).iterdir()) if _is_candidate(f)]
+    plain = (f for f in sorted(pathlib.Path(folder).iterdir()) if not f.name.startswith("."))
+    files = [f for f in plain if f.suffix.lower() in SUFFIXES and f.name != CLASSES and f.is_file()]
     named: dict[str, dict[str, pathlib.Path]] = {}
     for file in files:
         domain, _, kind = nfc(shown(file.stem)).rpartition("_")
@@ -168,19 +149,12 @@ def find_lists(
     return {d: dict(sorted(f.items(), key=lambda p: order.index(p[0]))) for d, f in named.items()}
 
 
-def _is_candidate(file: pathlib.Path) -> bool:
-    plain = not file.name.startswith(".") and file.name != CLASSES
-    return plain and file.suffix.lower() in SUFFIXES and file.is_file()
-
-
 def _add(lists: dict, domain: str, split: str, file: pathlib.Path) -> None:
     parts = lists.setdefault(domain, {})
-    others = [f for s, f in parts.items() if s == split or WHOLE in (s, split)]
-    if others:
+    for other in (f for s, f in parts.items() if s == split or WHOLE in (s, split)):
         raise DataError(
-            f"{shown(file.parent)} holds both {others[0].name} and {file.name}, two lists for the "
-            f"same images of domain {domain!r}; keep one, or put them into folders and choose with "
-            "data.lists."
+            f"{shown(file.parent)} holds both {other.name} and {file.name}, two lists of domain "
+            f"{domain!r}; keep one, or put them into folders and choose with data.lists."
         )
     parts[split] = file
 
@@ -225,20 +199,16 @@ def find_folder(
     unless `doubtful` ones are wanted and there is no other.
     """
     if lists:
-        places = [root / lists, pathlib.Path(lists).expanduser()]
-        chosen = next((place for place in places if place.is_dir()), None)
-        if chosen is None:
-            raise DataError(f"data.lists {lists!r} does not exist; give the folder of list files.")
-        return chosen
-    places = [place for name in PLACES if (place := root / name).is_dir()]
-    found = next(filter(_holds_lists, places), None)
-    return found or (next(filter(find_lists, places), None) if doubtful else None)
-
-
-def _holds_lists(folder: pathlib.Path) -> bool:
-    """Look whether any file begins like a list, or is called like one and names images."""
-    found = find_lists(folder, asked=False).values()
-    return any(_names_images(file) for parts in found for file in parts.values())
+        asked = (root / lists, pathlib.Path(lists).expanduser())
+        for place in filter(pathlib.Path.is_dir, asked):
+            return place
+        raise DataError(f"data.lists {lists!r} does not exist; give the folder of list files.")
+    places = list(filter(pathlib.Path.is_dir, (root / name for name in PLACES)))
+    for place in places:
+        found = find_lists(place, asked=False).values()
+        if any(_names_images(file) for parts in found for file in parts.values()):
+            return place
+    return next(filter(find_lists, places), None) if doubtful else None
 
 
 def class_names(*folders: pathlib.Path) -> tuple[str, ...]:
@@ -256,7 +226,6 @@ def class_names(*folders: pathlib.Path) -> tuple[str, ...]:
         if not name or (known := first.setdefault(name, number)) < number:
             fault = f"names {name!r} again, as line {known} does" if name else "is empty"
             raise DataError(
-                f"{shown(file)}, line {number} {fault}; it needs one name on each line, each a "
-                "different one."
+                f"{shown(file)}, line {number} {fault}; give each line a different one."
             )
     return tuple(first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import pathlib
 from collections.abc import Collection, Sequence
@@ -16,8 +17,8 @@ from clipjax.data.readers import list_files
 from clipjax.data.readers.archive_names import find_archive
 from clipjax.data.readers.archives import open_archive
 from clipjax.data.readers.files import Files, FileSource, Names, Store, look, unusable
+from clipjax.data.readers.labels import folder_and_name, number_labels
 from clipjax.data.readers.list_files import PLACES, Lines
-from clipjax.data.readers.list_labels import folder_and_name, number_labels
 from clipjax.data.splits import SPLITS, WHOLE
 from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown, some
@@ -89,31 +90,24 @@ class ListDataset(Dataset):
                 "DOMAIN_test.txt, or DOMAIN_list.txt, of lines `path label` (DomainNet offers them "
                 "beside its zips)."
             )
-        files = [(domain, split, file) for domain in found for split, file in found[domain].items()]
         parts: dict[tuple[str, str], Lines] = {}
-        for domain, split, file in files:
-            for key, lines in list_files.divided(list_files.read_list(file), domain, split).items():
-                _check_apart(parts, key, lines)
-                parts[key] = lines
+        for domain, files in found.items():
+            for split, file in files.items():
+                read = list_files.divided(list_files.read_list(file), domain, split)
+                for key, lines in read.items():
+                    _check_apart(parts, key, lines)
+                parts |= read
         order = (WHOLE, *SPLITS)
         return dict(sorted(parts.items(), key=lambda part: (part[0][0], order.index(part[0][1]))))
 
     def source(self, domain: str, split: str) -> FileSource:
-        """Return the examples of a domain and split, in the order of the list.
-
-        Raises:
-          ConfigError: an unknown domain.
-          DataError: a class with a single image where all splits are made by hash.
-        """
+        """Return the examples of a domain and split, in the order of the list."""
         domain = check_domain(self, domain)
         given = self._given[domain]
         files, labels, where = self._parts[domain, splits.origin(split, given)[0]]
-        described = {"classes": self.classes, "domain": domain, "split": split}
-        shares = self.fractions
-        rows = splits.deal(
-            given=given, where=lambda: where, labels=labels, fractions=shares, **described
-        )
-        return FileSource(files.take(rows), labels[rows], **described)
+        shares, classes = self.fractions, self.classes
+        rows = splits.deal(split, given, lambda: where, labels, classes, domain, shares)
+        return FileSource(files.take(rows), labels[rows], classes, domain, split)
 
 
 def _check_apart(parts: dict[tuple[str, str], Lines], key: tuple[str, str], lines: Lines) -> None:
@@ -127,12 +121,8 @@ def _check_apart(parts: dict[tuple[str, str], Lines], key: tuple[str, str], line
             )
 
 
-def _open(root: pathlib.Path, lists: Sequence[Lines]) -> list[Store]:
-    """Open the images of every list, in its order.
-
-    Raises:
-      DataError: how many are not there, and the first five.
-    """
+def _open(root: pathlib.Path, lists: Sequence[Lines]) -> Sequence[Store]:
+    """Open the images of every list, in its order; raise DataError if some are not there."""
     places = collections.defaultdict(list)
     for number, lines in enumerate(lists):
         places[_archive_of(root, lines.paths)].append(number)
@@ -141,32 +131,25 @@ def _open(root: pathlib.Path, lists: Sequence[Lines]) -> list[Store]:
         paths = [lists[number].paths for number in numbers]
         opened = open_archive(archive, paths) if archive else [_look(root, p) for p in paths]
         found |= dict(zip(numbers, opened, strict=True))
-    gone = [
-        lines.paths[i]
-        for number, lines in enumerate(lists)
-        for i in np.flatnonzero(~found[number][1])
-    ]
-    if gone:
+    stores, there = zip(*(found[number] for number in range(len(lists))), strict=True)
+    paths = [path for lines in lists for path in lines.paths]
+    if gone := [paths[i] for i in np.flatnonzero(~np.concatenate(there))]:
         raise DataError(
-            f"{len(gone):,} of {sum(len(lines.paths) for lines in lists):,} listed images are not "
-            f"in {shown(root)}: {some(gone, 5)}; add them, or take out the lists of what is not "
-            f"there{_instead(root, places)}."
+            f"{len(gone):,} of {len(paths):,} listed images are not in {shown(root)}: "
+            f"{some(gone, 5)}; add them, or take out the lists of what is not there"
+            f"{_instead(root, places)}."
         )
-    return [found[number][0] for number in range(len(lists))]
+    return stores
 
 
 def _instead(root: pathlib.Path, opened: Collection[pathlib.Path | None]) -> str:
     """Suggest other ways to read a root: zips that stand for nothing listed, or its folders."""
     unused = (f for f in root.iterdir() if f.suffix.lower() == ".zip" and f not in opened)
-    if zips := sorted(shown(f.name) for f in unused):
-        return (
-            "; a zip is read where it is called like the first folder of the paths "
-            f"({some(zips, 3)})"
-        )
+    if zips := some(sorted(shown(f.name) for f in unused), 3):
+        return f"; a zip is read if it is called like the first folder of the paths ({zips})"
     plain = (f for f in root.iterdir() if f.name not in PLACES and not f.name.startswith("."))
-    if not any(folder.is_dir() for folder in plain):
-        return ""
-    return ", or read the folders without lists: --config.data.name=folder"
+    other = ", or read the folders without lists: --config.data.name=folder"
+    return other if any(folder.is_dir() for folder in plain) else ""
 
 
 def _archive_of(root: pathlib.Path, paths: Sequence[str]) -> pathlib.Path | None:
@@ -198,31 +181,25 @@ def _respelled(root: pathlib.Path, paths: Sequence[str]) -> list[str]:
 
     A form that is there as given counts first; of several others none.
     """
-    listings: dict[str, dict[str, str]] = {}
-    folders = {"": ""}
 
+    @functools.cache
+    def composed(folder: str) -> dict[str, str]:
+        try:
+            names = os.listdir(folder)
+        except OSError:  # its images are missing, and reported as such
+            return {}
+        counts = collections.Counter(map(nfc, names))
+        return {nfc(name): name for name in names if counts[nfc(name)] == 1}
+
+    @functools.cache
     def place(path: str) -> str:
         if path.isascii():
             return path
         head, slash, name = path.rpartition("/")
-        if head not in folders:
-            folders[head] = place(head)
-        start = folders[head] + slash
+        start = place(head) + slash
         folder = os.path.join(root, start)
         if os.path.lexists(os.path.join(folder, name)):
             return start + name
-        if folder not in listings:
-            listings[folder] = _composed(folder)
-        return start + listings[folder].get(nfc(name), name)
+        return start + composed(folder).get(nfc(name), name)
 
-    return [place(path) for path in paths]
-
-
-def _composed(folder: str) -> dict[str, str]:
-    """Map NFC to name, for all entries of a folder whose NFC is theirs alone."""
-    try:
-        names = os.listdir(folder)
-    except OSError:  # not there: its images are missing, and reported as such
-        return {}
-    counts = collections.Counter(map(nfc, names))
-    return {nfc(name): name for name in names if counts[nfc(name)] == 1}
+    return list(map(place, paths))

@@ -6,6 +6,7 @@ together are small.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
@@ -20,13 +21,14 @@ from clipjax.data.dataset import (
     Skipped,
     Source,
     check_domain,
+    check_labels,
     check_root,
     digest,
 )
 from clipjax.data.readers.labels import is_missing, is_number
 from clipjax.data.readers.list_files import CLASSES, class_names
-from clipjax.data.readers.parquet_columns import Column, by_names
-from clipjax.data.readers.parquet_io import ImageColumn, Rows, Shard, find_shards, read_shard
+from clipjax.data.readers.parquet_columns import Column
+from clipjax.data.readers.parquet_io import ImageColumn, Shard, find_shards, read_shard
 from clipjax.data.splits import SPLITS
 from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown
@@ -73,18 +75,21 @@ class ParquetDataset(Dataset):
         self.fractions = splits.check_fractions(fractions)
         self.name = nfc(name or shown(self.root.resolve().name))
         wanted = {"image": image, "label": label, "domain": domain}
-        files = [read_shard(shard, wanted) for shard in find_shards(self.root)]
-        self._images = ImageColumn(files)
-        given = [SPLITS.index(file.shard.split) for file in files]
+        shards, listed = find_shards(self.root), class_names(self.root)
+        files = [read_shard(shard, wanted, listed) for shard in shards]
+        self._images = ImageColumn([file.images for file in files])
+        given = [SPLITS.index(shard.split) for shard in shards]
         self._splits = np.repeat(given, [len(file) for file in files])
         self._number_domains([file.domain for file in files])
-        self._number_classes(files)
+        self._number_classes(shards, [file.label for file in files])
+        if listed:
+            self._declared = [set(listed)] * len(self.domains)
         self._leave_out(np.concatenate([file.imageless for file in files]))
-        self._small = sum(file.shard.size for file in files) <= SMALL
+        self._small = sum(shard.size for shard in shards) <= SMALL
 
     def _number_domains(self, columns: Sequence[Column]) -> None:
         """Number domains in the order in which rows name them."""
-        codes, names = _renumbered(columns)
+        codes, names = _joined(columns)
         found, first = np.unique(codes, return_index=True)
         order = [code for code in found[np.argsort(first)].tolist() if code >= 0]
         self.domains = tuple(names[code] or self.name for code in order)
@@ -92,35 +97,34 @@ class ParquetDataset(Dataset):
         for number, code in enumerate(order):
             self._domains[codes == code] = number
 
-    def _number_classes(self, files: Sequence[Rows]) -> None:
-        """Number classes as classes.txt or the files' metadata do, else those found, sorted."""
-        shards, columns = [file.shard for file in files], [file.label for file in files]
-        listed = list(class_names(self.root))
-        if listed:
-            columns = [_as_listed(file.shard, file.label, listed) for file in files]
-        else:
-            columns = _with_names(shards, columns)
+    def _number_classes(self, shards: Sequence[Shard], columns: Sequence[Column]) -> None:
+        """Number classes in the order of declared names, else sorted; note what domains declare."""
+        columns = [
+            c.only(n for n in c.names if not is_missing(n)) if c.found else c for c in columns
+        ]
+        texts = {name for column in columns if column.found for name in column.names}
         for shard, column in zip(shards, columns, strict=True):
-            if len(column.codes) and column.codes.max() >= 0 and not column.names:
-                raise DataError(_nameless(shard, "numbers"))
-            column.check_range(f"the labels of {shown(shard.path)}")
-        self._labels, names = _renumbered(columns, sort=any(column.found for column in columns))
+            codes = column.codes[column.codes >= 0]
+            kind = "numbers" if len(codes) and not column.names else ""
+            if column.found and column.names and all(map(is_number, texts)):
+                kind = f"numbers in strings, like {min(texts)!r},"
+            if kind:
+                raise DataError(
+                    f"the labels of {shown(shard.path)} are {kind} without names; put {CLASSES}, "
+                    "one name a line, beside the files."
+                )
+            check_labels(codes, len(column.names), shown(shard.path))
+        self._labels, names = _joined(columns, sort=any(column.found for column in columns))
         self.classes = tuple(names)
-        self._declared = self._declared_by_domain(columns, bool(listed))
-
-    def _declared_by_domain(self, columns: Sequence[Column], listed: bool) -> list[set[str]]:
-        """Find the classes of each domain: all listed ones, else those of its files or rows."""
-        if listed:
-            return [set(self.classes)] * len(self.domains)
-        declared: list[set[str]] = [set() for _ in self.domains]
-        ends = np.cumsum([len(column.codes) for column in columns])
-        for end, column in zip(ends, columns, strict=True):
-            rows = slice(end - len(column.codes), end)
-            for number in set(self._domains[rows].tolist()) - {-1}:
-                seen = np.unique(self._labels[rows][self._domains[rows] == number])
+        self._declared: list[set[str]] = [set() for _ in self.domains]
+        end = 0
+        for column in columns:
+            rows = slice(end, end := end + len(column.codes))
+            domains, labels = self._domains[rows], self._labels[rows]
+            for number in set(domains.tolist()) - {-1}:
+                seen = np.unique(labels[domains == number])
                 found = {self.classes[k] for k in seen if k >= 0}
-                declared[number] |= found if column.found else set(column.names)
-        return declared
+                self._declared[number] |= found if column.found else set(column.names)
 
     def _leave_out(self, imageless: np.ndarray) -> None:
         """Fill `skipped`, and note which rows are left."""
@@ -146,13 +150,9 @@ class ParquetDataset(Dataset):
         return tuple(name for name in self.classes if name in declared)
 
     def has_split(self, split: str) -> bool:
-        """Return whether every domain has this split, with a usable row.
-
-        A split that no file gives is dealt out of train; a test file without labels is none.
-        """
-        return split in SPLITS and all(
-            self._usable[self._part(d, split)].any() for d in self.domains
-        )
+        """Return whether every domain has a usable row of the files that hold this split."""
+        usable = (self._usable[self._part(domain, split)].any() for domain in self.domains)
+        return split in SPLITS and all(usable)
 
     def _given(self, domain: str) -> list[str]:
         """Return the splits of a domain's files."""
@@ -166,12 +166,7 @@ class ParquetDataset(Dataset):
         return np.flatnonzero(mine & (self._splits == SPLITS.index(base)))
 
     def source(self, domain: str, split: str) -> ArraySource | ParquetSource:
-        """Return the examples of a domain and split.
-
-        Raises:
-          ConfigError: an unknown domain.
-          DataError: no usable rows, or a class with a single one where all splits are made by hash.
-        """
+        """Return the examples of a domain and split; there must be usable rows."""
         domain = check_domain(self, domain)
         part = self._part(domain, split)
         rows = part[self._usable[part]]
@@ -182,37 +177,33 @@ class ParquetDataset(Dataset):
                 f"no usable row in domain {domain!r}, {split}, of {shown(self.root)} ({why}); take "
                 "out the files without, and the split is dealt out of train."
             )
-        described = {"classes": self.classes, "domain": domain, "split": split}
-        kept = splits.deal(
-            given=self._given(domain),
-            where=lambda: splits.positions(self._images.names(rows)),
-            labels=self._labels[rows],
-            fractions=self.fractions,
-            **described,
-        )
-        rows, labels = rows[kept], self._labels[rows[kept]]
+        given, labels, shares = self._given(domain), self._labels[rows], self.fractions
+        where = lambda: splits.positions(self._images.names(rows))
+        kept = splits.deal(split, given, where, labels, self.classes, domain, shares)
+        rows, labels = rows[kept], labels[kept]
         if not self._small:
-            return ParquetSource(self._images, rows, labels, **described)
+            return ParquetSource(self._images, rows, labels, self.classes, domain, split)
         read = [self._images.read(row) for row in rows.tolist()]
-        images, names = [data for data, _ in read], [name for _, name in read]
-        return ArraySource(images, labels, names=names, **described)
+        return ArraySource(
+            [image for image, _ in read],
+            labels,
+            classes=self.classes,
+            domain=domain,
+            split=split,
+            names=[name for _, name in read],
+        )
 
 
+@dataclasses.dataclass(repr=False, eq=False)
 class ParquetSource(Source):
     """Rows of Parquet files; their images are read when asked for."""
 
-    def __init__(
-        self,
-        images: ImageColumn,
-        rows: np.ndarray,
-        labels: np.ndarray,
-        *,
-        classes: tuple[str, ...],
-        domain: str,
-        split: str,
-    ):
-        self._images, self._rows, self.labels = images, rows, labels.astype(np.int32)
-        self.classes, self.domain, self.split = classes, domain, split
+    _images: ImageColumn
+    _rows: np.ndarray  # int64 [N]
+    labels: np.ndarray  # int32 [N]
+    classes: tuple[str, ...]
+    domain: str
+    split: str
 
     def __getitem__(self, index: int) -> Example:
         data, name = self._images.read(int(self._rows[index]))
@@ -228,52 +219,8 @@ class ParquetSource(Source):
         return f"Parquet({self.domain}/{self.split}, n={len(self)}, {self._digest})"
 
 
-def _renumbered(columns: Sequence[Column], sort: bool = False) -> tuple[np.ndarray, list[str]]:
+def _joined(columns: Sequence[Column], sort: bool = False) -> tuple[np.ndarray, list[str]]:
     """Join columns: codes int32 [rows] over one list of names, in their order or sorted."""
     names = list(dict.fromkeys(name for column in columns for name in column.names))
     names = sorted(names) if sort else names
-    number = {name: k for k, name in enumerate(names)}
-    return np.concatenate([column.over(number) for column in columns]), names
-
-
-def _as_listed(shard: Shard, column: Column, listed: Sequence[str]) -> Column:
-    """Number a column as `classes.txt` does.
-
-    Raises:
-      DataError: the file's own names have other numbers, or a label has no name.
-    """
-    if column.found or not column.names:
-        return by_names(column, listed, f"the labels of {shown(shard.path)}", CLASSES)
-    number = {name: k for k, name in enumerate(listed)}
-    for k, name in enumerate(column.names):
-        if number.get(name, k) != k:
-            raise DataError(
-                f"{shown(shard.path)} numbers class {name!r} {k}, and {CLASSES} numbers it "
-                f"{number[name]}; correct or remove {CLASSES}."
-            )
-    return column._replace(names=list(listed))
-
-
-def _with_names(shards: Sequence[Shard], columns: Sequence[Column]) -> list[Column]:
-    """Take missing values out of columns of texts.
-
-    Raises:
-      DataError: all texts are numbers, which name no class without a `classes.txt`.
-    """
-    texts = {n for c in columns if c.found for n in c.names if not is_missing(n)}
-    if texts and all(map(is_number, texts)):
-        shard = next(s for s, c in zip(shards, columns, strict=True) if c.found and c.names)
-        raise DataError(_nameless(shard, f"numbers in strings, like {min(texts)!r},"))
-    kept = []
-    for column in columns:
-        names = [n for n in column.names if not is_missing(n)]
-        over = {name: k for k, name in enumerate(names)}
-        kept.append(Column(column.over(over), names, True) if column.found else column)
-    return kept
-
-
-def _nameless(shard: Shard, what: str) -> str:
-    return (
-        f"the labels of {shown(shard.path)} are {what} without names; put {CLASSES}, one name a "
-        "line, beside the files."
-    )
+    return np.concatenate([column.only(names).codes for column in columns]), names

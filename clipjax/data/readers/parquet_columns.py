@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from clipjax.data.readers.files import explained
 from clipjax.data.readers.labels import MOST, class_numbers, is_missing
+from clipjax.data.readers.list_files import CLASSES
 from clipjax.errors import DataError
 from clipjax.io.texts import brief, check_class_names, class_name, shown, some
 
@@ -23,12 +24,17 @@ class Column(NamedTuple):
     """A column of few different values."""
 
     codes: np.ndarray  # int [rows]; -1 where there is no value
-    names: list[str]  # of the codes
+    names: Sequence[str]  # of the codes
     found: bool  # whether the names are the values that occur, not those that were declared
 
-    def over(self, number: Mapping[str, int]) -> np.ndarray:
+    def over(self, numbers: Mapping[str, int]) -> np.ndarray:
         """Return the codes of the same values under other numbers, int32 [rows]; -1 for none."""
-        return np.array([*(number.get(name, -1) for name in self.names), -1], np.int32)[self.codes]
+        return np.array([*(numbers.get(name, -1) for name in self.names), -1], np.int32)[self.codes]
+
+    def only(self, names: Iterable[str]) -> Column:
+        """Keep these values, in this order."""
+        names = list(names)
+        return Column(self.over({name: k for k, name in enumerate(names)}), names, self.found)
 
     def as_texts(self) -> Column:
         """Return numbers without names as the texts that they are written as."""
@@ -38,13 +44,20 @@ class Column(NamedTuple):
         codes = np.where(self.codes < 0, -1, np.searchsorted(values, self.codes))
         return Column(codes, list(map(str, values.tolist())), True)
 
-    def check_range(self, where: str) -> None:
-        """Raise DataError for numbers beyond the names."""
-        if len(self.codes) and self.codes.max() >= len(self.names):
-            raise DataError(
-                f"{where} run to {self.codes.max()}, but there are {len(self.names)} names; "
-                f"numbers must be 0 .. {len(self.names) - 1}."
-            )
+    def numbered(self, names: Sequence[str], where: str, table: str) -> Column:
+        """Turn texts, or numbers without names, into numbers of the named classes of a table.
+
+        Raises:
+          DataError: a text that no class belongs to, or two.
+        """
+
+        def refuse(label: str, fault: str) -> NoReturn:
+            raise DataError(f"{where}: label {brief(label)!r} {fault}.")
+
+        texts = self.as_texts()
+        given = [text for text in texts.names if text in names or not is_missing(text)]
+        numbers, _ = class_numbers(given, names, table, refuse)
+        return Column(texts.over(numbers), names, False)
 
 
 def reading(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
@@ -58,65 +71,54 @@ class Schema:
     """The columns of a file, and what `datasets` noted of them."""
 
     def __init__(self, path: pathlib.Path, schema: Any):
-        self.path, self.schema, self.names = path, schema, schema.names
+        self.file, self.schema, self.names = shown(path), schema, schema.names
         noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         for key in ("info", "features"):
             noted = noted.get(key) if isinstance(noted, dict) else None
         noted = noted if isinstance(noted, dict) else {}
         self.features = {n: feature for n, feature in noted.items() if isinstance(feature, dict)}
 
-    def _noted_as(self, kind: str, name: str) -> bool:
-        return self.features.get(name, {}).get("_type") == kind
+    def _kind(self, name: str) -> str:
+        return self.features.get(name, {}).get("_type", "")
 
-    def _is_class_label(self, name: str) -> bool:
-        return self._noted_as("ClassLabel", name) and bool(self.features[name].get("names"))
-
-    def declared_names(self, name: str) -> list[str]:
-        """Return the names of a ClassLabel; none for other columns.
-
-        Raises:
-          DataError: two classes have the same name.
-        """
-        if not self._is_class_label(name):
-            return []
-        names, where = (
-            self.features[name]["names"],
-            f"the ClassLabel {name!r} of {shown(self.path)}",
-        )
+    def declared_names(self, name: str) -> Sequence[str]:
+        """Return the names of a ClassLabel, each a different one; none for other columns."""
+        names = self.features[name].get("names") if self._kind(name) == "ClassLabel" else ()
+        where = f"the ClassLabel {name!r} of {self.file}"
         if isinstance(names, dict):  # as dataset cards have them: {"0": "cat", "1": "dog"}
             wanted = [str(number) for number in range(len(names))]
             if set(names) != set(wanted):
                 raise DataError(f"{where} numbers {some(names)}; number its names from 0.")
             names = [names[number] for number in wanted]
-        return list(check_class_names(names, where))
+        return check_class_names(names or (), where)
 
     def check(self, name: str) -> None:
         """Raise DataError, listing the columns, if this one does not exist."""
         if name and name not in self.names:
-            raise DataError(
-                f"{shown(self.path)} has no column {name!r}; columns: {some(self.names, 20)}."
-            )
+            raise DataError(f"{self.file} has no column {name!r}; columns: {some(self.names, 20)}.")
 
     def image(self, wanted: str) -> str:
         """Return the column of images: the one wanted, or found by its name and kind."""
         self.check(wanted)
         fits = [name for name in self.names if _holds_images(self.schema.field(name).type)]
-        noted = [name for name in fits if self._noted_as("Image", name)]
+        noted = [name for name in fits if self._kind(name) == "Image"]
         usual = [name for name in IMAGE_NAMES if name in fits]
         found = usual or noted or (fits if len(fits) == 1 else [])
         if wanted:
             found = [wanted] if wanted in fits else []
         if not found:
+            columns = some((f"{name} {self.schema.field(name).type}" for name in self.names), 20)
             raise DataError(
-                f"{shown(self.path)} has no column of images (bytes, or a struct with bytes); "
-                f"columns: {some((f'{n} {self.schema.field(n).type}' for n in self.names), 20)}."
+                f"{self.file} has no column of images (bytes, or a struct with bytes); columns: "
+                f"{columns}."
             )
         return found[0]
 
     def label(self, wanted: str) -> str:
-        """Return the column of labels: the one wanted, or found by its name."""
+        """Return the column of labels: the one wanted, or found by its name or kind."""
         usual = [name for name in LABEL_NAMES if name in self.names]
-        noted = [name for name in self.names if self._is_class_label(name) and name != "domain"]
+        noted = [n for n in self.names if self._kind(n) == "ClassLabel" and n != "domain"]
+        noted = [name for name in noted if self.features[name].get("names")]
         found = wanted or next(iter(usual or (noted if len(noted) == 1 else [])), LABEL_NAMES[0])
         self.check(found)
         return found
@@ -135,10 +137,6 @@ def coded(where: str, column: Any, declared: Sequence[str]) -> Column:
     """Turn a column into codes: numbers, of any type, as they are; texts by those that occur.
 
     Texts with declared names are numbers of these, or the names themselves.
-
-    Raises:
-      DataError: another kind of column, fractions, numbers below -1, or texts that no declared name
-        belongs to.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -147,11 +145,11 @@ def coded(where: str, column: Any, declared: Sequence[str]) -> Column:
         column = column.cast(column.type.value_type)
     kind, types = column.type, pa.types
     if types.is_boolean(kind) or types.is_integer(kind):
-        return Column(_whole_numbers(where, column), list(declared), False)
+        return Column(_whole_numbers(where, column), declared, False)
     if types.is_floating(kind) or types.is_decimal(kind):
-        return Column(_whole_numbers(where, column.cast(pa.float64())), list(declared), False)
+        return Column(_whole_numbers(where, column.cast(pa.float64())), declared, False)
     texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
-    if not any(is_one(kind) for is_one in (*texts, types.is_string_view, types.is_null)):
+    if not any(is_kind(kind) for is_kind in (*texts, types.is_string_view, types.is_null)):
         raise DataError(f"{where} is {kind}; it must be integers or strings.")
     try:
         text = column.cast(pa.string()).combine_chunks().dictionary_encode()
@@ -161,17 +159,26 @@ def coded(where: str, column: Any, declared: Sequence[str]) -> Column:
         ) from None
     codes = pc.fill_null(text.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
     read = Column(codes, [class_name(value) for value in text.dictionary.to_pylist()], True)
-    names = [name for name in dict.fromkeys(read.names) if name]
-    column = Column(read.over({name: k for k, name in enumerate(names)}), names, True)
-    return by_names(column, declared, where) if declared else column
+    read = read.only(name for name in dict.fromkeys(read.names) if name)
+    return read.numbered(declared, where, "its ClassLabel") if declared else read
+
+
+def as_listed(column: Column, listed: Sequence[str], file: str) -> Column:
+    """Number labels as `classes.txt` does; a file's own names must not have other numbers."""
+    if column.found or not column.names:
+        return column.numbered(listed, f"the labels of {file}", CLASSES)
+    numbers = {name: k for k, name in enumerate(listed)}
+    for k, name in enumerate(column.names):
+        if numbers.get(name, k) != k:
+            raise DataError(
+                f"{file} numbers class {name!r} {k}, and {CLASSES} numbers it {numbers[name]}; "
+                f"correct or remove {CLASSES}."
+            )
+    return column._replace(names=listed)
 
 
 def _whole_numbers(where: str, column: Any) -> np.ndarray:
-    """Return numbers as int64 [rows], -1 for none.
-
-    Raises:
-      DataError: a fraction, or a number that no class has.
-    """
+    """Return numbers as int64 [rows], -1 for none; all are numbers that a class may have."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -192,30 +199,6 @@ def _whole_numbers(where: str, column: Any) -> np.ndarray:
     if len(codes) and codes.min() < -1:  # -1 is what `datasets` writes for no label
         raise DataError(f"{where} holds {codes.min()}; numbers start at 0.")
     return codes
-
-
-def by_names(
-    column: Column, names: Sequence[str], where: str, table: str = "its ClassLabel"
-) -> Column:
-    """Turn a column of texts, or of numbers without names, into numbers of named classes.
-
-    Args:
-      column: whose own names are those that occur.
-      names: of the classes, by number.
-      where: the column, for messages.
-      table: the source of the names, for messages.
-
-    Raises:
-      DataError: a text that no class belongs to, or two.
-    """
-
-    def refuse(label: str, fault: str) -> NoReturn:
-        raise DataError(f"{where}: label {brief(label)!r} {fault}.")
-
-    column = column.as_texts()
-    given = [text for text in column.names if text in names or not is_missing(text)]
-    number, _ = class_numbers(given, names, table, refuse)
-    return Column(column.over(number), list(names), False)
 
 
 def imageless_rows(file: Any, schema: Any, image: str) -> tuple[list[str], np.ndarray]:

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import collections
-import contextlib
 import itertools
 import os
 import pathlib
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipjax.data.dataset import check_labels
+from clipjax.data.readers import parquet_columns as columns
 from clipjax.data.readers.files import check_unchanged
-from clipjax.data.readers.parquet_columns import (
-    Column,
-    Schema,
-    coded,
-    imageless_rows,
-    parts_of,
-    reading,
-)
+from clipjax.data.readers.parquet_columns import Column, parts_of, reading
 from clipjax.data.splits import SPLITS, split_of
 from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown
@@ -44,38 +38,37 @@ class Shard(NamedTuple):
     changed: int  # ns
 
 
-class Rows(NamedTuple):
-    """The columns of a file that are read when a dataset is opened, and where its images are."""
+class Images(NamedTuple):
+    """Where the images of a file are."""
 
     shard: Shard
+    leaves: list[str]  # columns of images and their paths
+    groups: list[int]  # rows per row group
+
+
+class Rows(NamedTuple):
+    """The columns of a file that are read when a dataset is opened."""
+
     label: Column
     domain: Column
     imageless: np.ndarray  # bool [rows]
-    leaves: list[str]  # columns of images and their paths
-    groups: list[int]  # rows per row group
+    images: Images
 
     def __len__(self) -> int:
         return len(self.imageless)
 
 
 def find_shards(root: pathlib.Path) -> list[Shard]:
-    """Find the Parquet files below a folder, sorted: train first, then by path.
-
-    Raises:
-      DataError: there are none.
-    """
-    paths = {p: p.relative_to(root) for p in root.rglob("*.parquet") if p.is_file()}
-    shards = [
-        _shard(path, below)
-        for path, below in paths.items()
-        if not any(part.startswith(".") for part in below.parts)
-    ]
-    if not shards:
+    """Find the Parquet files below a folder, train first, then by path; there must be some."""
+    found = ((path, path.relative_to(root)) for path in root.rglob("*.parquet") if path.is_file())
+    visible = {p: below for p, below in found if not any(x.startswith(".") for x in below.parts)}
+    if not visible:
         raise DataError(
             f"{shown(root)} is not a Parquet dataset: it needs files like train.parquet or "
             "data/train-00000-of-00001.parquet."
         )
-    return sorted(shards, key=lambda s: (SPLITS.index(s.split), str(paths[s.path])))
+    shards = itertools.starmap(_shard, visible.items())
+    return sorted(shards, key=lambda s: (SPLITS.index(s.split), str(visible[s.path])))
 
 
 def begins_parquet(root: pathlib.Path) -> bool:
@@ -112,41 +105,36 @@ def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
     return Shard(path, shown(below), split, domain, stat.st_size, stat.st_mtime_ns)
 
 
-def read_shard(shard: Shard, wanted: dict[str, str]) -> Rows:
+def read_shard(shard: Shard, wanted: Mapping[str, str], listed: Sequence[str]) -> Rows:
     """Read the labels and domains of a file, but no image.
 
     Args:
       shard: the file.
       wanted: names of the "image", "label" and "domain" columns; "" where they are to be found.
+      listed: names of classes, from `classes.txt`.
     """
-    with _opened(shard.path) as file:
-        schema = Schema(shard.path, file.schema_arrow)
+    import pyarrow.parquet as pq
+
+    with reading(shard.path), pq.ParquetFile(shard.path) as file:
+        schema = columns.Schema(shard.path, file.schema_arrow)
         image, label = schema.image(wanted["image"]), schema.label(wanted["label"])
         domain = wanted["domain"] or ("domain" if "domain" in schema.names else "")
         schema.check(domain)
         table = file.read(columns=[label, domain] if domain else [label])
         where = lambda name: f"column {name!r} of {shown(shard.path)}"
-        labels = coded(where(label), table[label], schema.declared_names(label))
+        labels = columns.coded(where(label), table[label], schema.declared_names(label))
+        if listed:
+            labels = columns.as_listed(labels, listed, shown(shard.path))
         domains = Column(np.zeros(len(table), np.int64), [shard.domain], False)
         if domain:
             column = table[domain]
             column = column.cast("string") if str(column.type) == "bool" else column
-            domains = coded(where(domain), column, schema.declared_names(domain))
+            domains = columns.coded(where(domain), column, schema.declared_names(domain))
             domains = domains if domains.names else domains.as_texts()
-            domains.check_range(f"the numbers of {where(domain)}")
-        leaves, imageless = imageless_rows(file, file.schema_arrow, image)
+            check_labels(domains.codes[domains.codes >= 0], len(domains.names), where(domain))
+        leaves, imageless = columns.imageless_rows(file, file.schema_arrow, image)
         groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-    return Rows(shard, labels, domains, imageless, leaves, groups)
-
-
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Any]:
-    """Open a file as a pyarrow ParquetFile; what goes wrong with it is a DataError."""
-    with reading(path):
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(path) as file:
-            yield file
+    return Rows(labels, domains, imageless, Images(shard, leaves, groups))
 
 
 class ImageColumn:
@@ -156,38 +144,31 @@ class ImageColumn:
     reading at random is faster with small groups (`datasets` writes 100 rows).
     """
 
-    def __init__(self, files: Sequence[Rows]):
-        self._shards = [(f.shard, f.leaves) for f in files]
+    def __init__(self, files: Sequence[Images]):
+        self._files = files
         groups = [(f, g, n) for f, file in enumerate(files) for g, n in enumerate(file.groups)]
         self._groups = [(f, g) for f, g, _ in groups]
         self._starts = np.cumsum([0, *(n for _, _, n in groups)], dtype=np.int64)
-        self._file_starts = np.cumsum([0, *map(len, files)])
+        self._file_starts = np.cumsum([0, *(sum(file.groups) for file in files)])
         self.stamps = [(f.shard.name, f.shard.size, f.shard.changed) for f in files]
-        self._start_empty()
-
-    def _start_empty(self) -> None:
         self._lock = threading.Lock()
         self._opened: dict[int, Any] = {}
         self._kept: collections.OrderedDict[int, tuple] = collections.OrderedDict()
 
-    def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_opened", "_kept")}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._start_empty()
+    def __reduce__(self) -> tuple:
+        return ImageColumn, (self._files,)
 
     def names(self, rows: np.ndarray) -> list[str]:
         """Return file and number of rows int64 [N]: known without reading, different for all."""
         files = np.searchsorted(self._file_starts, rows, side="right") - 1
         numbers = rows - self._file_starts[files]
         pairs = zip(files.tolist(), numbers.tolist(), strict=True)
-        return [f"{self._shards[file][0].name}:{number}" for file, number in pairs]
+        return [f"{self._files[file].shard.name}:{number}" for file, number in pairs]
 
     def read(self, row: int) -> tuple[bytes, str]:
         """Return the encoded image of a row, and its name: file and path, or number, of it."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        shard, _ = self._shards[self._groups[group][0]]
+        shard = self._files[self._groups[group][0]].shard
         with reading(shard.path):
             data, paths = self._group(group)
             at = row - int(self._starts[group])
@@ -202,7 +183,7 @@ class ImageColumn:
                 self._kept.move_to_end(group)
                 return self._kept[group][0]
             number, part = self._groups[group]
-            table = self._file(number).read_row_group(part, columns=self._shards[number][1])
+            table = self._file(number).read_row_group(part, columns=self._files[number].leaves)
             self._kept[group] = (parts_of(table), table.nbytes)
             sizes = [n for _, n in self._kept.values()]
             least = 1 if max(sizes) > KEPT_BYTES else 2
@@ -216,7 +197,7 @@ class ImageColumn:
         if number not in self._opened:
             import pyarrow.parquet as pq
 
-            shard, _ = self._shards[number]
+            shard = self._files[number].shard
             check_unchanged(shard.path, shard.path.stat(), shard.size, shard.changed)
             if len(self._opened) >= KEPT_FILES:
                 self._opened.pop(next(iter(self._opened))).close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import warnings
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipjax.data.dataset import check_labels
 from clipjax.data.readers.files import explained
 from clipjax.data.splits import split_of
 from clipjax.errors import DataError
@@ -91,54 +93,60 @@ def _feature(folder: str, features: Any, kind: type, usual: str) -> str:
 
 
 class Records:
-    """The records of one split: images as encoded bytes, labels without their images."""
+    """The records of one split: images as encoded bytes, labels without their images.
+
+    Picklable: files are opened again when first read; that two threads may do so is harmless.
+    """
 
     def __init__(self, builder: Builder, split: str):
+        self.builder, self.split = builder, split
+        *_, files = self._opened
+        with reading(builder.folder):
+            stats = ((os.path.basename(file), os.stat(file)) for file in files)
+            stamps = (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+            self.stamp = "\n".join([builder.name, split, *stamps])
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "_opened"}
+
+    @functools.cached_property
+    def _opened(self) -> tuple[Any, Any, Any, list[str]]:
+        """The data, parsers of the image and the label alone, and the files."""
         import tensorflow_datasets as tfds
 
-        self.builder, self.split, opened = builder, split, _open(builder.folder)
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        with reading(builder.folder):
-            self._data = opened.as_data_source(
-                split, file_format="array_record", deserialize_method=raw
-            )
-            files = opened.info.splits[split].file_instructions
-            self.stamp = "\n".join([builder.name, split, *(_stamp(f.filename) for f in files)])
-        # Of a record only these features are parsed; no image is decoded.
-        features = opened.info.features
-        self._skip = {builder.image: tfds.decode.SkipDecoding()}
-        self._image = tfds.features.FeaturesDict({builder.image: features[builder.image]})
-        self._label = tfds.features.FeaturesDict({builder.label: features[builder.label]})
-
-    def __len__(self) -> int:
-        return len(self._data)
+        kind = {"deserialize_method": tfds.decode.DeserializeMethod.RAW_BYTES}
+        opened = _open(self.builder.folder)
+        with reading(self.builder.folder):
+            data = opened.as_data_source(self.split, file_format="array_record", **kind)
+            files = [f.filename for f in opened.info.splits[self.split].file_instructions]
+        parser = lambda name: tfds.features.FeaturesDict({name: opened.info.features[name]})
+        return data, parser(self.builder.image), parser(self.builder.label), files
 
     def image(self, row: int) -> bytes:
         """Return the encoded image of a record."""
+        from tensorflow_datasets.core.decode import SkipDecoding
+
         with reading(f"record {row} of {self.builder.folder}"):
-            record = self._image.deserialize_example_np(self._data[row], decoders=self._skip)
-        return record[self.builder.image]
+            data, image, *_ = self._opened
+            skip = {self.builder.image: SkipDecoding()}
+            return image.deserialize_example_np(data[row], decoders=skip)[self.builder.image]
 
     def labels(self, rows: Sequence[int]) -> list[int]:
         """Return the labels of records, as the builder numbers them."""
         with reading(f"a record of {self.builder.folder}"):
-            raw = self._data.data_source.__getitems__(rows)
-            read = [self._label.deserialize_example_np(record) for record in raw]
+            data, _, label, _ = self._opened
+            raw = data.data_source.__getitems__(rows)
+            read = [label.deserialize_example_np(record) for record in raw]
         return [int(record[self.builder.label]) for record in read]
 
 
-def _stamp(file: str) -> str:
-    stat = os.stat(file)
-    return f"{os.path.basename(file)} {stat.st_size} {stat.st_mtime_ns}"
-
-
-def read_labels(records: Records) -> np.ndarray:
-    """Read all labels of a split, int32 [N], or take them from a cache on disk.
+def read_labels(records: Records, count: int) -> np.ndarray:
+    """Read all labels of a split, int32 [count], or take them from a cache on disk.
 
     Raises:
       DataError: labels that are no class, or damaged records.
     """
-    builder, count = records.builder, len(records)
+    builder = records.builder
     text = "\n".join((builder.folder, builder.label, records.stamp))
     key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     file = default_cache_dir() / "labels" / f"{key}.npy"
@@ -152,11 +160,7 @@ def read_labels(records: Records) -> np.ndarray:
         apart = -(-count // AT_ONCE)
         for first in progress(range(apart), what=f"read labels of {builder.name}", unit="batch"):
             labels[first::apart] = records.labels(range(first, count, apart))
-    if count and not 0 <= labels.min() <= labels.max() < len(builder.classes):
-        raise DataError(
-            f"labels of {builder.name} run from {labels.min()} to {labels.max()}, but it has "
-            f"{len(builder.classes)} classes (-1 means that the split has no labels)."
-        )
+    check_labels(labels, len(builder.classes), builder.name)
     if fresh:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
