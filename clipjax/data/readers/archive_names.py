@@ -63,18 +63,16 @@ def find_archive(root: pathlib.Path, folder: str) -> pathlib.Path | None:
 
 def _same(archives: list[pathlib.Path], folder: str) -> pathlib.Path:
     """Return the first of several zips that hold the same files."""
-    if len(archives) == 1:
-        return archives[0]
-    names, contents = " and ".join(shown(a.name) for a in archives), []
-    where = f"{shown(archives[0].parent)} holds {names}, all for folder {folder!r}"
-    for archive in archives:
+    names = " and ".join(shown(archive.name) for archive in archives)
+    where, contents = f"{shown(archives[0].parent)} holds {names}, all for folder {folder!r}", []
+    for archive in archives if len(archives) > 1 else ():
         try:
             infos, _ = directory(archive)
         except DataError as error:
             raise DataError(f"{where}, and one is no good: {error} Keep the other.") from None
         contents.append(sorted((_plain(i.filename), i.CRC, i.file_size) for i in _files(infos)))
-    if any(content != contents[0] for content in contents):
-        raise DataError(f"{where}, but they hold different files; keep one.")
+        if contents[-1] != contents[0]:
+            raise DataError(f"{where}, but they hold different files; keep one.")
     return archives[0]
 
 
@@ -111,18 +109,20 @@ def match(
     keys = {name: _plain(name) for name in wanted}
     files = list(_files(infos))
     spelt = [_name(info) for info in files]
-    codes = _CODES if any(isinstance(name, bytes) for name in spelt) else _CODES[:1]
     best: dict[str, zipfile.ZipInfo] = {}
-    for code in codes:
-        found = _match(path, _by_name(files, spelt, code), keys)
-        best = max(best, found, key=len)  # the former where both find as many
-        if len(best) == len(keys):
-            break
+    for code in _CODES if any(isinstance(name, bytes) for name in spelt) else _CODES[:1]:
+        if len(best) < len(keys):
+            found = _match(path, _by_name(files, spelt, code), keys)
+            best = max(best, found, key=len)  # the former where both find as many
     if keys and not best:
+        names = [info.filename for info in files]
+        nested = any(name.lower().endswith((_SUFFIX, ".tar", ".gz")) for name in names)
+        hint = " (an archive in an archive: unpack the outer one)" * nested
+        held = f"{len(names):,} file{'s' * (len(names) > 1)}, {_some(names)}{hint}"
         raise DataError(
             f"{shown(path)} holds none of the {len(keys):,} images that are listed for it "
-            f"({_some(keys)}): it holds {_content(files)}; put the zip there that holds them, or "
-            "correct the lists."
+            f"({_some(keys)}): it holds {held if names else 'no files'}; put the zip there that "
+            "holds them, or correct the lists."
         )
     return best
 
@@ -216,16 +216,6 @@ def _places(members: Iterable[str], keys: Iterable[str]) -> dict[tuple[str, bool
             elif name == rest or (name.endswith("/" + rest) and above):
                 found[before, True] = None
     return found
-
-
-def _content(files: Sequence[zipfile.ZipInfo]) -> str:
-    """Describe a zip's content in a few words."""
-    names = [info.filename for info in files]
-    if not names:
-        return "no files"
-    nested = any(name.lower().endswith((_SUFFIX, ".tar", ".gz")) for name in names)
-    hint = " (an archive in an archive: unpack the outer one)" * nested
-    return f"{len(names):,} file{'s' * (len(names) > 1)}, {_some(names)}{hint}"
 
 
 def _some(names: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from clipjax.data.readers.files import is_picture_name
 from clipjax.errors import DataError
-from clipjax.io.texts import brief, some
+from clipjax.io.texts import some
 
 SEPARATORS = {" ": "a space", ",": "a comma", "\t": "a tab", ";": "a semicolon"}
 # Columns by their names in headers, in small letters without other characters.
@@ -62,51 +62,41 @@ def separator(line: str, suffix: str) -> str:
     parts = words(line)
     if suffix.lower() != ".csv" and len(parts) == 2 and is_picture_name(parts[0]):
         return " "
-    for mark in ",;":  # `a,b.jpg;cat` has a field of an image's name between semicolons only
-        if mark in line and _is_telling(next(csv.reader([line], delimiter=mark))):
+    for mark in filter(line.__contains__, ",;"):  # `a,b.jpg;cat` names an image between semicolons
+        fields = next(csv.reader([line], delimiter=mark))
+        named = (is_picture_name(f.strip()) or _meaning(f) == "path" for f in fields)
+        if len(fields) > 1 and any(named):
             return mark
     if suffix.lower() == ".csv":
         return ";" if ";" in line and "," not in line else ","
     return "," if "," in line else " "
 
 
-def _is_telling(fields: Sequence[str]) -> bool:
-    """Return whether one of several fields is an image's name, or a header's word for it."""
-    named = (is_picture_name(f.strip()) or _meaning(f) == "path" for f in fields)
-    return len(fields) > 1 and any(named)
-
-
 def rows(text: str, mark: str, name: str) -> Iterator[Row]:
     """Split lines into fields without blanks around them; blank lines are left out.
 
-    Raises:
-      DataError: a quoted field that does not end on its line, which may be a quote too many.
+    A quoted field must end on its line: if not, there may be a quote too many.
     """
     lines = text.split("\n")
     if mark == " ":
-        split = ((number, words(line)) for number, line in enumerate(lines, 1))
-        yield from ((number, tuple(fields)) for number, fields in split if fields)
+        split = ((number, tuple(words(line))) for number, line in enumerate(lines, 1))
+        yield from (row for row in split if row[1])
         return
     reader, number = csv.reader(lines, delimiter=mark, skipinitialspace=True), 1
-    while True:
-        try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            raise DataError(
-                f"{name}, line {number} cannot be read ({error}); if a quote is left open there, "
-                "close it."
-            ) from None
-        if fields is None:
-            return
-        if reader.line_num > number:
-            raise DataError(
-                f"{name}, line {number}: a quoted field does not end on its line; close the quote, "
-                "or take it out."
-            )
-        fields = tuple(field.strip() for field in fields)
-        if any(fields):
-            yield number, fields
-        number = reader.line_num + 1
+    try:
+        for fields in reader:
+            if reader.line_num > number:
+                raise DataError(
+                    f"{name}, line {number}: a quoted field does not end on its line; close it, or "
+                    "take out the quote."
+                )
+            if any(fields := tuple(map(str.strip, fields))):
+                yield number, fields
+            number += 1
+    except csv.Error as error:
+        raise DataError(
+            f"{name}, line {number} cannot be read ({error}); close the quote if one is open."
+        ) from None
 
 
 def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Columns:
@@ -119,7 +109,7 @@ def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Column
       DataError: more than two columns without a header that is clear.
     """
     line, fields = first
-    meanings = [_meaning(field) for field in fields]
+    meanings = list(map(_meaning, fields))
     images = [k for k, field in enumerate(fields) if is_picture_name(field)]
     below = [is_picture_name(field) for field in second[1]] if second else []
     named = "path" in meanings and "label" in meanings
@@ -128,13 +118,11 @@ def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Column
     if images or not (any(below) or named or (second is None and len(fields) == 2)):
         if len(fields) == 2 and images != [0, 1]:
             return Columns(1, 0) if images == [1] else Columns(0, 1)
-        fault = f" has {len(fields)} columns and there is no header; put a line like "
-        fault += "`path,label,...` at the top that names them"
-        if len(fields) < 2:
-            fault = f": expected a path and a label separated by {SEPARATORS[mark]}"
+        fault = f": expected a path and a label separated by {SEPARATORS[mark]}"
         if len(fields) == 2:
-            fault = f" names two images, {brief(fields[0])!r} and {brief(fields[1])!r}; give a path"
-            fault += " and a label"
+            fault = f" names two images, {some(map(repr, fields))}; give a path and a label"
+        if len(fields) > 2:
+            fault = f" has {len(fields)} columns and there is no header; name them in a first line"
         raise DataError(f"{name}, line {line}{fault}.")
     plain = len(fields) == 2 and meanings[0] in ("", "path") and meanings[1] in ("", "label")
     if plain and (second is None or below[:1] == [True]):
@@ -145,19 +133,18 @@ def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Column
 def _named_columns(header: Row, meanings: Sequence[str], name: str) -> Columns:
     """Return the columns that a header names."""
     line, fields = header
-    found = {}
-    for meaning in NAMES:
-        at = [k for k, m in enumerate(meanings) if m == meaning]
+    found = {m: [k for k, each in enumerate(meanings) if each == m] for m in NAMES}
+    for meaning, at in found.items():
         if len(at) > 1 or (not at and meaning in ("path", "label")):
-            columns = [fields[k] for k in at] if at else fields
+            columns = some(repr(fields[k]) for k in at or range(len(fields)))
             fault = f"has {len(at)} columns that may hold" if at else "has no column for"
             called = " or ".join(NAMES[meaning][:3])
             raise DataError(
-                f"{name}, line {line} {fault} the {meaning} ({some(map(repr, columns))}); "
-                f"needed are one of paths and one of labels: call just one column {called}."
+                f"{name}, line {line} {fault} the {meaning} ({columns}); call just one column "
+                f"{called}."
             )
-        found[meaning] = at[0] if at else None
-    return Columns(**found, header=True, width=len(fields))
+    places = {meaning: next(iter(at), None) for meaning, at in found.items()}
+    return Columns(**places, header=True, width=len(fields))
 
 
 def _meaning(field: str) -> str:
