@@ -103,8 +103,8 @@ class Source(Protocol):
 class Dataset(Protocol):
     """Several domains over one list of classes.
 
-    By default all domains declare all classes, and every split exists: as given, or dealt out of
-    another one (`clipjax.data.splits`).
+    By default all domains declare all classes, and missing splits are dealt out of others (see
+    `clipjax.data.splits`).
     """
 
     name: str
@@ -173,11 +173,8 @@ class ArrayDataset(Dataset):
     (('photo',), False, 2)
 
     Args:
-      parts: domain -> split -> source; all with the same classes.
+      parts: domain -> split -> source of that domain and split; all with the same classes.
       name: of the dataset, in messages and results.
-
-    Raises:
-      DataError: no parts, or a source of another domain, split or classes than its place demands.
     """
 
     skipped: tuple[Skipped, ...] = ()

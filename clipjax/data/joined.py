@@ -10,7 +10,7 @@ from clipjax.data.dataset import Dataset, Example, Source, check_domain, digest
 
 
 class JoinedDataset(Dataset):
-    """A dataset with one more domain: the examples of some of its own, one after the other.
+    """A dataset with one more domain, `name`: the examples of some of its own, one by one.
 
     >>> from clipjax.data.dataset import ArrayDataset, ArraySource
     >>> image = np.zeros((1, 8, 8, 3), np.uint8)
@@ -18,11 +18,6 @@ class JoinedDataset(Dataset):
     >>> dataset = JoinedDataset(ArrayDataset({"a": make("a"), "b": make("b")}), ("a", "b"), "a+b")
     >>> dataset.domains, dataset.source("a+b", "train").groups.tolist()
     (('a', 'b', 'a+b'), [0, 1])
-
-    Args:
-      dataset: with the domains.
-      domains: those that are joined.
-      name: of the new one.
     """
 
     def __init__(self, dataset: Dataset, domains: Sequence[str], name: str):
@@ -67,8 +62,8 @@ class JoinedSource(Source):
         return self._sources[group][int(index - self._starts[group])]
 
     def __repr__(self) -> str:
-        key = digest(["\n".join(map(repr, self._sources))])
-        return f"Joined({self.domain}/{self.split}, {key})"
+        sources = digest(["\n".join(map(repr, self._sources))])
+        return f"Joined({self.domain}/{self.split}, {sources})"
 
 
 def groups_of(source: Source) -> np.ndarray | None:

@@ -37,10 +37,7 @@ def split_of(name: str) -> str | None:
 
 
 def positions(keys: Iterable[str]) -> np.ndarray:
-    """Hash each key to a position between 0 and 1, float64 [N], the same on every machine.
-
-    Keys are hashed in NFC, as macOS changes the Unicode form of file names.
-    """
+    """Hash each key, in NFC, to a position between 0 and 1, float64 [N]."""
     encoded = (nfc(key).encode("utf-8", "surrogateescape") for key in keys)
     digests = b"".join(hashlib.sha256(key).digest()[:8] for key in encoded)
     return np.frombuffer(digests, ">u8") / 2**64
@@ -61,9 +58,6 @@ def origin(split: str, given: Collection[str]) -> tuple[str, tuple[str, ...]]:
     (('train', ('train', 'val')), ('test', ('test',)))
     >>> origin("test", ("",))
     ('', ('train', 'val', 'test'))
-
-    Raises:
-      DataError: no split is given.
     """
     base = WHOLE if WHOLE in given else next((s for s in SPLITS if s in given), None)
     if base is None:
@@ -86,20 +80,15 @@ def members(
       given: the splits that the data comes in.
       where: float64 [N], `positions` of the examples of that part.
       labels: int32 [N].
-      fractions: shares of train, val and test; those of the splits that share the part count.
-
-    Raises:
-      ConfigError: splits share the part, and the shares of all of them are zero.
+      fractions: shares of train, val and test; for a part that splits share, not all zero.
     """
     base, sharing = origin(split, given)
     if len(sharing) == 1:
         return np.ones(len(labels), bool)
     edges = np.cumsum([fractions[SPLITS.index(s)] for s in sharing])
     if edges[-1] <= 0:
-        raise ConfigError(
-            f"{' and '.join(sharing)} are to be dealt out of {base}, but data.fractions = "
-            f"{tuple(fractions)} gives them nothing; give one of them a share above zero."
-        )
+        dealt = f"{' and '.join(sharing)} are to be dealt out of {base}"
+        raise ConfigError(f"{dealt}; give one of them a share in data.fractions above zero.")
     fell = np.searchsorted(edges, where * edges[-1], side="right")
     fell = np.minimum(fell, len(sharing) - 1)
     if base != WHOLE and len(labels):  # the only example of a class stays where it was given
@@ -115,18 +104,13 @@ def check_single(
     domain: str,
     fractions: Sequence[float],
 ) -> None:
-    """Raise DataError if all splits are dealt out of a part with a class of one example.
-
-    Arguments are those of `members`, and for the message the names of the classes and the domain.
-    """
+    """Raise DataError if all splits are dealt out of a part with a class of one example."""
     dealt = origin(split, given)[1] == SPLITS and sum(share > 0 for share in fractions) > 1
     single = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 1) if dealt else ()
     if len(single):
         more = f" ({len(single)} classes have)" if len(single) > 1 else ""
-        raise DataError(
-            f"class {classes[single[0]]!r} of domain {domain!r} has a single image{more}, and "
-            "train, val and test are to be split off; add images, or give train, val and test."
-        )
+        fault = f"class {classes[single[0]]!r} of domain {domain!r} has a single image{more}"
+        raise DataError(f"{fault} for train, val and test; add images, or give the splits.")
 
 
 def deal(

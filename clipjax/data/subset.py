@@ -25,19 +25,15 @@ class Subset(Source):
 
     Args:
       source: where the examples are.
-      rows: int [N], numbers of its examples.
-
-    Raises:
-      DataError: a row that the source does not have.
+      rows: int [N], numbers of its examples; others are a DataError.
     """
 
     def __init__(self, source: Source, rows: Sequence[int] | np.ndarray):
         self.source, self.rows = source, np.asarray(rows, np.int64)
         if len(self.rows) and not 0 <= self.rows.min() <= self.rows.max() < len(source):
-            raise DataError(
-                f"rows {self.rows.min()} to {self.rows.max()} were asked of {source.domain}/"
-                f"{source.split}, which has {len(source)} examples."
-            )
+            asked = f"rows {self.rows.min()} to {self.rows.max()} were asked of"
+            has = f"{source.domain}/{source.split}, which has {len(source)} examples"
+            raise DataError(f"{asked} {has}.")
         self.domain, self.split, self.classes = source.domain, source.split, source.classes
         self.labels = np.asarray(source.labels, np.int32)[self.rows]
         if (groups := getattr(source, "groups", None)) is not None:  # `clipjax.data.joined`
@@ -61,15 +57,12 @@ def few_shot(
 
     Args:
       labels: int [N].
-      shots: examples per class.
+      shots: examples per class, 1 or more; a class that has fewer is a ConfigError.
       seed: of the choice.
       class_names: for the error.
 
     Returns:
       Rows, int64, ascending.
-
-    Raises:
-      ConfigError: fewer than 1 shot, or more than a class has.
     """
     if shots < 1:
         raise ConfigError(f"data.shots={shots}: give 1 example per class or more.")
@@ -77,10 +70,8 @@ def few_shot(
     if len(counts) and counts.min() < shots:
         smallest = int(classes[counts.argmin()])
         name = repr(class_names[smallest]) if len(class_names) > smallest else smallest
-        raise ConfigError(
-            f"data.shots={shots}, but class {name} has {counts.min()} examples to train on; set "
-            "at most that many."
-        )
+        has = f"class {name} has {counts.min()} examples to train on"
+        raise ConfigError(f"data.shots={shots}, but {has}; set at most that many.")
     return np.flatnonzero(_ranks(labels, seed) < shots)
 
 
@@ -92,14 +83,11 @@ def fraction(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
     Args:
       labels: int [N].
-      share: above 0, at most 1.
+      share: above 0, at most 1; others are a ConfigError.
       seed: of the choice.
 
     Returns:
       Rows, int64, ascending.
-
-    Raises:
-      ConfigError: a share out of range.
     """
     if not 0 < share <= 1:
         raise ConfigError(f"data.fraction={share}: give a share above 0 and at most 1.")

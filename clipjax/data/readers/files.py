@@ -187,13 +187,13 @@ def _size_and_time(path: str) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def reachable(path: str | os.PathLike) -> Iterator[None]:
-    """Turn errors of the file system into an UnreachableError that names the file."""
+def reachable(path: str | os.PathLike, how: str = "read") -> Iterator[None]:
+    """Turn errors of the file system into an UnreachableError that names the file or folder."""
     try:
         yield
     except OSError as error:
-        why = error.strerror or error
-        raise UnreachableError(f"{shown(path)} cannot be read ({why}); restore it.") from None
+        fault = f"cannot be {how} ({error.strerror or error})"
+        raise UnreachableError(f"{shown(path)} {fault}; restore it or its permissions.") from None
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.data.readers.files import Names, is_image_name, is_picture_name
+from clipjax.data.readers.files import Names, is_image_name, is_picture_name, reachable
 from clipjax.data.splits import SPLITS, WHOLE, file_key, positions, split_of
 from clipjax.errors import DataError
 from clipjax.io.texts import shown
@@ -73,17 +73,23 @@ class _Walk:
         self.repeatable = True
 
     def list(self, *parts: str) -> _Listing:
-        """List a directory below the root, and remember its state."""
+        """List a directory below the root, and remember its state.
+
+        Links are followed, hidden and system files left out.
+        """
         relative = os.path.join("", *filter(None, parts))
-        path = os.path.join(self.root, relative)
-        try:
+        path, found = os.path.join(self.root, relative), _Listing([], [], [])
+        with reachable(path, "listed"):
             self.directories[relative] = state(path)  # before its entries: a change is noticed
-            return _list(path)
-        except OSError as error:
-            raise DataError(
-                f"{shown(path)} cannot be listed ({error.strerror}); give it the right to be "
-                "read, or remove it."
-            ) from None
+            with os.scandir(path) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+                        continue
+                    if entry.is_symlink() and not os.path.exists(entry.path):  # or a circle
+                        found.broken.append(entry.name)
+                    else:
+                        (found.folders if entry.is_dir() else found.files).append(entry.name)
+        return found
 
     def enter(self, *parts: str) -> _Listing:
         """List a directory above classes, and note images and links that are lost there."""
@@ -98,10 +104,8 @@ class _Walk:
     def loops(self, *parts: str) -> bool:
         """Return whether a directory is a link to one above it, and note it."""
         path = os.path.join(self.root, *parts)
-        if not os.path.islink(path):
-            return False
         above = (self.directories[os.path.join("", *parts[:i])] for i in range(len(parts)))
-        found = state(path)[2:] in {directory[2:] for directory in above}
+        found = os.path.islink(path) and state(path)[2:] in {place[2:] for place in above}
         if found:
             self.skip("a link back to a folder above it", *parts)
         return found
@@ -122,16 +126,14 @@ class _Walk:
         if not given or (not parted and set(given) < set(top.folders)):
             yield from ((domain, WHOLE, name) for name in top.folders)
             return
-        first = {split: name for name, split in reversed(given.items())}
-        for name, split in given.items():
-            if first[split] != name:
+        for split in SPLITS:
+            if len(same := [name for name in given if given[name] == split]) > 1:
                 raise DataError(
-                    f"{shown(os.path.join(self.root, domain))} holds both {first[split]} and "
-                    f"{name}, two folders for {split}; put their images into one."
+                    f"{shown(os.path.join(self.root, domain))} holds both {same[0]} and {same[1]}, "
+                    f"two folders for {split}; put their images into one."
                 )
-        for name in top.folders:
-            if name not in given:
-                self.skip(f"beside the split folders {', '.join(given)}", domain, name)
+        for name in (name for name in top.folders if name not in given):
+            self.skip(f"beside the split folders {', '.join(given)}", domain, name)
         for part in sorted(given, key=lambda name: SPLITS.index(given[name])):
             yield from ((domain, part, name) for name in self.enter(domain, part).folders)
 
@@ -140,27 +142,21 @@ class _Walk:
         place = class_path(folder)
         for name in found.folders:
             self.skip("a folder inside a class folder", place, name)
-        files = sorted(found.files + found.broken)  # `look` finds out about broken links
-        images, others = [], []
-        for name in files:
-            (images if is_image_name(name) else others).append(name)
-        for name in others:
-            kind = os.path.splitext(name)[1] or "no extension"
+        images = []
+        for name in sorted(found.files + found.broken):  # `look` finds out about broken links
+            if is_image_name(name):
+                images.append(name)
+                continue
             unread = is_picture_name(name)
             why = "images of this kind are not read" if unread else "not an image by its name"
-            self.skip(f"{why} ({kind})", place, name)
+            self.skip(f"{why} ({os.path.splitext(name)[1] or 'no extension'})", place, name)
         return images
 
 
 def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
     """Find every image below a folder of domains.
 
-    Args:
-      root: holds domain folders.
-      threads: that list class folders; they help where a file system answers late.
-
-    Raises:
-      DataError: a folder that cannot be listed.
+    Threads list class folders; they help where a file system answers late.
     """
     began, at = time.time_ns(), _Walk(os.path.abspath(root))
     domains = tuple(at.enter().folders)
@@ -180,17 +176,3 @@ def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
         at.repeatable,
         began,
     )
-
-
-def _list(path: str) -> _Listing:
-    """List a directory, links followed, without hidden and system files."""
-    folders, files, broken = [], [], []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
-                continue
-            if entry.is_symlink() and not os.path.exists(entry.path):  # nothing there, or a circle
-                broken.append(entry.name)
-            else:
-                (folders if entry.is_dir() else files).append(entry.name)
-    return _Listing(sorted(folders), sorted(files), sorted(broken))

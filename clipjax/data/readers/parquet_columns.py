@@ -18,6 +18,7 @@ from clipjax.io.texts import brief, check_class_names, class_name, shown, some
 
 IMAGE_NAMES = ("image", "img", "images", "picture")
 LABEL_NAMES = ("label", "labels", "class", "category", "fine_label")
+TEXTS = ("string", "large_string", "string_view", "binary", "large_binary", "null")
 
 
 class Column(NamedTuple):
@@ -78,12 +79,13 @@ class Schema:
         noted = noted if isinstance(noted, dict) else {}
         self.features = {n: feature for n, feature in noted.items() if isinstance(feature, dict)}
 
-    def _kind(self, name: str) -> str:
-        return self.features.get(name, {}).get("_type", "")
+    def _feature(self, name: str, kind: str) -> dict:
+        feature = self.features.get(name, {})
+        return feature if feature.get("_type") == kind else {}
 
     def declared_names(self, name: str) -> Sequence[str]:
         """Return the names of a ClassLabel, each a different one; none for other columns."""
-        names = self.features[name].get("names") if self._kind(name) == "ClassLabel" else ()
+        names = self._feature(name, "ClassLabel").get("names")
         where = f"the ClassLabel {name!r} of {self.file}"
         if isinstance(names, dict):  # as dataset cards have them: {"0": "cat", "1": "dog"}
             wanted = [str(number) for number in range(len(names))]
@@ -101,36 +103,31 @@ class Schema:
         """Return the column of images: the one wanted, or found by its name and kind."""
         self.check(wanted)
         fits = [name for name in self.names if _holds_images(self.schema.field(name).type)]
-        noted = [name for name in fits if self._kind(name) == "Image"]
+        noted = [n for n in fits if self._feature(n, "Image")]
         usual = [name for name in IMAGE_NAMES if name in fits]
         found = usual or noted or (fits if len(fits) == 1 else [])
         if wanted:
             found = [wanted] if wanted in fits else []
         if not found:
             columns = some((f"{name} {self.schema.field(name).type}" for name in self.names), 20)
-            raise DataError(
-                f"{self.file} has no column of images (bytes, or a struct with bytes); columns: "
-                f"{columns}."
-            )
+            wanted = "column of images (bytes, or a struct with bytes)"
+            raise DataError(f"{self.file} has no {wanted}; columns: {columns}.")
         return found[0]
 
     def label(self, wanted: str) -> str:
         """Return the column of labels: the one wanted, or found by its name or kind."""
         usual = [name for name in LABEL_NAMES if name in self.names]
-        noted = [n for n in self.names if self._kind(n) == "ClassLabel" and n != "domain"]
-        noted = [name for name in noted if self.features[name].get("names")]
+        noted = [n for n in self.names if self._feature(n, "ClassLabel").get("names")]
+        noted = [name for name in noted if name != "domain"]
         found = wanted or next(iter(usual or (noted if len(noted) == 1 else [])), LABEL_NAMES[0])
         self.check(found)
         return found
 
 
 def _holds_images(kind: Any) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        at = kind.get_field_index("bytes")
-        return at >= 0 and _holds_images(kind.field(at).type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    if str(kind).startswith("struct") and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return str(kind) in ("binary", "large_binary")
 
 
 def coded(where: str, column: Any, declared: Sequence[str]) -> Column:
@@ -143,20 +140,16 @@ def coded(where: str, column: Any, declared: Sequence[str]) -> Column:
 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    kind, types = column.type, pa.types
-    if types.is_boolean(kind) or types.is_integer(kind):
+    column = column.cast(pa.uint8()) if str(column.type) == "bool" else column
+    column = column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return Column(_whole_numbers(where, column), declared, False)
-    if types.is_floating(kind) or types.is_decimal(kind):
-        return Column(_whole_numbers(where, column.cast(pa.float64())), declared, False)
-    texts = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary)
-    if not any(is_kind(kind) for is_kind in (*texts, types.is_string_view, types.is_null)):
-        raise DataError(f"{where} is {kind}; it must be integers or strings.")
+    if str(column.type) not in TEXTS:
+        raise DataError(f"{where} is {column.type}; it must be integers or strings.")
     try:
         text = column.cast(pa.string()).combine_chunks().dictionary_encode()
     except pa.ArrowInvalid as error:
-        raise DataError(
-            f"{where} holds texts that are no UTF-8 ({error}); save it as such."
-        ) from None
+        raise DataError(f"{where} holds texts that are no UTF-8 ({error}).") from None
     codes = pc.fill_null(text.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
     read = Column(codes, [class_name(value) for value in text.dictionary.to_pylist()], True)
     read = read.only(name for name in dict.fromkeys(read.names) if name)
@@ -170,10 +163,8 @@ def as_listed(column: Column, listed: Sequence[str], file: str) -> Column:
     numbers = {name: k for k, name in enumerate(listed)}
     for k, name in enumerate(column.names):
         if numbers.get(name, k) != k:
-            raise DataError(
-                f"{file} numbers class {name!r} {k}, and {CLASSES} numbers it {numbers[name]}; "
-                f"correct or remove {CLASSES}."
-            )
+            fault = f"{file} numbers class {name!r} {k}, and {CLASSES} numbers it {numbers[name]}"
+            raise DataError(f"{fault}; correct or remove {CLASSES}.")
     return column._replace(names=listed)
 
 
@@ -192,7 +183,6 @@ def _whole_numbers(where: str, column: Any) -> np.ndarray:
             raise fault(f"{wrong[0]:g}")
         codes = values.astype(np.int64)
     else:
-        column = column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
         if (largest := pc.max(column).as_py() or 0) >= MOST:
             raise fault(largest)
         codes = pc.fill_null(column.cast(pa.int64()), -1).to_numpy()

@@ -15,7 +15,7 @@ import numpy as np
 
 from clipjax.data.dataset import check_labels
 from clipjax.data.readers import parquet_columns as columns
-from clipjax.data.readers.files import check_unchanged
+from clipjax.data.readers.files import check_unchanged, reachable
 from clipjax.data.readers.parquet_columns import Column, parts_of, reading
 from clipjax.data.splits import SPLITS, split_of
 from clipjax.errors import DataError
@@ -78,19 +78,13 @@ def begins_parquet(root: pathlib.Path) -> bool:
     """
     if any(root.glob("*.parquet")) or any(root.glob("*/*.parquet")):
         return True
-    inner = (f for f in root.glob("*/*") if split_of(f.name) or f.name.lower() in NO_DOMAIN)
-    return any(_first_is_parquet(folder) for folder in inner if folder.is_dir())
-
-
-def _first_is_parquet(folder: pathlib.Path) -> bool:
-    try:
-        with os.scandir(folder) as entries:
-            return any(e.name.endswith(".parquet") for e in itertools.islice(entries, GLANCE))
-    except OSError as error:
-        raise DataError(
-            f"{shown(folder)} cannot be listed ({error.strerror}); give it the right to be read, "
-            "or remove it."
-        ) from None
+    for folder in (f for f in root.glob("*/*") if split_of(f.name) or f.name.lower() in NO_DOMAIN):
+        if folder.is_dir():
+            with reachable(folder, "listed"), os.scandir(folder) as entries:
+                first = itertools.islice(entries, GLANCE)
+                if any(entry.name.endswith(".parquet") for entry in first):
+                    return True
+    return False
 
 
 def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
