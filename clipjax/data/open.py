@@ -49,17 +49,13 @@ def open_dataset(
         return ParquetDataset(EMOJI, "emoji")
     if not root:
         raise ConfigError(f"data.name={name!r} needs --config.data.root=/path.")
-    kind = _kind_of(root, lists) if name in ("emoji", "domainnet") else name
+    kind = name
+    if name in ("emoji", "domainnet"):
+        folder = check_root(root, "the folder of a dataset")
+        kind = "parquet" if begins_parquet(folder) else "folder"
+        kind = "lists" if kind == "folder" and (lists or find_folder(folder)) else kind
     if kind == "parquet":
         return ParquetDataset(root, fractions=fractions)
     if kind == "folder":
         return FolderDataset(root, fractions)
     return ListDataset(root, lists, fractions, "domainnet" if name == "domainnet" else "")
-
-
-def _kind_of(root: str, lists: str) -> str:
-    """Return the kind of dataset at a root: "parquet", "lists" or "folder"."""
-    folder = check_root(root, "the folder of a dataset")
-    if begins_parquet(folder):
-        return "parquet"
-    return "lists" if lists or find_folder(folder) else "folder"

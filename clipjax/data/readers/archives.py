@@ -96,24 +96,19 @@ def open_archive(
       UnreachableError: it cannot be read now.
     """
     infos, state = directory(path)
-    stamp = (state.st_size, state.st_mtime_ns)
     found = {info.filename: info for info in infos}
     if not all(name in found for names in wanted for name in names):
         found = match(path, infos, (name for names in wanted for name in names))
-    return [_choose(os.path.abspath(path), stamp, found, names) for names in wanted]
-
-
-def _choose(
-    path: str, stamp: tuple[int, int], infos: dict[str, zipfile.ZipInfo], names: Sequence[str]
-) -> tuple[Members, np.ndarray]:
-    """Return the members of a list, under their names in the list, and which of them exist."""
-    there = np.array([name in infos for name in names], bool)
-    kept = [name for name in names if name in infos]
-    for info in map(infos.get, kept):
+    for info in (found[name] for names in wanted for name in names if name in found):
         if info.flag_bits & 1 or info.compress_type not in _METHODS:
             fault = "encrypted" if info.flag_bits & 1 else "in a compression other than deflate"
-            raise DataError(
-                f"{shown(path)} holds {shown(info.filename)} {fault}; unpack it, or pack it again."
-            )
-    rows = [tuple(getattr(infos[name], field) for field in _INFO.names) for name in kept]
-    return Members(path, stamp, Names.pack(kept), np.array(rows, _INFO)), there
+            held = f"{shown(path)} holds {shown(info.filename)} {fault}"
+            raise DataError(f"{held}; unpack it, or pack it again.")
+    opened = []
+    for names in wanted:
+        kept = [name for name in names if name in found]
+        rows = [tuple(getattr(found[name], field) for field in _INFO.names) for name in kept]
+        stamp = state.st_size, state.st_mtime_ns
+        members = Members(os.path.abspath(path), stamp, Names.pack(kept), np.array(rows, _INFO))
+        opened.append((members, np.array([name in found for name in names], bool)))
+    return opened

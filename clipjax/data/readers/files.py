@@ -108,7 +108,7 @@ class Files:
     folders: tuple[str, ...]  # relative to root
     folder: np.ndarray  # int32 [N], into folders
     names: Names
-    sizes: np.ndarray  # int64 [N], bytes; negative: see `problem`
+    sizes: np.ndarray  # int64 [N], bytes; negative: NOT_A_FILE, or an error's number
     mtimes: np.ndarray  # int64 [N], nanoseconds
 
     def __len__(self) -> int:
@@ -126,14 +126,9 @@ class Files:
 
     def take(self, rows: np.ndarray) -> Files:
         used, folder = np.unique(self.folder[rows], return_inverse=True)
-        return Files(
-            self.root,
-            tuple(self.folders[i] for i in used),
-            folder.astype(np.int32),
-            self.names.take(rows),
-            self.sizes[rows],
-            self.mtimes[rows],
-        )
+        folders = tuple(self.folders[i] for i in used)
+        kept = self.names.take(rows), self.sizes[rows], self.mtimes[rows]
+        return Files(self.root, folders, folder.astype(np.int32), *kept)
 
     def fingerprint(self) -> str:
         """Hash path, size and time of change; reading all bytes would cost as much as encoding.
@@ -217,33 +212,17 @@ def check_unchanged(
 
 
 def check_size(name: str, size: int) -> None:
-    """Raise DataError for a file too large to be an image.
-
-    >>> check_size("x.png", 1 << 40)
-    Traceback (most recent call last):
-    clipjax.errors.DataError: x.png has 1,099,511,627,776 bytes, too many for an image; remove it.
-    """
+    """Raise DataError for a file too large to be an image."""
     if size > MAX_BYTES:
         raise DataError(f"{name} has {size:,} bytes, too many for an image; remove it.")
 
 
-def problem(size: int) -> str:
-    """Say why a file of this size is not read; "" if it is.
-
-    >>> problem(0), problem(-2), problem(9)
-    ('empty, 0 bytes', 'No such file or directory', '')
-    """
-    if size > 0:
-        return ""
-    if size == 0:
-        return "empty, 0 bytes"
-    return "not a regular file" if size == NOT_A_FILE else os.strerror(-size)
-
-
 def unusable(images: Store) -> list[Skipped]:
-    """List the images with nothing to read."""
+    """List the images with nothing to read, and why."""
+    reasons = {0: "empty, 0 bytes", NOT_A_FILE: "not a regular file"}
+    why = lambda size: reasons.get(size) or os.strerror(-size)
     rows = np.flatnonzero(images.sizes <= 0)
-    return [Skipped(shown(images.path(i)), problem(int(images.sizes[i]))) for i in rows]
+    return [Skipped(shown(images.path(i)), why(int(images.sizes[i]))) for i in rows]
 
 
 class FileSource(Source):

@@ -90,13 +90,17 @@ class ListDataset(Dataset):
                 "DOMAIN_test.txt, or DOMAIN_list.txt, of lines `path label` (DomainNet offers them "
                 "beside its zips)."
             )
+        files = [(domain, split, file) for domain in found for split, file in found[domain].items()]
         parts: dict[tuple[str, str], Lines] = {}
-        for domain, files in found.items():
-            for split, file in files.items():
-                read = list_files.divided(list_files.read_list(file), domain, split)
-                for key, lines in read.items():
-                    _check_apart(parts, key, lines)
-                parts |= read
+        for named_after, split_of_all, file in files:
+            read = list_files.divided(list_files.read_list(file), named_after, split_of_all)
+            for (domain, split), lines in read.items():
+                for name, part in parts:
+                    if name == domain and (part == split or WHOLE in (part, split)):
+                        both = f"{shown(parts[name, part].file)} and {lines.at(0)}, both list"
+                        part = f"images of domain {domain!r}{', ' + split if split else ''}"
+                        raise DataError(f"{both} {part}; keep them in one.")
+                parts[domain, split] = lines
         order = (WHOLE, *SPLITS)
         return dict(sorted(parts.items(), key=lambda part: (part[0][0], order.index(part[0][1]))))
 
@@ -108,17 +112,6 @@ class ListDataset(Dataset):
         shares, classes = self.fractions, self.classes
         rows = splits.deal(split, given, lambda: where, labels, classes, domain, shares)
         return FileSource(files.take(rows), labels[rows], classes, domain, split)
-
-
-def _check_apart(parts: dict[tuple[str, str], Lines], key: tuple[str, str], lines: Lines) -> None:
-    """Raise DataError for lines of a part of a domain that another file lists already."""
-    domain, split = key
-    for (known, part), other in parts.items():
-        if known == domain and (part == split or WHOLE in (part, split)):
-            raise DataError(
-                f"{shown(other.file)} and {lines.at(0)}, both list images of domain {domain!r}"
-                f"{', ' + split if split else ''}; keep them in one."
-            )
 
 
 def _open(root: pathlib.Path, lists: Sequence[Lines]) -> Sequence[Store]:

@@ -90,12 +90,12 @@ class ParquetDataset(Dataset):
     def _number_domains(self, columns: Sequence[Column]) -> None:
         """Number domains in the order in which rows name them."""
         codes, names = _joined(columns)
-        found, first = np.unique(codes, return_index=True)
-        order = [code for code in found[np.argsort(first)].tolist() if code >= 0]
+        order = list(dict.fromkeys(codes[codes >= 0].tolist()))
         self.domains = tuple(names[code] or self.name for code in order)
-        self._domains = np.full(len(codes), -1)
-        for number, code in enumerate(order):
-            self._domains[codes == code] = number
+        numbers = {code: number for number, code in enumerate(order)}
+        self._domains = np.array([*(numbers.get(code, -1) for code in range(len(names))), -1])[
+            codes
+        ]
 
     def _number_classes(self, shards: Sequence[Shard], columns: Sequence[Column]) -> None:
         """Number classes in the order of declared names, else sorted; note what domains declare."""
@@ -151,24 +151,20 @@ class ParquetDataset(Dataset):
 
     def has_split(self, split: str) -> bool:
         """Return whether every domain has a usable row of the files that hold this split."""
-        usable = (self._usable[self._part(domain, split)].any() for domain in self.domains)
-        return split in SPLITS and all(usable)
+        parts = (self._part(domain, split) for domain in self.domains)
+        return split in SPLITS and all(self._usable[rows].any() for _, rows in parts)
 
-    def _given(self, domain: str) -> list[str]:
-        """Return the splits of a domain's files."""
-        numbers = np.unique(self._splits[self._domains == self.domains.index(domain)])
-        return [SPLITS[number] for number in numbers]
-
-    def _part(self, domain: str, split: str) -> np.ndarray:
-        """Return the rows, usable or not, of the files that hold a split, int64 [N]."""
-        base, _ = splits.origin(split, self._given(domain))
+    def _part(self, domain: str, split: str) -> tuple[list[str], np.ndarray]:
+        """Return the splits of a domain's files, and the rows of those that hold a split."""
         mine = self._domains == self.domains.index(domain)
-        return np.flatnonzero(mine & (self._splits == SPLITS.index(base)))
+        given = [SPLITS[number] for number in np.unique(self._splits[mine])]
+        base, _ = splits.origin(split, given)
+        return given, np.flatnonzero(mine & (self._splits == SPLITS.index(base)))
 
     def source(self, domain: str, split: str) -> ArraySource | ParquetSource:
         """Return the examples of a domain and split; there must be usable rows."""
         domain = check_domain(self, domain)
-        part = self._part(domain, split)
+        given, part = self._part(domain, split)
         rows = part[self._usable[part]]
         if not len(rows):
             counts = {reason: int(mask[part].sum()) for reason, mask in self._reasons.items()}
@@ -177,7 +173,7 @@ class ParquetDataset(Dataset):
                 f"no usable row in domain {domain!r}, {split}, of {shown(self.root)} ({why}); take "
                 "out the files without, and the split is dealt out of train."
             )
-        given, labels, shares = self._given(domain), self._labels[rows], self.fractions
+        labels, shares = self._labels[rows], self.fractions
         where = lambda: splits.positions(self._images.names(rows))
         kept = splits.deal(split, given, where, labels, self.classes, domain, shares)
         rows, labels = rows[kept], labels[kept]
