@@ -6,29 +6,17 @@ together are small.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from clipjax.data import splits
-from clipjax.data.dataset import (
-    ArraySource,
-    Dataset,
-    Example,
-    Skipped,
-    Source,
-    check_domain,
-    check_labels,
-    check_root,
-    digest,
-)
-from clipjax.data.readers.labels import is_missing, is_number
-from clipjax.data.readers.list_files import CLASSES, class_names
-from clipjax.data.readers.parquet_columns import Column
-from clipjax.data.readers.parquet_io import ImageColumn, Shard, find_shards, read_shard
+from clipjax.data.dataset import ArraySource, Dataset, Skipped, check_domain, check_root
+from clipjax.data.readers.labels import is_number
+from clipjax.data.readers.list_files import class_names
+from clipjax.data.readers.parquet_columns import Column, nameless
+from clipjax.data.readers.parquet_io import ImageColumn, ParquetSource, find_shards, read_shard
 from clipjax.data.splits import SPLITS
 from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown
@@ -57,8 +45,7 @@ class ParquetDataset(Dataset):
       fractions: shares of train, val and test where files give none.
 
     Raises:
-      DataError: no files, missing or damaged ones, columns that are not there, labels that no
-        class name belongs to.
+      DataError: no files, damaged ones, columns that are not there, labels of no class.
     """
 
     def __init__(
@@ -81,7 +68,7 @@ class ParquetDataset(Dataset):
         given = [SPLITS.index(shard.split) for shard in shards]
         self._splits = np.repeat(given, [len(file) for file in files])
         self._number_domains([file.domain for file in files])
-        self._number_classes(shards, [file.label for file in files])
+        self._number_classes([shown(s.path) for s in shards], [file.label for file in files])
         if listed:
             self._declared = [set(listed)] * len(self.domains)
         self._leave_out(np.concatenate([file.imageless for file in files]))
@@ -92,28 +79,16 @@ class ParquetDataset(Dataset):
         codes, names = _joined(columns)
         order = list(dict.fromkeys(codes[codes >= 0].tolist()))
         self.domains = tuple(names[code] or self.name for code in order)
-        numbers = {code: number for number, code in enumerate(order)}
-        self._domains = np.array([*(numbers.get(code, -1) for code in range(len(names))), -1])[
-            codes
-        ]
+        numbers = np.full(len(names) + 1, -1)
+        numbers[order] = range(len(order))
+        self._domains = numbers[codes]
 
-    def _number_classes(self, shards: Sequence[Shard], columns: Sequence[Column]) -> None:
+    def _number_classes(self, files: Sequence[str], columns: Sequence[Column]) -> None:
         """Number classes in the order of declared names, else sorted; note what domains declare."""
-        columns = [
-            c.only(n for n in c.names if not is_missing(n)) if c.found else c for c in columns
-        ]
         texts = {name for column in columns if column.found for name in column.names}
-        for shard, column in zip(shards, columns, strict=True):
-            codes = column.codes[column.codes >= 0]
-            kind = "numbers" if len(codes) and not column.names else ""
+        for file, column in zip(files, columns, strict=True):
             if column.found and column.names and all(map(is_number, texts)):
-                kind = f"numbers in strings, like {min(texts)!r},"
-            if kind:
-                raise DataError(
-                    f"the labels of {shown(shard.path)} are {kind} without names; put {CLASSES}, "
-                    "one name a line, beside the files."
-                )
-            check_labels(codes, len(column.names), shown(shard.path))
+                raise nameless(file, f"numbers in strings, like {min(texts)!r},")
         self._labels, names = _joined(columns, sort=any(column.found for column in columns))
         self.classes = tuple(names)
         self._declared: list[set[str]] = [set() for _ in self.domains]
@@ -133,9 +108,9 @@ class ParquetDataset(Dataset):
         unusable = np.logical_or.reduce(list(reasons.values()))
         if unusable.all():
             what = max(reasons, key=lambda reason: reasons[reason].sum())
+            why = f"{what} in {int(reasons[what].sum())} of {len(unusable)}"
             raise DataError(
-                f"no row of {shown(self.root)} can be used ({what} in {int(reasons[what].sum())} "
-                f"of {len(unusable)}); images must be embedded in the files as bytes."
+                f"no row of {shown(self.root)} can be used ({why}); embed images as bytes."
             )
         rows = np.flatnonzero(unusable)
         self.skipped = tuple(
@@ -169,10 +144,8 @@ class ParquetDataset(Dataset):
         if not len(rows):
             counts = {reason: int(mask[part].sum()) for reason, mask in self._reasons.items()}
             why = ", ".join(f"{reason} in {count}" for reason, count in counts.items() if count)
-            raise DataError(
-                f"no usable row in domain {domain!r}, {split}, of {shown(self.root)} ({why}); take "
-                "out the files without, and the split is dealt out of train."
-            )
+            place = f"domain {domain!r}, {split}, of {shown(self.root)}"
+            raise DataError(f"no usable row in {place} ({why}); complete or take out its files.")
         labels, shares = self._labels[rows], self.fractions
         where = lambda: splits.positions(self._images.names(rows))
         kept = splits.deal(split, given, where, labels, self.classes, domain, shares)
@@ -180,39 +153,9 @@ class ParquetDataset(Dataset):
         if not self._small:
             return ParquetSource(self._images, rows, labels, self.classes, domain, split)
         read = [self._images.read(row) for row in rows.tolist()]
-        return ArraySource(
-            [image for image, _ in read],
-            labels,
-            classes=self.classes,
-            domain=domain,
-            split=split,
-            names=[name for _, name in read],
-        )
-
-
-@dataclasses.dataclass(repr=False, eq=False)
-class ParquetSource(Source):
-    """Rows of Parquet files; their images are read when asked for."""
-
-    _images: ImageColumn
-    _rows: np.ndarray  # int64 [N]
-    labels: np.ndarray  # int32 [N]
-    classes: tuple[str, ...]
-    domain: str
-    split: str
-
-    def __getitem__(self, index: int) -> Example:
-        data, name = self._images.read(int(self._rows[index]))
-        return Example(data, int(self.labels[index]), name)
-
-    @functools.cached_property
-    def _digest(self) -> str:
-        # Name, size and time of change of the files: hashing them would read every image.
-        text = "\n".join((*self.classes, *map(str, self._images.stamps)))
-        return digest([text, self._rows.tobytes(), self.labels.tobytes()])
-
-    def __repr__(self) -> str:
-        return f"Parquet({self.domain}/{self.split}, n={len(self)}, {self._digest})"
+        images, names = ([pair[k] for pair in read] for k in (0, 1))
+        described = {"classes": self.classes, "domain": domain, "split": split}
+        return ArraySource(images, labels, names=names, **described)
 
 
 def _joined(columns: Sequence[Column], sort: bool = False) -> tuple[np.ndarray, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
+from clipjax.data.dataset import check_labels
 from clipjax.data.readers.files import explained
 from clipjax.data.readers.labels import MOST, class_numbers, is_missing
 from clipjax.data.readers.list_files import CLASSES
@@ -141,7 +143,8 @@ def coded(where: str, column: Any, declared: Sequence[str]) -> Column:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     column = column.cast(pa.uint8()) if str(column.type) == "bool" else column
-    column = column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column
+    if pa.types.is_decimal(column.type) or pa.types.is_floating(column.type):
+        column = column.cast(pa.float64())
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return Column(_whole_numbers(where, column), declared, False)
     if str(column.type) not in TEXTS:
@@ -156,16 +159,32 @@ def coded(where: str, column: Any, declared: Sequence[str]) -> Column:
     return read.numbered(declared, where, "its ClassLabel") if declared else read
 
 
-def as_listed(column: Column, listed: Sequence[str], file: str) -> Column:
-    """Number labels as `classes.txt` does; a file's own names must not have other numbers."""
-    if column.found or not column.names:
-        return column.numbered(listed, f"the labels of {file}", CLASSES)
-    numbers = {name: k for k, name in enumerate(listed)}
-    for k, name in enumerate(column.names):
-        if numbers.get(name, k) != k:
-            fault = f"{file} numbers class {name!r} {k}, and {CLASSES} numbers it {numbers[name]}"
-            raise DataError(f"{fault}; correct or remove {CLASSES}.")
-    return column._replace(names=listed)
+def labels_of(
+    where: str, column: Any, declared: Sequence[str], listed: Sequence[str], file: str
+) -> Column:
+    """Read a column of labels; numbers need declared names, or those listed in `classes.txt`."""
+    read, numbers = coded(where, column, declared), {name: k for k, name in enumerate(listed)}
+    if listed and (read.found or not read.names):
+        read = read.numbered(listed, f"the labels of {file}", CLASSES)
+    elif listed:
+        for k, name in enumerate(read.names):
+            if numbers.get(name, k) != k:
+                both = f"numbers class {name!r} {k}, and {CLASSES} numbers it {numbers[name]}"
+                raise DataError(f"{file} {both}; correct or remove {CLASSES}.")
+        read = read._replace(names=listed)
+    if read.found:
+        return read.only(itertools.filterfalse(is_missing, read.names))
+    codes = read.codes[read.codes >= 0]
+    if len(codes) and not read.names:
+        raise nameless(file, "numbers")
+    check_labels(codes, len(read.names), file)
+    return read
+
+
+def nameless(file: str, kind: str) -> DataError:
+    """Return the error for labels that name no class."""
+    remedy = f"put {CLASSES}, one name a line, beside the files"
+    return DataError(f"the labels of {file} are {kind} without names; {remedy}.")
 
 
 def _whole_numbers(where: str, column: Any) -> np.ndarray:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
+import functools
 import itertools
 import os
 import pathlib
@@ -13,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.dataset import check_labels
+from clipjax.data.dataset import Example, Source, check_labels, digest
 from clipjax.data.readers import parquet_columns as columns
 from clipjax.data.readers.files import check_unchanged, reachable
 from clipjax.data.readers.parquet_columns import Column, parts_of, reading
@@ -63,10 +65,8 @@ def find_shards(root: pathlib.Path) -> list[Shard]:
     found = ((path, path.relative_to(root)) for path in root.rglob("*.parquet") if path.is_file())
     visible = {p: below for p, below in found if not any(x.startswith(".") for x in below.parts)}
     if not visible:
-        raise DataError(
-            f"{shown(root)} is not a Parquet dataset: it needs files like train.parquet or "
-            "data/train-00000-of-00001.parquet."
-        )
+        needs = "it needs files like train.parquet or data/train-00000-of-00001.parquet"
+        raise DataError(f"{shown(root)} is not a Parquet dataset: {needs}.")
     shards = itertools.starmap(_shard, visible.items())
     return sorted(shards, key=lambda s: (SPLITS.index(s.split), str(visible[s.path])))
 
@@ -115,15 +115,14 @@ def read_shard(shard: Shard, wanted: Mapping[str, str], listed: Sequence[str]) -
         domain = wanted["domain"] or ("domain" if "domain" in schema.names else "")
         schema.check(domain)
         table = file.read(columns=[label, domain] if domain else [label])
-        where = lambda name: f"column {name!r} of {shown(shard.path)}"
-        labels = columns.coded(where(label), table[label], schema.declared_names(label))
-        if listed:
-            labels = columns.as_listed(labels, listed, shown(shard.path))
+        place = shown(shard.path)
+        where, names = lambda name: f"column {name!r} of {place}", schema.declared_names
+        labels = columns.labels_of(where(label), table[label], names(label), listed, place)
         domains = Column(np.zeros(len(table), np.int64), [shard.domain], False)
         if domain:
             column = table[domain]
             column = column.cast("string") if str(column.type) == "bool" else column
-            domains = columns.coded(where(domain), column, schema.declared_names(domain))
+            domains = columns.coded(where(domain), column, names(domain))
             domains = domains if domains.names else domains.as_texts()
             check_labels(domains.codes[domains.codes >= 0], len(domains.names), where(domain))
         leaves, imageless = columns.imageless_rows(file, file.schema_arrow, image)
@@ -197,3 +196,28 @@ class ImageColumn:
                 self._opened.pop(next(iter(self._opened))).close()
             self._opened[number] = pq.ParquetFile(shard.path)
         return self._opened[number]
+
+
+@dataclasses.dataclass(repr=False, eq=False)
+class ParquetSource(Source):
+    """Rows of Parquet files; their images are read when asked for."""
+
+    _images: ImageColumn
+    _rows: np.ndarray  # int64 [N]
+    labels: np.ndarray  # int32 [N]
+    classes: tuple[str, ...]
+    domain: str
+    split: str
+
+    def __getitem__(self, index: int) -> Example:
+        data, name = self._images.read(int(self._rows[index]))
+        return Example(data, int(self.labels[index]), name)
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        # Name, size and time of change of the files: hashing them would read every image.
+        text = "\n".join((*self.classes, *map(str, self._images.stamps)))
+        return digest([text, self._rows.tobytes(), self.labels.tobytes()])
+
+    def __repr__(self) -> str:
+        return f"Parquet({self.domain}/{self.split}, n={len(self)}, {self._digest})"

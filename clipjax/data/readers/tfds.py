@@ -16,6 +16,7 @@ import numpy as np
 
 from clipjax.data import splits
 from clipjax.data.dataset import Dataset, Example, Skipped, Source, check_domain, digest
+from clipjax.data.readers.files import explained
 from clipjax.data.readers.tfds_io import Records, read_builder, read_labels
 from clipjax.errors import ClipjaxError, ConfigError, DataError
 from clipjax.io.texts import nfc, read_text
@@ -110,13 +111,10 @@ def find_builders(name: str, data_dir: str = "") -> dict[str, pathlib.Path]:
         return _builder(root, name)
     found: dict[str, pathlib.Path] = {}
     for part in parts:
-        builders = _builder(root, part)
-        if len(builders) > 1:
-            raise ConfigError(
-                f"tfds:{name}: builder {part!r} has several configs; choose one, as in "
-                f"{part}/{next(iter(builders))}."
-            )
-        ((domain, folder),) = builders.items()
+        (domain, folder), *others = _builder(root, part).items()
+        if others:
+            fault = f"tfds:{name}: builder {part!r} has several configs"
+            raise ConfigError(f"{fault}; choose one, as in {part}/{domain}.")
         found[domain if domain not in found else part.replace("/", "_")] = folder
     return found
 
@@ -124,18 +122,14 @@ def find_builders(name: str, data_dir: str = "") -> dict[str, pathlib.Path]:
 def _at_path(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     found = prepared(folder)
     if not found:
-        raise DataError(
-            f"{folder} holds no prepared TFDS dataset; give a folder with {INFO}, or one of such "
-            "folders."
-        )
+        remedy = f"give a folder with {INFO}, or one of such folders"
+        raise DataError(f"{folder} holds no prepared TFDS dataset; {remedy}.")
     if "" not in found:
         return found
     file = found[""] / INFO
-    try:
+    with explained(str(file), "prepare the dataset again", AttributeError):  # not an object
         noted = json.loads(read_text(file))
         name = str(noted.get("configName") or noted.get("name") or folder.name)
-    except (OSError, ValueError, AttributeError) as error:  # no JSON, or not an object
-        raise DataError(f"{file} is damaged ({error}); prepare the dataset again.") from None
     return {name: found[""]}
 
 
@@ -153,17 +147,15 @@ def _builder(root: pathlib.Path, name: str) -> dict[str, pathlib.Path]:
 
 def prepared(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """Return the newest versions in a folder: {"": its own}, else those of its sub-folders."""
-    if own := _newest(folder):
-        return {"": own}
-    inner = (sub for sub in sorted(folder.glob("*")) if sub.is_dir())
-    return {sub.name: version for sub in inner if (version := _newest(sub))}
-
-
-def _newest(folder: pathlib.Path) -> pathlib.Path | None:
     from tensorflow_datasets.core.utils.version import list_all_versions
 
-    versions = (folder / str(version) for version in reversed(list_all_versions(folder)))
-    return next((place for place in (folder, *versions) if (place / INFO).exists()), None)
+    def newest(place: pathlib.Path) -> pathlib.Path | None:
+        versions = (place / str(version) for version in reversed(list_all_versions(place)))
+        return next((v for v in (place, *versions) if (v / INFO).exists()), None)
+
+    if own := newest(folder):
+        return {"": own}
+    return {sub.name: found for sub in sorted(folder.glob("*")) if (found := newest(sub))}
 
 
 def _unprepared(root: pathlib.Path, name: str) -> ClipjaxError:
@@ -174,15 +166,12 @@ def _unprepared(root: pathlib.Path, name: str) -> ClipjaxError:
     if builder not in known:
         close = difflib.get_close_matches(builder, known)
         meant = f" Did you mean {' or '.join(close)}?" if close else ""
-        return ConfigError(
-            f"TFDS has no builder {builder!r} and {root} has no folder of that name.{meant} Own "
-            "builders are given by their path: tfds:/path."
-        )
+        fault = f"TFDS has no builder {builder!r} and {root} has no folder of that name."
+        return ConfigError(f"{fault}{meant} Own builders are given by their path: tfds:/path.")
     names, size = [name], ""
     if name == "domainnet":
         names = [f"domainnet/{config}" for config in DOMAINNET]
-        size = " (18 GB to download, three times that while it is prepared; fewer with fewer of "
-        size += "the six)"
+        size = " (18 GB to download and three times that to prepare all six)"
     # Not the command line of TFDS, which needs Apache Beam too.
     code = (
         f"import tensorflow_datasets as tfds; [tfds.builder(name, data_dir={str(root)!r}, "
@@ -190,6 +179,5 @@ def _unprepared(root: pathlib.Path, name: str) -> ClipjaxError:
     )
     return DataError(
         f"tfds:{name} is not prepared in {root}. Prepare it once: pip install 'clipjax[tfds]' && "
-        f'python -c "{code}"; this needs TensorFlow, a network connection and disk for the data'
-        f"{size}."
+        f'python -c "{code}"; this needs TensorFlow, a network connection and disk space{size}.'
     )

@@ -47,8 +47,8 @@ def read_builder(folder: str) -> Builder:
     formats = {f.value for f in info.available_file_formats()}
     if "array_record" not in formats:
         raise DataError(
-            f"{folder} holds {', '.join(sorted(formats))} files, which need TensorFlow to be read. "
-            "Write ArrayRecord beside them: pip install 'clipjax[tfds]' apache-beam && tfds "
+            f"{folder} holds {', '.join(sorted(formats))} files, which need TensorFlow. Write "
+            "ArrayRecord beside them: pip install 'clipjax[tfds]' apache-beam && tfds "
             f"convert_format --dataset_version_dir={folder} --out_file_format=array_record"
         )
     image = _feature(folder, info.features, tfds.features.Image, "image")
@@ -82,14 +82,11 @@ def reading(what: str) -> contextlib.AbstractContextManager[None]:
 def _feature(folder: str, features: Any, kind: type, usual: str) -> str:
     """Return the name of the one feature of a kind; the usual name wins."""
     found = [name for name, feature in features.items() if isinstance(feature, kind)]
-    if usual in found:
-        return usual
-    if len(found) != 1:
+    if usual not in found and len(found) != 1:
         listed = some((f"{name} {type(f).__name__}" for name, f in features.items()), 20)
-        raise DataError(
-            f"{folder} has no single {kind.__name__} feature for the {usual}; features: {listed}."
-        )
-    return found[0]
+        fault = f"{folder} has no single {kind.__name__} feature for the {usual}"
+        raise DataError(f"{fault}; features: {listed}.")
+    return usual if usual in found else found[0]
 
 
 class Records:
@@ -141,11 +138,7 @@ class Records:
 
 
 def read_labels(records: Records, count: int) -> np.ndarray:
-    """Read all labels of a split, int32 [count], or take them from a cache on disk.
-
-    Raises:
-      DataError: labels that are no class, or damaged records.
-    """
+    """Read all labels of a split, int32 [count], or take them from a cache on disk."""
     builder = records.builder
     text = "\n".join((builder.folder, builder.label, records.stamp))
     key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
