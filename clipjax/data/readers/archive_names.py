@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from clipjax.data.readers.files import reachable
 from clipjax.errors import DataError
-from clipjax.io.texts import shown
+from clipjax.io.texts import shown, some
 
 _SUFFIX = ".zip"
 _COPY = re.compile(r" ?\(\d+\)$")  # browsers add it to the name of a second download
@@ -43,11 +43,8 @@ _OTHERS = {  # place and bytes -> kind of file
 def find_archive(root: pathlib.Path, folder: str) -> pathlib.Path | None:
     """Find the zip in `root` that stands for a folder of this name; None if there is none.
 
-    `.ZIP` and `real (1).zip` count too; of several that hold the same files, the first; if none has
-    the folder's name, one in other letter case.
-
-    Raises:
-      DataError: several that do not hold the same files, or of which one cannot be read.
+    `.ZIP` and `real (1).zip` count too; if none has the folder's name, one in other letter case. Of
+    several that hold the same files it is the first; others are refused.
     """
     zips = [e.name for e in os.scandir(root) if e.name.lower().endswith(_SUFFIX) and e.is_file()]
     stems = {n: _plain(n[: -len(_SUFFIX)]) for n in sorted(zips) if not n.startswith(".")}
@@ -77,12 +74,7 @@ def _same(archives: list[pathlib.Path], folder: str) -> pathlib.Path:
 
 
 def directory(path: str | os.PathLike) -> tuple[list[zipfile.ZipInfo], os.stat_result]:
-    """Return the members of a zip, and its state before they were read.
-
-    Raises:
-      DataError: no zip, or an incomplete one.
-      UnreachableError: it cannot be read now.
-    """
+    """Return the members of a zip, and its state before they were read."""
     with reachable(path), open(path, "rb") as file:
         begin, state = file.read(512), os.fstat(file.fileno())
     try:
@@ -118,11 +110,11 @@ def match(
         names = [info.filename for info in files]
         nested = any(name.lower().endswith((_SUFFIX, ".tar", ".gz")) for name in names)
         hint = " (an archive in an archive: unpack the outer one)" * nested
-        held = f"{len(names):,} file{'s' * (len(names) > 1)}, {_some(names)}{hint}"
+        held = f"{len(names):,} file{'s' * (len(names) > 1)}, {some(map(shown, names), 3)}{hint}"
         raise DataError(
             f"{shown(path)} holds none of the {len(keys):,} images that are listed for it "
-            f"({_some(keys)}): it holds {held if names else 'no files'}; put the zip there that "
-            "holds them, or correct the lists."
+            f"({some(map(shown, keys), 3)}): it holds {held if names else 'no files'}; replace it, "
+            "or correct the lists."
         )
     return best
 
@@ -177,18 +169,15 @@ def _match(
     there = any(key in members for key in keys.values())
     places = [("", False)] if there else list(_places(members, keys.values()))
     if len(places) > 1:
-        raise DataError(
-            f"{shown(path)} holds images as listed ({shown(next(iter(keys)))}, ...) in several "
-            f"folders: {_some(prefix or './' for prefix, _ in places)}; pack one of them alone."
-        )
+        folders = some((shown(prefix or "./") for prefix, _ in places), 3)
+        fault = f"holds images as listed ({shown(next(iter(keys)))}, ...) in several folders"
+        raise DataError(f"{shown(path)} {fault}: {folders}; pack one of them alone.")
     found = {}
     for (prefix, inside), (name, key) in itertools.product(places, keys.items()):
         same = members.get(prefix + (key.partition("/")[2] if inside else key), [])
         if len(same) > 1:
-            raise DataError(
-                f"{shown(path)} holds {shown(name)} twice, with different content; pack it again "
-                "with one of them."
-            )
+            fault = f"holds {shown(name)} twice, with different content"
+            raise DataError(f"{shown(path)} {fault}; pack it again with one of them.")
         if same:
             found[name] = same[0]
     return found
@@ -197,8 +186,8 @@ def _match(
 def _places(members: Iterable[str], keys: Iterable[str]) -> dict[tuple[str, bool], None]:
     """Find (what stands before listed names, whether their first folder is left out), in order.
 
-    Without the first folder, names count where nothing stands before them, or that folder in other
-    letter case: anything else may be another domain.
+    In place of the first folder, nothing may stand or it in other letter case: anything else may be
+    another domain.
     """
     keys = [(key, *key.partition("/")[::2]) for key in keys]
     deep = 2 if all("/" in rest for _, _, rest in keys) else 1
@@ -216,12 +205,6 @@ def _places(members: Iterable[str], keys: Iterable[str]) -> dict[tuple[str, bool
             elif name == rest or (name.endswith("/" + rest) and above):
                 found[before, True] = None
     return found
-
-
-def _some(names: Iterable[str]) -> str:
-    """Return the first three names, for messages."""
-    names = list(names)
-    return shown(", ".join(names[:3])) + ", ..." * (len(names) > 3)
 
 
 def _plain(name: str) -> str:

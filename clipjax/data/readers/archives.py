@@ -91,9 +91,8 @@ def open_archive(
       For each list the members that are there, and bool [N]: which they are.
 
     Raises:
-      DataError: no zip, an incomplete one, one that holds none of the members, or members that are
+      DataError: no zip, an incomplete one, one without any of the members, or members that are
         encrypted or packed in another way than by deflate.
-      UnreachableError: it cannot be read now.
     """
     infos, state = directory(path)
     found = {info.filename: info for info in infos}

@@ -42,11 +42,7 @@ def find_files(
 ) -> Found:
     """Return the findings of `walk(root)`, from the index if no directory has changed since.
 
-    Args:
-      root: a folder of domains.
-      cache_dir: of the indices; default: as in `index_path`.
-      least: smallest number of files that is worth an index; default: LEAST.
-      walk: finds the files.
+    `least` is the smallest number of files that is worth an index; default: LEAST.
     """
     path = index_path(root, cache_dir)
     found = load_index(path)
@@ -62,7 +58,7 @@ def find_files(
 
 
 def is_current(found: Found, root: str | os.PathLike) -> bool:
-    """Return whether every directory is unchanged; the device may be another after a restart."""
+    """Return whether every directory is unchanged; its device may be another one now."""
     root = os.path.abspath(root)
     try:
         return all(state(os.path.join(root, d))[:3] == s[:3] for d, s in found.directories.items())

@@ -37,8 +37,7 @@ class FolderDataset(Dataset):
       cache_dir: of the file index; default: `index` in clipjax's cache folder.
 
     Raises:
-      DataError: no such folder, no domains in it, a domain without classes, or two folders side by
-        side of one name.
+      DataError: no domains, a domain without classes, or two folders side by side of one name.
     """
 
     def __init__(
@@ -67,10 +66,8 @@ class FolderDataset(Dataset):
             parts = dict.fromkeys(part for d, part, _ in self._folders if d == domain)
             self._given[domain] = tuple(parts)
             if not parts:
-                raise DataError(
-                    f"domain folder {shown(self.root)}/{domain} holds no class folders; expected "
-                    "domain/class/image: add them, or move the folder elsewhere."
-                )
+                fault = f"domain folder {shown(self.root)}/{domain} holds no class folders"
+                raise DataError(f"{fault} of domain/class/image; add some, or move it elsewhere.")
         self.classes = tuple(sorted({name for _, _, name in self._folders}))
         number = {name: label for label, name in enumerate(self.classes)}
         self._label_of = np.array([number[name] for _, _, name in self._folders], np.int32)
@@ -113,13 +110,11 @@ def _check_filled(root: pathlib.Path, domains: Sequence[str]) -> None:
         domain = archives[0].stem
         raise DataError(
             f"{shown(root)} holds {len(archives)} zips, which are read by their lists, and no "
-            f"lists: put {domain}_train.txt, {domain}_test.txt and so on beside them or into "
-            "splits/ (DomainNet offers them beside its zips), or unpack the zips."
+            f"lists: put {domain}_train.txt, {domain}_test.txt and so on beside them (DomainNet "
+            "offers them beside its zips), or unpack the zips."
         )
     if not domains:
-        raise DataError(
-            f"data.root {shown(root)!r} is empty; it must hold domain/class/image folders."
-        )
+        raise DataError(f"data.root {shown(root)!r} is empty; give domain/class/image folders.")
 
 
 def _check_apart(
@@ -137,8 +132,6 @@ def _check_apart(
         if not key[-1]:
             raise DataError(f"{place} holds a folder {folder!a} without a name; rename it.")
         if (other := first.setdefault(key, folder)) != folder:
-            raise DataError(
-                f"{place} holds two folders for {key[-1]!r}, {shown(other)!a} and "
-                f"{shown(folder)!a}, whose names differ in blanks or in the Unicode form of their "
-                "letters; put their images into one."
-            )
+            both = f"two folders for {key[-1]!r}, {shown(other)!a} and {shown(folder)!a}"
+            why = "whose names differ in blanks or Unicode form"
+            raise DataError(f"{place} holds {both}, {why}; put their images into one.")

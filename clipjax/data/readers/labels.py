@@ -54,18 +54,13 @@ def class_numbers(
     table: str,
     refuse: Callable[[str, str], NoReturn],
 ) -> tuple[dict[str, int], bool]:
-    """Map labels to numbers of named classes, and return whether they were read as numbers.
+    """Map labels to numbers of the named classes of a table, and say if they were read as numbers.
 
-    Labels are names if all of them are; else numbers if all are; else names.
+    Labels are names if all of them are; else numbers if all are; else names. `refuse` raises an
+    error for a label that cannot be read, with the reason.
 
     >>> class_numbers(["0.0"], ("cat", "dog"), "classes.txt", print)
     ({'0.0': 0}, True)
-
-    Args:
-      texts: different labels.
-      names: of the classes, by number.
-      table: the source of the names, for messages.
-      refuse: raises an error for a label that cannot be read, with the reason.
     """
     by_name = {name: k for k, name in enumerate(names)}
     by_value = {whole(name): k for k, name in enumerate(names) if whole(name) is not None}
@@ -95,15 +90,10 @@ def class_numbers(
 def number_labels(
     lists: Sequence[Lines], classes: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], list[np.ndarray]]:
-    """Name the classes, and turn the labels of each list into indices of them, int32 [N].
+    """Name the classes of a dataset, and turn the labels of each list into indices, int32 [N].
 
-    Args:
-      lists: of one dataset.
-      classes: names of the labels, from `classes.txt`; () where there is none.
-
-    Raises:
-      DataError: the file and line of a label that is out of range or unknown, or that gives a class
-        a second name or number.
+    Classes are those of a `classes.txt`, else the labels themselves, or folders where labels are
+    numbers. A DataError names the file and line of a label that does not fit.
     """
     texts = {text for lines in lists for text in lines.labels}
     digits = {text for text in texts if is_number(text)}
@@ -142,10 +132,9 @@ def _check_single_labels(lines: Lines, numbers: np.ndarray) -> None:
     for i, path in enumerate(lines.paths):
         known = first.setdefault(path, i)
         if numbers[known] != numbers[i]:
-            raise DataError(
-                f"{lines.at(i)}: image {brief(path)!r} has label {brief(lines.labels[i])!r}, and "
-                f"{brief(lines.labels[known])!r} in line {lines.numbers[known]}; keep one."
-            )
+            label, other = brief(lines.labels[i]), brief(lines.labels[known])
+            both = f"label {label!r}, and {other!r} in line {lines.numbers[known]}"
+            raise DataError(f"{lines.at(i)}: image {brief(path)!r} has {both}; keep one.")
 
 
 def _check_folders(
@@ -156,10 +145,10 @@ def _check_folders(
     for (folder, text), (lines, i) in _first_of(lists).items():
         folder = class_name(folder)
         if number.get(folder, numbers[text]) != numbers[text]:
+            calls = f"calls {text} {names[numbers[text]]!r} and {folder!r} number {number[folder]}"
             raise DataError(
                 f"{lines.at(i)}: an image in folder {folder!r} has label {text}, but {CLASSES} "
-                f"calls {text} {names[numbers[text]]!r} and gives {folder!r} the number "
-                f"{number[folder]}; correct either, or remove {CLASSES}."
+                f"{calls}; correct either, or remove {CLASSES}."
             )
 
 

@@ -37,7 +37,6 @@ class Lines(NamedTuple):
     domains: list[str] | None = None
 
     def at(self, index: int) -> str:
-        """Return the place of a line, for messages."""
         return f"{shown(self.file)}, line {self.numbers[index]}"
 
     def take(self, rows: Sequence[int]) -> Lines:
@@ -67,7 +66,9 @@ def read_list(file: str | os.PathLike) -> Lines:
     if not found:
         raise DataError(f"{name} lists no images; fill it with lines `path label`, or remove it.")
     for row in found:
-        _check_row(row, columns, mark, name)
+        fields = row[1]
+        if len(fields) != columns.width or "" in fields or (mark == " " and " " in fields[0]):
+            _check_row(row, columns, mark, name)
     column = lambda k: None if k is None else [fields[k] for _, fields in found]
     names = {label: class_name(label) for label in set(column(columns.label))}
     return Lines(
@@ -82,20 +83,20 @@ def read_list(file: str | os.PathLike) -> Lines:
 
 def _check_row(row: Row, columns: Columns, mark: str, name: str) -> None:
     """Raise DataError for a line with other columns than the first, or nothing in a needed one."""
-    (number, fields), fault = row, ""
-    expected = f": expected {{}} separated by {SEPARATORS[mark]}"
+    number, fields = row
+    needed = {what: at for what in tables.NAMES if (at := getattr(columns, what)) is not None}
+    empty = [what for what, at in needed.items() if at < len(fields) and not fields[at]]
+    wanted = "a path and a label" if columns.width == 2 else f"{columns.width} columns"
+    fault = f": expected {wanted} separated by {SEPARATORS[mark]}, "
     if len(fields) != columns.width:
-        wanted = "a path and a label" if columns.width == 2 else f"{columns.width} columns"
-        fault = f"{expected.format(wanted)}, as in the first line"
+        fault += "as in the first line"
     elif mark == " " and any(map(is_picture_name, fields[0].split()[:-1])):
         fault = " holds more than a path and a label; quote what holds spaces, or separate by tabs"
-    elif "" in fields:
-        for what in tables.NAMES:
-            if (place := getattr(columns, what)) is not None and not fields[place]:
-                wanted = expected.format("a path and a label")
-                fault = f"{wanted}, and the {what} is empty; fill it in, or take out the line"
-    if fault:
-        raise DataError(f"{name}, line {number}{fault}.")
+    elif empty:
+        fault += f"and the {empty[0]} is empty; fill it in, or take out the line"
+    else:
+        return
+    raise DataError(f"{name}, line {number}{fault}.")
 
 
 def divided(lines: Lines, domain: str, split: str) -> dict[tuple[str, str], Lines]:
@@ -106,11 +107,9 @@ def divided(lines: Lines, domain: str, split: str) -> dict[tuple[str, str], Line
     for i in range(len(lines.paths)):
         own = split_of(lines.splits[i]) if lines.splits else split
         if own is None or (split and own != split):
-            fault = f"the file is named after {split}" if own else "splits are train, val and test"
-            raise DataError(
-                f"{lines.at(i)} has split {brief(lines.splits[i])!r}, and {fault}; correct it, or "
-                "take out the column."
-            )
+            why = f"the file is named after {split}" if own else "splits are train, val and test"
+            fault = f"{lines.at(i)} has split {brief(lines.splits[i])!r}, and {why}"
+            raise DataError(f"{fault}; correct it, or take out the column.")
         parts[nfc(lines.domains[i]) if lines.domains else domain, own].append(i)
     return {part: lines.take(at) for part, at in parts.items()}
 
@@ -124,10 +123,7 @@ def find_lists(
     too), and one of a domain's files begins like a list: `class_list.txt` counts only if no other
     file is a list. Without such names, every text file that begins like a list is that of the
     domain it is named after; but unless lists are `asked` for, a table of more than two columns
-    beside folders of classes (`metadata.csv`) is none.
-
-    Raises:
-      DataError: two lists for the same part.
+    beside folders of classes (`metadata.csv`) is none. No part may have two lists.
     """
     plain = (f for f in sorted(pathlib.Path(folder).iterdir()) if not f.name.startswith("."))
     files = [f for f in plain if f.suffix.lower() in SUFFIXES and f.name != CLASSES and f.is_file()]
@@ -152,10 +148,8 @@ def find_lists(
 def _add(lists: dict, domain: str, split: str, file: pathlib.Path) -> None:
     parts = lists.setdefault(domain, {})
     for other in (f for s, f in parts.items() if s == split or WHOLE in (s, split)):
-        raise DataError(
-            f"{shown(file.parent)} holds both {other.name} and {file.name}, two lists of domain "
-            f"{domain!r}; keep one, or put them into folders and choose with data.lists."
-        )
+        both = f"{shown(file.parent)} holds both {other.name} and {file.name}, two lists of"
+        raise DataError(f"{both} domain {domain!r}; keep one, or choose a folder by data.lists.")
     parts[split] = file
 
 
@@ -195,8 +189,7 @@ def find_folder(
 ) -> pathlib.Path | None:
     """Find the folder of lists: the one asked for (relative to the root or not), or the first.
 
-    Files that are only called like lists (`class_list.txt`, of classes) make no folder of lists,
-    unless `doubtful` ones are wanted and there is no other.
+    One with files that are only called like lists is `doubtful`, and found only if wanted.
     """
     if lists:
         asked = (root / lists, pathlib.Path(lists).expanduser())
@@ -212,11 +205,7 @@ def find_folder(
 
 
 def class_names(*folders: pathlib.Path) -> tuple[str, ...]:
-    """Read the first `classes.txt` in these folders, one name a line; () without one.
-
-    Raises:
-      DataError: it cannot be read, is empty, or names a class twice.
-    """
+    """Read the first `classes.txt` in these folders, a different name a line; () without one."""
     file = next((f / CLASSES for f in folders if (f / CLASSES).is_file()), None)
     if file is None:
         return ()
