@@ -47,16 +47,14 @@ def match_classes(
     shared = declared[source] & declared[target]
     kept = tuple(name for name in dataset.classes if name in shared)
     if len(kept) < 2:
-        raise ConfigError(
-            f"{source!r} and {target!r} share {len(kept)} of their classes by name; at least two "
-            f"are needed.{_spelling(declared[source], declared[target])}"
-        )
+        hint = f"at least two are needed.{_spelling(declared[source], declared[target])}"
+        fault = f"{source!r} and {target!r} share {len(kept)} of their classes by name"
+        raise ConfigError(f"{fault}; {hint}")
     for domain, names in declared.items():
         if not names & shared:
-            raise ConfigError(
-                f"domain {domain!r} has none of the {len(kept)} classes that {source!r} and "
-                f"{target!r} share; leave it out of the evaluation."
-            )
+            fault = f"domain {domain!r} has none of the {len(kept)} classes that"
+            both = f"{source!r} and {target!r} share"
+            raise ConfigError(f"{fault} {both}; leave it out of the evaluation.")
     notes = _notes(dataset, kept, declared)
     return (dataset if kept == tuple(dataset.classes) else ClassSubset(dataset, kept)), notes
 
@@ -74,10 +72,10 @@ def _check_closed(
             if only
         ]
         if parts:
+            hint = _spelling(lacking or declared[source], extra)
             raise ConfigError(
-                f"the classes of {source!r} and {domain!r} differ: {'; '.join(parts)}."
-                f"{_spelling(lacking or declared[source], extra)} Set data.classes=intersection to "
-                "use the classes that source and target share."
+                f"the classes of {source!r} and {domain!r} differ: {'; '.join(parts)}.{hint} Set "
+                "data.classes=intersection to use the classes that source and target share."
             )
 
 

@@ -40,10 +40,9 @@ def reasons(skipped: Iterable[Skipped]) -> str:
     '2 empty; 1 not read (.heic)'
     """
     counts = collections.Counter(entry.reason for entry in skipped).most_common()
-    parts = [f"{number:,} {reason}" for reason, number in counts[:5]]
-    if rest := sum(number for _, number in counts[5:]):
-        parts.append(f"{rest:,} for other reasons")
-    return "; ".join(parts)
+    rest = sum(number for _, number in counts[5:])
+    shown = counts[:5] + [("for other reasons", rest)] * (rest > 0)
+    return "; ".join(f"{number:,} {reason}" for reason, number in shown)
 
 
 def check_root(root: str | os.PathLike, wanted: str) -> pathlib.Path:
@@ -60,18 +59,15 @@ def check_root(root: str | os.PathLike, wanted: str) -> pathlib.Path:
 def check_local(path: str | os.PathLike, field: str) -> None:
     """Raise DataError if the path in this field of the config is in an object store."""
     if is_remote(path):
-        raise DataError(
-            f"data.{field} {os.fspath(path)!r} is in an object store; copy or mount it here."
-        )
+        fault = f"data.{field} {os.fspath(path)!r} is in an object store"
+        raise DataError(f"{fault}; copy or mount it here.")
 
 
 def check_labels(labels: np.ndarray, count: int, where: str) -> None:
     """Raise DataError unless labels number `count` classes."""
     if len(labels) and not 0 <= labels.min() <= labels.max() < count:
-        raise DataError(
-            f"the labels of {where} run from {labels.min()} to {labels.max()}, but it has {count} "
-            f"classes; labels must be 0 .. {count - 1} (-1 stands for no label)."
-        )
+        fault = f"run from {labels.min()} to {labels.max()}, but it has {count} classes"
+        raise DataError(f"the labels of {where} {fault}; number them 0 .. {count - 1}.")
 
 
 def digest(parts: Iterable[str | bytes]) -> str:
@@ -83,10 +79,9 @@ def digest(parts: Iterable[str | bytes]) -> str:
 
 
 class Source(Protocol):
-    """A sequence of examples of one domain and split, with labels known before decoding.
+    """A picklable sequence of examples of one domain and split, with labels known before decoding.
 
-    Sources are picklable: worker processes read them. The repr must be stable over processes: it
-    keys the feature cache and grain's iterator state.
+    Its repr is stable over processes: it keys the feature cache and grain's iterator state.
     """
 
     domain: str
@@ -103,8 +98,7 @@ class Source(Protocol):
 class Dataset(Protocol):
     """Several domains over one list of classes.
 
-    By default all domains declare all classes, and missing splits are dealt out of others (see
-    `clipjax.data.splits`).
+    By default all declare all classes, and missing splits are dealt out of others.
     """
 
     name: str

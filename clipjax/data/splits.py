@@ -21,9 +21,8 @@ def check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
     """Return three shares as floats; raise ConfigError if one is below zero, or all are zero."""
     shares = tuple(float(share) for share in fractions)
     if len(shares) != len(SPLITS) or not all(s >= 0 for s in shares) or not 0 < sum(shares) < 1e9:
-        raise ConfigError(
-            f"data.fractions is {tuple(fractions)}; give three shares like (0.6, 0.1, 0.3)."
-        )
+        given = tuple(fractions)
+        raise ConfigError(f"data.fractions is {given}; give three shares like (0.6, 0.1, 0.3).")
     return shares
 
 

@@ -1,8 +1,5 @@
-"""Parts of a source: given rows, a few examples per class, or a share of each class.
-
-Parts of one seed are nested: rows are ranked once per seed and class, and a part takes the first of
-each class. So 4 shots are among 16, the 5 % is in the 10 %.
-"""
+"""Parts of a source: given rows, a few examples per class, or a share of each class. Those of one
+seed are nested, as rows are ranked once per seed and class: 4 shots are among 16."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""Finds the zip that stands for a folder, and the members that listed images mean.
-
-Zips come from Windows (backslashes, names in some code page) and macOS (decomposed accents, a
-shadow of every file), with a folder above or none, and downloaded twice.
-"""
+"""Finds the zip that stands for a folder, and the members that listed images mean, as people and
+their systems spell them: with backslashes, in code pages, decomposed, a folder higher or lower."""
 
 from __future__ import annotations
 

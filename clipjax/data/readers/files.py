@@ -1,7 +1,4 @@
-"""Many image files in a few arrays, and the source that reads them.
-
-600,000 paths as Python objects would take some 200 MB and be slow to send to worker processes.
-"""
+"""Image files in a few arrays, as many paths are large and slow to send, and a source over them."""
 
 from __future__ import annotations
 
@@ -131,10 +128,7 @@ class Files:
         return Files(self.root, folders, folder.astype(np.int32), *kept)
 
     def fingerprint(self) -> str:
-        """Hash path, size and time of change; reading all bytes would cost as much as encoding.
-
-        A rewrite that keeps a file's size and sets its time back goes unnoticed.
-        """
+        """Hash paths, sizes and times; reading all bytes would cost as much as encoding."""
         place = os.fsencode("\n".join((self.root, *self.folders)))
         return self.names.fingerprint(place, self.folder, self.sizes, self.mtimes)
 
@@ -147,14 +141,9 @@ def look(
     *,
     threads: int = 4,
 ) -> Files:
-    """Ask for the present sizes and times of files [N]; links are followed.
+    """Ask for the present sizes and times of files, which lie in `folders` of a root.
 
-    Args:
-      root: made absolute.
-      folders: relative to root.
-      folder: int32 [N], index of the folder of each file.
-      names: [N].
-      threads: that ask; they help where a file system answers late.
+    Links are followed; threads help where a file system answers late.
     """
     root = os.path.abspath(root)
     starts = [os.path.join(root, f, "") for f in folders]
@@ -225,20 +214,17 @@ def unusable(images: Store) -> list[Skipped]:
     return [Skipped(shown(images.path(i)), why(int(images.sizes[i]))) for i in rows]
 
 
+@dataclasses.dataclass(repr=False, eq=False)
 class FileSource(Source):
-    """Images in files or in an archive, read when asked for.
+    """Images in files or in an archive, read when asked for."""
 
-    Its repr speaks of the sizes and times that the files had when the dataset was opened.
-    """
-
-    def __init__(
-        self, files: Store, labels: np.ndarray, classes: tuple[str, ...], domain: str, split: str
-    ):
-        self.files, self.labels = files, np.asarray(labels, np.int32)
-        self.classes, self.domain, self.split = classes, domain, split
+    files: Store
+    labels: np.ndarray  # int32 [N]
+    classes: tuple[str, ...]
+    domain: str
+    split: str
 
     def __getitem__(self, index: int) -> Example:
-        """Return the encoded image; raises DataError if the file cannot be read any more."""
         index = range(len(self))[index]
         name = shown(self.files.path(index))
         return Example(self.files.read(index), int(self.labels[index]), name)

@@ -1,8 +1,5 @@
-"""Remembers what a walk over many files found, until a directory changes.
-
-An index holds names only. Files that come, go or are renamed change their directory; a file that is
-rewritten in place does not, so sizes and times are asked for at every start.
-"""
+"""Remembers the names that a walk over many files found, until a directory changes; sizes and times
+change without it, so they are asked for at every start."""
 
 from __future__ import annotations
 

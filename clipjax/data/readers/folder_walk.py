@@ -128,10 +128,9 @@ class _Walk:
             return
         for split in SPLITS:
             if len(same := [name for name in given if given[name] == split]) > 1:
-                raise DataError(
-                    f"{shown(os.path.join(self.root, domain))} holds both {same[0]} and {same[1]}, "
-                    f"two folders for {split}; put their images into one."
-                )
+                both = f"both {same[0]} and {same[1]}, two folders for {split}"
+                place = shown(os.path.join(self.root, domain))
+                raise DataError(f"{place} holds {both}; put their images into one.")
         for name in (name for name in top.folders if name not in given):
             self.skip(f"beside the split folders {', '.join(given)}", domain, name)
         for part in sorted(given, key=lambda name: SPLITS.index(given[name])):

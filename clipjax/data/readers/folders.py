@@ -107,12 +107,9 @@ class FolderDataset(Dataset):
 def _check_filled(root: pathlib.Path, domains: Sequence[str]) -> None:
     """Raise DataError if a root without folders of domains holds zips without lists, or nothing."""
     if archives := sorted(f for f in root.iterdir() if f.suffix.lower() == ".zip"):
-        domain = archives[0].stem
-        raise DataError(
-            f"{shown(root)} holds {len(archives)} zips, which are read by their lists, and no "
-            f"lists: put {domain}_train.txt, {domain}_test.txt and so on beside them (DomainNet "
-            "offers them beside its zips), or unpack the zips."
-        )
+        fault = f"{shown(root)} holds {len(archives)} zips, which are read by their lists"
+        lists = f"{archives[0].stem}_train.txt and so on (DomainNet offers them beside its zips)"
+        raise DataError(f"{fault}, and no lists: add {lists}, or unpack the zips.")
     if not domains:
         raise DataError(f"data.root {shown(root)!r} is empty; give domain/class/image folders.")
 

@@ -40,11 +40,7 @@ def whole(text: str) -> int | None:
 
 
 def is_missing(text: str) -> bool:
-    """Return whether a label is what pandas writes for a cell without a value.
-
-    >>> is_missing("NaN"), is_missing("nan_bread")
-    (True, False)
-    """
+    """Return whether a label is what pandas writes for a cell without a value."""
     return text.lower() in ("nan", "<na>", "nat")
 
 
@@ -92,8 +88,8 @@ def number_labels(
 ) -> tuple[tuple[str, ...], list[np.ndarray]]:
     """Name the classes of a dataset, and turn the labels of each list into indices, int32 [N].
 
-    Classes are those of a `classes.txt`, else the labels themselves, or folders where labels are
-    numbers. A DataError names the file and line of a label that does not fit.
+    Classes are those of a `classes.txt`, else the labels, or the folders where labels are numbers.
+    A DataError names the file and line of a label that does not fit.
     """
     texts = {text for lines in lists for text in lines.labels}
     digits = {text for text in texts if is_number(text)}
@@ -145,11 +141,9 @@ def _check_folders(
     for (folder, text), (lines, i) in _first_of(lists).items():
         folder = class_name(folder)
         if number.get(folder, numbers[text]) != numbers[text]:
-            calls = f"calls {text} {names[numbers[text]]!r} and {folder!r} number {number[folder]}"
-            raise DataError(
-                f"{lines.at(i)}: an image in folder {folder!r} has label {text}, but {CLASSES} "
-                f"{calls}; correct either, or remove {CLASSES}."
-            )
+            fault = f"an image in folder {folder!r} has label {text}, but {CLASSES} calls {text}"
+            other = f"{names[numbers[text]]!r} and {folder!r} number {number[folder]}"
+            raise DataError(f"{lines.at(i)}: {fault} {other}; correct or remove {CLASSES}.")
 
 
 def _first_of(lists: Sequence[Lines]) -> dict[tuple[str, str], tuple[Lines, int]]:

@@ -85,11 +85,11 @@ class ListDataset(Dataset):
         folder = list_files.find_folder(self.root, lists, doubtful=True)
         found = list_files.find_lists(folder) if folder else {}
         if not found:
-            raise DataError(
-                f"{shown(folder or self.root)} holds no list files; expected DOMAIN_train.txt and "
-                "DOMAIN_test.txt, or DOMAIN_list.txt, of lines `path label` (DomainNet offers them "
-                "beside its zips)."
+            lists = (
+                "DOMAIN_train.txt and DOMAIN_test.txt, or DOMAIN_list.txt, of lines `path label`"
             )
+            place = f"{shown(folder or self.root)} holds no list files"
+            raise DataError(f"{place}; add {lists} (DomainNet offers them beside its zips).")
         files = [(domain, split, file) for domain in found for split, file in found[domain].items()]
         parts: dict[tuple[str, str], Lines] = {}
         for named_after, split_of_all, file in files:
@@ -118,7 +118,9 @@ def _open(root: pathlib.Path, lists: Sequence[Lines]) -> Sequence[Store]:
     """Open the images of every list, in its order; raise DataError if some are not there."""
     places = collections.defaultdict(list)
     for number, lines in enumerate(lists):
-        places[_archive_of(root, lines.paths)].append(number)
+        top = lines.paths[0].split("/", 1)[0]  # a zip may stand in place of the folder of all
+        apart = (root / top).is_dir() or not all(path.startswith(f"{top}/") for path in lines.paths)
+        places[None if apart else find_archive(root, top)].append(number)
     found: dict[int, tuple[Store, np.ndarray]] = {}
     for archive, numbers in places.items():
         paths = [lists[number].paths for number in numbers]
@@ -127,11 +129,9 @@ def _open(root: pathlib.Path, lists: Sequence[Lines]) -> Sequence[Store]:
     stores, there = zip(*(found[number] for number in range(len(lists))), strict=True)
     paths = [path for lines in lists for path in lines.paths]
     if gone := [paths[i] for i in np.flatnonzero(~np.concatenate(there))]:
-        raise DataError(
-            f"{len(gone):,} of {len(paths):,} listed images are not in {shown(root)}: "
-            f"{some(gone, 5)}; add them, or take out the lists of what is not there"
-            f"{_instead(root, places)}."
-        )
+        fault = f"{len(gone):,} of {len(paths):,} listed images are not in {shown(root)}"
+        remedy = f"add them, or take out their lists{_instead(root, places)}"
+        raise DataError(f"{fault}: {some(gone, 5)}; {remedy}.")
     return stores
 
 
@@ -145,28 +145,18 @@ def _instead(root: pathlib.Path, opened: Collection[pathlib.Path | None]) -> str
     return other if any(folder.is_dir() for folder in plain) else ""
 
 
-def _archive_of(root: pathlib.Path, paths: Sequence[str]) -> pathlib.Path | None:
-    """Find the zip that stands in place of the one folder that all these paths begin with."""
-    top = paths[0].split("/", 1)[0]
-    if (root / top).is_dir() or not all(path.startswith(f"{top}/") for path in paths):
-        return None
-    return find_archive(root, top)
-
-
-def _look(root: pathlib.Path, paths: Sequence[str]) -> tuple[Files, np.ndarray]:
+def _look(
+    root: pathlib.Path, paths: Sequence[str], respelled: bool = False
+) -> tuple[Files, np.ndarray]:
     """Return files by their paths, and bool [N]: which of them exist."""
-    files = _look_at(root, paths)
-    if not all(paths[i].isascii() for i in np.flatnonzero(files.sizes < 0)):
-        files = _look_at(root, _respelled(root, paths))
-    return files, files.sizes >= 0
-
-
-def _look_at(root: pathlib.Path, paths: Sequence[str]) -> Files:
     numbers: dict[str, int] = {}
     parts = [path.rpartition("/") for path in paths]
     folder = [numbers.setdefault(part[0], len(numbers)) for part in parts]
     names = Names.pack(part[2] for part in parts)
-    return look(root, list(numbers), np.array(folder, np.int32), names)
+    files = look(root, list(numbers), np.array(folder, np.int32), names)
+    if respelled or all(paths[i].isascii() for i in np.flatnonzero(files.sizes < 0)):
+        return files, files.sizes >= 0
+    return _look(root, _respelled(root, paths), respelled=True)
 
 
 def _respelled(root: pathlib.Path, paths: Sequence[str]) -> list[str]:

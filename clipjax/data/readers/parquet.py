@@ -1,8 +1,4 @@
-"""Datasets in Parquet files, as Hugging Face `datasets` writes them.
-
-Labels and domains are read when a dataset is opened; images when asked for, unless all files
-together are small.
-"""
+"""Datasets in Parquet files, as Hugging Face `datasets` writes them."""
 
 from __future__ import annotations
 
@@ -66,7 +62,7 @@ class ParquetDataset(Dataset):
         files = [read_shard(shard, wanted, listed) for shard in shards]
         self._images = ImageColumn([file.images for file in files])
         given = [SPLITS.index(shard.split) for shard in shards]
-        self._splits = np.repeat(given, [len(file) for file in files])
+        self._splits = np.repeat(given, [len(file.imageless) for file in files])
         self._number_domains([file.domain for file in files])
         self._number_classes([shown(s.path) for s in shards], [file.label for file in files])
         if listed:
@@ -109,9 +105,8 @@ class ParquetDataset(Dataset):
         if unusable.all():
             what = max(reasons, key=lambda reason: reasons[reason].sum())
             why = f"{what} in {int(reasons[what].sum())} of {len(unusable)}"
-            raise DataError(
-                f"no row of {shown(self.root)} can be used ({why}); embed images as bytes."
-            )
+            fault = f"no row of {shown(self.root)} can be used ({why})"
+            raise DataError(f"{fault}; embed images as bytes.")
         rows = np.flatnonzero(unusable)
         self.skipped = tuple(
             Skipped(name, next(r for r, mask in reasons.items() if mask[row]))

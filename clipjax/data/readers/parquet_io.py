@@ -56,9 +56,6 @@ class Rows(NamedTuple):
     imageless: np.ndarray  # bool [rows]
     images: Images
 
-    def __len__(self) -> int:
-        return len(self.imageless)
-
 
 def find_shards(root: pathlib.Path) -> list[Shard]:
     """Find the Parquet files below a folder, train first, then by path; there must be some."""
@@ -102,10 +99,8 @@ def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
 def read_shard(shard: Shard, wanted: Mapping[str, str], listed: Sequence[str]) -> Rows:
     """Read the labels and domains of a file, but no image.
 
-    Args:
-      shard: the file.
-      wanted: names of the "image", "label" and "domain" columns; "" where they are to be found.
-      listed: names of classes, from `classes.txt`.
+    Columns "image", "label" and "domain" are the `wanted` ones, or found where these are "".
+    Classes may be `listed` in a `classes.txt`.
     """
     import pyarrow.parquet as pq
 

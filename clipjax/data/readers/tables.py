@@ -86,17 +86,14 @@ def rows(text: str, mark: str, name: str) -> Iterator[Row]:
     try:
         for fields in reader:
             if reader.line_num > number:
-                raise DataError(
-                    f"{name}, line {number}: a quoted field does not end on its line; close it, or "
-                    "take out the quote."
-                )
+                fault = f"{name}, line {number}: a quoted field does not end on its line"
+                raise DataError(f"{fault}; close it, or take out the quote.")
             if any(fields := tuple(map(str.strip, fields))):
                 yield number, fields
             number += 1
     except csv.Error as error:
-        raise DataError(
-            f"{name}, line {number} cannot be read ({error}); close the quote if one is open."
-        ) from None
+        fault = f"{name}, line {number} cannot be read ({error})"
+        raise DataError(f"{fault}; close the quote if one is open.") from None
 
 
 def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Columns:
@@ -139,10 +136,8 @@ def _named_columns(header: Row, meanings: Sequence[str], name: str) -> Columns:
             columns = some(repr(fields[k]) for k in at or range(len(fields)))
             fault = f"has {len(at)} columns that may hold" if at else "has no column for"
             called = " or ".join(NAMES[meaning][:3])
-            raise DataError(
-                f"{name}, line {line} {fault} the {meaning} ({columns}); call just one column "
-                f"{called}."
-            )
+            fault = f"{name}, line {line} {fault} the {meaning} ({columns})"
+            raise DataError(f"{fault}; call just one column {called}.")
     places = {meaning: next(iter(at), None) for meaning, at in found.items()}
     return Columns(**places, header=True, width=len(fields))
 

@@ -1,7 +1,4 @@
-"""Datasets that TensorFlow Datasets prepared, read without TensorFlow.
-
-Only folders on disk are read: nothing is downloaded, and a builder's code is not needed.
-"""
+"""Datasets that TensorFlow Datasets prepared on disk, read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -101,7 +98,7 @@ def find_builders(name: str, data_dir: str = "") -> dict[str, pathlib.Path]:
 
     Raises:
       ConfigError: no such builder, or a part of `a+b` with several configs.
-      DataError: not prepared, or a path without prepared builders.
+      DataError: not prepared.
     """
     if name.startswith(("/", ".", "~")):
         return _at_path(pathlib.Path(name).expanduser())
