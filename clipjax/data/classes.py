@@ -47,14 +47,13 @@ def match_classes(
     shared = declared[source] & declared[target]
     kept = tuple(name for name in dataset.classes if name in shared)
     if len(kept) < 2:
-        hint = f"at least two are needed.{_spelling(declared[source], declared[target])}"
         fault = f"{source!r} and {target!r} share {len(kept)} of their classes by name"
-        raise ConfigError(f"{fault}; {hint}")
+        hint = _spelling(declared[source], declared[target])
+        raise ConfigError(f"{fault}; at least two are needed.{hint}")
     for domain, names in declared.items():
         if not names & shared:
-            fault = f"domain {domain!r} has none of the {len(kept)} classes that"
-            both = f"{source!r} and {target!r} share"
-            raise ConfigError(f"{fault} {both}; leave it out of the evaluation.")
+            fault = f"domain {domain!r} has none of the {len(kept)} classes that {source!r} and"
+            raise ConfigError(f"{fault} {target!r} share; leave it out of the evaluation.")
     notes = _notes(dataset, kept, declared)
     return (dataset if kept == tuple(dataset.classes) else ClassSubset(dataset, kept)), notes
 

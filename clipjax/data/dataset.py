@@ -41,8 +41,8 @@ def reasons(skipped: Iterable[Skipped]) -> str:
     """
     counts = collections.Counter(entry.reason for entry in skipped).most_common()
     rest = sum(number for _, number in counts[5:])
-    shown = counts[:5] + [("for other reasons", rest)] * (rest > 0)
-    return "; ".join(f"{number:,} {reason}" for reason, number in shown)
+    listed = counts[:5] + [("for other reasons", rest)] * (rest > 0)
+    return "; ".join(f"{number:,} {reason}" for reason, number in listed)
 
 
 def check_root(root: str | os.PathLike, wanted: str) -> pathlib.Path:

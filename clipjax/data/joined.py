@@ -43,11 +43,7 @@ class JoinedDataset(Dataset):
 
 
 class JoinedSource(Source):
-    """Several sources of one split, one after the other.
-
-    Attributes:
-      groups: int32 [N], which of the sources each example is of.
-    """
+    """Several sources of one split, one after the other; `groups`, int32 [N], numbers them."""
 
     def __init__(self, sources: Sequence[Source], domain: str):
         self._sources, self.domain = tuple(sources), domain

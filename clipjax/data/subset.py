@@ -47,7 +47,7 @@ class Subset(Source):
 def few_shot(
     labels: np.ndarray, shots: int, seed: int, class_names: Sequence[str] = ()
 ) -> np.ndarray:
-    """Choose `shots` examples of each class that occurs.
+    """Choose `shots` examples of each class that occurs: rows int64, ascending.
 
     >>> few_shot(np.array([0, 1, 0, 1, 0]), 2, seed=0).tolist()
     [0, 1, 2, 3]
@@ -57,9 +57,6 @@ def few_shot(
       shots: examples per class, 1 or more; a class that has fewer is a ConfigError.
       seed: of the choice.
       class_names: for the error.
-
-    Returns:
-      Rows, int64, ascending.
     """
     if shots < 1:
         raise ConfigError(f"data.shots={shots}: give 1 example per class or more.")
@@ -73,7 +70,7 @@ def few_shot(
 
 
 def fraction(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Choose `share` of the examples of each class, rounded; at least one of each.
+    """Choose `share` of each class, rounded, at least one example: rows int64, ascending.
 
     >>> len(fraction(np.arange(100) % 2, 0.1, seed=0))
     10
@@ -82,9 +79,6 @@ def fraction(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
       labels: int [N].
       share: above 0, at most 1; others are a ConfigError.
       seed: of the choice.
-
-    Returns:
-      Rows, int64, ascending.
     """
     if not 0 < share <= 1:
         raise ConfigError(f"data.fraction={share}: give a share above 0 and at most 1.")

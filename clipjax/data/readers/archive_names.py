@@ -88,12 +88,10 @@ def directory(path: str | os.PathLike) -> tuple[list[zipfile.ZipInfo], os.stat_r
 def match(
     path: str | os.PathLike, infos: Sequence[zipfile.ZipInfo], wanted: Iterable[str]
 ) -> dict[str, zipfile.ZipInfo]:
-    """Map the listed names that are there to their members.
+    """Map the listed names that are there to their members, of which some must be there.
 
-    If none is found as listed, members may lie in one more folder, or outside of the domain's own.
-
-    Raises:
-      DataError: none is there; several folders hold them; two different members of one name.
+    If none is found as listed, members may lie in one more folder, or outside of the domain's own;
+    several such folders, or two different members of one name, are refused.
     """
     keys = {name: _plain(name) for name in wanted}
     files = list(_files(infos))
@@ -145,10 +143,8 @@ def _name(info: zipfile.ZipInfo) -> str | bytes:
 def _by_name(
     files: Sequence[zipfile.ZipInfo], spelt: Sequence[str | bytes], code: str
 ) -> dict[str, list[zipfile.ZipInfo]]:
-    """Map plain names to members, several where they differ in content.
-
-    Of members with the very same name the last one counts, as in every unzip.
-    """
+    """Map plain names to members, several where they differ in content."""
+    # Of members with the very same name the last one counts, as in every unzip.
     last = {info.filename: (info, name) for info, name in zip(files, spelt, strict=True)}
     found: dict[str, list[zipfile.ZipInfo]] = {}
     for info, name in last.values():

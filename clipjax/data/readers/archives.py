@@ -89,10 +89,6 @@ def open_archive(
 
     Returns:
       For each list the members that are there, and bool [N]: which they are.
-
-    Raises:
-      DataError: no zip, an incomplete one, one without any of the members, or members that are
-        encrypted or packed in another way than by deflate.
     """
     infos, state = directory(path)
     found = {info.filename: info for info in infos}

@@ -141,10 +141,7 @@ def look(
     *,
     threads: int = 4,
 ) -> Files:
-    """Ask for the present sizes and times of files, which lie in `folders` of a root.
-
-    Links are followed; threads help where a file system answers late.
-    """
+    """Ask for the present sizes and times of files in `folders` of a root; links are followed."""
     root = os.path.abspath(root)
     starts = [os.path.join(root, f, "") for f in folders]
     numbers = folder.tolist()

@@ -72,15 +72,11 @@ def is_settled(found: Found) -> bool:
 def save_index(path: pathlib.Path, found: Found) -> None:
     """Write an index; a reader sees the old one or this one, never a part."""
     header = {"format": FORMAT} | {name: getattr(found, name) for name in _HEADER}
-    arrays = {
-        "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
-        "names": np.frombuffer(found.names.packed, np.uint8),
-        "ends": found.names.ends,
-        "folder": found.folder,
-        "positions": found.positions,
-    }
+    arrays = {name: getattr(found, name) for name in ("folder", "positions")}
+    texts = {"header": json.dumps(header).encode(), "names": found.names.packed}
+    arrays |= {name: np.frombuffer(text, np.uint8) for name, text in texts.items()}
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    np.savez(content, ends=found.names.ends, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replaced(path, shared=True) as scratch, scratch.open("wb") as file:
         file.write(hashlib.sha256(content.getbuffer()).digest())

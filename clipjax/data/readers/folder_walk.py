@@ -58,11 +58,6 @@ def state(path: str) -> State:
     return State(found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
 
-def class_path(folder: tuple[str, str, str]) -> str:
-    """Return the path of (domain, split, class) relative to the root."""
-    return os.path.join(*filter(None, folder))
-
-
 class _Walk:
     """Collects findings; every method reads one level."""
 
@@ -138,7 +133,7 @@ class _Walk:
 
     def images(self, folder: tuple[str, str, str], found: _Listing) -> list[str]:
         """Return the images of a class folder, and note all else."""
-        place = class_path(folder)
+        place = os.path.join(*filter(None, folder))
         for name in found.folders:
             self.skip("a folder inside a class folder", place, name)
         images = []

@@ -12,7 +12,6 @@ from clipjax.data import splits
 from clipjax.data.dataset import Dataset, Skipped, check_domain, check_root, reasons
 from clipjax.data.readers.files import FileSource, look, unusable
 from clipjax.data.readers.folder_index import find_files
-from clipjax.data.readers.folder_walk import class_path
 from clipjax.data.readers.list_files import PLACES
 from clipjax.data.splits import WHOLE, split_of
 from clipjax.errors import DataError
@@ -71,7 +70,7 @@ class FolderDataset(Dataset):
         self.classes = tuple(sorted({name for _, _, name in self._folders}))
         number = {name: label for label, name in enumerate(self.classes)}
         self._label_of = np.array([number[name] for _, _, name in self._folders], np.int32)
-        self._paths = [class_path(folder) for folder in found.folders]
+        self._paths = [os.path.join(*filter(None, folder)) for folder in found.folders]
         self._files = look(self.root, self._paths, found.folder, found.names)
         self.skipped = (*(Skipped(*entry) for entry in found.skipped), *unusable(self._files))
 

@@ -51,9 +51,7 @@ def read_list(file: str | os.PathLike) -> Lines:
     The first line decides the separator. Paths may hold spaces; fields may be quoted. A header may
     name the columns, in any order and with others between them: those of paths and labels
     (`filepath`, `image`, ..., `class`, `target`, ...), and `split` and `domain`.
-
-    Raises:
-      DataError: the file cannot be read, or it is not clear what a line or a column means.
+    A line or a column whose meaning is not clear is refused.
     """
     file = pathlib.Path(file)
     name, text = shown(file), read_text(file)

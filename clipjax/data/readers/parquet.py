@@ -137,8 +137,8 @@ class ParquetDataset(Dataset):
         given, part = self._part(domain, split)
         rows = part[self._usable[part]]
         if not len(rows):
-            counts = {reason: int(mask[part].sum()) for reason, mask in self._reasons.items()}
-            why = ", ".join(f"{reason} in {count}" for reason, count in counts.items() if count)
+            counts = ((reason, int(mask[part].sum())) for reason, mask in self._reasons.items())
+            why = ", ".join(f"{reason} in {count}" for reason, count in counts if count)
             place = f"domain {domain!r}, {split}, of {shown(self.root)}"
             raise DataError(f"no usable row in {place} ({why}); complete or take out its files.")
         labels, shares = self._labels[rows], self.fractions

@@ -48,11 +48,7 @@ class Column(NamedTuple):
         return Column(codes, list(map(str, values.tolist())), True)
 
     def numbered(self, names: Sequence[str], where: str, table: str) -> Column:
-        """Turn texts, or numbers without names, into numbers of the named classes of a table.
-
-        Raises:
-          DataError: a text that no class belongs to, or two.
-        """
+        """Turn texts, or numbers without names, into numbers of the named classes of a table."""
 
         def refuse(label: str, fault: str) -> NoReturn:
             raise DataError(f"{where}: label {brief(label)!r} {fault}.")
@@ -119,8 +115,8 @@ class Schema:
     def label(self, wanted: str) -> str:
         """Return the column of labels: the one wanted, or found by its name or kind."""
         usual = [name for name in LABEL_NAMES if name in self.names]
-        noted = [n for n in self.names if self._feature(n, "ClassLabel").get("names")]
-        noted = [name for name in noted if name != "domain"]
+        others = (name for name in self.names if name != "domain")
+        noted = [name for name in others if self._feature(name, "ClassLabel").get("names")]
         found = wanted or next(iter(usual or (noted if len(noted) == 1 else [])), LABEL_NAMES[0])
         self.check(found)
         return found
@@ -222,8 +218,7 @@ def imageless_rows(file: Any, schema: Any, image: str) -> tuple[list[str], np.nd
     for group in range(file.num_row_groups):
         meta = file.metadata.row_group(group)
         columns = [meta.column(c) for c in range(meta.num_columns)]
-        found = next(c for c in columns if c.path_in_schema == leaves[0])
-        counted = found.statistics if found.is_stats_set else None
+        counted = next(c for c in columns if c.path_in_schema == leaves[0]).statistics
         if counted is not None and counted.has_null_count and not counted.null_count:
             masks.append(np.zeros(meta.num_rows, bool))
         else:

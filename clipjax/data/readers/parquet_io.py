@@ -69,10 +69,7 @@ def find_shards(root: pathlib.Path) -> list[Shard]:
 
 
 def begins_parquet(root: pathlib.Path) -> bool:
-    """Look for Parquet files at a root; it does not take long where images are many.
-
-    It reaches `x.parquet`, `domain/x.parquet` and `domain/test/x.parquet`.
-    """
+    """Look for Parquet files at a root, down to `domain/test/x.parquet`; quick for many images."""
     if any(root.glob("*.parquet")) or any(root.glob("*/*.parquet")):
         return True
     for folder in (f for f in root.glob("*/*") if split_of(f.name) or f.name.lower() in NO_DOMAIN):

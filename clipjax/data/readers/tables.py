@@ -100,10 +100,7 @@ def find_columns(first: Row, second: Row | None, mark: str, name: str) -> Column
     """Find which column holds what, from the first two rows.
 
     A first line without an image's name is a header if the second has one. Of two columns paths
-    come first unless a name or the header shows otherwise; more need a header.
-
-    Raises:
-      DataError: more than two columns without a header that is clear.
+    come first unless a name or the header shows otherwise; more need a clear header.
     """
     line, fields = first
     meanings = list(map(_meaning, fields))

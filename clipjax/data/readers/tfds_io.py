@@ -36,14 +36,11 @@ class Builder(NamedTuple):
 
 
 def read_builder(folder: str) -> Builder:
-    """Read a builder's metadata.
-
-    Raises:
-      DataError: not ArrayRecord, damaged metadata, no image or no label, unknown splits.
-    """
+    """Read a builder's metadata; it must be ArrayRecord, with an image and a label."""
     import tensorflow_datasets as tfds
 
-    info = _open(folder).info
+    with reading(folder):
+        info = tfds.builder_from_directory(folder).info
     formats = {f.value for f in info.available_file_formats()}
     if "array_record" not in formats:
         raise DataError(
@@ -62,13 +59,6 @@ def read_builder(folder: str) -> Builder:
     counts = {ours: sizes[own] for ours, own in splits.items()}
     classes = check_class_names(info.features[label].names, f"label {label!r} of {folder}")
     return Builder(folder, info.full_name, image, label, classes, splits, counts)
-
-
-def _open(folder: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    with reading(folder):
-        return tfds.builder_from_directory(folder)
 
 
 def reading(what: str) -> contextlib.AbstractContextManager[None]:
@@ -112,8 +102,8 @@ class Records:
         import tensorflow_datasets as tfds
 
         kind = {"deserialize_method": tfds.decode.DeserializeMethod.RAW_BYTES}
-        opened = _open(self.builder.folder)
         with reading(self.builder.folder):
+            opened = tfds.builder_from_directory(self.builder.folder)
             data = opened.as_data_source(self.split, file_format="array_record", **kind)
             files = [f.filename for f in opened.info.splits[self.split].file_instructions]
         parser = lambda name: tfds.features.FeaturesDict({name: opened.info.features[name]})
