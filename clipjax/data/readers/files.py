@@ -136,8 +136,8 @@ class Files:
 def look(
     root: str | os.PathLike,
     folders: Sequence[str],
-    folder: np.ndarray,
-    names: Names,
+    folder: np.ndarray,  # int32 [N], of each file
+    names: Names,  # [N]
     *,
     threads: int = 4,
 ) -> Files:

@@ -68,10 +68,7 @@ class _Walk:
         self.repeatable = True
 
     def list(self, *parts: str) -> _Listing:
-        """List a directory below the root, and remember its state.
-
-        Links are followed, hidden and system files left out.
-        """
+        """List a directory, links followed, without hidden and system files; note its state."""
         relative = os.path.join("", *filter(None, parts))
         path, found = os.path.join(self.root, relative), _Listing([], [], [])
         with reachable(path, "listed"):
@@ -148,10 +145,7 @@ class _Walk:
 
 
 def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
-    """Find every image below a folder of domains.
-
-    Threads list class folders; they help where a file system answers late.
-    """
+    """Find every image below a folder of domains; threads help where a file system is slow."""
     began, at = time.time_ns(), _Walk(os.path.abspath(root))
     domains = tuple(at.enter().folders)
     folders = tuple(f for domain in domains for f in at.classes(domain))

@@ -107,8 +107,8 @@ def _check_filled(root: pathlib.Path, domains: Sequence[str]) -> None:
     """Raise DataError if a root without folders of domains holds zips without lists, or nothing."""
     if archives := sorted(f for f in root.iterdir() if f.suffix.lower() == ".zip"):
         fault = f"{shown(root)} holds {len(archives)} zips, which are read by their lists"
-        lists = f"{archives[0].stem}_train.txt and so on (DomainNet offers them beside its zips)"
-        raise DataError(f"{fault}, and no lists: add {lists}, or unpack the zips.")
+        lists = f"{archives[0].stem}_train.txt and so on (DomainNet offers them)"
+        raise DataError(f"{fault}, and no lists: put {lists} beside them, or unpack them.")
     if not domains:
         raise DataError(f"data.root {shown(root)!r} is empty; give domain/class/image folders.")
 

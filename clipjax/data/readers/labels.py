@@ -65,21 +65,23 @@ def class_numbers(
     named = {t: k for t, k in named.items() if k is not None}
     counted = {t: v for t, v in values.items() if v is not None and 0 <= v < len(names)}
     both = len(named) == len(counted) == len(values)
-    for text in (text for text in values if both and named[text] != counted[text]):
+    if doubtful := [text for text in values if both and named[text] != counted[text]]:
+        text = doubtful[0]
         other = f"number {values[text]} of {table}, which is {names[values[text]]!r}"
         remedy = "give the classes names that are no numbers"
         refuse(text, f"may be {other}, or the class that is called {text!r}; {remedy}")
     numbered = len(named) < len(values) and all(map(is_number, values))
     numbers = counted if numbered else named
-    for text in (text for text in values if text not in numbers):
-        if not numbered:
-            refuse(text, f"is not in {table}; correct either")
-        if fractions := [text for text, value in values.items() if value is None]:
-            refuse(fractions[0], "is no whole number of a class; correct it")
+    unknown = [text for text in values if text not in numbers]
+    if unknown and not numbered:
+        refuse(unknown[0], f"is not in {table}; correct either")
+    if fractions := [text for text in unknown if values[text] is None]:
+        refuse(fractions[0], "is no whole number of a class; correct it")
+    if unknown:
         remedy = "correct either"
         if (min(values.values()), max(values.values())) == (1, len(names)):
             remedy = f"labels run from 1 to {len(names)}: number them from 0"
-        refuse(text, f"is not within 0 and {len(names) - 1}, as {table} says; {remedy}")
+        refuse(unknown[0], f"is not within 0 and {len(names) - 1}, as {table} says; {remedy}")
     return numbers, numbered
 
 
@@ -117,13 +119,16 @@ def number_labels(
 
 def _refuse(lists: Sequence[Lines], texts: Collection[str], fault: str) -> None:
     """Raise DataError for the first line with one of these labels, if there are any."""
-    places = ((lines, i) for lines in lists for i, t in enumerate(lines.labels) if t in texts)
-    for lines, i in places if texts else ():
-        raise DataError(f"{lines.at(i)}: label {brief(lines.labels[i])!r} {fault}.")
+    for lines in lists if texts else ():
+        for i, text in enumerate(lines.labels):
+            if text in texts:
+                raise DataError(f"{lines.at(i)}: label {brief(text)!r} {fault}.")
 
 
 def _check_single_labels(lines: Lines, numbers: np.ndarray) -> None:
     """Raise DataError if one image has two classes, as in lists of boxes or of many labels."""
+    if len(set(lines.paths)) == len(lines.paths):
+        return
     first: dict[str, int] = {}
     for i, path in enumerate(lines.paths):
         known = first.setdefault(path, i)

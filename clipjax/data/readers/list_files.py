@@ -50,8 +50,8 @@ def read_list(file: str | os.PathLike) -> Lines:
 
     The first line decides the separator. Paths may hold spaces; fields may be quoted. A header may
     name the columns, in any order and with others between them: those of paths and labels
-    (`filepath`, `image`, ..., `class`, `target`, ...), and `split` and `domain`.
-    A line or a column whose meaning is not clear is refused.
+    (`filepath`, `image`, ..., `class`, `target`, ...), and `split` and `domain`. A DataError names
+    the line that is not clear.
     """
     file = pathlib.Path(file)
     name, text = shown(file), read_text(file)

@@ -85,11 +85,9 @@ class ListDataset(Dataset):
         folder = list_files.find_folder(self.root, lists, doubtful=True)
         found = list_files.find_lists(folder) if folder else {}
         if not found:
-            lists = (
-                "DOMAIN_train.txt and DOMAIN_test.txt, or DOMAIN_list.txt, of lines `path label`"
-            )
-            place = f"{shown(folder or self.root)} holds no list files"
-            raise DataError(f"{place}; add {lists} (DomainNet offers them beside its zips).")
+            names = "DOMAIN_train.txt and DOMAIN_test.txt, or DOMAIN_list.txt"
+            fault = f"{shown(folder or self.root)} holds no list files; expected {names}"
+            raise DataError(f"{fault}, of lines `path label` (DomainNet offers them).")
         files = [(domain, split, file) for domain in found for split, file in found[domain].items()]
         parts: dict[tuple[str, str], Lines] = {}
         for named_after, split_of_all, file in files:
