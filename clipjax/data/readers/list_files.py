@@ -212,5 +212,6 @@ def class_names(*folders: pathlib.Path) -> tuple[str, ...]:
         name = class_name(line)
         if not name or (known := first.setdefault(name, number)) < number:
             fault = f"names {name!r} again, as line {known} does" if name else "is empty"
-            raise DataError(f"{shown(file)}, line {number} {fault}; give it a different one.")
+            place = f"{shown(file)}, line {number}"
+            raise DataError(f"{place} {fault}; give each line a name, each a different one.")
     return tuple(first)
