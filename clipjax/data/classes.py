@@ -1,94 +1,85 @@
-"""Classes of source, target and evaluation domains, matched by name."""
+"""Matches the classes of source, target and evaluation domains by name."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from clipjax.data.dataset import Dataset, Example, Source, check_domain
+from clipjax.data.dataset import Dataset, Example, Source, check_domain, digest
+from clipjax.data.subset import Subset
 from clipjax.errors import ConfigError
 from clipjax.io.texts import nfc, some
 
 HOW = ("closed", "intersection")
-REMEDY = "Set data.classes=intersection to use the classes that source and target share"
 
 
 def match_classes(
     dataset: Dataset, source: str, target: str, domains: Iterable[str], how: str = "closed"
 ) -> tuple[Dataset, list[str]]:
-    """The dataset with the classes that a run trains and evaluates on.
+    """Restrict a dataset to the classes that a run trains and evaluates on.
 
-    Where nothing has to go, this is `dataset` itself, so that nothing cached under its sources'
-    names is lost.
+    Where all classes are kept, the result is `dataset` itself, so that features cached under its
+    sources' names stay valid.
 
     Args:
-      dataset: what was opened; its domains may declare different classes.
+      dataset: its domains may declare different classes.
       source: labelled domain.
       target: domain that training adapts to.
-      domains: what is evaluated.
-      how: "closed" wants the same classes in source and target, and none in `domains` that the
+      domains: those evaluated.
+      how: "closed" requires the same classes in source and target, and none in `domains` that the
         source lacks; "intersection" keeps what source and target share.
 
     Returns:
-      A dataset, and sentences on what differs, to be shown to the user.
+      A dataset, and sentences for the user on what differs.
 
     Raises:
-      ConfigError: classes that differ under "closed", fewer than two shared ones, an unknown
-        domain or `how`.
+      ConfigError: "closed" classes that differ, fewer than two shared, unknown domain or `how`.
     """
     if how not in HOW:
         raise ConfigError(f"data.classes is {how!r}; known: {', '.join(HOW)}.")
     source, target = nfc(source), nfc(target)
-    domains = tuple(dict.fromkeys((source, target, *map(nfc, domains))))
-    for domain in domains:
-        check_domain(dataset, domain)
-    declared = {domain: set(dataset.classes_of(domain)) for domain in domains}
+    names = dict.fromkeys(check_domain(dataset, name) for name in (source, target, *domains))
+    declared = {domain: set(dataset.classes_of(domain)) for domain in names}
     if how == "closed":
-        _refuse_differences(dataset, source, target, declared)
+        _check_closed(dataset, source, target, declared)
     shared = declared[source] & declared[target]
     kept = tuple(name for name in dataset.classes if name in shared)
     if len(kept) < 2:
-        raise ConfigError(
-            f"{source!r} and {target!r} share {len(kept)} of their classes by name; at least two "
-            f"are needed.{_spelling(declared[source], declared[target])}"
-        )
-    for domain in domains:
-        if not declared[domain] & shared:
-            raise ConfigError(
-                f"domain {domain!r} has none of the {len(kept)} classes that {source!r} and "
-                f"{target!r} share; leave it out of the evaluation."
-            )
+        fault = f"{source!r} and {target!r} share {len(kept)} of their classes by name"
+        hint = _spelling(declared[source], declared[target])
+        raise ConfigError(f"{fault}; at least two are needed.{hint}")
+    for domain, names in declared.items():
+        if not names & shared:
+            fault = f"domain {domain!r} has none of the {len(kept)} classes that {source!r} and"
+            raise ConfigError(f"{fault} {target!r} share; leave it out of the evaluation.")
     notes = _notes(dataset, kept, declared)
     return (dataset if kept == tuple(dataset.classes) else ClassSubset(dataset, kept)), notes
 
 
-def _refuse_differences(
+def _check_closed(
     dataset: Dataset, source: str, target: str, declared: dict[str, set[str]]
 ) -> None:
-    """Raises ConfigError where the classes of a closed set differ."""
-    ordered = lambda names: [name for name in dataset.classes if name in names]
+    """Raise ConfigError if the classes of a closed set differ."""
     for domain, names in declared.items():
-        extra, lacking = names - declared[source], declared[source] - names
-        if domain != target:
-            lacking = set()  # an evaluation domain may lack classes
-        if not extra and not lacking:
-            continue
+        extra = names - declared[source]
+        lacking = declared[source] - names if domain == target else set()  # others may lack some
         parts = [
-            f"{len(only)} only in {where!r} ({some(ordered(only))})"
+            f"{len(only)} only in {where!r} ({some(n for n in dataset.classes if n in only)})"
             for where, only in ((source, lacking), (domain, extra))
             if only
         ]
-        raise ConfigError(
-            f"the classes of {source!r} and {domain!r} differ: {'; '.join(parts)}."
-            f"{_spelling(lacking or declared[source], extra)} {REMEDY}."
-        )
+        if parts:
+            hint = _spelling(lacking or declared[source], extra)
+            raise ConfigError(
+                f"the classes of {source!r} and {domain!r} differ: {'; '.join(parts)}.{hint} Set "
+                "data.classes=intersection to use the classes that source and target share."
+            )
 
 
 def _notes(dataset: Dataset, kept: Sequence[str], declared: dict[str, set[str]]) -> list[str]:
-    """Notes on classes left out, and on domains that lack classes kept."""
+    """Say which classes are left out, and which domains lack classes kept."""
     notes = []
     everything = set().union(*declared.values())
     if len(kept) < len(everything):
@@ -102,7 +93,7 @@ def _notes(dataset: Dataset, kept: Sequence[str], declared: dict[str, set[str]])
 
 
 def _spelling(one: set[str], other: set[str]) -> str:
-    """A hint at names that would match but for case, spaces, hyphens and underscores."""
+    """Hint at names that would match but for case, spaces, hyphens and underscores."""
     plain = lambda name: re.sub(r"[\W_]+", "", name).lower()
     ours = {plain(name): name for name in sorted(one)}
     pairs = [(ours[plain(n)], n) for n in sorted(other) if ours.get(plain(n), n) != n]
@@ -112,48 +103,37 @@ def _spelling(one: set[str], other: set[str]) -> str:
     return f" But for their spelling, {shown} would match: rename one of each."
 
 
-class ClassSubset:
-    """A dataset of which only some classes are used, numbered anew in the order of `classes`."""
+class ClassSubset(Dataset):
+    """A dataset restricted to some classes, renumbered in the order of `classes`."""
 
     def __init__(self, dataset: Dataset, classes: Sequence[str]):
         self._dataset, self.classes = dataset, tuple(classes)
         self.name, self.domains, self.skipped = dataset.name, dataset.domains, dataset.skipped
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
-        """The kept classes that this domain declares."""
         declared = set(self._dataset.classes_of(domain))
         return tuple(name for name in self.classes if name in declared)
 
     def has_split(self, split: str) -> bool:
-        """Whether every domain has this split."""
         return self._dataset.has_split(split)
 
     def source(self, domain: str, split: str) -> ClassSubsetSource:
-        """The examples of a domain and split whose class is kept."""
         return ClassSubsetSource(self._dataset.source(domain, split), self.classes)
 
 
-class ClassSubsetSource:
-    """The examples of a source that are of `classes`, relabelled 0 .. K - 1 in that order."""
+class ClassSubsetSource(Subset):
+    """The examples of a source whose class is in `classes`, relabelled 0 .. K - 1 in that order."""
 
     def __init__(self, source: Source, classes: Sequence[str]):
         number = {name: k for k, name in enumerate(classes)}
         renumbered = np.array([number.get(name, -1) for name in source.classes], np.int32)
         labels = renumbered[np.asarray(source.labels)]
-        self._source, self._rows = source, np.flatnonzero(labels >= 0)
-        self.labels, self.classes = labels[self._rows], tuple(classes)
-        self.domain, self.split = source.domain, source.split
-        if (groups := getattr(source, "groups", None)) is not None:  # `clipjax.data.joined`
-            self.groups = groups[self._rows]
-
-    def __len__(self) -> int:
-        return len(self._rows)
+        super().__init__(source, np.flatnonzero(labels >= 0))
+        self.labels, self.classes = labels[self.rows], tuple(classes)
 
     def __getitem__(self, index: int) -> Example:
-        example = self._source[int(self._rows[index])]
-        return example._replace(label=int(self.labels[index]))
+        return super().__getitem__(index)._replace(label=int(self.labels[index]))
 
     def __repr__(self) -> str:
-        names = "\n".join(self.classes).encode("utf-8", "surrogateescape")
-        digest = hashlib.sha256(names).hexdigest()[:16]
-        return f"ClassSubset({self._source!r}, {len(self.classes)} classes {digest})"
+        names = digest(["\n".join(self.classes)])
+        return f"ClassSubset({self.source!r}, {len(self.classes)} classes {names})"

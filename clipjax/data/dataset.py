@@ -1,13 +1,10 @@
-"""Where images come from. Nothing else in the code knows.
-
-A `Dataset` names its domains, classes and splits and opens one `Source` per domain and split. A
-`Source` is a sequence of examples with labels known before any image is decoded.
-"""
+"""The interfaces of datasets and sources of images, and those over arrays in memory."""
 
 from __future__ import annotations
 
 import collections
 import hashlib
+import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +19,7 @@ from clipjax.io.texts import check_class_names, nfc, shown, some
 
 
 class Example(NamedTuple):
-    """One image, still encoded, and what is known of it."""
+    """One image, still encoded."""
 
     image: bytes | np.ndarray  # encoded file, or uint8 [H, W, 3]
     label: int
@@ -30,31 +27,27 @@ class Example(NamedTuple):
 
 
 class Skipped(NamedTuple):
-    """A file that looked like an image and is not used."""
+    """A file that looks like an image and is not used."""
 
     name: str
     reason: str
 
 
 def reasons(skipped: Iterable[Skipped]) -> str:
-    """How many were skipped for which reason, the most frequent first; at most five reasons.
+    """Count the skipped files by reason, the five most frequent reasons first.
 
     >>> reasons([Skipped("a", "empty"), Skipped("b", "not read (.heic)"), Skipped("c", "empty")])
     '2 empty; 1 not read (.heic)'
     """
     counts = collections.Counter(entry.reason for entry in skipped).most_common()
-    some = [f"{number:,} {reason}" for reason, number in counts[:5]]
     rest = sum(number for _, number in counts[5:])
-    return "; ".join([*some, f"{rest:,} for other reasons"] if rest else some)
+    listed = counts[:5] + [("for other reasons", rest)] * (rest > 0)
+    return "; ".join(f"{number:,} {reason}" for reason, number in listed)
 
 
 def check_root(root: str | os.PathLike, wanted: str) -> pathlib.Path:
-    """The root of a dataset as a path, `~` replaced.
-
-    Raises:
-      DataError: it is no folder; give `wanted`, says the message.
-    """
-    _check_local(root, "root")
+    """Return the root with `~` expanded; raise DataError, asking for `wanted`, if not a folder."""
+    check_local(root, "root")
     path = pathlib.Path(root).expanduser()
     if not path.is_dir():
         fault = "is a file" if path.exists() else "does not exist"
@@ -63,52 +56,70 @@ def check_root(root: str | os.PathLike, wanted: str) -> pathlib.Path:
     return path
 
 
-def _check_local(path: str | os.PathLike, field: str) -> None:
+def check_local(path: str | os.PathLike, field: str) -> None:
+    """Raise DataError if the path in this field of the config is in an object store."""
     if is_remote(path):
-        raise DataError(
-            f"data.{field} {os.fspath(path)!r} is in an object store, and data are read from a "
-            "disk of this machine; copy or mount them."
-        )
+        fault = f"data.{field} {os.fspath(path)!r} is in an object store"
+        raise DataError(f"{fault}; copy or mount it here.")
+
+
+def check_labels(labels: np.ndarray, count: int, where: str) -> None:
+    """Raise DataError unless labels number `count` classes."""
+    if len(labels) and not 0 <= labels.min() <= labels.max() < count:
+        fault = f"run from {labels.min()} to {labels.max()}, but it has {count} classes"
+        raise DataError(f"the labels of {where} {fault}; number them 0 .. {count - 1}.")
+
+
+def digest(parts: Iterable[str | bytes]) -> str:
+    """Hash texts and bytes, one after the other, into 16 hexadecimal digits."""
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part)
+    return found.hexdigest()[:16]
 
 
 class Source(Protocol):
-    """A sequence of examples of one domain and split. Picklable: worker processes read it."""
+    """A picklable sequence of examples of one domain and split, with labels known before decoding.
+
+    Its repr is stable over processes: it keys the feature cache and grain's iterator state.
+    """
 
     domain: str
     split: str
     classes: tuple[str, ...]
     labels: np.ndarray  # int32 [N]
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> Example: ...
 
-    def __repr__(self) -> str:
-        """Stable over processes: it keys the feature cache and grain's iterator state."""
-        ...
-
 
 class Dataset(Protocol):
-    """Several domains over one list of classes."""
+    """Several domains over one list of classes.
+
+    By default all declare all classes, and missing splits are dealt out of others.
+    """
 
     name: str
     domains: tuple[str, ...]
     classes: tuple[str, ...]  # of all domains, numbered as labels are
-    skipped: tuple[Skipped, ...]  # what was passed over before any image was decoded
+    skipped: tuple[Skipped, ...]  # files left out before decoding
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
-        """The classes that this domain declares, a part of `classes`."""
-        ...
+        """Return the classes that this domain declares, a part of `classes`."""
+        check_domain(self, domain)
+        return self.classes
 
     def has_split(self, split: str) -> bool:
-        """Whether every domain has this split."""
-        ...
+        """Return whether every domain has this split."""
+        return split in SPLITS
 
     def source(self, domain: str, split: str) -> Source: ...
 
 
-class ArraySource:
-    """A source over what is already in memory.
+class ArraySource(Source):
+    """A source over images in memory.
 
     >>> import numpy as np
     >>> images = np.zeros((2, 8, 8, 3), np.uint8)
@@ -133,30 +144,21 @@ class ArraySource:
         self.names = names or [f"{domain}/{split}/{i}" for i in range(len(images))]
         if len(images) != len(self.labels):
             raise DataError(f"{len(images)} images but {len(self.labels)} labels; give one each.")
-        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(classes):
-            raise DataError(
-                f"labels run from {self.labels.min()} to {self.labels.max()}, but there are "
-                f"{len(classes)} classes; labels must be 0 .. {len(classes) - 1}."
-            )
-
-    def __len__(self) -> int:
-        return len(self.labels)
+        check_labels(self.labels, len(classes), f"the source {domain}/{split}")
 
     def __getitem__(self, index: int) -> Example:
         return Example(self.images[index], int(self.labels[index]), self.names[index])
 
     def __repr__(self) -> str:
-        digest = hashlib.sha256(self.labels.tobytes())
-        for image in self.images:
-            if not isinstance(image, bytes):  # 2 x 6 pixels are not 3 x 4
-                digest.update(f"{image.shape}{image.dtype}".encode())
-            digest.update(image if isinstance(image, bytes) else image.tobytes())
-        digest.update("\n".join(self.classes).encode("utf-8", "surrogateescape"))
-        return f"ArraySource({self.domain}/{self.split}, n={len(self)}, {digest.hexdigest()[:16]})"
+        # Shapes tell 2 x 6 pixels from 3 x 4.
+        plain = lambda x: f"{x.shape}{x.dtype}".encode() + x.tobytes()
+        images = (x if isinstance(x, bytes) else plain(x) for x in self.images)
+        key = digest(itertools.chain([self.labels.tobytes()], images, ["\n".join(self.classes)]))
+        return f"ArraySource({self.domain}/{self.split}, n={len(self)}, {key})"
 
 
-class ArrayDataset:
-    """Arrays, or any other sources, of several domains as one dataset.
+class ArrayDataset(Dataset):
+    """Sources of several domains as one dataset.
 
     >>> images = np.zeros((2, 8, 8, 3), np.uint8)
     >>> photos = ArraySource(images, [0, 1], classes=("cat", "dog"), domain="photo")
@@ -165,11 +167,8 @@ class ArrayDataset:
     (('photo',), False, 2)
 
     Args:
-      parts: domain -> split -> source; all with the same classes.
-      name: what messages and results call it.
-
-    Raises:
-      DataError: no parts, or one whose classes, domain or split is another than its place says.
+      parts: domain -> split -> source of that domain and split; all with the same classes.
+      name: of the dataset, in messages and results.
     """
 
     skipped: tuple[Skipped, ...] = ()
@@ -183,48 +182,30 @@ class ArrayDataset:
         self.classes = tuple(next(iter(self._parts.values())).classes)
         for (domain, split), source in self._parts.items():
             if (source.domain, source.split) != (domain, split):
-                raise DataError(
-                    f"the source given as {domain}/{split} calls itself {source.domain}/"
-                    f"{source.split}; make it with the same domain and split."
-                )
-            if tuple(source.classes) != self.classes:
-                raise DataError(
-                    f"{domain}/{split} has other classes than the sources before it; give all the "
-                    "same classes in the same order."
-                )
-
-    def classes_of(self, domain: str) -> tuple[str, ...]:
-        """All classes: arrays share one numbering."""
-        check_domain(self, domain)
-        return self.classes
+                fault = f"calls itself {source.domain}/{source.split}; make it with the same names"
+            elif tuple(source.classes) != self.classes:
+                fault = "has other classes than the first; give all the same in the same order"
+            else:
+                continue
+            raise DataError(f"the source given as {domain}/{split} {fault}.")
 
     def has_split(self, split: str) -> bool:
-        """Whether every domain has this split."""
         return all((domain, split) in self._parts for domain in self.domains)
 
     def source(self, domain: str, split: str) -> Source:
-        """The source that was given for a domain and split."""
         domain = check_domain(self, domain)
         if (domain, split) not in self._parts:
             given = [s for d, s in self._parts if d == domain]
-            raise DataError(
-                f"domain {domain!r} of {self.name} has no {split} split; it has "
-                f"{', '.join(given) or 'none'}."
-            )
+            has = ", ".join(given) or "none"
+            raise DataError(f"domain {domain!r} of {self.name} has no {split} split; it has {has}.")
         return self._parts[domain, split]
 
 
 def check_domain(dataset: Dataset, domain: str) -> str:
-    """The name of a domain as the dataset has it, in NFC.
-
-    Raises:
-      ConfigError: there is none of this name; those there are.
-    """
+    """Return the name of a domain in NFC; raise ConfigError if there is no such domain."""
     if (name := nfc(domain)) not in dataset.domains:
-        raise ConfigError(
-            f"dataset {dataset.name!r} has no domain {domain!r}; domains: "
-            f"{some(dataset.domains, 20)}."
-        )
+        known = some(dataset.domains, 20)
+        raise ConfigError(f"dataset {dataset.name!r} has no domain {domain!r}; domains: {known}.")
     return name
 
 
@@ -232,14 +213,13 @@ Part = tuple[str, str]  # (domain, split)
 
 
 def open_parts(dataset: Dataset) -> tuple[dict[Part, Source], dict[Part, str]]:
-    """Every split of every domain: those there are, and of the others why not."""
-    found, closed = {}, {}
-    for domain in dataset.domains:
-        for split in SPLITS:
-            try:
-                source = dataset.source(domain, split)
-                np.asarray(source.labels)  # a source may open its files only for these
-                found[domain, split] = source
-            except Exception as error:
-                closed[domain, split] = sentence(error)
-    return found, closed
+    """Open every split of every domain: the sources, and the errors of those that fail."""
+    found, failed = {}, {}
+    for domain, split in itertools.product(dataset.domains, SPLITS):
+        try:
+            source = dataset.source(domain, split)
+            np.asarray(source.labels)  # a source may open its files only for these
+            found[domain, split] = source
+        except Exception as error:
+            failed[domain, split] = sentence(error)
+    return found, failed

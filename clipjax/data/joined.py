@@ -1,17 +1,16 @@
-"""Several domains as one more: what a study with several source domains trains on."""
+"""Several domains as one more: the source of a study with several source domains."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data.dataset import Dataset, Example, Source, check_domain
+from clipjax.data.dataset import Dataset, Example, Source, check_domain, digest
 
 
-class JoinedDataset:
-    """A dataset with one more domain, the examples of some of its own one after the other.
+class JoinedDataset(Dataset):
+    """A dataset with one more domain, `name`: the examples of some of its own, one by one.
 
     >>> from clipjax.data.dataset import ArrayDataset, ArraySource
     >>> image = np.zeros((1, 8, 8, 3), np.uint8)
@@ -19,11 +18,6 @@ class JoinedDataset:
     >>> dataset = JoinedDataset(ArrayDataset({"a": make("a"), "b": make("b")}), ("a", "b"), "a+b")
     >>> dataset.domains, dataset.source("a+b", "train").groups.tolist()
     (('a', 'b', 'a+b'), [0, 1])
-
-    Args:
-      dataset: with the domains.
-      domains: those that are joined.
-      name: of the new one.
     """
 
     def __init__(self, dataset: Dataset, domains: Sequence[str], name: str):
@@ -33,29 +27,23 @@ class JoinedDataset:
         self.domains = (*dataset.domains, name)
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
-        """The classes that a domain declares; of the joined one those of any."""
+        """Return the classes that a domain declares; for the joined one those of any."""
         if domain != self._name:
             return self._dataset.classes_of(domain)
         declared = {name for each in self._joined for name in self._dataset.classes_of(each)}
         return tuple(name for name in self.classes if name in declared)
 
     def has_split(self, split: str) -> bool:
-        """Whether every domain has this split."""
         return self._dataset.has_split(split)
 
     def source(self, domain: str, split: str) -> Source:
-        """The examples of a domain and split."""
         if domain != self._name:
             return self._dataset.source(domain, split)
         return JoinedSource([self._dataset.source(d, split) for d in self._joined], domain)
 
 
-class JoinedSource:
-    """Several sources of one split, one after the other.
-
-    Attributes:
-      groups: int32 [N], which of them an example is of.
-    """
+class JoinedSource(Source):
+    """Several sources of one split, one after the other; `groups`, int32 [N], numbers them."""
 
     def __init__(self, sources: Sequence[Source], domain: str):
         self._sources, self.domain = tuple(sources), domain
@@ -65,19 +53,15 @@ class JoinedSource:
         self.groups = np.repeat(np.arange(len(sources), dtype=np.int32), lengths)
         self._starts = np.cumsum([0, *lengths])
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def __getitem__(self, index: int) -> Example:
         group = int(self.groups[index])
         return self._sources[group][int(index - self._starts[group])]
 
     def __repr__(self) -> str:
-        """Stable over processes, as those of the sources are."""
-        names = "\n".join(map(repr, self._sources)).encode("utf-8", "surrogateescape")
-        return f"Joined({self.domain}/{self.split}, {hashlib.sha256(names).hexdigest()[:16]})"
+        sources = digest(["\n".join(map(repr, self._sources))])
+        return f"Joined({self.domain}/{self.split}, {sources})"
 
 
 def groups_of(source: Source) -> np.ndarray | None:
-    """Which domain of several each example is of, int32 [N]; None where there is one."""
+    """Return the domain, of several, that each example is of, int32 [N]; None for one domain."""
     return getattr(source, "groups", None)

@@ -1,9 +1,9 @@
-"""Which split an example belongs to: the given one, or one that a hash of its name decides."""
+"""Assigns examples to splits: as given, or by a hash of their names."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -18,22 +18,16 @@ _WORDS |= {word: "val" for word in ("val", "valid", "validation", "dev")}
 
 
 def check_fractions(fractions: Sequence[float]) -> tuple[float, ...]:
-    """The shares of train, val and test.
-
-    Raises:
-      ConfigError: not three shares, one below zero, or all zero.
-    """
+    """Return three shares as floats; raise ConfigError if one is below zero, or all are zero."""
     shares = tuple(float(share) for share in fractions)
     if len(shares) != len(SPLITS) or not all(s >= 0 for s in shares) or not 0 < sum(shares) < 1e9:
-        raise ConfigError(
-            f"data.fractions is {tuple(fractions)}; it needs three shares, of train, val and test, "
-            "like (0.6, 0.1, 0.3)."
-        )
+        given = tuple(fractions)
+        raise ConfigError(f"data.fractions is {given}; give three shares like (0.6, 0.1, 0.3).")
     return shares
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder, file or TFDS split of this name is; None for any other name.
+    """Return the split that a folder, file or TFDS split is named after; None for other names.
 
     >>> split_of("Validation"), split_of("dev"), split_of("cat")
     ('val', 'val', None)
@@ -42,36 +36,27 @@ def split_of(name: str) -> str | None:
 
 
 def positions(keys: Iterable[str]) -> np.ndarray:
-    """float64 [N]: where between 0 and 1 a hash of each key falls, the same on every machine.
-
-    Keys count in NFC, as a file's name may be in another form after a way over macOS.
-    """
+    """Hash each key, in NFC, to a position between 0 and 1, float64 [N]."""
     encoded = (nfc(key).encode("utf-8", "surrogateescape") for key in keys)
     digests = b"".join(hashlib.sha256(key).digest()[:8] for key in encoded)
     return np.frombuffer(digests, ">u8") / 2**64
 
 
 def file_key(folder: str, name: str) -> str:
-    """The key of an image file for `positions`: its class folder and its name alone.
-
-    So adding files moves no others.
-    """
+    """Return the key of an image for `positions`: adding files to its class folder moves none."""
     return f"{folder}/{name}"
 
 
 def origin(split: str, given: Collection[str]) -> tuple[str, tuple[str, ...]]:
-    """The given part that holds a split, and all splits that are dealt out of that part.
+    """Return the given part that holds a split, and all splits that are dealt out of that part.
 
-    Data given as a whole (`WHOLE`) is dealt to every split. Otherwise what is missing comes out of
-    train; out of the first given split where there is no train.
+    Data given as a whole (`WHOLE`) is dealt to every split. Otherwise missing splits come out of
+    train, or out of the first given split where there is no train.
 
     >>> origin("val", ("train", "test")), origin("test", ("train", "test"))
     (('train', ('train', 'val')), ('test', ('test',)))
     >>> origin("test", ("",))
     ('', ('train', 'val', 'test'))
-
-    Raises:
-      DataError: no split is given.
     """
     base = WHOLE if WHOLE in given else next((s for s in SPLITS if s in given), None)
     if base is None:
@@ -87,37 +72,27 @@ def members(
     labels: np.ndarray,
     fractions: Sequence[float],
 ) -> np.ndarray:
-    """bool [N]: which examples of the part that `origin(split, given)` names are of the split.
+    """Return which examples of the part `origin(split, given)` are of the split, bool [N].
 
     Args:
       split: one of `SPLITS`.
       given: the splits that the data comes in.
       where: float64 [N], `positions` of the examples of that part.
       labels: int32 [N].
-      fractions: shares of train, val and test; those of the splits that share the part count.
-
-    Raises:
-      ConfigError: splits share the part, and the shares of all of them are zero.
+      fractions: shares of train, val and test; for a part that splits share, not all zero.
     """
     base, sharing = origin(split, given)
     if len(sharing) == 1:
         return np.ones(len(labels), bool)
     edges = np.cumsum([fractions[SPLITS.index(s)] for s in sharing])
     if edges[-1] <= 0:
-        raise ConfigError(
-            f"{' and '.join(sharing)} are to be dealt out of {base}, but data.fractions = "
-            f"{tuple(fractions)} gives them nothing; give one of them a share above zero."
-        )
+        dealt = f"{' and '.join(sharing)} are to be dealt out of {base}"
+        raise ConfigError(f"{dealt}; give one of them a share in data.fractions above zero.")
     fell = np.searchsorted(edges, where * edges[-1], side="right")
     fell = np.minimum(fell, len(sharing) - 1)
     if base != WHOLE and len(labels):  # the only example of a class stays where it was given
         fell[np.bincount(labels)[labels] == 1] = sharing.index(base)
     return fell == sharing.index(split)
-
-
-def is_shared(split: str, given: Collection[str]) -> bool:
-    """Whether `members` looks at positions at all."""
-    return len(origin(split, given)[1]) > 1
 
 
 def check_single(
@@ -128,24 +103,29 @@ def check_single(
     domain: str,
     fractions: Sequence[float],
 ) -> None:
-    """Refuses to deal to all three splits what holds a class with a single example.
-
-    Args:
-      split: the one asked for.
-      given: the splits that the data comes in.
-      labels: int32 [N], of the part that holds the split.
-      classes: their names.
-      domain: for the message.
-      fractions: shares of train, val and test.
-
-    Raises:
-      DataError: names the class.
-    """
+    """Raise DataError if all splits are dealt out of a part with a class of one example."""
     dealt = origin(split, given)[1] == SPLITS and sum(share > 0 for share in fractions) > 1
     single = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 1) if dealt else ()
     if len(single):
         more = f" ({len(single)} classes have)" if len(single) > 1 else ""
-        raise DataError(
-            f"class {classes[single[0]]!r} of domain {domain!r} has a single image{more}, and "
-            "train, val and test are to be split off; add images, or give train, val and test."
-        )
+        fault = f"class {classes[single[0]]!r} of domain {domain!r} has a single image{more}"
+        raise DataError(f"{fault} for train, val and test; add images, or give the splits.")
+
+
+def deal(
+    split: str,
+    given: Collection[str],
+    where: Callable[[], np.ndarray],
+    labels: np.ndarray,
+    classes: Sequence[str],
+    domain: str,
+    fractions: Sequence[float],
+) -> np.ndarray:
+    """Return the rows of a part that are of the split, int64 [M], after `check_single`.
+
+    Arguments are those of `members` and `check_single`; positions are computed on demand.
+    """
+    check_single(split, given, labels, classes, domain, fractions)
+    if len(origin(split, given)[1]) == 1:
+        return np.arange(len(labels))
+    return np.flatnonzero(members(split, given, where(), labels, fractions))

@@ -1,22 +1,18 @@
-"""Parts of a source: given rows, a few examples per class, or a share of each class.
-
-All parts of one seed are nested: rows are ranked once per seed and class, and a part takes the
-first of each class. So 4 shots are among 16, the 5 % is in the 10 %.
-"""
+"""Parts of a source: given rows, a few examples per class, or a share of each class. Those of one
+seed are nested, as rows are ranked once per seed and class: 4 shots are among 16."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data.dataset import Example, Source
+from clipjax.data.dataset import Example, Source, digest
 from clipjax.errors import ConfigError, DataError
 
 
-class Subset:
-    """Some rows of a source, in the order given; itself a source.
+class Subset(Source):
+    """Some rows of a source, in the order given.
 
     >>> from clipjax.data.dataset import ArraySource
     >>> source = ArraySource(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], classes="ab", domain="d")
@@ -26,54 +22,41 @@ class Subset:
 
     Args:
       source: where the examples are.
-      rows: int [N], numbers of its examples.
-
-    Raises:
-      DataError: a row that the source does not have.
+      rows: int [N], numbers of its examples; others are a DataError.
     """
 
     def __init__(self, source: Source, rows: Sequence[int] | np.ndarray):
         self.source, self.rows = source, np.asarray(rows, np.int64)
         if len(self.rows) and not 0 <= self.rows.min() <= self.rows.max() < len(source):
-            raise DataError(
-                f"rows {self.rows.min()} to {self.rows.max()} were asked of {source.domain}/"
-                f"{source.split}, which has {len(source)} examples."
-            )
+            asked = f"rows {self.rows.min()} to {self.rows.max()} were asked of"
+            has = f"{source.domain}/{source.split}, which has {len(source)} examples"
+            raise DataError(f"{asked} {has}.")
         self.domain, self.split, self.classes = source.domain, source.split, source.classes
         self.labels = np.asarray(source.labels, np.int32)[self.rows]
         if (groups := getattr(source, "groups", None)) is not None:  # `clipjax.data.joined`
             self.groups = groups[self.rows]
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def __getitem__(self, index: int) -> Example:
         return self.source[int(self.rows[index])]
 
     def __repr__(self) -> str:
-        digest = hashlib.sha256(self.rows.astype("<i8").tobytes()).hexdigest()[:16]
-        return f"Subset({self.source!r}, n={len(self)}, {digest})"
+        rows = digest([self.rows.astype("<i8").tobytes()])
+        return f"Subset({self.source!r}, n={len(self)}, {rows})"
 
 
 def few_shot(
     labels: np.ndarray, shots: int, seed: int, class_names: Sequence[str] = ()
 ) -> np.ndarray:
-    """`shots` examples of each class that occurs.
+    """Choose `shots` examples of each class that occurs: rows int64, ascending.
 
     >>> few_shot(np.array([0, 1, 0, 1, 0]), 2, seed=0).tolist()
     [0, 1, 2, 3]
 
     Args:
       labels: int [N].
-      shots: examples per class.
-      seed: which ones.
+      shots: examples per class, 1 or more; a class that has fewer is a ConfigError.
+      seed: of the choice.
       class_names: for the error.
-
-    Returns:
-      Rows, int64, ascending.
-
-    Raises:
-      ConfigError: fewer than 1 shot, or more than a class has.
     """
     if shots < 1:
         raise ConfigError(f"data.shots={shots}: give 1 example per class or more.")
@@ -81,29 +64,21 @@ def few_shot(
     if len(counts) and counts.min() < shots:
         smallest = int(classes[counts.argmin()])
         name = repr(class_names[smallest]) if len(class_names) > smallest else smallest
-        raise ConfigError(
-            f"data.shots={shots}, but class {name} has {counts.min()} examples to train on; set "
-            "at most that many."
-        )
+        has = f"class {name} has {counts.min()} examples to train on"
+        raise ConfigError(f"data.shots={shots}, but {has}; set at most that many.")
     return np.flatnonzero(_ranks(labels, seed) < shots)
 
 
 def fraction(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """`share` of the examples of each class, rounded; at least one of each.
+    """Choose `share` of each class, rounded, at least one example: rows int64, ascending.
 
     >>> len(fraction(np.arange(100) % 2, 0.1, seed=0))
     10
 
     Args:
       labels: int [N].
-      share: above 0, at most 1.
-      seed: which ones.
-
-    Returns:
-      Rows, int64, ascending.
-
-    Raises:
-      ConfigError: a share out of range.
+      share: above 0, at most 1; others are a ConfigError.
+      seed: of the choice.
     """
     if not 0 < share <= 1:
         raise ConfigError(f"data.fraction={share}: give a share above 0 and at most 1.")
@@ -113,7 +88,7 @@ def fraction(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def _ranks(labels: np.ndarray, seed: int) -> np.ndarray:
-    """The rank of each example within its class, int64 [N], in an order that the seed decides."""
+    """Rank each example within its class, int64 [N], in an order that the seed decides."""
     # Raw bits: numpy promises these for all versions, its shuffles it does not.
     keys = np.random.PCG64(seed).random_raw(len(labels))
     order = np.lexsort((keys, labels))

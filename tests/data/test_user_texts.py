@@ -8,7 +8,7 @@ import pytest
 from clipjax import open_dataset
 from clipjax.data.images.preprocess import load_preprocess
 from clipjax.data.readers.list_files import class_names, find_lists, read_list
-from clipjax.data.readers.tfds_dirs import find_builders
+from clipjax.data.readers.tfds import find_builders
 from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.io.texts import read_text
 from clipjax.model.hf.weights import read_json

@@ -1,51 +1,49 @@
-"""Many image files in a few arrays, and the source that reads them.
-
-600,000 paths as Python objects would take some 200 MB and be slow to send to worker processes.
-"""
+"""Image files in a few arrays, as many paths are large and slow to send, and a source over them."""
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from clipjax.data.dataset import Example, shown
+from clipjax.data.dataset import Example, Skipped, Source, digest
 from clipjax.errors import ChangedError, DataError, UnreachableError
+from clipjax.io.texts import shown
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jif", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif"),
-    *(".bmp", ".dib", ".tif", ".tiff", ".avif", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c"),
-    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+IMAGE_SUFFIXES = tuple(
+    ".jpg .jpeg .jpe .jif .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .jp2 .j2k "
+    ".jpx .jpf .jpc .j2c .ppm .pgm .pbm .pnm .pfm".split()
 )
-# Pictures too, but `clipjax.data.images.decode` reads none.
-UNREAD_SUFFIXES = (
-    *(".heic", ".heif", ".hif", ".jxl", ".svg", ".psd", ".tga", ".ico", ".eps", ".exr", ".hdr"),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".dcm"),
+# Also pictures, which `clipjax.data.images.decode` does not read.
+UNREAD_SUFFIXES = tuple(
+    ".heic .heif .hif .jxl .svg .psd .tga .ico .eps .exr .hdr .dng .cr2 .cr3 .nef .arw .dcm".split()
 )
 NOT_A_FILE = -(2**31)  # in place of a size; other negative sizes are error numbers
-MAX_BYTES = 1 << 30  # of one encoded image: what is larger is none, and would fill the memory
-_CHUNK = 4096  # files a thread looks at in one go
+MAX_BYTES = 1 << 30  # of one encoded image; a larger file is not one, and would fill the memory
+_CHUNK = 4096  # files that a thread looks at in one go
 
 
 def is_image_name(name: str) -> bool:
-    """Whether the extension, in whatever case, is one of an image that can be read."""
+    """Return whether the extension is one of an image that can be read."""
     return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_picture_name(name: str) -> bool:
-    """Whether the extension, in whatever case, is one of an image, to be read or not."""
+    """Return whether the extension is one of an image, readable or not."""
     return name.lower().endswith(IMAGE_SUFFIXES + UNREAD_SUFFIXES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """A list of strings, packed.
+    """A packed list of strings.
 
     >>> names = Names.pack(["a.png", "b.png", "ä.png"])
     >>> len(names), names[2], list(names.take(np.array([1])))
@@ -57,10 +55,12 @@ class Names:
 
     @classmethod
     def pack(cls, names: Iterable[str]) -> Names:
-        """Any strings, lone surrogates of undecodable file names included."""
-        encoded = [os.fsencode(name) for name in names]
-        ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        return cls(b"".join(encoded), ends)
+        """Pack any strings, including lone surrogates of undecodable file names."""
+        return cls._join([os.fsencode(name) for name in names])
+
+    @classmethod
+    def _join(cls, parts: Sequence[bytes]) -> Names:
+        return cls(b"".join(parts), np.cumsum([0, *map(len, parts)], dtype=np.int64))
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -71,10 +71,16 @@ class Names:
         return os.fsdecode(self.packed[self.ends[index] : self.ends[index + 1]])
 
     def take(self, rows: np.ndarray) -> Names:
-        """The names at these indices."""
+        """Return the names at these indices."""
         packed, ends = self.packed, self.ends.tolist()
-        parts = [packed[ends[i] : ends[i + 1]] for i in rows.tolist()]
-        return Names(b"".join(parts), np.cumsum([0, *map(len, parts)], dtype=np.int64))
+        return self._join([packed[ends[i] : ends[i + 1]] for i in rows.tolist()])
+
+    def fingerprint(self, place: bytes, *columns: np.ndarray) -> str:
+        """Hash a place, the names in it, and columns of what is known of them."""
+        found = hashlib.sha256(place + self.packed)
+        for values in (self.ends, *columns):
+            found.update(np.ascontiguousarray(values).tobytes())
+        return found.hexdigest()
 
 
 class Store(Protocol):
@@ -82,27 +88,13 @@ class Store(Protocol):
 
     sizes: np.ndarray  # int64 [N], bytes; below 1 where there is nothing to read
 
-    def __len__(self) -> int: ...
+    def path(self, index: int) -> str: ...  # for messages
 
-    def path(self, index: int) -> str:
-        """The path of an image, for messages."""
-        ...
-
-    def read(self, index: int) -> bytes:
-        """The encoded image.
-
-        Raises:
-          UnreachableError: it cannot be read now.
-          ChangedError: it is no longer what `fingerprint` speaks of.
-          DataError: there is no image to be read.
-        """
-        ...
+    def read(self, index: int) -> bytes: ...  # UnreachableError, ChangedError, DataError
 
     def take(self, rows: np.ndarray) -> Store: ...
 
-    def fingerprint(self) -> str:
-        """Changes when a file is added, removed, moved or written."""
-        ...
+    def fingerprint(self) -> str: ...  # of all names, sizes and times
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,76 +105,43 @@ class Files:
     folders: tuple[str, ...]  # relative to root
     folder: np.ndarray  # int32 [N], into folders
     names: Names
-    sizes: np.ndarray  # int64 [N], bytes; negative: see `problem`
+    sizes: np.ndarray  # int64 [N], bytes; negative: NOT_A_FILE, or an error's number
     mtimes: np.ndarray  # int64 [N], nanoseconds
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, index: int) -> str:
-        """The path of a file."""
         return os.path.join(self.root, self.folders[self.folder[index]], self.names[index])
 
     def read(self, index: int) -> bytes:
-        """A file's content."""
         path = self.path(index)
-        try:
-            with open(path, "rb") as file:
-                self._check(index, os.fstat(file.fileno()))
-                return file.read()
-        except OSError as error:
-            raise UnreachableError(
-                f"{shown(path)} cannot be read ({error.strerror}); restore it."
-            ) from None
-
-    def _check(self, index: int, found: os.stat_result) -> None:
-        """Whether an opened file is the one that was looked at, and of a size to be read."""
-        path = shown(self.path(index))
-        if (found.st_size, found.st_mtime_ns) != (self.sizes[index], self.mtimes[index]):
-            raise ChangedError(f"{path} changed while it was in use; start again.")
-        check_size(path, found.st_size)
+        with reachable(path), open(path, "rb") as file:
+            check_unchanged(path, os.fstat(file.fileno()), self.sizes[index], self.mtimes[index])
+            check_size(shown(path), self.sizes[index])
+            return file.read()
 
     def take(self, rows: np.ndarray) -> Files:
-        """The files at these indices, and the folders that they are in."""
         used, folder = np.unique(self.folder[rows], return_inverse=True)
-        return Files(
-            self.root,
-            tuple(self.folders[i] for i in used),
-            folder.astype(np.int32),
-            self.names.take(rows),
-            self.sizes[rows],
-            self.mtimes[rows],
-        )
+        folders = tuple(self.folders[i] for i in used)
+        kept = self.names.take(rows), self.sizes[rows], self.mtimes[rows]
+        return Files(self.root, folders, folder.astype(np.int32), *kept)
 
     def fingerprint(self) -> str:
-        """Hash of path, size and time of change; reading all bytes would cost as much as encoding.
-
-        What rewrites a file, keeps its size and sets its time back goes unnoticed.
-        """
-        digest = hashlib.sha256(os.fsencode("\n".join((self.root, *self.folders))))
-        digest.update(self.names.packed)
-        for values in (self.names.ends, self.folder, self.sizes, self.mtimes):
-            digest.update(np.ascontiguousarray(values).tobytes())
-        return digest.hexdigest()
+        """Hash paths, sizes and times; reading all bytes would cost as much as encoding."""
+        place = os.fsencode("\n".join((self.root, *self.folders)))
+        return self.names.fingerprint(place, self.folder, self.sizes, self.mtimes)
 
 
 def look(
     root: str | os.PathLike,
     folders: Sequence[str],
-    folder: np.ndarray,
-    names: Names,
+    folder: np.ndarray,  # int32 [N], of each file
+    names: Names,  # [N]
     *,
     threads: int = 4,
 ) -> Files:
-    """Files with their present sizes and times; links are followed.
-
-    Args:
-      root: made absolute.
-      folders: relative to root.
-      folder: int32 [N], the folder of each file.
-      names: [N].
-      threads: that ask; they help where a file system answers late.
-    """
+    """Ask for the present sizes and times of files in `folders` of a root; links are followed."""
     root = os.path.abspath(root)
     starts = [os.path.join(root, f, "") for f in folders]
     numbers = folder.tolist()
@@ -194,8 +153,7 @@ def look(
     chunks = range(0, len(names), _CHUNK)
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         found = [np.array(pairs, np.int64).reshape(-1, 2) for pairs in pool.map(ask, chunks)]
-    table = np.concatenate([np.zeros((0, 2), np.int64), *found])
-    sizes, mtimes = np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1])
+    sizes, mtimes = np.concatenate([np.zeros((0, 2), np.int64), *found]).T.copy()
     return Files(root, tuple(folders), folder, names, sizes, mtimes)
 
 
@@ -204,60 +162,73 @@ def _size_and_time(path: str) -> tuple[int, int]:
         found = os.stat(path)
     except OSError as error:
         return -(error.errno or 1), 0
-    except ValueError:  # a zero byte in the name, from a list that is none
+    except ValueError:  # a zero byte in the name, from a damaged list
         return NOT_A_FILE, 0
     return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (NOT_A_FILE, 0)
 
 
-def check_size(name: str, size: int) -> None:
-    """Raises DataError for a file too large to be an image.
+@contextlib.contextmanager
+def reachable(path: str | os.PathLike, how: str = "read") -> Iterator[None]:
+    """Turn errors of the file system into an UnreachableError that names the file or folder."""
+    try:
+        yield
+    except OSError as error:
+        fault = f"cannot be {how} ({error.strerror or error})"
+        raise UnreachableError(f"{shown(path)} {fault}; restore it or its permissions.") from None
 
-    >>> check_size("x.png", 1 << 40)
-    Traceback (most recent call last):
-    clipjax.errors.DataError: x.png has 1,099,511,627,776 bytes, too many for an image; remove it.
-    """
+
+@contextlib.contextmanager
+def explained(what: str, remedy: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turn errors of a library that reads `what` into an UnreachableError or a DataError."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, *kinds) as error:
+        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
+        if isinstance(error, OSError) and error.errno:  # pyarrow's own, of damage, have no number
+            raise UnreachableError(f"{what} cannot be read now ({reason}); restore it.") from None
+        raise DataError(f"{what} is damaged ({reason}); {remedy}.") from None
+
+
+def check_unchanged(
+    path: str | os.PathLike, found: os.stat_result, size: int, changed: int
+) -> None:
+    """Raise ChangedError if a file has no longer this size (bytes) and time of change (ns)."""
+    if (found.st_size, found.st_mtime_ns) != (size, changed):
+        raise ChangedError(f"{shown(path)} changed while it was in use; start again.")
+
+
+def check_size(name: str, size: int) -> None:
+    """Raise DataError for a file too large to be an image."""
     if size > MAX_BYTES:
         raise DataError(f"{name} has {size:,} bytes, too many for an image; remove it.")
 
 
-def problem(size: int) -> str:
-    """Why a file of this size is not read; "" if it is.
-
-    >>> problem(0), problem(-2), problem(9)
-    ('empty, 0 bytes', 'No such file or directory', '')
-    """
-    if size > 0:
-        return ""
-    if size == 0:
-        return "empty, 0 bytes"
-    return "not a regular file" if size == NOT_A_FILE else os.strerror(-size)
+def unusable(images: Store) -> list[Skipped]:
+    """List the images with nothing to read, and why."""
+    reasons = {0: "empty, 0 bytes", NOT_A_FILE: "not a regular file"}
+    why = lambda size: reasons.get(size) or os.strerror(-size)
+    rows = np.flatnonzero(images.sizes <= 0)
+    return [Skipped(shown(images.path(i)), why(int(images.sizes[i]))) for i in rows]
 
 
-class FileSource:
-    """Images in files or in an archive, read when asked for. See `clipjax.data.dataset.Source`."""
+@dataclasses.dataclass(repr=False, eq=False)
+class FileSource(Source):
+    """Images in files or in an archive, read when asked for."""
 
-    def __init__(
-        self, files: Store, labels: np.ndarray, *, classes: tuple[str, ...], domain: str, split: str
-    ):
-        self.files, self.labels = files, np.asarray(labels, np.int32)
-        self.classes, self.domain, self.split = classes, domain, split
-        self._repr = ""
-
-    def __len__(self) -> int:
-        return len(self.labels)
+    files: Store
+    labels: np.ndarray  # int32 [N]
+    classes: tuple[str, ...]
+    domain: str
+    split: str
 
     def __getitem__(self, index: int) -> Example:
-        """The encoded image; raises DataError where the file cannot be read any more."""
         index = range(len(self))[index]
         name = shown(self.files.path(index))
         return Example(self.files.read(index), int(self.labels[index]), name)
 
+    @functools.cached_property
+    def _digest(self) -> str:
+        return digest([self.files.fingerprint(), "\n".join(self.classes), self.labels.tobytes()])
+
     def __repr__(self) -> str:
-        """Sizes and times are those of when the dataset was opened."""
-        if not self._repr:
-            digest = hashlib.sha256(self.files.fingerprint().encode())
-            digest.update("\n".join(self.classes).encode("utf-8", "surrogateescape"))
-            digest.update(self.labels.tobytes())
-            place = f"{self.domain}/{self.split}"
-            self._repr = f"Files({place}, n={len(self)}, {digest.hexdigest()[:16]})"
-        return self._repr
+        return f"Files({self.domain}/{self.split}, n={len(self)}, {self._digest})"

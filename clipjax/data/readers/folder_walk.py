@@ -1,4 +1,4 @@
-"""Walks over `root/domain/[split/]class/image` and says what lies there."""
+"""Walks over `root/domain/[split/]class/image`."""
 
 from __future__ import annotations
 
@@ -10,31 +10,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.data.dataset import shown
-from clipjax.data.readers.files import Names, is_image_name, is_picture_name
+from clipjax.data.readers.files import Names, is_image_name, is_picture_name, reachable
 from clipjax.data.splits import SPLITS, WHOLE, file_key, positions, split_of
 from clipjax.errors import DataError
+from clipjax.io.texts import shown
 
-# Ignored without a word wherever they are, as hidden files are.
+# Ignored wherever they are, as hidden files are.
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "lost+found", "@eadir", "#recycle")
 _SYSTEM += ("$recycle.bin", "system volume information")
 
 
 class State(NamedTuple):
-    """The inode and times of a directory, which tell whether it changed."""
+    """The times and identity of a directory; the times change once entries come or go."""
 
     changed: int  # ns
     status_changed: int  # ns; unlike `changed`, nothing sets it back
     inode: int
     device: int  # the same folder may have another one in the next container
 
-    def is_same(self, earlier: State) -> bool:
-        """Whether nothing has happened to the directory since."""
-        return self[:3] == earlier[:3]
-
 
 class Found(NamedTuple):
-    """The findings of a walk. Nothing in it depends on the content of the files."""
+    """The findings of a walk, which do not depend on the content of the files."""
 
     domains: tuple[str, ...]
     # (domain, split, class), as the folders are called; split "" where none is given
@@ -57,18 +53,13 @@ class _Listing(NamedTuple):
 
 
 def state(path: str) -> State:
-    """A directory's times and identity; the times differ once entries come or go."""
+    """Ask for the present state of a directory."""
     found = os.stat(path)
     return State(found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
 
 
-def class_path(folder: tuple[str, str, str]) -> str:
-    """The path of (domain, split, class) relative to the root."""
-    return os.path.join(*(part for part in folder if part))
-
-
 class _Walk:
-    """Collects; every method reads one level."""
+    """Collects findings; every method reads one level."""
 
     def __init__(self, root: str):
         self.root = root
@@ -77,114 +68,95 @@ class _Walk:
         self.repeatable = True
 
     def list(self, *parts: str) -> _Listing:
-        """A directory below the root; remembers its state."""
-        relative = os.path.join(*(p for p in parts if p)) if any(parts) else ""
-        path = os.path.join(self.root, relative)
-        try:
+        """List a directory, links followed, without hidden and system files; note its state."""
+        relative = os.path.join("", *filter(None, parts))
+        path, found = os.path.join(self.root, relative), _Listing([], [], [])
+        with reachable(path, "listed"):
             self.directories[relative] = state(path)  # before its entries: a change is noticed
-            return _list(path)
-        except OSError as error:
-            raise DataError(
-                f"{shown(path)} cannot be listed ({error.strerror}); give it the right to be "
-                "read, or remove it."
-            ) from None
+            with os.scandir(path) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+                        continue
+                    if entry.is_symlink() and not os.path.exists(entry.path):  # or a circle
+                        found.broken.append(entry.name)
+                    else:
+                        (found.folders if entry.is_dir() else found.files).append(entry.name)
+        return found
 
     def enter(self, *parts: str) -> _Listing:
-        """`list` for a directory above classes: says what images and links are lost there."""
+        """List a directory above classes, and note images and links that are lost there."""
         found = self.list(*parts)
-        for name in found.files:
-            if is_picture_name(name):
-                self.skip("outside of any class folder", *parts, name)
+        for name in filter(is_picture_name, found.files):
+            self.skip("outside of any class folder", *parts, name)
         for name in found.broken:
-            self.repeatable = False  # what it links to may appear
+            self.repeatable = False  # its target may appear
             self.skip("a link to nothing", *parts, name)
-        inside = [name for name in found.folders if not self.leads_back(*parts, name)]
-        return found._replace(folders=inside)
+        return found._replace(folders=[f for f in found.folders if not self.loops(*parts, f)])
 
-    def leads_back(self, *parts: str) -> bool:
-        """Whether a directory is a link to one above it, which would never end."""
-        above = [os.path.join(*parts[:i]) if i else "" for i in range(len(parts))]
+    def loops(self, *parts: str) -> bool:
+        """Return whether a directory is a link to one above it, and note it."""
         path = os.path.join(self.root, *parts)
-        if not os.path.islink(path):
-            return False
-        at = state(path)
-        if (at.inode, at.device) in {self.directories[a][2:] for a in above}:
+        above = (self.directories[os.path.join("", *parts[:i])] for i in range(len(parts)))
+        found = os.path.islink(path) and state(path)[2:] in {place[2:] for place in above}
+        if found:
             self.skip("a link back to a folder above it", *parts)
-            return True
-        return False
+        return found
 
     def skip(self, reason: str, *parts: str) -> None:
-        """Notes what is not read."""
+        """Note what is not read."""
         self.skipped.append((shown(os.path.join(self.root, *parts)), shown(reason)))
 
     def classes(self, domain: str) -> Iterator[tuple[str, str, str]]:
-        """The class folders of a domain, with the folders of splits that they lie in.
+        """Find the class folders of a domain, with the folders of splits that they lie in.
 
         A folder `train` that holds images is a class (DomainNet has that one), not a split.
         """
         top = self.enter(domain)
         given = {name: split for name in top.folders if (split := split_of(name))}
-        inside = {name: self.list(domain, name) for name in given}
-        parted = any(
-            found.folders and not any(map(is_image_name, found.files)) for found in inside.values()
-        )
+        inside = [self.list(domain, name) for name in given]
+        parted = any(f.folders and not any(map(is_image_name, f.files)) for f in inside)
         if not given or (not parted and set(given) < set(top.folders)):
             yield from ((domain, WHOLE, name) for name in top.folders)
             return
-        self.check_split_folders(domain, given)
-        for name in top.folders:
-            if name not in given:
-                self.skip(f"beside the split folders {', '.join(given)}", domain, name)
+        for split in SPLITS:
+            if len(same := [name for name in given if given[name] == split]) > 1:
+                both = f"both {same[0]} and {same[1]}, two folders for {split}"
+                place = shown(os.path.join(self.root, domain))
+                raise DataError(f"{place} holds {both}; put their images into one.")
+        for name in (name for name in top.folders if name not in given):
+            self.skip(f"beside the split folders {', '.join(given)}", domain, name)
         for part in sorted(given, key=lambda name: SPLITS.index(given[name])):
             yield from ((domain, part, name) for name in self.enter(domain, part).folders)
 
-    def check_split_folders(self, domain: str, given: dict[str, str]) -> None:
-        """Raises DataError where two folders are of one split."""
-        for name, split in given.items():
-            first = next(other for other in given if given[other] == split)
-            if first != name:
-                raise DataError(
-                    f"{shown(os.path.join(self.root, domain))} holds both {first} and {name}, two "
-                    f"folders for {split}; put their images into one."
-                )
-
     def images(self, folder: tuple[str, str, str], found: _Listing) -> list[str]:
-        """The images of a class folder; all else that is not the system's is noted."""
-        place = class_path(folder)
+        """Return the images of a class folder, and note all else."""
+        place = os.path.join(*filter(None, folder))
         for name in found.folders:
             self.skip("a folder inside a class folder", place, name)
-        files = sorted(found.files + found.broken)  # a broken link is told when looked at
-        images = [name for name in files if is_image_name(name)]
-        for name in sorted(set(files) - set(images)) if len(images) < len(files) else ():
-            kind = os.path.splitext(name)[1] or "no extension"
+        images = []
+        for name in sorted(found.files + found.broken):  # `look` finds out about broken links
+            if is_image_name(name):
+                images.append(name)
+                continue
             unread = is_picture_name(name)
             why = "images of this kind are not read" if unread else "not an image by its name"
-            self.skip(f"{why} ({kind})", place, name)
+            self.skip(f"{why} ({os.path.splitext(name)[1] or 'no extension'})", place, name)
         return images
 
 
 def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
-    """Finds every image below a folder of domains.
-
-    Args:
-      root: holds domain folders.
-      threads: that list class folders; they help where a file system answers late.
-
-    Raises:
-      DataError: a folder that cannot be listed.
-    """
+    """Find every image below a folder of domains; threads help where a file system is slow."""
     began, at = time.time_ns(), _Walk(os.path.abspath(root))
     domains = tuple(at.enter().folders)
     folders = tuple(f for domain in domains for f in at.classes(domain))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        listings = list(pool.map(lambda f: at.list(*f), folders))
-    images = [at.images(folder, found) for folder, found in zip(folders, listings, strict=True)]
-    counts = [len(names) for names in images]
+        listings = pool.map(lambda f: at.list(*f), folders)
+        images = [at.images(folder, found) for folder, found in zip(folders, listings, strict=True)]
     keys = (file_key(f[2], n) for f, names in zip(folders, images, strict=True) for n in names)
     return Found(
         domains,
         folders,
-        np.repeat(np.arange(len(folders), dtype=np.int32), counts),
+        np.repeat(np.arange(len(folders), dtype=np.int32), [len(names) for names in images]),
         Names.pack(name for names in images for name in names),
         positions(keys),
         tuple(at.skipped),
@@ -192,17 +164,3 @@ def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
         at.repeatable,
         began,
     )
-
-
-def _list(path: str) -> _Listing:
-    """List a directory, links followed, without hidden and system files."""
-    folders, files, broken = [], [], []
-    with os.scandir(path) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
-                continue
-            if entry.is_symlink() and not os.path.exists(entry.path):  # nothing there, or a circle
-                broken.append(entry.name)
-            else:
-                (folders if entry.is_dir() else files).append(entry.name)
-    return _Listing(sorted(folders), sorted(files), sorted(broken))

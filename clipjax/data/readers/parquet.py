@@ -1,24 +1,18 @@
-"""Datasets in Parquet files, as Hugging Face `datasets` writes them.
-
-Labels and domains are read when a dataset is opened; images stay in the files until asked for,
-unless all files together are small.
-"""
+"""Datasets in Parquet files, as Hugging Face `datasets` writes them."""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from clipjax.data import splits
-from clipjax.data.dataset import ArraySource, Example, Skipped, check_domain, check_root
-from clipjax.data.readers.labels import is_missing, is_number
-from clipjax.data.readers.list_files import CLASSES, class_names
-from clipjax.data.readers.parquet_columns import Column, by_names
-from clipjax.data.readers.parquet_io import ImageColumn, Shard, find_shards, read_shard
+from clipjax.data.dataset import ArraySource, Dataset, Skipped, check_domain, check_root
+from clipjax.data.readers.labels import is_number
+from clipjax.data.readers.list_files import class_names
+from clipjax.data.readers.parquet_columns import Column, nameless
+from clipjax.data.readers.parquet_io import ImageColumn, ParquetSource, find_shards, read_shard
 from clipjax.data.splits import SPLITS
 from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown
@@ -26,14 +20,14 @@ from clipjax.io.texts import nfc, shown
 SMALL = 256 << 20  # bytes of files that are held in memory as a whole
 
 
-class ParquetDataset:
+class ParquetDataset(Dataset):
     """Parquet files with an image column and a label column; the embedded dataset is one.
 
     Files lie in `root`, `root/data` or a folder per domain. The first word of a file's name, or a
-    folder, says its split (`train-00000-of-00002.parquet`, `validation.parquet`, `test/0.parquet`);
-    files that say none are train. Splits that no file has are dealt out of train by a hash of file
-    name and row. The domain is a `domain` column, else the folder (or the file's first word, in
-    `sketch-00000-of-00001.parquet`), else there is one domain, called as `root` is.
+    folder, names its split (`train-00000-of-00002.parquet`, `validation.parquet`,
+    `test/0.parquet`); other files are train. Splits that no file has are dealt out of train by a
+    hash of file name and row. The domain is a `domain` column, else the folder (or the file's first
+    word, in `sketch-00000-of-00001.parquet`), else there is one domain, named after `root`.
 
     Labels are class names, or numbers whose names `classes.txt` in `root` has one a line, or the
     `ClassLabel` in the files' metadata. Rows without image or label are in `skipped`.
@@ -47,8 +41,7 @@ class ParquetDataset:
       fractions: shares of train, val and test where files give none.
 
     Raises:
-      DataError: no files, missing or damaged ones, columns that are not there, labels that no
-        class name belongs to.
+      DataError: no files, damaged ones, columns that are not there, labels of no class.
     """
 
     def __init__(
@@ -64,70 +57,56 @@ class ParquetDataset:
         self.root = check_root(root, "the folder of Parquet files")
         self.fractions = splits.check_fractions(fractions)
         self.name = nfc(name or shown(self.root.resolve().name))
-        self._shards = find_shards(self.root)
         wanted = {"image": image, "label": label, "domain": domain}
-        read = [read_shard(shard, self.root, wanted) for shard in self._shards]
-        self._images = ImageColumn([r.images for r in read])
-        given = [SPLITS.index(shard.split) for shard in self._shards]
-        self._splits = np.repeat(given, [len(r) for r in read])
-        self._number_domains([r.domain for r in read])
-        self._number_classes([r.label for r in read])
-        self._leave_out(np.concatenate([r.imageless for r in read]))
-        self._small = sum(shard.size for shard in self._shards) <= SMALL
+        shards, listed = find_shards(self.root), class_names(self.root)
+        files = [read_shard(shard, wanted, listed) for shard in shards]
+        self._images = ImageColumn([file.images for file in files])
+        given = [SPLITS.index(shard.split) for shard in shards]
+        self._splits = np.repeat(given, [len(file.imageless) for file in files])
+        self._number_domains([file.domain for file in files])
+        self._number_classes([shown(s.path) for s in shards], [file.label for file in files])
+        if listed:
+            self._declared = [set(listed)] * len(self.domains)
+        self._leave_out(np.concatenate([file.imageless for file in files]))
+        self._small = sum(shard.size for shard in shards) <= SMALL
 
     def _number_domains(self, columns: Sequence[Column]) -> None:
-        """Domains in the order in which rows name them."""
-        codes, names = _renumbered(columns)
-        found, first = np.unique(codes, return_index=True)
-        order = [code for code in found[np.argsort(first)].tolist() if code >= 0]
-        self.domains = tuple(names[c] or self.name for c in order)
-        self._domains = np.full(len(codes), -1)
-        for number, code in enumerate(order):
-            self._domains[codes == code] = number
+        """Number domains in the order in which rows name them."""
+        codes, names = _joined(columns)
+        order = list(dict.fromkeys(codes[codes >= 0].tolist()))
+        self.domains = tuple(names[code] or self.name for code in order)
+        numbers = np.full(len(names) + 1, -1)
+        numbers[order] = range(len(order))
+        self._domains = numbers[codes]
 
-    def _number_classes(self, columns: Sequence[Column]) -> None:
-        """Classes as classes.txt or the files' metadata list them, else those found, sorted."""
-        listed = list(class_names(self.root))
-        if listed:
-            pairs = zip(self._shards, columns, strict=True)
-            columns = [_as_listed(shard, column, listed) for shard, column in pairs]
-        else:
-            columns = _with_names(self._shards, columns)
-        for shard, column in zip(self._shards, columns, strict=True):
-            _check_labels(shard, column)
-        self._labels, names = _renumbered(columns)
-        if any(column.found for column in columns):
-            wanted = sorted(names)
-            self._labels = np.array([*map(wanted.index, names), -1], np.int32)[self._labels]
-            names = wanted
+    def _number_classes(self, files: Sequence[str], columns: Sequence[Column]) -> None:
+        """Number classes in the order of declared names, else sorted; note what domains declare."""
+        texts = {name for column in columns if column.found for name in column.names}
+        for file, column in zip(files, columns, strict=True):
+            if column.found and column.names and all(map(is_number, texts)):
+                raise nameless(file, f"numbers in strings, like {min(texts)!r},")
+        self._labels, names = _joined(columns, sort=any(column.found for column in columns))
         self.classes = tuple(names)
-        self._declared = self._declared_by_domain(columns, bool(listed))
-
-    def _declared_by_domain(self, columns: Sequence[Column], listed: bool) -> list[set[str]]:
-        """Per domain the classes it declares: all listed ones, else those of its files or rows."""
-        if listed:
-            return [set(self.classes)] * len(self.domains)
-        declared: list[set[str]] = [set() for _ in self.domains]
-        ends = np.cumsum([len(column.codes) for column in columns])
-        for end, column in zip(ends, columns, strict=True):
-            rows = slice(end - len(column.codes), end)
-            for number in set(self._domains[rows].tolist()) - {-1}:
-                seen = np.unique(self._labels[rows][self._domains[rows] == number])
+        self._declared: list[set[str]] = [set() for _ in self.domains]
+        end = 0
+        for column in columns:
+            rows = slice(end, end := end + len(column.codes))
+            domains, labels = self._domains[rows], self._labels[rows]
+            for number in set(domains.tolist()) - {-1}:
+                seen = np.unique(labels[domains == number])
                 found = {self.classes[k] for k in seen if k >= 0}
-                declared[number] |= found if column.found else set(column.names)
-        return declared
+                self._declared[number] |= found if column.found else set(column.names)
 
     def _leave_out(self, imageless: np.ndarray) -> None:
-        """Fills `skipped`, and says which rows are left."""
+        """Fill `skipped`, and note which rows are left."""
         reasons = {"no domain": self._domains < 0, "no label": self._labels < 0}
         reasons["no image"] = imageless
         unusable = np.logical_or.reduce(list(reasons.values()))
         if unusable.all():
             what = max(reasons, key=lambda reason: reasons[reason].sum())
-            raise DataError(
-                f"no row of {shown(self.root)} can be used ({what} in {int(reasons[what].sum())} "
-                f"of {len(unusable)}); images must be embedded in the files as bytes."
-            )
+            why = f"{what} in {int(reasons[what].sum())} of {len(unusable)}"
+            fault = f"no row of {shown(self.root)} can be used ({why})"
+            raise DataError(f"{fault}; embed images as bytes.")
         rows = np.flatnonzero(unusable)
         self.skipped = tuple(
             Skipped(name, next(r for r, mask in reasons.items() if mask[row]))
@@ -136,155 +115,46 @@ class ParquetDataset:
         self._reasons, self._usable = reasons, ~unusable
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
-        """The classes that this domain declares."""
         domain = check_domain(self, domain)
         declared = self._declared[self.domains.index(domain)]
         return tuple(name for name in self.classes if name in declared)
 
     def has_split(self, split: str) -> bool:
-        """Whether every domain has this split: one that no file gives is dealt out of train.
+        """Return whether every domain has a usable row of the files that hold this split."""
+        parts = (self._part(domain, split) for domain in self.domains)
+        return split in SPLITS and all(self._usable[rows].any() for _, rows in parts)
 
-        One of which no row can be used (a test file without labels) is none.
-        """
-        return split in SPLITS and all(
-            self._usable[self._part(d, split)].any() for d in self.domains
-        )
-
-    def _given(self, domain: str) -> list[str]:
-        """The splits that the files of a domain are of."""
-        numbers = np.unique(self._splits[self._domains == self.domains.index(domain)])
-        return [SPLITS[number] for number in numbers]
-
-    def _part(self, domain: str, split: str) -> np.ndarray:
-        """The rows, usable or not, of the files that hold a split, int64 [N]."""
-        base, _ = splits.origin(split, self._given(domain))
+    def _part(self, domain: str, split: str) -> tuple[list[str], np.ndarray]:
+        """Return the splits of a domain's files, and the rows of those that hold a split."""
         mine = self._domains == self.domains.index(domain)
-        return np.flatnonzero(mine & (self._splits == SPLITS.index(base)))
+        given = [SPLITS[number] for number in np.unique(self._splits[mine])]
+        base, _ = splits.origin(split, given)
+        return given, np.flatnonzero(mine & (self._splits == SPLITS.index(base)))
 
     def source(self, domain: str, split: str) -> ArraySource | ParquetSource:
-        """The examples of a domain and split.
-
-        Raises:
-          ConfigError: an unknown domain.
-          DataError: no usable rows, or a class with a single one where all splits are made by hash.
-        """
+        """Return the examples of a domain and split; there must be usable rows."""
         domain = check_domain(self, domain)
-        given, part = self._given(domain), self._part(domain, split)
+        given, part = self._part(domain, split)
         rows = part[self._usable[part]]
         if not len(rows):
-            raise DataError(self._why_none(domain, split, part))
-        labels = self._labels[rows]
-        splits.check_single(split, given, labels, self.classes, domain, self.fractions)
-        if splits.is_shared(split, given):
-            where = splits.positions(self._images.names(rows))
-            rows = rows[splits.members(split, given, where, labels, self.fractions)]
-        described = {"classes": self.classes, "domain": domain, "split": split}
+            counts = ((reason, int(mask[part].sum())) for reason, mask in self._reasons.items())
+            why = ", ".join(f"{reason} in {count}" for reason, count in counts if count)
+            place = f"domain {domain!r}, {split}, of {shown(self.root)}"
+            raise DataError(f"no usable row in {place} ({why}); complete or take out its files.")
+        labels, shares = self._labels[rows], self.fractions
+        where = lambda: splits.positions(self._images.names(rows))
+        kept = splits.deal(split, given, where, labels, self.classes, domain, shares)
+        rows, labels = rows[kept], labels[kept]
         if not self._small:
-            return ParquetSource(self._images, rows, self._labels[rows], **described)
+            return ParquetSource(self._images, rows, labels, self.classes, domain, split)
         read = [self._images.read(row) for row in rows.tolist()]
-        images, names = [data for data, _ in read], [name for _, name in read]
-        return ArraySource(images, self._labels[rows], names=names, **described)
-
-    def _why_none(self, domain: str, split: str, part: np.ndarray) -> str:
-        """The sentence on a part without usable rows."""
-        counts = {reason: int(mask[part].sum()) for reason, mask in self._reasons.items()}
-        why = ", ".join(f"{reason} in {count}" for reason, count in counts.items() if count)
-        return (
-            f"no usable row in domain {domain!r}, {split}, of {shown(self.root)} ({why}); take out "
-            "the files without, and the split is dealt out of train."
-        )
+        images, names = ([pair[k] for pair in read] for k in (0, 1))
+        described = {"classes": self.classes, "domain": domain, "split": split}
+        return ArraySource(images, labels, names=names, **described)
 
 
-class ParquetSource:
-    """Rows of Parquet files; their images are read when asked for."""
-
-    def __init__(
-        self,
-        images: ImageColumn,
-        rows: np.ndarray,
-        labels: np.ndarray,
-        *,
-        classes: tuple[str, ...],
-        domain: str,
-        split: str,
-    ):
-        self._images, self._rows, self.labels = images, rows, labels.astype(np.int32)
-        self.classes, self.domain, self.split = classes, domain, split
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: int) -> Example:
-        data, name = self._images.read(int(self._rows[index]))
-        return Example(data, int(self.labels[index]), name)
-
-    @functools.cached_property
-    def _digest(self) -> str:
-        # Name, size and time of change of the files: hashing them would read every image.
-        text = "\n".join((*self.classes, *map(str, self._images.stamps)))
-        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
-        digest.update(self._rows.tobytes() + self.labels.tobytes())
-        return digest.hexdigest()[:16]
-
-    def __repr__(self) -> str:
-        return f"Parquet({self.domain}/{self.split}, n={len(self)}, {self._digest})"
-
-
-def _renumbered(columns: Sequence[Column]) -> tuple[np.ndarray, list[str]]:
-    """The codes of all columns over one list of names, which keeps the order of theirs."""
+def _joined(columns: Sequence[Column], sort: bool = False) -> tuple[np.ndarray, list[str]]:
+    """Join columns: codes int32 [rows] over one list of names, in their order or sorted."""
     names = list(dict.fromkeys(name for column in columns for name in column.names))
-    number = {name: k for k, name in enumerate(names)}
-    parts = [
-        np.array([*(number[name] for name in column.names), -1], np.int32)[column.codes]
-        for column in columns
-    ]
-    return np.concatenate(parts), names
-
-
-def _as_listed(shard: Shard, column: Column, listed: Sequence[str]) -> Column:
-    """A column by the names of `classes.txt`; refuses one that contradicts the file's own."""
-    own, number = () if column.found else column.names, {n: k for k, n in enumerate(listed)}
-    for k, name in enumerate(own):
-        if number.get(name, k) != k:
-            raise DataError(
-                f"{shown(shard.path)} numbers class {name!r} {k}, and {CLASSES} numbers it "
-                f"{number[name]}; correct or remove {CLASSES}."
-            )
-    if own:
-        return column._replace(names=list(listed))
-    return by_names(column, listed, f"the labels of {shown(shard.path)}", CLASSES)
-
-
-def _with_names(shards: Sequence[Shard], columns: Sequence[Column]) -> list[Column]:
-    """Columns without a `classes.txt`; refuses texts that are numbers, which name no class."""
-    texts = {n for c in columns if c.found for n in c.names if not is_missing(n)}
-    if texts and all(map(is_number, texts)):
-        shard = next(s for s, c in zip(shards, columns, strict=True) if c.found and c.names)
-        raise DataError(_nameless(shard, f"numbers in strings, like {min(texts)!r},"))
-    kept = []
-    for column in columns:
-        gone = [k for k, n in enumerate(column.names) if column.found and is_missing(n)]
-        names = [n for k, n in enumerate(column.names) if k not in gone]
-        number = {n: k for k, n in enumerate(names)}
-        places = np.array([*(number.get(n, -1) for n in column.names), -1])
-        kept.append(Column(places[column.codes], names, True) if gone else column)
-    return kept
-
-
-def _nameless(shard: Shard, what: str) -> str:
-    return (
-        f"the labels of {shown(shard.path)} are {what} without names; put {CLASSES}, one name a "
-        "line, beside the files."
-    )
-
-
-def _check_labels(shard: Shard, column: Column) -> None:
-    """Raises DataError for numbers without names."""
-    if not len(column.codes) or column.codes.max() < len(column.names):
-        return
-    if not column.names:
-        raise DataError(_nameless(shard, "numbers"))
-    raise DataError(
-        f"labels of {shown(shard.path)} run to {column.codes.max()}, but there are "
-        f"{len(column.names)} classes; labels must be 0 .. {len(column.names) - 1}."
-    )
+    names = sorted(names) if sort else names
+    return np.concatenate([column.only(names).codes for column in columns]), names

@@ -3,260 +3,232 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from clipjax.data.readers.labels import MOST, Meaning, is_missing
-from clipjax.errors import DataError, UnreachableError
+from clipjax.data.dataset import check_labels
+from clipjax.data.readers.files import explained
+from clipjax.data.readers.labels import MOST, class_numbers, is_missing
+from clipjax.data.readers.list_files import CLASSES
+from clipjax.errors import DataError
 from clipjax.io.texts import brief, check_class_names, class_name, shown, some
 
 IMAGE_NAMES = ("image", "img", "images", "picture")
 LABEL_NAMES = ("label", "labels", "class", "category", "fine_label")
+TEXTS = ("string", "large_string", "string_view", "binary", "large_binary", "null")
 
 
 class Column(NamedTuple):
     """A column of few different values."""
 
-    codes: np.ndarray  # int64 [rows]; -1 where there is no value
-    names: list[str]  # what the codes number
-    found: bool  # the names are those that occur, not those that were declared
+    codes: np.ndarray  # int [rows]; -1 where there is no value
+    names: Sequence[str]  # of the codes
+    found: bool  # whether the names are the values that occur, not those that were declared
+
+    def over(self, numbers: Mapping[str, int]) -> np.ndarray:
+        """Return the codes of the same values under other numbers, int32 [rows]; -1 for none."""
+        return np.array([*(numbers.get(name, -1) for name in self.names), -1], np.int32)[self.codes]
+
+    def only(self, names: Iterable[str]) -> Column:
+        """Keep these values, in this order."""
+        names = list(names)
+        return Column(self.over({name: k for k, name in enumerate(names)}), names, self.found)
+
+    def as_texts(self) -> Column:
+        """Return numbers without names as the texts that they are written as."""
+        if self.found:
+            return self
+        values = np.unique(self.codes[self.codes >= 0])
+        codes = np.where(self.codes < 0, -1, np.searchsorted(values, self.codes))
+        return Column(codes, list(map(str, values.tolist())), True)
+
+    def numbered(self, names: Sequence[str], where: str, table: str) -> Column:
+        """Turn texts, or numbers without names, into numbers of the named classes of a table."""
+
+        def refuse(label: str, fault: str) -> NoReturn:
+            raise DataError(f"{where}: label {brief(label)!r} {fault}.")
+
+        texts = self.as_texts()
+        given = [text for text in texts.names if text in names or not is_missing(text)]
+        numbers, _ = class_numbers(given, names, table, refuse)
+        return Column(texts.over(numbers), names, False)
 
 
-@contextlib.contextmanager
-def explained(path: pathlib.Path) -> Iterator[None]:
-    """Turn what goes wrong in reading a file into a DataError that names it."""
+def reading(path: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """Turn errors in reading a file into a DataError that names it."""
     import pyarrow
 
-    try:
-        yield
-    except (pyarrow.ArrowException, OSError, ValueError, LookupError) as error:
-        name, reason = shown(path), str(error).strip().split("\n")[0]
-        if isinstance(error, OSError) and error.errno:  # pyarrow's own, of damage, have no number
-            raise UnreachableError(f"{name} cannot be read now ({reason}); restore it.") from None
-        raise DataError(f"{name} is damaged ({reason}); copy or download it again.") from None
+    return explained(shown(path), "copy or download it again", pyarrow.ArrowException)
 
 
-def features_of(schema) -> dict[str, dict]:
-    """The features that `datasets` noted for the columns."""
-    noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    for key in ("info", "features"):
-        noted = noted.get(key) if isinstance(noted, dict) else None
-    noted = noted if isinstance(noted, dict) else {}
-    return {name: feature for name, feature in noted.items() if isinstance(feature, dict)}
+class Schema:
+    """The columns of a file, and what `datasets` noted of them."""
+
+    def __init__(self, path: pathlib.Path, schema: Any):
+        self.file, self.schema, self.names = shown(path), schema, schema.names
+        noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        for key in ("info", "features"):
+            noted = noted.get(key) if isinstance(noted, dict) else None
+        noted = noted if isinstance(noted, dict) else {}
+        self.features = {n: feature for n, feature in noted.items() if isinstance(feature, dict)}
+
+    def _feature(self, name: str, kind: str) -> dict:
+        feature = self.features.get(name, {})
+        return feature if feature.get("_type") == kind else {}
+
+    def declared_names(self, name: str) -> Sequence[str]:
+        """Return the names of a ClassLabel, each a different one; none for other columns."""
+        names = self._feature(name, "ClassLabel").get("names")
+        where = f"the ClassLabel {name!r} of {self.file}"
+        if isinstance(names, dict):  # as dataset cards have them: {"0": "cat", "1": "dog"}
+            wanted = [str(number) for number in range(len(names))]
+            if set(names) != set(wanted):
+                raise DataError(f"{where} numbers {some(names)}; number its names from 0.")
+            names = [names[number] for number in wanted]
+        return check_class_names(names or (), where)
+
+    def check(self, name: str) -> None:
+        """Raise DataError, listing the columns, if this one does not exist."""
+        if name and name not in self.names:
+            raise DataError(f"{self.file} has no column {name!r}; columns: {some(self.names, 20)}.")
+
+    def image(self, wanted: str) -> str:
+        """Return the column of images: the one wanted, or found by its name and kind."""
+        self.check(wanted)
+        fits = [name for name in self.names if _holds_images(self.schema.field(name).type)]
+        noted = [n for n in fits if self._feature(n, "Image")]
+        usual = [name for name in IMAGE_NAMES if name in fits]
+        found = usual or noted or (fits if len(fits) == 1 else [])
+        if wanted:
+            found = [wanted] if wanted in fits else []
+        if not found:
+            columns = some((f"{name} {self.schema.field(name).type}" for name in self.names), 20)
+            wanted = "column of images (bytes, or a struct with bytes)"
+            raise DataError(f"{self.file} has no {wanted}; columns: {columns}.")
+        return found[0]
+
+    def label(self, wanted: str) -> str:
+        """Return the column of labels: the one wanted, or found by its name or kind."""
+        usual = [name for name in LABEL_NAMES if name in self.names]
+        others = (name for name in self.names if name != "domain")
+        noted = [name for name in others if self._feature(name, "ClassLabel").get("names")]
+        found = wanted or next(iter(usual or (noted if len(noted) == 1 else [])), LABEL_NAMES[0])
+        self.check(found)
+        return found
 
 
-def _is_class_label(features: dict[str, dict], name: str) -> bool:
-    feature = features.get(name) or {}
-    return feature.get("_type") == "ClassLabel" and bool(feature.get("names"))
+def _holds_images(kind: Any) -> bool:
+    if str(kind).startswith("struct") and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return str(kind) in ("binary", "large_binary")
 
 
-def declared_names(path: pathlib.Path, features: dict[str, dict], name: str) -> list[str]:
-    """The names of a ClassLabel; none for other columns.
-
-    Raises:
-      DataError: one that two classes have.
-    """
-    if not _is_class_label(features, name):
-        return []
-    names, where = features[name]["names"], f"the ClassLabel {name!r} of {shown(path)}"
-    if isinstance(names, dict):  # as dataset cards have them: {"0": "cat", "1": "dog"}
-        wanted = [str(number) for number in range(len(names))]
-        if set(names) != set(wanted):
-            raise DataError(f"{where} numbers {some(names)}; number its names from 0.")
-        names = [names[number] for number in wanted]
-    return list(check_class_names(names, where))
-
-
-def check_column(path: pathlib.Path, schema, name: str) -> None:
-    """Raises DataError, listing the columns there are, where one asked for is not."""
-    if name and name not in schema.names:
-        raise DataError(f"{shown(path)} has no column {name!r}; columns: {some(schema.names, 20)}.")
-
-
-def image_column(path: pathlib.Path, schema, features: dict[str, dict], wanted: str) -> str:
-    """The column of images: the one wanted, or found by its name and kind; else DataError."""
-    check_column(path, schema, wanted)
-    fits = [name for name in schema.names if _holds_images(schema.field(name).type)]
-    noted = [name for name in fits if (features.get(name) or {}).get("_type") == "Image"]
-    if wanted:
-        found = [wanted] if wanted in fits else []
-    else:
-        found = [n for n in IMAGE_NAMES if n in fits] or noted or (fits if len(fits) == 1 else [])
-    if not found:
-        raise DataError(
-            f"{shown(path)} has no column of images (bytes, or a struct with bytes); "
-            f"columns: {some((f'{n} {schema.field(n).type}' for n in schema.names), 20)}."
-        )
-    return found[0]
-
-
-def _holds_images(kind) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        at = kind.get_field_index("bytes")
-        return at >= 0 and _holds_images(kind.field(at).type)
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-
-
-def label_column(path: pathlib.Path, schema, features: dict[str, dict], wanted: str) -> str:
-    """The column of labels: the one wanted, or found by its name; else DataError."""
-    check_column(path, schema, wanted)
-    numbered = [n for n in schema.names if _is_class_label(features, n) and n != "domain"]
-    found = [n for n in LABEL_NAMES if n in schema.names]
-    found = [wanted] if wanted else found or (numbered if len(numbered) == 1 else [])
-    if not found:
-        raise DataError(
-            f"{shown(path)} has no column {LABEL_NAMES[0]!r}; columns: {some(schema.names, 20)}."
-        )
-    return found[0]
-
-
-def coded(path: pathlib.Path, name: str, column, declared: Sequence[str]) -> Column:
-    """A column as codes: numbers, of whatever type, as they are; texts by those that occur.
+def coded(where: str, column: Any, declared: Sequence[str]) -> Column:
+    """Turn a column into codes: numbers, of any type, as they are; texts by those that occur.
 
     Texts with declared names are numbers of these, or the names themselves.
-
-    Raises:
-      DataError: another kind of column, numbers that are no whole ones or below -1, or texts that
-        no declared name belongs to.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    where = f"column {name!r} of {shown(path)}"
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
-    kind = column.type
-    if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
-        return Column(_whole_numbers(where, column), list(declared), False)
-    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
-        return Column(_whole_numbers(where, column.cast(pa.float64())), list(declared), False)
-    if not _is_text(kind):
-        raise DataError(f"{where} is {kind}; it must be integers or strings.")
+    column = column.cast(pa.uint8()) if str(column.type) == "bool" else column
+    if pa.types.is_decimal(column.type) or pa.types.is_floating(column.type):
+        column = column.cast(pa.float64())
+    if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+        return Column(_whole_numbers(where, column), declared, False)
+    if str(column.type) not in TEXTS:
+        raise DataError(f"{where} is {column.type}; it must be integers or strings.")
     try:
         text = column.cast(pa.string()).combine_chunks().dictionary_encode()
     except pa.ArrowInvalid as error:
-        raise DataError(
-            f"{where} holds texts that are no UTF-8 ({error}); save it as such."
-        ) from None
+        raise DataError(f"{where} holds texts that are no UTF-8 ({error}).") from None
     codes = pc.fill_null(text.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    names = [class_name(value) for value in text.dictionary.to_pylist()]
-    found = [n for n in dict.fromkeys(names) if n]
-    number = {n: k for k, n in enumerate(found)}
-    codes = np.array([*(number.get(n, -1) for n in names), -1])[codes]
-    column = Column(codes, found, True)
-    return by_names(column, declared, where) if declared else column
+    read = Column(codes, [class_name(value) for value in text.dictionary.to_pylist()], True)
+    read = read.only(name for name in dict.fromkeys(read.names) if name)
+    return read.numbered(declared, where, "its ClassLabel") if declared else read
 
 
-def _is_text(kind) -> bool:
-    import pyarrow as pa
+def labels_of(
+    where: str, column: Any, declared: Sequence[str], listed: Sequence[str], file: str
+) -> Column:
+    """Read a column of labels; numbers need declared names, or those listed in `classes.txt`."""
+    read, numbers = coded(where, column, declared), {name: k for k, name in enumerate(listed)}
+    if listed and (read.found or not read.names):
+        read = read.numbered(listed, f"the labels of {file}", CLASSES)
+    elif listed:
+        for k, name in enumerate(read.names):
+            if numbers.get(name, k) != k:
+                both = f"numbers class {name!r} {k}, and {CLASSES} numbers it {numbers[name]}"
+                raise DataError(f"{file} {both}; correct or remove {CLASSES}.")
+        read = read._replace(names=listed)
+    if read.found:
+        return read.only(itertools.filterfalse(is_missing, read.names))
+    codes = read.codes[read.codes >= 0]
+    if len(codes) and not read.names:
+        raise nameless(file, "numbers")
+    check_labels(codes, len(read.names), file)
+    return read
 
-    is_kind = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary)
-    is_kind += (pa.types.is_large_binary, pa.types.is_string_view, pa.types.is_null)
-    return any(is_one(kind) for is_one in is_kind)
+
+def nameless(file: str, kind: str) -> DataError:
+    """Return the error for labels that name no class."""
+    remedy = f"put {CLASSES}, one name a line, beside the files"
+    return DataError(f"the labels of {file} are {kind} without names; {remedy}.")
 
 
-def _whole_numbers(where: str, column) -> np.ndarray:
-    """int64 [rows]: numbers, -1 for none.
-
-    Raises:
-      DataError: a fraction, or a number that no class has.
-    """
+def _whole_numbers(where: str, column: Any) -> np.ndarray:
+    """Return numbers as int64 [rows], -1 for none; all are numbers that a class may have."""
     import pyarrow as pa
     import pyarrow.compute as pc
+
+    def fault(value: Any) -> DataError:
+        return DataError(f"{where} holds {value}, which is no number of a class; correct it.")
 
     if pa.types.is_floating(column.type):
         values = np.array(column.to_numpy())  # NaN where there is none
         values[np.isnan(values)] = -1
         if len(wrong := values[(values != np.floor(values)) | (np.abs(values) >= MOST)]):
-            raise DataError(
-                f"{where} holds {wrong[0]:g}, which is no number of a class; correct it."
-            )
+            raise fault(f"{wrong[0]:g}")
         codes = values.astype(np.int64)
     else:
-        column = column.cast(pa.uint8()) if pa.types.is_boolean(column.type) else column
-        largest = pc.max(column).as_py() or 0
-        if largest >= MOST:
-            raise DataError(f"{where} holds {largest}, which is no number of a class; correct it.")
+        if (largest := pc.max(column).as_py() or 0) >= MOST:
+            raise fault(largest)
         codes = pc.fill_null(column.cast(pa.int64()), -1).to_numpy()
     if len(codes) and codes.min() < -1:  # -1 is what `datasets` writes for no label
         raise DataError(f"{where} holds {codes.min()}; numbers start at 0.")
     return codes
 
 
-def by_names(column: Column, names: Sequence[str], where: str, table: str = "") -> Column:
-    """A column of texts, or of numbers without names, as numbers of named classes.
-
-    Args:
-      column: whose own names are those that occur.
-      names: of the classes, by number.
-      where: the column, for messages.
-      table: what the names are from, for messages; default: its ClassLabel.
-
-    Raises:
-      DataError: a text that no class belongs to, or two.
-    """
-    values = np.unique(column.codes[column.codes >= 0]).tolist()
-    texts = column.names if column.found else [str(value) for value in values]
-    given = {text for text in texts if text in names or not is_missing(text)}
-    meaning = Meaning(given, names)
-    if fault := meaning.fault(names, table or "its ClassLabel"):
-        raise DataError(f"{where}: label {brief(fault[0])!r} {fault[1]}.")
-    numbers = [meaning.numbers.get(text, -1) for text in texts]
-    keys = list(range(len(texts))) if column.found else values
-    places = np.searchsorted(keys, column.codes) if keys else np.zeros(len(column.codes), int)
-    codes = np.where(column.codes < 0, -1, np.array([*numbers, -1])[places])
-    return Column(codes, list(names), False)
-
-
-def named_domains(path: pathlib.Path, name: str, domains: Column) -> Column:
-    """Domains that are numbers without names are called like their numbers.
-
-    Raises:
-      DataError: numbers beyond the names that are declared.
-    """
-    if domains.names:
-        if len(domains.codes) and domains.codes.max() >= len(domains.names):
-            raise DataError(
-                f"column {name!r} of {shown(path)} runs to {domains.codes.max()}, but has "
-                f"{len(domains.names)} names; numbers must be 0 .. {len(domains.names) - 1}."
-            )
-        return domains
-    values = np.unique(domains.codes[domains.codes >= 0])
-    codes = np.where(domains.codes < 0, -1, np.searchsorted(values, domains.codes))
-    return Column(codes, list(map(str, values.tolist())), True)
-
-
-def imageless_rows(file, schema, image: str) -> tuple[list[str], np.ndarray]:
-    """The columns that hold images and their paths, and which rows have no bytes, bool [rows]."""
+def imageless_rows(file: Any, schema: Any, image: str) -> tuple[list[str], np.ndarray]:
+    """Return the columns of images and their paths, and which rows have no bytes, bool [rows]."""
     import pyarrow as pa
 
     kind = schema.field(image).type
     leaves = [image]
     if pa.types.is_struct(kind):
-        named = [f"{image}.{n}" for n in ("bytes", "path") if kind.get_field_index(n) >= 0]
-        leaves = named
-    masks = []
+        leaves = [f"{image}.{n}" for n in ("bytes", "path") if kind.get_field_index(n) >= 0]
+    masks = [np.zeros(0, bool)]
     for group in range(file.num_row_groups):
         meta = file.metadata.row_group(group)
         columns = [meta.column(c) for c in range(meta.num_columns)]
-        found = next(c for c in columns if c.path_in_schema == leaves[0])
-        counted = found.statistics if found.is_stats_set else None
+        counted = next(c for c in columns if c.path_in_schema == leaves[0]).statistics
         if counted is not None and counted.has_null_count and not counted.null_count:
             masks.append(np.zeros(meta.num_rows, bool))
         else:
             data, _ = parts_of(file.read_row_group(group, columns=leaves[:1]))
             masks.append(data.is_null().to_numpy())
-    return leaves, np.concatenate(masks) if masks else np.zeros(0, bool)
+    return leaves, np.concatenate(masks)
 
 
-def parts_of(table) -> tuple[Any, Any]:
-    """The bytes and, if there are any, the paths in a table of one image column."""
+def parts_of(table: Any) -> tuple[Any, Any]:
+    """Return the bytes and, if there are any, the paths in a table of one image column."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,34 +1,26 @@
-"""Single Parquet files: which there are, their columns, and images by row group."""
+"""Single Parquet files: finds them, reads their columns, and images by row group."""
 
 from __future__ import annotations
 
 import collections
-import contextlib
+import dataclasses
+import functools
 import itertools
 import os
 import pathlib
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.readers.parquet_columns import (
-    Column,
-    check_column,
-    coded,
-    declared_names,
-    explained,
-    features_of,
-    image_column,
-    imageless_rows,
-    label_column,
-    named_domains,
-    parts_of,
-)
+from clipjax.data.dataset import Example, Source, check_labels, digest
+from clipjax.data.readers import parquet_columns as columns
+from clipjax.data.readers.files import check_unchanged, reachable
+from clipjax.data.readers.parquet_columns import Column, parts_of, reading
 from clipjax.data.splits import SPLITS, split_of
-from clipjax.errors import ChangedError, DataError
+from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown
 
 KEPT_BYTES = 64 << 20  # of row groups that were read last
@@ -41,6 +33,7 @@ class Shard(NamedTuple):
     """One file, and what its name and folders say."""
 
     path: pathlib.Path
+    name: str  # below the root, for messages
     split: str
     domain: str  # "" where nothing says one
     size: int
@@ -48,65 +41,44 @@ class Shard(NamedTuple):
 
 
 class Images(NamedTuple):
-    """The image column of a file: where it is, and its row groups."""
+    """Where the images of a file are."""
 
-    path: pathlib.Path
-    name: str  # below the root
-    leaves: list[str]  # columns to read
+    shard: Shard
+    leaves: list[str]  # columns of images and their paths
     groups: list[int]  # rows per row group
-    size: int
-    changed: int
 
 
 class Rows(NamedTuple):
-    """The columns that are read of a file when a dataset is opened."""
+    """The columns of a file that are read when a dataset is opened."""
 
     label: Column
     domain: Column
     imageless: np.ndarray  # bool [rows]
     images: Images
 
-    def __len__(self) -> int:
-        return len(self.imageless)
-
 
 def find_shards(root: pathlib.Path) -> list[Shard]:
-    """The Parquet files below a folder: train first, then by path.
-
-    Raises:
-      DataError: none there.
-    """
-    paths = [p for p in root.rglob("*.parquet") if p.is_file()]
-    paths = [p for p in paths if not any(x.startswith(".") for x in p.relative_to(root).parts)]
-    if not paths:
-        raise DataError(
-            f"{shown(root)} is not a Parquet dataset: it needs files like train.parquet or "
-            "data/train-00000-of-00001.parquet."
-        )
-    shards = [_shard(path, path.relative_to(root)) for path in paths]
-    return sorted(shards, key=lambda s: (SPLITS.index(s.split), str(s.path.relative_to(root))))
+    """Find the Parquet files below a folder, train first, then by path; there must be some."""
+    found = ((path, path.relative_to(root)) for path in root.rglob("*.parquet") if path.is_file())
+    visible = {p: below for p, below in found if not any(x.startswith(".") for x in below.parts)}
+    if not visible:
+        needs = "it needs files like train.parquet or data/train-00000-of-00001.parquet"
+        raise DataError(f"{shown(root)} is not a Parquet dataset: {needs}.")
+    shards = itertools.starmap(_shard, visible.items())
+    return sorted(shards, key=lambda s: (SPLITS.index(s.split), str(visible[s.path])))
 
 
 def begins_parquet(root: pathlib.Path) -> bool:
-    """Whether Parquet files are seen at a root, by a look that is short where images are many.
-
-    It reaches `x.parquet`, `domain/x.parquet` and `domain/test/x.parquet`.
-    """
+    """Look for Parquet files at a root, down to `domain/test/x.parquet`; quick for many images."""
     if any(root.glob("*.parquet")) or any(root.glob("*/*.parquet")):
         return True
-    inner = (f for f in root.glob("*/*") if split_of(f.name) or f.name.lower() in NO_DOMAIN)
-    return any(_first_is_parquet(folder) for folder in inner if folder.is_dir())
-
-
-def _first_is_parquet(folder: pathlib.Path) -> bool:
-    try:
-        with os.scandir(folder) as entries:
-            return any(e.name.endswith(".parquet") for e in itertools.islice(entries, GLANCE))
-    except OSError as error:
-        raise DataError(
-            f"{shown(folder)} cannot be listed ({error.strerror}); give it the right to be read, "
-            "or remove it."
-        ) from None
+    for folder in (f for f in root.glob("*/*") if split_of(f.name) or f.name.lower() in NO_DOMAIN):
+        if folder.is_dir():
+            with reachable(folder, "listed"), os.scandir(folder) as entries:
+                first = itertools.islice(entries, GLANCE)
+                if any(entry.name.endswith(".parquet") for entry in first):
+                    return True
+    return False
 
 
 def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
@@ -117,97 +89,80 @@ def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
     if not folders and not splits and (m := re.fullmatch(r"(.+)-\d+-of-\d+", below.stem)):
         folders = [m[1]]
     stat = path.stat()
-    domain = nfc(shown(folders[0])) if folders else ""
-    return Shard(path, splits[0] if splits else "train", domain, stat.st_size, stat.st_mtime_ns)
+    split, domain = [*splits, "train"][0], nfc(shown([*folders, ""][0]))
+    return Shard(path, shown(below), split, domain, stat.st_size, stat.st_mtime_ns)
 
 
-def read_shard(shard: Shard, root: pathlib.Path, wanted: dict[str, str]) -> Rows:
-    """Labels and domains of a file, and where its images are; no image is read.
+def read_shard(shard: Shard, wanted: Mapping[str, str], listed: Sequence[str]) -> Rows:
+    """Read the labels and domains of a file, but no image.
 
-    Args:
-      shard: the file.
-      root: of the dataset; for names in messages.
-      wanted: names of the "image", "label" and "domain" columns; "" where they are to be found.
+    Columns "image", "label" and "domain" are the `wanted` ones, or found where these are "".
+    Classes may be `listed` in a `classes.txt`.
     """
-    with _opened(shard.path) as file:
-        schema, features = file.schema_arrow, features_of(file.schema_arrow)
-        image = image_column(shard.path, schema, features, wanted["image"])
-        label = label_column(shard.path, schema, features, wanted["label"])
+    import pyarrow.parquet as pq
+
+    with reading(shard.path), pq.ParquetFile(shard.path) as file:
+        schema = columns.Schema(shard.path, file.schema_arrow)
+        image, label = schema.image(wanted["image"]), schema.label(wanted["label"])
         domain = wanted["domain"] or ("domain" if "domain" in schema.names else "")
-        check_column(shard.path, schema, domain)
+        schema.check(domain)
         table = file.read(columns=[label, domain] if domain else [label])
-        leaves, imageless = imageless_rows(file, schema, image)
-        groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-        labels = coded(shard.path, label, table[label], declared_names(shard.path, features, label))
+        place = shown(shard.path)
+        where, names = lambda name: f"column {name!r} of {place}", schema.declared_names
+        labels = columns.labels_of(where(label), table[label], names(label), listed, place)
         domains = Column(np.zeros(len(table), np.int64), [shard.domain], False)
         if domain:
-            names, column = declared_names(shard.path, features, domain), table[domain]
+            column = table[domain]
             column = column.cast("string") if str(column.type) == "bool" else column
-            domains = coded(shard.path, domain, column, names)
-            domains = named_domains(shard.path, domain, domains)
-    name = shown(shard.path.relative_to(root))
-    where = Images(shard.path, name, leaves, groups, shard.size, shard.changed)
-    return Rows(labels, domains, imageless, where)
-
-
-@contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[Any]:
-    """The file as a pyarrow ParquetFile; what goes wrong with it is a DataError."""
-    with explained(path):
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(path) as file:
-            yield file
+            domains = columns.coded(where(domain), column, names(domain))
+            domains = domains if domains.names else domains.as_texts()
+            check_labels(domains.codes[domains.codes >= 0], len(domains.names), where(domain))
+        leaves, imageless = columns.imageless_rows(file, file.schema_arrow, image)
+        groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+    return Rows(labels, domains, imageless, Images(shard, leaves, groups))
 
 
 class ImageColumn:
     """The images of all files by row number. Picklable, safe in threads.
 
-    A row group is read as a whole, and the last ones are kept: in order this costs nothing, at
-    random it pays to write small ones (`datasets` writes 100 rows).
+    A row group is read as a whole, and the last ones are kept: reading in order costs nothing more,
+    reading at random is faster with small groups (`datasets` writes 100 rows).
     """
 
     def __init__(self, files: Sequence[Images]):
-        self._files = list(files)
+        self._files = files
         groups = [(f, g, n) for f, file in enumerate(files) for g, n in enumerate(file.groups)]
         self._groups = [(f, g) for f, g, _ in groups]
-        self._starts = np.concatenate([[0], np.cumsum([n for _, _, n in groups])]).astype(np.int64)
+        self._starts = np.cumsum([0, *(n for _, _, n in groups)], dtype=np.int64)
         self._file_starts = np.cumsum([0, *(sum(file.groups) for file in files)])
-        self.stamps = [(file.name, file.size, file.changed) for file in files]
-        self._start_empty()
-
-    def _start_empty(self) -> None:
+        self.stamps = [(f.shard.name, f.shard.size, f.shard.changed) for f in files]
         self._lock = threading.Lock()
         self._opened: dict[int, Any] = {}
         self._kept: collections.OrderedDict[int, tuple] = collections.OrderedDict()
 
-    def __getstate__(self) -> dict:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_opened", "_kept")}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state)
-        self._start_empty()
+    def __reduce__(self) -> tuple:
+        return ImageColumn, (self._files,)
 
     def names(self, rows: np.ndarray) -> list[str]:
-        """File and number of rows int64 [N]: known without reading, different for all."""
+        """Return file and number of rows int64 [N]: known without reading, different for all."""
         files = np.searchsorted(self._file_starts, rows, side="right") - 1
         numbers = rows - self._file_starts[files]
         pairs = zip(files.tolist(), numbers.tolist(), strict=True)
-        return [f"{self._files[file].name}:{number}" for file, number in pairs]
+        return [f"{self._files[file].shard.name}:{number}" for file, number in pairs]
 
     def read(self, row: int) -> tuple[bytes, str]:
-        """The encoded image of a row, and its name: file and path, or number, of the image."""
+        """Return the encoded image of a row, and its name: file and path, or number, of it."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
-        file = self._files[self._groups[group][0]]
-        with explained(file.path):
+        shard = self._files[self._groups[group][0]].shard
+        with reading(shard.path):
             data, paths = self._group(group)
             at = row - int(self._starts[group])
             path = paths[at].as_py() if paths is not None else None
-            name = f"{file.name}:{path}" if path else self.names(np.array([row]))[0]
+            name = f"{shard.name}:{path}" if path else self.names(np.array([row]))[0]
             return data[at].as_py(), name
 
     def _group(self, group: int) -> tuple:
-        """Bytes and paths of a row group."""
+        """Return bytes and paths of a row group."""
         with self._lock:  # a ParquetFile is not made for threads
             if group in self._kept:
                 self._kept.move_to_end(group)
@@ -223,16 +178,38 @@ class ImageColumn:
             return self._kept[group][0]
 
     def _file(self, number: int) -> Any:
-        """An open file, the one that the dataset was opened with."""
+        """Open a file, if it is still the one that the dataset was opened with."""
         if number not in self._opened:
             import pyarrow.parquet as pq
 
-            file = self._files[number]
-            stat = file.path.stat()
-            if (stat.st_size, stat.st_mtime_ns) != (file.size, file.changed):
-                path = shown(file.path)
-                raise ChangedError(f"{path} changed while it was in use; start again.")
+            shard = self._files[number].shard
+            check_unchanged(shard.path, shard.path.stat(), shard.size, shard.changed)
             if len(self._opened) >= KEPT_FILES:
                 self._opened.pop(next(iter(self._opened))).close()
-            self._opened[number] = pq.ParquetFile(file.path)
+            self._opened[number] = pq.ParquetFile(shard.path)
         return self._opened[number]
+
+
+@dataclasses.dataclass(repr=False, eq=False)
+class ParquetSource(Source):
+    """Rows of Parquet files; their images are read when asked for."""
+
+    _images: ImageColumn
+    _rows: np.ndarray  # int64 [N]
+    labels: np.ndarray  # int32 [N]
+    classes: tuple[str, ...]
+    domain: str
+    split: str
+
+    def __getitem__(self, index: int) -> Example:
+        data, name = self._images.read(int(self._rows[index]))
+        return Example(data, int(self.labels[index]), name)
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        # Name, size and time of change of the files: hashing them would read every image.
+        text = "\n".join((*self.classes, *map(str, self._images.stamps)))
+        return digest([text, self._rows.tobytes(), self.labels.tobytes()])
+
+    def __repr__(self) -> str:
+        return f"Parquet({self.domain}/{self.split}, n={len(self)}, {self._digest})"

@@ -1,24 +1,28 @@
-"""Datasets that TensorFlow Datasets prepared, read without TensorFlow.
-
-Only folders on disk are looked at: nothing is downloaded, and a builder's code is not needed.
-"""
+"""Datasets that TensorFlow Datasets prepared on disk, read without TensorFlow."""
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from clipjax.data import splits
-from clipjax.data.dataset import Example, Skipped, check_domain
-from clipjax.data.readers.tfds_dirs import find_builders
-from clipjax.data.readers.tfds_io import Builder, Records, read_builder, read_labels
-from clipjax.data.splits import SPLITS
-from clipjax.io.texts import nfc
+from clipjax.data.dataset import Dataset, Example, Skipped, Source, check_domain, digest
+from clipjax.data.readers.files import explained
+from clipjax.data.readers.tfds_io import Records, read_builder, read_labels
+from clipjax.errors import ClipjaxError, ConfigError, DataError
+from clipjax.io.texts import nfc, read_text
+
+DOMAINNET = ("real", "painting", "clipart", "quickdraw", "infograph", "sketch")
+INFO = "dataset_info.json"
 
 
-class TfdsDataset:
+class TfdsDataset(Dataset):
     """Prepared builders with an image and a label, each a domain.
 
     Args:
@@ -35,6 +39,8 @@ class TfdsDataset:
       DataError: one that is not prepared, not as ArrayRecord, or has no image and label.
     """
 
+    skipped: tuple[Skipped, ...] = ()
+
     def __init__(
         self, name: str, data_dir: str = "", fractions: Sequence[float] = splits.FRACTIONS
     ):
@@ -45,74 +51,130 @@ class TfdsDataset:
         self.domains = tuple(self._builders)
         names = [name for builder in self._builders.values() for name in builder.classes]
         self.classes = tuple(dict.fromkeys(names))
-        self.skipped: tuple[Skipped, ...] = ()
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
-        """The classes that this domain declares."""
-        domain = check_domain(self, domain)
-        return self._builders[domain].classes
-
-    def has_split(self, split: str) -> bool:
-        """Whether every domain has this split: always, as one is dealt out of train otherwise."""
-        return split in SPLITS
+        return self._builders[check_domain(self, domain)].classes
 
     def source(self, domain: str, split: str) -> TfdsSource:
-        """The examples of a domain and split; the first time, the labels of all are read.
-
-        Raises:
-          DataError: a damaged file, labels that are no class, or a class with a single example
-            where all splits are made by hash.
-        """
+        """Return the examples of a domain and split; the first time, the labels of all are read."""
         domain = check_domain(self, domain)
         builder = self._builders[domain]
         base, _ = splits.origin(split, builder.splits)
         records = Records(builder, builder.splits[base])
-        labels, rows = read_labels(records, builder), np.arange(builder.counts[base])
-        names = builder.classes
-        splits.check_single(split, builder.splits, labels, names, domain, self.fractions)
-        if splits.is_shared(split, builder.splits):
-            where = splits.positions(f"{builder.name}/{base}/{row}" for row in rows)
-            rows = rows[splits.members(split, builder.splits, where, labels, self.fractions)]
-        return TfdsSource(records, rows, labels[rows], self.classes, domain, split)
+        count = builder.counts[base]
+        labels = read_labels(records, count)
+        where = lambda: splits.positions(f"{builder.name}/{base}/{row}" for row in range(count))
+        given, names, shares = builder.splits, builder.classes, self.fractions
+        rows = splits.deal(split, given, where, labels, names, domain, shares)
+        numbers = np.array([self.classes.index(name) for name in names], np.int32)
+        return TfdsSource(records, rows, numbers[labels[rows]], self.classes, domain, split)
 
 
-class TfdsSource:
-    """Records of a prepared split. Picklable: files are opened again when first read."""
+@dataclasses.dataclass(repr=False, eq=False)
+class TfdsSource(Source):
+    """Records of a prepared split."""
 
-    def __init__(
-        self,
-        records: Records,
-        rows: np.ndarray,
-        labels: np.ndarray,  # as the builder numbers them
-        classes: tuple[str, ...],
-        domain: str,
-        split: str,
-    ):
-        self.classes, self.domain, self.split = classes, domain, split
-        builder: Builder = records.builder
-        self._builder, self._given, self._rows = builder, records.split, rows
-        self._records: Records | None = records
-        number = np.array([classes.index(name) for name in builder.classes], np.int32)
-        self.labels = number[labels]
-        text = "\n".join((records.stamp, *classes))
-        digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
-        digest.update(rows.tobytes() + self.labels.tobytes())
-        self._digest = digest.hexdigest()[:16]
-
-    def __getstate__(self) -> dict:
-        return self.__dict__ | {"_records": None}
-
-    def __len__(self) -> int:
-        return len(self._rows)
+    _records: Records
+    _rows: np.ndarray  # int64 [N]
+    labels: np.ndarray  # int32 [N]
+    classes: tuple[str, ...]
+    domain: str
+    split: str
 
     def __getitem__(self, index: int) -> Example:
-        row = int(self._rows[index])
-        if (records := self._records) is None:  # unpickled; that two threads open is harmless
-            records = self._records = Records(self._builder, self._given)
-        name = f"{self._builder.name}/{self._given}:{row}"
+        row, records = int(self._rows[index]), self._records
+        name = f"{records.builder.name}/{records.split}:{row}"
         return Example(records.image(row), int(self.labels[index]), name)
 
     def __repr__(self) -> str:
-        return (
-            f"Tfds({self._builder.name}, {self.domain}/{self.split}, n={len(self)}, {self._digest})"
-        )
+        text = "\n".join((self._records.stamp, *self.classes))
+        key = digest([text, self._rows.tobytes(), self.labels.tobytes()])
+        name = self._records.builder.name
+        return f"Tfds({name}, {self.domain}/{self.split}, n={len(self)}, {key})"
+
+
+def find_builders(name: str, data_dir: str = "") -> dict[str, pathlib.Path]:
+    """Find the folders of the builders that a name of a `TfdsDataset` means, by domain.
+
+    Raises:
+      ConfigError: no such builder, or a part of `a+b` with several configs.
+      DataError: not prepared.
+    """
+    if name.startswith(("/", ".", "~")):
+        return _at_path(pathlib.Path(name).expanduser())
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    root, parts = root.expanduser(), name.split("+")
+    if len(parts) == 1:
+        return _builder(root, name)
+    found: dict[str, pathlib.Path] = {}
+    for part in parts:
+        (domain, folder), *others = _builder(root, part).items()
+        if others:
+            fault = f"tfds:{name}: builder {part!r} has several configs"
+            raise ConfigError(f"{fault}; choose one, as in {part}/{domain}.")
+        found[domain if domain not in found else part.replace("/", "_")] = folder
+    return found
+
+
+def _at_path(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    found = prepared(folder)
+    if not found:
+        remedy = f"give a folder with {INFO}, or one of such folders"
+        raise DataError(f"{folder} holds no prepared TFDS dataset; {remedy}.")
+    if "" not in found:
+        return found
+    file = found[""] / INFO
+    with explained(str(file), "prepare the dataset again", AttributeError):  # not an object
+        noted = json.loads(read_text(file))
+        name = str(noted.get("configName") or noted.get("name") or folder.name)
+    return {name: found[""]}
+
+
+def _builder(root: pathlib.Path, name: str) -> dict[str, pathlib.Path]:
+    """Find the prepared configs of a builder; DomainNet's in the order of its paper's tables."""
+    found = prepared(root / name)
+    if not found:
+        raise _unprepared(root, name)
+    if "" in found:
+        return {name.split("/")[-1]: found[""]}
+    if name == "domainnet":
+        return {config: found[config] for config in DOMAINNET if config in found}
+    return {name: next(iter(found.values()))} if len(found) == 1 else found
+
+
+def prepared(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Return the newest versions in a folder: {"": its own}, else those of its sub-folders."""
+    from tensorflow_datasets.core.utils.version import list_all_versions
+
+    def newest(place: pathlib.Path) -> pathlib.Path | None:
+        versions = (place / str(version) for version in reversed(list_all_versions(place)))
+        return next((v for v in (place, *versions) if (v / INFO).exists()), None)
+
+    if own := newest(folder):
+        return {"": own}
+    return {sub.name: found for sub in sorted(folder.glob("*")) if (found := newest(sub))}
+
+
+def _unprepared(root: pathlib.Path, name: str) -> ClipjaxError:
+    """Return the error for a builder without a folder, unknown or not prepared."""
+    import tensorflow_datasets as tfds
+
+    known, builder = tfds.list_builders(with_community_datasets=False), name.split("/")[0]
+    if builder not in known:
+        close = difflib.get_close_matches(builder, known)
+        meant = f" Did you mean {' or '.join(close)}?" if close else ""
+        fault = f"TFDS has no builder {builder!r} and {root} has no folder of that name."
+        return ConfigError(f"{fault}{meant} Own builders are given by their path: tfds:/path.")
+    names, size = [name], ""
+    if name == "domainnet":
+        names = [f"domainnet/{config}" for config in DOMAINNET]
+        size = " (18 GB to download and three times that to prepare all six)"
+    # Not the command line of TFDS, which needs Apache Beam too.
+    code = (
+        f"import tensorflow_datasets as tfds; [tfds.builder(name, data_dir={str(root)!r}, "
+        f"file_format='array_record').download_and_prepare() for name in {names}]"
+    )
+    return DataError(
+        f"tfds:{name} is not prepared in {root}. Prepare it once: pip install 'clipjax[tfds]' && "
+        f'python -c "{code}"; this needs TensorFlow, a network connection and disk space{size}.'
+    )

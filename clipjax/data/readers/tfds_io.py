@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
-import pathlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.readers.tfds_dirs import convert_command
+from clipjax.data.dataset import check_labels
+from clipjax.data.readers.files import explained
 from clipjax.data.splits import split_of
-from clipjax.errors import DataError, UnreachableError
+from clipjax.errors import DataError
 from clipjax.io import default_cache_dir, replaced
 from clipjax.io.texts import check_class_names, some
 from clipjax.log import progress
@@ -35,19 +36,17 @@ class Builder(NamedTuple):
 
 
 def read_builder(folder: str) -> Builder:
-    """Reads a builder's metadata.
-
-    Raises:
-      DataError: not ArrayRecord, damaged metadata, no image or no label, unknown splits.
-    """
+    """Read a builder's metadata; it must be ArrayRecord, with an image and a label."""
     import tensorflow_datasets as tfds
 
-    info = _open(folder).info
+    with reading(folder):
+        info = tfds.builder_from_directory(folder).info
     formats = {f.value for f in info.available_file_formats()}
     if "array_record" not in formats:
         raise DataError(
-            f"{folder} holds {', '.join(sorted(formats))} files, which need TensorFlow to be read. "
-            f"Write ArrayRecord beside them: {convert_command(folder)}"
+            f"{folder} holds {', '.join(sorted(formats))} files, which need TensorFlow. Write "
+            "ArrayRecord beside them: pip install 'clipjax[tfds]' apache-beam && tfds "
+            f"convert_format --dataset_version_dir={folder} --out_file_format=array_record"
         )
     image = _feature(folder, info.features, tfds.features.Image, "image")
     label = _feature(folder, info.features, tfds.features.ClassLabel, "label")
@@ -62,128 +61,94 @@ def read_builder(folder: str) -> Builder:
     return Builder(folder, info.full_name, image, label, classes, splits, counts)
 
 
-def _open(folder: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    with explained(folder):
-        return tfds.builder_from_directory(folder)
-
-
-@contextlib.contextmanager
-def explained(what: str) -> Iterator[None]:
-    """Turn what goes wrong in reading into a DataError that names `what`."""
+def reading(what: str) -> contextlib.AbstractContextManager[None]:
+    """Turn errors in reading into a DataError that names `what`."""
     from google.protobuf.json_format import Error
     from google.protobuf.message import DecodeError
 
-    try:
-        yield
-    except (OSError, RuntimeError, ValueError, LookupError, Error, DecodeError) as error:
-        reason = (str(error).strip() or type(error).__name__).split("\n")[0]
-        kind = UnreachableError if isinstance(error, OSError) and error.errno else DataError
-        raise kind(f"{what} cannot be read ({reason}); prepare the dataset again.") from None
+    return explained(what, "prepare the dataset again", RuntimeError, Error, DecodeError)
 
 
 def _feature(folder: str, features: Any, kind: type, usual: str) -> str:
-    """The name of the one feature of a kind; the usual name wins."""
+    """Return the name of the one feature of a kind; the usual name wins."""
     found = [name for name, feature in features.items() if isinstance(feature, kind)]
-    if usual in found:
-        return usual
-    if len(found) != 1:
+    if usual not in found and len(found) != 1:
         listed = some((f"{name} {type(f).__name__}" for name, f in features.items()), 20)
-        raise DataError(
-            f"{folder} has no single {kind.__name__} feature for the {usual}; features: {listed}."
-        )
-    return found[0]
+        fault = f"{folder} has no single {kind.__name__} feature for the {usual}"
+        raise DataError(f"{fault}; features: {listed}.")
+    return usual if usual in found else found[0]
 
 
 class Records:
-    """The records of one split: images as encoded bytes, labels without their images."""
+    """The records of one split: images as encoded bytes, labels without their images.
+
+    Picklable: files are opened again when first read; that two threads may do so is harmless.
+    """
 
     def __init__(self, builder: Builder, split: str):
+        self.builder, self.split = builder, split
+        *_, files = self._opened
+        with reading(builder.folder):
+            stats = ((os.path.basename(file), os.stat(file)) for file in files)
+            stamps = (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+            self.stamp = "\n".join([builder.name, split, *stamps])
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in self.__dict__.items() if key != "_opened"}
+
+    @functools.cached_property
+    def _opened(self) -> tuple[Any, Any, Any, list[str]]:
+        """The data, parsers of the image and the label alone, and the files."""
         import tensorflow_datasets as tfds
 
-        self.builder, self.split, opened = builder, split, _open(builder.folder)
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        with explained(builder.folder):
-            self._data = opened.as_data_source(
-                split, file_format="array_record", deserialize_method=raw
-            )
-            files = opened.info.splits[split].file_instructions
-            self.stamp = "\n".join([builder.name, split, *(_stamp(f.filename) for f in files)])
-        # Of a record only these features are parsed; no image is decoded.
-        features = opened.info.features
-        self._skip = {builder.image: tfds.decode.SkipDecoding()}
-        self._image = tfds.features.FeaturesDict({builder.image: features[builder.image]})
-        self._label = tfds.features.FeaturesDict({builder.label: features[builder.label]})
-
-    def __len__(self) -> int:
-        return len(self._data)
+        kind = {"deserialize_method": tfds.decode.DeserializeMethod.RAW_BYTES}
+        with reading(self.builder.folder):
+            opened = tfds.builder_from_directory(self.builder.folder)
+            data = opened.as_data_source(self.split, file_format="array_record", **kind)
+            files = [f.filename for f in opened.info.splits[self.split].file_instructions]
+        parser = lambda name: tfds.features.FeaturesDict({name: opened.info.features[name]})
+        return data, parser(self.builder.image), parser(self.builder.label), files
 
     def image(self, row: int) -> bytes:
-        """The encoded image of a record."""
-        with explained(f"record {row} of {self.builder.folder}"):
-            record = self._image.deserialize_example_np(self._data[row], decoders=self._skip)
-        return record[self.builder.image]
+        """Return the encoded image of a record."""
+        from tensorflow_datasets.core.decode import SkipDecoding
+
+        with reading(f"record {row} of {self.builder.folder}"):
+            data, image, *_ = self._opened
+            skip = {self.builder.image: SkipDecoding()}
+            return image.deserialize_example_np(data[row], decoders=skip)[self.builder.image]
 
     def labels(self, rows: Sequence[int]) -> list[int]:
-        """The labels of records, as the builder numbers them."""
-        with explained(f"a record of {self.builder.folder}"):
-            raw = self._data.data_source.__getitems__(rows)
-            read = [self._label.deserialize_example_np(record) for record in raw]
+        """Return the labels of records, as the builder numbers them."""
+        with reading(f"a record of {self.builder.folder}"):
+            data, _, label, _ = self._opened
+            raw = data.data_source.__getitems__(rows)
+            read = [label.deserialize_example_np(record) for record in raw]
         return [int(record[self.builder.label]) for record in read]
 
 
-def _stamp(file: str) -> str:
-    stat = os.stat(file)
-    return f"{os.path.basename(file)} {stat.st_size} {stat.st_mtime_ns}"
-
-
-def read_labels(records: Records, builder: Builder) -> np.ndarray:
-    """All labels of a split, int32 [N], from a cache on disk where they were read before.
-
-    Raises:
-      DataError: labels that are no class, or damaged records.
-    """
+def read_labels(records: Records, count: int) -> np.ndarray:
+    """Read all labels of a split, int32 [count], or take them from a cache on disk."""
+    builder = records.builder
     text = "\n".join((builder.folder, builder.label, records.stamp))
     key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     file = default_cache_dir() / "labels" / f"{key}.npy"
-    labels = _kept(file, len(records))
-    if labels is not None:
-        return _checked(labels, builder)
-    labels = np.zeros(len(records), np.int32)
-    # Rows from all files at a time: they are read side by side.
-    apart = -(-len(records) // AT_ONCE)
-    what = f"read labels of {builder.name}"
-    for first in progress(range(apart), what=what, unit="batch"):
-        labels[first::apart] = records.labels(range(first, len(records), apart))
-    _keep(file, _checked(labels, builder))
-    return labels
-
-
-def _checked(labels: np.ndarray, builder: Builder) -> np.ndarray:
-    """The labels; DataError where one is no class, also of those read before names went."""
-    if len(labels) and not 0 <= labels.min() <= labels.max() < len(builder.classes):
-        raise DataError(
-            f"labels of {builder.name} run from {labels.min()} to {labels.max()}, but it has "
-            f"{len(builder.classes)} classes (-1 means that the split has no labels)."
-        )
-    return labels
-
-
-def _kept(file: pathlib.Path, count: int) -> np.ndarray | None:
-    """The cached labels; None where there are none, or not so many."""
     try:
         labels = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):  # not there, or a damaged disk: read them again
-        return None
-    return labels if labels.shape == (count,) else None
-
-
-def _keep(file: pathlib.Path, labels: np.ndarray) -> None:
-    """Writes the cache; a full disk costs a warning, as labels can be read again."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replaced(file, shared=True) as scratch, scratch.open("wb") as out:
-            np.save(out, labels)
-    except OSError as error:
-        warnings.warn(f"labels are not cached: {file}: {error.strerror}.", stacklevel=2)
+    except (OSError, ValueError, EOFError):  # not there, or a damaged disk
+        labels = np.zeros(0, np.int32)
+    if fresh := labels.shape != (count,):
+        labels = np.zeros(count, np.int32)
+        # Rows from all files at a time: they are read side by side.
+        apart = -(-count // AT_ONCE)
+        for first in progress(range(apart), what=f"read labels of {builder.name}", unit="batch"):
+            labels[first::apart] = records.labels(range(first, count, apart))
+    check_labels(labels, len(builder.classes), builder.name)
+    if fresh:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with replaced(file, shared=True) as scratch, scratch.open("wb") as out:
+                np.save(out, labels)
+        except OSError as error:  # a full disk: labels can be read again
+            warnings.warn(f"labels are not cached: {file}: {error.strerror}.", stacklevel=2)
+    return labels
