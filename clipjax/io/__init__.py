@@ -1,4 +1,4 @@
-"""Paths here and in object stores (`gs://bucket/folder`), files written whole, where caches lie."""
+"""Paths on this machine and in object stores (`gs://bucket/folder`), files written atomically."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from clipjax.errors import ConfigError
 _PROBE = 4096  # bytes that a disk must have left
 SCHEMES = ("gs", "s3")  # of those that etils knows, the ones that orbax writes arrays to
 ASSETS = pathlib.Path(__file__).parent.parent / "assets"  # what ships with the package
-Path = Any  # pathlib.Path, or etils.epath.Path where a scheme stands in front
+Path = Any  # pathlib.Path, or etils.epath.Path of a path with a scheme
 
 
 def is_remote(path: str | os.PathLike) -> bool:
@@ -50,7 +49,7 @@ def as_path(path: str | os.PathLike) -> Path:
 
 
 def check_reachable(path: Path) -> None:
-    """Asks for a path once, so that what is wrong with it is said at the start; it need not exist.
+    """Look a path up, so that faults are reported at the start; it need not exist.
 
     Raises:
       ConfigError: the system refuses it; or of an object store, the package for it is not
@@ -60,7 +59,7 @@ def check_reachable(path: Path) -> None:
         try:
             os.stat(path)
         except (FileNotFoundError, NotADirectoryError):
-            return  # a file in the way matters to who writes
+            pass  # a file in the way matters only when something is written
         except OSError as error:
             raise ConfigError(f"{path} cannot be reached ({error.strerror}).") from error
         return
@@ -76,22 +75,21 @@ def check_reachable(path: Path) -> None:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Writes into a folder of this machine, made where there is none, and removes it again.
+    """Write into a folder of this machine, or where it would be made, and clean up.
 
-    Permissions do not tell: of root, of read-only disks, of files where folders are to be.
+    Permissions alone do not tell: root, read-only disks, files in the place of folders.
 
     Raises:
-      ConfigError: that fails; it says why.
+      ConfigError: that fails, and why.
     """
     folder = pathlib.Path(folder)
     try:
         there = next(each for each in (folder, *folder.parents) if each.exists())
         # Where a file is in the way this fails as making the folder would.
-        probe = pathlib.Path(tempfile.mkdtemp(prefix=".clipjax-", dir=there))
-        try:
-            (probe / "probe").write_bytes(bytes(_PROBE))
-        finally:
-            shutil.rmtree(probe, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            prefix=".clipjax-", dir=there, ignore_cleanup_errors=True
+        ) as probe:
+            pathlib.Path(probe, "probe").write_bytes(bytes(_PROBE))
     except OSError as error:
         raise ConfigError(
             f"{folder} cannot be written ({error.strerror}); choose another place."
@@ -99,7 +97,7 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 
 def write_errors(path: str | os.PathLike) -> type[Exception]:
-    """The exceptions of writing to a path; object stores raise anything, each client its own.
+    """The exceptions of writing to a path; clients of object stores raise their own.
 
     >>> write_errors("/runs/a").__name__, write_errors("gs://bucket/a").__name__
     ('OSError', 'Exception')
@@ -111,7 +109,7 @@ def local_only(path: str | os.PathLike, what: str) -> pathlib.Path:
     """A path on this machine.
 
     Raises:
-      ConfigError: it is elsewhere; `what` says who cannot write there.
+      ConfigError: it is elsewhere; `what` names the output that cannot go there.
     """
     if is_remote(path):
         raise ConfigError(f"{what} cannot go to {os.fspath(path)}; give a path on this machine.")
@@ -119,7 +117,7 @@ def local_only(path: str | os.PathLike, what: str) -> pathlib.Path:
 
 
 def append_text(path: str | os.PathLike, text: str) -> None:
-    """Adds text to a file's end, all of it or nothing.
+    """Append text to a file, all of it or nothing.
 
     Raises:
       OSError: nothing could be written.
@@ -132,9 +130,8 @@ def append_text(path: str | os.PathLike, text: str) -> None:
     with path.open("ab", buffering=0) as file:
         end = file.tell()
         try:
-            written = file.write(data)
-            while written < len(data):  # a disk that runs full takes a part first, then says why
-                written += file.write(data[written:])
+            while data:  # a disk that runs full takes a part first, then says why
+                data = data[file.write(data) :]
         except OSError:
             file.truncate(end)
             raise
@@ -142,11 +139,10 @@ def append_text(path: str | os.PathLike, text: str) -> None:
 
 @contextlib.contextmanager
 def replaced(path: pathlib.Path, *, shared: bool = False) -> Iterator[pathlib.Path]:
-    """A scratch file to write in the block; after it that is `path`, or gone where the block fails.
+    """Yield a scratch file that becomes the local `path` after the block, unless the block fails.
 
-    Args:
-      path: a local file; readers see the old or the new one, never a part.
-      shared: several processes may write it at once; each has a scratch file of its own.
+    Readers see the old or the new file, never a part. `shared` gives each of several processes that
+    may write it at once its own scratch file.
     """
     mark = f".{uuid.uuid4().hex}" if shared else ""
     scratch = path.with_name(f"{path.name}{mark}.partial")
@@ -160,7 +156,7 @@ def replaced(path: pathlib.Path, *, shared: bool = False) -> Iterator[pathlib.Pa
 
 
 def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
-    """Writes a file so that a reader sees the old or the new content, never a part."""
+    """Write a file so that a reader sees the old or the new content, never a part."""
     path = as_path(path)
     data = content.encode() if isinstance(content, str) else content
     if is_remote(path):  # an object appears whole or not at all
@@ -171,11 +167,7 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def to_json(data: Any, **options: Any) -> str:
-    """JSON text of data; numbers that are not finite, which JSON cannot say, become null.
-
-    Args:
-      data: of what JSON holds.
-      **options: of `json.dumps`.
+    """JSON text by `json.dumps`, with NaN and infinity, which JSON lacks, as null.
 
     >>> to_json({"loss": [0.5, float("nan")]})
     '{"loss": [0.5, null]}'
@@ -195,14 +187,14 @@ def _with_nulls(data: Any) -> Any:
 
 
 def write_json(path: str | os.PathLike, data: Any) -> None:
-    """Writes data as indented JSON, atomically; see `to_json`."""
+    """Write data as indented JSON, atomically; see `to_json`."""
     write_atomically(path, to_json(data, indent=2) + "\n")
 
 
 def default_cache_dir() -> pathlib.Path:
     """$CLIPJAX_CACHE, or clipjax in the user's cache folder ($XDG_CACHE_HOME or ~/.cache).
 
-    For a user without a home a place that nobody can write to: caches are gone without.
+    A user without a home gets a place that cannot be written.
     """
     if chosen := os.environ.get("CLIPJAX_CACHE"):
         return pathlib.Path(os.path.expanduser(chosen))
