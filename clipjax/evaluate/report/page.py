@@ -1,6 +1,6 @@
 """report.html and suite.html: one file each, readable offline, without JavaScript.
 
-How they look is said in assets/report: page.html, items.html, report.css.
+The templates and the style sheet are in assets/report: page.html, items.html, report.css.
 """
 
 from __future__ import annotations
@@ -16,51 +16,42 @@ from clipjax.io import ASSETS
 
 
 def run_page(results: dict, metrics: list[dict], evidence: dict, config: dict) -> str:
-    """The page of a run.
-
-    Args:
-      results: content of results.json.
-      metrics: records of metrics.jsonl.
-      evidence: content of evidence.json; what it lacks is not shown.
-      config: of the run, as JSON.
-    """
+    """Render the page of a run from results.json, metrics.jsonl, evidence.json and config.json."""
     data = results["data"]
-    found = {
-        ("results", "Results"): sections.headline(results),
-        ("sweep", "Sweep"): sections.sweep(results),
-        ("learning", "Learning"): sections.learning(results, metrics),
-        ("features", "Features"): sections.features(evidence),
-        ("classes", "Change per class"): sections.class_changes(evidence),
-        ("mistakes", "Worst classes"): sections.worst(evidence),
-        ("selection", "Choice of the checkpoint"): sections.selection(results),
-        ("run", "About the run"): sections.about(results, config),
-    }
     return document(
         f"{results['experiment']}: {data['source']} → {data['target']}",
         f"{data['name']}, {results['classes']} classes; model {results['model']}; "
         f"seeds {', '.join(map(str, results['seeds']))}",
         [sections.summary(results)],
-        [Chapter(*name, items=items) for name, items in found.items()],
+        [
+            Chapter("results", "Results", items=sections.headline(results)),
+            Chapter("sweep", "Sweep", items=sections.sweep(results)),
+            Chapter("learning", "Learning", items=sections.learning(results, metrics)),
+            Chapter("features", "Features", items=sections.features(evidence)),
+            Chapter("classes", "Change per class", items=sections.class_changes(evidence)),
+            Chapter("mistakes", "Worst classes", items=sections.worst(evidence)),
+            Chapter("selection", "Choice of the checkpoint", items=sections.selection(results)),
+            Chapter("run", "About the run", items=sections.about(results, config)),
+        ],
     )
 
 
 def suite_page(entries: Sequence[tuple[str, dict, Sequence | None, str | None]]) -> str:
-    """The page of several runs: a table each, beside published accuracies where there are some.
+    """Render the page of several runs: a table each, beside published accuracies if there are any.
 
     Args:
       entries: (title, results, published rows (method, domain, published, measured; in %) or None,
         href of the run's own page or None).
     """
     header = ["method", "domain", "published, %", "measured, %"]
-    beside, more = "Beside the published accuracies", "Curves, maps and mistakes"
     parts = []
     for i, (title, results, published, href) in enumerate(entries):
         data = results["data"]
         heading = f"{title}: {data['name']}, {data['source']} → {data['target']}"
         items = [
             *sections.headline(results),
-            Table(header, published or [], beside, folded=False),
-            Link(more, href or ""),
+            Table(header, published or [], "Beside the published accuracies", folded=False),
+            Link("Curves, maps and mistakes", href or ""),
         ]
         parts.append(Chapter(f"part-{i}", heading, items=items))
     models = ", ".join(dict.fromkeys(str(results["model"]) for _, results, *_ in entries))
@@ -68,13 +59,9 @@ def suite_page(entries: Sequence[tuple[str, dict, Sequence | None, str | None]])
 
 
 def document(title: str, subtitle: str, lead: Sequence[str], parts: Sequence[Chapter]) -> str:
-    """A whole page: header, links to its chapters, the chapters; those that are empty left out.
+    """Render a whole page: header, lead sentences, links to the chapters, the chapters.
 
-    Args:
-      title: heading.
-      subtitle: below it.
-      lead: sentences before all others.
-      parts: the chapters.
+    Empty chapters are left out.
     """
     style = (ASSETS / "report" / "report.css").read_text(encoding="utf-8")
     kept = [part for part in parts if part]
@@ -84,7 +71,7 @@ def document(title: str, subtitle: str, lead: Sequence[str], parts: Sequence[Cha
 
 @functools.cache
 def _templates():
-    """The templates. What they are given is text, never markup, and what they lack an error."""
+    """The templates: values are escaped, a missing one is an error."""
     import jinja2
     from markupsafe import Markup
 
