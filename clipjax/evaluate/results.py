@@ -122,8 +122,8 @@ def measured_distances(results: dict) -> dict[str, list[float]]:
 
 
 def _distances(results: dict) -> list[str]:
-    data, measured = results["data"], measured_distances(results)
-    found = ", ".join(f"{method} {np.mean(values):.2f}" for method, values in measured.items())
+    data, measured = results["data"], measured_distances(results).items()
+    found = ", ".join(f"{method} {np.mean(values):.2f}" for method, values in measured)
     about = f"proxy A-distance of {data['source']} and {data['target']}"
     return [f"{about} (0: alike, 2: always told apart): {found}"] if found else []
 
@@ -132,8 +132,7 @@ def _ensembles(results: dict) -> list[str]:
     """A sentence per ensemble: how good and how different its members are on the target."""
     target, said = results["data"]["target"], []
     for line in lines_of(results["rows"]):
-        r = line.rows.get(target, {})
-        if "members" in r:
+        if "members" in (r := line.rows.get(target, {})):
             members = np.asarray(r["members"])  # [seeds, M]
             said.append(
                 f"{line.name} on {target}: {members.shape[1]} members of "
@@ -173,9 +172,8 @@ def notes(results: dict) -> list[str]:
 
 
 def _tables(results: dict) -> list[Cells]:
-    found = [cells(results), macro_cells(results)]
-    found += [sweeps.cells(results)] if "sweep" in results else []
-    return [(header, body) for header, body in found if body]
+    sweep = [sweeps.cells(results)] if "sweep" in results else []
+    return [table for table in (cells(results), macro_cells(results), *sweep) if table[1]]
 
 
 def table(results: dict) -> str:
@@ -222,12 +220,7 @@ def read(workdir: pathlib.Path) -> dict | None:
 
 
 def _complete(found: Any, path: pathlib.Path) -> dict:
-    """Check results of any version up to this one and add the fields they lack.
-
-    Raises:
-      ValueError: they are damaged.
-      DataError: a newer version wrote them.
-    """
+    """Check results of any version and add the fields they lack; ValueError: they are damaged."""
     if not isinstance(found, dict):
         raise ValueError("it holds no results")
     version = found.get("version", 1)

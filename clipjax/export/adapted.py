@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from clipjax.data.features.identity import differences, sizes
 from clipjax.data.images.preprocess import Preprocess, load_preprocess, save_preprocess
@@ -37,6 +38,7 @@ from clipjax.model.hf.weights import checked, read_json, read_tensor, stored_in,
 PyTree = Any
 FORMAT = 1  # of heads.json; raise when its meaning changes
 HEADS = "heads.json"
+FIELDS = ("adapter", "classifier", "class_bias", "members")  # of `Heads`, in heads.json
 
 
 class Trained(NamedTuple):
@@ -100,9 +102,7 @@ def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
         probabilities = model.predict(["cat.jpg"])
         print(model.classes[probabilities[0].argmax()])
 
-    Args:
-      directory: with config.json, weights, heads.json and heads.safetensors.
-      dtype: that the image tower computes in; None for float32.
+    The image tower computes in `dtype`, float32 by default.
 
     Raises:
       CheckpointError: no such directory, a file missing, damaged or replaced since the export,
@@ -156,32 +156,24 @@ def _read_heads(directory: pathlib.Path) -> tuple[Trained, dict[str, Any]]:
     if data.get("format") != FORMAT:
         raise _damaged(f"{file} has format {data.get('format')}, this clipjax reads {FORMAT}")
     try:
-        classes = tuple(data["classes"])
-        heads = Heads(
-            num_classes=len(classes),
-            adapter=data["adapter"] and tuple(data["adapter"]),
-            classifier=tuple(data["classifier"]),
-            class_bias=data["class_bias"],
-            members=data["members"],
-        )
+        classes, made = tuple(data["classes"]), {name: data[name] for name in FIELDS}
+        made |= {k: tuple(made[k]) for k in FIELDS[:2] if made[k] is not None}
+        heads = Heads(num_classes=len(classes), **made)
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(f"{file} is damaged ({type(error).__name__}: {error})") from None
     stored = stored_in(directory / "heads.safetensors")
     width = read_json(directory / "config.json").get("projection_dim", 512)
     shapes = jax.eval_shape(heads.init, jax.random.key(0), jnp.zeros((1, width)))["params"]
 
-    def leaf(path, shape):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+    params = {}
+    for name, leaf in flat(shapes).items():
         found = stored[name].shape if name in stored else "missing"
-        if found != shape.shape:
-            raise _damaged(
-                f"{directory}/heads.safetensors: {name} is {found}, {HEADS} wants {shape.shape}"
-            )
+        if found != leaf.shape:
+            fault = f"{name} is {found}, {HEADS} wants {leaf.shape}"
+            raise _damaged(f"{directory}/heads.safetensors: {fault}")
         tensor = read_tensor(stored[name])
-        return jnp.asarray(checked(name, tensor, tensor.dtype, stored[name].file))
-
-    params = jax.tree_util.tree_map_with_path(leaf, shapes)
-    return Trained(heads, params, classes), data.get("identity", {})
+        params[name] = jnp.asarray(checked(name, tensor, tensor.dtype, stored[name].file))
+    return Trained(heads, unflatten_dict(params, sep="/"), classes), data.get("identity", {})
 
 
 def _damaged(fault: str) -> CheckpointError:
@@ -224,15 +216,7 @@ def save_adapted(
     heads = trained.heads.clone(discriminator=None)  # flax looks for parameters of all it has
     save_program(directory, config, preprocess, heads, stored, kept)
     found = load_clip(directory)[1]  # as `load_adapted` will
-    write_json(
-        directory / HEADS,
-        {
-            "format": FORMAT,
-            "classes": list(trained.classes),
-            "adapter": heads.adapter and list(heads.adapter),
-            "classifier": list(heads.classifier),
-            "class_bias": heads.class_bias,
-            "members": heads.members,
-            "identity": _identity(config, found, load_preprocess(directory), kept),
-        },
-    )
+    identity = _identity(config, found, load_preprocess(directory), kept)
+    made = {name: getattr(heads, name) for name in FIELDS}
+    content = {"format": FORMAT, "classes": trained.classes, **made, "identity": identity}
+    write_json(directory / HEADS, content)

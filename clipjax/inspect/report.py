@@ -14,6 +14,7 @@ from clipjax.inspect import stats as census
 from clipjax.inspect.scan import Reading
 from clipjax.inspect.stats import Rows
 from clipjax.inspect.verdict import Verdict
+from clipjax.io.texts import counted
 from clipjax.study.parts import Data
 
 Counts = Mapping[Part, np.ndarray]  # images of each class, int64 [K]
@@ -27,15 +28,6 @@ def percent(share: float) -> str:
     ('1.2 %', '0 %')
     """
     return f"{100 * share:.2g} %" if share < 0.995 else "100 %"
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number and its noun.
-
-    >>> counted(1, "file"), counted(2000, "entry", "entries")
-    ('1 file', '2,000 entries')
-    """
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def size(number: float) -> str:
@@ -52,15 +44,14 @@ def size(number: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """A time span in its largest sensible unit.
+    """A time span in the largest unit of which it has two.
 
     >>> age(30), age(7200), age(200_000)
     ('30 s', '2 h', '2 d')
     """
-    for unit, length, most in (("s", 1, 120), ("min", 60, 7200), ("h", 3600, 172_800)):
-        if seconds < most:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds / 86_400:.0f} d"
+    units = {"d": 86_400, "h": 3600, "min": 60, "s": 1}
+    unit = next((unit for unit, length in units.items() if seconds >= 2 * length), "s")
+    return f"{seconds / units[unit]:.0f} {unit}"
 
 
 def counts_chapter(

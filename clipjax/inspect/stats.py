@@ -16,21 +16,15 @@ from clipjax.data.dataset import Example, Part, Source
 
 
 class Rows:
-    """The examples of several sources as one sequence.
-
-    Attributes:
-      parts: the sources' keys, in order.
-      part: int64 [N], which of `parts` a row belongs to.
-      labels: int32 [N].
-    """
+    """The examples of several sources as one sequence."""
 
     def __init__(self, sources: Mapping[Part, Source]):
         self.parts, self._sources = tuple(sources), tuple(sources.values())
         lengths = np.array([len(source) for source in self._sources], np.int64)
         self._starts = np.cumsum([0, *lengths])
-        self.part = np.repeat(np.arange(len(lengths)), lengths)
+        self.part = np.repeat(np.arange(len(lengths)), lengths)  # int64 [N], index into `parts`
         labels = [source.labels for source in self._sources]
-        self.labels = np.concatenate([np.zeros(0, np.int32), *labels], dtype=np.int32)
+        self.labels = np.concatenate([np.zeros(0, np.int32), *labels], dtype=np.int32)  # [N]
 
     def __len__(self) -> int:
         return len(self.part)
@@ -48,10 +42,7 @@ class Rows:
 
 def class_counts(sources: Mapping[Part, Source], num_classes: int) -> dict[Part, np.ndarray]:
     """Images of each class in each part, int64 [K]."""
-    return {
-        part: np.bincount(np.asarray(source.labels, np.int64), minlength=num_classes)
-        for part, source in sources.items()
-    }
+    return {part: np.bincount(s.labels, minlength=num_classes) for part, s in sources.items()}
 
 
 def domain_counts(counts: Mapping[Part, np.ndarray]) -> dict[str, np.ndarray]:
@@ -88,10 +79,8 @@ def balance(counts: np.ndarray) -> Balance:
 def missing_classes(counts: Mapping[Part, np.ndarray]) -> dict[str, list[int]]:
     """Domain -> the classes without an image there that some other domain has."""
     domains = domain_counts(counts)
-    somewhere = sum(domains.values(), 0) > 0
-    return {
-        name: np.flatnonzero((each == 0) & somewhere).tolist() for name, each in domains.items()
-    }
+    seen = sum(domains.values(), 0) > 0
+    return {name: np.flatnonzero(seen & (each == 0)).tolist() for name, each in domains.items()}
 
 
 def sample_rows(rows: Rows, limit: int, seed: int) -> np.ndarray:

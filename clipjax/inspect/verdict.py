@@ -80,18 +80,9 @@ def opened(study: Study | Pretraining) -> Subject:
         notes.append(f"A run refuses this: {error}")
         refusals.append(str(error))
     sources, closed = open_parts(dataset)
-    preprocess, crop_notes = find_preprocess(encoder, data.decoder)
-    return Subject(
-        study=study,
-        dataset=dataset,
-        sources=sources,
-        closed=closed,
-        needed=tuple(part for part in plan.needed_parts(study, dataset) if part in sources),
-        preprocess=preprocess,
-        class_notes=notes,
-        crop_notes=crop_notes,
-        refusals=refusals,
-    )
+    needed = tuple(part for part in plan.needed_parts(study, dataset) if part in sources)
+    preprocess, cropped = find_preprocess(encoder, data.decoder)
+    return Subject(study, dataset, sources, closed, needed, preprocess, notes, cropped, refusals)
 
 
 def _refused(check: Callable, *arguments) -> list[str]:
@@ -105,14 +96,13 @@ def _refused(check: Callable, *arguments) -> list[str]:
 
 def find_preprocess(encoder: Encoder, decoder: str) -> tuple[Preprocess, list[str]]:
     """How a run crops images, found without weights; if unknown, CLIP's usual way and a note."""
-    said = []
+    found, said = Preprocess(), []
     try:
-        preprocess = load_preprocess(find_preprocessor(encoder.model, encoder.revision or None))
+        found = load_preprocess(find_preprocessor(encoder.model, encoder.revision or None))
     except CheckpointError as error:
-        preprocess = Preprocess()
-        said = [f"Cropped to CLIP's usual {preprocess.size} pixels, because {error}"]
-    preprocess = preprocess.with_size(encoder.image_size or preprocess.size)
-    return dataclasses.replace(preprocess, decoder=decoder), said
+        said.append(f"Cropped to CLIP's usual {found.size} pixels, because {error}")
+    found = found.with_size(encoder.image_size or found.size)
+    return dataclasses.replace(found, decoder=decoder), said
 
 
 def judge(needed: Sequence[Part], rows: Rows, reading: Reading, most: float) -> Verdict:

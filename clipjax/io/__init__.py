@@ -14,8 +14,6 @@ from typing import Any
 
 from clipjax.errors import ConfigError
 
-_PROBE = 4096  # bytes that a disk must have left
-SCHEMES = ("gs", "s3")  # of those that etils knows, the ones that orbax writes arrays to
 ASSETS = pathlib.Path(__file__).parent.parent / "assets"  # what ships with the package
 Path = Any  # pathlib.Path, or etils.epath.Path of a path with a scheme
 
@@ -40,9 +38,9 @@ def as_path(path: str | os.PathLike) -> Path:
     """
     if not is_remote(path):
         return pathlib.Path(path)
-    if os.fspath(path).partition("://")[0] not in SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise ConfigError(f"{os.fspath(path)} is no path that can be written; known: {known}.")
+    # Of the schemes that etils knows, those that orbax writes arrays to.
+    if not os.fspath(path).startswith(("gs://", "s3://")):
+        raise ConfigError(f"{path} is no path that can be written; known: gs://, s3://.")
     from etils import epath
 
     return epath.Path(path)
@@ -89,7 +87,7 @@ def check_writable(folder: str | os.PathLike) -> None:
         with tempfile.TemporaryDirectory(
             prefix=".clipjax-", dir=there, ignore_cleanup_errors=True
         ) as probe:
-            pathlib.Path(probe, "probe").write_bytes(bytes(_PROBE))
+            pathlib.Path(probe, "probe").write_bytes(bytes(4096))  # so much must be left
     except OSError as error:
         raise ConfigError(
             f"{folder} cannot be written ({error.strerror}); choose another place."
@@ -159,11 +157,9 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
     """Write a file so that a reader sees the old or the new content, never a part."""
     path = as_path(path)
     data = content.encode() if isinstance(content, str) else content
-    if is_remote(path):  # an object appears whole or not at all
-        path.write_bytes(data)
-        return
-    with replaced(path) as scratch:
-        scratch.write_bytes(data)
+    # An object of a store appears whole or not at all.
+    with contextlib.nullcontext(path) if is_remote(path) else replaced(path) as target:
+        target.write_bytes(data)
 
 
 def to_json(data: Any, **options: Any) -> str:

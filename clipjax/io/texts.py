@@ -68,6 +68,15 @@ def some(names: Iterable[str], most: int = 10) -> str:
     return ", ".join([*map(brief, names[:most]), *(["..."] if len(names) > most else [])])
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and its noun.
+
+    >>> counted(1, "file"), counted(2000, "entry", "entries")
+    ('1 file', '2,000 entries')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def check_class_names(names: Sequence[str], where: str) -> tuple[str, ...]:
     """Clean the names of a numbered table of classes, called `where`, by `class_name`.
 

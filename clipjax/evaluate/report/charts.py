@@ -135,20 +135,18 @@ def scatter(
         return ""
     shapes = np.zeros(len(points), int) if shapes is None else np.asarray(shapes, int)
     kinds = [colour(i) for i in range(len(names))]
-    shown = [*kinds, *("other ", "other ring")[: len(shape_names)]]
-    marks = [f'<circle cx="0.0" cy="0.0" r="3" class="{kind}"></circle>' for kind in shown]
+    keys = [*kinds, *("other ", "other ring")[: len(shape_names)]]
+    marks = [f'<circle cx="0.0" cy="0.0" r="3" class="{kind}"></circle>' for kind in keys]
     body, bottom = _legend(zip([*names, *shape_names], marks, strict=True))
     top, size = bottom + 12, np.array([WIDTH, _CLOUD])
     low, high = points.min(axis=0), points.max(axis=0)
     scale = ((size - 16) / np.maximum(high - low, 1e-9)).min()
     places = (points - (low + high) / 2) * (scale, -scale) + size / 2 + (0, top)
     body += f'<rect class="frame" y="{top:g}" width="{WIDTH}" height="{_CLOUD}" rx="4"/>'
-    said = [f" ><title>{escape(note)}</title></circle>" if note else "/>" for note in notes or ()]
-    said = said or ["/>"] * len(points)
-    dots = [
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"{end}'
-        for (x, y), end in zip(places, said, strict=True)
-    ]
+    dots = []
+    for (x, y), note in zip(places, notes or [""] * len(points), strict=True):
+        inside = f" ><title>{escape(note)}</title></circle>" if note else "/>"
+        dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"{inside}')
     for group, kind in ((-1, "other"), *enumerate(kinds)):  # the faint ones first, below the others
         for shape, ring in enumerate(("", " ring")):
             rows = np.flatnonzero((groups == group) & (shapes == shape))
@@ -173,15 +171,14 @@ def bars(
     left, bottom = _GUTTER + (42 if low < 0 else 4), 26 + 17 * len(rows)
     x = (low, high if low < high else 1.0)
     axes = Axes(left, 26, WIDTH - 46, bottom, x, (0, len(rows)))
-    body = f'<path class="axis" d="M{axes.at(0, 0)[0]} {axes.top}V{axes.bottom}"/>'
+    body = f'<path class="axis" d="M{axes.at(0, 0)[0]} 26V{bottom}"/>'
     write = f"{'+' if signed else ''}.{digits}f"
-    body += "".join(_bar(axes, i, row, write, unit) for i, row in enumerate(rows))
+    body += "".join(_bar(axes, 26 + 17 * i, row, write, unit) for i, row in enumerate(rows))
     return _figure(title, bottom + 6, body)
 
 
-def _bar(axes: Axes, index: int, row: Bar, write: str, unit: str) -> str:
+def _bar(axes: Axes, y: float, row: Bar, write: str, unit: str) -> str:
     zero, tip = axes.at(0, 0)[0], axes.at(row.value, 0)[0]
-    y = axes.top + 17 * index
     value = f"{row.value:{write}}".replace("-", "−") if row.value else "0"
     words = f"{row.label}: {value}{unit}" + (f", {row.note}" if row.note else "")
     x, width = min(zero, tip), max(abs(tip - zero), 0.8)

@@ -10,6 +10,7 @@ import numpy as np
 
 from clipjax.evaluate.report.tables import Card, Cards, Picture
 from clipjax.evaluate.report.tsne import reduced, thumbnail
+from clipjax.io.texts import counted
 from clipjax.log import writable
 
 PER_CLASS, CLASSES = 8, 20
@@ -22,11 +23,6 @@ class Strip(NamedTuple):
     name: str
     count: int  # images it has where these were drawn from
     images: Sequence[np.ndarray]  # uint8 [H, W, 3]
-
-    @property
-    def size(self) -> str:
-        """The count in words."""
-        return f"{self.count:,} image{'s' * (self.count != 1)}"
 
 
 def choose_classes(num_classes: int, seed: int, limit: int = CLASSES) -> list[int]:
@@ -42,8 +38,11 @@ def choose_rows(labels: np.ndarray, label: int, seed: int, limit: int = PER_CLAS
 
 def sheet(title: str, strips: Sequence[Strip]) -> Cards:
     """The sheet for a page: a card for each class, with its images as data URIs."""
-    pictures = [[Picture(thumbnail(image), s.name) for image in s.images] for s in strips]
-    return Cards(title, [Card(s.name, s.size, p) for s, p in zip(strips, pictures, strict=True)])
+    cards = []
+    for strip in strips:
+        pictures = [Picture(thumbnail(image), strip.name) for image in strip.images]
+        cards.append(Card(strip.name, counted(strip.count, "image"), pictures))
+    return Cards(title, cards)
 
 
 def sheet_png(title: str, strips: Sequence[Strip]) -> bytes:
@@ -64,7 +63,7 @@ def sheet_png(title: str, strips: Sequence[Strip]) -> bytes:
         middle = top + tile // 2
         draw.line((10, top - _GAP // 2, width - 10, top - _GAP // 2), fill="#dddddd")
         draw.text((10, middle - 16), _cut(strip.name, small, _NAMES - 20), font=small, fill="black")
-        draw.text((10, middle), strip.size, font=small, fill="#666666")
+        draw.text((10, middle), counted(strip.count, "image"), font=small, fill="#666666")
         for k, picture in enumerate(line):
             x, y = ((tile - side) // 2 for side in picture.size)
             sheet.paste(picture, (_NAMES + k * step + x, top + y))

@@ -26,13 +26,13 @@ def colours(results: dict) -> dict[str, str]:
 
 def summary(results: dict) -> str:
     """Compare zero-shot with the last method, in a sentence."""
-    header, found = report.cells(results, variants=False)
-    before, after = found[0], found[-1]
-    if before[0] != "zero_shot" or len(found) < 2:
+    header, (before, *others) = report.cells(results, variants=False)
+    if before[0] != "zero_shot" or not others:
         return ""
+    after = others[-1]
     changes = [
         f"{name} {old} → {new} {'points' if name == 'gap' else '%'}"
-        for name, old, new in list(zip(header, before, after, strict=True))[1:]
+        for name, old, new in zip(header, before, after, strict=True)
         if name == "gap" or "(source)" in name or "(target)" in name
     ]
     return f"From zero-shot to {after[0]}: {', '.join(changes)}."
@@ -66,8 +66,8 @@ def learning(results: dict, metrics: list[dict]) -> list[Item]:
     """Curves of every measure."""
     data = results["data"]
     found = learning_charts(metrics, data["source"], data["target"], colours(results))
-    several = len(results["seeds"]) > 1
-    note = "Mean of each epoch" + (", and over seeds; bands from lowest to highest." * several)
+    seeds = ", and over seeds; bands from lowest to highest." * (len(results["seeds"]) > 1)
+    note = f"Mean of each epoch{seeds}"
     return [Note(note), Grid(found)] if found else []
 
 
@@ -116,8 +116,8 @@ def _accuracy_bars(results: dict) -> list[str]:
                 values = 100 * np.asarray(r["accuracies"])
                 note = f"seeds: {', '.join(f'{v:.1f}' for v in values)}" if len(values) > 1 else ""
                 mean, std = 100 * r["accuracy_mean"], 100 * r["accuracy_std"]
-                kind = kinds[line.method]
-                rows.append(Bar(line.name, mean, mean - std, mean + std, note, kind))
+                ends = mean - std, mean + std
+                rows.append(Bar(line.name, mean, *ends, note, kinds[line.method]))
         charts.append(bars(f"Test accuracy on {domain} ({role}), %", rows, unit=" %"))
     return charts
 
@@ -222,11 +222,12 @@ def _value(value: Any, digits: int, factor: float = 1) -> str:
 
 def about(results: dict, config: dict) -> list[Item]:
     """Times, versions and the whole config."""
-    seconds, versions = results.get("timing_s") or {}, results.get("versions") or {}
+    seconds = results.get("timing_s") or {}
     steps = ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
+    versions = ", ".join(f"{k} {v}" for k, v in (results.get("versions") or {}).items())
     lines = [json.dumps(config, indent=2, ensure_ascii=False)] if config else []
     return [
-        Note(f"Time: {steps}; {sum(seconds.values()):.0f} s together." if seconds else ""),
-        Note(f"With {', '.join(f'{k} {v}' for k, v in versions.items())}." if versions else ""),
+        Note(f"Time: {steps}; {sum(seconds.values()):.0f} s together." if steps else ""),
+        Note(f"With {versions}." if versions else ""),
         Listing("Config", lines, folded=True),
     ]

@@ -1,7 +1,7 @@
 """The content of reports as plain data: chapters of sentences, tables, lists, charts and images.
 
-`page` renders every item with the macro of its `kind` (assets/report/items.html); `as_text` prints
-tables and lists on a terminal, long ones in short. Empty items are false and not shown.
+`page` renders each item with the macro of its `kind` (assets/report/items.html). Empty items are
+false and not shown.
 """
 
 from __future__ import annotations
@@ -114,12 +114,10 @@ def aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def as_text(chapter: Chapter) -> str:
-    """Print a chapter for a terminal, long items in short; "" of an empty one."""
+    """The notes, tables and lists of a chapter for a terminal, long ones in short."""
     items = [item for item in chapter.items if item and isinstance(item, Table | Listing)]
-    if not items and not chapter.notes:
-        return ""
-    lines = [line for item in items for line in _shown(item)]
-    return "\n".join([f"\n== {chapter.heading}", *chapter.notes, *lines])
+    lines = [*chapter.notes, *(line for item in items for line in _shown(item))]
+    return "\n".join([f"\n== {chapter.heading}", *lines]) if lines else ""
 
 
 def _shown(item: Table | Listing) -> list[str]:

@@ -1,7 +1,4 @@
-"""The content of evidence.json: maps of features, the worst classes, thumbnails.
-
-Pure functions of numpy arrays that return JSON values.
-"""
+"""The content of evidence.json, as JSON values: maps of features, worst classes, thumbnails."""
 
 from __future__ import annotations
 
@@ -55,7 +52,6 @@ def tsne_maps(
 
 
 def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
-    """t-SNE of features [N, F], float [N, 2]."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
