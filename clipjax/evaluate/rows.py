@@ -40,29 +40,16 @@ def row(
     >>> found["accuracy_mean"], found["macro_accuracies"], found["variant"]
     (0.3, [1.0, 0.0], 'last')
     """
+    found = {"method": method, "variant": variant, "domain": domain, "split": split}
+    found |= {"classes": classes, "n": int(n), "metric": METRIC}
+    for prefix in ("", "macro_"):
+        values = np.asarray(measures[f"{prefix}accuracy"], np.float64)
+        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        found[f"{prefix}accuracy_mean"] = round(float(values.mean()), 6)
+        found[f"{prefix}accuracy_std"] = round(spread, 6)
+        found[f"{prefix}accuracies"] = [round(float(v), 6) for v in values]
     others = {k: v for k, v in measures.items() if k not in ("accuracy", "macro_accuracy")}
-    return {
-        "method": method,
-        "variant": variant,
-        "domain": domain,
-        "split": split,
-        "classes": classes,
-        "n": int(n),
-        "metric": METRIC,
-        **_over_seeds("", measures["accuracy"]),
-        **_over_seeds("macro_", measures["macro_accuracy"]),
-        **others,
-    }
-
-
-def _over_seeds(prefix: str, accuracies: Sequence[float]) -> dict[str, Any]:
-    values = np.asarray(accuracies, np.float64)
-    spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return {
-        f"{prefix}accuracy_mean": round(float(values.mean()), 6),
-        f"{prefix}accuracy_std": round(spread, 6),
-        f"{prefix}accuracies": [round(float(v), 6) for v in values],
-    }
+    return found | others
 
 
 def complete(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,22 +50,16 @@ def sweep_table(
     """
     rule = FREE if selection == "last" else ALIASES.get(selection, selection)
     found, test = [], own_rows(rows)
+    names = {"mean": "accuracy_mean", "std": "accuracy_std", "each": "accuracies"}
     for method, (stage, own) in settings.items():
         score = scores.get(method, {}).get(rule)
         known = bool(score) and None not in score
-        entry = {
-            "method": method,
-            "stage": stage,
-            "settings": own,
-            "target_domain": targets[method],
-            "score": score,
-            "score_mean": round(float(np.mean(score)), 6) if known else None,
-        }
+        mean = round(float(np.mean(score)), 6) if known else None
+        row = {"method": method, "stage": stage, "settings": own, "target_domain": targets[method]}
+        row |= {"score": score, "score_mean": mean}
         for end, domain in (("source", source), ("target", targets[method])):
-            row = test[method, domain]
-            mean, std, each = row["accuracy_mean"], row["accuracy_std"], row["accuracies"]
-            entry[end] = {"mean": mean, "std": std, "each": each}
-        found.append(entry)
+            row[end] = {name: test[method, domain][key] for name, key in names.items()}
+        found.append(row)
     return {"rule": rule, "rows": found, "best": _best(found, rule)}
 
 

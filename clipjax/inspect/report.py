@@ -237,16 +237,10 @@ def cache_chapter(entries: Sequence, folder: str, used: bool) -> Chapter:
         notes.append(f"{held}. Any may be deleted (rm -r): a run that needs it encodes again.")
     else:
         notes.append(f"Nothing in {folder}.")
-    lines = [
-        [
-            f"{entry.domain}/{entry.split}",
-            f"{entry.rows:,}",
-            size(entry.bytes),
-            age(entry.age_s),
-            "yes" if entry.complete else "no",
-            str(entry.path.name),
-        ]
-        for entry in sorted(entries, key=lambda entry: entry.age_s)
-    ]
+    lines = []
+    for entry in sorted(entries, key=lambda entry: entry.age_s):
+        numbers = [f"{entry.rows:,}", size(entry.bytes), age(entry.age_s)]
+        done = "yes" if entry.complete else "no"
+        lines.append([f"{entry.domain}/{entry.split}", *numbers, done, entry.path.name])
     header = ["part", "images", "size", "age", "complete", "entry"]
     return Chapter("cache", "Feature cache", notes, [Table(header, lines, head=20)])

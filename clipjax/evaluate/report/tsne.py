@@ -98,15 +98,10 @@ def worst_classes(
         counts = np.bincount(answers[rows], minlength=num_classes)
         confused = [k for k in np.argsort(-counts, kind="stable") if counts[k]]
         shown = rows[np.argsort(-margin[rows], kind="stable")][:examples]
-        found.append(
-            {
-                "class": int(c),
-                "accuracy": round(float(accuracy[c]), 4),
-                "n": int(n[c]),
-                "confusions": [[int(k), int(counts[k])] for k in confused],
-                "examples": [{"row": int(i), "predicted": int(answers[i])} for i in shown],
-            }
-        )
+        each = {"class": int(c), "accuracy": round(float(accuracy[c]), 4), "n": int(n[c])}
+        each["confusions"] = [[int(k), int(counts[k])] for k in confused]
+        each["examples"] = [{"row": int(i), "predicted": int(answers[i])} for i in shown]
+        found.append(each)
     return found
 
 
