@@ -25,6 +25,20 @@ _GUTTER = 118  # left of bars, for their labels
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
+class Scale(NamedTuple):
+    """Numbers from `low` to `high`, drawn from `start` to `end`."""
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def at(self, value: float) -> float:
+        """The place of a number."""
+        share = (value - self.low) / (self.high - self.low)
+        return round(self.start + share * (self.end - self.start), 1)
+
+
 class Bar(NamedTuple):
     """A horizontal bar; `low` and `high` end its whisker, `note` is shown on hover."""
 
@@ -65,15 +79,15 @@ def line_chart(
     top, points = bottom + 26, np.concatenate(list(kept.values()), axis=1)
     ends = spread([*points[1:].ravel(), *([guide[0]] if guide else [])], 0.06)
     low, high = (end if fixed is None else fixed for fixed, end in zip(y_range, ends, strict=True))
-    y = (low, high if low < high else low + 1)
-    axes = Axes(40, top, WIDTH - 8, top + 140, spread(points[0]), y)
-    body += axes.grid(x_label, y_label)
-    body += "".join(_band(axes, v, colours[n]) for n, v in kept.items())
+    x = Scale(*spread(points[0]), 40, WIDTH - 8)
+    y = Scale(low, high if low < high else low + 1, top + 140, top)
+    body += _grid(x, y, x_label, y_label)
+    body += "".join(_band(x, y, v, colours[n]) for n, v in kept.items())
     if guide:
-        _, at = axes.at(axes.x[0], guide[0])
-        body += f'<path class="guide" d="M{axes.left} {at}H{axes.right}"/>'
-        body += _label(axes.right, at - 4, guide[1], "tick words", "end")
-    body += "".join(_curve(axes, n, v, colours[n]) for n, v in kept.items())
+        at = y.at(guide[0])
+        body += f'<path class="guide" d="M{x.start} {at}H{x.end}"/>'
+        body += _label(x.end, at - 4, guide[1], "tick words", "end")
+    body += "".join(_curve(x, y, n, v, colours[n]) for n, v in kept.items())
     return _figure(title, top + 172, body)
 
 
@@ -86,28 +100,29 @@ def _finite(values: Sequence) -> np.ndarray | None:
     return columns[:, np.unique(np.linspace(0, n - 1, min(n, _POINTS)).astype(int))] if n else None
 
 
-def _band(axes: Axes, values: np.ndarray, kind: str) -> str:
-    x, _, low, high = values
-    if np.array_equal(low, high) or len(x) < 2:
+def _band(x: Scale, y: Scale, values: np.ndarray, kind: str) -> str:
+    xs, _, low, high = values
+    if np.array_equal(low, high) or len(xs) < 2:
         return ""
-    edge = [*zip(x, high, strict=True), *zip(x[::-1], low[::-1], strict=True)]
-    return f'<path class="band {kind}" d="M{_path(axes.at(*point) for point in edge)}Z"/>'
+    there, back = _path(x, y, xs, high), _path(x, y, xs[::-1], low[::-1])
+    return f'<path class="band {kind}" d="M{there}L{back}Z"/>'
 
 
-def _curve(axes: Axes, name: str, values: np.ndarray, kind: str) -> str:
-    places = [axes.at(x, y) for x, y in values[:2].T]
+def _curve(x: Scale, y: Scale, name: str, values: np.ndarray, kind: str) -> str:
     dots = ""
-    for (cx, cy), (x, y, low, high) in zip(places, values.T, strict=True):
-        words = f"{name}, {number(x)}: {number(y)}"
+    for across, up, low, high in values.T:
+        words = f"{name}, {number(across)}: {number(up)}"
         words += f" ({number(low)} to {number(high)})" if low < high else ""
-        dots += f'<circle cx="{cx}" cy="{cy}" r="5"><title>{escape(words)}</title></circle>'
-    if len(places) == 1:
+        place = f'cx="{x.at(across)}" cy="{y.at(up)}"'
+        dots += f'<circle {place} r="5"><title>{escape(words)}</title></circle>'
+    if values.shape[1] == 1:
         return f'<g class="dots {kind} alone">{dots}</g>'
-    return f'<path class="line {kind}" d="M{_path(places)}"/><g class="dots {kind}">{dots}</g>'
+    line = _path(x, y, *values[:2])
+    return f'<path class="line {kind}" d="M{line}"/><g class="dots {kind}">{dots}</g>'
 
 
-def _path(places: Iterable[tuple[float, float]]) -> str:
-    return "L".join(f"{x:g} {y:g}" for x, y in places)
+def _path(x: Scale, y: Scale, xs: np.ndarray, ys: np.ndarray) -> str:
+    return "L".join(f"{x.at(a):g} {y.at(b):g}" for a, b in zip(xs, ys, strict=True))
 
 
 def scatter(
@@ -169,23 +184,22 @@ def bars(
     low, high = min(0.0, *ends), max(0.0, *ends)
     # Room for the numbers, which stand outside of the bars.
     left, bottom = _GUTTER + (42 if low < 0 else 4), 26 + 17 * len(rows)
-    x = (low, high if low < high else 1.0)
-    axes = Axes(left, 26, WIDTH - 46, bottom, x, (0, len(rows)))
-    body = f'<path class="axis" d="M{axes.at(0, 0)[0]} 26V{bottom}"/>'
+    x = Scale(low, high if low < high else 1.0, left, WIDTH - 46)
+    body = f'<path class="axis" d="M{x.at(0)} 26V{bottom}"/>'
     write = f"{'+' if signed else ''}.{digits}f"
-    body += "".join(_bar(axes, 26 + 17 * i, row, write, unit) for i, row in enumerate(rows))
+    body += "".join(_bar(x, 26 + 17 * i, row, write, unit) for i, row in enumerate(rows))
     return _figure(title, bottom + 6, body)
 
 
-def _bar(axes: Axes, y: float, row: Bar, write: str, unit: str) -> str:
-    zero, tip = axes.at(0, 0)[0], axes.at(row.value, 0)[0]
+def _bar(x: Scale, y: float, row: Bar, write: str, unit: str) -> str:
+    zero, tip = x.at(0), x.at(row.value)
     value = f"{row.value:{write}}".replace("-", "−") if row.value else "0"
     words = f"{row.label}: {value}{unit}" + (f", {row.note}" if row.note else "")
-    x, width = min(zero, tip), max(abs(tip - zero), 0.8)
+    left, width = min(zero, tip), max(abs(tip - zero), 0.8)
     body = _label(_GUTTER - 2, y + 12, _shorten(row.label, 19), "name", "end")
-    body += f'<rect class="{row.colour}" x="{x:g}" y="{y + 3}" width="{width:.1f}" height="11"/>'
+    body += f'<rect class="{row.colour}" x="{left:g}" y="{y + 3}" width="{width:.1f}" height="11"/>'
     if row.low is not None and row.high is not None and row.low < row.high:
-        one, two = axes.at(row.low, 0)[0], axes.at(row.high, 0)[0]
+        one, two = x.at(row.low), x.at(row.high)
         body += f'<path class="whisker" d="M{one} {y + 8.5}H{two}"/>'
         tip = two if row.value >= 0 else one
     room, anchor = (4, "start") if row.value >= 0 else (-4, "end")
@@ -275,35 +289,18 @@ def _legend(entries: Iterable[tuple[str, str]]) -> tuple[str, float]:
     return text, y
 
 
-class Axes(NamedTuple):
-    """A rectangle of the drawing and the range of numbers it shows."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
-    x: tuple[float, float]
-    y: tuple[float, float]
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """The place of a point in the drawing."""
-        across = (x - self.x[0]) / (self.x[1] - self.x[0]) * (self.right - self.left)
-        up = (y - self.y[0]) / (self.y[1] - self.y[0]) * (self.bottom - self.top)
-        return round(self.left + across, 1), round(self.bottom - up, 1)
-
-    def grid(self, x_label: str, y_label: str) -> str:
-        """Grid lines with their numbers, and the labels of the axes."""
-        text = ""
-        for value in ticks(*self.y):
-            _, y = self.at(self.x[0], value)
-            text += f'<path class="grid" d="M{self.left:g} {y:g}H{self.right:g}"/>'
-            text += _label(self.left - 5, y + 4, number(value), anchor="end")
-        for value in ticks(*self.x, 6):
-            if value == int(value) or self.x[1] - self.x[0] < 2:
-                x, _ = self.at(value, self.y[0])
-                text += _label(x, self.bottom + 14, number(value), anchor="middle")
-        text += _label(self.right, self.bottom + 27, x_label, anchor="end")
-        return text + _label(0, self.top - 8, y_label)
+def _grid(x: Scale, y: Scale, x_label: str, y_label: str) -> str:
+    """Grid lines with their numbers, and the labels of the axes."""
+    text = ""
+    for value in ticks(y.low, y.high):
+        at = y.at(value)
+        text += f'<path class="grid" d="M{x.start:g} {at:g}H{x.end:g}"/>'
+        text += _label(x.start - 5, at + 4, number(value), anchor="end")
+    for value in ticks(x.low, x.high, 6):
+        if value == int(value) or x.high - x.low < 2:
+            text += _label(x.at(value), y.start + 14, number(value), anchor="middle")
+    text += _label(x.end, y.start + 27, x_label, anchor="end")
+    return text + _label(0, y.end - 8, y_label)
 
 
 def spread(values: Sequence[float], pad: float = 0.0) -> tuple[float, float]:
