@@ -95,7 +95,7 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 
 def write_errors(path: str | os.PathLike) -> type[Exception]:
-    """The exceptions of writing to a path; clients of object stores raise their own.
+    """The exceptions of reading or writing a path; clients of object stores raise their own.
 
     >>> write_errors("/runs/a").__name__, write_errors("gs://bucket/a").__name__
     ('OSError', 'Exception')

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import codecs
 import os
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.io import as_path, check_reachable, is_remote
+from clipjax.io import as_path, check_reachable, is_remote, write_errors
 
 # The longer ones first: a UTF-32 file begins like a UTF-16 one.
 _MARKS = (
@@ -115,13 +114,10 @@ def read_text(
         check_reachable(path)
     try:
         data = path.read_bytes()
-    except OSError as fault:
-        raise error(f"{name} cannot be read ({fault.strerror or fault}); restore it.") from None
-    except Exception as fault:  # every store's client has its own
-        if not is_remote(file):
-            raise
-        reason = f"{type(fault).__name__}: {fault}"
-        raise error(f"{name} cannot be read ({reason}); restore it.") from None
+    except write_errors(file) as fault:
+        known = isinstance(fault, OSError)
+        why = fault.strerror or fault if known else f"{type(fault).__name__}: {fault}"
+        raise error(f"{name} cannot be read ({why}); restore it.") from None
     return decoded(data, name, error)
 
 
@@ -130,18 +126,24 @@ def decoded(data: bytes, name: str, error: type[ClipjaxError] = DataError) -> st
     mark, encoding = _encoding(data)
     data = data[len(mark) :]
     if not mark and b"\0" in data:
-        raise error(_zero_bytes(data, name))
+        at = data.index(b"\0")
+        line, width = _line_after(data[:at].decode("latin-1")), 32 if b"\0\0\0" in data[:8] else 16
+        order = "BE" if at % (width // 8) == 0 else "LE"
+        raise error(
+            f"{name}, line {line}: a zero byte; it is UTF-{width} without its mark or no text at "
+            f"all: save it as UTF-8, as by `iconv -f UTF-{width}{order} -t UTF-8 OLD > NEW`."
+        )
     try:
         text = _lines_joined(data.decode(encoding))
     except UnicodeDecodeError as fault:
-        before = _lines_joined(data[: fault.start].decode(encoding, "replace"))
+        line = _line_after(data[: fault.start].decode(encoding, "replace"))
         latin = "" if mark else ", if it is Latin-1 by `iconv -f ISO-8859-1 -t UTF-8 OLD > NEW`"
         raise error(
-            f"{name}, line {before.count(chr(10)) + 1}: byte 0x{data[fault.start]:02x} is no "
-            f"{encoding.upper()}; save the file as UTF-8{latin}."
+            f"{name}, line {line}: byte 0x{data[fault.start]:02x} is no {encoding.upper()}; save "
+            f"the file as UTF-8{latin}."
         ) from None
     if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
+        line = _line_after(text[: text.index("\0")])
         raise error(f"{name}, line {line}: a zero character, which no text holds; take it out.")
     return text
 
@@ -161,13 +163,5 @@ def _lines_joined(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def _zero_bytes(data: bytes, name: str) -> str:
-    """The refusal of a file with zero bytes and without a byte order mark."""
-    at = data.index(b"\0")
-    line = len(re.findall(rb"\r\n|\r|\n", data[:at])) + 1
-    width = 32 if b"\0\0\0" in data[:8] else 16
-    order = "BE" if at % (width // 8) == 0 else "LE"
-    return (
-        f"{name}, line {line}: a zero byte; it is UTF-{width} without its mark or no text at all: "
-        f"save it as UTF-8, as by `iconv -f UTF-{width}{order} -t UTF-8 OLD > NEW`."
-    )
+def _line_after(text: str) -> int:
+    return _lines_joined(text).count("\n") + 1

@@ -75,8 +75,8 @@ def sheet_png(title: str, strips: Sequence[Strip]) -> bytes:
 def _cut(text: str, font, width: float) -> str:
     """The beginning of a text that fits into `width`."""
     text = writable(" ".join(text.split()))
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    if font.getlength(text) > width:
+        while text and font.getlength(text + "…") > width:
+            text = text[:-1]
+        text += "…"
+    return text

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 from clipjax.evaluate.report import sections
 from clipjax.evaluate.report.charts import legal
@@ -59,14 +58,9 @@ def suite_page(entries: Sequence[tuple[str, dict, Sequence | None, str | None]])
 
 
 def document(title: str, subtitle: str, lead: Sequence[str], parts: Sequence[Chapter]) -> str:
-    """Render a whole page: header, lead sentences, links to the chapters, the chapters.
-
-    Empty chapters are left out.
-    """
-    style = (ASSETS / "report" / "report.css").read_text(encoding="utf-8")
-    kept = [part for part in parts if part]
+    """Render a whole page: header, lead sentences, the chapters that are not empty and links."""
     page = _templates().get_template("page.html")
-    return page.render(style=style, title=title, subtitle=subtitle, lead=lead, chapters=kept)
+    return page.render(title=title, subtitle=subtitle, lead=lead, chapters=parts)
 
 
 @functools.cache
@@ -75,14 +69,11 @@ def _templates():
     import jinja2
     from markupsafe import Markup
 
-    def finalize(value: Any) -> Any:
-        return value if isinstance(value, Markup) else legal(str(value))
-
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS / "report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=finalize,
+        finalize=lambda value: value if isinstance(value, Markup) else legal(str(value)),
         trim_blocks=True,
         lstrip_blocks=True,
     )
