@@ -46,11 +46,8 @@ def headline(results: dict) -> list[Item]:
         for header, body in (report.cells(results), report.macro_cells(results))
     ]
     said = [*report.notes(results), report.facts(results)]
-    return [
-        Grid([*_accuracy_bars(results), distances(results)]),
-        *tables,
-        *(Note(f"{s[0].upper()}{s[1:]}.") for s in said),
-    ]
+    notes = [Note(f"{words[0].upper()}{words[1:]}.") for words in said]
+    return [Grid([*_accuracy_bars(results), distances(results)]), *tables, *notes]
 
 
 def sweep(results: dict) -> list[Item]:
@@ -89,14 +86,11 @@ def features(evidence: dict) -> list[Item]:
     shown = sorted(present[np.argsort(-times, kind="stable")[:COLOURS]].tolist())
     group = [shown.index(k) if k in shown else -1 for k in label]
     rings: dict[str, Any] = {"shapes": domain, "shape_names": names, "notes": notes}
-    by_domain = [
-        scatter(f"{name}, by domain", points, domain, names, notes=notes)
-        for name, points in maps.items()
-    ]
-    by_class = [
-        scatter(f"{name}, by class", points, group, [classes[k] for k in shown], **rings)
-        for name, points in maps.items()
-    ]
+    by_domain, by_class = [], []
+    for name, points in maps.items():
+        by_domain.append(scatter(f"{name}, by domain", points, domain, names, notes=notes))
+        labels = [classes[k] for k in shown]
+        by_class.append(scatter(f"{name}, by class", points, group, labels, **rings))
     others = len(set(label.tolist())) - len(shown)
     text = (
         f"t-SNE of the features of {sizes[0]} + {sizes[1]} test images, the same on every map "
@@ -174,11 +168,11 @@ def worst(evidence: dict) -> list[Item]:
         f"Classes of lowest accuracy on {evidence['target']}, seed {evidence['seed']}, what "
         "they are mistaken for, and the surest mistakes as the model saw them."
     )
-    last = list(found)[-1]
-    return [Note(note)] + [
-        Cards(name, [_card(each, evidence) for each in classes], folded=name != last)
-        for name, classes in reversed(found.items())
+    cards = [
+        Cards(name, [_card(each, evidence) for each in found[name]], folded=i > 0)
+        for i, name in enumerate(reversed(found))
     ]
+    return [Note(note), *cards]
 
 
 def _card(each: dict, evidence: dict) -> Card:
