@@ -30,7 +30,7 @@ class NonFiniteError(ClipjaxError):
 
 
 def sentence(error: Exception) -> str:
-    """An error on one line, with its class unless it is a ClipjaxError.
+    """Return an error on one line, with its class unless it is a ClipjaxError.
 
     >>> sentence(ClipjaxError("no split.")), sentence(KeyError("label"))
     ('no split.', "KeyError: 'label'")

@@ -79,7 +79,7 @@ class NoLog(MetricsLog):
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a record by their TensorBoard names; lists over seeds as their mean.
+    """Return the numbers of a record by their TensorBoard names; lists over seeds as their mean.
 
     >>> scalars({"phase": "dann", "step": 7, "loss": [1.0, 3.0], "evaluation": {"oracle": [0.5]}})
     {'dann/loss': 2.0, 'dann/evaluation/oracle': 0.5}
@@ -93,7 +93,7 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
 
 
 def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a metrics file, oldest first; a line that a kill cut short is left out."""
+    """Read the records of a metrics file, oldest first, without a line that a kill cut short."""
     return [record for _, record in _records(path)] if as_path(path).exists() else []
 
 
@@ -118,12 +118,12 @@ def writable(text: str, encoding: str | None = "utf-8") -> str:
 
 
 def is_quiet() -> bool:
-    """Whether to show no bars: under CI=true, or if the output is not a terminal."""
+    """Return whether to show no bars: under CI=true, or if the output is not a terminal."""
     return os.environ.get("CI", "").lower() == "true" or not sys.stderr.isatty()
 
 
 def progress(items: Iterable | None = None, *, total: int | None = None, what: str, unit: str):
-    """A bar with rate and time left (tqdm), silent where `is_quiet`."""
+    """Make a bar with rate and time left (tqdm), silent where `is_quiet`."""
     from tqdm import tqdm
 
     options = {"disable": is_quiet(), "leave": False, "smoothing": 0.1}

@@ -14,7 +14,7 @@ from clipjax.adapt.checks import check_labels, known_labels
 
 
 def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Share of examples whose largest logit is the label, float32 [...].
+    """Return the share of examples whose largest logit is the label, float32 [...].
 
     Args:
       logits: float [..., N, K].
@@ -32,7 +32,9 @@ def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
 def macro_accuracy(
     logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Balanced accuracy, the mean over classes that have examples; shapes as for `accuracy`.
+    """Return the accuracy averaged over the classes that have examples (balanced accuracy).
+
+    Arguments and shapes as of `accuracy`.
 
     >>> float(macro_accuracy(jnp.eye(3)[jnp.array([0, 0, 0, 0])], jnp.array([0, 0, 0, 1])))
     0.5
@@ -48,7 +50,7 @@ def macro_accuracy(
 def _compared(
     logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Labels within 0..K-1, correct answers [..., N], mask [N]; whether all labels are valid []."""
+    """Return labels within 0..K-1, hits [..., N], mask [N] and whether all labels are valid []."""
     check_labels(logits, labels, mask)
     labels, known = known_labels(labels, logits.shape[-1], mask)
     mask = jnp.ones(labels.shape, bool) if mask is None else mask.astype(bool)
@@ -56,7 +58,7 @@ def _compared(
 
 
 def per_class_accuracy(logits: ArrayLike, labels: ArrayLike, num_classes: int) -> np.ndarray:
-    """Accuracy of each class, [N, K] and int [N] -> float64 [K]; NaN for one without examples.
+    """Return the accuracy of each class, [N, K] and int [N] -> float64 [K]; NaN without examples.
 
     >>> per_class_accuracy(np.eye(3)[[0, 1, 1]], np.array([0, 0, 1]), 3)
     array([0.5, 1. , nan])
@@ -69,7 +71,7 @@ def per_class_accuracy(logits: ArrayLike, labels: ArrayLike, num_classes: int) -
 
 
 def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> jax.Array:
-    """Expected calibration error, [N, K] and int [N] -> float32 [].
+    """Return the expected calibration error, [N, K] and int [N] -> float32 [].
 
     The distance of confidence and accuracy, averaged over `bins` equal ranges of confidence,
     weighted by their counts (Guo et al. 2017, arXiv 1706.04599, equation 3).
@@ -86,7 +88,7 @@ def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> j
 
 
 def disagreement(logits: jax.Array) -> jax.Array:
-    """Share of examples on which two members of an ensemble differ, [M, N, K] -> [], mean of pairs.
+    """Return the share of examples on which two members differ, [M, N, K] -> [], mean of pairs.
 
     >>> members = jnp.array([[[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 1.0]]])
     >>> round(float(disagreement(members)), 4)
@@ -99,7 +101,7 @@ def disagreement(logits: jax.Array) -> jax.Array:
 
 
 def domain_gap(source_accuracy: float, target_accuracy: float) -> float:
-    """Source minus target accuracy in percentage points.
+    """Return source minus target accuracy in percentage points.
 
     >>> round(domain_gap(0.84, 0.58), 1)
     26.0

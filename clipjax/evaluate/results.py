@@ -62,7 +62,7 @@ def collect(
 
 
 def cells(results: dict, *, variants: bool = True) -> Cells:
-    """The test table: a line per method and, with `variants`, per variant; a column per domain."""
+    """Return the test table: a line a method and, with `variants`, a variant; columns of domains."""
     found = [line for line in lines_of(results["rows"]) if line.own or variants]
     domains, lines = _domains(results, found), []
     for line in found:
@@ -74,7 +74,7 @@ def cells(results: dict, *, variants: bool = True) -> Cells:
 
 
 def macro_cells(results: dict) -> Cells:
-    """The table of macro accuracy on source and target; no lines for results without it."""
+    """Return the table of macro accuracy on source and target; no lines for results without it."""
     found, data = lines_of(results["rows"]), results["data"]
     ends = (data["source"], data["target"])
     domains = {d: head for d, head in _domains(results, found).items() if d in ends}
@@ -86,7 +86,7 @@ def macro_cells(results: dict) -> Cells:
 
 
 def _domains(results: dict, found: list[Line]) -> dict[str, str]:
-    """The domains of lines, the source first, then the target -> the heads of their columns."""
+    """Map domains, the source first, then the target, to the heads of their columns."""
     source, target = results["data"]["source"], results["data"]["target"]
     marks = {source: " (source)", target: " (target)"}
     domains = dict.fromkeys(domain for line in found for domain in line.rows)
@@ -95,7 +95,7 @@ def _domains(results: dict, found: list[Line]) -> dict[str, str]:
 
 
 def _spread(row: dict, measure: str) -> str:
-    """Mean in %, and ± standard deviation where there are several seeds."""
+    """Write the mean in %, and ± standard deviation where there are several seeds."""
     mean, std = row[f"{measure}_mean"], row[f"{measure}_std"]
     return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if len(row["accuracies"]) > 1 else "")
 
@@ -113,7 +113,7 @@ def facts(results: dict) -> str:
 
 
 def measured_distances(results: dict) -> dict[str, list[float]]:
-    """Method -> its proxy A-distances, of the seeds where there is one."""
+    """Map methods to their proxy A-distances, of the seeds where there is one."""
     return {
         method: found
         for method, values in (results.get("proxy_a_distance") or {}).items()
@@ -129,7 +129,7 @@ def _distances(results: dict) -> list[str]:
 
 
 def _ensembles(results: dict) -> list[str]:
-    """A sentence per ensemble: how good and how different its members are on the target."""
+    """Describe how good and how different the members of each ensemble are on the target."""
     target, said = results["data"]["target"], []
     for line in lines_of(results["rows"]):
         if "members" in (r := line.rows.get(target, {})):
@@ -144,7 +144,7 @@ def _ensembles(results: dict) -> list[str]:
 
 
 def _selection(results: dict) -> list[str]:
-    """The accuracies by each way of picking a checkpoint, a sentence per method."""
+    """List the accuracies by each way of picking a checkpoint, a sentence per method."""
     said = []
     for method, rules in results.get("selection_rules", {}).items():
         found = ", ".join(
@@ -157,7 +157,7 @@ def _selection(results: dict) -> list[str]:
 
 
 def notes(results: dict) -> list[str]:
-    """Sentences on what the table of test accuracies does not show."""
+    """Return sentences on what the table of test accuracies does not show."""
     said, is_sweep = [], "sweep" in results
     if macro_cells(results)[1]:
         macro = "each class's own accuracy, averaged over the classes in the test images"
@@ -177,13 +177,13 @@ def _tables(results: dict) -> list[Cells]:
 
 
 def table(results: dict) -> str:
-    """The results as aligned text for a terminal."""
+    """Format the results as aligned text for a terminal."""
     text = [line for each in _tables(results) for line in ("", *aligned(*each))]
     return "\n".join([*text, "", *notes(results), facts(results), ""])
 
 
 def markdown(results: dict) -> str:
-    """The results as a Markdown page."""
+    """Format the results as a Markdown page."""
     data, said = results["data"], facts(results)
     parts = [
         f"# {results['experiment']}: {data['name']}, {data['source']} -> {data['target']}, "

@@ -86,6 +86,6 @@ def lines_of(rows: Sequence[Mapping], split: str = "test") -> list[Line]:
 
 
 def own_rows(rows: Sequence[Mapping], split: str = "test") -> dict[tuple[str, str], dict]:
-    """(method, domain) -> row of the method's own result."""
+    """Map (method, domain) to the row of the method's own result."""
     own = [line for line in lines_of(rows, split) if line.own]
     return {(line.method, domain): row for line in own for domain, row in line.rows.items()}

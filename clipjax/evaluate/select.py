@@ -23,14 +23,14 @@ ALIASES = {"label_free": "information_maximization"}
 
 
 def _entropy(logp: jax.Array) -> jax.Array:
-    """Entropy of distributions given as log-probabilities, [..., K] -> [...]; 0 log 0 is 0."""
+    """Return the entropy of log-probabilities, [..., K] -> [...]; 0 log 0 is 0."""
     some = jnp.isfinite(logp)
     logp = jnp.where(some, logp, 0.0)
     return -jnp.sum(jnp.where(some, jnp.exp(logp) * logp, 0.0), axis=-1)
 
 
 def negative_entropy(logits: jax.Array) -> jax.Array:
-    """Minus the mean prediction entropy, in nats, [N, K] -> [] (Morerio et al. 2018, arXiv
+    """Return minus the mean prediction entropy, in nats, [N, K] -> [] (Morerio et al. 2018, arXiv
     1711.10288).
 
     >>> round(float(negative_entropy(jnp.zeros((3, 2)))), 4)
@@ -40,7 +40,7 @@ def negative_entropy(logits: jax.Array) -> jax.Array:
 
 
 def information_maximization(logits: jax.Array) -> jax.Array:
-    """Mutual information of input and prediction, in nats, [N, K] -> [].
+    """Return the mutual information of input and prediction, in nats, [N, K] -> [].
 
     Entropy of the mean prediction minus mean entropy: confident and diverse predictions score high
     (the objective of Shi & Sha 2012, arXiv 1206.6438; as a validator, pytorch-adapt's IMValidator),
@@ -55,7 +55,7 @@ def information_maximization(logits: jax.Array) -> jax.Array:
 
 
 def soft_neighbourhood_density(logits: jax.Array, temperature: float = 0.05) -> jax.Array:
-    """Density of the neighbourhoods of the predictions, [N, K] -> [].
+    """Return the density of the neighbourhoods of the predictions, [N, K] -> [].
 
     Entropy of each example's softmax over its similarities to all others (Saito et al. 2021, arXiv
     2108.10860, equations 1-3); high where examples lie in large tight clusters.
@@ -71,7 +71,7 @@ def soft_neighbourhood_density(logits: jax.Array, temperature: float = 0.05) -> 
 
 
 def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -> float:
-    """How well a linear classifier tells domains [N, F] and [M, F] apart: 0 not at all, 2 always.
+    """Measure how well a linear classifier tells [N, F] and [M, F] apart: 0 not at all, 2 always.
 
     2 (1 - 2 error), cut to [0, 2], of a logistic regression trained on one half and tested on the
     other, of equally many examples a domain (Ben-David et al. 2006; Ganin et al. 2016, section
@@ -97,7 +97,7 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -
 
 
 def _canonical(rule: str) -> str:
-    """The rule that a name or an alias means; a ValueError lists them."""
+    """Return the rule that a name or an alias means; a ValueError lists them."""
     name = ALIASES.get(rule, rule)
     if name not in RULES:
         known = ", ".join([*RULES, *(f"{short} (= {long})" for short, long in ALIASES.items())])
@@ -106,7 +106,7 @@ def _canonical(rule: str) -> str:
 
 
 def lower_is_better(rule: str) -> bool:
-    """Whether the smallest score of a rule is the best.
+    """Return whether the smallest score of a rule is the best.
 
     >>> lower_is_better("proxy_a_distance"), lower_is_better("source_val")
     (True, False)
@@ -115,7 +115,7 @@ def lower_is_better(rule: str) -> bool:
 
 
 def uses_target_labels(rule: str) -> bool:
-    """Whether a rule reads target labels: only "oracle", an upper bound for the other rules.
+    """Return whether a rule reads target labels: only "oracle" does, an upper bound of the others.
 
     >>> uses_target_labels("oracle"), uses_target_labels("label_free")
     (True, False)
@@ -162,7 +162,7 @@ def select(history: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]
 
 
 def best_steps(scored: Sequence[Mapping[str, Any]], rule: str, count: int) -> set[int]:
-    """The steps of the `count` best checkpoints of each of several runs that are saved together.
+    """Return the steps of the `count` best checkpoints of each of several runs saved together.
 
     `scored` has a record a checkpoint: {"step": int, "evaluation": {rule: a list over runs}}.
 

@@ -64,7 +64,7 @@ def sweep_table(
 
 
 def _best(found: Sequence[dict], rule: str) -> dict[str, str]:
-    """The best of each stage by score; settings of different data are not compared."""
+    """Pick the best of each stage by score; settings of different data are not compared."""
     sign = -1 if lower_is_better(rule) else 1
     groups: dict[str, list[dict]] = {}
     for row in found:
@@ -76,7 +76,7 @@ def _best(found: Sequence[dict], rule: str) -> dict[str, str]:
 
 
 def cells(results: dict) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the sweep's table; the best of each stage has a star."""
+    """Return header and lines of the sweep's table; the best of each stage has a star."""
     found, varied = results["sweep"], fields(results)
     header = ["method", *varied, f"{found['rule']} (validation)", "source test", "target test"]
     best = set(found["best"].values())
@@ -94,13 +94,13 @@ def cells(results: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def fields(results: dict) -> list[str]:
-    """The fields that a sweep varies."""
+    """Return the fields that a sweep varies."""
     rows = results["sweep"]["rows"]
     return list(dict.fromkeys(field for row in rows for field in row["settings"]))
 
 
 def sentences(results: dict) -> list[str]:
-    """The settings that validation prefers, a sentence a stage."""
+    """Name the settings that validation prefers, a sentence a stage."""
     found, said = results["sweep"], []
     rows = {row["method"]: row for row in found["rows"]}
     oracle = " (it reads target labels)" if found["rule"] == "oracle" else ""

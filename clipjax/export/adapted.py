@@ -59,7 +59,7 @@ class Adapted(NamedTuple):
     def predict(
         self, images: Sequence[str | os.PathLike | bytes | np.ndarray], *, batch_size: int = 64
     ) -> np.ndarray:
-        """Class probabilities, float32 [len(images), K]; `batch_size` images are encoded at a time.
+        """Return class probabilities, float32 [len(images), K]; `batch_size` images at a time.
 
         Args:
           images: paths, encoded files, or uint8 arrays [H, W, 3]; grey arrays [H, W] as
@@ -120,10 +120,8 @@ def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
     preprocess = load_preprocess(directory)
     check_size(config, preprocess, directory)
     if changed := differences(record, _identity(config, params, preprocess, trained.params)):
-        raise CheckpointError(
-            f"{directory} is not as it was exported (changed: {changed}), and its heads fit no "
-            "other features; export the run again."
-        )
+        fault = f"{directory} is not as it was exported (changed: {changed})"
+        raise _damaged(f"{fault}, and its heads fit no other features")
     forward = jax.jit(make_forward(config, preprocess, trained.heads, dtype or jnp.float32))
     # Parameters are arguments, not constants: constants would be compiled into the program.
     return Adapted(trained.classes, preprocess, functools.partial(forward, params, trained.params))
@@ -132,7 +130,7 @@ def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
 def _identity(
     config: CLIPConfig, params: PyTree, preprocess: Preprocess, heads: PyTree
 ) -> dict[str, Any]:
-    """All that decides an exported model's answers; weights as hashes of their bytes."""
+    """Return all that decides an exported model's answers; weights as hashes of their bytes."""
     vision = {"vision": params["vision"], "visual_projection": params["visual_projection"]}
     sha256 = lambda data: hashlib.sha256(data).hexdigest()
     leaf_hash = lambda leaf: sha256(np.ascontiguousarray(leaf).view(np.uint8).data)

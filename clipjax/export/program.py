@@ -50,7 +50,7 @@ probabilities = program.call(clip, heads, pixels)  # float32 [1, {classes}]
 
 
 def usage(size: int, classes: int) -> str:
-    """The section of a model card on calling the program without clipjax."""
+    """Write the section of a model card on calling the program without clipjax."""
     return _USAGE.format(platforms=", ".join(PLATFORMS), size=size, classes=classes)
 
 

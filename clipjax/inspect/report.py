@@ -22,7 +22,7 @@ PAIRS, MOST_PAIRS = 10, 1000  # of equal images, of each kind: on a terminal, on
 
 
 def percent(share: float) -> str:
-    """A share in per cent, two digits.
+    """Write a share in per cent, two digits.
 
     >>> percent(0.0123), percent(0)
     ('1.2 %', '0 %')
@@ -31,7 +31,7 @@ def percent(share: float) -> str:
 
 
 def size(number: float) -> str:
-    """A number of bytes with its unit.
+    """Write a number of bytes with its unit.
 
     >>> size(999), size(12_300_000)
     ('999 B', '12.3 MB')
@@ -44,7 +44,7 @@ def size(number: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """A time span in the largest unit of which it has two.
+    """Write a time span in the largest unit of which it has two.
 
     >>> age(30), age(7200), age(200_000)
     ('30 s', '2 h', '2 d')
@@ -57,7 +57,7 @@ def age(seconds: float) -> str:
 def counts_chapter(
     dataset: Dataset, counts: Counts, closed: Mapping[Part, str], data: Data
 ) -> Chapter:
-    """Images of each domain and split; `closed` says why some splits cannot be opened."""
+    """Count the images of each domain and split; `closed` says why some splits cannot be opened."""
     marks = {data.source_name: " (source)", data.target: " (target)"}
     whole, lines = census.domain_counts(counts), []
     for domain in dataset.domains:
@@ -76,7 +76,7 @@ def counts_chapter(
 
 
 def balance_chapter(dataset: Dataset, counts: Counts) -> Chapter:
-    """The balance of the classes in each part."""
+    """Show the balance of the classes in each part."""
     lines = []
     for part, each in counts.items():
         if each.any():
@@ -93,7 +93,7 @@ def balance_chapter(dataset: Dataset, counts: Counts) -> Chapter:
 
 
 def classes_chapter(dataset: Dataset, counts: Counts, notes: Sequence[str]) -> Chapter:
-    """Images of each class in each domain, missing classes; `notes` of matching them by name."""
+    """Count the images of each class in each domain; `notes` are of matching classes by name."""
     names = dataset.classes
     lacking = [
         f"{domain} lacks {len(missing)}: {', '.join(names[c] for c in missing)}"
@@ -115,7 +115,7 @@ def classes_chapter(dataset: Dataset, counts: Counts, notes: Sequence[str]) -> C
 def images_chapter(
     rows: Rows, reading: Reading, said: Sequence[str], verdict: Verdict, most: float
 ) -> Chapter:
-    """Sizes and formats of the decoded images, the unreadable ones, and the verdict on them.
+    """Show sizes and formats of the decoded images, the unreadable ones, and the verdict on them.
 
     `said` are sentences on how the images were read; a run accepts the share `most` of unreadable
     ones.
@@ -136,7 +136,7 @@ def images_chapter(
 
 
 def _scaled(reading: Reading, readable: int) -> list[str]:
-    """Sentences on images scaled to 8 bits, by the kind of their values."""
+    """Describe the images scaled to 8 bits, by the kind of their values."""
     found = reading.scaled.values()
     if not found:
         return []
@@ -186,14 +186,14 @@ def _sizes(rows: Rows, reading: Reading) -> Table:
 
 
 def skipped_chapter(skipped: Sequence[Skipped]) -> Chapter:
-    """The files that were passed over."""
+    """List the files that were passed over."""
     how = f"{counted(len(skipped), 'file')}: {reasons(skipped)}" if skipped else "none"
     lines = [f"{each.name}: {each.reason}" for each in skipped]
     return Chapter("skipped", "Files passed over", [f"Passed over: {how}."], [Listing("", lines)])
 
 
 def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> Chapter:
-    """Images of equal content in several splits, domains or classes, and the others."""
+    """List the images of equal content, first those in several splits, domains or classes."""
     groups = census.repeated(reading.hashes, reading.hashed)
     if not groups:
         note = f"{len(rows):,} images, all of different content."
@@ -229,7 +229,7 @@ def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> 
 
 
 def cache_chapter(entries: Sequence, folder: str, used: bool) -> Chapter:
-    """The `CacheEntry`s of the feature cache in `folder`; `used`: by the config's run."""
+    """List the `CacheEntry`s of the feature cache in `folder`; `used`: by the config's run."""
     notes = [] if used else ["This config does not use it (features.cache=False)."]
     if entries:
         total = size(sum(entry.bytes for entry in entries))

@@ -23,7 +23,7 @@ _CHUNK = 32  # images a thread takes at a time: handing them over costs as much 
 
 
 def content_hash(image: bytes | np.ndarray) -> bytes:
-    """A 16-byte hash of an encoded file or of an array with its shape and dtype."""
+    """Hash an encoded file, or an array with its shape and dtype, to 16 bytes."""
     digest = hashlib.blake2b(digest_size=16)
     if isinstance(image, np.ndarray):
         digest.update(f"{image.shape}{image.dtype}".encode())
@@ -33,7 +33,7 @@ def content_hash(image: bytes | np.ndarray) -> bytes:
 
 
 def header(image: bytes | np.ndarray) -> tuple[int, int, str]:
-    """Width, height and format ("JPEG", "PNG", ...; "array") of an image, without decoding it.
+    """Return width, height and format ("JPEG", ...; "array") of an image, without decoding it.
 
     A file that Pillow does not know, though another decoder may, is (0, 0, "unknown").
     """

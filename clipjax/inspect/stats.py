@@ -34,19 +34,19 @@ class Rows:
         return self._sources[part][int(row - self._starts[part])]
 
     def key(self, which: int) -> np.ndarray:
-        """Numbers of the domains (0) or of the splits (1) of all rows, int64 [N]."""
+        """Number the domains (0) or the splits (1) of all rows, int64 [N]."""
         names = [part[which] for part in self.parts]
         order = list(dict.fromkeys(names))
         return np.array([order.index(name) for name in names], np.int64)[self.part]
 
 
 def class_counts(sources: Mapping[Part, Source], num_classes: int) -> dict[Part, np.ndarray]:
-    """Images of each class in each part, int64 [K]."""
+    """Count the images of each class in each part, int64 [K]."""
     return {part: np.bincount(s.labels, minlength=num_classes) for part, s in sources.items()}
 
 
 def domain_counts(counts: Mapping[Part, np.ndarray]) -> dict[str, np.ndarray]:
-    """Images of each class in each domain, all its splits together, int64 [K]."""
+    """Count the images of each class in each domain, all its splits together, int64 [K]."""
     domains = dict.fromkeys(domain for domain, _ in counts)
     return {name: sum(each for (d, _), each in counts.items() if d == name) for name in domains}
 
@@ -61,7 +61,7 @@ class Balance(NamedTuple):
 
 
 def balance(counts: np.ndarray) -> Balance:
-    """The balance of a part, from its images per class, int [K].
+    """Return the balance of a part, from its images per class, int [K].
 
     >>> balance(np.array([2, 2, 0]))
     Balance(largest=0, smallest=0, ratio=1.0, effective=2.0)
@@ -77,7 +77,7 @@ def balance(counts: np.ndarray) -> Balance:
 
 
 def missing_classes(counts: Mapping[Part, np.ndarray]) -> dict[str, list[int]]:
-    """Domain -> the classes without an image there that some other domain has."""
+    """Map domains to the classes without an image there that some other domain has."""
     domains = domain_counts(counts)
     seen = sum(domains.values(), 0) > 0
     return {name: np.flatnonzero(seen & (each == 0)).tolist() for name, each in domains.items()}
@@ -94,7 +94,7 @@ def sample_rows(rows: Rows, limit: int, seed: int) -> np.ndarray:
 
 
 def repeated(hashes: np.ndarray, hashed: np.ndarray) -> list[np.ndarray]:
-    """Groups of rows of equal hashes, uint64 [N, 2], each ascending, ordered by their first row.
+    """Group the rows of equal hashes, uint64 [N, 2], each group ascending, by their first row.
 
     Rows where `hashed`, bool [N], is False have no hash.
 

@@ -86,7 +86,7 @@ def opened(study: Study | Pretraining) -> Subject:
 
 
 def _refused(check: Callable, *arguments) -> list[str]:
-    """Why a check of the run refuses these arguments: at most one sentence."""
+    """Return why a check of the run refuses these arguments: at most one sentence."""
     try:
         check(*arguments)
     except Exception as error:  # any kind would end the run
@@ -95,7 +95,7 @@ def _refused(check: Callable, *arguments) -> list[str]:
 
 
 def find_preprocess(encoder: Encoder, decoder: str) -> tuple[Preprocess, list[str]]:
-    """How a run crops images, found without weights; if unknown, CLIP's usual way and a note."""
+    """Find how a run crops images, without weights; if unknown, CLIP's usual way and a note."""
     found, said = Preprocess(), []
     try:
         found = load_preprocess(find_preprocessor(encoder.model, encoder.revision or None))

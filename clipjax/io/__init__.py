@@ -19,7 +19,7 @@ Path = Any  # pathlib.Path, or etils.epath.Path of a path with a scheme
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Whether a path has a scheme.
+    """Return whether a path has a scheme.
 
     >>> is_remote("gs://bucket/run"), is_remote("/gs/run")
     (True, False)
@@ -28,7 +28,7 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def as_path(path: str | os.PathLike) -> Path:
-    """A path to join, read and write: `pathlib.Path` on this machine, etils' epath elsewhere.
+    """Return a path to join, read and write: `pathlib.Path`, or etils' epath in object stores.
 
     >>> str(as_path("gs://bucket/run") / "config.json"), as_path("run/x") == pathlib.Path("run/x")
     ('gs://bucket/run/config.json', True)
@@ -95,7 +95,7 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 
 def write_errors(path: str | os.PathLike) -> type[Exception]:
-    """The exceptions of reading or writing a path; clients of object stores raise their own.
+    """Return the exceptions of reading or writing a path; clients of object stores have their own.
 
     >>> write_errors("/runs/a").__name__, write_errors("gs://bucket/a").__name__
     ('OSError', 'Exception')
@@ -104,7 +104,7 @@ def write_errors(path: str | os.PathLike) -> type[Exception]:
 
 
 def local_only(path: str | os.PathLike, what: str) -> pathlib.Path:
-    """A path on this machine.
+    """Return a path on this machine.
 
     Raises:
       ConfigError: it is elsewhere; `what` names the output that cannot go there.
@@ -163,7 +163,7 @@ def write_atomically(path: str | os.PathLike, content: str | bytes) -> None:
 
 
 def to_json(data: Any, **options: Any) -> str:
-    """JSON text by `json.dumps`, with NaN and infinity, which JSON lacks, as null.
+    """Return JSON text by `json.dumps`, with NaN and infinity, which JSON lacks, as null.
 
     >>> to_json({"loss": [0.5, float("nan")]})
     '{"loss": [0.5, null]}'
@@ -188,7 +188,7 @@ def write_json(path: str | os.PathLike, data: Any) -> None:
 
 
 def default_cache_dir() -> pathlib.Path:
-    """$CLIPJAX_CACHE, or clipjax in the user's cache folder ($XDG_CACHE_HOME or ~/.cache).
+    """Return $CLIPJAX_CACHE, or clipjax in the user's cache folder ($XDG_CACHE_HOME or ~/.cache).
 
     A user without a home gets a place that cannot be written.
     """

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def is_finite(values: np.ndarray) -> bool:
-    """Whether an array, of any dtype that models are stored in, holds finite numbers only.
+    """Return whether an array, of any dtype that models are stored in, is finite.
 
     Exact, in one pass: NaN and infinity survive every sum; a sum that overflows is checked again.
 

@@ -22,7 +22,7 @@ GLANCE = 1 << 16  # bytes, to see what a file is
 
 
 def shown(path: str | os.PathLike) -> str:
-    r"""A file's name as printable text: bytes that are not UTF-8 are escaped.
+    r"""Return a file's name as printable text: bytes that are not UTF-8 are escaped.
 
     >>> shown("caf\udce9.png"), shown("café.png")
     ('caf\\xe9.png', 'café.png')
@@ -31,7 +31,7 @@ def shown(path: str | os.PathLike) -> str:
 
 
 def nfc(name: str) -> str:
-    r"""A name in Unicode's NFC, in which names are compared; macOS writes another form.
+    r"""Return a name in Unicode's NFC, in which names are compared; macOS writes another form.
 
     >>> nfc("cafe\u0301") == "caf\xe9", nfc("cat")
     (True, 'cat')
@@ -40,7 +40,7 @@ def nfc(name: str) -> str:
 
 
 def class_name(text: str) -> str:
-    r"""The name of a class in NFC, without blanks around it.
+    r"""Return the name of a class in NFC, without blanks around it.
 
     >>> class_name(" cafe\u0301 ") == "caf\xe9"
     True
@@ -58,7 +58,7 @@ def brief(text: str, most: int = 80) -> str:
 
 
 def some(names: Iterable[str], most: int = 10) -> str:
-    """The first few names, for messages.
+    """Join the first few names, for messages.
 
     >>> some(["a", "b", "c"], 2)
     'a, b, ...'
@@ -68,7 +68,7 @@ def some(names: Iterable[str], most: int = 10) -> str:
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number and its noun.
+    """Write a number and its noun.
 
     >>> counted(1, "file"), counted(2000, "entry", "entries")
     ('1 file', '2,000 entries')

@@ -34,7 +34,7 @@ class Scale(NamedTuple):
     end: float
 
     def at(self, value: float) -> float:
-        """The place of a number."""
+        """Return the place of a number."""
         share = (value - self.low) / (self.high - self.low)
         return round(self.start + share * (self.end - self.start), 1)
 
@@ -92,7 +92,7 @@ def line_chart(
 
 
 def _finite(values: Sequence) -> np.ndarray | None:
-    """(x, y, low, high) [4, N] without gaps, thinned; None if nothing is left."""
+    """Return (x, y, low, high) [4, N] without gaps, thinned; None if nothing is left."""
     columns = [np.asarray(column, float) for column in values]
     columns = np.stack(columns if len(columns) == 4 else [*columns, columns[1], columns[1]])
     columns = columns[:, np.isfinite(columns).all(axis=0)]
@@ -217,7 +217,7 @@ def legal(text: str) -> str:
 
 
 def escape(text: object) -> str:
-    """Any text as XML content or attribute value.
+    """Escape any text for XML content or an attribute value.
 
     >>> escape('<a & "b">\\x00')
     '&lt;a &amp; &quot;b&quot;&gt;\ufffd'
@@ -226,13 +226,13 @@ def escape(text: object) -> str:
 
 
 def _shorten(text: str, length: int) -> str:
-    """At most `length` characters, the last an ellipsis where some are missing."""
+    """Cut a text to `length` characters, the last an ellipsis."""
     text = legal(text)
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """About `count` round numbers (1, 2 or 5 times a power of ten) in [low, high].
+    """Return about `count` round numbers (1, 2 or 5 times a power of ten) in [low, high].
 
     >>> ticks(0, 1)
     [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
@@ -246,7 +246,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A number with four significant digits and a short exponent.
+    """Write a number with four significant digits and a short exponent.
 
     >>> [number(v) for v in (0.30000001, 1e-05, 20.0, 2500000.0)]
     ['0.3', '1e-5', '20', '2.5e6']
@@ -255,12 +255,12 @@ def number(value: float) -> str:
 
 
 def colour(index: int) -> str:
-    """The class of a series: a colour, and dashes once the colours are used up."""
+    """Return the class of a series: a colour, and dashes once the colours are used up."""
     return f"c{index % COLOURS}" + (" dashed" if index // COLOURS % 2 else "")
 
 
 def _figure(title: str, height: float, body: str) -> str:
-    """A drawing with its heading, repeated whole for screen readers."""
+    """Wrap a drawing with its heading, repeated whole for screen readers."""
     name = escape(title)
     return (
         f'<svg role="img" viewBox="0 0 {WIDTH} {height:g}" aria-label="{name}">'
@@ -274,7 +274,7 @@ def _label(x: float, y: float, words: str, kind: str = "tick", anchor: str = "st
 
 
 def _legend(entries: Iterable[tuple[str, str]]) -> tuple[str, float]:
-    """Rows of names, each with its mark (SVG around the origin), and the y of the last row."""
+    """Draw rows of names with marks (SVG around the origin); return the y of the last row too."""
     x, y, text = 0.0, 32, ""
     for name, mark in entries:
         name = _shorten(name, 40)
@@ -290,7 +290,7 @@ def _legend(entries: Iterable[tuple[str, str]]) -> tuple[str, float]:
 
 
 def _grid(x: Scale, y: Scale, x_label: str, y_label: str) -> str:
-    """Grid lines with their numbers, and the labels of the axes."""
+    """Draw grid lines with their numbers, and the labels of the axes."""
     text = ""
     for value in ticks(y.low, y.high):
         at = y.at(value)
@@ -304,7 +304,7 @@ def _grid(x: Scale, y: Scale, x_label: str, y_label: str) -> str:
 
 
 def spread(values: Sequence[float], pad: float = 0.0) -> tuple[float, float]:
-    """The range of the finite values, a little wider; never empty."""
+    """Return the range of the finite values, a little wider; never empty."""
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]
     low, high = float(finite.min()), float(finite.max())

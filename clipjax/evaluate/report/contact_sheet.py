@@ -37,7 +37,7 @@ def choose_rows(labels: np.ndarray, label: int, seed: int, limit: int = PER_CLAS
 
 
 def sheet(title: str, strips: Sequence[Strip]) -> Cards:
-    """The sheet for a page: a card for each class, with its images as data URIs."""
+    """Make the sheet for a page: a card for each class, with its images as data URIs."""
     cards = []
     for strip in strips:
         pictures = [Picture(thumbnail(image), strip.name) for image in strip.images]
@@ -46,7 +46,7 @@ def sheet(title: str, strips: Sequence[Strip]) -> Cards:
 
 
 def sheet_png(title: str, strips: Sequence[Strip]) -> bytes:
-    """The sheet as a PNG file: a line for each class, its name left of its images."""
+    """Draw the sheet as a PNG file: a line for each class, its name left of its images."""
     from PIL import Image, ImageDraw, ImageFont
 
     shown = [[reduced(image, _TILE) for image in strip.images] for strip in strips]
@@ -73,7 +73,7 @@ def sheet_png(title: str, strips: Sequence[Strip]) -> bytes:
 
 
 def _cut(text: str, font, width: float) -> str:
-    """The beginning of a text that fits into `width`."""
+    """Cut a text to fit into `width`."""
     text = writable(" ".join(text.split()))
     if font.getlength(text) > width:
         while text and font.getlength(text + "…") > width:

@@ -46,7 +46,7 @@ PANELS = (
 
 
 def curves(metrics: list[dict[str, Any]]) -> dict[str, dict[str, Curve]]:
-    """Method -> measure -> its curve over epochs: mean, lowest and highest over seeds.
+    """Return method -> measure -> its curve over epochs: mean, lowest and highest over seeds.
 
     A record counts if it has an "epoch" and names its method, as "method" or as "phase". Epochs of
     a method's later phases go on where the earlier ones ended.
@@ -74,7 +74,7 @@ def curves(metrics: list[dict[str, Any]]) -> dict[str, dict[str, Curve]]:
 
 
 def _numbers(values: Any) -> np.ndarray:
-    """The finite numbers of a list over seeds; none where something else is among them."""
+    """Return the finite numbers of a list over seeds; none where something else is among them."""
     values = values if isinstance(values, list) else [values]
     numbers = np.array(values if all(type(v) in (int, float) for v in values) else [], float)
     return numbers[np.isfinite(numbers)]
@@ -111,7 +111,7 @@ def learning_charts(
 
 
 def kept(maps: dict) -> dict:
-    """The maps that a page has room for: the first (before training) and the last ones.
+    """Select the maps that a page has room for: the first (before training) and the last ones.
 
     >>> list(kept(dict.fromkeys("abcdefgh")))
     ['a', 'd', 'e', 'f', 'g', 'h']
@@ -121,7 +121,7 @@ def kept(maps: dict) -> dict:
 
 
 def sweep_chart(results: dict, field: str) -> str:
-    """The score over the values of a numeric field: mean, lowest and highest of other settings."""
+    """Draw the score over a numeric field: mean, lowest and highest of the other settings."""
     found, series = results["sweep"], {}
     scored = [row for row in found["rows"] if row["score_mean"] is not None]
     for stage in dict.fromkeys(row["stage"] for row in scored):

@@ -65,7 +65,7 @@ def document(title: str, subtitle: str, lead: Sequence[str], parts: Sequence[Cha
 
 @functools.cache
 def _templates():
-    """The templates: values are escaped, a missing one is an error."""
+    """Load the templates: values are escaped, a missing one is an error."""
     import jinja2
     from markupsafe import Markup
 

@@ -19,7 +19,7 @@ CONFUSIONS = 4  # named for each class
 
 
 def colours(results: dict) -> dict[str, str]:
-    """Method -> class of the style sheet, the same in every chart; zero-shot is grey."""
+    """Map methods to classes of the style sheet, the same in every chart; zero-shot is grey."""
     trained = dict.fromkeys(r["method"] for r in results["rows"] if r["method"] != "zero_shot")
     return {"zero_shot": "zero"} | {name: colour(i) for i, name in enumerate(trained)}
 
@@ -39,7 +39,7 @@ def summary(results: dict) -> str:
 
 
 def headline(results: dict) -> list[Item]:
-    """Accuracy of every method: bars on target and source, a table on every domain, macro."""
+    """Show the accuracies of methods: bars on target and source, tables on all domains, macro."""
     target = f"{results['data']['target']} (target)"
     tables = [
         Table(header, body, mark=header.index(target) if target in header else -1, folded=False)
@@ -60,7 +60,7 @@ def sweep(results: dict) -> list[Item]:
 
 
 def learning(results: dict, metrics: list[dict]) -> list[Item]:
-    """Curves of every measure."""
+    """Show curves of every measure."""
     data = results["data"]
     found = learning_charts(metrics, data["source"], data["target"], colours(results))
     seeds = ", and over seeds; bands from lowest to highest." * (len(results["seeds"]) > 1)
@@ -69,7 +69,7 @@ def learning(results: dict, metrics: list[dict]) -> list[Item]:
 
 
 def features(evidence: dict) -> list[Item]:
-    """Maps of the features, coloured by domain, then by class."""
+    """Show maps of the features, coloured by domain, then by class."""
     found = evidence.get("tsne") or {}
     said = [
         f"The features of {name} are all the same: nothing to map."
@@ -117,7 +117,7 @@ def _accuracy_bars(results: dict) -> list[str]:
 
 
 def distances(results: dict) -> str:
-    """Bars of the proxy A-distance of source and target test images, mean over seeds."""
+    """Draw the proxy A-distances of source and target test images, mean over seeds."""
     kinds = colours(results)
     rows = [
         Bar(name, float(np.mean(v)), min(v), max(v), f"{len(v)} seeds", kinds.get(name, "c0"))
@@ -127,7 +127,7 @@ def distances(results: dict) -> str:
 
 
 def class_changes(evidence: dict) -> list[Item]:
-    """The change of each class's target accuracy from zero-shot to every method, sorted."""
+    """Show the change of each class's target accuracy from zero-shot to every method, sorted."""
     found = evidence.get("per_class") or {}
     accuracy, n = found.get("accuracy", {}), found.get("n", [])
     before = accuracy.get("zero_shot") or []
@@ -150,7 +150,7 @@ def class_changes(evidence: dict) -> list[Item]:
 
 
 def _changes(classes: list, before: list, after: list, n: list) -> list[Bar]:
-    """A bar for each class whose accuracy changed, gains first."""
+    """Make a bar for each class whose accuracy changed, gains first."""
     rows = []
     for name, old, new, count in zip(classes, before, after, n, strict=True):
         if old is not None and new != old:
@@ -160,7 +160,7 @@ def _changes(classes: list, before: list, after: list, n: list) -> list[Bar]:
 
 
 def worst(evidence: dict) -> list[Item]:
-    """The worst classes of each method with images; the last method's unfolded."""
+    """Show the worst classes of each method with images; the last method's unfolded."""
     found = {name: classes for name, classes in (evidence.get("worst") or {}).items() if classes}
     if not found:
         return []
@@ -176,7 +176,7 @@ def worst(evidence: dict) -> list[Item]:
 
 
 def _card(each: dict, evidence: dict) -> Card:
-    """A class: its accuracy, its confusions, some images."""
+    """Show a class: its accuracy, its confusions, some images."""
     names, images = evidence["classes"], evidence.get("images") or {}
     taken = [f"{names[k]} ({count})" for k, count in each["confusions"][:CONFUSIONS]]
     if more := sum(count for _, count in each["confusions"][CONFUSIONS:]):
@@ -192,7 +192,7 @@ def _card(each: dict, evidence: dict) -> Card:
 
 
 def selection(results: dict) -> list[Item]:
-    """The epoch that each rule picks, and its accuracy on both domains."""
+    """Show the epoch that each rule picks, and its accuracy on both domains."""
     lines = [
         [method, rule, _value(v.get("epoch"), 0)]
         + [_value(v.get(end), 1, 100) for end in ("source", "target")]
@@ -206,7 +206,7 @@ def selection(results: dict) -> list[Item]:
 
 
 def _value(value: Any, digits: int, factor: float = 1) -> str:
-    """A number, or mean and spread of several over seeds."""
+    """Write a number, or mean and spread of several over seeds."""
     numbers = np.atleast_1d(np.asarray([] if value is None else value, float)) * factor
     if not len(numbers):
         return "–"
@@ -215,7 +215,7 @@ def _value(value: Any, digits: int, factor: float = 1) -> str:
 
 
 def about(results: dict, config: dict) -> list[Item]:
-    """Times, versions and the whole config."""
+    """Show times, versions and the whole config."""
     seconds = results.get("timing_s") or {}
     steps = ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
     versions = ", ".join(f"{k} {v}" for k, v in (results.get("versions") or {}).items())

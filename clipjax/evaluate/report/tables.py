@@ -114,14 +114,14 @@ def aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
 
 
 def as_text(chapter: Chapter) -> str:
-    """The notes, tables and lists of a chapter for a terminal, long ones in short."""
+    """Format the notes, tables and lists of a chapter for a terminal, long ones in short."""
     items = [item for item in chapter.items if item and isinstance(item, Table | Listing)]
     lines = [*chapter.notes, *(line for item in items for line in _shown(item))]
     return "\n".join([f"\n== {chapter.heading}", *lines]) if lines else ""
 
 
 def _shown(item: Table | Listing) -> list[str]:
-    """Title and lines of an item; the middle of a long one is left out."""
+    """Return title and lines of an item without the middle of a long one."""
     is_table = isinstance(item, Table)
     lines = aligned(item.header, item.lines) if is_table else [*item.lines]
     head, tail = (item.head + 1, item.tail) if is_table else (item.head, 0)  # 1 is the header

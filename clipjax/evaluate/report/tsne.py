@@ -72,10 +72,11 @@ def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
 def worst_classes(
     logits: np.ndarray, labels: np.ndarray, num_classes: int, worst: int = 5, examples: int = 4
 ) -> list[dict[str, Any]]:
-    """The `worst` classes of lowest accuracy that have mistakes, with some wrong `examples` each.
+    """Find the `worst` classes of lowest accuracy, and some wrong `examples` of each.
 
-    Among equals, the class with more examples comes first, then the one of lower index. Examples
-    are those of the largest margin, logit of the answer over logit of the label.
+    Classes without mistakes are left out. Among equals, the class with more examples comes first,
+    then the one of lower index. Examples are those of the largest margin, logit of the answer over
+    logit of the label.
 
     Args:
       logits: float [N, K].
@@ -106,7 +107,7 @@ def worst_classes(
 
 
 def reduced(image: np.ndarray, side: int):
-    """A uint8 image [H, W, 3] as a Pillow image of at most `side` pixels a side."""
+    """Reduce a uint8 image [H, W, 3] to a Pillow image of at most `side` pixels a side."""
     from PIL import Image
 
     picture = Image.fromarray(image)
@@ -115,7 +116,7 @@ def reduced(image: np.ndarray, side: int):
 
 
 def thumbnail(image: np.ndarray) -> str:
-    """A uint8 image [H, W, 3] as a data URI of at most 64 pixels a side.
+    """Encode a uint8 image [H, W, 3] as a data URI of at most 64 pixels a side.
 
     >>> thumbnail(np.zeros((2, 2, 3), np.uint8))[:22]
     'data:image/webp;base64'
