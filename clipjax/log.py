@@ -47,11 +47,7 @@ class MetricsLog:
             self._unwritten = ""
 
     def close(self) -> None:
-        """Write what is left.
-
-        Raises:
-          OSError: there are records that cannot be written.
-        """
+        """Write what is left; OSError: there are records that cannot be written."""
         try:
             self._flush()
         except write_errors(self.path) as error:

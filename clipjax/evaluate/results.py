@@ -62,7 +62,7 @@ def collect(
 
 
 def cells(results: dict, *, variants: bool = True) -> Cells:
-    """Return the test table: a line a method and, with `variants`, a variant; columns of domains."""
+    """Return the test table: a line a method (with `variants`, a variant), a column a domain."""
     found = [line for line in lines_of(results["rows"]) if line.own or variants]
     domains, lines = _domains(results, found), []
     for line in found:
@@ -203,10 +203,9 @@ def write(workdir: pathlib.Path, results: dict) -> None:
 
 
 def read(workdir: pathlib.Path) -> dict | None:
-    """Read the results of a finished run, or None; fields missing in older versions get defaults.
+    """Read the results of a finished run, None if there are none; fill fields of later versions.
 
-    Raises:
-      DataError: the file is damaged, or a newer version wrote it.
+    DataError: the file is damaged, or a newer version wrote it.
     """
     path = workdir / "results.json"
     if not path.exists():

@@ -74,11 +74,8 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -
     """Measure how well a linear classifier tells [N, F] and [M, F] apart: 0 not at all, 2 always.
 
     2 (1 - 2 error), cut to [0, 2], of a logistic regression trained on one half and tested on the
-    other, of equally many examples a domain (Ben-David et al. 2006; Ganin et al. 2016, section
-    5.1.5). `seed` draws the halves.
-
-    Raises:
-      ValueError: fewer than 4 examples a domain.
+    other, of equally many examples a domain, at least 4 (Ben-David et al. 2006; Ganin et al. 2016,
+    section 5.1.5). `seed` draws the halves.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

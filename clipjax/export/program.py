@@ -18,6 +18,7 @@ from flax.traverse_util import unflatten_dict
 from jax import export
 
 from clipjax.data.images.preprocess import Preprocess
+from clipjax.io import ASSETS
 from clipjax.model.clip import CLIP, CLIPConfig, normalize
 from clipjax.model.heads import Heads, predict
 from clipjax.model.hf.names import hf_name, hf_shape
@@ -27,31 +28,11 @@ PyTree = Any
 FILE = "predict.jaxexport"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-_USAGE = """\
-## With jax alone
-
-`predict.jaxexport` is the prediction as a program for {platforms}, for `pip install jax flatbuffers
-safetensors`. It normalises; decode, resize and crop as `preprocessor_config.json` says. Row k of
-`classes` in `heads.json` names probability k.
-
-```python
-import pathlib
-import numpy as np
-from jax import export
-from safetensors.numpy import load_file
-
-here = pathlib.Path("path/to/this/directory")
-program = export.deserialize(bytearray((here / "predict.jaxexport").read_bytes()))
-clip, heads = load_file(here / "model.safetensors"), load_file(here / "heads.safetensors")
-pixels = np.zeros((1, {size}, {size}, 3), np.uint8)  # any number of images
-probabilities = program.call(clip, heads, pixels)  # float32 [1, {classes}]
-```
-"""
-
 
 def usage(size: int, classes: int) -> str:
     """Write the section of a model card on calling the program without clipjax."""
-    return _USAGE.format(platforms=", ".join(PLATFORMS), size=size, classes=classes)
+    text = (ASSETS / "export" / "usage.md").read_text(encoding="utf-8")
+    return text.format(platforms=", ".join(PLATFORMS), size=size, classes=classes)
 
 
 def make_forward(

@@ -46,9 +46,7 @@ class Verdict(NamedTuple):
 def opened(study: Study | Pretraining) -> Subject:
     """Open the data of a study; a fault that leaves something to look at becomes a refusal.
 
-    Raises:
-      ConfigError: no study, or a domain that does not exist.
-      DataError: nothing that can be opened.
+    ConfigError: no study, or no such domain. DataError: nothing that can be opened.
     """
     if not isinstance(study, Study):
         raise ConfigError("pretraining reads a corpus of pairs; inspect looks at data of studies.")

@@ -28,13 +28,10 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def as_path(path: str | os.PathLike) -> Path:
-    """Return a path to join, read and write: `pathlib.Path`, or etils' epath in object stores.
+    """Return a path to join, read and write: pathlib's, or etils' epath of gs:// and s3://.
 
     >>> str(as_path("gs://bucket/run") / "config.json"), as_path("run/x") == pathlib.Path("run/x")
     ('gs://bucket/run/config.json', True)
-
-    Raises:
-      ConfigError: another scheme.
     """
     if not is_remote(path):
         return pathlib.Path(path)
@@ -47,11 +44,9 @@ def as_path(path: str | os.PathLike) -> Path:
 
 
 def check_reachable(path: Path) -> None:
-    """Look a path up, so that faults are reported at the start; it need not exist.
+    """Look a path up, which need not exist, to report faults at the start, as ConfigError.
 
-    Raises:
-      ConfigError: the system refuses it; or of an object store, the package for it is not
-        installed, or the store does not answer.
+    The system refuses it, the package for an object store is missing, the store does not answer.
     """
     if not is_remote(path):
         try:
@@ -73,12 +68,9 @@ def check_reachable(path: Path) -> None:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Write into a folder of this machine, or where it would be made, and clean up.
+    """Write into a folder of this machine, or where it would be made, and clean up, or ConfigError.
 
     Permissions alone do not tell: root, read-only disks, files in the place of folders.
-
-    Raises:
-      ConfigError: that fails, and why.
     """
     folder = pathlib.Path(folder)
     try:
@@ -104,22 +96,14 @@ def write_errors(path: str | os.PathLike) -> type[Exception]:
 
 
 def local_only(path: str | os.PathLike, what: str) -> pathlib.Path:
-    """Return a path on this machine.
-
-    Raises:
-      ConfigError: it is elsewhere; `what` names the output that cannot go there.
-    """
+    """Return a path on this machine; ConfigError: it is elsewhere, where `what` cannot go."""
     if is_remote(path):
         raise ConfigError(f"{what} cannot go to {os.fspath(path)}; give a path on this machine.")
     return pathlib.Path(path)
 
 
 def append_text(path: str | os.PathLike, text: str) -> None:
-    """Append text to a file, all of it or nothing.
-
-    Raises:
-      OSError: nothing could be written.
-    """
+    """Append text to a file, all of it, or raise OSError and append nothing."""
     path = as_path(path)
     if is_remote(path):  # objects cannot grow
         path.write_text((path.read_text() if path.exists() else "") + text)

@@ -77,13 +77,10 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def check_class_names(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """Clean the names of a numbered table of classes, called `where`, by `class_name`.
+    """Clean the names of a table of classes; DataError: one is empty, no text, or there twice.
 
     >>> check_class_names(["cat", " dog"], "x.txt")
     ('cat', 'dog')
-
-    Raises:
-      DataError: a name that is not text, empty, or the name of another class.
     """
     first: dict[str, int] = {}
     for number, name in enumerate(names):
@@ -104,10 +101,8 @@ def read_text(
     r"""Read a text file, here or in an object store, with "\n" at the end of all its lines.
 
     UTF-8, and UTF-16 or UTF-32 that begin with their mark (BOM), which is left out. Lines may end
-    as on Windows or old Macs. `what` is the kind of file, for messages.
-
-    Raises:
-      error: it cannot be read, or is in another encoding: the line, and how to convert it.
+    as on Windows or old Macs. `what` is the kind of file, for messages; `error` is raised if it
+    cannot be read, or is in another encoding, with the line and how to convert it.
     """
     name, path = f"{what} {shown(file)}".strip(), as_path(file)
     if is_remote(file):

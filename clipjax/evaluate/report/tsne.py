@@ -72,16 +72,11 @@ def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
 def worst_classes(
     logits: np.ndarray, labels: np.ndarray, num_classes: int, worst: int = 5, examples: int = 4
 ) -> list[dict[str, Any]]:
-    """Find the `worst` classes of lowest accuracy, and some wrong `examples` of each.
+    """Find the `worst` classes by logits [N, K] and labels int [N], with wrong `examples` of each.
 
-    Classes without mistakes are left out. Among equals, the class with more examples comes first,
-    then the one of lower index. Examples are those of the largest margin, logit of the answer over
-    logit of the label.
-
-    Args:
-      logits: float [N, K].
-      labels: int [N].
-      num_classes: K.
+    Classes without mistakes are left out. Among equal accuracies, the class with more examples
+    comes first, then the one of lower index. Examples are those of the largest margin, logit of the
+    answer over logit of the label.
 
     Returns:
       [{"class", "accuracy", "n", "confusions": [[class, count], ...] most frequent first,
