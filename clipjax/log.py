@@ -12,10 +12,9 @@ from clipjax.io import append_text, as_path, to_json, write_atomically, write_er
 
 
 class MetricsLog:
-    """Appends JSON objects to a file, one a line.
+    """Appends JSON objects to a file, one a line, and numbers to a folder of TensorBoard `events`.
 
-    With `events`, a folder, numbers go to TensorBoard too (extra `tensorboard`), where a resumed
-    stage repeats its steps.
+    TensorBoard (extra `tensorboard`) shows the steps that a resumed stage repeats twice.
     """
 
     def __init__(self, path: str | os.PathLike, events: str | os.PathLike | None = None):

@@ -61,13 +61,9 @@ class Adapted(NamedTuple):
     ) -> np.ndarray:
         """Return class probabilities, float32 [len(images), K]; `batch_size` images at a time.
 
-        Args:
-          images: paths, encoded files, or uint8 arrays [H, W, 3]; grey arrays [H, W] as
-            `Preprocess.crop` takes them.
-
-        Raises:
-          DataError: a file that cannot be read as an image.
-          NonFiniteError: the numbers of the image tower overflow.
+        Images are paths, encoded files, uint8 arrays [H, W, 3], or grey ones [H, W] as of
+        `Preprocess.crop`. DataError: one that cannot be read. NonFiniteError: the numbers of the
+        image tower overflow.
         """
         if isinstance(images, (str, bytes, os.PathLike)):
             raise DataError(f"predict takes a list of images; write predict([{images!r}]).")
@@ -102,11 +98,8 @@ def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
         probabilities = model.predict(["cat.jpg"])
         print(model.classes[probabilities[0].argmax()])
 
-    The image tower computes in `dtype`, float32 by default.
-
-    Raises:
-      CheckpointError: no such directory, a file missing, damaged or replaced since the export,
-        heads that do not fit.
+    The image tower computes in `dtype`, float32 by default. CheckpointError: no such directory, a
+    file missing, damaged or replaced since the export, heads that do not fit.
     """
     directory = pathlib.Path(directory)
     if not directory.is_dir():
@@ -130,7 +123,7 @@ def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
 def _identity(
     config: CLIPConfig, params: PyTree, preprocess: Preprocess, heads: PyTree
 ) -> dict[str, Any]:
-    """Return all that decides an exported model's answers; weights as hashes of their bytes."""
+    """Return all that decides a model's answers; weights as hashes of their bytes."""
     vision = {"vision": params["vision"], "visual_projection": params["visual_projection"]}
     sha256 = lambda data: hashlib.sha256(data).hexdigest()
     leaf_hash = lambda leaf: sha256(np.ascontiguousarray(leaf).view(np.uint8).data)
@@ -189,12 +182,10 @@ def save_adapted(
     card: str,
     dtype: Any = None,
 ) -> None:
-    """Write an adapted model.
+    """Write an adapted model; files of the same names in `directory` are replaced.
 
     Args:
-      directory: made if missing; files of the same names are replaced.
-      config, params: of the CLIP.
-      preprocess: of its images.
+      config, params, preprocess: of the CLIP.
       trained: adapter and class head; a domain head is left out.
       tokenizer: a model directory whose tokenizer files are copied.
       card: text of README.md.

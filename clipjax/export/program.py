@@ -62,11 +62,8 @@ def save_program(
     `jax.export.deserialize` of the same jax, or of one up to six months newer (what jax promises),
     reads it on CPUs, NVIDIA GPUs and TPUs.
 
-    Args:
-      directory: of the model.
-      config, preprocess, heads: of the model; the program normalises, but does not resize or crop.
-      clip: the CLIP's parameters as stored in model.safetensors, or their shapes and dtypes.
-      head: the heads', as in heads.safetensors.
+    The program normalises, but does not resize or crop. `clip` are the CLIP's parameters as stored
+    in model.safetensors, or their shapes and dtypes, `head` the heads', as in heads.safetensors.
     """
     vision = dataclasses.replace(config, text=None)
     forward = make_forward(vision, preprocess, heads)

@@ -117,8 +117,7 @@ def images_chapter(
 ) -> Chapter:
     """Show sizes and formats of the decoded images, the unreadable ones, and the verdict on them.
 
-    `said` are sentences on how the images were read; a run accepts the share `most` of unreadable
-    ones.
+    `said` tells how the images were read; a run accepts the share `most` of unreadable ones.
     """
     unopened, decoded = len(reading.unopened), int(reading.decoded.sum())
     bad, notes = len(reading.unreadable) - unopened, [*said]

@@ -92,14 +92,10 @@ def read(
     workers: int = 0,
     threads: int | None = None,
 ) -> Reading:
-    """Hash the content of all images, and decode some of them.
+    """Hash the content of all images, and decode some of them as `preprocess` does.
 
-    Args:
-      rows: the images.
-      preprocess: decodes and crops as a run does.
-      decode: bool [N], which are decoded.
-      hashing: whether contents are hashed; otherwise only what is decoded is read.
-      workers, threads: of `load_ahead`.
+    `decode`, bool [N], says which. Without `hashing` only what is decoded is read. `workers` and
+    `threads` are those of `load_ahead`.
     """
     decode = np.asarray(decode, bool)
     wanted = np.arange(len(rows)) if hashing else np.flatnonzero(decode)

@@ -1,7 +1,6 @@
 """The charts of a report page as SVG text: curves with bands, clouds of points, horizontal bars.
 
-Colours are CSS classes (`c0` .. `c7`, `good`, `bad`, ...) that the page's style sheet defines for
-light and dark; tooltips are <title> elements, which screen readers say too.
+Colours are CSS classes (`c0` .. `c7`, `good`, `bad`, ...) of the page's style sheet.
 """
 
 from __future__ import annotations
@@ -21,8 +20,7 @@ WIDTH = 360
 _POINTS = 80  # of a curve; more of them are neither seen nor hovered
 _CLOUD = 280  # height of a map
 _GUTTER = 118  # left of bars, for their labels
-# What XML forbids even escaped.
-_ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # in XML, even escaped
 
 
 class Scale(NamedTuple):
@@ -63,7 +61,6 @@ def line_chart(
     """Draw curves over a common x; "" when there is nothing to draw.
 
     Args:
-      title, x_label, y_label: texts.
       series: name -> (xs [N], ys [N]) or (xs, ys, low [N], high [N]) with a band around the curve;
         points that are not finite are left out.
       colours: name -> class of the style sheet; by default in the order of `series`.
@@ -135,15 +132,13 @@ def scatter(
     shape_names: Sequence[str] = (),
     notes: Sequence[str] | None = None,
 ) -> str:
-    """Draw a cloud of points without axes (a map where only distances matter); "" of none.
+    """Draw a cloud of points, float [N, 2], without axes (only distances matter); "" of none.
 
     Args:
-      title: heading.
-      points: float [N, 2].
       groups: int [N], indices into `names`; -1 is drawn faintly, unnamed.
-      names, shape_names: for the legend.
       shapes: 0 (disc) or 1 (ring) for each point.
       notes: shown on hover, for each point.
+      names, shape_names: for the legend.
     """
     points, groups = np.asarray(points, float).reshape(-1, 2), np.asarray(groups, int)
     if not len(points):
@@ -226,7 +221,6 @@ def escape(text: object) -> str:
 
 
 def _shorten(text: str, length: int) -> str:
-    """Cut a text to `length` characters, the last an ellipsis."""
     text = legal(text)
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
@@ -260,7 +254,6 @@ def colour(index: int) -> str:
 
 
 def _figure(title: str, height: float, body: str) -> str:
-    """Wrap a drawing with its heading, repeated whole for screen readers."""
     name = escape(title)
     return (
         f'<svg role="img" viewBox="0 0 {WIDTH} {height:g}" aria-label="{name}">'
@@ -290,7 +283,6 @@ def _legend(entries: Iterable[tuple[str, str]]) -> tuple[str, float]:
 
 
 def _grid(x: Scale, y: Scale, x_label: str, y_label: str) -> str:
-    """Draw grid lines with their numbers, and the labels of the axes."""
     text = ""
     for value in ticks(y.low, y.high):
         at = y.at(value)

@@ -176,7 +176,6 @@ def worst(evidence: dict) -> list[Item]:
 
 
 def _card(each: dict, evidence: dict) -> Card:
-    """Show a class: its accuracy, its confusions, some images."""
     names, images = evidence["classes"], evidence.get("images") or {}
     taken = [f"{names[k]} ({count})" for k, count in each["confusions"][:CONFUSIONS]]
     if more := sum(count for _, count in each["confusions"][CONFUSIONS:]):

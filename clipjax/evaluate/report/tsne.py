@@ -23,8 +23,7 @@ def tsne_maps(
 
     Args:
       features: name -> (source float [N, F], target float [M, F]); the same N and M in all.
-      seed: for drawing examples and for t-SNE.
-      limit: examples drawn from each domain.
+      seed: for t-SNE and for drawing at most `limit` examples from each domain.
 
     Returns:
       {"source": chosen rows, "target": chosen rows, "maps": {name: [[x, y], ...]}, "collapsed":
