@@ -48,17 +48,10 @@ def collect(
         else:
             variants.setdefault(line.method, {})[line.variant] = gap
     versions = {p: importlib.metadata.version(p) for p in _PACKAGES}
-    return {
-        "version": VERSION,
-        **about,
-        "rows": rows,
-        "domain_gap": own,
-        "variant_gap": variants,
-        "proxy_a_distance": distances,
-        "selection_rules": rules,
-        "timing_s": timing,
-        "versions": versions | {"python": platform.python_version()},
-    }
+    versions["python"] = platform.python_version()
+    found = {"version": VERSION, **about, "rows": rows, "domain_gap": own, "variant_gap": variants}
+    found |= {"proxy_a_distance": distances, "selection_rules": rules, "timing_s": timing}
+    return found | {"versions": versions}
 
 
 def cells(results: dict, *, variants: bool = True) -> Cells:
@@ -114,11 +107,9 @@ def facts(results: dict) -> str:
 
 def measured_distances(results: dict) -> dict[str, list[float]]:
     """Map methods to their proxy A-distances, of the seeds where there is one."""
-    return {
-        method: found
-        for method, values in (results.get("proxy_a_distance") or {}).items()
-        if (found := [value for value in values if value is not None])
-    }
+    found = results.get("proxy_a_distance") or {}
+    found = {method: [v for v in values if v is not None] for method, values in found.items()}
+    return {method: values for method, values in found.items() if values}
 
 
 def _distances(results: dict) -> list[str]:
@@ -129,7 +120,6 @@ def _distances(results: dict) -> list[str]:
 
 
 def _ensembles(results: dict) -> list[str]:
-    """Describe how good and how different the members of each ensemble are on the target."""
     target, said = results["data"]["target"], []
     for line in lines_of(results["rows"]):
         if "members" in (r := line.rows.get(target, {})):
@@ -144,7 +134,6 @@ def _ensembles(results: dict) -> list[str]:
 
 
 def _selection(results: dict) -> list[str]:
-    """List the accuracies by each way of picking a checkpoint, a sentence per method."""
     said = []
     for method, rules in results.get("selection_rules", {}).items():
         found = ", ".join(
@@ -185,10 +174,8 @@ def table(results: dict) -> str:
 def markdown(results: dict) -> str:
     """Format the results as a Markdown page."""
     data, said = results["data"], facts(results)
-    parts = [
-        f"# {results['experiment']}: {data['name']}, {data['source']} -> {data['target']}, "
-        f"model {results['model']}"
-    ]
+    run = f"{results['experiment']}: {data['name']}, {data['source']} -> {data['target']}"
+    parts = [f"# {run}, model {results['model']}"]
     for header, body in _tables(results):
         rows = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
         parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))

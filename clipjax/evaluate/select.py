@@ -11,14 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 RULES = (
-    "last",
-    "source_val",
-    "negative_entropy",
-    "information_maximization",
-    "soft_neighbourhood_density",
-    "proxy_a_distance",
-    "oracle",
-)
+    "last", "source_val", "negative_entropy", "information_maximization",
+    "soft_neighbourhood_density", "proxy_a_distance", "oracle",
+)  # fmt: skip
 ALIASES = {"label_free": "information_maximization"}
 
 

@@ -107,9 +107,7 @@ def sentences(results: dict) -> list[str]:
     for group, method in found["best"].items():
         row = rows[method]
         source, target = (f"{100 * row[end]['mean']:.1f}" for end in ("source", "target"))
-        said.append(
-            f"best of {group} by {found['rule']} on validation data{oracle}: {method} "
-            f"({row['score_mean']:.3f}), test accuracy {source} on the source, {target} on "
-            f"{row['target_domain']}"
-        )
+        best = f"best of {group} by {found['rule']} on validation data{oracle}: {method}"
+        test = f"test accuracy {source} on the source, {target} on {row['target_domain']}"
+        said.append(f"{best} ({row['score_mean']:.3f}), {test}")
     return said

@@ -68,11 +68,9 @@ def counts_chapter(
     total = sum(int(each.sum()) for each in counts.values())
     note = f"{total:,} images, {len(dataset.domains)} domains, {len(dataset.classes)} classes."
     why = [f"{domain}/{split}: {reason}" for (domain, split), reason in closed.items()]
-    items = [
-        Table(["domain", *SPLITS, "all", "classes"], lines),
-        Listing("Splits that cannot be opened:", why),
-    ]
-    return Chapter("counts", "Images", [note], items)
+    table = Table(["domain", *SPLITS, "all", "classes"], lines)
+    shut = Listing("Splits that cannot be opened:", why)
+    return Chapter("counts", "Images", [note], [table, shut])
 
 
 def balance_chapter(dataset: Dataset, counts: Counts) -> Chapter:
@@ -135,7 +133,6 @@ def images_chapter(
 
 
 def _scaled(reading: Reading, readable: int) -> list[str]:
-    """Describe the images scaled to 8 bits, by the kind of their values."""
     found = reading.scaled.values()
     if not found:
         return []
@@ -161,10 +158,8 @@ def _judged(verdict: Verdict, most: float, sampled: bool) -> str:
     about = f"{'about ' * sampled}{verdict.unreadable:,} of {verdict.images:,} images"
     share = percent(verdict.unreadable / max(1, verdict.images))
     then = " and would refuse to start" if verdict.refusal else ""
-    return (
-        f"The run reads {parts}: {about} there cannot be read ({share}); it "
-        f"accepts {percent(most)} (data.max_unreadable){then}."
-    )
+    read = f"The run reads {parts}: {about} there cannot be read ({share})"
+    return f"{read}; it accepts {percent(most)} (data.max_unreadable){then}."
 
 
 def _sizes(rows: Rows, reading: Reading) -> Table:
@@ -198,14 +193,12 @@ def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> 
         note = f"{len(rows):,} images, all of different content."
         return Chapter("duplicates", "Duplicates", [note])
     kinds = {"split": rows.key(1), "domain": rows.key(0), "class": rows.labels}
-    across = {
-        kind: [len(np.unique(key[group])) > 1 for group in groups] for kind, key in kinds.items()
-    }
-    found = [
-        (f"{sum(across[kind]):,} in more than one {kind}", census.crossings(groups, key))
-        for kind, key in kinds.items()
-    ]
-    alike = [g for g, *crosses in zip(groups, *across.values(), strict=True) if not any(crosses)]
+    found, alike = [], groups
+    for kind, key in kinds.items():
+        crosses = lambda group, key=key: len(np.unique(key[group])) > 1
+        title = f"{sum(map(crosses, groups)):,} in more than one {kind}"
+        found.append((title, census.crossings(groups, key)))
+        alike = [group for group in alike if not crosses(group)]
     pairs = [(group[0], row) for group in alike for row in group[1:]]
     found.append((f"{len(alike):,} inside one split and class", pairs))
 

@@ -76,9 +76,8 @@ def check_writable(folder: str | os.PathLike) -> None:
     try:
         there = next(each for each in (folder, *folder.parents) if each.exists())
         # Where a file is in the way this fails as making the folder would.
-        with tempfile.TemporaryDirectory(
-            prefix=".clipjax-", dir=there, ignore_cleanup_errors=True
-        ) as probe:
+        options = {"prefix": ".clipjax-", "dir": there, "ignore_cleanup_errors": True}
+        with tempfile.TemporaryDirectory(**options) as probe:
             pathlib.Path(probe, "probe").write_bytes(bytes(4096))  # so much must be left
     except OSError as error:
         raise ConfigError(

@@ -73,7 +73,6 @@ def sheet_png(title: str, strips: Sequence[Strip]) -> bytes:
 
 
 def _cut(text: str, font, width: float) -> str:
-    """Cut a text to fit into `width`."""
     text = writable(" ".join(text.split()))
     if font.getlength(text) > width:
         while text and font.getlength(text + "…") > width:

@@ -26,18 +26,14 @@ class Panel(NamedTuple):
 
 
 _POSITIVE = {"y_range": (0, None)}
+_CHANCE = {"y_range": (0, 100), "guide": (50, "guessing (50 %)")}
+_DOMAINS = ("domain_accuracy_source", "domain_accuracy_target")
 # The known measures, in the order they are shown.
 PANELS = (
     Panel("Class loss on the source", "nats", ("class_loss",)),
     Panel("Training accuracy on the source", "%", ("source_accuracy",), 100),
     Panel("Domain loss", "nats", ("domain_loss",), 1, {"guide": (math.log(2), "guessing (ln 2)")}),
-    Panel(
-        "Domain classifier's accuracy",
-        "%",
-        ("domain_accuracy_source", "domain_accuracy_target"),
-        100,
-        {"y_range": (0, 100), "guide": (50, "guessing (50 %)")},
-    ),
+    Panel("Domain classifier's accuracy", "%", _DOMAINS, 100, _CHANCE),
     Panel("Strength of the reversal, lambda", "lambda", ("lam",), 1, _POSITIVE),
     Panel("Learning rate", "rate", ("lr",), 1, _POSITIVE),
     Panel("Gradient norms, domain loss to class loss", "ratio", ("grad_ratio",), 1, _POSITIVE),
@@ -93,7 +89,7 @@ def learning_charts(
     if "class_loss" in held:  # where the parts of a loss are shown, their sum says nothing new
         named.add("loss")
     others = [Panel(key.replace("_", " "), "", (key,)) for key in sorted(held - named)]
-    domains = {"domain_accuracy_source": f", {source}", "domain_accuracy_target": f", {target}"}
+    domains = dict(zip(_DOMAINS, (f", {source}", f", {target}"), strict=True))
     drawn = []
     for panel in [*PANELS, *others]:
         series, kinds = {}, {}

@@ -71,10 +71,8 @@ def learning(results: dict, metrics: list[dict]) -> list[Item]:
 def features(evidence: dict) -> list[Item]:
     """Show maps of the features, coloured by domain, then by class."""
     found = evidence.get("tsne") or {}
-    said = [
-        f"The features of {name} are all the same: nothing to map."
-        for name in found.get("collapsed", [])
-    ]
+    collapsed = "The features of {} are all the same: nothing to map."
+    said = [collapsed.format(name) for name in found.get("collapsed", [])]
     if not (maps := kept(found.get("maps", {}))):
         return [Note(" ".join(said))]
     names, classes = [evidence["source"], evidence["target"]], evidence["classes"]
@@ -150,7 +148,6 @@ def class_changes(evidence: dict) -> list[Item]:
 
 
 def _changes(classes: list, before: list, after: list, n: list) -> list[Bar]:
-    """Make a bar for each class whose accuracy changed, gains first."""
     rows = []
     for name, old, new, count in zip(classes, before, after, n, strict=True):
         if old is not None and new != old:
@@ -181,11 +178,8 @@ def _card(each: dict, evidence: dict) -> Card:
     if more := sum(count for _, count in each["confusions"][CONFUSIONS:]):
         taken.append(f"others ({more})")
     name, n = names[each["class"]], each["n"]
-    pictures = [
-        Picture(images[str(e["row"])], name, names[e["predicted"]])
-        for e in each["examples"]
-        if str(e["row"]) in images
-    ]
+    shown = [e for e in each["examples"] if str(e["row"]) in images]
+    pictures = [Picture(images[str(e["row"])], name, names[e["predicted"]]) for e in shown]
     right = f"{round(each['accuracy'] * n)} of {n} right"
     return Card(name, right, pictures, f"Taken for {', '.join(taken)}")
 
@@ -205,7 +199,6 @@ def selection(results: dict) -> list[Item]:
 
 
 def _value(value: Any, digits: int, factor: float = 1) -> str:
-    """Write a number, or mean and spread of several over seeds."""
     numbers = np.atleast_1d(np.asarray([] if value is None else value, float)) * factor
     if not len(numbers):
         return "–"
