@@ -1,7 +1,6 @@
 """clipjax: CLIP on domains it was not trained for, in pure-functional JAX.
 
-The names below are the public API. They are imported on first use, so that `import clipjax` costs
-nothing and starts no backend.
+The public API is imported on first use, so that `import clipjax` starts no backend.
 """
 
 import importlib

@@ -101,9 +101,7 @@ def _records(path: str | os.PathLike):
 
 
 def writable(text: str, encoding: str | None = "utf-8") -> str:
-    """Replace what an encoding lacks by backslash escapes.
-
-    File names that are not UTF-8 hold lone surrogates, which cannot be printed or written.
+    """Replace what an encoding lacks, as lone surrogates of odd file names, by backslash escapes.
 
     >>> writable("photo-\\udcff.png"), writable("caf\\u00e9", "ascii")
     ('photo-\\\\udcff.png', 'caf\\\\xe9')

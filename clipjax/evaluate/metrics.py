@@ -16,10 +16,8 @@ from clipjax.adapt.checks import check_labels, known_labels
 def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
     """Return the share of examples whose largest logit is the label, float32 [...].
 
-    Args:
-      logits: float [..., N, K].
-      labels: int [N].
-      mask: bool [N], False on padding, which does not count. All padding gives 0.
+    Logits are [..., N, K], labels int [N]; mask, bool [N], is False on padding, which does not
+    count. All padding gives 0.
 
     >>> float(accuracy(jnp.eye(3), jnp.array([0, 1, 1]), jnp.array([True, True, False])))
     1.0
@@ -32,9 +30,7 @@ def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
 def macro_accuracy(
     logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Return the accuracy averaged over the classes that have examples (balanced accuracy).
-
-    Arguments and shapes as of `accuracy`.
+    """Return the balanced accuracy: mean over classes with examples, shapes as of `accuracy`.
 
     >>> float(macro_accuracy(jnp.eye(3)[jnp.array([0, 0, 0, 0])], jnp.array([0, 0, 0, 1])))
     0.5

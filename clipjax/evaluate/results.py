@@ -190,19 +190,15 @@ def write(workdir: pathlib.Path, results: dict) -> None:
 
 
 def read(workdir: pathlib.Path) -> dict | None:
-    """Read the results of a finished run, None if there are none; fill fields of later versions.
-
-    DataError: the file is damaged, or a newer version wrote it.
-    """
+    """Read the results of a finished run, or None; DataError: damaged, or of a newer version."""
     path = workdir / "results.json"
     if not path.exists():
         return None
     try:
         return _complete(json.loads(path.read_text()), path)
     except ValueError as error:
-        raise DataError(
-            f"{path} is damaged ({error}); remove it, and the same command writes it again."
-        ) from error
+        fault = f"{path} is damaged ({error})"
+        raise DataError(f"{fault}; remove it, and the same command writes it again.") from error
 
 
 def _complete(found: Any, path: pathlib.Path) -> dict:
@@ -213,10 +209,8 @@ def _complete(found: Any, path: pathlib.Path) -> dict:
     if type(version) is not int or version < 1:
         raise ValueError(f"its version is {version!r}")
     if version > VERSION:
-        raise DataError(
-            f"{path} is of version {version}, and this clipjax reads up to version {VERSION}; "
-            "read it with the clipjax that wrote it, or a newer one."
-        )
+        fault = f"{path} is of version {version}, and this clipjax reads up to version {VERSION}"
+        raise DataError(f"{fault}; read it with the clipjax that wrote it, or a newer one.")
     if missing := [key for key in _KEYS if key not in found]:
         raise ValueError(f"it lacks {', '.join(missing)}")
     rows = found["rows"]

@@ -28,8 +28,7 @@ def row(
 
     Args:
       method: its name; "zero_shot" for CLIP without training.
-      domain, split: of the images; "all" for a whole domain.
-      n: number of images.
+      domain, split, n: of the images and their number; "all" splits for a whole domain.
       measures: name -> values over seeds: "accuracy", "macro_accuracy" (`clipjax.evaluate.metrics`)
         and others, which are copied: "ece", "disagreement" and "members" (accuracies).
       variant: which of the method's results; "last" where there is only one.

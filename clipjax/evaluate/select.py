@@ -147,9 +147,8 @@ def select(history: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]
     if not history:
         raise ValueError(f"the history is empty: no epoch to select; rules: {', '.join(RULES)}.")
     if not found:
-        raise ValueError(
-            f"no epoch has a score {_canonical(rule)!r} that is a number; choose another rule."
-        )
+        score = f"a score {_canonical(rule)!r} that is a number"
+        raise ValueError(f"no epoch has {score}; choose another rule.")
     return found[0]
 
 

@@ -16,10 +16,7 @@ _OF_DATA = re.compile(r"(methods\.[^.]*\.)?data\b")  # fields that choose the tr
 
 
 def candidate(history: list[list[dict]], selection: str) -> dict[str, list[float | None]]:
-    """Score the checkpoint that `selection` picks: rule -> scores over seeds.
-
-    `history` has for each seed the validations of a method, oldest first.
-    """
+    """Score the checkpoint that a rule picks from each seed's validations: rule -> scores."""
     picked = [select(entries, selection) for entries in history]
     return {key: [entry.get(key) for entry in picked] for key in picked[0] if key != "epoch"}
 
@@ -40,8 +37,7 @@ def sweep_table(
       rows: of results (`clipjax.evaluate.rows.row`).
       scores: method -> `candidate`; not of closed forms, which have no checkpoints.
       targets: method -> its target domain.
-      selection: the run's rule.
-      source: its labelled domain.
+      selection, source: the run's rule and labelled domain.
 
     Returns:
       {"rule": name, "rows": [{"method", "stage", "settings", "target_domain", "score" per seed,

@@ -75,10 +75,8 @@ class Adapted(NamedTuple):
             pixels = np.stack(part + [part[-1]] * (size - len(part)))
             rows.append(np.asarray(self.probabilities(pixels))[: len(part)])
             if not is_finite(rows[-1]):
-                raise NonFiniteError(
-                    "the image tower's numbers overflow in the dtype it computes in; load the "
-                    "model with dtype=None, float32."
-                )
+                fault = "the image tower's numbers overflow in the dtype it computes in"
+                raise NonFiniteError(f"{fault}; load the model with dtype=None, float32.")
         return np.concatenate(rows)
 
     def _pixels(self, image: str | os.PathLike | bytes | np.ndarray) -> np.ndarray:
@@ -155,7 +153,6 @@ def _read_heads(directory: pathlib.Path) -> tuple[Trained, dict[str, Any]]:
     stored = stored_in(directory / "heads.safetensors")
     width = read_json(directory / "config.json").get("projection_dim", 512)
     shapes = jax.eval_shape(heads.init, jax.random.key(0), jnp.zeros((1, width)))["params"]
-
     params = {}
     for name, leaf in flat(shapes).items():
         found = stored[name].shape if name in stored else "missing"
@@ -185,11 +182,10 @@ def save_adapted(
     """Write an adapted model; files of the same names in `directory` are replaced.
 
     Args:
-      config, params, preprocess: of the CLIP.
+      config, params, preprocess: of the CLIP, which is stored in `dtype`, or that of `params`.
       trained: adapter and class head; a domain head is left out.
       tokenizer: a model directory whose tokenizer files are copied.
       card: text of README.md.
-      dtype: of the stored CLIP; None keeps that of `params`.
     """
     directory = pathlib.Path(directory)
     (directory / HEADS).unlink(missing_ok=True)  # written last: where it is, the rest is whole

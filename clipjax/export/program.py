@@ -60,10 +60,9 @@ def save_program(
     """Write `predict.jaxexport`: (clip, head, uint8 [B, S, S, 3]) -> float32 [B, K], any B.
 
     `jax.export.deserialize` of the same jax, or of one up to six months newer (what jax promises),
-    reads it on CPUs, NVIDIA GPUs and TPUs.
-
-    The program normalises, but does not resize or crop. `clip` are the CLIP's parameters as stored
-    in model.safetensors, or their shapes and dtypes, `head` the heads', as in heads.safetensors.
+    reads it on CPUs, NVIDIA GPUs and TPUs. The program normalises, but does not resize or crop.
+    `clip` are the CLIP's parameters as stored in model.safetensors, or their shapes and dtypes,
+    `head` the heads', as in heads.safetensors.
     """
     vision = dataclasses.replace(config, text=None)
     forward = make_forward(vision, preprocess, heads)

@@ -93,11 +93,10 @@ def balance_chapter(dataset: Dataset, counts: Counts) -> Chapter:
 def classes_chapter(dataset: Dataset, counts: Counts, notes: Sequence[str]) -> Chapter:
     """Count the images of each class in each domain; `notes` are of matching classes by name."""
     names = dataset.classes
-    lacking = [
-        f"{domain} lacks {len(missing)}: {', '.join(names[c] for c in missing)}"
-        for domain, missing in census.missing_classes(counts).items()
-        if missing
-    ]
+    lacking = []
+    for domain, missing in census.missing_classes(counts).items():
+        if missing:
+            lacking.append(f"{domain} lacks {len(missing)}: {', '.join(names[c] for c in missing)}")
     items: list[Table | Listing] = [Listing("Classes without any image in a domain:", lacking)]
     for domain, whole in census.domain_counts(counts).items():
         splits = [s for s in SPLITS if (domain, s) in counts]
@@ -113,10 +112,7 @@ def classes_chapter(dataset: Dataset, counts: Counts, notes: Sequence[str]) -> C
 def images_chapter(
     rows: Rows, reading: Reading, said: Sequence[str], verdict: Verdict, most: float
 ) -> Chapter:
-    """Show sizes and formats of the decoded images, the unreadable ones, and the verdict on them.
-
-    `said` tells how the images were read; a run accepts the share `most` of unreadable ones.
-    """
+    """Show how images were read (`said`), sizes and formats, the verdict on unreadable ones."""
     unopened, decoded = len(reading.unopened), int(reading.decoded.sum())
     bad, notes = len(reading.unreadable) - unopened, [*said]
     if unopened:
@@ -201,11 +197,8 @@ def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> 
         alike = [group for group in alike if not crosses(group)]
     pairs = [(group[0], row) for group in alike for row in group[1:]]
     found.append((f"{len(alike):,} inside one split and class", pairs))
-
-    def told(row: int) -> str:
-        part = "/".join(rows.parts[rows.part[row]])
-        return f"{reading.names[row]} ({part}, {classes[rows.labels[row]]})"
-
+    place = lambda row: f"{'/'.join(rows.parts[rows.part[row]])}, {classes[rows.labels[row]]}"
+    told = lambda row: f"{reading.names[row]} ({place(row)})"
     shared = [
         ["/".join(one), "itself" if one == two else "/".join(two), f"{number:,}"]
         for (one, two), number in census.shared_contents(groups, rows).items()
@@ -223,12 +216,9 @@ def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> 
 def cache_chapter(entries: Sequence, folder: str, used: bool) -> Chapter:
     """List the `CacheEntry`s of the feature cache in `folder`; `used`: by the config's run."""
     notes = [] if used else ["This config does not use it (features.cache=False)."]
-    if entries:
-        total = size(sum(entry.bytes for entry in entries))
-        held = f"{counted(len(entries), 'entry', 'entries')}, {total}, in {folder}"
-        notes.append(f"{held}. Any may be deleted (rm -r): a run that needs it encodes again.")
-    else:
-        notes.append(f"Nothing in {folder}.")
+    held = f"{counted(len(entries), 'entry', 'entries')}, {size(sum(e.bytes for e in entries))}"
+    free = "Any may be deleted (rm -r): a run that needs it encodes again."
+    notes.append(f"{held}, in {folder}. {free}" if entries else f"Nothing in {folder}.")
     lines = []
     for entry in sorted(entries, key=lambda entry: entry.age_s):
         numbers = [f"{entry.rows:,}", size(entry.bytes), age(entry.age_s)]

@@ -24,19 +24,14 @@ _CHUNK = 32  # images a thread takes at a time: handing them over costs as much 
 
 def content_hash(image: bytes | np.ndarray) -> bytes:
     """Hash an encoded file, or an array with its shape and dtype, to 16 bytes."""
-    digest = hashlib.blake2b(digest_size=16)
+    kind = b""
     if isinstance(image, np.ndarray):
-        digest.update(f"{image.shape}{image.dtype}".encode())
-        image = np.ascontiguousarray(image).tobytes()
-    digest.update(image)
-    return digest.digest()
+        kind, image = f"{image.shape}{image.dtype}".encode(), np.ascontiguousarray(image).tobytes()
+    return hashlib.blake2b(kind + image, digest_size=16).digest()
 
 
 def header(image: bytes | np.ndarray) -> tuple[int, int, str]:
-    """Return width, height and format ("JPEG", ...; "array") of an image, without decoding it.
-
-    A file that Pillow does not know, though another decoder may, is (0, 0, "unknown").
-    """
+    """Return width, height and format ("JPEG", "array", "unknown"), without decoding an image."""
     from PIL import Image
 
     if isinstance(image, np.ndarray):
@@ -70,8 +65,8 @@ class Reading(NamedTuple):
 def unreadable_images(rows: Rows, found: Reading) -> dict[Part, float]:
     """Estimate how many images of each part cannot be read; exact where all were decoded.
 
-    Images that do not open are taken to be as frequent in a part as among those tried there, mostly
-    all; those that open but do not decode as among those decoded, and absent where none was.
+    Images that do not open are taken to be as frequent in a part as among those tried there, those
+    that do not decode as among those decoded.
     """
     counted = lambda flags: np.bincount(rows.part[flags], minlength=len(rows.parts))
     bad = np.zeros(len(rows), bool)
@@ -92,10 +87,9 @@ def read(
     workers: int = 0,
     threads: int | None = None,
 ) -> Reading:
-    """Hash the content of all images, and decode some of them as `preprocess` does.
+    """Hash the content of all images, and decode some of them (`decode`, bool [N]) as a run does.
 
-    `decode`, bool [N], says which. Without `hashing` only what is decoded is read. `workers` and
-    `threads` are those of `load_ahead`.
+    Without `hashing` only those are read. `workers` and `threads` are those of `load_ahead`.
     """
     decode = np.asarray(decode, bool)
     wanted = np.arange(len(rows)) if hashing else np.flatnonzero(decode)
@@ -113,9 +107,8 @@ def read(
         for looks in load_ahead(load, 0, len(chunks), **options):
             for look in looks:
                 row = look.row
-                if look.digest:
-                    found.hashes[row] = np.frombuffer(look.digest, np.uint64)
-                    found.hashed[row] = True
+                found.hashes[row] = np.frombuffer(look.digest or bytes(16), np.uint64)
+                found.hashed[row] = bool(look.digest)
                 if look.reason:
                     found.unreadable[row] = look.reason
                 if look.scaled:

@@ -1,7 +1,4 @@
-"""Statistics of a dataset: images of each class, their balance, repeated contents.
-
-A part is a domain and a split; a row is a position in all parts one after the other (`Rows`).
-"""
+"""Statistics of the parts (domain and split) of a dataset: classes, balance, repeated contents."""
 
 from __future__ import annotations
 

@@ -104,10 +104,7 @@ def find_preprocess(encoder: Encoder, decoder: str) -> tuple[Preprocess, list[st
 
 
 def judge(needed: Sequence[Part], rows: Rows, reading: Reading, most: float) -> Verdict:
-    """Judge the unreadable images of the `needed` parts by a run's own rule.
-
-    `rows` and `reading` may have other parts too; `most` is `data.max_unreadable`.
-    """
+    """Judge the unreadable images of the `needed` parts as a run does (`data.max_unreadable`)."""
     estimate = unreadable_images(rows, reading)
     bad = round(sum(estimate[part] for part in needed))
     images = int(np.isin(rows.part, [rows.parts.index(part) for part in needed]).sum())

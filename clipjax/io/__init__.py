@@ -28,7 +28,7 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def as_path(path: str | os.PathLike) -> Path:
-    """Return a path to join, read and write: pathlib's, or etils' epath of gs:// and s3://.
+    """Return a path to join and use: pathlib's, or etils' of gs:// and s3:// (else ConfigError).
 
     >>> str(as_path("gs://bucket/run") / "config.json"), as_path("run/x") == pathlib.Path("run/x")
     ('gs://bucket/run/config.json', True)
@@ -44,10 +44,7 @@ def as_path(path: str | os.PathLike) -> Path:
 
 
 def check_reachable(path: Path) -> None:
-    """Look a path up, which need not exist, to report faults at the start, as ConfigError.
-
-    The system refuses it, the package for an object store is missing, the store does not answer.
-    """
+    """Look a path up, which need not exist; ConfigError: the system or the store refuses it."""
     if not is_remote(path):
         try:
             os.stat(path)
@@ -62,13 +59,12 @@ def check_reachable(path: Path) -> None:
         packages = "gcsfs" if str(path).startswith("gs:") else "s3fs"
         raise ConfigError(f"{path} needs a package: pip install {packages}.") from error
     except Exception as error:  # each store has its own: credentials, names, the network
-        raise ConfigError(
-            f"{path} cannot be reached ({type(error).__name__}: {error}); check bucket and access."
-        ) from error
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{path} cannot be reached ({why}); check bucket and access.") from error
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Write into a folder of this machine, or where it would be made, and clean up, or ConfigError.
+    """Write into a folder of this machine, or where it would be made; ConfigError: that fails.
 
     Permissions alone do not tell: root, read-only disks, files in the place of folders.
     """
@@ -80,9 +76,8 @@ def check_writable(folder: str | os.PathLike) -> None:
         with tempfile.TemporaryDirectory(**options) as probe:
             pathlib.Path(probe, "probe").write_bytes(bytes(4096))  # so much must be left
     except OSError as error:
-        raise ConfigError(
-            f"{folder} cannot be written ({error.strerror}); choose another place."
-        ) from error
+        why = f"{folder} cannot be written ({error.strerror})"
+        raise ConfigError(f"{why}; choose another place.") from error
 
 
 def write_errors(path: str | os.PathLike) -> type[Exception]:
@@ -122,8 +117,7 @@ def append_text(path: str | os.PathLike, text: str) -> None:
 def replaced(path: pathlib.Path, *, shared: bool = False) -> Iterator[pathlib.Path]:
     """Yield a scratch file that becomes the local `path` after the block, unless the block fails.
 
-    Readers see the old or the new file, never a part. `shared` gives each of several processes that
-    may write it at once its own scratch file.
+    `shared`: several processes may write it at once, each in a scratch file of its own.
     """
     mark = f".{uuid.uuid4().hex}" if shared else ""
     scratch = path.with_name(f"{path.name}{mark}.partial")
@@ -171,10 +165,7 @@ def write_json(path: str | os.PathLike, data: Any) -> None:
 
 
 def default_cache_dir() -> pathlib.Path:
-    """Return $CLIPJAX_CACHE, or clipjax in the user's cache folder ($XDG_CACHE_HOME or ~/.cache).
-
-    A user without a home gets a place that cannot be written.
-    """
+    """Return $CLIPJAX_CACHE or the user's cache folder; without a home, one that cannot exist."""
     if chosen := os.environ.get("CLIPJAX_CACHE"):
         return pathlib.Path(os.path.expanduser(chosen))
     if chosen := os.environ.get("XDG_CACHE_HOME"):

@@ -88,10 +88,8 @@ def check_class_names(names: Sequence[str], where: str) -> tuple[str, ...]:
             fault = "an empty name" if isinstance(name, str) else f"{name!r} for a name"
             raise DataError(f"{where} gives class {number} {fault}; give it a text.")
         if (known := first.setdefault(class_name(name), number)) != number:
-            raise DataError(
-                f"{where} gives classes {known} and {number} the same name {class_name(name)!r}; "
-                "give each class a name of its own."
-            )
+            fault = f"classes {known} and {number} the same name {class_name(name)!r}"
+            raise DataError(f"{where} gives {fault}; give each class a name of its own.")
     return tuple(first)
 
 
@@ -133,10 +131,8 @@ def decoded(data: bytes, name: str, error: type[ClipjaxError] = DataError) -> st
     except UnicodeDecodeError as fault:
         line = _line_after(data[: fault.start].decode(encoding, "replace"))
         latin = "" if mark else ", if it is Latin-1 by `iconv -f ISO-8859-1 -t UTF-8 OLD > NEW`"
-        raise error(
-            f"{name}, line {line}: byte 0x{data[fault.start]:02x} is no {encoding.upper()}; save "
-            f"the file as UTF-8{latin}."
-        ) from None
+        place = f"{name}, line {line}: byte 0x{data[fault.start]:02x}"
+        raise error(f"{place} is no {encoding.upper()}; save the file as UTF-8{latin}.") from None
     if "\0" in text:
         line = _line_after(text[: text.index("\0")])
         raise error(f"{name}, line {line}: a zero character, which no text holds; take it out.")

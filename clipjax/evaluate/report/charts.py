@@ -1,7 +1,4 @@
-"""The charts of a report page as SVG text: curves with bands, clouds of points, horizontal bars.
-
-Colours are CSS classes (`c0` .. `c7`, `good`, `bad`, ...) of the page's style sheet.
-"""
+"""The charts of a report page as SVG text, coloured by classes of the page's style sheet."""
 
 from __future__ import annotations
 

@@ -79,10 +79,7 @@ def _numbers(values: Any) -> np.ndarray:
 def learning_charts(
     metrics: list[dict[str, Any]], source: str, target: str, colours: dict[str, str]
 ) -> list[str]:
-    """Draw every measure of the records as SVG: the known ones first, then others by name.
-
-    `colours` maps methods to classes of the style sheet.
-    """
+    """Draw every measure, the known ones first; `colours` maps methods to classes of the style."""
     found = curves(metrics)
     held = {key for measures in found.values() for key in measures}
     named = {key for panel in PANELS for key in panel.keys}

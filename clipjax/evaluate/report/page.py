@@ -1,7 +1,4 @@
-"""report.html and suite.html: one file each, readable offline, without JavaScript.
-
-The templates and the style sheet are in assets/report: page.html, items.html, report.css.
-"""
+"""report.html and suite.html by assets/report: one file each, offline, without JavaScript."""
 
 from __future__ import annotations
 
@@ -38,9 +35,8 @@ def run_page(results: dict, metrics: list[dict], evidence: dict, config: dict) -
 def suite_page(entries: Sequence[tuple[str, dict, Sequence | None, str | None]]) -> str:
     """Render the page of several runs: a table each, beside published accuracies if there are any.
 
-    Args:
-      entries: (title, results, published rows (method, domain, published, measured; in %) or None,
-        href of the run's own page or None).
+    Entries are (title, results, published rows (method, domain, published, measured; in %) or None,
+    href of the run's own page or None).
     """
     header = ["method", "domain", "published, %", "measured, %"]
     parts = []

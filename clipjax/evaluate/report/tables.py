@@ -1,8 +1,4 @@
-"""The content of reports as plain data: chapters of sentences, tables, lists, charts and images.
-
-`page` renders each item with the macro of its `kind` (assets/report/items.html). Empty items are
-false and not shown.
-"""
+"""The content of reports as plain data; `page` renders items by the macros of their `kind`."""
 
 from __future__ import annotations
 

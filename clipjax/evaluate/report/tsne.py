@@ -21,9 +21,8 @@ def tsne_maps(
     t-SNE (van der Maaten and Hinton 2008) from the first two principal components, with a
     perplexity of 30 or the largest that fewer points allow.
 
-    Args:
-      features: name -> (source float [N, F], target float [M, F]); the same N and M in all.
-      seed: for t-SNE and for drawing at most `limit` examples from each domain.
+    `features` map names to (source float [N, F], target float [M, F]), N and M the same in all;
+    `seed` is for t-SNE and for drawing at most `limit` examples from each domain.
 
     Returns:
       {"source": chosen rows, "target": chosen rows, "maps": {name: [[x, y], ...]}, "collapsed":
