@@ -1,7 +1,6 @@
 """clipjax: CLIP on domains it was not trained for, in pure-functional JAX.
 
-The names below are the public API. They are imported on first use, so that `import clipjax` costs
-nothing and starts no backend.
+The public API is imported on first use, so that `import clipjax` starts no backend.
 """
 
 import importlib
@@ -9,28 +8,20 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_EXPORTS = {
-    "ClipjaxError": "clipjax.errors",
-    "grl": "clipjax.adapt.grl",
-    "lambda_schedule": "clipjax.adapt.grl",
-    "DannModel": "clipjax.adapt.dann",
-    "dann_loss": "clipjax.adapt.dann",
-    "dann_step": "clipjax.adapt.dann",
-    "TrainState": "clipjax.adapt.step",
-    "init_state": "clipjax.adapt.step",
-    "make_step": "clipjax.adapt.step",
-    "CLIP": "clipjax.model.clip",
-    "CLIPConfig": "clipjax.model.clip",
-    "Heads": "clipjax.model.heads",
-    "class_embeddings": "clipjax.model.heads",
-    "load_clip": "clipjax.model.hf.load",
-    "save_clip": "clipjax.model.hf.load",
-    "load_tokenizer": "clipjax.model.hf.tokenizer",
-    "zero_shot_classifier": "clipjax.model.text",
-    "load_adapted": "clipjax.export.adapted",
-    "save_adapted": "clipjax.export.adapted",
-    "open_dataset": "clipjax.data.open",
+_MODULES = {
+    "clipjax.errors": "ClipjaxError",
+    "clipjax.adapt.grl": "grl lambda_schedule",
+    "clipjax.adapt.dann": "DannModel dann_loss dann_step",
+    "clipjax.adapt.step": "TrainState init_state make_step",
+    "clipjax.model.clip": "CLIP CLIPConfig",
+    "clipjax.model.heads": "Heads class_embeddings",
+    "clipjax.model.hf.load": "load_clip save_clip",
+    "clipjax.model.hf.tokenizer": "load_tokenizer",
+    "clipjax.model.text": "zero_shot_classifier",
+    "clipjax.export.adapted": "load_adapted save_adapted",
+    "clipjax.data.open": "open_dataset",
 }
+_EXPORTS = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 __all__ = ["__version__", *_EXPORTS]
 

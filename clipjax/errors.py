@@ -1,4 +1,4 @@
-"""The errors a user can cause. `experiments.main` prints their one sentence and exits with 1."""
+"""The errors a user can cause. Commands print their one sentence and exit with 1."""
 
 
 class ClipjaxError(Exception):
@@ -14,18 +14,15 @@ class DataError(ClipjaxError):
 
 
 class UnreachableError(DataError):
-    """Data that could not be read now: no permission, a disk that does not answer.
-
-    It says nothing about the data itself, so nobody may remember it beyond a run.
-    """
+    """Data that could not be read now (permissions, a disk); not to be cached beyond a run."""
 
 
 class ChangedError(DataError):
-    """Data that is no longer what the dataset was opened with. It ends a run."""
+    """Data that changed since the dataset was opened; it ends a run."""
 
 
 class CheckpointError(ClipjaxError):
-    """Weights or a run's checkpoint that cannot be read as what they should be."""
+    """Weights or a run's checkpoint that cannot be read."""
 
 
 class NonFiniteError(ClipjaxError):
@@ -33,7 +30,7 @@ class NonFiniteError(ClipjaxError):
 
 
 def sentence(error: Exception) -> str:
-    """An error on one line; what is not made for users, with its kind.
+    """Return an error on one line, with its class unless it is a ClipjaxError.
 
     >>> sentence(ClipjaxError("no split.")), sentence(KeyError("label"))
     ('no split.', "KeyError: 'label'")

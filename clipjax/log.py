@@ -1,4 +1,4 @@
-"""What a run says while it runs: metrics.jsonl, lines on the console, progress bars."""
+"""The output of a run while it runs: metrics.jsonl, TensorBoard events, progress bars."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from clipjax.io import append_text, as_path, to_json, write_atomically, write_er
 
 
 class MetricsLog:
-    """Appends one JSON object a line; `rewind` forgets what a resumed stage will say again.
+    """Appends JSON objects to a file, one a line, and numbers to a folder of TensorBoard `events`.
 
-    With `events`, a folder, numbers go to TensorBoard too (needs the extra `tensorboard`); there a
-    resumed stage does say the same again.
+    TensorBoard (extra `tensorboard`) shows the steps that a resumed stage repeats twice.
     """
 
     def __init__(self, path: str | os.PathLike, events: str | os.PathLike | None = None):
@@ -24,7 +23,7 @@ class MetricsLog:
         self._unwritten = ""
 
     def append(self, record: dict[str, Any]) -> None:
-        """Writes one record; where that fails (a full disk), it is said, and tried next time."""
+        """Write one record; if that fails (a full disk), warn, and try again with the next one."""
         failing = bool(self._unwritten)
         self._unwritten += to_json(record) + "\n"
         try:
@@ -35,7 +34,9 @@ class MetricsLog:
                 told = f"clipjax: {self.path} could not be written ({why})"
                 print(f"{told}; tried again with every record.", file=sys.stderr, flush=True)
         if self._events and "step" in record:
-            self._writer = self._writer or event_writer(self._events)
+            from tensorboardX import SummaryWriter
+
+            self._writer = self._writer or SummaryWriter(str(self._events), flush_secs=10)
             for name, value in scalars(record).items():
                 self._writer.add_scalar(name, value, record["step"])
 
@@ -45,11 +46,7 @@ class MetricsLog:
             self._unwritten = ""
 
     def close(self) -> None:
-        """Waits until everything is on disk.
-
-        Raises:
-          OSError: there are records that cannot be written.
-        """
+        """Write what is left; OSError: there are records that cannot be written."""
         try:
             self._flush()
         except write_errors(self.path) as error:
@@ -60,15 +57,14 @@ class MetricsLog:
             self._writer.close()
 
     def rewind(self, keep: Callable[[dict[str, Any]], bool]) -> None:
-        """Drops the records that `keep` refuses, and a last line that a kill cut short."""
-        if not self.path.exists():
-            return
-        kept = [line for line, record in _records(self.path) if keep(record)]
-        write_atomically(self.path, "".join(line + "\n" for line in kept))
+        """Drop the records that `keep` refuses, and a last line that a kill cut short."""
+        if self.path.exists():
+            kept = [f"{line}\n" for line, record in _records(self.path) if keep(record)]
+            write_atomically(self.path, "".join(kept))
 
 
 class NoLog(MetricsLog):
-    """A log that is written by another process."""
+    """A log that another process writes."""
 
     def append(self, record: dict[str, Any]) -> None:
         """Do nothing."""
@@ -78,7 +74,7 @@ class NoLog(MetricsLog):
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a record by the names TensorBoard shows; the mean of a list over seeds.
+    """Return the numbers of a record by their TensorBoard names; lists over seeds as their mean.
 
     >>> scalars({"phase": "dann", "step": 7, "loss": [1.0, 3.0], "evaluation": {"oracle": [0.5]}})
     {'dann/loss': 2.0, 'dann/evaluation/oracle': 0.5}
@@ -91,18 +87,9 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
     return {place + k: sum(v) / len(v) for k, v in lists.items() if v and None not in v}
 
 
-def event_writer(folder: str | os.PathLike):
-    """A TensorBoard writer (extra `tensorboard`)."""
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(str(folder), flush_secs=10)
-
-
 def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records of a metrics file, oldest first; a line that a kill cut short is left out."""
-    if not as_path(path).exists():
-        return []
-    return [record for _, record in _records(path)]
+    """Read the records of a metrics file, oldest first, without a line that a kill cut short."""
+    return [record for _, record in _records(path)] if as_path(path).exists() else []
 
 
 def _records(path: str | os.PathLike):
@@ -114,9 +101,7 @@ def _records(path: str | os.PathLike):
 
 
 def writable(text: str, encoding: str | None = "utf-8") -> str:
-    """The text with what an encoding lacks as backslash escapes.
-
-    Names of files that are no UTF-8 come as lone surrogates, which nothing can print or write.
+    """Replace what an encoding lacks, as lone surrogates of odd file names, by backslash escapes.
 
     >>> writable("photo-\\udcff.png"), writable("caf\\u00e9", "ascii")
     ('photo-\\\\udcff.png', 'caf\\\\xe9')
@@ -126,14 +111,13 @@ def writable(text: str, encoding: str | None = "utf-8") -> str:
 
 
 def is_quiet() -> bool:
-    """No bars under CI=true or when the output is not a terminal."""
+    """Return whether to show no bars: under CI=true, or if the output is not a terminal."""
     return os.environ.get("CI", "").lower() == "true" or not sys.stderr.isatty()
 
 
 def progress(items: Iterable | None = None, *, total: int | None = None, what: str, unit: str):
-    """A bar with rate and time left (tqdm), silent where `is_quiet`."""
+    """Make a bar with rate and time left (tqdm), silent where `is_quiet`."""
     from tqdm import tqdm
 
-    return tqdm(
-        items, total=total, desc=what, unit=unit, disable=is_quiet(), leave=False, smoothing=0.1
-    )
+    options = {"disable": is_quiet(), "leave": False, "smoothing": 0.1}
+    return tqdm(items, total=total, desc=what, unit=unit, **options)

@@ -1,7 +1,6 @@
 """Accuracy that counts every example exactly once.
 
-Labels are whole numbers from 0 to K - 1. One that counts and is none is a ValueError, or NaN where
-its value is traced.
+Labels are integers from 0 to K - 1. Others that count raise ValueError; if traced, they give NaN.
 """
 
 from __future__ import annotations
@@ -15,60 +14,48 @@ from clipjax.adapt.checks import check_labels, known_labels
 
 
 def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """Share of examples whose largest logit is the label, float32 [].
+    """Return the share of examples whose largest logit is the label, float32 [...].
 
-    Args:
-      logits: float [..., N, K].
-      labels: int [N].
-      mask: bool [N], False on padding, which then does not count. All padding gives 0.
+    Logits are [..., N, K], labels int [N]; mask, bool [N], is False on padding, which does not
+    count. All padding gives 0.
 
-    >>> import jax.numpy as jnp
     >>> float(accuracy(jnp.eye(3), jnp.array([0, 1, 1]), jnp.array([True, True, False])))
     1.0
     """
-    check_labels(logits, labels, mask)
-    _, known = known_labels(labels, logits.shape[-1], mask)
-    correct = jnp.argmax(logits, axis=-1) == labels
-    mask = jnp.ones(labels.shape, bool) if mask is None else mask.astype(bool)
-    hits = jnp.sum(correct & mask, axis=-1).astype(jnp.float32)
-    return jnp.where(known.all(), hits / jnp.maximum(jnp.sum(mask), 1), jnp.nan)
+    _, hits, mask, known = _compared(logits, labels, mask)
+    hits = jnp.sum(hits, axis=-1).astype(jnp.float32)
+    return jnp.where(known, hits / jnp.maximum(jnp.sum(mask), 1), jnp.nan)
 
 
 def macro_accuracy(
     logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
 ) -> jax.Array:
-    """Mean of each class's accuracy, float32 []: a rare class counts as much as a frequent one.
+    """Return the balanced accuracy: mean over classes with examples, shapes as of `accuracy`.
 
-    Of the classes that have examples; the others are left out. Also called balanced accuracy.
-
-    Args:
-      logits: float [..., N, K].
-      labels: int [N].
-      mask: bool [N], False on padding, which then does not count. All padding gives 0.
-
-    >>> import jax.numpy as jnp
     >>> float(macro_accuracy(jnp.eye(3)[jnp.array([0, 0, 0, 0])], jnp.array([0, 0, 0, 1])))
     0.5
     """
-    check_labels(logits, labels, mask)
-    classes, right = logits.shape[-1], jnp.argmax(logits, axis=-1) == labels
-    labels, known = known_labels(labels, classes, mask)
-    mask = jnp.ones(labels.shape, bool) if mask is None else mask.astype(bool)
+    labels, hits, mask, known = _compared(logits, labels, mask)
+    classes = logits.shape[-1]
     n = jnp.zeros(classes, int).at[labels].add(mask)
-    hits = jnp.zeros((*right.shape[:-1], classes), int).at[..., labels].add(right & mask)
-    each = hits.astype(jnp.float32) / jnp.maximum(n, 1)  # 0 of a class without examples
-    return jnp.where(known.all(), each.sum(axis=-1) / jnp.maximum((n > 0).sum(), 1), jnp.nan)
+    right = jnp.zeros((*hits.shape[:-1], classes), int).at[..., labels].add(hits)
+    each = right.astype(jnp.float32) / jnp.maximum(n, 1)  # 0 of a class without examples
+    return jnp.where(known, each.sum(axis=-1) / jnp.maximum((n > 0).sum(), 1), jnp.nan)
+
+
+def _compared(
+    logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Return labels within 0..K-1, hits [..., N], mask [N] and whether all labels are valid []."""
+    check_labels(logits, labels, mask)
+    labels, known = known_labels(labels, logits.shape[-1], mask)
+    mask = jnp.ones(labels.shape, bool) if mask is None else mask.astype(bool)
+    return labels, (jnp.argmax(logits, axis=-1) == labels) & mask, mask, known.all()
 
 
 def per_class_accuracy(logits: ArrayLike, labels: ArrayLike, num_classes: int) -> np.ndarray:
-    """Accuracy of each class, float64 [K]; NaN for a class without examples.
+    """Return the accuracy of each class, [N, K] and int [N] -> float64 [K]; NaN without examples.
 
-    Args:
-      logits: float [N, K].
-      labels: int [N].
-      num_classes: K.
-
-    >>> import numpy as np
     >>> per_class_accuracy(np.eye(3)[[0, 1, 1]], np.array([0, 0, 1]), 3)
     array([0.5, 1. , nan])
     """
@@ -80,37 +67,25 @@ def per_class_accuracy(logits: ArrayLike, labels: ArrayLike, num_classes: int) -
 
 
 def calibration_error(logits: jax.Array, labels: jax.Array, bins: int = 15) -> jax.Array:
-    """Expected calibration error, float32 [] (Guo et al. 2017, arXiv 1706.04599, equation 3).
+    """Return the expected calibration error, [N, K] and int [N] -> float32 [].
 
-    Predictions are put into `bins` equal ranges of confidence; the result is the mean distance of
-    confidence and accuracy over bins, weighted by their counts.
+    The distance of confidence and accuracy, averaged over `bins` equal ranges of confidence,
+    weighted by their counts (Guo et al. 2017, arXiv 1706.04599, equation 3).
 
-    Args:
-      logits: float [N, K].
-      labels: int [N].
-      bins: how many ranges.
-
-    >>> import jax.numpy as jnp
     >>> sure = jnp.array([[100.0, 0.0], [100.0, 0.0]])
     >>> float(calibration_error(sure, jnp.array([0, 1])))  # certain, and wrong half of the time
     0.5
     """
-    check_labels(logits, labels)
-    _, known = known_labels(labels, logits.shape[-1])
-    probabilities = jax.nn.softmax(logits.astype(jnp.float32), axis=-1)
-    confidence = probabilities.max(axis=-1)
-    correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    _, hits, _, known = _compared(logits, labels)
+    confidence = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).max(axis=-1)
     which = jnp.clip(jnp.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    gaps = jnp.zeros(bins).at[which].add(confidence - correct)
-    return jnp.where(known.all(), jnp.abs(gaps).sum() / len(labels), jnp.nan)
+    gaps = jnp.zeros(bins).at[which].add(confidence - hits.astype(jnp.float32))
+    return jnp.where(known, jnp.abs(gaps).sum() / len(labels), jnp.nan)
 
 
 def disagreement(logits: jax.Array) -> jax.Array:
-    """Share of examples on which two members of an ensemble answer differently, [M, N, K] -> [].
+    """Return the share of examples on which two members differ, [M, N, K] -> [], mean of pairs.
 
-    Mean over all pairs of members; 0 for a single one.
-
-    >>> import jax.numpy as jnp
     >>> members = jnp.array([[[1.0, 0.0]], [[0.0, 1.0]], [[0.0, 1.0]]])
     >>> round(float(disagreement(members)), 4)
     0.6667
@@ -122,7 +97,7 @@ def disagreement(logits: jax.Array) -> jax.Array:
 
 
 def domain_gap(source_accuracy: float, target_accuracy: float) -> float:
-    """Source minus target accuracy in percentage points (the report's Table 6).
+    """Return source minus target accuracy in percentage points.
 
     >>> round(domain_gap(0.84, 0.58), 1)
     26.0

@@ -18,9 +18,10 @@ from clipjax.evaluate.report.tables import aligned
 from clipjax.evaluate.rows import NEEDED, Line, complete, lines_of
 from clipjax.io import write_atomically, write_json
 
-VERSION = 2  # of results.json; files before it do not say theirs
+VERSION = 2  # of results.json; a file without a version is of the first
 _KEYS = ("experiment", "model", "data", "classes", "seeds", "selection", "rows", "domain_gap")
 _PACKAGES = ("clipjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
+Cells = tuple[list[str], list[list[str]]]  # header and lines of a table
 
 
 def collect(
@@ -31,99 +32,69 @@ def collect(
     timing: dict[str, float],
     targets: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The content of results.json (schema: ARCHITECTURE.md).
+    """Build the content of results.json (schema: ARCHITECTURE.md).
 
-    `about` is what the run was: "experiment", "model", "data" {"name", "source", "target"},
-    "classes", "seeds", "selection". `targets` are the domains that methods adapt to, where it is
-    not the run's.
+    `about` has "experiment", "model", "data" {"name", "source", "target"}, "classes", "seeds" and
+    "selection". `targets` maps methods to the domain they adapt to, where it is not the run's.
     """
-    ends, data, tested = targets or {}, about["data"], lines_of(rows)
-
-    def gap(line: Line) -> float:
+    ends, data = targets or {}, about["data"]
+    own: dict[str, float] = {}
+    variants: dict[str, dict[str, float]] = {}
+    for line in lines_of(rows):
         domains = data["source"], ends.get(line.method, data["target"])
-        return round(domain_gap(*(line.rows[name]["accuracy_mean"] for name in domains)), 2)
-
-    more: dict[str, dict[str, float]] = {}
-    for line in tested:
-        if not line.own:
-            more.setdefault(line.method, {})[line.variant] = gap(line)
-    return {
-        "version": VERSION,
-        **about,
-        "rows": rows,
-        "domain_gap": {line.method: gap(line) for line in tested if line.own},
-        "variant_gap": more,
-        "proxy_a_distance": distances,
-        "selection_rules": rules,
-        "timing_s": timing,
-        "versions": {p: importlib.metadata.version(p) for p in _PACKAGES}
-        | {"python": platform.python_version()},
-    }
+        gap = round(domain_gap(*(line.rows[name]["accuracy_mean"] for name in domains)), 2)
+        if line.own:
+            own[line.method] = gap
+        else:
+            variants.setdefault(line.method, {})[line.variant] = gap
+    versions = {p: importlib.metadata.version(p) for p in _PACKAGES}
+    versions["python"] = platform.python_version()
+    found = {"version": VERSION, **about, "rows": rows, "domain_gap": own, "variant_gap": variants}
+    found |= {"proxy_a_distance": distances, "selection_rules": rules, "timing_s": timing}
+    return found | {"versions": versions}
 
 
-def cells(results: dict, *, variants: bool = True) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the test table: a line per method, a column per domain.
-
-    Args:
-      results: content of results.json.
-      variants: also a line for each further variant of a method, below the method's.
-    """
+def cells(results: dict, *, variants: bool = True) -> Cells:
+    """Return the test table: a line a method (with `variants`, a variant), a column a domain."""
     found = [line for line in lines_of(results["rows"]) if line.own or variants]
-    domains = _domains(results, found)
-    header = ["method", *(_marked(results, domain) for domain in domains), "gap"]
-    return header, [
-        [line.name, *(_spread(line.rows[d], "accuracy") for d in domains), _gap(results, line)]
-        for line in found
-    ]
+    domains, lines = _domains(results, found), []
+    for line in found:
+        gaps = results["variant_gap"].get(line.method, {})
+        gap = results["domain_gap"][line.method] if line.own else gaps.get(line.variant)
+        spreads = [_spread(line.rows[d], "accuracy") for d in domains]
+        lines.append([line.name, *spreads, "" if gap is None else f"{gap:.1f}"])
+    return ["method", *domains.values(), "gap"], lines
 
 
-def macro_cells(results: dict) -> tuple[list[str], list[list[str]]]:
-    """Header and lines of the table of macro accuracy, which is of source and target alone.
-
-    No lines where a version without macro accuracy wrote the results.
-    """
-    found = lines_of(results["rows"])
-    domains = [d for d in _domains(results, found) if d in _ends(results)]
-    header = ["macro accuracy", *(_marked(results, domain) for domain in domains)]
-    return header, [
+def macro_cells(results: dict) -> Cells:
+    """Return the table of macro accuracy on source and target; no lines for results without it."""
+    found, data = lines_of(results["rows"]), results["data"]
+    ends = (data["source"], data["target"])
+    domains = {d: head for d, head in _domains(results, found).items() if d in ends}
+    return ["macro accuracy", *domains.values()], [
         [line.name, *(_spread(line.rows[d], "macro_accuracy") for d in domains)]
         for line in found
         if all(line.rows[d]["macro_accuracy_mean"] is not None for d in domains)
     ]
 
 
-def _ends(results: dict) -> tuple[str, str]:
-    return results["data"]["source"], results["data"]["target"]
-
-
-def _domains(results: dict, found: list[Line]) -> list[str]:
-    """The domains of lines, the source first, then the target."""
-    source, target = _ends(results)
+def _domains(results: dict, found: list[Line]) -> dict[str, str]:
+    """Map domains, the source first, then the target, to the heads of their columns."""
+    source, target = results["data"]["source"], results["data"]["target"]
+    marks = {source: " (source)", target: " (target)"}
     domains = dict.fromkeys(domain for line in found for domain in line.rows)
-    return sorted(domains, key=lambda d: (d != source, d != target))
-
-
-def _marked(results: dict, domain: str) -> str:
-    """A domain's name with its role behind it."""
-    source, target = _ends(results)
-    return domain + {source: " (source)", target: " (target)"}.get(domain, "")
+    ordered = sorted(domains, key=lambda d: (d != source, d != target))
+    return {d: d + marks.get(d, "") for d in ordered}
 
 
 def _spread(row: dict, measure: str) -> str:
-    """Mean in %, and ± standard deviation where there are several seeds."""
+    """Write the mean in %, and ± standard deviation where there are several seeds."""
     mean, std = row[f"{measure}_mean"], row[f"{measure}_std"]
     return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if len(row["accuracies"]) > 1 else "")
 
 
-def _gap(results: dict, line: Line) -> str:
-    if line.own:
-        return f"{results['domain_gap'][line.method]:.1f}"
-    points = results.get("variant_gap", {}).get(line.method, {}).get(line.variant)
-    return "" if points is None else f"{points:.1f}"
-
-
 def facts(results: dict) -> str:
-    """What the numbers of the table are, in one sentence without an end."""
+    """Explain the numbers of the table, in one sentence without a full stop."""
     seeds, classes = results["seeds"], results["classes"]
     n = next(row["n"] for line in lines_of(results["rows"]) for row in line.rows.values())
     return (
@@ -134,41 +105,24 @@ def facts(results: dict) -> str:
     )
 
 
-def _macro(results: dict) -> list[str]:
-    """What macro accuracy is, where it is shown."""
-    said = "each class's own accuracy, averaged over the classes in the test images"
-    return [f"macro accuracy in %: {said}"] if macro_cells(results)[1] else []
+def measured_distances(results: dict) -> dict[str, list[float]]:
+    """Map methods to their proxy A-distances, of the seeds where there is one."""
+    found = results.get("proxy_a_distance") or {}
+    found = {method: [v for v in values if v is not None] for method, values in found.items()}
+    return {method: values for method, values in found.items() if values}
 
 
 def _distances(results: dict) -> list[str]:
-    """How well a linear classifier tells the two domains apart, before and after."""
-    data = results["data"]
-    if not results.get("proxy_a_distance"):  # too few test images
-        return []
-    measured = {
-        method: [value for value in values if value is not None]
-        for method, values in results["proxy_a_distance"].items()
-    }
-    found = ", ".join(f"{m} {np.mean(v):.2f}" for m, v in measured.items() if v)
-    return [
-        f"proxy A-distance of {data['source']} and {data['target']} (0: alike, 2: always told "
-        f"apart): {found}"
-    ]
-
-
-def _whole_domains(results: dict) -> list[str]:
-    """Zero-shot accuracy over whole domains, where it was asked for."""
-    whole = [row for line in lines_of(results["rows"], "all") for row in line.rows.values()]
-    found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)
-    return [f"zero-shot over whole domains, % (images): {found}"] if whole else []
+    data, measured = results["data"], measured_distances(results).items()
+    found = ", ".join(f"{method} {np.mean(values):.2f}" for method, values in measured)
+    about = f"proxy A-distance of {data['source']} and {data['target']}"
+    return [f"{about} (0: alike, 2: always told apart): {found}"] if found else []
 
 
 def _ensembles(results: dict) -> list[str]:
-    """A sentence per ensemble: how good and how different its members are on the target."""
     target, said = results["data"]["target"], []
     for line in lines_of(results["rows"]):
-        r = line.rows.get(target, {})
-        if "members" in r:
+        if "members" in (r := line.rows.get(target, {})):
             members = np.asarray(r["members"])  # [seeds, M]
             said.append(
                 f"{line.name} on {target}: {members.shape[1]} members of "
@@ -180,10 +134,7 @@ def _ensembles(results: dict) -> list[str]:
 
 
 def _selection(results: dict) -> list[str]:
-    """What each way of picking a checkpoint would have given, a sentence a method."""
-    said: list[str] = []
-    if "sweep" in results:  # hundreds of numbers; results.json has them
-        return said
+    said = []
     for method, rules in results.get("selection_rules", {}).items():
         found = ", ".join(
             f"{rule} {100 * np.mean(r['source']):.1f}/{100 * np.mean(r['target']):.1f} (epoch "
@@ -195,87 +146,71 @@ def _selection(results: dict) -> list[str]:
 
 
 def notes(results: dict) -> list[str]:
-    """What the table of test accuracies does not show, a sentence each."""
-    return [
-        *_macro(results),
-        *sweeps.sentences(results),
-        *_whole_domains(results),
-        *_ensembles(results),
-        *_distances(results),
-        *_selection(results),
-    ]
+    """Return sentences on what the table of test accuracies does not show."""
+    said, is_sweep = [], "sweep" in results
+    if macro_cells(results)[1]:
+        macro = "each class's own accuracy, averaged over the classes in the test images"
+        said.append(f"macro accuracy in %: {macro}")
+    said += sweeps.sentences(results) if is_sweep else []
+    whole = [row for line in lines_of(results["rows"], "all") for row in line.rows.values()]
+    found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)
+    said += [f"zero-shot over whole domains, % (images): {found}"] if whole else []
+    said += _ensembles(results) + _distances(results)
+    # Of a sweep hundreds of numbers, which results.json has.
+    return said if is_sweep else said + _selection(results)
 
 
-def _tables(results: dict) -> list[tuple[list[str], list[list[str]]]]:
-    """The tables there are, as header and lines."""
-    found = [cells(results), macro_cells(results)]
-    found += [sweeps.cells(results)] if "sweep" in results else []
-    return [(header, body) for header, body in found if body]
+def _tables(results: dict) -> list[Cells]:
+    sweep = [sweeps.cells(results)] if "sweep" in results else []
+    return [table for table in (cells(results), macro_cells(results), *sweep) if table[1]]
 
 
 def table(results: dict) -> str:
-    """The results as aligned text for a terminal."""
+    """Format the results as aligned text for a terminal."""
     text = [line for each in _tables(results) for line in ("", *aligned(*each))]
     return "\n".join([*text, "", *notes(results), facts(results), ""])
 
 
 def markdown(results: dict) -> str:
-    """The results as a Markdown page."""
+    """Format the results as a Markdown page."""
     data, said = results["data"], facts(results)
-    body = "\n\n".join(_rows(*each) for each in _tables(results))
-    return (
-        f"# {results['experiment']}: {data['name']}, {data['source']} -> {data['target']}, "
-        f"model {results['model']}\n\n{body}\n\n"
-        + "".join(f"{line}.\n\n" for line in notes(results))
-        + f"{said[0].upper() + said[1:]}.\n"
-    )
-
-
-def _rows(header: list[str], body: list[list[str]]) -> str:
-    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    run = f"{results['experiment']}: {data['name']}, {data['source']} -> {data['target']}"
+    parts = [f"# {run}, model {results['model']}"]
+    for header, body in _tables(results):
+        rows = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
+        parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+    parts += [f"{line}." for line in notes(results)]
+    return "\n\n".join([*parts, f"{said[0].upper() + said[1:]}.\n"])
 
 
 def write(workdir: pathlib.Path, results: dict) -> None:
-    """Writes results.md, then results.json, whose presence says that the run is finished."""
+    """Write results.md, then results.json, whose presence means that the run is finished."""
     write_atomically(workdir / "results.md", markdown(results))
     write_json(workdir / "results.json", results)
 
 
 def read(workdir: pathlib.Path) -> dict | None:
-    """The results of a finished run, or None; what an earlier version did not write has defaults.
-
-    Raises:
-      DataError: the file is damaged, or a newer version wrote it.
-    """
+    """Read the results of a finished run, or None; DataError: damaged, or of a newer version."""
     path = workdir / "results.json"
     if not path.exists():
         return None
     try:
         return _complete(json.loads(path.read_text()), path)
     except ValueError as error:
-        raise DataError(
-            f"{path} is damaged ({error}); remove it, and the same command writes it again."
-        ) from error
+        fault = f"{path} is damaged ({error})"
+        raise DataError(f"{fault}; remove it, and the same command writes it again.") from error
 
 
 def _complete(found: Any, path: pathlib.Path) -> dict:
-    """Results of any version up to this one with all fields of this one.
-
-    Raises:
-      ValueError: they are none.
-      DataError: a newer version wrote them.
-    """
+    """Check results of any version and add the fields they lack; ValueError: they are damaged."""
     if not isinstance(found, dict):
         raise ValueError("it holds no results")
     version = found.get("version", 1)
     if type(version) is not int or version < 1:
         raise ValueError(f"its version is {version!r}")
     if version > VERSION:
-        raise DataError(
-            f"{path} is of version {version}, and this clipjax reads up to version {VERSION}; "
-            "read it with the clipjax that wrote it, or a newer one."
-        )
+        fault = f"{path} is of version {version}, and this clipjax reads up to version {VERSION}"
+        raise DataError(f"{fault}; read it with the clipjax that wrote it, or a newer one.")
     if missing := [key for key in _KEYS if key not in found]:
         raise ValueError(f"it lacks {', '.join(missing)}")
     rows = found["rows"]

@@ -24,69 +24,45 @@ def row(
     variant: str = VARIANT,
     classes: str = CLASSES,
 ) -> dict[str, Any]:
-    """One line of the results.
+    """Build a row of the results.
 
     Args:
-      method: its name; "zero_shot" for CLIP as it comes.
-      domain: what it was measured on.
-      split: "test", "val", or "all" for a whole domain.
-      n: images.
+      method: its name; "zero_shot" for CLIP without training.
+      domain, split, n: of the images and their number; "all" splits for a whole domain.
       measures: name -> values over seeds: "accuracy", "macro_accuracy" (`clipjax.evaluate.metrics`)
-        and others, which the row has as they are: "ece", and of an ensemble "members" (accuracies)
-        and "disagreement".
-      variant: which of the method's results; "last" where there is but one.
-      classes: the set of classes it was to choose among.
+        and others, which are copied: "ece", "disagreement" and "members" (accuracies).
+      variant: which of the method's results; "last" where there is only one.
+      classes: the set of candidate classes.
 
     >>> measures = {"accuracy": [0.2, 0.4], "macro_accuracy": [1, 0]}
     >>> found = row("dann", "sketch", "test", 10, measures)
     >>> found["accuracy_mean"], found["macro_accuracies"], found["variant"]
     (0.3, [1.0, 0.0], 'last')
     """
-    more = dict(measures)
-    accuracy, macro = _over_seeds(more.pop("accuracy")), _over_seeds(more.pop("macro_accuracy"))
-    return {
-        "method": method,
-        "variant": variant,
-        "domain": domain,
-        "split": split,
-        "classes": classes,
-        "n": int(n),
-        "metric": METRIC,
-        **accuracy,
-        **{f"macro_{name}": value for name, value in macro.items()},
-        **more,
-    }
-
-
-def _over_seeds(accuracies: Sequence[float]) -> dict[str, Any]:
-    values = np.asarray(accuracies, np.float64)
-    spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-    return {
-        "accuracy_mean": round(float(values.mean()), 6),
-        "accuracy_std": round(spread, 6),
-        "accuracies": [round(float(v), 6) for v in values],
-    }
+    found = {"method": method, "variant": variant, "domain": domain, "split": split}
+    found |= {"classes": classes, "n": int(n), "metric": METRIC}
+    for prefix in ("", "macro_"):
+        values = np.asarray(measures[f"{prefix}accuracy"], np.float64)
+        spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        found[f"{prefix}accuracy_mean"] = round(float(values.mean()), 6)
+        found[f"{prefix}accuracy_std"] = round(spread, 6)
+        found[f"{prefix}accuracies"] = [round(float(v), 6) for v in values]
+    others = {k: v for k, v in measures.items() if k not in ("accuracy", "macro_accuracy")}
+    return found | others
 
 
 def complete(found: Mapping[str, Any]) -> dict[str, Any]:
-    """A row with the fields that the version which wrote it lacked; measures as None."""
+    """Add the fields that an older version did not write; measures as None."""
     return {**found, **{k: v for k, v in _DEFAULTS.items() if k not in found}}
 
 
 class Line(NamedTuple):
-    """What a table has in a line: a variant of a method, on every domain.
-
-    Attributes:
-      method: its name.
-      variant: which of its results.
-      own: whether that is the method's own result, its first variant.
-      rows: domain -> row.
-    """
+    """A line of a table: a variant of a method, on every domain."""
 
     method: str
     variant: str
-    own: bool
-    rows: dict[str, dict]
+    own: bool  # the method's own result, its first variant
+    rows: dict[str, dict]  # by domain
 
     @property
     def name(self) -> str:
@@ -95,12 +71,7 @@ class Line(NamedTuple):
 
 
 def lines_of(rows: Sequence[Mapping], split: str = "test") -> list[Line]:
-    """Accuracies among all classes: each method's own result, below it its further variants.
-
-    Args:
-      rows: of results, `row` or `complete`.
-      split: of which images.
-    """
+    """Group rows among all classes into lines: each method's own result, then its variants."""
     found: dict[str, dict[str, dict]] = {}
     for each in rows:
         if (each["metric"], each["classes"], each["split"]) == (METRIC, CLASSES, split):
@@ -114,10 +85,6 @@ def lines_of(rows: Sequence[Mapping], split: str = "test") -> list[Line]:
 
 
 def own_rows(rows: Sequence[Mapping], split: str = "test") -> dict[tuple[str, str], dict]:
-    """(method, domain) -> row of the method's own result, whatever its further variants are."""
-    return {
-        (line.method, domain): each
-        for line in lines_of(rows, split)
-        if line.own
-        for domain, each in line.rows.items()
-    }
+    """Map (method, domain) to the row of the method's own result."""
+    own = [line for line in lines_of(rows, split) if line.own]
+    return {(line.method, domain): row for line in own for domain, row in line.rows.items()}

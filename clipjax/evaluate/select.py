@@ -1,8 +1,4 @@
-"""Criteria for picking a checkpoint or a setting without target labels, and `select`, which picks.
-
-Those on logits of unlabelled target examples are higher where the model is better, so that `max`
-selects; `proxy_a_distance` tells how far apart two domains' features are.
-"""
+"""Criteria for picking a checkpoint or a setting, most without target labels; `select` picks."""
 
 from __future__ import annotations
 
@@ -15,30 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 
 RULES = (
-    "last",
-    "source_val",
-    "negative_entropy",
-    "information_maximization",
-    "soft_neighbourhood_density",
-    "proxy_a_distance",
-    "oracle",
-)
+    "last", "source_val", "negative_entropy", "information_maximization",
+    "soft_neighbourhood_density", "proxy_a_distance", "oracle",
+)  # fmt: skip
 ALIASES = {"label_free": "information_maximization"}
-_LOWER_IS_BETTER = ("proxy_a_distance",)
 
 
 def _entropy(logp: jax.Array) -> jax.Array:
-    """Entropy of distributions given as log-probabilities, [..., K] -> [...]; 0 log 0 is 0."""
+    """Return the entropy of log-probabilities, [..., K] -> [...]; 0 log 0 is 0."""
     some = jnp.isfinite(logp)
     logp = jnp.where(some, logp, 0.0)
     return -jnp.sum(jnp.where(some, jnp.exp(logp) * logp, 0.0), axis=-1)
 
 
 def negative_entropy(logits: jax.Array) -> jax.Array:
-    """Minus the mean prediction entropy, in nats, [N, K] -> [] (Morerio et al. 2018, arXiv
+    """Return minus the mean prediction entropy, in nats, [N, K] -> [] (Morerio et al. 2018, arXiv
     1711.10288).
 
-    >>> import jax.numpy as jnp
     >>> round(float(negative_entropy(jnp.zeros((3, 2)))), 4)
     -0.6931
     """
@@ -46,13 +35,12 @@ def negative_entropy(logits: jax.Array) -> jax.Array:
 
 
 def information_maximization(logits: jax.Array) -> jax.Array:
-    """Mutual information of input and prediction, in nats, [N, K] -> [].
+    """Return the mutual information of input and prediction, in nats, [N, K] -> [].
 
     Entropy of the mean prediction minus mean entropy: confident and diverse predictions score high
     (the objective of Shi & Sha 2012, arXiv 1206.6438; as a validator, pytorch-adapt's IMValidator),
     one class for everything scores zero.
 
-    >>> import jax.numpy as jnp
     >>> round(float(information_maximization(100 * jnp.eye(4))), 4)
     1.3863
     """
@@ -62,13 +50,11 @@ def information_maximization(logits: jax.Array) -> jax.Array:
 
 
 def soft_neighbourhood_density(logits: jax.Array, temperature: float = 0.05) -> jax.Array:
-    """How dense the neighbourhoods of the predictions are, [N, K] -> [].
+    """Return the density of the neighbourhoods of the predictions, [N, K] -> [].
 
     Entropy of each example's softmax over its similarities to all others (Saito et al. 2021, arXiv
-    2108.10860, equations 1-3), similarities being those of normalised probability vectors. High
-    where examples lie in large tight clusters, as they do when classes are told apart.
+    2108.10860, equations 1-3); high where examples lie in large tight clusters.
 
-    >>> import jax.numpy as jnp
     >>> clusters = 100 * jnp.repeat(jnp.eye(2), 3, axis=0)  # two groups of three
     >>> round(float(soft_neighbourhood_density(clusters)), 4)  # ln 2: two equal neighbours each
     0.6931
@@ -80,18 +66,11 @@ def soft_neighbourhood_density(logits: jax.Array, temperature: float = 0.05) -> 
 
 
 def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -> float:
-    """How easily a linear classifier tells two domains apart: 0 not at all, 2 always.
+    """Measure how well a linear classifier tells [N, F] and [M, F] apart: 0 not at all, 2 always.
 
-    2 (1 - 2 error) of a logistic regression trained on one half and tested on the other (Ben-David
-    et al. 2006; Ganin et al. 2016, section 5.1.5). Both domains get equally many examples.
-
-    Args:
-      source: float [N, F].
-      target: float [M, F].
-      seed: of the halves.
-
-    Returns:
-      The distance, cut to [0, 2]: a classifier worse than chance tells nothing.
+    2 (1 - 2 error), cut to [0, 2], of a logistic regression trained on one half and tested on the
+    other, of equally many examples a domain, at least 4 (Ben-David et al. 2006; Ganin et al. 2016,
+    section 5.1.5). `seed` draws the halves.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -110,11 +89,7 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -
 
 
 def _canonical(rule: str) -> str:
-    """The rule without its alias.
-
-    Raises:
-      ValueError: no such rule; those there are are listed.
-    """
+    """Return the rule that a name or an alias means; a ValueError lists them."""
     name = ALIASES.get(rule, rule)
     if name not in RULES:
         known = ", ".join([*RULES, *(f"{short} (= {long})" for short, long in ALIASES.items())])
@@ -123,104 +98,86 @@ def _canonical(rule: str) -> str:
 
 
 def lower_is_better(rule: str) -> bool:
-    """Whether the smallest score of a rule is the best.
+    """Return whether the smallest score of a rule is the best.
 
     >>> lower_is_better("proxy_a_distance"), lower_is_better("source_val")
     (True, False)
     """
-    return _canonical(rule) in _LOWER_IS_BETTER
+    return _canonical(rule) == "proxy_a_distance"
 
 
 def uses_target_labels(rule: str) -> bool:
-    """Whether a rule reads target labels, which unsupervised adaptation does not have.
-
-    Only "oracle" does. Its accuracies bound what selection could reach from above; they are not
-    comparable with those of the other rules.
+    """Return whether a rule reads target labels: only "oracle" does, an upper bound of the others.
 
     >>> uses_target_labels("oracle"), uses_target_labels("label_free")
     (True, False)
-
-    Raises:
-      ValueError: no such rule; those there are are listed.
     """
     return _canonical(rule) == "oracle"
 
 
 def select(history: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]:
-    """Picks a checkpoint: the record of `history` that is best by `rule`.
+    """Pick a checkpoint: the record of `history` that is best by `rule`.
 
-    - "last": the last epoch; no tuning of the number of epochs, and nothing can leak.
+    - "last": the last epoch; no tuning of the number of epochs, no leak of labels.
     - "source_val": accuracy on the source's validation split ("training-domain validation" of
       Gulrajani & Lopez-Paz 2021, arXiv 2007.01434, section 3).
-    - "negative_entropy", "information_maximization" (alias "label_free": the default among the
-      label-free rules), "soft_neighbourhood_density": the functions of this module on the target's
-      validation images.
+    - "negative_entropy", "information_maximization" (alias "label_free", the default among the
+      label-free rules), "soft_neighbourhood_density": this module's functions of the target's
+      validation images; the highest wins.
     - "proxy_a_distance": the smallest distance of source and target features.
-    - "oracle": accuracy on the target's validation split; uses target labels ("test-domain
-      validation" of the same paper).
+    - "oracle": accuracy on the target's validation split, with its labels ("test-domain validation"
+      of the same paper).
+
+    Among equal scores the later epoch wins; NaN, infinite and missing scores never do.
 
     Args:
       history: one record an evaluated epoch, in any order: {"epoch": int, and the score of every
         rule but "last" by its name: float, or None where it was not measured}.
       rule: of RULES, or an alias.
 
-    Returns:
-      The record itself. Among equal scores the later epoch wins; NaN, infinite and missing scores
-      never do.
-
     Raises:
-      ValueError: no such rule (those there are are listed), no history, or no epoch with a score.
+      ValueError: an unknown rule, an empty history, or no epoch with a score.
 
     >>> history = [{"epoch": 1, "source_val": 0.8, "oracle": 0.5},
     ...            {"epoch": 2, "source_val": 0.9, "oracle": 0.4}]
     >>> select(history, "source_val")["epoch"], select(history, "oracle")["epoch"]
     (2, 1)
     """
+    found = ranked(history, rule)
     if not history:
-        _canonical(rule)
         raise ValueError(f"the history is empty: no epoch to select; rules: {', '.join(RULES)}.")
-    if not (found := ranked(history, rule)):
-        raise ValueError(
-            f"no epoch has a score {_canonical(rule)!r} that is a number; choose another rule."
-        )
+    if not found:
+        score = f"a score {_canonical(rule)!r} that is a number"
+        raise ValueError(f"no epoch has {score}; choose another rule.")
     return found[0]
 
 
 def best_steps(scored: Sequence[Mapping[str, Any]], rule: str, count: int) -> set[int]:
-    """The steps of the `count` best checkpoints of each of several runs that are saved together.
+    """Return the steps of the `count` best checkpoints of each of several runs saved together.
 
-    Args:
-      scored: one record a checkpoint: {"step": int, "evaluation": {rule: a list over runs}}.
-      rule: as in `select`.
-      count: how many of each run.
+    `scored` has a record a checkpoint: {"step": int, "evaluation": {rule: a list over runs}}.
 
     >>> scored = [{"step": s, "evaluation": {"oracle": [s / 9, -s / 9]}} for s in (3, 6, 9)]
     >>> sorted(best_steps(scored, "oracle", 1))
     [3, 9]
     """
-    steps: set[int] = set()
     runs = max((len(v) for s in scored for v in s["evaluation"].values()), default=0)
-    for run in range(runs):
-        history = [
-            {"epoch": s["step"], **{k: v[run] for k, v in s["evaluation"].items()}} for s in scored
-        ]
-        steps |= {record["epoch"] for record in ranked(history, rule)[:count]}
-    return steps
+    histories = [
+        [{"epoch": s["step"], **{k: v[i] for k, v in s["evaluation"].items()}} for s in scored]
+        for i in range(runs)
+    ]
+    return {record["epoch"] for each in histories for record in ranked(each, rule)[:count]}
 
 
 def ranked(history: Sequence[Mapping[str, Any]], rule: str) -> list[Mapping[str, Any]]:
-    """The records of a history as in `select`, best first, those without a score left out.
+    """Sort the records of a history as in `select`, best first; leave out those without a score.
 
     >>> history = [{"epoch": 1, "oracle": 0.5}, {"epoch": 2, "oracle": 0.7}, {"epoch": 3}]
     >>> [record["epoch"] for record in ranked(history, "oracle")]
     [2, 1]
-
-    Raises:
-      ValueError: no such rule; those there are are listed.
     """
-    name = _canonical(rule)
+    name, sign = _canonical(rule), -1.0 if lower_is_better(rule) else 1.0
     if name == "last":
         return sorted(history, key=lambda record: -record["epoch"])
-    sign = -1.0 if name in _LOWER_IS_BETTER else 1.0
     scored = [r for r in history if r.get(name) is not None and math.isfinite(r[name])]
     return sorted(scored, key=lambda r: (sign * r[name], r["epoch"]), reverse=True)

@@ -1,9 +1,9 @@
-"""Adapted models out: one directory that transformers opens and `load_adapted` predicts with.
+"""Adapted models as one directory that transformers opens and `load_adapted` predicts with.
 
-config.json, model.safetensors, preprocessor_config.json, tokenizer files   a CLIP, as always
-heads.json, heads.safetensors        adapter and class head, class names
-predict.jaxexport                    prediction as a program for jax alone
-README.md                            model card
+config.json, model.safetensors, preprocessor_config.json, tokenizer files: a CLIP
+heads.json, heads.safetensors: adapter and class head, class names
+predict.jaxexport: prediction as a program for jax alone
+README.md: model card
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 
 from clipjax.data.features.identity import differences, sizes
 from clipjax.data.images.preprocess import Preprocess, load_preprocess, save_preprocess
@@ -37,10 +38,11 @@ from clipjax.model.hf.weights import checked, read_json, read_tensor, stored_in,
 PyTree = Any
 FORMAT = 1  # of heads.json; raise when its meaning changes
 HEADS = "heads.json"
+FIELDS = ("adapter", "classifier", "class_bias", "members")  # of `Heads`, in heads.json
 
 
 class Trained(NamedTuple):
-    """Heads, their parameters and what they answer."""
+    """Heads, their parameters and the names of their classes."""
 
     heads: Heads
     params: PyTree
@@ -48,31 +50,20 @@ class Trained(NamedTuple):
 
 
 class Adapted(NamedTuple):
-    """An adapted model, ready to predict. `load_adapted` makes it.
+    """An adapted model, made by `load_adapted`."""
 
-    Attributes:
-      classes: their names, in the order of the probabilities.
-      preprocess: what happens to an image first.
-      probabilities: uint8 [B, S, S, 3] -> float32 [B, K], compiled once a batch size.
-    """
-
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # in the order of the probabilities
     preprocess: Preprocess
-    probabilities: Callable[[np.ndarray], jax.Array]
+    probabilities: Callable[[np.ndarray], jax.Array]  # uint8 [B, S, S, 3] -> float32 [B, K], jitted
 
     def predict(
         self, images: Sequence[str | os.PathLike | bytes | np.ndarray], *, batch_size: int = 64
     ) -> np.ndarray:
-        """Class probabilities, float32 [len(images), K].
+        """Return class probabilities, float32 [len(images), K]; `batch_size` images at a time.
 
-        Args:
-          images: paths, encoded files, or uint8 arrays [H, W, 3]; grey arrays [H, W] as
-            `Preprocess.crop` takes them.
-          batch_size: images encoded at a time.
-
-        Raises:
-          DataError: a file that cannot be read as an image.
-          NonFiniteError: the numbers of the image tower overflow.
+        Images are paths, encoded files, uint8 arrays [H, W, 3], or grey ones [H, W] as of
+        `Preprocess.crop`. DataError: one that cannot be read. NonFiniteError: the numbers of the
+        image tower overflow.
         """
         if isinstance(images, (str, bytes, os.PathLike)):
             raise DataError(f"predict takes a list of images; write predict([{images!r}]).")
@@ -84,10 +75,8 @@ class Adapted(NamedTuple):
             pixels = np.stack(part + [part[-1]] * (size - len(part)))
             rows.append(np.asarray(self.probabilities(pixels))[: len(part)])
             if not is_finite(rows[-1]):
-                raise NonFiniteError(
-                    "the image tower's numbers overflow in the dtype it computes in; load the "
-                    "model with dtype=None, float32."
-                )
+                fault = "the image tower's numbers overflow in the dtype it computes in"
+                raise NonFiniteError(f"{fault}; load the model with dtype=None, float32.")
         return np.concatenate(rows)
 
     def _pixels(self, image: str | os.PathLike | bytes | np.ndarray) -> np.ndarray:
@@ -101,19 +90,14 @@ class Adapted(NamedTuple):
 
 
 def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
-    """Reads what `save_adapted` or `python -m experiments.export` wrote:
+    """Load what `save_adapted` or `python -m experiments.export` wrote.
 
         model = load_adapted("adapted")
         probabilities = model.predict(["cat.jpg"])
         print(model.classes[probabilities[0].argmax()])
 
-    Args:
-      directory: with config.json, weights, heads.json and heads.safetensors.
-      dtype: what the image tower computes in; None for float32.
-
-    Raises:
-      CheckpointError: no such directory, a file missing, damaged or replaced since the export,
-        heads that do not fit.
+    The image tower computes in `dtype`, float32 by default. CheckpointError: no such directory, a
+    file missing, damaged or replaced since the export, heads that do not fit.
     """
     directory = pathlib.Path(directory)
     if not directory.is_dir():
@@ -127,10 +111,8 @@ def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
     preprocess = load_preprocess(directory)
     check_size(config, preprocess, directory)
     if changed := differences(record, _identity(config, params, preprocess, trained.params)):
-        raise CheckpointError(
-            f"{directory} is not as it was exported (changed: {changed}), and its heads fit no "
-            "other features; export the run again."
-        )
+        fault = f"{directory} is not as it was exported (changed: {changed})"
+        raise _damaged(f"{fault}, and its heads fit no other features")
     forward = jax.jit(make_forward(config, preprocess, trained.heads, dtype or jnp.float32))
     # Parameters are arguments, not constants: constants would be compiled into the program.
     return Adapted(trained.classes, preprocess, functools.partial(forward, params, trained.params))
@@ -139,67 +121,51 @@ def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
 def _identity(
     config: CLIPConfig, params: PyTree, preprocess: Preprocess, heads: PyTree
 ) -> dict[str, Any]:
-    """All that decides what the exported model answers; weights by their bytes, as stored."""
+    """Return all that decides a model's answers; weights as hashes of their bytes."""
     vision = {"vision": params["vision"], "visual_projection": params["visual_projection"]}
+    sha256 = lambda data: hashlib.sha256(data).hexdigest()
+    leaf_hash = lambda leaf: sha256(np.ascontiguousarray(leaf).view(np.uint8).data)
     with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing lets other threads run
         hashes = {
-            name: hashlib.sha256("".join(pool.map(_hash, flat(tree).values())).encode()).hexdigest()
+            name: sha256("".join(pool.map(leaf_hash, flat(tree).values())).encode())
             for name, tree in (("weights", vision), ("heads.safetensors", heads))
         }
     return hashes | sizes(dataclasses.replace(config, text=None), preprocess)
 
 
-def _hash(leaf: jax.Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(leaf).view(np.uint8).data).hexdigest()
-
-
 def _read_heads(directory: pathlib.Path) -> tuple[Trained, dict[str, Any]]:
-    """The heads of an exported directory, checked against their own description; and `_identity`.
-
-    Exports of an earlier clipjax have none: nothing of them can be compared.
-    """
-    if not (directory / HEADS).exists():
+    """Read and check the heads of a directory, and its `_identity` ({} in older exports)."""
+    file = directory / HEADS
+    if not file.exists():
         raise CheckpointError(
             f"{directory} has no {HEADS}: it is a plain CLIP (`load_clip` reads it), not an "
             "adapted one; `python -m experiments.export` writes those."
         )
-    data = read_json(directory / HEADS)
+    data = read_json(file)
     if data.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{directory / HEADS} has format {data.get('format')}, this clipjax reads {FORMAT}; "
-            "export the run again."
-        )
+        raise _damaged(f"{file} has format {data.get('format')}, this clipjax reads {FORMAT}")
     try:
-        classes = tuple(data["classes"])
-        heads = Heads(
-            num_classes=len(classes),
-            adapter=data["adapter"] and tuple(data["adapter"]),
-            classifier=tuple(data["classifier"]),
-            class_bias=data["class_bias"],
-            members=data["members"],
-        )
+        classes, made = tuple(data["classes"]), {name: data[name] for name in FIELDS}
+        made |= {k: tuple(made[k]) for k in FIELDS[:2] if made[k] is not None}
+        heads = Heads(num_classes=len(classes), **made)
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{directory / HEADS} is damaged ({type(error).__name__}: {error}); export the run "
-            "again."
-        ) from None
+        raise _damaged(f"{file} is damaged ({type(error).__name__}: {error})") from None
     stored = stored_in(directory / "heads.safetensors")
     width = read_json(directory / "config.json").get("projection_dim", 512)
     shapes = jax.eval_shape(heads.init, jax.random.key(0), jnp.zeros((1, width)))["params"]
-
-    def leaf(path, shape):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name not in stored or stored[name].shape != shape.shape:
-            found = stored[name].shape if name in stored else "missing"
-            raise CheckpointError(
-                f"{directory}/heads.safetensors: {name} is {found}, {HEADS} wants {shape.shape}; "
-                "export the run again."
-            )
+    params = {}
+    for name, leaf in flat(shapes).items():
+        found = stored[name].shape if name in stored else "missing"
+        if found != leaf.shape:
+            fault = f"{name} is {found}, {HEADS} wants {leaf.shape}"
+            raise _damaged(f"{directory}/heads.safetensors: {fault}")
         tensor = read_tensor(stored[name])
-        return jnp.asarray(checked(name, tensor, tensor.dtype, stored[name].file))
+        params[name] = jnp.asarray(checked(name, tensor, tensor.dtype, stored[name].file))
+    return Trained(heads, unflatten_dict(params, sep="/"), classes), data.get("identity", {})
 
-    params = jax.tree_util.tree_map_with_path(leaf, shapes)
-    return Trained(heads, params, classes), data.get("identity", {})
+
+def _damaged(fault: str) -> CheckpointError:
+    return CheckpointError(f"{fault}; export the run again.")
 
 
 def save_adapted(
@@ -213,17 +179,13 @@ def save_adapted(
     card: str,
     dtype: Any = None,
 ) -> None:
-    """Writes an adapted model.
+    """Write an adapted model; files of the same names in `directory` are replaced.
 
     Args:
-      directory: made if missing; what it held under the same names is replaced.
-      config: of the CLIP.
-      params: of the CLIP.
-      preprocess: of its images.
+      config, params, preprocess: of the CLIP, which is stored in `dtype`, or that of `params`.
       trained: adapter and class head; a domain head is left out.
       tokenizer: a model directory whose tokenizer files are copied.
       card: text of README.md.
-      dtype: of the stored CLIP; None keeps what `params` has.
     """
     directory = pathlib.Path(directory)
     (directory / HEADS).unlink(missing_ok=True)  # written last: where it is, the rest is whole
@@ -235,22 +197,11 @@ def save_adapted(
     named = {n: checked(n, np.asarray(x), x.dtype, file) for n, x in flat(kept).items()}
     write_tensors(file, named)
     write_atomically(directory / "README.md", card)
-    heads = trained.heads
-    as_stored = lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype)
-    stored = jax.tree.map(as_stored, params)
-    answering = heads.clone(discriminator=None)  # flax looks for parameters of all it has
-    save_program(directory, config, preprocess, answering, stored, kept)
+    stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), params)
+    heads = trained.heads.clone(discriminator=None)  # flax looks for parameters of all it has
+    save_program(directory, config, preprocess, heads, stored, kept)
     found = load_clip(directory)[1]  # as `load_adapted` will
     identity = _identity(config, found, load_preprocess(directory), kept)
-    write_json(
-        directory / HEADS,
-        {
-            "format": FORMAT,
-            "classes": list(trained.classes),
-            "adapter": None if heads.adapter is None else list(heads.adapter),
-            "classifier": list(heads.classifier),
-            "class_bias": heads.class_bias,
-            "members": heads.members,
-            "identity": identity,
-        },
-    )
+    made = {name: getattr(heads, name) for name in FIELDS}
+    content = {"format": FORMAT, "classes": trained.classes, **made, "identity": identity}
+    write_json(directory / HEADS, content)

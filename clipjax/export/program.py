@@ -1,8 +1,7 @@
 """Prediction as a program that JAX alone runs: `predict.jaxexport` beside an adapted model.
 
-The weights are not in it. They are its arguments, by the names and in the layout of the
-safetensors files beside it, so that a large model is stored once and no compiler sees it as
-constants.
+The weights are its arguments, with the names and layout of the safetensors files beside it, so that
+a large model is stored once and not compiled as constants.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from flax.traverse_util import unflatten_dict
 from jax import export
 
 from clipjax.data.images.preprocess import Preprocess
+from clipjax.io import ASSETS
 from clipjax.model.clip import CLIP, CLIPConfig, normalize
 from clipjax.model.heads import Heads, predict
 from clipjax.model.hf.names import hf_name, hf_shape
@@ -28,37 +28,17 @@ PyTree = Any
 FILE = "predict.jaxexport"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
-_USAGE = """\
-## With jax alone
-
-`predict.jaxexport` is the prediction as a program for {platforms}, for `pip install jax flatbuffers
-safetensors`. It normalises; decode, resize and crop as `preprocessor_config.json` says. Row k of
-`classes` in `heads.json` names probability k.
-
-```python
-import pathlib
-import numpy as np
-from jax import export
-from safetensors.numpy import load_file
-
-here = pathlib.Path("path/to/this/directory")
-program = export.deserialize(bytearray((here / "predict.jaxexport").read_bytes()))
-clip, heads = load_file(here / "model.safetensors"), load_file(here / "heads.safetensors")
-pixels = np.zeros((1, {size}, {size}, 3), np.uint8)  # any number of images
-probabilities = program.call(clip, heads, pixels)  # float32 [1, {classes}]
-```
-"""
-
 
 def usage(size: int, classes: int) -> str:
-    """A section of a model card: how to call the program without clipjax."""
-    return _USAGE.format(platforms=", ".join(PLATFORMS), size=size, classes=classes)
+    """Write the section of a model card on calling the program without clipjax."""
+    text = (ASSETS / "export" / "usage.md").read_text(encoding="utf-8")
+    return text.format(platforms=", ".join(PLATFORMS), size=size, classes=classes)
 
 
 def make_forward(
     config: CLIPConfig, preprocess: Preprocess, heads: Heads, dtype: Any = jnp.float32
 ) -> Callable[[PyTree, PyTree, jax.Array], jax.Array]:
-    """(params of the CLIP, of the heads, uint8 [B, S, S, 3]) -> probabilities float32 [B, K]."""
+    """Make (params of the CLIP, of the heads, uint8 [B, S, S, 3]) -> float32 [B, K]."""
     module = CLIP(config, dtype)
 
     def forward(params, head_params, pixels):
@@ -77,18 +57,12 @@ def save_program(
     clip: PyTree,
     head: PyTree,
 ) -> None:
-    """Writes `predict.jaxexport`: (clip, head, uint8 [B, S, S, 3]) -> float32 [B, K], any B.
+    """Write `predict.jaxexport`: (clip, head, uint8 [B, S, S, 3]) -> float32 [B, K], any B.
 
-    `jax.export.deserialize` reads it, of the same jax or one up to six months newer (what jax
-    promises of exported programs), on CPUs, NVIDIA GPUs and TPUs.
-
-    Args:
-      directory: of the model.
-      config: of the CLIP.
-      preprocess: of its images; normalisation is in the program, resizing and cropping are not.
-      heads: adapter and class head.
-      clip: the CLIP's parameters as stored in model.safetensors, or their shapes and dtypes.
-      head: the heads', as in heads.safetensors.
+    `jax.export.deserialize` of the same jax, or of one up to six months newer (what jax promises),
+    reads it on CPUs, NVIDIA GPUs and TPUs. The program normalises, but does not resize or crop.
+    `clip` are the CLIP's parameters as stored in model.safetensors, or their shapes and dtypes,
+    `head` the heads', as in heads.safetensors.
     """
     vision = dataclasses.replace(config, text=None)
     forward = make_forward(vision, preprocess, heads)

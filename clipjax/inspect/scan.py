@@ -1,8 +1,7 @@
-"""Reads the images of a dataset: a hash of each, its size and format, and what is unreadable."""
+"""Reads the images of a dataset: a hash, size and format of each, and which are unreadable."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import os
@@ -24,20 +23,15 @@ _CHUNK = 32  # images a thread takes at a time: handing them over costs as much 
 
 
 def content_hash(image: bytes | np.ndarray) -> bytes:
-    """16 bytes that tell an encoded file, or an array, from every other one."""
-    digest = hashlib.blake2b(digest_size=16)
+    """Hash an encoded file, or an array with its shape and dtype, to 16 bytes."""
+    kind = b""
     if isinstance(image, np.ndarray):
-        digest.update(f"{image.shape}{image.dtype}".encode())
-        image = np.ascontiguousarray(image).tobytes()
-    digest.update(image)
-    return digest.digest()
+        kind, image = f"{image.shape}{image.dtype}".encode(), np.ascontiguousarray(image).tobytes()
+    return hashlib.blake2b(kind + image, digest_size=16).digest()
 
 
 def header(image: bytes | np.ndarray) -> tuple[int, int, str]:
-    """Width, height and format ("JPEG", "PNG", ...; "array") of an image; nothing is decoded.
-
-    A file that Pillow does not know, though another decoder may, is (0, 0, "unknown").
-    """
+    """Return width, height and format ("JPEG", "array", "unknown"), without decoding an image."""
     from PIL import Image
 
     if isinstance(image, np.ndarray):
@@ -56,9 +50,9 @@ class Reading(NamedTuple):
     hashed: np.ndarray  # bool [N], whether there is a hash
     tried: np.ndarray  # bool [N], where opening was tried
     decoded: np.ndarray  # bool [N], where decoding was tried: of what could be opened
-    sizes: np.ndarray  # int32 [N, 2] width and height; 0 where they are not known
-    formats: np.ndarray  # str [N]; "" where it is not known
-    unreadable: dict[int, str]  # row -> why, of what could not be opened or not be decoded
+    sizes: np.ndarray  # int32 [N, 2] width and height; 0 where unknown
+    formats: np.ndarray  # str [N]; "" where unknown
+    unreadable: dict[int, str]  # row -> why it could not be opened or decoded
     names: Names  # N of them; "" where nothing could be opened
     scaled: dict[int, Scaling]  # row -> how, of what was decoded and has more than 8 bits
 
@@ -69,11 +63,10 @@ class Reading(NamedTuple):
 
 
 def unreadable_images(rows: Rows, found: Reading) -> dict[Part, float]:
-    """How many images of each part cannot be read; where a sample was decoded, an estimate.
+    """Estimate how many images of each part cannot be read; exact where all were decoded.
 
-    What could not be opened was mostly tried for every image, and then is exact; what can be opened
-    but not decoded is taken to be as frequent in the rest of a part as among what was decoded
-    there, and absent where nothing was.
+    Images that do not open are taken to be as frequent in a part as among those tried there, those
+    that do not decode as among those decoded.
     """
     counted = lambda flags: np.bincount(rows.part[flags], minlength=len(rows.parts))
     bad = np.zeros(len(rows), bool)
@@ -94,50 +87,40 @@ def read(
     workers: int = 0,
     threads: int | None = None,
 ) -> Reading:
-    """Reads images: a hash of the content of all of them, and what decoding some of them says.
+    """Hash the content of all images, and decode some of them (`decode`, bool [N]) as a run does.
 
-    Args:
-      rows: what to read.
-      preprocess: decodes and crops as a run does.
-      decode: bool [N], which are decoded.
-      hashing: whether contents are hashed; otherwise only what is decoded is read.
-      workers: processes that read; 0 reads in threads.
-      threads: of each process; by default as many as cores, in all processes together.
+    Without `hashing` only those are read. `workers` and `threads` are those of `load_ahead`.
     """
     decode = np.asarray(decode, bool)
     wanted = np.arange(len(rows)) if hashing else np.flatnonzero(decode)
-    n, names = len(rows), _NamesSeen(len(rows))
+    n, packed, ends = len(rows), bytearray(), np.zeros(len(rows) + 1, np.int64)
     found = Reading(
         np.zeros((n, 2), np.uint64), np.zeros(n, bool), np.zeros(n, bool), np.zeros(n, bool),
-        np.zeros((n, 2), np.int32), np.zeros(n, "U12"), {}, names.packed(), {},
+        np.zeros((n, 2), np.int32), np.zeros(n, "U12"), {}, Names(b"", ends), {},
     )  # fmt: skip
-    chunks = -(-len(wanted) // _CHUNK)
+    chunks = [wanted[i : i + _CHUNK] for i in range(0, len(wanted), _CHUNK)]
     if not chunks:
         return found
-    reader = _Reader(rows, preprocess, wanted, decode, hashing)
-    threads = threads or max(1, (os.cpu_count() or 2) // max(1, workers))
-    loaded = load_ahead(reader, 0, chunks, workers=workers, threads=threads)
+    load = lambda chunk: [_look(rows, preprocess, decode, hashing, i) for i in chunk.tolist()]
+    options = {"workers": workers, "threads": threads, "prepare": chunks.__getitem__}
     with progress(total=len(wanted), what="read images", unit="image") as bar:
-        for looks in loaded:
+        for looks in load_ahead(load, 0, len(chunks), **options):
             for look in looks:
-                _note(found, look, bool(decode[look.row]))
-                names.add(look.row, look.name)
+                row = look.row
+                found.hashes[row] = np.frombuffer(look.digest or bytes(16), np.uint64)
+                found.hashed[row] = bool(look.digest)
+                if look.reason:
+                    found.unreadable[row] = look.reason
+                if look.scaled:
+                    found.scaled[row] = look.scaled
+                found.tried[row] = True
+                found.decoded[row] = decode[row] and look.opened
+                found.sizes[row], found.formats[row] = look.header[:2], look.header[2]
+                # Packed, because 600,000 strings take a hundred megabytes; rows ascend.
+                packed += os.fsencode(look.name)
+                ends[row + 1] = len(packed)
             bar.update(len(looks))
-    return found._replace(names=names.packed())
-
-
-class _NamesSeen:
-    """Names of rows, given in their order; 600,000 strings would take a hundred megabytes."""
-
-    def __init__(self, rows: int):
-        self._packed, self._ends = bytearray(), np.zeros(rows + 1, np.int64)
-
-    def add(self, row: int, name: str) -> None:
-        self._packed += os.fsencode(name)
-        self._ends[row + 1] = len(self._packed)
-
-    def packed(self) -> Names:
-        return Names(bytes(self._packed), np.maximum.accumulate(self._ends))
+    return found._replace(names=Names(bytes(packed), np.maximum.accumulate(ends)))
 
 
 class _Look(NamedTuple):
@@ -152,45 +135,16 @@ class _Look(NamedTuple):
     scaled: Scaling | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-    """Chunk number -> looks at its images. A class, so that worker processes can unpickle it."""
-
-    rows: Rows
-    preprocess: Preprocess
-    wanted: np.ndarray
-    decode: np.ndarray
-    hashing: bool
-
-    def __call__(self, chunk: int) -> list[_Look]:
-        wanted = self.wanted[chunk * _CHUNK : (chunk + 1) * _CHUNK]
-        return [self._look(int(row)) for row in wanted]
-
-    def _look(self, row: int) -> _Look:
-        try:
-            example = self.rows[row]
-        except DataError as error:
-            return _Look(row, reason=str(error), opened=False)
-        digest = content_hash(example.image) if self.hashing else b""
-        if not self.decode[row]:
-            return _Look(row, example.name, digest)
-        try:
-            self.preprocess.crop(example.image, example.name)
-        except DataError as error:
-            return _Look(row, example.name, digest, reason=str(error))
-        found = _Look(row, example.name, digest, header(example.image))
-        return found._replace(scaled=scaling(example.image))
-
-
-def _note(found: Reading, look: _Look, decode: bool) -> None:
-    if look.digest:
-        found.hashes[look.row] = np.frombuffer(look.digest, np.uint64)
-        found.hashed[look.row] = True
-    if look.reason:
-        found.unreadable[look.row] = look.reason
-    if look.scaled:
-        found.scaled[look.row] = look.scaled
-    found.tried[look.row] = True
-    found.decoded[look.row] = decode and look.opened
-    found.sizes[look.row] = look.header[:2]
-    found.formats[look.row] = look.header[2]
+def _look(rows: Rows, preprocess: Preprocess, decode: np.ndarray, hashing: bool, row: int) -> _Look:
+    try:
+        example = rows[row]
+    except DataError as error:
+        return _Look(row, reason=str(error), opened=False)
+    image, digest = example.image, content_hash(example.image) if hashing else b""
+    if not decode[row]:
+        return _Look(row, example.name, digest)
+    try:
+        preprocess.crop(image, example.name)
+    except DataError as error:
+        return _Look(row, example.name, digest, reason=str(error))
+    return _Look(row, example.name, digest, header(image), scaled=scaling(image))

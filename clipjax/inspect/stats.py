@@ -1,11 +1,9 @@
-"""What is in a dataset: images of each class, how evenly, and which contents repeat.
-
-Functions for whoever wants the numbers; `python -m experiments.inspect` shows them. A part is a
-domain and a split; a row is a position in all parts one after the other (`Rows`).
-"""
+"""Statistics of the parts (domain and split) of a dataset: classes, balance, repeated contents."""
 
 from __future__ import annotations
 
+import collections
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,21 +13,15 @@ from clipjax.data.dataset import Example, Part, Source
 
 
 class Rows:
-    """The examples of several sources as one sequence.
-
-    Attributes:
-      parts: the sources' keys, in order.
-      part: int64 [N], which of `parts` a row belongs to.
-      labels: int32 [N].
-    """
+    """The examples of several sources as one sequence."""
 
     def __init__(self, sources: Mapping[Part, Source]):
         self.parts, self._sources = tuple(sources), tuple(sources.values())
         lengths = np.array([len(source) for source in self._sources], np.int64)
         self._starts = np.cumsum([0, *lengths])
-        self.part = np.repeat(np.arange(len(lengths)), lengths)
-        labels = [np.asarray(source.labels, np.int32) for source in self._sources]
-        self.labels = np.concatenate([np.zeros(0, np.int32), *labels])
+        self.part = np.repeat(np.arange(len(lengths)), lengths)  # int64 [N], index into `parts`
+        labels = [source.labels for source in self._sources]
+        self.labels = np.concatenate([np.zeros(0, np.int32), *labels], dtype=np.int32)  # [N]
 
     def __len__(self) -> int:
         return len(self.part)
@@ -39,39 +31,34 @@ class Rows:
         return self._sources[part][int(row - self._starts[part])]
 
     def key(self, which: int) -> np.ndarray:
-        """Numbers of the domains (0) or of the splits (1) of all rows, int64 [N]."""
+        """Number the domains (0) or the splits (1) of all rows, int64 [N]."""
         names = [part[which] for part in self.parts]
-        numbers = {name: i for i, name in enumerate(dict.fromkeys(names))}
-        return np.array([numbers[name] for name in names], np.int64)[self.part]
+        order = list(dict.fromkeys(names))
+        return np.array([order.index(name) for name in names], np.int64)[self.part]
 
 
 def class_counts(sources: Mapping[Part, Source], num_classes: int) -> dict[Part, np.ndarray]:
-    """Images of each class in each part, int64 [K]."""
-    return {
-        part: np.bincount(np.asarray(source.labels, np.int64), minlength=num_classes)
-        for part, source in sources.items()
-    }
+    """Count the images of each class in each part, int64 [K]."""
+    return {part: np.bincount(s.labels, minlength=num_classes) for part, s in sources.items()}
 
 
 def domain_counts(counts: Mapping[Part, np.ndarray]) -> dict[str, np.ndarray]:
-    """Images of each class in each domain, all its splits together, int64 [K]."""
-    found: dict[str, np.ndarray] = {}
-    for (domain, _), each in counts.items():
-        found[domain] = found[domain] + each if domain in found else each
-    return found
+    """Count the images of each class in each domain, all its splits together, int64 [K]."""
+    domains = dict.fromkeys(domain for domain, _ in counts)
+    return {name: sum(each for (d, _), each in counts.items() if d == name) for name in domains}
 
 
 class Balance(NamedTuple):
-    """How evenly images are spread over classes; of no images, all None."""
+    """The balance of classes; all None without images."""
 
     largest: int | None  # class
     smallest: int | None  # class, among those with images
     ratio: float | None  # images of the largest over images of the smallest
-    effective: float | None  # as many classes of equal size have the same entropy
+    effective: float | None  # number of equal classes of the same entropy
 
 
 def balance(counts: np.ndarray) -> Balance:
-    """The balance of a part, from its images per class, int [K].
+    """Return the balance of a part, from its images per class, int [K].
 
     >>> balance(np.array([2, 2, 0]))
     Balance(largest=0, smallest=0, ratio=1.0, effective=2.0)
@@ -80,24 +67,21 @@ def balance(counts: np.ndarray) -> Balance:
     if not len(present):
         return Balance(None, None, None, None)
     some = counts[present]
-    largest, smallest = present[some.argmax()], present[some.argmin()]
     share = some / some.sum()
     effective = float(np.exp(-(share * np.log(share)).sum()))
-    ratio = float(some.max() / some.min())
-    return Balance(int(largest), int(smallest), ratio, round(effective, 6))
+    largest, smallest = int(present[some.argmax()]), int(present[some.argmin()])
+    return Balance(largest, smallest, float(some.max() / some.min()), round(effective, 6))
 
 
 def missing_classes(counts: Mapping[Part, np.ndarray]) -> dict[str, list[int]]:
-    """Domain -> the classes without an image there that some other domain has."""
+    """Map domains to the classes without an image there that some other domain has."""
     domains = domain_counts(counts)
-    somewhere = sum(domains.values(), 0) > 0
-    return {
-        name: np.flatnonzero((each == 0) & somewhere).tolist() for name, each in domains.items()
-    }
+    seen = sum(domains.values(), 0) > 0
+    return {name: np.flatnonzero(seen & (each == 0)).tolist() for name, each in domains.items()}
 
 
 def sample_rows(rows: Rows, limit: int, seed: int) -> np.ndarray:
-    """At most `limit` rows of each domain drawn at random, bool [N]."""
+    """Draw at most `limit` rows of each domain, bool [N]."""
     chosen, domain = np.zeros(len(rows), bool), rows.key(0)
     for number in np.unique(domain):
         own = np.flatnonzero(domain == number)
@@ -107,11 +91,9 @@ def sample_rows(rows: Rows, limit: int, seed: int) -> np.ndarray:
 
 
 def repeated(hashes: np.ndarray, hashed: np.ndarray) -> list[np.ndarray]:
-    """Groups of rows of equal content, each ascending, by their first row.
+    """Group the rows of equal hashes, uint64 [N, 2], each group ascending, by their first row.
 
-    Args:
-      hashes: uint64 [N, 2], as in `reading.Reading`.
-      hashed: bool [N], which rows have a hash.
+    Rows where `hashed`, bool [N], is False have no hash.
 
     >>> [g.tolist() for g in repeated(np.array([[7, 1], [5, 0], [7, 1]]), np.ones(3, bool))]
     [[0, 2]]
@@ -124,12 +106,7 @@ def repeated(hashes: np.ndarray, hashed: np.ndarray) -> list[np.ndarray]:
 
 
 def crossings(groups: Sequence[np.ndarray], key: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of rows of equal content but different keys: for each group, its first row with the
-    first row of every further key.
-
-    Args:
-      groups: from `repeated`.
-      key: int [N]: a row's split, domain or class.
+    """Pair the first row of each group with the first row of every other key (int [N]) in it.
 
     >>> crossings([np.array([0, 2, 3])], np.array([0, 0, 0, 1]))
     [(0, 3)]
@@ -142,13 +119,10 @@ def crossings(groups: Sequence[np.ndarray], key: np.ndarray) -> list[tuple[int, 
 
 
 def shared_contents(groups: Sequence[np.ndarray], rows: Rows) -> dict[tuple[Part, Part], int]:
-    """Pairs of parts -> how many contents lie in both; where both are the same part, how many
-    lie in it more than once. Pairs that share nothing are left out."""
-    found: dict[tuple[int, int], int] = {}
+    """Count the contents that each pair of parts shares, and those that one part repeats."""
+    found: collections.Counter[tuple[int, int]] = collections.Counter()
     for group in groups:
         numbers, times = np.unique(rows.part[group], return_counts=True)
-        pairs = [(a, b) for i, a in enumerate(numbers) for b in numbers[i + 1 :]]
-        pairs += [(a, a) for a, n in zip(numbers, times, strict=True) if n > 1]
-        for pair in pairs:
-            found[pair] = found.get(pair, 0) + 1
+        twice = np.repeat(numbers, np.minimum(times, 2)).tolist()
+        found.update(set(itertools.combinations(twice, 2)))
     return {(rows.parts[a], rows.parts[b]): found[a, b] for a, b in sorted(found)}

@@ -1,20 +1,23 @@
-"""What `experiments.inspect` looks at: the data of a config, opened and checked as a run does."""
+"""The data of a config, opened and checked as a run does, and whether the run would start."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from clipjax.errors import ClipjaxError, ConfigError, DataError
+import numpy as np
 
-if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
-    from clipjax.data.dataset import Part, Source
-    from clipjax.data.images.preprocess import Preprocess
-    from clipjax.inspect.scan import Reading
-    from clipjax.inspect.stats import Rows
-    from clipjax.study.config import Pretraining, Study
-    from clipjax.study.parts import Encoder
+from clipjax.data.classes import match_classes
+from clipjax.data.dataset import Part, Skipped, Source, open_parts
+from clipjax.data.images.preprocess import Preprocess, load_preprocess
+from clipjax.errors import CheckpointError, ClipjaxError, ConfigError, DataError, sentence
+from clipjax.inspect.scan import Reading, unreadable_images
+from clipjax.inspect.stats import Rows
+from clipjax.model.hf.hub import find_preprocessor
+from clipjax.study import plan
+from clipjax.study.config import Pretraining, Study
+from clipjax.study.parts import Encoder
 
 
 class Subject(NamedTuple):
@@ -32,7 +35,7 @@ class Subject(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A run's answer to the images that it finds unreadable."""
+    """Whether a run accepts the images that it finds unreadable."""
 
     parts: Sequence[Part]  # that it reads
     unreadable: int  # images of theirs; an estimate where not all were decoded
@@ -41,109 +44,67 @@ class Verdict(NamedTuple):
 
 
 def opened(study: Study | Pretraining) -> Subject:
-    """Opens what the study names; only what leaves nothing to look at is raised.
+    """Open the data of a study; a fault that leaves something to look at becomes a refusal.
 
-    Raises:
-      ConfigError: no study, or a domain that does not exist.
-      DataError: nothing that can be opened.
+    ConfigError: no study, or no such domain. DataError: nothing that can be opened.
     """
-    from clipjax.data.dataset import open_parts
-    from clipjax.errors import sentence
-    from clipjax.study.config import Study
-    from clipjax.study.plan import check_parts, needed_parts, open_data
-
     if not isinstance(study, Study):
         raise ConfigError("pretraining reads a corpus of pairs; inspect looks at data of studies.")
     try:
-        dataset = open_data(study)
+        dataset = plan.open_data(study)
     except ClipjaxError:
         raise
     except Exception as error:
         where = f"{study.data.name} {study.data.root}".strip()
         raise DataError(f"{where!r} cannot be opened ({sentence(error)}).") from error
-    dataset, class_notes, refusals = matched(study, dataset)
-    refusals += refused(check_parts, study, dataset)
-    prompt_notes, unnamed = prompted(study.encoder, dataset)
-    class_notes, refusals = class_notes + prompt_notes, refusals + unnamed
+    data, notes, refusals = study.data, [], []
+    domains = plan.evaluated(study, dataset)
+    try:
+        dataset, found = match_classes(
+            dataset, data.source_name, data.target, domains, data.classes
+        )
+        notes += found
+    except ClipjaxError as error:
+        notes.append(f"A run refuses this: {error}")
+        refusals.append(str(error))
+    refusals += _refused(plan.check_parts, study, dataset)
+    encoder, classes = study.encoder, dataset.classes
+    try:  # no weights are read
+        names = plan.prompt_names(encoder.class_names, classes)
+        notes += plan.read_prompts(encoder, classes, names, encoder.model)[1]
+    except CheckpointError as error:
+        notes.append(f"Whether prompts tell the classes apart is not known, because {error}")
+    except ConfigError as error:
+        notes.append(f"A run refuses this: {error}")
+        refusals.append(str(error))
     sources, closed = open_parts(dataset)
-    needed = tuple(part for part in needed_parts(study, dataset) if part in sources)
-    preprocess, crop_notes = find_preprocess(study.encoder, study.data.decoder)
-    return Subject(
-        study, dataset, sources, closed, needed, preprocess, class_notes, crop_notes, refusals
-    )
+    needed = tuple(part for part in plan.needed_parts(study, dataset) if part in sources)
+    preprocess, cropped = find_preprocess(encoder, data.decoder)
+    return Subject(study, dataset, sources, closed, needed, preprocess, notes, cropped, refusals)
 
 
-def refused(check: Callable, *arguments) -> list[str]:
-    """Why a check of the run refuses these arguments: at most one sentence."""
-    from clipjax.errors import sentence
-
+def _refused(check: Callable, *arguments) -> list[str]:
+    """Return why a check of the run refuses these arguments: at most one sentence."""
     try:
         check(*arguments)
-    except Exception as error:  # of whatever kind: it would end the run
+    except Exception as error:  # any kind would end the run
         return [sentence(error)]
     return []
 
 
-def matched(study: Study, dataset) -> tuple[Any, list[str], list[str]]:
-    """The dataset with its classes matched by name, as a run sees it; notes; refusals."""
-    from clipjax.data.classes import match_classes
-    from clipjax.study.plan import evaluated
-
-    data, domains = study.data, evaluated(study, dataset)
-    try:
-        dataset, notes = match_classes(
-            dataset, data.source_name, data.target, domains, data.classes
-        )
-    except ClipjaxError as error:
-        return dataset, [f"A run refuses this: {error}"], [str(error)]
-    return dataset, list(notes), []
-
-
-def prompted(encoder: Encoder, dataset) -> tuple[list[str], list[str]]:
-    """Notes on classes that prompts cannot tell apart, and refusals; no weights are read."""
-    from clipjax.errors import CheckpointError
-    from clipjax.study.plan import prompt_names, read_prompts
-
-    try:
-        names = prompt_names(encoder.class_names, dataset.classes)
-        return read_prompts(encoder, dataset.classes, names, encoder.model)[1], []
-    except CheckpointError as error:
-        return [f"Whether prompts tell the classes apart is not known, because {error}"], []
-    except ConfigError as error:
-        return [f"A run refuses this: {error}"], [str(error)]
-
-
 def find_preprocess(encoder: Encoder, decoder: str) -> tuple[Preprocess, list[str]]:
-    """How a run crops images, without any weights; CLIP's usual way, and why, if unknown."""
-    from clipjax.data.images.preprocess import Preprocess, load_preprocess
-    from clipjax.errors import CheckpointError
-    from clipjax.model.hf.hub import find_preprocessor
-
-    said = []
+    """Find how a run crops images, without weights; if unknown, CLIP's usual way and a note."""
+    found, said = Preprocess(), []
     try:
-        preprocess = load_preprocess(find_preprocessor(encoder.model, encoder.revision or None))
+        found = load_preprocess(find_preprocessor(encoder.model, encoder.revision or None))
     except CheckpointError as error:
-        preprocess = Preprocess()
-        said = [f"Cropped to CLIP's usual {preprocess.size} pixels, because {error}"]
-    preprocess = preprocess.with_size(encoder.image_size or preprocess.size)
-    return dataclasses.replace(preprocess, decoder=decoder), said
+        said.append(f"Cropped to CLIP's usual {found.size} pixels, because {error}")
+    found = found.with_size(encoder.image_size or found.size)
+    return dataclasses.replace(found, decoder=decoder), said
 
 
 def judge(needed: Sequence[Part], rows: Rows, reading: Reading, most: float) -> Verdict:
-    """Judge unreadable images by a run's own rule.
-
-    Args:
-      needed: the parts that it reads.
-      rows: the images of these and other parts.
-      reading: what was found.
-      most: `data.max_unreadable`.
-    """
-    import numpy as np
-
-    from clipjax.data.dataset import Skipped
-    from clipjax.inspect.scan import unreadable_images
-    from clipjax.study.plan import check_unreadable
-
+    """Judge the unreadable images of the `needed` parts as a run does (`data.max_unreadable`)."""
     estimate = unreadable_images(rows, reading)
     bad = round(sum(estimate[part] for part in needed))
     images = int(np.isin(rows.part, [rows.parts.index(part) for part in needed]).sum())
@@ -152,9 +113,8 @@ def judge(needed: Sequence[Part], rows: Rows, reading: Reading, most: float) -> 
         part = rows.parts[rows.part[row]]
         if part in needed:
             name = reading.names[row] or "/".join(part)
-            reason = reading.unreadable[row].removeprefix(name).strip()
-            found.append(Skipped(name, reason))
+            found.append(Skipped(name, reading.unreadable[row].removeprefix(name).strip()))
     unseen = found[:1] * (bad - len(found))  # one stands for those that the sample foretells
-    refusals = refused(check_unreadable, found + unseen, images - bad, most)
+    refusals = _refused(plan.check_unreadable, found + unseen, images - bad, most)
     foretold = "By what a sample of the images foretells, " if unseen else ""
     return Verdict(needed, bad, images, foretold + refusals[0] if refusals else "")

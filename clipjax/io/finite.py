@@ -1,4 +1,4 @@
-"""Whether arrays hold finite numbers only, as fast as memory is read."""
+"""A check for NaN and infinity, as fast as memory is read."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import numpy as np
 
 
 def is_finite(values: np.ndarray) -> bool:
-    """Whether a float array, of any dtype that models are stored in, holds finite numbers only.
+    """Return whether an array, of any dtype that models are stored in, is finite.
 
-    Exact, in about one pass over memory: NaN and infinity survive every sum, and a sum of finite
-    numbers that overflows is looked at again.
+    Exact, in one pass: NaN and infinity survive every sum; a sum that overflows is checked again.
 
     >>> is_finite(np.ones(3, np.float16)), is_finite(np.array([1, -np.inf], np.float32))
     (True, False)

@@ -1,15 +1,14 @@
-"""Texts that users hand over: files in any encoding that says what it is, and names in one form."""
+"""Texts from users: files in any Unicode encoding with its mark, names in one Unicode form."""
 
 from __future__ import annotations
 
 import codecs
 import os
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 from clipjax.errors import ClipjaxError, DataError
-from clipjax.io import as_path, check_reachable, is_remote
+from clipjax.io import as_path, check_reachable, is_remote, write_errors
 
 # The longer ones first: a UTF-32 file begins like a UTF-16 one.
 _MARKS = (
@@ -23,7 +22,7 @@ GLANCE = 1 << 16  # bytes, to see what a file is
 
 
 def shown(path: str | os.PathLike) -> str:
-    r"""A file's name as text that can be printed: bytes that are no UTF-8 are escaped.
+    r"""Return a file's name as printable text: bytes that are not UTF-8 are escaped.
 
     >>> shown("caf\udce9.png"), shown("café.png")
     ('caf\\xe9.png', 'café.png')
@@ -32,7 +31,7 @@ def shown(path: str | os.PathLike) -> str:
 
 
 def nfc(name: str) -> str:
-    r"""A name in the Unicode form that names are compared in; macOS writes them in another one.
+    r"""Return a name in Unicode's NFC, in which names are compared; macOS writes another form.
 
     >>> nfc("cafe\u0301") == "caf\xe9", nfc("cat")
     (True, 'cat')
@@ -41,7 +40,7 @@ def nfc(name: str) -> str:
 
 
 def class_name(text: str) -> str:
-    r"""The name of a class as all readers have it: in NFC, without blanks around it.
+    r"""Return the name of a class in NFC, without blanks around it.
 
     >>> class_name(" cafe\u0301 ") == "caf\xe9"
     True
@@ -50,7 +49,7 @@ def class_name(text: str) -> str:
 
 
 def brief(text: str, most: int = 80) -> str:
-    """A text that stands in a message, not all of it if it is long.
+    """Shorten a long text for a message.
 
     >>> brief("a name"), brief("a" * 99, 5)
     ('a name', 'aa...')
@@ -59,7 +58,7 @@ def brief(text: str, most: int = 80) -> str:
 
 
 def some(names: Iterable[str], most: int = 10) -> str:
-    """The first few names, for messages.
+    """Join the first few names, for messages.
 
     >>> some(["a", "b", "c"], 2)
     'a, b, ...'
@@ -68,18 +67,20 @@ def some(names: Iterable[str], most: int = 10) -> str:
     return ", ".join([*map(brief, names[:most]), *(["..."] if len(names) > most else [])])
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Write a number and its noun.
+
+    >>> counted(1, "file"), counted(2000, "entry", "entries")
+    ('1 file', '2,000 entries')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def check_class_names(names: Sequence[str], where: str) -> tuple[str, ...]:
-    """The names of a numbered table of classes, as `class_name` has them.
+    """Clean the names of a table of classes; DataError: one is empty, no text, or there twice.
 
     >>> check_class_names(["cat", " dog"], "x.txt")
     ('cat', 'dog')
-
-    Args:
-      names: in the order of their numbers.
-      where: the table, for messages.
-
-    Raises:
-      DataError: a name that is no text or empty, or one that two classes have.
     """
     first: dict[str, int] = {}
     for number, name in enumerate(names):
@@ -87,75 +88,59 @@ def check_class_names(names: Sequence[str], where: str) -> tuple[str, ...]:
             fault = "an empty name" if isinstance(name, str) else f"{name!r} for a name"
             raise DataError(f"{where} gives class {number} {fault}; give it a text.")
         if (known := first.setdefault(class_name(name), number)) != number:
-            raise DataError(
-                f"{where} gives classes {known} and {number} the same name {class_name(name)!r}; "
-                "give each class a name of its own."
-            )
+            fault = f"classes {known} and {number} the same name {class_name(name)!r}"
+            raise DataError(f"{where} gives {fault}; give each class a name of its own.")
     return tuple(first)
 
 
 def read_text(
     file: str | os.PathLike, what: str = "", error: type[ClipjaxError] = DataError
 ) -> str:
-    r"""A text file's content; all its lines end with "\n".
+    r"""Read a text file, here or in an object store, with "\n" at the end of all its lines.
 
-    UTF-8, and UTF-16 or UTF-32 that begin with their mark (BOM), which is taken off. Lines may end
-    as on Windows or old Macs.
-
-    Args:
-      file: on this machine or in an object store, as `clipjax.io.as_path` takes it.
-      what: kind of file, for messages.
-      error: class of what is raised.
-
-    Raises:
-      error: it cannot be read, or is in another encoding: the line, and how to convert it.
+    UTF-8, and UTF-16 or UTF-32 that begin with their mark (BOM), which is left out. Lines may end
+    as on Windows or old Macs. `what` is the kind of file, for messages; `error` is raised if it
+    cannot be read, or is in another encoding, with the line and how to convert it.
     """
-    name = f"{what} {shown(file)}".strip()
+    name, path = f"{what} {shown(file)}".strip(), as_path(file)
+    if is_remote(file):
+        check_reachable(path)
     try:
-        data = _bytes_of(file)
-    except OSError as fault:
-        raise error(f"{name} cannot be read ({fault.strerror or fault}); restore it.") from None
+        data = path.read_bytes()
+    except write_errors(file) as fault:
+        known = isinstance(fault, OSError)
+        why = fault.strerror or fault if known else f"{type(fault).__name__}: {fault}"
+        raise error(f"{name} cannot be read ({why}); restore it.") from None
     return decoded(data, name, error)
 
 
-def _bytes_of(file: str | os.PathLike) -> bytes:
-    path = as_path(file)
-    if not is_remote(file):
-        return path.read_bytes()
-    check_reachable(path)
-    try:
-        return path.read_bytes()
-    except OSError:
-        raise
-    except Exception as fault:  # every store's client has its own
-        raise OSError(f"{type(fault).__name__}: {fault}") from None
-
-
 def decoded(data: bytes, name: str, error: type[ClipjaxError] = DataError) -> str:
-    """`read_text` of what was read already; `name` is for messages."""
+    """Decode the bytes of a file as `read_text` does; `name` is for messages."""
     mark, encoding = _encoding(data)
     data = data[len(mark) :]
     if not mark and b"\0" in data:
-        raise error(_said_of_zeros(data, name))
-    try:
-        text = data.decode(encoding)
-    except UnicodeDecodeError as fault:
-        before = _lines_joined(data[: fault.start].decode(encoding, "replace"))
-        place = f"{name}, line {before.count(chr(10)) + 1}"
-        remedy = "if it is Latin-1 by `iconv -f ISO-8859-1 -t UTF-8 OLD > NEW`"
+        at = data.index(b"\0")
+        line, width = _line_after(data[:at].decode("latin-1")), 32 if b"\0\0\0" in data[:8] else 16
+        order = "BE" if at % (width // 8) == 0 else "LE"
         raise error(
-            f"{place}: byte 0x{data[fault.start]:02x} is no {encoding.upper()}; save the file as "
-            f"UTF-8{'' if mark else ', ' + remedy}."
-        ) from None
-    text = _lines_joined(text)
+            f"{name}, line {line}: a zero byte; it is UTF-{width} without its mark or no text at "
+            f"all: save it as UTF-8, as by `iconv -f UTF-{width}{order} -t UTF-8 OLD > NEW`."
+        )
+    try:
+        text = _lines_joined(data.decode(encoding))
+    except UnicodeDecodeError as fault:
+        line = _line_after(data[: fault.start].decode(encoding, "replace"))
+        latin = "" if mark else ", if it is Latin-1 by `iconv -f ISO-8859-1 -t UTF-8 OLD > NEW`"
+        place = f"{name}, line {line}: byte 0x{data[fault.start]:02x}"
+        raise error(f"{place} is no {encoding.upper()}; save the file as UTF-8{latin}.") from None
     if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
+        line = _line_after(text[: text.index("\0")])
         raise error(f"{name}, line {line}: a zero character, which no text holds; take it out.")
     return text
 
 
 def begin_text(data: bytes) -> str:
-    """A look at how a file begins, whatever it is: what is no text is replaced, nothing refused."""
+    """Decode the beginning of any file; what cannot be decoded is replaced."""
     mark, encoding = _encoding(data)
     text = data[len(mark) :].decode(encoding, "replace")
     return _lines_joined(text.replace("\0", ""))  # UTF-16 without a mark is told when it is read
@@ -169,13 +154,5 @@ def _lines_joined(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
-def _said_of_zeros(data: bytes, name: str) -> str:
-    """The sentence on a file with zero bytes and without a byte order mark."""
-    at = data.index(b"\0")
-    line = len(re.findall(rb"\r\n|\r|\n", data[:at])) + 1
-    width = 32 if b"\0\0\0" in data[:8] else 16
-    order = "BE" if at % (width // 8) == 0 else "LE"
-    return (
-        f"{name}, line {line}: a zero byte; it is UTF-{width} without its mark or no text at all: "
-        f"save it as UTF-8, as by `iconv -f UTF-{width}{order} -t UTF-8 OLD > NEW`."
-    )
+def _line_after(text: str) -> int:
+    return _lines_joined(text).count("\n") + 1

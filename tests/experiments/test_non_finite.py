@@ -47,3 +47,5 @@ def test_distances_without_a_value_are_left_out_of_the_mean():
     (line,) = report._distances(results)
     assert line.endswith("zero_shot 1.50, dann 0.50")
     assert "0.50" in sections.distances(results) and "finetune" not in sections.distances(results)
+    results["proxy_a_distance"] = {"dann": [None, None]}
+    assert report._distances(results) == [] and sections.distances(results) == ""

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.evaluate.report.tables import Card, Cards, Picture
-from clipjax.evaluate.report.tsne import thumbnail
+from clipjax.evaluate.report.tsne import reduced, thumbnail
+from clipjax.io.texts import counted
 from clipjax.log import writable
 
 PER_CLASS, CLASSES = 8, 20
@@ -25,82 +26,56 @@ class Strip(NamedTuple):
 
 
 def choose_classes(num_classes: int, seed: int, limit: int = CLASSES) -> list[int]:
-    """At most `limit` classes, ascending; the same for every domain, so that sheets compare."""
+    """Draw at most `limit` classes, ascending; the same for every domain, to compare sheets."""
     return sorted(np.random.default_rng(seed).permutation(num_classes)[:limit].tolist())
 
 
 def choose_rows(labels: np.ndarray, label: int, seed: int, limit: int = PER_CLASS) -> list[int]:
-    """At most `limit` rows of a class, in random order.
-
-    Args:
-      labels: int [N].
-      label: the class.
-      seed: of the choice.
-      limit: how many.
-    """
+    """Draw at most `limit` rows of a class, in random order; `labels` is int [N]."""
     rows = np.flatnonzero(np.asarray(labels) == label)
     return np.random.default_rng([seed, label]).permutation(rows)[:limit].tolist()
 
 
 def sheet(title: str, strips: Sequence[Strip]) -> Cards:
-    """The sheet for a page: a card for each class, its images within (data URIs)."""
-    return Cards(
-        title,
-        [
-            Card(
-                strip.name,
-                _images(strip.count),
-                [Picture(thumbnail(image), strip.name) for image in strip.images],
-            )
-            for strip in strips
-        ],
-    )
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
+    """Make the sheet for a page: a card for each class, with its images as data URIs."""
+    cards = []
+    for strip in strips:
+        pictures = [Picture(thumbnail(image), strip.name) for image in strip.images]
+        cards.append(Card(strip.name, counted(strip.count, "image"), pictures))
+    return Cards(title, cards)
 
 
 def sheet_png(title: str, strips: Sequence[Strip]) -> bytes:
-    """The sheet as a PNG file: a line for each class, its name left of its images."""
+    """Draw the sheet as a PNG file: a line for each class, its name left of its images."""
     from PIL import Image, ImageDraw, ImageFont
 
-    shown = [[_reduced(image) for image in strip.images] for strip in strips]
+    shown = [[reduced(image, _TILE) for image in strip.images] for strip in strips]
     sides = [side for line in shown for picture in line for side in picture.size]
     tile, columns = max([32, *sides]), max([1, *map(len, shown)])
     step = tile + _GAP
-    size = (_NAMES + columns * step + _GAP, _TITLE + len(strips) * step + _GAP)
-    sheet = Image.new("RGB", size, "white")
+    width, height = _NAMES + columns * step + _GAP, _TITLE + len(strips) * step + _GAP
+    sheet = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(sheet)
     large, small = ImageFont.load_default(17), ImageFont.load_default(13)
-    draw.text((10, 8), _cut(title, large, size[0] - 20), font=large, fill="black")
+    draw.text((10, 8), _cut(title, large, width - 20), font=large, fill="black")
     for i, (strip, line) in enumerate(zip(strips, shown, strict=True)):
         top = _TITLE + i * step
         middle = top + tile // 2
-        draw.line((10, top - _GAP // 2, size[0] - 10, top - _GAP // 2), fill="#dddddd")
+        draw.line((10, top - _GAP // 2, width - 10, top - _GAP // 2), fill="#dddddd")
         draw.text((10, middle - 16), _cut(strip.name, small, _NAMES - 20), font=small, fill="black")
-        draw.text((10, middle), _images(strip.count), font=small, fill="#666666")
+        draw.text((10, middle), counted(strip.count, "image"), font=small, fill="#666666")
         for k, picture in enumerate(line):
-            room = [(tile - side) // 2 for side in picture.size]
-            sheet.paste(picture, (_NAMES + k * step + room[0], top + room[1]))
+            x, y = ((tile - side) // 2 for side in picture.size)
+            sheet.paste(picture, (_NAMES + k * step + x, top + y))
     file = io.BytesIO()
     sheet.save(file, "PNG")
     return file.getvalue()
 
 
-def _reduced(image: np.ndarray):
-    from PIL import Image
-
-    picture = Image.fromarray(image)
-    picture.thumbnail((_TILE, _TILE))
-    return picture
-
-
 def _cut(text: str, font, width: float) -> str:
-    """As much of a text as there is room for."""
     text = writable(" ".join(text.split()))
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    if font.getlength(text) > width:
+        while text and font.getlength(text + "…") > width:
+            text = text[:-1]
+        text += "…"
+    return text

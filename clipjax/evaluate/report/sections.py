@@ -1,4 +1,4 @@
-"""The sections of a run's page, as items; none of what the run does not have."""
+"""The sections of a run's page as lists of items, empty where the run has nothing to show."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from clipjax.evaluate import results as report
 from clipjax.evaluate import sweeps
-from clipjax.evaluate.report.charts import Bar, bars, colour
-from clipjax.evaluate.report.figures import feature_maps, learning_charts, sweep_chart
+from clipjax.evaluate.report.charts import COLOURS, Bar, bars, colour, scatter
+from clipjax.evaluate.report.figures import kept, learning_charts, sweep_chart
 from clipjax.evaluate.report.tables import Card, Cards, Grid, Item, Listing, Note, Picture, Table
 from clipjax.evaluate.rows import lines_of
 
@@ -19,46 +19,39 @@ CONFUSIONS = 4  # named for each class
 
 
 def colours(results: dict) -> dict[str, str]:
-    """Method -> class of the style sheet, the same in every chart; zero-shot is grey."""
-    names = list(dict.fromkeys(r["method"] for r in results["rows"]))
-    trained = [name for name in names if name != "zero_shot"]
+    """Map methods to classes of the style sheet, the same in every chart; zero-shot is grey."""
+    trained = dict.fromkeys(r["method"] for r in results["rows"] if r["method"] != "zero_shot")
     return {"zero_shot": "zero"} | {name: colour(i) for i, name in enumerate(trained)}
 
 
 def summary(results: dict) -> str:
-    """From zero-shot to the last method, in a sentence."""
-    header, found = report.cells(results, variants=False)
-    before, after = found[0], found[-1]
-    if before[0] != "zero_shot" or len(found) < 2:
+    """Compare zero-shot with the last method, in a sentence."""
+    header, (before, *others) = report.cells(results, variants=False)
+    if before[0] != "zero_shot" or not others:
         return ""
-    units = ["%"] * (len(header) - 2) + ["points"]
+    after = others[-1]
     changes = [
-        f"{name} {old} → {new} {unit}"
-        for name, old, new, unit in zip(header[1:], before[1:], after[1:], units, strict=True)
+        f"{name} {old} → {new} {'points' if name == 'gap' else '%'}"
+        for name, old, new in zip(header, before, after, strict=True)
         if name == "gap" or "(source)" in name or "(target)" in name
     ]
     return f"From zero-shot to {after[0]}: {', '.join(changes)}."
 
 
 def headline(results: dict) -> list[Item]:
-    """Accuracy of every method on source and target, then in a table on every domain; macro."""
-    said = [*report.notes(results), report.facts(results)]
+    """Show the accuracies of methods: bars on target and source, tables on all domains, macro."""
     target = f"{results['data']['target']} (target)"
-
-    def shown(header: list[str], body: list[list[str]]) -> Table:
-        mark = header.index(target) if target in header else -1
-        return Table(header, body, mark=mark, folded=False)
-
-    return [
-        Grid([*_accuracy_bars(results), distances(results)]),
-        shown(*report.cells(results)),
-        shown(*report.macro_cells(results)),
-        *(Note(f"{s[0].upper()}{s[1:]}.") for s in said),
+    tables = [
+        Table(header, body, mark=header.index(target) if target in header else -1, folded=False)
+        for header, body in (report.cells(results), report.macro_cells(results))
     ]
+    said = [*report.notes(results), report.facts(results)]
+    notes = [Note(f"{words[0].upper()}{words[1:]}.") for words in said]
+    return [Grid([*_accuracy_bars(results), distances(results)]), *tables, *notes]
 
 
 def sweep(results: dict) -> list[Item]:
-    """The settings of a sweep side by side, the best by validation data marked."""
+    """Compare the settings of a sweep, the best by validation data marked."""
     if "sweep" not in results:
         return []
     note = "* best of its stage by validation data; test accuracy decides nothing here."
@@ -67,18 +60,43 @@ def sweep(results: dict) -> list[Item]:
 
 
 def learning(results: dict, metrics: list[dict]) -> list[Item]:
-    """Curves of every measure."""
+    """Show curves of every measure."""
     data = results["data"]
     found = learning_charts(metrics, data["source"], data["target"], colours(results))
-    several = len(results["seeds"]) > 1
-    note = "Mean of each epoch" + (", and over seeds; bands from lowest to highest." * several)
+    seeds = ", and over seeds; bands from lowest to highest." * (len(results["seeds"]) > 1)
+    note = f"Mean of each epoch{seeds}"
     return [Note(note), Grid(found)] if found else []
 
 
 def features(evidence: dict) -> list[Item]:
-    """Maps of the features, by domain, then by class."""
-    by_domain, by_class, said = feature_maps(evidence)
-    return [Note(said), Grid(by_domain), Grid(by_class)]
+    """Show maps of the features, coloured by domain, then by class."""
+    found = evidence.get("tsne") or {}
+    collapsed = "The features of {} are all the same: nothing to map."
+    said = [collapsed.format(name) for name in found.get("collapsed", [])]
+    if not (maps := kept(found.get("maps", {}))):
+        return [Note(" ".join(said))]
+    names, classes = [evidence["source"], evidence["target"]], evidence["classes"]
+    sizes = len(found["source"]), len(found["target"])
+    domain, label = np.repeat([0, 1], sizes), np.asarray(found["labels"])
+    notes = [f"{classes[k]}, {names[d]}" for k, d in zip(label, domain, strict=True)]
+    # A colour for each of the most frequent classes, ties by index.
+    present, times = np.unique(label[domain == 1] if sizes[1] else label, return_counts=True)
+    shown = sorted(present[np.argsort(-times, kind="stable")[:COLOURS]].tolist())
+    group = [shown.index(k) if k in shown else -1 for k in label]
+    rings: dict[str, Any] = {"shapes": domain, "shape_names": names, "notes": notes}
+    by_domain, by_class = [], []
+    for name, points in maps.items():
+        by_domain.append(scatter(f"{name}, by domain", points, domain, names, notes=notes))
+        labels = [classes[k] for k in shown]
+        by_class.append(scatter(f"{name}, by class", points, group, labels, **rings))
+    others = len(set(label.tolist())) - len(shown)
+    text = (
+        f"t-SNE of the features of {sizes[0]} + {sizes[1]} test images, the same on every map "
+        f"(seed {evidence['seed']}); only neighbourhoods mean something, not axes or distances "
+        "between groups. Methods without an adapter leave CLIP's features as they are."
+    )
+    text += f" By class: {len(shown)} classes, {others} others grey." if others else ""
+    return [Note(" ".join([text, *said])), Grid(by_domain), Grid(by_class)]
 
 
 def _accuracy_bars(results: dict) -> list[str]:
@@ -90,29 +108,24 @@ def _accuracy_bars(results: dict) -> list[str]:
                 values = 100 * np.asarray(r["accuracies"])
                 note = f"seeds: {', '.join(f'{v:.1f}' for v in values)}" if len(values) > 1 else ""
                 mean, std = 100 * r["accuracy_mean"], 100 * r["accuracy_std"]
-                kind = kinds[line.method]
-                rows.append(Bar(line.name, mean, mean - std, mean + std, note, kind))
+                ends = mean - std, mean + std
+                rows.append(Bar(line.name, mean, *ends, note, kinds[line.method]))
         charts.append(bars(f"Test accuracy on {domain} ({role}), %", rows, unit=" %"))
     return charts
 
 
 def distances(results: dict) -> str:
-    """Bars of the proxy A-distance of source and target test images, mean over seeds."""
+    """Draw the proxy A-distances of source and target test images, mean over seeds."""
     kinds = colours(results)
-    measured = {
-        name: [value for value in values if value is not None]
-        for name, values in (results.get("proxy_a_distance") or {}).items()
-    }
     rows = [
         Bar(name, float(np.mean(v)), min(v), max(v), f"{len(v)} seeds", kinds.get(name, "c0"))
-        for name, v in measured.items()
-        if v
+        for name, v in report.measured_distances(results).items()
     ]
     return bars("Proxy A-distance (0 alike, 2 apart)", rows, digits=2)
 
 
 def class_changes(evidence: dict) -> list[Item]:
-    """What every method changed of every class on the target, sorted."""
+    """Show the change of each class's target accuracy from zero-shot to every method, sorted."""
     found = evidence.get("per_class") or {}
     accuracy, n = found.get("accuracy", {}), found.get("n", [])
     before = accuracy.get("zero_shot") or []
@@ -135,7 +148,6 @@ def class_changes(evidence: dict) -> list[Item]:
 
 
 def _changes(classes: list, before: list, after: list, n: list) -> list[Bar]:
-    """A bar for each class whose accuracy moved, gains first."""
     rows = []
     for name, old, new, count in zip(classes, before, after, n, strict=True):
         if old is not None and new != old:
@@ -145,7 +157,7 @@ def _changes(classes: list, before: list, after: list, n: list) -> list[Bar]:
 
 
 def worst(evidence: dict) -> list[Item]:
-    """The worst classes of each method with images; the last method's unfolded."""
+    """Show the worst classes of each method with images; the last method's unfolded."""
     found = {name: classes for name, classes in (evidence.get("worst") or {}).items() if classes}
     if not found:
         return []
@@ -153,75 +165,55 @@ def worst(evidence: dict) -> list[Item]:
         f"Classes of lowest accuracy on {evidence['target']}, seed {evidence['seed']}, what "
         "they are mistaken for, and the surest mistakes as the model saw them."
     )
-    first, *others = [
-        Cards(name, [_card(each, evidence) for each in found[name]], folded=True)
-        for name in reversed(found)
+    cards = [
+        Cards(name, [_card(each, evidence) for each in found[name]], folded=i > 0)
+        for i, name in enumerate(reversed(found))
     ]
-    return [Note(note), first._replace(folded=False), *others]
+    return [Note(note), *cards]
 
 
 def _card(each: dict, evidence: dict) -> Card:
-    """A class: how often it is right, what it is taken for, some images."""
     names, images = evidence["classes"], evidence.get("images") or {}
     taken = [f"{names[k]} ({count})" for k, count in each["confusions"][:CONFUSIONS]]
     if more := sum(count for _, count in each["confusions"][CONFUSIONS:]):
         taken.append(f"others ({more})")
     name, n = names[each["class"]], each["n"]
-    pictures = [
-        Picture(images[str(e["row"])], name, names[e["predicted"]])
-        for e in each["examples"]
-        if str(e["row"]) in images
-    ]
+    shown = [e for e in each["examples"] if str(e["row"]) in images]
+    pictures = [Picture(images[str(e["row"])], name, names[e["predicted"]]) for e in shown]
     right = f"{round(each['accuracy'] * n)} of {n} right"
     return Card(name, right, pictures, f"Taken for {', '.join(taken)}")
 
 
 def selection(results: dict) -> list[Item]:
-    """Which epoch each rule would pick, and what it is worth on both domains."""
-    rules = results.get("selection_rules") or {}
+    """Show the epoch that each rule picks, and its accuracy on both domains."""
     lines = [
-        [
-            method,
-            rule,
-            _value(v.get("epoch"), 0),
-            _percent(v.get("source")),
-            _percent(v.get("target")),
-        ]
-        for method, by_rule in rules.items()
+        [method, rule, _value(v.get("epoch"), 0)]
+        + [_value(v.get(end), 1, 100) for end in ("source", "target")]
+        for method, by_rule in (results.get("selection_rules") or {}).items()
         for rule, v in by_rule.items()
     ]
-    if not lines:
-        return []
     source, target = results["data"]["source"], results["data"]["target"]
     text = "The epoch that each rule picks, and test accuracy there; an oracle sees target labels."
     header = ["method", "rule", "epoch", f"{source} (source), %", f"{target} (target), %"]
-    return [Note(text), Table(header, lines, folded=False)]
+    return [Note(text), Table(header, lines, folded=False)] if lines else []
 
 
 def _value(value: Any, digits: int, factor: float = 1) -> str:
-    """A number, or several over seeds as mean and spread."""
     numbers = np.atleast_1d(np.asarray([] if value is None else value, float)) * factor
     if not len(numbers):
         return "–"
-    if len(numbers) == 1:
-        return f"{numbers[0]:.{digits}f}"
-    return f"{numbers.mean():.{digits}f} ± {numbers.std(ddof=1):.{digits}f}"
-
-
-def _percent(value: Any) -> str:
-    return _value(value, 1, 100)
+    spread = f" ± {numbers.std(ddof=1):.{digits}f}" if len(numbers) > 1 else ""
+    return f"{numbers.mean():.{digits}f}{spread}"
 
 
 def about(results: dict, config: dict) -> list[Item]:
-    """Times, versions and the whole config."""
-    seconds, versions = results.get("timing_s") or {}, results.get("versions") or {}
+    """Show times, versions and the whole config."""
+    seconds = results.get("timing_s") or {}
     steps = ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
+    versions = ", ".join(f"{k} {v}" for k, v in (results.get("versions") or {}).items())
+    lines = [json.dumps(config, indent=2, ensure_ascii=False)] if config else []
     return [
-        Note(f"Time: {steps}; {sum(seconds.values()):.0f} s together." if seconds else ""),
-        Note(f"With {', '.join(f'{k} {v}' for k, v in versions.items())}." if versions else ""),
-        Listing(
-            "Config",
-            [json.dumps(config, indent=2, ensure_ascii=False)] if config else [],
-            folded=True,
-        ),
+        Note(f"Time: {steps}; {sum(seconds.values()):.0f} s together." if steps else ""),
+        Note(f"With {versions}." if versions else ""),
+        Listing("Config", lines, folded=True),
     ]

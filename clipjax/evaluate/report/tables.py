@@ -1,9 +1,4 @@
-"""What reports say: chapters of sentences, tables, lists, charts, images; in short as text.
-
-Plain data. `page` shows all of it, each item with the macro of its `kind` in assets/report; a
-terminal gets tables and lists, long ones in short. An item without content is false and is shown
-nowhere.
-"""
+"""The content of reports as plain data; `page` renders items by the macros of their `kind`."""
 
 from __future__ import annotations
 
@@ -17,14 +12,12 @@ class Table(NamedTuple):
     header: Sequence[str]
     lines: Sequence[Sequence[str]]
     title: str = ""
-    head: int = 30  # how many lines a terminal shows from the beginning ...
+    head: int = 30  # lines that a terminal shows from the beginning ...
     tail: int = 0  # ... and from the end
-    mark: int = -1  # the column that stands out on a page
-    folded: bool | None = None  # on a page; None: where it is long
+    mark: int = -1  # column that a page highlights
+    folded: bool | None = None  # on a page; None: if it is long
     kind = "table"
-
-    def __bool__(self) -> bool:
-        return bool(self.lines)
+    __bool__ = lambda self: bool(self.lines)
 
 
 class Listing(NamedTuple):
@@ -32,12 +25,10 @@ class Listing(NamedTuple):
 
     title: str
     lines: Sequence[str]
-    head: int = 20  # how many a terminal shows
+    head: int = 20  # lines that a terminal shows
     folded: bool = False
     kind = "listing"
-
-    def __bool__(self) -> bool:
-        return bool(self.lines)
+    __bool__ = lambda self: bool(self.lines)
 
 
 class Note(NamedTuple):
@@ -45,19 +36,15 @@ class Note(NamedTuple):
 
     text: str
     kind = "note"
-
-    def __bool__(self) -> bool:
-        return bool(self.text)
+    __bool__ = lambda self: bool(self.text)
 
 
 class Grid(NamedTuple):
-    """Charts side by side, as many as the window has room for; SVG each."""
+    """Charts (SVG) side by side."""
 
     charts: Sequence[str]
     kind = "grid"
-
-    def __bool__(self) -> bool:
-        return any(self.charts)
+    __bool__ = lambda self: any(self.charts)
 
 
 class Picture(NamedTuple):
@@ -69,7 +56,7 @@ class Picture(NamedTuple):
 
 
 class Card(NamedTuple):
-    """A class: its name, what is said beside and below it, some of its images."""
+    """A class: its name, what stands beside and below it, some of its images."""
 
     name: str
     aside: str
@@ -78,79 +65,63 @@ class Card(NamedTuple):
 
 
 class Cards(NamedTuple):
-    """Cards side by side, under a title that folds them away."""
+    """Cards side by side, under a title that folds them."""
 
     title: str
     cards: Sequence[Card]
     folded: bool = False
     kind = "cards"
-
-    def __bool__(self) -> bool:
-        return bool(self.cards)
+    __bool__ = lambda self: bool(self.cards)
 
 
 class Link(NamedTuple):
-    """A way to another page."""
+    """A link to another page."""
 
     words: str
     href: str
     kind = "link"
-
-    def __bool__(self) -> bool:
-        return bool(self.href)
+    __bool__ = lambda self: bool(self.href)
 
 
 Item = Table | Listing | Note | Grid | Cards | Link
 
 
 class Chapter(NamedTuple):
-    """A part of what is said, false if that is nothing."""
+    """A section of a page; false if it is empty."""
 
     name: str  # anchor
     heading: str
     notes: Sequence[str] = ()  # sentences, before the items
     items: Sequence[Item] = ()
-
-    def __bool__(self) -> bool:
-        return bool(self.notes) or any(self.items)
+    __bool__ = lambda self: bool(self.notes) or any(self.items)
 
 
 def aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """Columns under each other, the first to the left, the others to the right.
+    """Pad columns to equal widths, the first to the left, the others to the right.
 
     >>> aligned(["a", "n"], [["cat", "10"]])
     ['a     n', 'cat  10']
     """
-    widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
+    rows = [header, *lines]
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [header, *lines]
+        "  ".join([row[0].ljust(first), *map(str.rjust, row[1:], others)]).rstrip() for row in rows
     ]
 
 
 def as_text(chapter: Chapter) -> str:
-    """A chapter for a terminal, long items in short; "" of an empty one."""
+    """Format the notes, tables and lists of a chapter for a terminal, long ones in short."""
     items = [item for item in chapter.items if item and isinstance(item, Table | Listing)]
-    parts = list(map(_item_text, items))
-    if not parts and not chapter.notes:
-        return ""
-    return "\n".join([f"\n== {chapter.heading}", *chapter.notes, *parts])
+    lines = [*chapter.notes, *(line for item in items for line in _shown(item))]
+    return "\n".join([f"\n== {chapter.heading}", *lines]) if lines else ""
 
 
-def _item_text(item: Table | Listing) -> str:
-    title = [item.title] if item.title else []
-    if isinstance(item, Table):
-        head, *lines = aligned(item.header, item.lines)
-        lines = _shortened(lines, item.head, item.tail)
-        return "\n".join([*title, *(f"  {line}" for line in [head, *lines])])
-    return "\n".join([*title, *(f"  {line}" for line in _shortened(item.lines, item.head, 0))])
-
-
-def _shortened(lines: Sequence[str], head: int, tail: int) -> list[str]:
+def _shown(item: Table | Listing) -> list[str]:
+    """Return title and lines of an item without the middle of a long one."""
+    is_table = isinstance(item, Table)
+    lines = aligned(item.header, item.lines) if is_table else [*item.lines]
+    head, tail = (item.head + 1, item.tail) if is_table else (item.head, 0)  # 1 is the header
     hidden = len(lines) - head - tail
-    if hidden <= 1:  # leaving one out saves nothing
-        return list(lines)
-    return [*lines[:head], f"... {hidden:,} more, all on the page", *lines[len(lines) - tail :]]
+    if hidden > 1:  # leaving one out saves nothing
+        lines[head : head + hidden] = [f"... {hidden:,} more, all on the page"]
+    return [*filter(None, [item.title]), *(f"  {line}" for line in lines)]

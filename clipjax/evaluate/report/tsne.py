@@ -1,7 +1,4 @@
-"""What a report page shows beyond results and metrics: maps of features, classes, mistakes.
-
-Pure functions of numpy arrays that return what JSON can hold.
-"""
+"""The content of evidence.json, as JSON values: maps of features, worst classes, thumbnails."""
 
 from __future__ import annotations
 
@@ -19,21 +16,18 @@ _ITERATIONS = 500  # twice sklearn's 250 of early exaggeration; twice as many mo
 def tsne_maps(
     features: dict[str, tuple[np.ndarray, np.ndarray]], seed: int, limit: int = 300
 ) -> dict[str, Any]:
-    """Maps of two domains' features in the plane, one for each entry, of the same examples.
+    """Map two domains' features to the plane, the same examples for every entry.
 
-    t-SNE (van der Maaten and Hinton 2008) as scikit-learn has it, started from the first two
-    principal components, with a perplexity of 30 or what fewer points allow.
+    t-SNE (van der Maaten and Hinton 2008) from the first two principal components, with a
+    perplexity of 30 or the largest that fewer points allow.
 
-    Args:
-      features: name -> (source float [N, F], target float [M, F]); the same N and M in all, while F
-        may differ.
-      seed: of the choice of examples and of t-SNE.
-      limit: examples of each domain; more are left out at random.
+    `features` map names to (source float [N, F], target float [M, F]), N and M the same in all;
+    `seed` is for t-SNE and for drawing at most `limit` examples from each domain.
 
     Returns:
       {"source": chosen rows, "target": chosen rows, "maps": {name: [[x, y], ...]}, "collapsed":
-      [names]}. A map lists the source's rows first. Too few points for a map give no map; features
-      that are all equal are `collapsed`.
+      [names]}. A map lists the source's rows first. Fewer than 6 points, or one feature, give no
+      map; features that are all equal are `collapsed`.
     """
     found: dict[str, Any] = {"source": [], "target": [], "maps": {}, "collapsed": []}
     if not features:
@@ -56,12 +50,11 @@ def tsne_maps(
 
 
 def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
-    """t-SNE of features [N, F], float [N, 2]."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
 
-    # One thread: several round differently, and wait for each other for long on a busy machine.
+    # One thread: several round differently, and are slow on a busy machine.
     with threadpool_limits(1):
         if min(x.shape) > _COMPONENTS:
             x = PCA(_COMPONENTS, svd_solver="full").fit_transform(x)
@@ -75,23 +68,13 @@ def _tsne(x: np.ndarray, seed: int) -> np.ndarray:
 
 
 def worst_classes(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    num_classes: int,
-    worst: int = 5,
-    examples: int = 4,
+    logits: np.ndarray, labels: np.ndarray, num_classes: int, worst: int = 5, examples: int = 4
 ) -> list[dict[str, Any]]:
-    """The classes of lowest accuracy and what they are mistaken for.
+    """Find the `worst` classes by logits [N, K] and labels int [N], with wrong `examples` of each.
 
-    Among equals, the class with more examples comes first, then the one of lower index. Examples
-    are those of the largest margin, logit of the answer over logit of the label: the surest errors.
-
-    Args:
-      logits: float [N, K].
-      labels: int [N].
-      num_classes: K.
-      worst: how many classes; those without a mistake are never among them.
-      examples: how many wrong examples of each.
+    Classes without mistakes are left out. Among equal accuracies, the class with more examples
+    comes first, then the one of lower index. Examples are those of the largest margin, logit of the
+    answer over logit of the label.
 
     Returns:
       [{"class", "accuracy", "n", "confusions": [[class, count], ...] most frequent first,
@@ -103,36 +86,34 @@ def worst_classes(
     n = np.bincount(labels, minlength=num_classes)
     wrong = np.bincount(labels[answers != labels], minlength=num_classes)
     accuracy = 1 - wrong / np.maximum(n, 1)
-    order = [c for c in np.lexsort((-n, accuracy)) if wrong[c]]
     found = []
-    for c in order[:worst]:
+    for c in [c for c in np.lexsort((-n, accuracy)) if wrong[c]][:worst]:
         rows = np.flatnonzero((labels == c) & (answers != c))
         counts = np.bincount(answers[rows], minlength=num_classes)
-        confusions = [k for k in np.argsort(-counts, kind="stable") if counts[k]]
+        confused = [k for k in np.argsort(-counts, kind="stable") if counts[k]]
         shown = rows[np.argsort(-margin[rows], kind="stable")][:examples]
-        found.append(
-            {
-                "class": int(c),
-                "accuracy": round(float(accuracy[c]), 4),
-                "n": int(n[c]),
-                "confusions": [[int(k), int(counts[k])] for k in confusions],
-                "examples": [{"row": int(i), "predicted": int(answers[i])} for i in shown],
-            }
-        )
+        each = {"class": int(c), "accuracy": round(float(accuracy[c]), 4), "n": int(n[c])}
+        each["confusions"] = [[int(k), int(counts[k])] for k in confused]
+        each["examples"] = [{"row": int(i), "predicted": int(answers[i])} for i in shown]
+        found.append(each)
     return found
 
 
-def thumbnail(image: np.ndarray) -> str:
-    """An image, uint8 [H, W, 3], as a data URI of at most 64 pixels a side.
-
-    >>> import numpy as np
-    >>> thumbnail(np.zeros((2, 2, 3), np.uint8))[:22]
-    'data:image/webp;base64'
-    """
+def reduced(image: np.ndarray, side: int):
+    """Reduce a uint8 image [H, W, 3] to a Pillow image of at most `side` pixels a side."""
     from PIL import Image
 
     picture = Image.fromarray(image)
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.thumbnail((side, side))
+    return picture
+
+
+def thumbnail(image: np.ndarray) -> str:
+    """Encode a uint8 image [H, W, 3] as a data URI of at most 64 pixels a side.
+
+    >>> thumbnail(np.zeros((2, 2, 3), np.uint8))[:22]
+    'data:image/webp;base64'
+    """
     file = io.BytesIO()
-    picture.save(file, "WEBP", quality=80)
+    reduced(image, THUMBNAIL).save(file, "WEBP", quality=80)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
