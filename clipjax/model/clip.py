@@ -1,8 +1,7 @@
 """CLIP's two towers in flax.linen (Radford et al. 2021, arXiv 2103.00020).
 
-Parameters are plain nested dicts whose names follow one input-to-output order, so that
-`clipjax.train.groups.layer_groups` can name, freeze and scale them. Shapes, activations and
-pooling rules come from `CLIPConfig`; `clipjax.model.hf.names` knows Hugging Face's names for them.
+Parameters are nested dicts in input-to-output order, so that `clipjax.train.groups.layer_groups`
+can name, freeze and scale them; `clipjax.model.hf.names` has Hugging Face's names for them.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class VisionConfig(TowerConfig):
 
     @property
     def num_patches(self) -> int:
-        """Patches per image, without the class token."""
+        """Number of patches per image, without the class token."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -60,8 +59,7 @@ class TextConfig(TowerConfig):
 class CLIPConfig:
     """Both towers, the width of the shared space and the initial log temperature.
 
-    A tower is None where a checkpoint holds only the other (`CLIPVisionModelWithProjection` and
-    `CLIPTextModelWithProjection` of transformers).
+    A tower is None where a checkpoint holds only the other (transformers' ...ModelWithProjection).
     """
 
     vision: VisionConfig | None
@@ -71,7 +69,7 @@ class CLIPConfig:
 
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:
-    """Cuts NHWC images into rows of flat patches, [B, H, W, C] -> [B, N, patch*patch*C]."""
+    """Cut images into rows of flat patches, [B, H, W, C] -> [B, N, patch*patch*C]."""
     batch, height, width, channels = images.shape
     grid = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
@@ -81,9 +79,8 @@ class VisionTower(nn.Module):
     """Images to the pooled class token, float [B, S, S, 3] -> float32 [B, D].
 
     `keep` < 1 encodes a random part of the patches, chosen per image with `rng` (FLIP, Li et al.
-    2023, arXiv 2212.00794): training is then nearly 1/keep times cheaper. With
-    `all_hidden=True` the list of hidden states [B, T, D] (embedding, then every block) is returned
-    beside the pooled output.
+    2023, arXiv 2212.00794). `all_hidden=True` also returns the hidden states, a list of [B, T, D]
+    (embedding, then every block).
     """
 
     config: VisionConfig
@@ -124,21 +121,19 @@ class VisionTower(nn.Module):
 
 
 def pool_positions(ids: jax.Array, eos_token_id: int) -> jax.Array:
-    """Index of the token whose state stands for the text, int [B, T] -> int [B].
+    """Return the index of the token that represents the text, int [B, T] -> int [B].
 
-    Exports with `eos_token_id == 2` were made when the pooled token was the largest id; all others
-    pool the first EOS. (transformers issue 24650 tells the story.)
+    It is the first EOS, or the largest id in old exports with `eos_token_id == 2` (transformers
+    issue 24650).
     """
-    if eos_token_id == 2:
-        return jnp.argmax(ids, axis=-1)
-    return jnp.argmax(ids == eos_token_id, axis=-1)
+    return jnp.argmax(ids if eos_token_id == 2 else ids == eos_token_id, axis=-1)
 
 
 class TextTower(nn.Module):
     """Token ids to the pooled EOS state, int32 [B, T] -> float32 [B, D]. Causal attention.
 
-    `embeddings` float32 [B, T, D] stand in for those of the ids (learned prompts), which then only
-    say where a text ends.
+    `embeddings` float32 [B, T, D] (learned prompts) replace those of the ids, which then only mark
+    the end of a text.
     """
 
     config: TextConfig
@@ -171,10 +166,9 @@ class TextTower(nn.Module):
 
 @jax.custom_jvp
 def clamp_logit_scale(x: jax.Array) -> jax.Array:
-    """min(x, ln 100), float32 [], whose gradient is 1 everywhere (a straight-through estimate).
+    """Compute min(x, ln 100), float32 [], with gradient 1 everywhere (straight-through).
 
-    The gradient of `jnp.minimum` is 1/2 at a tie, where OpenAI's checkpoints lie, and 0 above,
-    from where no training would come down again.
+    The gradient of `jnp.minimum` is 1/2 at a tie, where OpenAI's checkpoints lie, and 0 above.
 
     >>> import jax
     >>> [round(jax.grad(clamp_logit_scale)(x).item(), 1) for x in (4.0, MAX_LOGIT_SCALE, 5.0)]
@@ -183,13 +177,11 @@ def clamp_logit_scale(x: jax.Array) -> jax.Array:
     return jnp.minimum(x, MAX_LOGIT_SCALE)
 
 
-@clamp_logit_scale.defjvp
-def _through(primals, tangents):
-    return clamp_logit_scale(*primals), tangents[0]
+clamp_logit_scale.defjvp(lambda primals, tangents: (clamp_logit_scale(*primals), tangents[0]))
 
 
 def tell_clamped(logit_scale: float) -> str:
-    """A sentence on a learned scale that `CLIP.scale` clamps; "" where that changes nothing.
+    """Warn of a learned scale that `CLIP.scale` clamps; "" where that changes nothing.
 
     OpenAI's own lie within a thousandth of ln 100.
 
@@ -208,12 +200,13 @@ class CLIP(nn.Module):
     """Vision tower, text tower, projections and logit scale.
 
     Embeddings are float32 [B, projection_dim] and **not** normalised; `normalize` does that.
-    `dtype` is what the towers compute in, whatever dtype the parameters are stored in; `kernel`
-    picks the attention kernel (`clipjax.model.layers.attention.attend`): None, "xla", or "cudnn"
-    (flash attention; NVIDIA GPUs in half precision, a ConfigError elsewhere). `remat` is what the
-    backward pass computes a second time instead of keeping it (`REMAT`). On CPU
-    products and gradients are asked for in another way (`clipjax.model.layers.dense`); which way is
-    chosen when a program is lowered, for the platform that it is lowered for.
+
+    Attributes:
+      config: sizes.
+      dtype: in which the towers compute, whatever dtype the parameters are stored in.
+      kernel: of attention, see `clipjax.model.layers.attention.attend`: None, "xla", or "cudnn"
+        (flash attention; NVIDIA GPUs in half precision, a ConfigError elsewhere).
+      remat: what the backward pass recomputes instead of keeping it, see `REMAT`.
     """
 
     config: CLIPConfig
@@ -235,31 +228,28 @@ class CLIP(nn.Module):
             self.logit_scale = self.param("logit_scale", init, ())
 
     def encode_image(self, images: jax.Array, *, keep: float = 1.0, rng=None) -> jax.Array:
-        """Preprocessed images [B, S, S, 3] to embeddings float32 [B, projection_dim]."""
+        """Embed preprocessed images [B, S, S, 3], float32 [B, projection_dim]."""
         return self.visual_projection(self.vision(images, keep=keep, rng=rng))
 
     def encode_text(self, ids: jax.Array, embeddings: jax.Array | None = None) -> jax.Array:
-        """Token ids int32 [B, T] to embeddings float32 [B, projection_dim].
+        """Embed token ids int32 [B, T], float32 [B, projection_dim].
 
-        `embeddings` of the tokens, [B, T, hidden_size], stand in for the model's own.
+        Token `embeddings` [B, T, hidden_size] replace the model's own.
         """
         return self.text_projection(self.text(ids, embeddings))
 
     def scale(self) -> jax.Array:
-        """The factor on cosine similarities: exp(logit_scale), clamped at 100.
-
-        The gradient passes the clamp (`clamp_logit_scale`).
-        """
+        """Return the factor on cosine similarities: exp(logit_scale), clamped at 100."""
         return jnp.exp(clamp_logit_scale(self.logit_scale.astype(jnp.float32)))
 
     def __call__(self, images: jax.Array, ids: jax.Array) -> jax.Array:
-        """Similarity logits of every image with every text, float32 [B_images, B_texts]."""
+        """Compute similarity logits of images and texts, float32 [B_images, B_texts]."""
         image, text = normalize(self.encode_image(images)), normalize(self.encode_text(ids))
         return self.scale() * image @ text.T
 
 
 def normalize(x: jax.Array, axis: int = -1) -> jax.Array:
-    """Scales vectors to Euclidean length 1, the geometry CLIP is trained in.
+    """Scale vectors to Euclidean length 1.
 
     >>> import jax.numpy as jnp
     >>> normalize(jnp.array([[3.0, 4.0]])).tolist()

@@ -11,7 +11,7 @@ from clipjax.errors import CheckpointError, ConfigError
 from clipjax.model.clip import normalize
 from clipjax.model.prompts import fill_prompts
 
-GROUPS = 5  # of classes that are alike, and of names in a group, that a sentence lists
+GROUPS = 5  # of indistinguishable classes, and names in a group, that a sentence lists
 
 
 def zero_shot_classifier(
@@ -22,14 +22,13 @@ def zero_shot_classifier(
     *,
     batch_size: int = 64,
 ) -> jnp.ndarray:
-    """Class weights from text: normalise each prompt's embedding, average, normalise again.
+    """Compute class weights: normalise each prompt's embedding, average, normalise again.
 
     Radford et al. 2021, section 3.1.4. `features @ weights.T` are cosine similarities.
 
     Args:
-      encode_text: token ids int32 [B, T] -> embeddings [B, P], T at most the tokenizer's context: a
-        causal tower, which does not look at the padding that is cut off. Compile it with the
-        parameters as an argument: as constants they would be in memory twice.
+      encode_text: token ids int32 [B, T] -> embeddings [B, P] of a causal tower; padding is cut
+        off. Compile it with the parameters as an argument, or they are in memory twice.
       tokenize: texts -> token ids, see `clipjax.load_tokenizer`.
       class_names: K names.
       prompts: a template, a list of them, or the name of a set (`clipjax.model.prompts.PROMPTS`).
@@ -46,7 +45,7 @@ def class_tokens(
     class_names: Sequence[str],
     prompts: str | Sequence[str],
 ) -> np.ndarray:
-    """Ids of every class in every prompt, int32 [K, prompts, T]; see `zero_shot_classifier`."""
+    """Tokenize every class in every prompt, int32 [K, prompts, T]; see `zero_shot_classifier`."""
     per_class = [fill_prompts(name, prompts) for name in class_names]
     ids = tokenize([text for filled in per_class for text in filled])
     return ids.reshape(len(per_class), len(per_class[0]), -1)
@@ -55,7 +54,7 @@ def class_tokens(
 def class_weights(
     encode_text: Callable[[np.ndarray], jnp.ndarray], tokens: np.ndarray, batch_size: int = 64
 ) -> jnp.ndarray:
-    """Class weights float32 [K, P] of ids int32 [K, prompts, T]; see `zero_shot_classifier`."""
+    """Compute class weights float32 [K, P] of ids [K, prompts, T]; see `zero_shot_classifier`."""
     ids = without_padding(tokens.reshape(-1, tokens.shape[-1]))
     batch_size = min(batch_size, len(ids))
     rows = []
@@ -68,11 +67,7 @@ def class_weights(
 
 
 def check_class_weights(weights: np.ndarray, origin: object) -> None:
-    """Refuses class weights float [K, P] that can tell no classes apart.
-
-    Raises:
-      CheckpointError: they are not finite, or all the same up to rounding.
-    """
+    """Raise CheckpointError for class weights [K, P] that are not finite, or all the same."""
     weights = np.asarray(weights, np.float32)
     if not np.isfinite(weights).all():
         raise CheckpointError(
@@ -87,9 +82,7 @@ def check_class_weights(weights: np.ndarray, origin: object) -> None:
 
 
 def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """Sentences on classes whose prompts are the same to a text tower, none if there are none.
-
-    Names are alike once they are cleaned, in lower case, or cut at the context's length.
+    """Return warnings of classes with the same prompt tokens, as after cutting at the context.
 
     Args:
       tokens: int32 [K, prompts, T], see `class_tokens`.
@@ -97,7 +90,7 @@ def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str])
       texts: the first class's prompts.
 
     Raises:
-      ConfigError: they are all the same.
+      ConfigError: all classes have the same.
     """
     same = (tokens == tokens[:1]).all(axis=(0, 2))
     if len(classes) > 1 and same.all():
@@ -116,8 +109,7 @@ def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str])
     groups: dict[bytes, list[str]] = {}
     for name, ids in zip(classes, tokens, strict=True):
         groups.setdefault(ids.tobytes(), []).append(name)
-    alike = [names for names in groups.values() if len(names) > 1]
-    if alike:
+    if alike := [names for names in groups.values() if len(names) > 1]:
         shown = "; ".join(_listed(names) for names in alike[:GROUPS])
         more = f"; and {len(alike) - GROUPS} more such groups" if len(alike) > GROUPS else ""
         found.append(
@@ -128,27 +120,22 @@ def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str])
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names in quotes, the first few.
-
-    >>> _listed(["a", "b", "c"])
-    "'a', 'b' and 'c'"
-    """
+    *shown, last = map(repr, names)
     if len(names) > GROUPS:
-        return ", ".join(map(repr, names[:GROUPS])) + f" and {len(names) - GROUPS} more"
-    return ", ".join(map(repr, names[:-1])) + f" and {names[-1]!r}"
+        shown, last = map(repr, names[:GROUPS]), f"{len(names) - GROUPS} more"
+    return f"{', '.join(shown)} and {last}"
 
 
 def without_padding(ids: np.ndarray, multiple: int = 8) -> np.ndarray:
-    """Cuts columns of padding off token ids, int32 [N, T] -> [N, t]; every text keeps its EOS.
+    """Cut columns of padding off token ids, int32 [N, T] -> [N, t]; every text keeps its EOS.
 
-    A causal tower pooled at the EOS token gives the same embeddings; prompts of a dozen tokens in a
-    context of 77 are encoded several times as fast. The length is rounded up to a multiple, so that
-    few shapes are compiled.
+    A causal tower gives the same embeddings, faster. The length is rounded up to a multiple, so
+    that few shapes are compiled.
 
     >>> without_padding(np.array([[7, 1, 9, 9, 9, 9], [7, 1, 2, 9, 9, 9]]), multiple=1).tolist()
     [[7, 1, 9, 9], [7, 1, 2, 9]]
     """
-    # What repeats at a row's end is padding, except the first of it, which may be the EOS.
+    # Equal tokens at a row's end are padding, except the first, which may be the EOS.
     repeats = np.cumprod((ids == ids[:, -1:])[:, ::-1], axis=1).sum(axis=1)
     longest = ids.shape[1] - int(repeats.min()) + 1
     return ids[:, : min(ids.shape[1], -(-longest // multiple) * multiple)]

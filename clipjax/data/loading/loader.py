@@ -17,7 +17,7 @@ Batch = dict[str, Any]
 
 
 class Unreachable(Skipped):
-    """An image that could not be read now, and may be another time: nothing is wrong with it."""
+    """An image that could not be read now, but may be readable another time."""
 
     __slots__ = ()
 
@@ -46,10 +46,15 @@ class BatchLoader:
         return -(-most // self.batch_size)
 
     def __call__(self, number: int) -> Batch:
-        batch = self._blank()
-        places = number * self.batch_size + np.arange(self.batch_size)
-        rows = places * self.process[1] + self.process[0]
+        count, size = self.batch_size, self.preprocess.size
+        rows = (number * count + np.arange(count)) * self.process[1] + self.process[0]
         rows = rows[rows < len(self.source)]
+        batch = {
+            "image": np.zeros((count, size, size, 3), np.uint8),
+            "label": np.zeros(count, np.int32),
+            "mask": np.zeros(count, bool),
+            "row": np.full(count, -1, np.int32),
+        }
         batch["row"][: len(rows)] = rows
         batch["label"][: len(rows)] = np.asarray(self.source.labels)[rows]
         problems = []
@@ -61,17 +66,8 @@ class BatchLoader:
                 batch["image"][place], batch["mask"][place] = found, True
         return batch | {"problems": tuple(problems)}
 
-    def _blank(self) -> Batch:
-        size = self.preprocess.size
-        return {
-            "image": np.zeros((self.batch_size, size, size, 3), np.uint8),
-            "label": np.zeros(self.batch_size, np.int32),
-            "mask": np.zeros(self.batch_size, bool),
-            "row": np.full(self.batch_size, -1, np.int32),
-        }
-
     def crop(self, row: int) -> np.ndarray | Skipped:
-        """One image, uint8 [S, S, 3], or why there is none; ChangedError where it is another."""
+        """Load one image, uint8 [S, S, 3]; what cannot be read is returned as `Skipped`."""
         name = f"{self.source.domain}/{self.source.split}[{row}]"
         try:
             example = self.source[row]
@@ -94,29 +90,26 @@ def image_batches(
     first: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Every example once, in order; the last batch is padded to the shape of the others.
-
-    An image that cannot be read ends nothing: its row is masked and its problem told.
+    """Yield every example once, in order; the last batch is padded to the shape of the others.
 
     Args:
       source: of examples.
       preprocess: crops them.
-      batch_size: rows of a batch.
-      workers: processes that load; 0 loads in threads of this one.
-      threads: that load, per process; see `load_ahead`.
-      first: number of the first batch, where a part was done before.
-      process: (p, n): this process takes rows p, p + n, p + 2 n, ... Every row comes on one of the
-        n processes, and all have equally many batches; the last may be padding alone.
+      batch_size: B, rows of a batch.
+      workers, threads: that load; see `load_ahead`.
+      first: number of the first batch.
+      process: (p, n): this process takes rows p, p + n, p + 2 n, ... All have equally many batches;
+        the last may be padding alone.
 
     Returns:
       Iterator of {"image" uint8 [B, S, S, 3], "label" int32 [B], "mask" bool [B], "row" int32 [B],
-      "problems": a `Skipped` for each unreadable row, in their order, `Unreachable` where it may be
-      readable another time}. `mask` is False on unreadable rows and on padding; `row` is the index
-      in the source, -1 on padding.
+      "problems": a `Skipped` for each unreadable row, `Unreachable` if it may be readable another
+      time}. `mask` is False on unreadable rows and padding; `row` is the index in the source, -1 on
+      padding.
 
     Raises:
       ChangedError: the data changed since the source was opened.
-      ValueError: a batch size or a process that cannot be.
+      ValueError: an impossible batch size or process.
 
     >>> from clipjax.data.dataset import ArraySource
     >>> images = [np.full((4, 4, 3), 7, np.uint8), b"no image", np.zeros((4, 4, 3), np.uint8)]

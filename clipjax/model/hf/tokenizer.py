@@ -22,23 +22,23 @@ def load_tokenizer(
     context: int | None = None,
     tower: TextConfig | None = None,
 ) -> Callable[[Sequence[str]], np.ndarray]:
-    """The tokenizer of a CLIP as a pure function. Needs transformers, not torch.
+    """Load the tokenizer of a CLIP as a pure function. Needs transformers, not torch.
 
     Args:
-      name_or_path: as `clipjax.load_clip` takes it; of a Hub id only config.json and the
-        tokenizer's files are fetched, no weights.
+      name_or_path: as for `clipjax.load_clip`; of a Hub id only config.json and the tokenizer's
+        files are fetched.
       revision: of a Hub id.
-      context: tokens a text; None takes the text tower's.
-      tower: that reads the ids, which are checked against it; None takes that of config.json.
+      context: tokens per text; None takes the text tower's.
+      tower: text tower to check the ids against; None takes that of config.json.
 
     Returns:
       `tokenize(texts) -> int32 [len(texts), context]`, padded; texts that are too long are cut and
       keep their EOS token. It raises CheckpointError where tokenizer and tower disagree: an id
-      that the tower has no embedding for, or a text whose end is not where the tower looks for it.
+      without an embedding, or a text whose end is not where the tower pools.
 
     Raises:
-      CheckpointError: there is no vocabulary (the message names the files looked for), it is
-        damaged, or no such model, revision, network or permission.
+      CheckpointError: no vocabulary, a damaged one, or no such model, revision, network or
+        permission.
     """
     directory = find_tokenizer(name_or_path, revision)
     if not any((directory / f).exists() for f in ("vocab.json", "tokenizer.json")):
@@ -47,7 +47,9 @@ def load_tokenizer(
             "tokenizer.json is there; copy them from the model's repository."
         )
     if tower is None and (context is None or (directory / "config.json").exists()):
-        tower = _text_tower(directory)
+        tower = config_from_hf(read_json(directory / "config.json")).text
+        if tower is None:
+            raise CheckpointError(f"{directory} holds an image tower only; it cannot read texts.")
     context = tower.max_position_embeddings if context is None else context
     if context < 2:
         raise CheckpointError(
@@ -62,25 +64,13 @@ def load_tokenizer(
         ids = np.asarray(found["input_ids"], np.int32)
         if tower is not None:
             last = np.asarray(found["attention_mask"]).sum(axis=1) - 1
-            _check_tokens(ids, last, tower, lambda row, at: _told(tokenizer, texts, ids, row, at))
+            _check_tokens(tokenizer, texts, ids, last, tower)
         return ids
 
     return tokenize
 
 
-def _text_tower(directory: pathlib.Path) -> TextConfig:
-    config = config_from_hf(read_json(directory / "config.json"))
-    if config.text is None:
-        raise CheckpointError(f"{directory} holds an image tower only; it cannot read texts.")
-    return config.text
-
-
 def _open_tokenizer(directory: pathlib.Path):
-    """transformers' tokenizer, padding on the right.
-
-    Raises:
-      CheckpointError: files that are damaged or do not fit each other.
-    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no advice about a missing torch
     from transformers import CLIPTokenizer
 
@@ -94,7 +84,7 @@ def _open_tokenizer(directory: pathlib.Path):
                     "token, as the model's repository does."
                 )
     try:
-        # Ids depend on no padding; left padding would put the end where no tower looks for it.
+        # With padding on the left the end would not be where towers look for it.
         tokenizer = CLIPTokenizer.from_pretrained(str(directory), padding_side="right")
     except Exception as error:  # tokenizers raises bare ones
         why = " ".join(str(error).split())[:200]
@@ -110,7 +100,7 @@ def _open_tokenizer(directory: pathlib.Path):
 
 
 def _check_merges(directory: pathlib.Path, tokenizer) -> None:
-    """Refuses a merges.txt that was cut short: words would fall into other, shorter tokens."""
+    """Refuse a merges.txt that was cut short: words would fall into other, shorter tokens."""
     lines = (directory / "merges.txt").read_text(encoding="utf-8").splitlines()
     made = {"".join(line.split()) for line in lines}
     learned = {t for t in read_json(directory / "vocab.json") if len(t.removesuffix("</w>")) > 1}
@@ -122,43 +112,34 @@ def _check_merges(directory: pathlib.Path, tokenizer) -> None:
         )
 
 
-def _told(tokenizer, texts: Sequence[str], ids: np.ndarray, row: int, at: int) -> str:
-    """A token of a text, for people."""
-    found = int(ids[row, at])
-    where = f"token {tokenizer.convert_ids_to_tokens(found)!r} (id {found}) of {texts[row]!r}"
-    return f"the tokenizer in {tokenizer.name_or_path} and its config.json disagree: {where}"
-
-
 def _check_tokens(
-    ids: np.ndarray, last: np.ndarray, tower: TextConfig, told: Callable[[int, int], str]
+    tokenizer, texts: Sequence[str], ids: np.ndarray, last: np.ndarray, tower: TextConfig
 ) -> None:
-    """Refuses ids that a text tower would read as something else than was written.
-
-    Args:
-      ids: int32 [N, T].
-      last: int [N], where each text's last token is, behind which there is padding.
-      tower: that reads them.
-      told: (row, column) -> the beginning of a sentence about that token.
+    """Refuse ids int32 [N, T] that a tower reads as something else; `last` [N] is each text's end.
 
     Raises:
       CheckpointError: an id outside of the vocabulary (JAX would take the nearest row), a text
         that is pooled elsewhere than at its end, or one that begins with another token.
     """
-    remedy = "take both from one model, or correct the file that is wrong."
+
+    def refuse(row: int, at: int, fault: str):
+        found = int(ids[row, at])
+        raise CheckpointError(
+            f"the tokenizer in {tokenizer.name_or_path} and its config.json disagree: token "
+            f"{tokenizer.convert_ids_to_tokens(found)!r} (id {found}) of {texts[row]!r} {fault}; "
+            "take both from one model, or correct the file that is wrong."
+        )
+
     for row, at in np.argwhere((ids < 0) | (ids >= tower.vocab_size))[:1]:
-        raise CheckpointError(
-            f"{told(row, at)} is not below vocab_size {tower.vocab_size}; {remedy}"
-        )
-    quirk = tower.eos_token_id == 2  # see clipjax.model.clip.pool_positions
-    pooled = np.argmax(ids if quirk else ids == tower.eos_token_id, axis=1)
+        refuse(row, at, f"is not below vocab_size {tower.vocab_size}")
+    old = tower.eos_token_id == 2  # see clipjax.model.clip.pool_positions
+    pooled = np.argmax(ids if old else ids == tower.eos_token_id, axis=1)
     for row in np.flatnonzero(pooled != last)[:1]:
-        rule = "the largest id" if quirk else f"the first id {tower.eos_token_id}"
-        raise CheckpointError(
-            f"{told(row, last[row])} is its end, and a tower with eos_token_id "
-            f"{tower.eos_token_id} looks for that at {rule}; {remedy}"
-        )
+        rule = "the largest id" if old else f"the first id {tower.eos_token_id}"
+        fault = f"is its end, and a tower with eos_token_id {tower.eos_token_id} looks for that at"
+        refuse(row, last[row], f"{fault} {rule}")
     begin = tower.bos_token_id
-    if quirk or begin is None or begin >= tower.vocab_size:  # as in files that say nothing of it
+    if old or begin is None or begin >= tower.vocab_size:  # as in files that do not set it
         return
     for row in np.flatnonzero(ids[:, 0] != begin)[:1]:
-        raise CheckpointError(f"{told(row, 0)} is its begin, not bos_token_id {begin}; {remedy}")
+        refuse(row, 0, f"is its begin, not bos_token_id {begin}")

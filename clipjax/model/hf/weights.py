@@ -19,7 +19,7 @@ PICKLE = "pytorch_model.bin"
 
 
 class Stored(NamedTuple):
-    """The place of a tensor on disk; `read_tensor` fetches it."""
+    """The place of a tensor on disk; `read_tensor` reads it."""
 
     file: pathlib.Path
     name: str
@@ -27,7 +27,7 @@ class Stored(NamedTuple):
 
 
 def read_json(path: pathlib.Path) -> dict:
-    """A JSON file's dict, or one sentence on what is wrong with it."""
+    """Read the dict of a JSON file; CheckpointError where that is not possible."""
     try:
         data = json.loads(decoded(path.read_bytes(), str(path), CheckpointError))
     except FileNotFoundError:
@@ -45,7 +45,7 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 def pickle_refusal(where: object) -> str:
-    """Why a checkpoint that is only a pickle is not read, and how to convert it."""
+    """Explain why a checkpoint that is only a pickle is not read, and how to convert it."""
     return (
         f"{where} has its weights only as {PICKLE}, a pickle, which can run code when read; "
         "convert it once, where torch is installed and you trust its origin, and give the new "
@@ -60,56 +60,52 @@ def _open(path: pathlib.Path):
     try:
         return safe_open(path, framework="numpy")
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} does not exist; download it, or the whole model, again."
-        ) from None
+        fault = "does not exist; download it, or the whole model, again"
     except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged or cut short ({error}); download it again."
-        ) from None
+        fault = f"is damaged or cut short ({error}); download it again"
+    raise CheckpointError(f"{path} {fault}.")
 
 
 def stored_tensors(directory: pathlib.Path) -> dict[str, Stored]:
-    """Name -> place and shape of every tensor of a model directory; reads headers only.
+    """Map every tensor's name to its place and shape in a model directory; reads headers only.
 
     Raises:
       CheckpointError: no safetensors (a pickle is refused with the way to convert it), a missing
         shard or a damaged file.
     """
     if (directory / SINGLE).exists():
-        files = [directory / SINGLE]
+        names = [SINGLE]
     elif (directory / INDEX).exists():
-        names = read_json(directory / INDEX).get("weight_map", {}).values()
-        files = [directory / name for name in sorted(set(names))]
+        names = sorted(set(read_json(directory / INDEX).get("weight_map", {}).values()))
     elif (directory / PICKLE).exists():
         raise CheckpointError(pickle_refusal(directory))
     else:
         raise CheckpointError(f"{directory} has no {SINGLE}; download it beside config.json.")
-    return {name: stored for file in files for name, stored in stored_in(file).items()}
+    return {key: stored for name in names for key, stored in stored_in(directory / name).items()}
 
 
 def stored_in(file: pathlib.Path) -> dict[str, Stored]:
-    """Name -> place and shape of every tensor of one safetensors file."""
+    """Map every tensor's name to its place and shape in one safetensors file."""
     with _open(file) as opened:
         shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
     return {name: Stored(file, name, shape) for name, shape in shapes.items()}
 
 
 def read_tensor(stored: Stored) -> np.ndarray:
-    """One tensor in its stored dtype.
+    """Read one tensor in its stored dtype.
 
-    The file is opened anew each time: its pages are unmapped again at once, so that loading a
-    model never holds the file and the parameters in memory together.
+    The file is opened each time: so its pages are unmapped at once, and loading a model never
+    holds the file and the parameters in memory together.
     """
     with _open(stored.file) as opened:
         return opened.get_tensor(stored.name)
 
 
 def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np.ndarray:
-    """A tensor of a file in a dtype, all its numbers finite.
+    """Cast a tensor of a file to a dtype.
 
     Raises:
-      CheckpointError: it holds NaN or infinity, or numbers that the dtype does not reach.
+      CheckpointError: it holds NaN or infinity, or numbers beyond the range of the dtype.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         cast = tensor.astype(dtype, copy=False)
@@ -128,7 +124,7 @@ def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes one safetensors file atomically."""
+    """Write one safetensors file atomically."""
     from safetensors.numpy import save_file
 
     with replaced(path) as scratch:
