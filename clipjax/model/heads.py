@@ -143,14 +143,8 @@ def init_heads(
     """Make parameters; a linear class head on bare features starts as the zero-shot classifier.
 
     Weight interpolation with zero-shot CLIP needs that (Wortsman et al. 2022, arXiv 2109.01903).
-    All other heads start random.
-
-    Args:
-      heads: to initialise.
-      key: for the random parts.
-      example: features float [1, P].
-      text_weights: zero-shot class weights [K, P].
-      scale: CLIP's factor on cosine similarities.
+    All other heads start random. `example` are features float [1, P], `text_weights` zero-shot
+    class weights [K, P], and `scale` is CLIP's factor on cosine similarities.
     """
     params = heads.init(key, example).get("params", {})
     if heads.adapter is None and not heads.classifier and heads.members == 1 and not heads.text:

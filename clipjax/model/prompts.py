@@ -72,8 +72,7 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
     80
 
     Raises:
-      ConfigError: a text that is neither a set's name nor a template with `{}`, no text at all, or
-        a class name of only underscores and spaces.
+      ConfigError: no template, one without `{}` that names no set, or an empty class name.
     """
     if isinstance(prompts, str):
         prompts = PROMPTS.get(prompts, (prompts,))
@@ -99,13 +98,8 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
 def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, str]:
     """Read a JSON file {"class": "its name in prompts"} that overrides some class names.
 
-    Args:
-      path: on this machine or in an object store.
-      classes: of the dataset.
-
-    Raises:
-      ConfigError: no such file, no JSON object of texts, a class named twice or one that the
-        dataset lacks, or two classes with the same name in prompts.
+    ConfigError if it cannot be read, is no JSON object of texts, names a class twice or one that
+    the dataset lacks, or gives two classes the same name in prompts.
     """
     where = f"class_names file {shown(path)}"
     text = read_text(path, "class_names file", ConfigError)

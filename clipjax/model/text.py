@@ -82,25 +82,22 @@ def check_class_weights(weights: np.ndarray, origin: object) -> None:
 
 
 def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """Return warnings of classes with the same prompt tokens, as after cutting at the context.
+    """Return warnings of classes with the same prompts; ConfigError if all classes have the same.
 
-    Args:
-      tokens: int32 [K, prompts, T], see `class_tokens`.
-      classes: K names.
-      texts: the first class's prompts.
-
-    Raises:
-      ConfigError: all classes have the same.
+    Prompts may differ and their tokens, int32 [K, prompts, T], not: they are cut at the context.
+    `texts` are the first class's prompts.
     """
+    if len(classes) < 2:
+        return []
     same = (tokens == tokens[:1]).all(axis=(0, 2))
-    if len(classes) > 1 and same.all():
+    if same.all():
         raise ConfigError(
             f"the prompts of all {len(classes)} classes are the same {tokens.shape[-1]} tokens, as "
             f"of {texts[0]!r}: they are cut before the class name, or class_names gives all "
             "classes one name; use a shorter template, or names that differ."
         )
     found = []
-    if len(classes) > 1 and same.any():
+    if same.any():
         found.append(
             f"the prompt {texts[int(np.argmax(same))]!r} says the same of every class once it is "
             f"cut at {tokens.shape[-1]} tokens ({int(same.sum())} of {len(same)} prompts do); "

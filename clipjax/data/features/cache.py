@@ -99,8 +99,7 @@ def cached_features(
     memory. Images that were unreachable (`UnreachableError`) are tried again at every call.
 
     Args:
-      encoder: makes the features; its preprocessing and dtype are part of the key.
-      source: what to encode.
+      encoder, source: make the features; preprocessing and dtype are part of the key.
       weights: identifies the encoder: `fingerprint` of its parameters and its config.
       cache_dir: None switches the disk cache off.
       model: a name for humans, stored beside the features.

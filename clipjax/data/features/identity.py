@@ -58,19 +58,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """
     names = [*before, *(n for n in now if n not in before and n in TOKENIZER_FILES)]
     changed = [name for name in names if before.get(name) != now.get(name)]
-    said = [
-        f"{name} {before.get(name)} -> {now.get(name)}" if ": " in name else name
-        for name in changed[:SHOWN]
-    ]
+    values = lambda name: f" {before.get(name)} -> {now.get(name)}" if ": " in name else ""
     more = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
-    return ", ".join(said + more)
+    return ", ".join([*(name + values(name) for name in changed[:SHOWN]), *more])
 
 
 def _flat(data: Any, prefix: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         return {prefix.removesuffix("."): data}
-    return {
-        name: value
-        for key, inner in data.items()
-        for name, value in _flat(inner, f"{prefix}{key}.").items()
-    }
+    inner = [_flat(value, f"{prefix}{key}.") for key, value in data.items()]
+    return dict(pair for found in inner for pair in found.items())

@@ -8,6 +8,7 @@ last shard, and processes that encode the same thing at once do no harm.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -84,7 +85,7 @@ class FeatureStore:
 
     def finish(self, shards: Sequence[Shard]) -> Shard:
         """Move all shards into one file; return it memory-mapped. An OSError leaves them there."""
-        skipped = _skipped(shards)
+        skipped = tuple(itertools.chain.from_iterable(shard.skipped for shard in shards))
         name = _file_name("features", skipped)
         self._save(name, shards)
         self._write_manifest(complete=True, skipped=_to_json(skipped))
@@ -172,7 +173,8 @@ def split(whole: Shard, rows: int) -> list[Shard]:
 
 def join(shards: Sequence[Shard]) -> Shard:
     """Join shards in memory."""
-    return Shard(np.concatenate([shard.features for shard in shards]), _skipped(shards))
+    features, skipped = zip(*shards, strict=True)
+    return Shard(np.concatenate(features), tuple(itertools.chain.from_iterable(skipped)))
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
@@ -208,10 +210,6 @@ def _json(path: pathlib.Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _skipped(shards: Sequence[Shard]) -> tuple[tuple[int, Skipped], ...]:
-    return tuple(entry for shard in shards for entry in shard.skipped)
 
 
 def _file_name(name: str, skipped: Sequence[tuple[int, Skipped]]) -> str:

@@ -107,16 +107,11 @@ def augment_drawings(
 def random_resized_crop(
     rng: jax.Array, images: jax.Array, *, smallest: float = 0.5, flip: bool = True
 ) -> jax.Array:
-    """Resize a random crop of each image to full size, half of them mirrored (Szegedy et al. 2015).
+    """Resize a random crop of each image to full size, and mirror half of them if `flip`.
 
-    Args:
-      rng: key.
-      images: uint8 or float [B, S, S, C].
-      smallest: least share of the area that is kept, in (0, 1]; aspect ratios are 3/4 to 4/3.
-      flip: mirror half of the images left to right.
-
-    Returns:
-      float32 [B, S, S, C] in the range of the input.
+    Szegedy et al. 2015, arXiv 1409.4842: of at least the share `smallest`, in (0, 1], of the area,
+    with aspect ratios from 3/4 to 4/3. Images are uint8 or float [B, S, S, C], the result float32
+    in the same range.
     """
     batch, size = images.shape[:2]
     r = jax.random.split(rng, 4)

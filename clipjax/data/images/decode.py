@@ -49,15 +49,13 @@ def decode(data: bytes, name: str = "image", decoder: str = "fast") -> np.ndarra
     read. Grey of more than 8 bits and floats are scaled to 8 bits, see `clipjax.data.images.depth`.
 
     Args:
-      data: a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or PPM (PGM, PBM, PFM) file; AVIF and
-        JPEG 2000 if PIL was built with them.
+      data: a file in one of FORMATS (PPM: also PGM, PBM, PFM) that PIL was built with.
       name: of the image, for messages.
       decoder: "fast" or "reference" (PIL alone).
 
     Raises:
       ConfigError: an unknown decoder.
-      DataError: bytes that cannot be decoded whole, or a picture of more than MAX_PIXELS pixels,
-        which is refused before memory is allocated.
+      DataError: damaged bytes, or more than MAX_PIXELS pixels, before memory is allocated.
       UnreachableError: out of memory.
     """
     if decoder not in DECODERS:

@@ -42,17 +42,10 @@ class Preprocess:
     def crop(self, image: bytes | np.ndarray, name: str = "image") -> np.ndarray:
         """Crop an encoded image or array to the model's view, uint8 [size, size, 3].
 
-        A picture smaller than the crop is framed in black.
-
-        Args:
-          image: a file, see `clipjax.data.images.decode.decode`, or an array: uint8 [H, W, 3], or
-            grey [H, W], which may have more bits or floats (`clipjax.data.images.depth`).
-          name: for messages.
-
-        Raises:
-          ConfigError: an unknown `decoder`.
-          DataError: bytes that cannot be decoded whole, or a picture that is too large, before or
-            after the resize.
+        Files are decoded as by `clipjax.data.images.decode.decode`, with its errors. Arrays are
+        uint8 [H, W, 3], or grey [H, W] of any number type (`clipjax.data.images.depth`). A picture
+        smaller than the crop is framed in black; one that is too large after the resize is a
+        DataError, which holds the `name`.
         """
         array = isinstance(image, np.ndarray)
         pixels = _from_array(image, name) if array else decode(image, name, self.decoder)
@@ -125,9 +118,8 @@ def _from_array(image: np.ndarray, name: str) -> np.ndarray:
 def load_preprocess(directory: str | os.PathLike) -> Preprocess:
     """Read `preprocessor_config.json` of a model directory (or `processor_config.json`).
 
-    Raises:
-      CheckpointError: the file is missing, damaged, or has rules that clipjax does not support:
-        pictures of several shapes, a cap on the longer side, or padding.
+    CheckpointError if it is missing, damaged, or has rules that clipjax does not support: pictures
+    of several shapes, a cap on the longer side, or padding.
     """
     path, nested = (pathlib.Path(directory) / f"{name}_config.json" for name in _NAMES)
     if not path.exists() and nested.exists():  # as transformers' CLIPProcessor saves it since v5

@@ -54,7 +54,7 @@ def load_ahead(
     Raises:
       ConfigError: a `load` that cannot be sent to a process.
       DataError: a worker process died.
-      Exception: whatever `load` raises, in its place in the order.
+      Exception: of `load`, in its place in the order.
     """
     threads = default_threads(workers) if threads is None else threads
     if workers < 0 or threads < 1:

@@ -30,10 +30,8 @@ _UNUSED = ("bos_token_id", "pad_token_id")  # no embedding depends on them: they
 def config_from_hf(data: dict) -> CLIPConfig:
     """Read the dict of a `config.json`: a whole CLIP, or one of its towers.
 
-    Sizes that a file leaves out are Hugging Face's defaults, ViT-B/32's.
-
-    Raises:
-      CheckpointError: another type of model, or sizes that do not fit each other.
+    Missing sizes are Hugging Face's defaults. CheckpointError for another type of model, or sizes
+    that do not fit each other.
     """
     kind = data.get("model_type", "clip")
     if kind not in ("clip", *_SINGLE.values()):

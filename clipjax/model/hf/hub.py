@@ -142,8 +142,7 @@ def _fetch_weights(repo: str, revision: str | None) -> bool:
 def _conversion(repo: str) -> str | None:
     """Return the revision at which the Hub's own bot offers a repository's pickles as safetensors.
 
-    Many older models (openai/clip-vit-base-patch32 among them) have safetensors only there;
-    transformers looks there too.
+    Many older models (openai/clip-vit-base-patch32 among them) have them only there.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError

@@ -52,9 +52,8 @@ def load_clip(
       (config, params) for `CLIP(config).apply({"params": params}, ...)`.
 
     Raises:
-      CheckpointError: nothing there, no network, no permission, a damaged file, weights that are
-        a pickle, tensors that do not fit their config or are not finite (in `dtype`), or an image
-        size that is no multiple of the patch size.
+      CheckpointError: no such model, network or permission, a damaged file, weights that are a
+        pickle, do not fit their config or are not finite (in `dtype`), or an impossible image size.
 
     >>> import jax, numpy as np
     >>> from clipjax import CLIP, load_clip
@@ -74,19 +73,17 @@ def load_clip(
     _check_projection(config, tensors)
     shapes = {name: stored.shape for name, stored in tensors.items()}
     names = check_tensors(shapes, config, f"the weights in {directory}")
-    read = lambda name: _read(name, tensors[name], dtype)
+
+    def read(name: str) -> np.ndarray:
+        tensor = weights.read_tensor(tensors[name])
+        tensor = tensor.reshape(()) if our_path(name) == "logit_scale" else tensor
+        held = jax.dtypes.canonicalize_dtype(tensor.dtype if dtype is None else dtype)
+        return weights.checked(tensors[name].name, tensor, held, tensors[name].file)
+
     params = params_from_hf(names, read, config, dtype)
     if image_size in (None, config.vision and config.vision.image_size):
         return config, params
     return _with_image_size(config, params, image_size)
-
-
-def _read(name: str, stored: weights.Stored, dtype: Any) -> np.ndarray:
-    """Read a tensor, checked in the dtype that JAX gives it."""
-    tensor = weights.read_tensor(stored)
-    tensor = tensor.reshape(()) if our_path(name) == "logit_scale" else tensor
-    held = jax.dtypes.canonicalize_dtype(tensor.dtype if dtype is None else dtype)
-    return weights.checked(stored.name, tensor, held, stored.file)
 
 
 def _check_projection(config: CLIPConfig, tensors: Mapping[str, weights.Stored]) -> None:

@@ -60,11 +60,8 @@ def check_tensors(
 ) -> dict[str, str]:
     """Map the path in our tree of every parameter of the config to its Hugging Face name.
 
-    A missing `logit_scale` is left out; it gets the config's initial value.
-
-    Raises:
-      CheckpointError: tensors that are missing (-), unexpected (+) or of another shape (!), the
-        first of each kind listed and all counted.
+    A missing `logit_scale` is left out; it gets the config's initial value. The CheckpointError
+    counts tensors that are missing (-), unexpected (+) or of another shape (!), and lists some.
     """
     expected = flat(abstract_params(config))
     found = {our_path(name): name for name in shapes if our_path(name)}

@@ -25,20 +25,17 @@ def load_tokenizer(
     """Load the tokenizer of a CLIP as a pure function. Needs transformers, not torch.
 
     Args:
-      name_or_path: as for `clipjax.load_clip`; of a Hub id only config.json and the tokenizer's
-        files are fetched.
-      revision: of a Hub id.
+      name_or_path, revision: as for `clipjax.load_clip`, but no weights are fetched.
       context: tokens per text; None takes the text tower's.
       tower: text tower to check the ids against; None takes that of config.json.
 
     Returns:
-      `tokenize(texts) -> int32 [len(texts), context]`, padded; texts that are too long are cut and
-      keep their EOS token. It raises CheckpointError where tokenizer and tower disagree: an id
-      without an embedding, or a text whose end is not where the tower pools.
+      `tokenize(texts) -> int32 [len(texts), context]`, padded; long texts are cut and keep their
+      EOS token. It raises CheckpointError for an id without an embedding, or a text whose end is
+      not where the tower pools.
 
     Raises:
-      CheckpointError: no vocabulary, a damaged one, or no such model, revision, network or
-        permission.
+      CheckpointError: as `clipjax.load_clip`, or there is no vocabulary, or a damaged one.
     """
     directory = find_tokenizer(name_or_path, revision)
     if not any((directory / f).exists() for f in ("vocab.json", "tokenizer.json")):
@@ -115,12 +112,7 @@ def _check_merges(directory: pathlib.Path, tokenizer) -> None:
 def _check_tokens(
     tokenizer, texts: Sequence[str], ids: np.ndarray, last: np.ndarray, tower: TextConfig
 ) -> None:
-    """Refuse ids int32 [N, T] that a tower reads as something else; `last` [N] is each text's end.
-
-    Raises:
-      CheckpointError: an id outside of the vocabulary (JAX would take the nearest row), a text
-        that is pooled elsewhere than at its end, or one that begins with another token.
-    """
+    """Refuse ids [N, T] outside of the vocabulary, or whose begin or end [N] the tower misreads."""
 
     def refuse(row: int, at: int, fault: str):
         found = int(ids[row, at])

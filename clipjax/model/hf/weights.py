@@ -59,20 +59,14 @@ def _open(path: pathlib.Path):
 
     try:
         return safe_open(path, framework="numpy")
-    except FileNotFoundError:
-        fault = "does not exist; download it, or the whole model, again"
-    except SafetensorError as error:
-        fault = f"is damaged or cut short ({error}); download it again"
-    raise CheckpointError(f"{path} {fault}.")
+    except (FileNotFoundError, SafetensorError) as error:
+        there = not isinstance(error, FileNotFoundError)
+        fault = f"is damaged or cut short ({error})" if there else "does not exist"
+        raise CheckpointError(f"{path} {fault}; download it, or the whole model, again.") from None
 
 
 def stored_tensors(directory: pathlib.Path) -> dict[str, Stored]:
-    """Map every tensor's name to its place and shape in a model directory; reads headers only.
-
-    Raises:
-      CheckpointError: no safetensors (a pickle is refused with the way to convert it), a missing
-        shard or a damaged file.
-    """
+    """Map every tensor's name to its place and shape in a model directory; reads headers only."""
     if (directory / SINGLE).exists():
         names = [SINGLE]
     elif (directory / INDEX).exists():
@@ -92,21 +86,13 @@ def stored_in(file: pathlib.Path) -> dict[str, Stored]:
 
 
 def read_tensor(stored: Stored) -> np.ndarray:
-    """Read one tensor in its stored dtype.
-
-    The file is opened each time: so its pages are unmapped at once, and loading a model never
-    holds the file and the parameters in memory together.
-    """
+    """Read one tensor in its stored dtype; opening the file each time unmaps its pages at once."""
     with _open(stored.file) as opened:
         return opened.get_tensor(stored.name)
 
 
 def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np.ndarray:
-    """Cast a tensor of a file to a dtype.
-
-    Raises:
-      CheckpointError: it holds NaN or infinity, or numbers beyond the range of the dtype.
-    """
+    """Cast a tensor to a dtype; CheckpointError, with its file, if it is not finite there."""
     with np.errstate(over="ignore", invalid="ignore"):
         cast = tensor.astype(dtype, copy=False)
     if is_finite(cast):
