@@ -30,11 +30,8 @@ def make_backbone(
 ) -> Backbone:
     """Wrap a CLIP as pure functions over trees that hold its parameters as "clip".
 
-    Args:
-      module: the CLIP.
-      look: (uint8 pixels [B, S, S, 3], rng or None) -> input of the image tower; augmented if
-        there is an rng.
-      cached: towers whose embeddings are made beforehand.
+    `look` maps (uint8 pixels [B, S, S, 3], rng or None) to the input of the image tower, augmented
+    if there is an rng; `cached` are towers whose embeddings are made beforehand.
     """
     images, texts = (
         module.clone(config=dataclasses.replace(module.config, **{other: None}))

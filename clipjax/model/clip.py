@@ -34,8 +34,7 @@ class VisionConfig(TowerConfig):
         super().__post_init__()
         if self.patch_size <= 0 or self.image_size <= 0 or self.image_size % self.patch_size:
             raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
-                "choose one that is."
+                f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}."
             )
 
     @property
@@ -92,10 +91,8 @@ class VisionTower(nn.Module):
     def __call__(self, images, *, keep: float = 1.0, rng=None, all_hidden: bool = False):
         cfg, width = self.config, self.config.hidden_size
         if images.shape[1:] != (cfg.image_size, cfg.image_size, cfg.num_channels):
-            raise ValueError(
-                f"images of shape {images.shape} do not fit this model: it reads "
-                f"[batch, {cfg.image_size}, {cfg.image_size}, {cfg.num_channels}]."
-            )
+            wanted = f"[batch, {cfg.image_size}, {cfg.image_size}, {cfg.num_channels}]"
+            raise ValueError(f"images of shape {images.shape} do not fit: give {wanted}.")
         init = nn.initializers.normal(0.02)
         kernel_shape = (cfg.patch_size**2 * cfg.num_channels, width)
         kernel = self.param("patch_embedding", nn.initializers.lecun_normal(), kernel_shape)
@@ -114,8 +111,7 @@ class VisionTower(nn.Module):
         first = class_embedding.astype(self.dtype) + positions[0].astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         x = LayerNorm(cfg.layer_norm_eps, name="pre_layernorm")(x).astype(self.dtype)
-        take_class = lambda x: x[:, :1]
-        x, hidden = run_blocks(self, x, take_class, causal=False, every=all_hidden)
+        x, hidden = run_blocks(self, x, lambda x: x[:, :1], causal=False, every=all_hidden)
         pooled = LayerNorm(cfg.layer_norm_eps, name="post_layernorm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
 
@@ -145,15 +141,12 @@ class TextTower(nn.Module):
     def __call__(self, ids, embeddings=None, *, all_hidden: bool = False):
         cfg = self.config
         if ids.shape[1] > cfg.max_position_embeddings:
-            raise ValueError(
-                f"texts of {ids.shape[1]} tokens are too long: this model reads at most "
-                f"{cfg.max_position_embeddings}; truncate them when tokenizing."
-            )
+            most = cfg.max_position_embeddings
+            raise ValueError(f"texts of {ids.shape[1]} tokens are too long; cut them at {most}.")
         init = nn.initializers.normal(0.02)
         tokens = self.param("token_embedding", init, (cfg.vocab_size, cfg.hidden_size))
-        positions = self.param(
-            "position_embedding", init, (cfg.max_position_embeddings, cfg.hidden_size)
-        )
+        shape = (cfg.max_position_embeddings, cfg.hidden_size)
+        positions = self.param("position_embedding", init, shape)
         # Cast before adding: parameters may be stored in half precision.
         embeddings = tokens[ids] if embeddings is None else embeddings
         x = embeddings.astype(self.dtype) + positions[None, : ids.shape[1]].astype(self.dtype)
@@ -200,19 +193,12 @@ class CLIP(nn.Module):
     """Vision tower, text tower, projections and logit scale.
 
     Embeddings are float32 [B, projection_dim] and **not** normalised; `normalize` does that.
-
-    Attributes:
-      config: sizes.
-      dtype: in which the towers compute, whatever dtype the parameters are stored in.
-      kernel: of attention, see `clipjax.model.layers.attention.attend`: None, "xla", or "cudnn"
-        (flash attention; NVIDIA GPUs in half precision, a ConfigError elsewhere).
-      remat: what the backward pass recomputes instead of keeping it, see `REMAT`.
     """
 
     config: CLIPConfig
-    dtype: Any = jnp.float32
-    kernel: str | None = None
-    remat: str = "none"
+    dtype: Any = jnp.float32  # of the towers' computation, whatever dtype the parameters have
+    kernel: str | None = None  # of attention: None, "xla" or "cudnn", see `attend`
+    remat: str = "none"  # what the backward pass recomputes instead of keeping it, see `REMAT`
 
     def setup(self):
         cfg, shared = self.config, (self.dtype, self.kernel, self.remat)

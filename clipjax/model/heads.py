@@ -91,22 +91,15 @@ class Heads(nn.Module):
             *hidden, out = self.adapter
             self._adapter = MLP(tuple(hidden), out, self.dropout, name="adapter")
         if self.discriminator is not None:
-            self._discriminator = MLP(
-                tuple(self.discriminator), self.num_domains, name="discriminator"
-            )
+            hidden = tuple(self.discriminator)
+            self._discriminator = MLP(hidden, self.num_domains, name="discriminator")
         if self.text:
             return
-        # vmap over members: one program whatever their number.
-        ensemble = nn.vmap(
-            MLP,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=None,
-            axis_size=self.members,
-        )
-        self._classifier = (ensemble if self.members > 1 else MLP)(
-            tuple(self.classifier), self.num_classes, out_bias=self.class_bias, name="classifier"
-        )
+        head, axes, rngs = MLP, {"params": 0}, {"params": True}
+        if self.members > 1:  # one program whatever their number
+            head = nn.vmap(MLP, axes, split_rngs=rngs, in_axes=None, axis_size=self.members)
+        hidden, options = tuple(self.classifier), {"out_bias": self.class_bias}
+        self._classifier = head(hidden, self.num_classes, **options, name="classifier")
 
     def features(self, x: jax.Array, rng: jax.Array | None = None) -> jax.Array:
         """Map normalised CLIP features [B, P] to adapted features [B, F]."""

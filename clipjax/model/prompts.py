@@ -12,19 +12,10 @@ from clipjax.io.texts import class_name, read_text, shown, some
 
 # Ten views of eight kinds of picture: 80 texts per class. Averaging many prompts follows Radford et
 # al. 2021 (section 3.1.4); the templates are our own.
-_VIEWS = (
-    "|clear |blurry |bright |dark |small |close-up |cropped |black and white |cluttered ".split("|")
-)
-_KINDS = (
-    "a {view}photo of a {}.",
-    "a {view}photo of the {}.",
-    "a {view}photo of many {}.",
-    "a {view}picture of a {}.",
-    "a {view}drawing of a {}.",
-    "a {view}painting of a {}.",
-    "a {view}rendering of a {}.",
-    "a {view}image of one {}.",
-)
+_VIEWS = "", "clear ", "blurry ", "bright ", "dark ", "small ", "close-up ", "cropped "
+_VIEWS += "black and white ", "cluttered "
+_KINDS = "photo of a", "photo of the", "photo of many", "picture of a", "drawing of a"
+_KINDS += "painting of a", "rendering of a", "image of one"
 
 
 def _style(*words: str) -> tuple[str, ...]:
@@ -35,7 +26,7 @@ def _style(*words: str) -> tuple[str, ...]:
 PROMPTS: dict[str, tuple[str, ...]] = {
     "name": ("{}",),
     "simple": ("a photo of a {}.",),
-    "ensemble": tuple(k.replace("{view}", v) for k in _KINDS for v in _VIEWS),
+    "ensemble": tuple(f"a {view}{kind} {{}}." for kind in _KINDS for view in _VIEWS),
     "drawings": ("{}", "a picture of a {}", "a drawing of a {}", "an icon of a {}"),
     # Styles, named after the domains of DomainNet and the embedded dataset.
     "real": _style("a photo", "a real photo", "a photograph"),
@@ -64,15 +55,13 @@ def clean_class_name(name: str) -> str:
 def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
     """Put a class name into prompt templates: one template, a list, or the name of a set.
 
-    A name that brings its own article replaces the template's.
+    An article of the name replaces the template's. ConfigError for no template, one without `{}`
+    that names no set, or an empty class name.
 
     >>> fill_prompts("The_Eiffel_Tower", "a photo of a {}.")
     ['a photo of the Eiffel Tower.']
     >>> len(fill_prompts("cat", "ensemble"))
     80
-
-    Raises:
-      ConfigError: no template, one without `{}` that names no set, or an empty class name.
     """
     if isinstance(prompts, str):
         prompts = PROMPTS.get(prompts, (prompts,))
@@ -87,8 +76,7 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
     name = clean_class_name(class_name)
     if not name:
         raise ConfigError(
-            f"class name {class_name!r} leaves nothing to put into a prompt; rename the class, or "
-            "say by the file class_names what it is called."
+            f"class name {class_name!r} leaves nothing to put into a prompt; give it a name."
         )
     if re.match(r"(the|an?) ", name):
         prompts = [re.sub(r"\b(a|an|the) \{\}", "{}", prompt) for prompt in prompts]
@@ -130,6 +118,6 @@ def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> dict[st
         if owner != name and name in found:
             raise ConfigError(
                 f"{where} calls class {name!r} {found[name]!r}, as class {owner!r} is called; "
-                "prompts could not tell them apart: give each a name of its own."
+                "give each a name of its own."
             )
     return found

@@ -71,13 +71,12 @@ def check_class_weights(weights: np.ndarray, origin: object) -> None:
     weights = np.asarray(weights, np.float32)
     if not np.isfinite(weights).all():
         raise CheckpointError(
-            f"{origin}: its text tower gives embeddings of NaN or infinity; let it compute in "
-            "float32 (compute_dtype), or use sound weights."
+            f"{origin}: its text tower gives NaN or infinity; set compute_dtype to float32."
         )
     if len(weights) > 1 and np.abs(weights - weights[0]).max() < 1e-6:  # the rounding of float32
         raise CheckpointError(
-            f"{origin}: its text tower gives all {len(weights)} classes one embedding; its "
-            "weights, config.json and tokenizer do not belong together, so take all from one model."
+            f"{origin}: its text tower gives all {len(weights)} classes one embedding; take its "
+            "weights, config.json and tokenizer from one model."
         )
 
 
@@ -93,8 +92,7 @@ def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str])
     if same.all():
         raise ConfigError(
             f"the prompts of all {len(classes)} classes are the same {tokens.shape[-1]} tokens, as "
-            f"of {texts[0]!r}: they are cut before the class name, or class_names gives all "
-            "classes one name; use a shorter template, or names that differ."
+            f"of {texts[0]!r}; use a shorter template, or class_names that differ."
         )
     found = []
     if same.any():

@@ -56,14 +56,11 @@ class TowerConfig:
 
     def __post_init__(self):
         if self.num_attention_heads <= 0 or self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                f"{self.num_attention_heads}; choose one that divides the other."
-            )
+            heads = f"num_attention_heads {self.num_attention_heads}"
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of {heads}.")
         if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(
-                f"unknown hidden_act {self.hidden_act!r}; known: {', '.join(sorted(ACTIVATIONS))}."
-            )
+            known = ", ".join(sorted(ACTIVATIONS))
+            raise ValueError(f"unknown hidden_act {self.hidden_act!r}; known: {known}.")
 
     @property
     def residual_std(self) -> float:

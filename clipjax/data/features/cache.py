@@ -156,10 +156,10 @@ def _check_skipped(shards: Sequence[Shard], most: int | None, source: Source) ->
         return
     seen = len(skipped) + sum(len(shard.features) for shard in shards)
     listed = "; ".join(f"{entry.name} {entry.reason.rstrip('.')}" for entry in skipped[:5])
+    place, more = f"{source.domain}/{source.split}", "; ..." * (len(skipped) > 5)
     raise DataError(
-        f"{len(skipped)} of the first {seen} images of {source.domain}/{source.split} cannot be "
-        f"read, and {most} may be in all: {listed}{'; ...' * (len(skipped) > 5)}. Repair or remove "
-        "them, or raise data.max_unreadable."
+        f"{len(skipped)} of the first {seen} images of {place} cannot be read, and {most} may be: "
+        f"{listed}{more}. Repair or remove them, or raise data.max_unreadable."
     )
 
 

@@ -114,14 +114,8 @@ def encode_shards(
     done, name = first * SHARD_ROWS, f"{source.domain}/{source.split}"
     if done >= len(source):
         return
-    batches = image_batches(
-        source,
-        encoder.preprocess,
-        encoder.batch_size,
-        workers=encoder.workers,
-        threads=encoder.threads,
-        first=done // encoder.batch_size,
-    )
+    size, threads = encoder.batch_size, {"workers": encoder.workers, "threads": encoder.threads}
+    batches = image_batches(source, encoder.preprocess, size, first=done // size, **threads)
     clock = Throughput()
     with progress(total=len(source), what=f"encode {name}", unit="image") as bar:
         bar.n = bar.initial = done
@@ -156,9 +150,9 @@ def _check_finite(batch: Batch, features: np.ndarray, name: str) -> None:
     bad = ~np.isfinite(features).all(axis=1) & batch["mask"]
     if bad.any():
         raise NonFiniteError(
-            f"the image tower gives NaN or infinity for {int(bad.sum())} of {len(bad)} images "
-            f"of {name}: its numbers overflow, or the image_std of preprocessor_config.json is "
-            "0; set compute_dtype to float32, or correct the file."
+            f"the image tower gives NaN or infinity for {bad.sum()} of {len(bad)} images of "
+            f"{name}, by overflow, or an image_std of 0 in preprocessor_config.json; set "
+            "compute_dtype to float32, or correct the file."
         )
 
 

@@ -81,7 +81,7 @@ def _jitter_colour(rng, rgb, strength):
 def augment_drawings(
     rng: jax.Array, rgba: jax.Array, mono: jax.Array, *, strength: float = 1.0, white: float = 0.5
 ) -> jax.Array:
-    """Paint drawings on paper, randomly placed and coloured.
+    """Paint drawings on paper, randomly placed and coloured, float32 [B, S, S, 3] in [0, 1].
 
     Args:
       rng: key.
@@ -89,9 +89,6 @@ def augment_drawings(
       mono: bool [B]: one-coloured drawings, which get a random colour.
       strength: of changes in place and colour, from 0 (none) to 1.
       white: share of drawings on white paper; the other papers have random colours.
-
-    Returns:
-      float32 [B, S, S, 3] in [0, 1].
     """
     r = jax.random.split(rng, 4)
     picture = rgba.astype(jnp.float32) / 255

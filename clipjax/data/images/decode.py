@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import io
+import re
 import struct
 import zlib
 from typing import Any
@@ -35,6 +36,11 @@ _UPRIGHT = {  # EXIF numbers the eight ways to hold a camera
     6: lambda x: np.rot90(x, -1),
     7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
     8: lambda x: np.rot90(x),
+}
+_UNSUPPORTED = {  # formats that PIL does not recognise, by how a file begins
+    rb"II[*+]\0|MM\0[*+]": "a TIFF whose kind of pixels PIL does not read",
+    rb"(?s)....ftypavi[fs]": "AVIF, which this PIL was built without",
+    rb"(?s)....ftyp(hei[cxms]|hevc|mif1)": "HEIC, which PIL does not read; convert it to JPEG",
 }
 # PIL raised the first three, and its bomb error, for 15,000 mutated files; its parsing may raise
 # the others.
@@ -144,18 +150,5 @@ def _orientation(picture: Any) -> int:
 def _reason(error: Exception, data: bytes) -> str:
     if not isinstance(error, Image.UnidentifiedImageError):
         return " ".join(str(error).split()) or type(error).__name__
-    start = (data or b"")[:12]
-    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return "a TIFF whose kind of pixels PIL does not read"
-    if start[4:] in (b"ftypavif", b"ftypavis"):
-        return "AVIF, which this PIL was built without"
-    if start[4:8] == b"ftyp" and start[8:] in (
-        b"heic",
-        b"heix",
-        b"hevc",
-        b"heim",
-        b"heis",
-        b"mif1",
-    ):
-        return "HEIC, which PIL does not read; convert it to JPEG"
-    return "none of " + ", ".join(_formats())
+    kinds = (kind for begin, kind in _UNSUPPORTED.items() if re.match(begin, data or b""))
+    return next(kinds, "none of " + ", ".join(_formats()))

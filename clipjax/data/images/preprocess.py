@@ -108,10 +108,9 @@ def _from_array(image: np.ndarray, name: str) -> np.ndarray:
             raise TypeError("neither uint8 colour nor grey")
         return np.asarray(to_rgb(Image.fromarray(image)))
     except (ValueError, TypeError) as error:
-        shape = ", ".join(map(str, image.shape))
+        found = f"{image.dtype} {list(image.shape)}: {error}"
         raise DataError(
-            f"{name} is an array that is no image ({image.dtype} [{shape}]: {error}); give uint8 "
-            "[H, W, 3] of 0 to 255, or grey [H, W]."
+            f"{name} is an array that is no image ({found}); give uint8 [H, W, 3] or grey [H, W]."
         ) from None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -15,30 +15,22 @@ from clipjax.data.dataset import Source
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.workers import load_ahead
 
-if TYPE_CHECKING:
-    import jax
-
 
 class Crops:
     """The cropped images of a source, uint8 [S, S, 3] each, kept once decoded if all of them fit.
 
     Kept images are decoded in threads of this process. Worker processes decode the others, and both
     parts of a pair if one of them does not fit; they keep nothing.
-
-    Attributes:
-      labels: int32 [N].
-      fits: whether images are kept.
-      kept_bytes: memory reserved for them.
     """
 
     def __init__(self, source: Source, preprocess: Preprocess, *, memory_bytes: int = 1 << 30):
         self._source, self._preprocess = source, preprocess
         size = len(source) * preprocess.size**2 * 3
-        self.fits = size <= memory_bytes
-        self.kept_bytes = size if self.fits else 0
+        self.fits = size <= memory_bytes  # whether images are kept
+        self.kept_bytes = size if self.fits else 0  # memory reserved for them
         self._kept: dict[int, np.ndarray] = {}
-        self.labels = np.asarray(source.labels, np.int32)
-        self.more: dict[str, np.ndarray] = {}
+        self.labels = np.asarray(source.labels, np.int32)  # [N]
+        self.more: dict[str, np.ndarray] = {}  # arrays [N, ...] beside the images
 
     def beside(self, **arrays: np.ndarray) -> Crops:
         """Return the same images with further arrays [N, ...], whose rows go into batches too."""
@@ -75,7 +67,7 @@ class Crops:
 
     def encode(
         self,
-        encode: Callable[[np.ndarray], jax.Array],
+        encode: Callable[[np.ndarray], Any],
         batch_size: int,
         *,
         workers: int = 0,

@@ -92,14 +92,9 @@ def image_batches(
 ) -> Iterator[Batch]:
     """Yield every example once, in order; the last batch is padded to the shape of the others.
 
-    Args:
-      source: of examples.
-      preprocess: crops them.
-      batch_size: B, rows of a batch.
-      workers, threads: that load; see `load_ahead`.
-      first: number of the first batch.
-      process: (p, n): this process takes rows p, p + n, p + 2 n, ... All have equally many batches;
-        the last may be padding alone.
+    Process p of n, `process` = (p, n), takes rows p, p + n, p + 2 n, ...; all have equally many
+    batches, the last of which may be padding alone. `first` is the number of the first batch,
+    `workers` and `threads` load (`load_ahead`).
 
     Returns:
       Iterator of {"image" uint8 [B, S, S, 3], "label" int32 [B], "mask" bool [B], "row" int32 [B],

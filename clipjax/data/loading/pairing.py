@@ -37,14 +37,8 @@ def paired_batches(
     """Yield the batches of steps first .. last - 1, in the same order as cached features.
 
     A batch is a function of (seed, step), so a resumed run continues with the same bytes, for any
-    number of workers and threads.
-
-    Args:
-      source: labelled images.
-      target: unlabelled images; None if the loss needs none.
-      batching: which examples make up each batch.
-      first, last: step of the first batch, and one past the last step.
-      workers, threads: that decode what is not kept in memory; see `load_ahead`.
+    number of `workers` and `threads` (`load_ahead`), which decode what is not kept in memory.
+    Without `target` there is no part "target".
 
     Returns:
       Iterator of {"source": {"inputs" uint8 [b, S, S, 3], "label" int32 [b], "mask" bool [b]},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,26 +15,18 @@ Plan = dict[str, jax.Array]  # part of a batch -> int32 [S, B] rows; "mask" -> b
 PARTS = {"source": "source", "support": "source", "target": "target"}
 
 
-class Sampler(Protocol):
-    """Decides which examples make up the batches of an epoch. Hashable: static under jit."""
-
-    def steps(self, num_source: int, num_target: int, batch_size: int) -> int:
-        """Return the number of batches of an epoch."""
-
-    def plan(self, key, num_source, num_target, batch_size, labels=None) -> Plan:
-        """Return the rows of each batch, as `epoch_plan`; a pure function of `epoch_key`."""
-
-
 class Sampling(NamedTuple):
-    """The usual sampler: shuffled passes over the source, and over the target beside it."""
+    """The usual sampler, static under jit: shuffled passes over the source and the target."""
 
     epoch: str | int = "source"  # a pass over "source", "target" or the "longest", or its steps
     balanced: bool = False  # draw source examples with replacement, every class equally likely
 
     def steps(self, num_source: int, num_target: int, batch_size: int) -> int:
+        """Return the number of batches of an epoch."""
         return steps_per_epoch(num_source, num_target, batch_size, self.epoch)
 
     def plan(self, key, num_source, num_target, batch_size, labels=None) -> Plan:
+        """Return the rows of each batch, as `epoch_plan`; a pure function of `epoch_key`."""
         return epoch_plan(key, num_source, num_target, batch_size, self, labels)
 
 
@@ -80,13 +72,13 @@ def check_episodes(episodes: Episodes, labels: np.ndarray, classes: tuple[str, .
     if enough < episodes.way:
         short = [f"{name} ({n})" for name, n in zip(classes, counts, strict=True) if n < need]
         raise DataError(
-            f"episodes of {episodes.way} classes need {need} labelled images of each, and "
-            f"{enough} classes have them; too few have {', '.join(short[:10])}. Take fewer classes "
-            "or fewer images of each."
+            f"episodes of {episodes.way} classes need {need} labelled images of each; {enough} "
+            f"classes have them, not {', '.join(short[:10])}. Take fewer classes or images."
         )
 
 
 ONE_PASS = Sampling()
+Sampler = Sampling | Episodes
 
 
 def steps_per_epoch(
@@ -105,10 +97,8 @@ def steps_per_epoch(
     lengths = {"source": source, "longest": max(source, target)}
     lengths |= {"target": target} if num_target else {}
     if epoch not in lengths:
-        raise ConfigError(
-            f"data.epoch={epoch!r} is no length of an epoch: {', '.join(sorted(lengths))} or a "
-            "number of steps, 1 or more."
-        )
+        known = ", ".join(sorted(lengths))
+        raise ConfigError(f"data.epoch={epoch!r} is none of {known} or a number of steps above 0.")
     return lengths[epoch]
 
 
@@ -147,22 +137,12 @@ def epoch_plan(
     sampling: Sampling = ONE_PASS,
     labels: jax.Array | None = None,
 ) -> dict[str, jax.Array]:
-    """Choose the examples of each batch of an epoch.
+    """Choose the examples of S batches: "source", "target" int32 [S, B] and "mask" bool [S, B].
 
     An epoch as long as one pass over the source is that pass: every example once, the last batch
-    padded. Longer ones repeat the source, reshuffled; shorter ones take a random part; neither has
-    padding, nor has a balanced one. The target repeats or is cut likewise.
-
-    Args:
-      key: of `epoch_key`.
-      num_source: source examples.
-      num_target: target examples; 0 if there is no target.
-      batch_size: B, examples per domain and step.
-      sampling: length S of the epoch, balanced or not.
-      labels: int [num_source], may be traced; needed if balanced.
-
-    Returns:
-      source, target: int32 [S, B] indices; mask: bool [S, B], False on padding of the source.
+    padded, where the mask is False. Longer ones repeat the source, reshuffled; shorter ones take a
+    random part; neither has padding, nor has a balanced one. The target repeats or is cut likewise;
+    `num_target` is 0 without one. `labels` int [num_source] may be traced.
     """
     steps = steps_per_epoch(num_source, num_target, batch_size, sampling.epoch)
     length = steps * batch_size

@@ -17,13 +17,7 @@ _FILES = ("masks.npy", "rgba.npy", "manifest.parquet")
 
 
 class PairCorpus:
-    """A directory of drawings with the texts that describe each.
-
-    Attributes:
-      texts: all distinct texts.
-      text_ids: int32 [N, K], texts of each image, its caption first, padded with -1.
-      groups: group name -> int64 [n], the images of that group.
-    """
+    """A directory of drawings with the texts that describe each."""
 
     def __init__(self, root: str | pathlib.Path, *, max_texts: int = 16):
         root = pathlib.Path(root)
@@ -44,13 +38,15 @@ class PairCorpus:
         self._is_mask = np.array([kind == "mask" for kind in table["kind"]])
         self._row = np.array(table["row"], np.int64)
         names = np.array(table["group"])
+        # Group name -> int64 [n], its images.
         self.groups = {str(g): np.flatnonzero(names == g) for g in sorted(set(table["group"]))}
         numbers: dict[str, int] = {}
+        # Texts of each image [N, K], its caption first, padded with -1.
         self.text_ids = np.full((len(names), max_texts), -1, np.int32)
         for i, (caption, more) in enumerate(zip(table["caption"], table["texts"], strict=True)):
             for k, text in enumerate(list(dict.fromkeys([caption, *more]))[:max_texts]):
                 self.text_ids[i, k] = numbers.setdefault(text, len(numbers))
-        self.texts = list(numbers)
+        self.texts = list(numbers)  # all distinct ones
 
     def __len__(self) -> int:
         return len(self.text_ids)
@@ -90,19 +86,14 @@ def sample_batch(
     mixture: Mapping[str, float],
     wording: Wording,
 ) -> dict:
-    """Draw the batch of a step.
+    """Draw the batch of a step, as `clipjax.adapt.contrastive.make_loss` takes it.
 
     Args:
       corpus: of images and texts.
       tokenize: texts -> int32 [B, T].
-      seed, step: of the run, and the number of the batch.
-      batch_size: B, pairs.
+      seed, step, batch_size: of the run, the number of the batch, and B.
       mixture: group -> share of the batch; within a group, images are drawn uniformly.
       wording: choice of texts.
-
-    Returns:
-      {"inputs": {"rgba", "mono"}, "tokens", "text_id", "text_ids"} as
-      `clipjax.adapt.contrastive.make_loss` takes it.
     """
     rng = np.random.default_rng([seed, step])
     shares = np.array(list(mixture.values()), np.float64)
@@ -137,7 +128,5 @@ def check_mixture(corpus: PairCorpus, mixture: Mapping[str, float]) -> None:
     """Raise DataError unless every group of the mixture has images in the corpus."""
     unknown = [g for g in mixture if not len(corpus.groups.get(g, ()))]
     if unknown or not mixture:
-        raise DataError(
-            f"data.mixture names groups that {corpus.root} does not have: {', '.join(unknown)}; "
-            f"it has {', '.join(corpus.groups)}."
-        )
+        known = ", ".join(corpus.groups)
+        raise DataError(f"data.mixture: {corpus.root} has groups {known}, not {unknown}.")

@@ -47,8 +47,7 @@ def load_ahead(
       load: a pure function of the number; with workers it is sent by cloudpickle.
       first, last: number of the first item, and one past the last.
       workers: processes that load; 0 loads in threads of this process.
-      threads: loading threads per process; None: `default_threads`. Each loads one item, and one
-        more per process is waiting.
+      threads: per process; None: `default_threads`. Each loads one item, one more is waiting.
       prepare: maps a number to the argument of `load`, in this process, where it may use JAX.
 
     Raises:

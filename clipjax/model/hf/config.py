@@ -9,20 +9,11 @@ from typing import Any
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import CLIPConfig, TextConfig, VisionConfig
 
-_TOWERS = {"vision": VisionConfig, "text": TextConfig}
 _SINGLE = {"vision": "clip_vision_model", "text": "clip_text_model"}  # model_type of one tower
 # What Hugging Face assumes where a config.json is silent (ViT-B/32's sizes).
 _DEFAULTS = {
-    "vision": dict(
-        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
-    ),
-    "text": dict(
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=8,
-        pad_token_id=1,
-    ),
+    "vision": VisionConfig(768, 3072, 12, 12),
+    "text": TextConfig(512, 2048, 12, 8, pad_token_id=1),
 }
 _UNUSED = ("bos_token_id", "pad_token_id")  # no embedding depends on them: they may be null
 
@@ -36,23 +27,18 @@ def config_from_hf(data: dict) -> CLIPConfig:
     kind = data.get("model_type", "clip")
     if kind not in ("clip", *_SINGLE.values()):
         raise CheckpointError(f"this is a {kind!r} model; clipjax reads models of type 'clip'.")
-    sections = {tower: _section(data, kind, tower) for tower in _TOWERS}
+    sections = {tower: _section(data, kind, tower) for tower in _SINGLE}
     try:
         towers = {t: None if s is None else _tower(t, s) for t, s in sections.items()}
     except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
         raise CheckpointError(f"config.json describes no CLIP that can be built: {error}") from None
-    single = [s for s in sections.values() if s is not None] if kind != "clip" else []
-    projection = next((s["projection_dim"] for s in single if "projection_dim" in s), None)
-    width = projection or data.get("projection_dim", 512)
+    single = next(s for s in sections.values() if s is not None) if kind != "clip" else {}
+    width = single.get("projection_dim") or data.get("projection_dim", 512)
     scale = data.get("logit_scale_init_value", 2.6592)
-    for name, value, type_ in (
-        ("projection_dim", width, int),
-        ("logit_scale_init_value", scale, float),
-    ):
+    numbers = {"projection_dim": (width, int), "logit_scale_init_value": (scale, float)}
+    for name, (value, type_) in numbers.items():
         if not _is_number(value, type_):
-            raise CheckpointError(
-                f"config.json: {name} is {value!r}, which is no finite {type_.__name__}."
-            )
+            raise CheckpointError(f"config.json: {name} {value!r} is no finite {type_.__name__}.")
     return CLIPConfig(towers["vision"], towers["text"], width, scale)
 
 
@@ -69,9 +55,9 @@ def _section(data: dict, kind: str, tower: str) -> dict | None:
 
 
 def _tower(tower: str, section: dict) -> VisionConfig | TextConfig:
-    names = {field.name for field in dataclasses.fields(_TOWERS[tower])}
+    names = {field.name for field in dataclasses.fields(_DEFAULTS[tower])}
     given = {name: _plain(name, value) for name, value in section.items() if name in names}
-    return _TOWERS[tower](**(_DEFAULTS[tower] | given))
+    return dataclasses.replace(_DEFAULTS[tower], **given)
 
 
 def _plain(name: str, value: Any) -> Any:
@@ -97,7 +83,7 @@ def config_to_hf(config: CLIPConfig) -> dict:
     width = {"projection_dim": config.projection_dim}
     towers = {
         tower: {**dataclasses.asdict(sizes), **width, "model_type": _SINGLE[tower]}
-        for tower in _TOWERS
+        for tower in _SINGLE
         if (sizes := getattr(config, tower)) is not None
     }
     if len(towers) == 1:

@@ -28,16 +28,10 @@ PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 def find_model(name_or_path: str | os.PathLike, revision: str | None = None) -> pathlib.Path:
-    """Return the directory of a model.
+    """Return the directory of a model, see `clipjax.load_clip`; a Hub id is downloaded once.
 
-    Args:
-      name_or_path: "tiny" (embedded), a directory in Hugging Face layout, or a Hub id
-        "owner/name", which is downloaded once into Hugging Face's own cache.
-      revision: branch, tag or commit of a Hub id; directories and "tiny" have none.
-
-    Raises:
-      CheckpointError: neither a directory nor a Hub id, a revision of a directory, no network and
-        not cached, no access, or a repository without safetensors.
+    CheckpointError for a name that is neither a directory nor a Hub id, a revision of a directory,
+    no network and no cached copy, no access, or a repository without safetensors.
     """
     return _find(name_or_path, revision, (*PREPROCESSORS, *TOKENIZER_FILES), weights=True)
 

@@ -93,8 +93,7 @@ def _check_projection(config: CLIPConfig, tensors: Mapping[str, weights.Stored])
     name = "text_projection" if config.vision is None else "visual_projection"
     if f"{name}.weight" not in tensors:
         raise CheckpointError(
-            f"the weights hold a tower without {name}.weight, so its output lies in no space "
-            "that images and texts share; export the model's ...WithProjection variant."
+            f"the weights hold no {name}.weight; export the model's ...WithProjection variant."
         )
 
 
@@ -103,18 +102,15 @@ def check_size(config: CLIPConfig, preprocess: Any, origin: object) -> None:
     if config.vision.image_size != preprocess.size:
         raise CheckpointError(
             f"{origin}: its preprocessor makes pictures of {preprocess.size} pixels, its "
-            f"config.json wants {config.vision.image_size}; correct the file that is wrong, or "
-            "name the size you want as image_size."
+            f"config.json wants {config.vision.image_size}; correct one, or set image_size."
         )
 
 
 def _with_image_size(config: CLIPConfig, params: PyTree, size: int) -> tuple[CLIPConfig, PyTree]:
-    if config.vision is None or size <= 0 or size % config.vision.patch_size:
-        patch = config.vision and config.vision.patch_size
-        raise CheckpointError(
-            f"image_size {size} does not fit: the model has "
-            + (f"patches of {patch} pixels; choose a multiple." if patch else "no image tower.")
-        )
+    if config.vision is None:
+        raise CheckpointError(f"image_size {size} does not fit: the model has no image tower.")
+    if size <= 0 or size % (patch := config.vision.patch_size):
+        raise CheckpointError(f"image_size {size} is no multiple of the patches of {patch} pixels.")
     vision = dataclasses.replace(config.vision, image_size=size)
     table = np.asarray(params["vision"]["position_embedding"])
     resized = jnp.asarray(resize_positions(table, size // vision.patch_size))

@@ -109,11 +109,8 @@ def params_from_hf(
 ) -> PyTree:
     """Read tensors one by one into our tree; only one of them is in memory beside it.
 
-    Args:
-      names: path in our tree -> Hugging Face name, from `check_tensors`.
-      read: Hugging Face name -> tensor.
-      config: of the model.
-      dtype: of a missing logit scale; None for float32.
+    `names` maps paths in our tree to Hugging Face names, from `check_tensors`, and `read` these to
+    tensors; `dtype` is that of a missing logit scale.
     """
     abstract = abstract_params(config)
     scale = lambda: jnp.asarray(config.logit_scale_init_value, dtype or jnp.float32)

@@ -40,8 +40,7 @@ def load_tokenizer(
     directory = find_tokenizer(name_or_path, revision)
     if not any((directory / f).exists() for f in ("vocab.json", "tokenizer.json")):
         raise CheckpointError(
-            f"{directory} holds no tokenizer: neither vocab.json (with merges.txt) nor "
-            "tokenizer.json is there; copy them from the model's repository."
+            f"{directory} holds neither vocab.json (with merges.txt) nor tokenizer.json; copy them."
         )
     if tower is None and (context is None or (directory / "config.json").exists()):
         tower = config_from_hf(read_json(directory / "config.json")).text
@@ -49,9 +48,9 @@ def load_tokenizer(
             raise CheckpointError(f"{directory} holds an image tower only; it cannot read texts.")
     context = tower.max_position_embeddings if context is None else context
     if context < 2:
+        tokens = f"{context} token{'s' * (context != 1)}"
         raise CheckpointError(
-            f"{directory}: a text of {context} token{'s' * (context != 1)} has no room for its "
-            "begin and its end; correct max_position_embeddings in config.json."
+            f"{directory}: {tokens} has no room for a text; correct max_position_embeddings."
         )
     tokenizer = _open_tokenizer(directory)
 
@@ -76,10 +75,7 @@ def _open_tokenizer(directory: pathlib.Path):
         data = read_json(directory / file) if file in there else {}
         for key in ("bos_token", "eos_token"):
             if data.get(key, "") is None:
-                raise CheckpointError(
-                    f"{directory / file}: {key} is null, and a CLIP's texts need one; name the "
-                    "token, as the model's repository does."
-                )
+                raise CheckpointError(f"{directory / file}: {key} is null; name the token.")
     try:
         # With padding on the left the end would not be where towers look for it.
         tokenizer = CLIPTokenizer.from_pretrained(str(directory), padding_side="right")
@@ -87,7 +83,7 @@ def _open_tokenizer(directory: pathlib.Path):
         why = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"the tokenizer's files in {directory} ({', '.join(there)}) are damaged or do not fit "
-            f"each other ({why}); copy them from the model's repository again."
+            f"each other ({why}); copy them again."
         ) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -105,7 +101,7 @@ def _check_merges(directory: pathlib.Path, tokenizer) -> None:
     if lost := sorted(learned - named - made - set(tokenizer.get_added_vocab())):
         raise CheckpointError(
             f"{directory / 'merges.txt'} does not belong to vocab.json: it makes no token "
-            f"{lost[0]!r} ({len(lost)} like it); copy both from the model's repository again."
+            f"{lost[0]!r} ({len(lost)} like it); copy both again."
         )
 
 

@@ -31,10 +31,7 @@ def read_json(path: pathlib.Path) -> dict:
     try:
         data = json.loads(decoded(path.read_bytes(), str(path), CheckpointError))
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} does not exist; a CLIP directory in Hugging Face layout holds config.json, "
-            "model.safetensors, preprocessor_config.json and the tokenizer's files."
-        ) from None
+        raise CheckpointError(f"{path} does not exist; copy it, or the whole model.") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
     except json.JSONDecodeError as error:
@@ -103,10 +100,8 @@ def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np
             f"{np.dtype(dtype).name} does not hold; use another dtype."
         )
     bad = int((~np.isfinite(tensor)).sum())
-    raise CheckpointError(
-        f"{file}: tensor {name} holds NaN or infinity ({bad} of {tensor.size} numbers): the "
-        "weights are damaged, or their training diverged; use a sound copy."
-    )
+    found = f"NaN or infinity ({bad} of {tensor.size} numbers)"
+    raise CheckpointError(f"{file}: tensor {name} holds {found}; use a sound copy.")
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:

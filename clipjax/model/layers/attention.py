@@ -84,6 +84,5 @@ def check_kernel(kernel: str | None, dtype: jnp.dtype) -> None:
         )
     if dtype not in (jnp.float16, jnp.bfloat16):
         raise ConfigError(
-            f"attention kernel 'cudnn' computes in half precision only, not in {dtype}; compute in "
-            f"it (CLIP(config, jnp.bfloat16)), or {_REMEDY}."
+            f"attention kernel 'cudnn' computes in half precision only, not in {dtype}; {_REMEDY}."
         )

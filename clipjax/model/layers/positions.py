@@ -57,8 +57,7 @@ def resize_positions(table: np.ndarray, grid: int) -> np.ndarray:
     old = int(np.sqrt(len(table) - 1))
     if old * old != len(table) - 1:
         raise CheckpointError(
-            f"a position embedding of {len(table)} rows is not a class token and a square grid of "
-            "patches; it cannot be resized to another image_size."
+            f"{len(table)} position embeddings cannot be resized: they are no square of patches."
         )
     if old == grid:
         return table
