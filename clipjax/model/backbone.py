@@ -1,7 +1,5 @@
 """CLIP and its heads as the pure functions that methods take (`clipjax.adapt.method`)."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Collection

@@ -4,8 +4,6 @@ Parameters are nested dicts in input-to-output order, so that `clipjax.train.gro
 can name, freeze and scale them; `clipjax.model.hf.names` has Hugging Face's names for them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any
@@ -74,18 +72,22 @@ def patchify(images: jax.Array, patch: int) -> jax.Array:
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
 
 
-class VisionTower(nn.Module):
+class _Computed(nn.Module):
+    """Attributes of CLIP and its towers."""
+
+    config: Any  # sizes
+    dtype: Any = jnp.float32  # of the towers' computation, whatever dtype the parameters have
+    kernel: str | None = None  # of attention: None, "xla" or "cudnn", see `attend`
+    remat: str = "none"  # what the backward pass recomputes instead of keeping it, see `REMAT`
+
+
+class VisionTower(_Computed):
     """Images to the pooled class token, float [B, S, S, 3] -> float32 [B, D].
 
     `keep` < 1 encodes a random part of the patches, chosen per image with `rng` (FLIP, Li et al.
     2023, arXiv 2212.00794). `all_hidden=True` also returns the hidden states, a list of [B, T, D]
     (embedding, then every block).
     """
-
-    config: VisionConfig
-    dtype: Any = jnp.float32
-    kernel: str | None = None
-    remat: str = "none"
 
     @nn.compact
     def __call__(self, images, *, keep: float = 1.0, rng=None, all_hidden: bool = False):
@@ -125,17 +127,12 @@ def pool_positions(ids: jax.Array, eos_token_id: int) -> jax.Array:
     return jnp.argmax(ids if eos_token_id == 2 else ids == eos_token_id, axis=-1)
 
 
-class TextTower(nn.Module):
+class TextTower(_Computed):
     """Token ids to the pooled EOS state, int32 [B, T] -> float32 [B, D]. Causal attention.
 
     `embeddings` float32 [B, T, D] (learned prompts) replace those of the ids, which then only mark
     the end of a text.
     """
-
-    config: TextConfig
-    dtype: Any = jnp.float32
-    kernel: str | None = None
-    remat: str = "none"
 
     @nn.compact
     def __call__(self, ids, embeddings=None, *, all_hidden: bool = False):
@@ -163,7 +160,6 @@ def clamp_logit_scale(x: jax.Array) -> jax.Array:
 
     The gradient of `jnp.minimum` is 1/2 at a tie, where OpenAI's checkpoints lie, and 0 above.
 
-    >>> import jax
     >>> [round(jax.grad(clamp_logit_scale)(x).item(), 1) for x in (4.0, MAX_LOGIT_SCALE, 5.0)]
     [1.0, 1.0, 1.0]
     """
@@ -189,16 +185,11 @@ def tell_clamped(logit_scale: float) -> str:
     )
 
 
-class CLIP(nn.Module):
-    """Vision tower, text tower, projections and logit scale.
+class CLIP(_Computed):
+    """Vision tower, text tower, projections and logit scale, by a `CLIPConfig`.
 
     Embeddings are float32 [B, projection_dim] and **not** normalised; `normalize` does that.
     """
-
-    config: CLIPConfig
-    dtype: Any = jnp.float32  # of the towers' computation, whatever dtype the parameters have
-    kernel: str | None = None  # of attention: None, "xla" or "cudnn", see `attend`
-    remat: str = "none"  # what the backward pass recomputes instead of keeping it, see `REMAT`
 
     def setup(self):
         cfg, shared = self.config, (self.dtype, self.kernel, self.remat)
@@ -237,7 +228,6 @@ class CLIP(nn.Module):
 def normalize(x: jax.Array, axis: int = -1) -> jax.Array:
     """Scale vectors to Euclidean length 1.
 
-    >>> import jax.numpy as jnp
     >>> normalize(jnp.array([[3.0, 4.0]])).tolist()
     [[0.6000000238418579, 0.800000011920929]]
     """

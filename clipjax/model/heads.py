@@ -1,7 +1,5 @@
 """MLPs on CLIP's features: adapter, class head and domain head."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -39,38 +37,32 @@ class MLP(nn.Module):
         return nn.Dense(self.out, use_bias=self.out_bias, name=f"layer_{len(self.hidden)}")(x)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
-
-
 class Heads(nn.Module):
     """Adapter, class head and domain head over one parameter tree with these three names.
 
-    `classifier` and `discriminator` are hidden widths, `adapter` all widths; None means no adapter
-    or domain head. `class_bias=False` leaves out the class head's last bias, so that a linear one
-    is a table of class embeddings (`class_embeddings`). `members` > 1 makes the class head an
-    ensemble, its logits on a leading axis. With `text=True` CLIP's text tower classifies instead
-    (`clipjax.model.backbone`).
+    With `text=True` CLIP's text tower classifies, see `clipjax.model.backbone`.
     """
 
     num_classes: int
     num_domains: int = 2
-    adapter: Sequence[int] | None = None
-    classifier: Sequence[int] = ()
-    discriminator: Sequence[int] | None = None
+    adapter: Sequence[int] | None = None  # its widths; None leaves features as they are
+    classifier: Sequence[int] = ()  # hidden widths
+    discriminator: Sequence[int] | None = None  # hidden widths; None makes no domain head
     dropout: float = 0.0
-    class_bias: bool = True
-    members: int = 1
+    class_bias: bool = True  # without it a linear head is a table of class embeddings
+    members: int = 1  # above 1 the class head is an ensemble, its logits on a leading axis
     text: bool = False
 
     def __post_init__(self):
-        widths = lambda x: isinstance(x, Sequence) and all(map(_is_count, x))
+        whole = lambda x: isinstance(x, (int, np.integer)) and not isinstance(x, bool)
+        count = lambda x: whole(x) and x > 0
+        widths = lambda x: isinstance(x, Sequence) and all(map(count, x))
         optional = lambda x: x is None or widths(x)
         share = lambda x: isinstance(x, (int, float)) and 0 <= x < 1
         checks = (  # Flax would take the rest, and fail when parameters are made
             ("adapter discriminator", optional, "a tuple of widths, as in (256,)"),
             ("classifier", widths, "a tuple of widths, as in (256,)"),
-            ("num_classes num_domains members", _is_count, "a number, at least 1"),
+            ("num_classes num_domains members", count, "a number, at least 1"),
             ("class_bias text", lambda x: isinstance(x, bool), "True or False"),
             ("dropout", share, "at least 0 and less than 1"),
         )

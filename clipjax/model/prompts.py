@@ -1,7 +1,5 @@
 """Prompt templates and class names."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -67,12 +65,10 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
         prompts = PROMPTS.get(prompts, (prompts,))
     if not prompts:
         raise ConfigError("prompts is empty; give a template with {} or the name of a set.")
-    for prompt in prompts:
-        if "{}" not in prompt:
-            raise ConfigError(
-                f"prompt {prompt!r} has no {{}} for the class name and is no named set; "
-                f"sets: {', '.join(PROMPTS)}."
-            )
+    if bad := [prompt for prompt in prompts if "{}" not in prompt]:
+        raise ConfigError(
+            f"prompt {bad[0]!r} has no {{}} and is no named set; sets: {', '.join(PROMPTS)}."
+        )
     name = clean_class_name(class_name)
     if not name:
         raise ConfigError(

@@ -1,7 +1,5 @@
 """Sizes of published CLIPs by name."""
 
-from __future__ import annotations
-
 from clipjax.errors import ConfigError
 from clipjax.model.clip import CLIPConfig, TextConfig, VisionConfig
 

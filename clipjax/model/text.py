@@ -1,7 +1,5 @@
 """The zero-shot classifier: class weights from texts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -32,7 +30,7 @@ def zero_shot_classifier(
       tokenize: texts -> token ids, see `clipjax.load_tokenizer`.
       class_names: K names.
       prompts: a template, a list of them, or the name of a set (`clipjax.model.prompts.PROMPTS`).
-      batch_size: texts encoded at a time (bounds memory; the last batch is padded).
+      batch_size: texts encoded at a time; the last batch is padded.
 
     Returns:
       float32 [K, P], rows of length 1.
@@ -108,8 +106,8 @@ def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str])
         shown = "; ".join(_listed(names) for names in alike[:GROUPS])
         more = f"; and {len(alike) - GROUPS} more such groups" if len(alike) > GROUPS else ""
         found.append(
-            f"CLIP reads the same prompts for {shown}{more}: it cannot tell these classes apart, "
-            "and zero-shot answers the first of them alone; give them other names by class_names."
+            f"CLIP reads the same prompts for {shown}{more}; zero-shot answers the first of them "
+            "alone: give them other names by class_names."
         )
     return found
 

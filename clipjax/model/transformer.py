@@ -1,7 +1,5 @@
 """The pre-norm transformer of both towers (Vaswani et al. 2017, arXiv 1706.03762)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

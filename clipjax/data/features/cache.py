@@ -3,8 +3,6 @@
 Their directory is named by a hash of all they depend on, so a stale cache can never be read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib
@@ -104,16 +102,14 @@ def cached_features(
       cache_dir: None switches the disk cache off.
       model: a name for humans, stored beside the features.
       most_skipped: images that may be unreadable; None: all but one.
-      say: gets a line about a long encoding, and one about a cache that cannot be written.
+      say: gets lines about a long encoding, and a cache that cannot be written.
 
-    Raises:
-      ChangedError: the data changed since the source was opened.
-      DataError: no images, no readable ones, or more than `most_skipped` unreadable ones.
+    DataError for no images, no readable ones, or more than `most_skipped` unreadable ones;
+    ChangedError if the data changed since the source was opened.
     """
     if not len(source):
         raise DataError(
-            f"split {source.split!r} of domain {source.domain!r} has no images; add some, or give "
-            "train, val and test folders."
+            f"split {source.split!r} of domain {source.domain!r} has no images; add some to it."
         )
     store = None
     if cache_dir is not None:

@@ -1,7 +1,5 @@
 """Run an encoder over a source, shard by shard: one batch computes while the next is decoded."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os
@@ -27,7 +25,6 @@ TELL_EVERY = 60.0  # seconds between two lines where no bar is shown
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16}
 
-Encode = Callable[[np.ndarray], jax.Array]
 Say = Callable[[str], None]
 
 
@@ -35,7 +32,8 @@ Say = Callable[[str], None]
 class ImageEncoder:
     """How images become features; ConfigError for an unknown dtype or a batch size below 1."""
 
-    encode: Encode  # uint8 images [B, S, S, 3] -> float32 [B, P]; may return early, as under jit
+    # Uint8 images [B, S, S, 3] -> float32 [B, P]; may return early, as under jit.
+    encode: Callable[[np.ndarray], jax.Array]
     preprocess: Preprocess
     batch_size: int = 256  # images per call of `encode`; the last batch is padded
     dtype: str = "float32"  # of the stored features: "float32", "float16" or "bfloat16"
@@ -66,7 +64,7 @@ class Throughput:
     """Clock of an encoding: time spent decoding and computing."""
 
     def __init__(self):
-        self.images, self._started = 0, time.perf_counter()
+        self.images, self.started = 0, time.perf_counter()
         self._spent: dict[str, float] = {}
 
     @contextlib.contextmanager
@@ -76,11 +74,6 @@ class Throughput:
         yield
         took = time.perf_counter() - started
         self._spent[on] = self._spent[on] + took if on in self._spent else 0.0
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self._started
 
     def bound(self) -> str:
         """Name the limiting part and its share of the time: "decode-bound 83 %"."""
@@ -95,8 +88,7 @@ class Throughput:
 
 def resident_bytes() -> int:
     """Return this process's bytes in memory: now, or their peak where only that is known."""
-    statm = pathlib.Path("/proc/self/statm")
-    if statm.exists():
+    if (statm := pathlib.Path("/proc/self/statm")).exists():
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     import resource
 
@@ -114,16 +106,16 @@ def encode_shards(
     done, name = first * SHARD_ROWS, f"{source.domain}/{source.split}"
     if done >= len(source):
         return
-    size, threads = encoder.batch_size, {"workers": encoder.workers, "threads": encoder.threads}
-    batches = image_batches(source, encoder.preprocess, size, first=done // size, **threads)
+    size, how = encoder.batch_size, {"workers": encoder.workers, "threads": encoder.threads}
+    batches = image_batches(source, encoder.preprocess, size, first=done // size, **how)
     clock = Throughput()
     with progress(total=len(source), what=f"encode {name}", unit="image") as bar:
         bar.n = bar.initial = done
         results = _overlapped(encoder, batches, clock, name)
         told = _counted(results, clock, bar, f"encode {name}", done, len(source), say)
         yield from _cut(told, first, len(source))
-    if clock.seconds > TELL_AFTER:
-        rate = clock.images / clock.seconds
+    if (seconds := time.perf_counter() - clock.started) > TELL_AFTER:
+        rate = clock.images / seconds
         say(f"encoded {clock.images} images of {name}: {rate:.0f} images/s, {clock} in memory")
 
 
@@ -139,21 +131,17 @@ def _overlapped(
             result = None if batch is None else encoder.encode(batch["image"])
             landed = flying and (flying[0], np.asarray(flying[1]).astype(encoder.kept_dtype))
         if landed:
-            _check_finite(*landed, name)
+            bad = ~np.isfinite(landed[1]).all(axis=1) & landed[0]["mask"]
+            if bad.any():
+                raise NonFiniteError(
+                    f"the image tower gives NaN or infinity for {bad.sum()} of {len(bad)} images "
+                    f"of {name}, by overflow, or an image_std of 0 in preprocessor_config.json; "
+                    "set compute_dtype to float32, or correct the file."
+                )
             yield landed
         if batch is None:
             return
         flying = batch, result
-
-
-def _check_finite(batch: Batch, features: np.ndarray, name: str) -> None:
-    bad = ~np.isfinite(features).all(axis=1) & batch["mask"]
-    if bad.any():
-        raise NonFiniteError(
-            f"the image tower gives NaN or infinity for {bad.sum()} of {len(bad)} images of "
-            f"{name}, by overflow, or an image_std of 0 in preprocessor_config.json; set "
-            "compute_dtype to float32, or correct the file."
-        )
 
 
 def _counted(
@@ -166,7 +154,7 @@ def _counted(
         clock.images += new
         bar.set_postfix_str(str(clock), refresh=False)
         bar.update(new)
-        seconds, images = clock.seconds, clock.images
+        seconds, images = time.perf_counter() - clock.started, clock.images
         if quiet and images and seconds - last >= TELL_EVERY:
             last, rate = seconds, images / seconds
             minutes = (rows - done - images) / rate / 60

@@ -1,7 +1,5 @@
 """Identity of a model: compared before anything trained on its features is used."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -1,11 +1,9 @@
 """The features of one source on disk: shards while they are made, one memory-mapped file after.
 
-A file appears under its name whole or not at all, and the content of a name never changes: names
-cover the unreadable rows, which may differ from run to run. So a killed encoding resumes after its
-last shard, and processes that encode the same thing at once do no harm.
+Files appear whole or not at all, and a name's content never changes: names cover unreadable rows,
+which may differ between runs. So a killed encoding resumes after its last shard, and processes that
+encode the same thing at once do no harm.
 """
-
-from __future__ import annotations
 
 import contextlib
 import itertools

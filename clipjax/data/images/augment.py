@@ -1,7 +1,5 @@
 """Augmentation of drawings and photos on the device, as pure functions of an rng."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -7,8 +7,6 @@ holds 8 bits, which stay as they are. 32-bit integers, signed ones and floats de
 pictures fill; `_range` finds theirs. Of several channels Pillow reads the high byte of 16 bits.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import numpy as np

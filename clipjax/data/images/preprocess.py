@@ -4,12 +4,10 @@ The resize is PIL's, as in the reference (transformers' PIL-backed processor on 
 other resizers change accuracy.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -72,7 +70,7 @@ class Preprocess:
             return edge, int(edge * height / short)
         return int(edge * width / short), edge
 
-    def with_size(self, size: int) -> Preprocess:
+    def with_size(self, size: int) -> Self:
         """Return the rules for another side of the square; the resize rule scales with it."""
         resize, scale = self.resize, lambda edge: round(edge * size / self.size)
         if isinstance(resize, int):

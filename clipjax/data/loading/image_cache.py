@@ -3,11 +3,9 @@
 Imports no JAX, because worker processes import this module.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -32,7 +30,7 @@ class Crops:
         self.labels = np.asarray(source.labels, np.int32)  # [N]
         self.more: dict[str, np.ndarray] = {}  # arrays [N, ...] beside the images
 
-    def beside(self, **arrays: np.ndarray) -> Crops:
+    def beside(self, **arrays: np.ndarray) -> Self:
         """Return the same images with further arrays [N, ...], whose rows go into batches too."""
         made = copy.copy(self)
         made.more = {**self.more, **arrays}

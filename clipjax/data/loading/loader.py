@@ -1,7 +1,5 @@
 """Every image of a source once, in order, in batches of one shape: for encoding and evaluation."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -102,18 +100,15 @@ def image_batches(
       time}. `mask` is False on unreadable rows and padding; `row` is the index in the source, -1 on
       padding.
 
-    Raises:
-      ChangedError: the data changed since the source was opened.
-      ValueError: an impossible batch size or process.
+    ChangedError if the data changed since the source was opened.
 
     >>> from clipjax.data.dataset import ArraySource
     >>> images = [np.full((4, 4, 3), 7, np.uint8), b"no image", np.zeros((4, 4, 3), np.uint8)]
     >>> source = ArraySource(images, [0, 1, 1], classes=("a", "b"), domain="d")
-    >>> one, two = image_batches(source, Preprocess(size=4), 2)
-    >>> one["mask"].tolist(), one["row"].tolist(), one["problems"][0].name
-    ([True, False], [0, 1], 'd/train/1')
-    >>> two["mask"].tolist(), two["row"].tolist(), two["problems"]
-    ([True, False], [2, -1], ())
+    >>> for batch in image_batches(source, Preprocess(size=4), 2):
+    ...     print(batch["mask"], batch["row"], [skipped.name for skipped in batch["problems"]])
+    [ True False] [0 1] ['d/train/1']
+    [ True False] [ 2 -1] []
     """
     load = BatchLoader(source, preprocess, batch_size, process)
     return load_ahead(load, min(first, len(load)), len(load), workers=workers, threads=threads)

@@ -1,7 +1,5 @@
 """Batches of pixels for training: pairs of source and target, resumable at any step."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -44,9 +42,7 @@ def paired_batches(
       Iterator of {"source": {"inputs" uint8 [b, S, S, 3], "label" int32 [b], "mask" bool [b]},
       "target": {"inputs"}}, where b = batch_size / n; of episodes also "support", as "source".
 
-    Raises:
-      ConfigError: a batch that cannot be shared evenly, or an epoch of unknown length.
-      DataError: an image became unreadable (the message names it), or a worker died.
+    ConfigError for a batch that cannot be shared evenly; DataError if an image became unreadable.
     """
     sampler, size = batching.sampler, batching.batch_size
     targets = len(target) if target is not None else 0

@@ -1,7 +1,5 @@
 """Which examples each batch of an epoch takes: the same order for cached features and for files."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax
@@ -130,13 +128,8 @@ def balanced_rows(key: jax.Array, labels: jax.Array, length: int) -> jax.Array:
 
 
 def epoch_plan(
-    key: jax.Array,
-    num_source: int,
-    num_target: int,
-    batch_size: int,
-    sampling: Sampling = ONE_PASS,
-    labels: jax.Array | None = None,
-) -> dict[str, jax.Array]:
+    key, num_source: int, num_target: int, batch_size: int, sampling=ONE_PASS, labels=None
+) -> Plan:
     """Choose the examples of S batches: "source", "target" int32 [S, B] and "mask" bool [S, B].
 
     An epoch as long as one pass over the source is that pass: every example once, the last batch

@@ -3,8 +3,6 @@
 Every batch is a pure function of (seed, step), so there is no state to save.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -29,9 +27,8 @@ class PairCorpus:
             )
         import pyarrow.parquet as pq
 
-        table = pq.read_table(
-            root / "manifest.parquet", columns=["caption", "texts", "kind", "row", "group"]
-        ).to_pydict()
+        columns = ["caption", "texts", "kind", "row", "group"]
+        table = pq.read_table(root / "manifest.parquet", columns=columns).to_pydict()
         self.root = root
         self._masks = np.load(root / "masks.npy", mmap_mode="r")
         self._rgba = np.load(root / "rgba.npy", mmap_mode="r")

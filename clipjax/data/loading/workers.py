@@ -6,8 +6,6 @@ pipes: it is not forked, imports only what `load` needs (not the main script, an
 `load` does), does not get the terminal's Ctrl-C, and ends when its pipe does.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import pickle
@@ -21,6 +19,8 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
+
+import cloudpickle
 
 from clipjax.errors import ConfigError, DataError
 
@@ -50,42 +50,29 @@ def load_ahead(
       threads: per process; None: `default_threads`. Each loads one item, one more is waiting.
       prepare: maps a number to the argument of `load`, in this process, where it may use JAX.
 
-    Raises:
-      ConfigError: a `load` that cannot be sent to a process.
-      DataError: a worker process died.
-      Exception: of `load`, in its place in the order.
+    Errors of `load` are raised in their place in the order; DataError if a worker process dies.
     """
     threads = default_threads(workers) if threads is None else threads
     if workers < 0 or threads < 1:
         raise ConfigError(f"workers={workers}, threads={threads}: give at least 0 and 1.")
     if workers and last > first:
         return _in_processes(load, first, last, min(workers, last - first), threads, prepare)
-    return _in_threads(load, first, last, threads, prepare)
-
-
-def default_threads(workers: int = 0) -> int:
-    """Return the threads per process that keep all cores busy, `MOST_THREADS` at most.
-
-    >>> default_threads(1_000_000)
-    1
-    """
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(max(1, cores // max(1, workers)), MOST_THREADS)
-
-
-def _in_threads(load, first: int, last: int, threads: int, prepare) -> Iterator:
-    import grain
+    import grain  # slow to import, and worker processes need none
 
     dataset = grain.MapDataset.range(first, last).map(lambda number: load(prepare(int(number))))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(dataset.to_iter_dataset(options))
 
 
+def default_threads(workers: int = 0) -> int:
+    """Return the threads per process that keep all cores busy, `MOST_THREADS` at most."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(max(1, cores // max(1, workers)), MOST_THREADS)
+
+
 def _in_processes(load, first: int, last: int, workers: int, threads: int, prepare) -> Iterator:
     """Yield items in order: item i is loaded by worker i % workers."""
-    import cloudpickle
-
     try:
         sent = cloudpickle.dumps(load)
     except (pickle.PicklingError, TypeError) as error:

@@ -1,7 +1,5 @@
 """Hugging Face's config.json <-> `CLIPConfig`."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any
@@ -38,7 +36,7 @@ def config_from_hf(data: dict) -> CLIPConfig:
     numbers = {"projection_dim": (width, int), "logit_scale_init_value": (scale, float)}
     for name, (value, type_) in numbers.items():
         if not _is_number(value, type_):
-            raise CheckpointError(f"config.json: {name} {value!r} is no finite {type_.__name__}.")
+            raise CheckpointError(f"config.json: {name} is {value!r}, no finite {type_.__name__}.")
     return CLIPConfig(towers["vision"], towers["text"], width, scale)
 
 

@@ -1,7 +1,5 @@
 """Find a model by name: the embedded one, a local directory, or a Hub id that is downloaded."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 import re
@@ -58,14 +56,13 @@ def _find(name_or_path, revision: str | None, optional: Iterable[str], weights=F
     if name == "tiny" or pathlib.Path(name).is_dir():
         if revision:
             raise CheckpointError(
-                f"model {name!r} is a directory on this machine, which has no revision "
-                f"{revision!r}; leave revision empty, or give a Hub id."
+                f"{name!r} is a folder, which has no revision {revision!r}; leave revision empty."
             )
         return TINY if name == "tiny" else pathlib.Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise CheckpointError(
-            f"model {name!r} is neither a directory nor a Hub id "
-            "like 'openai/clip-vit-base-patch32'; give one of these, or 'tiny', the embedded CLIP."
+            f"model {name!r} is neither a directory nor a Hub id like "
+            "'openai/clip-vit-base-patch32', nor 'tiny', the embedded CLIP."
         )
     from huggingface_hub.errors import HFValidationError, HTTPError
 
@@ -142,9 +139,9 @@ def _conversion(repo: str) -> str | None:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        for discussion in HfApi().get_repo_discussions(repo, discussion_type="pull_request"):
-            if discussion.author == "SFconvertbot" and "safetensors" in discussion.title:
-                return f"refs/pr/{discussion.num}"
+        for found in HfApi().get_repo_discussions(repo, discussion_type="pull_request"):
+            if found.author == "SFconvertbot" and "safetensors" in found.title:
+                return f"refs/pr/{found.num}"
     except HfHubHTTPError as error:
         if error.response.status_code not in (403, 404):  # owners can switch discussions off
             raise

@@ -1,10 +1,4 @@
-"""Read and write CLIP directories in Hugging Face layout, safetensors only.
-
-Replaces the Flax models that `transformers` removed in version 5. Needs neither torch nor
-transformers.
-"""
-
-from __future__ import annotations
+"""Read and write CLIP directories in Hugging Face layout, without torch or transformers."""
 
 import dataclasses
 import os
@@ -43,10 +37,10 @@ def load_clip(
       name_or_path: a directory, a Hub id ("openai/clip-vit-base-patch32"; downloaded once into
         Hugging Face's cache), or "tiny" for the embedded model.
       revision: branch, tag or commit of a Hub id; refused with a directory.
-      dtype: of the parameters; None keeps the stored one. Train on float32. The dtype of the
-        computation is that of `CLIP(config, dtype=...)`.
-      image_size: side length in pixels, if another than the model's own; position embeddings are
-        interpolated bicubically, as transformers' `interpolate_pos_encoding=True` does.
+      dtype: of the parameters; None keeps the stored one. Train on float32. `CLIP(config, dtype)`
+        computes in its own.
+      image_size: in pixels, if not the model's own; position embeddings are interpolated as by
+        transformers' `interpolate_pos_encoding=True`.
 
     Returns:
       (config, params) for `CLIP(config).apply({"params": params}, ...)`.

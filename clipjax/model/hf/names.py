@@ -1,7 +1,5 @@
 """Names and layouts of single tensors: Hugging Face's <-> a path in our parameter tree."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

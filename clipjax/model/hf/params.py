@@ -1,7 +1,5 @@
 """A model's named Hugging Face tensors <-> our parameter tree, every name and shape checked."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any

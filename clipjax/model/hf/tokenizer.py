@@ -1,7 +1,5 @@
 """The tokenizer of a CLIP, its ids checked against the text tower that reads them."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -34,8 +32,7 @@ def load_tokenizer(
       EOS token. It raises CheckpointError for an id without an embedding, or a text whose end is
       not where the tower pools.
 
-    Raises:
-      CheckpointError: as `clipjax.load_clip`, or there is no vocabulary, or a damaged one.
+    CheckpointError as for `clipjax.load_clip`, and if there is no vocabulary, or a damaged one.
     """
     directory = find_tokenizer(name_or_path, revision)
     if not any((directory / f).exists() for f in ("vocab.json", "tokenizer.json")):
@@ -73,9 +70,8 @@ def _open_tokenizer(directory: pathlib.Path):
     there = [file for file in TOKENIZER_FILES if (directory / file).exists()]
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         data = read_json(directory / file) if file in there else {}
-        for key in ("bos_token", "eos_token"):
-            if data.get(key, "") is None:
-                raise CheckpointError(f"{directory / file}: {key} is null; name the token.")
+        if null := [key for key in ("bos_token", "eos_token") if data.get(key, "") is None]:
+            raise CheckpointError(f"{directory / file}: {null[0]} is null; name the token.")
     try:
         # With padding on the left the end would not be where towers look for it.
         tokenizer = CLIPTokenizer.from_pretrained(str(directory), padding_side="right")

@@ -1,13 +1,13 @@
 """Named tensors in safetensors files, one file or several with an index. Pickles are never read."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from clipjax.errors import CheckpointError
 from clipjax.io import replaced
@@ -30,15 +30,15 @@ def read_json(path: pathlib.Path) -> dict:
     """Read the dict of a JSON file; CheckpointError where that is not possible."""
     try:
         data = json.loads(decoded(path.read_bytes(), str(path), CheckpointError))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist; copy it, or the whole model.") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
+        fault = f"cannot be read ({error.strerror})"
     except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds no JSON object; download it again.")
-    return data
+        fault = f"is not valid JSON ({error})"
+    else:
+        if isinstance(data, dict):
+            return data
+        fault = "holds no JSON object"
+    raise CheckpointError(f"{path} {fault}; copy or download it again.")
 
 
 def pickle_refusal(where: object) -> str:
@@ -52,8 +52,6 @@ def pickle_refusal(where: object) -> str:
 
 
 def _open(path: pathlib.Path):
-    from safetensors import SafetensorError, safe_open
-
     try:
         return safe_open(path, framework="numpy")
     except (FileNotFoundError, SafetensorError) as error:
@@ -106,8 +104,6 @@ def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write one safetensors file atomically."""
-    from safetensors.numpy import save_file
-
     with replaced(path) as scratch:
         save_file(dict(tensors), scratch, metadata={"format": "pt"})  # transformers insists on "pt"
         scratch.chmod(0o644)  # safetensors makes files that only their owner can read

@@ -1,7 +1,5 @@
 """Softmax attention and the kernels that can compute it."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax

@@ -1,7 +1,5 @@
 """Layer norm (Ba et al. 2016, arXiv 1607.06450) with a gradient of its own for CPU."""
 
-from __future__ import annotations
-
 from functools import cache, partial
 
 import flax.linen as nn
@@ -47,7 +45,6 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> j
     Lowered for CPU, the gradient is written out: JAX's own reads the activations more often. For
     other platforms it is the one that JAX derives.
 
-    >>> import jax.numpy as jnp
     >>> layer_norm(jnp.array([[1.0, 3.0]]), jnp.ones(2), jnp.array([0.0, 1.0]), 0.0).tolist()
     [[-1.0, 2.0]]
     """

@@ -1,7 +1,5 @@
 """Position embeddings of image patches: initial values, and resizing."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
