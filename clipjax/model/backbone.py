@@ -31,10 +31,9 @@ def make_backbone(
     `look` maps (uint8 pixels [B, S, S, 3], rng or None) to the input of the image tower, augmented
     if there is an rng; `cached` are towers whose embeddings are made beforehand.
     """
-    images, texts = (
-        module.clone(config=dataclasses.replace(module.config, **{other: None}))
-        for other in ("text", "vision")  # a tree may hold one tower's parameters alone
-    )
+    # A tree may hold one tower's parameters alone.
+    images = module.clone(config=dataclasses.replace(module.config, text=None))
+    texts = module.clone(config=dataclasses.replace(module.config, vision=None))
 
     def image(params, inputs, rng=None):
         if "image" in cached:
@@ -59,10 +58,7 @@ def make_backbone(
 
 
 def tower_params(clip_params: PyTree, towers: Collection[str]) -> PyTree:
-    """Select the parameters of some towers.
-
-    Unused ones must not be in a method's tree: they would be decayed and saved, and never learn.
-    """
+    """Select the parameters of some towers; unused ones would be decayed and saved, never learn."""
     keys = [key for tower in ("image", "text") if tower in towers for key in _PARTS[tower]]
     return {key: clip_params[key] for key in keys if key in clip_params}
 

@@ -54,12 +54,9 @@ class TextConfig(TowerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-    """Both towers, the width of the shared space and the initial log temperature.
+    """Both towers, the width of the shared space and the initial log temperature."""
 
-    A tower is None where a checkpoint holds only the other (transformers' ...ModelWithProjection).
-    """
-
-    vision: VisionConfig | None
+    vision: VisionConfig | None  # None if a checkpoint holds only the other tower
     text: TextConfig | None
     projection_dim: int = 512
     logit_scale_init_value: float = 2.6592  # ln(1 / 0.07)
@@ -119,10 +116,9 @@ class VisionTower(_Computed):
 
 
 def pool_positions(ids: jax.Array, eos_token_id: int) -> jax.Array:
-    """Return the index of the token that represents the text, int [B, T] -> int [B].
+    """Return the index of each text's pooled token, int [B, T] -> int [B]: its first EOS.
 
-    It is the first EOS, or the largest id in old exports with `eos_token_id == 2` (transformers
-    issue 24650).
+    In old exports with `eos_token_id == 2` it is the largest id (transformers issue 24650).
     """
     return jnp.argmax(ids if eos_token_id == 2 else ids == eos_token_id, axis=-1)
 
@@ -172,12 +168,10 @@ clamp_logit_scale.defjvp(lambda primals, tangents: (clamp_logit_scale(*primals),
 def tell_clamped(logit_scale: float) -> str:
     """Warn of a learned scale that `CLIP.scale` clamps; "" where that changes nothing.
 
-    OpenAI's own lie within a thousandth of ln 100.
-
     >>> tell_clamped(4.6052), tell_clamped(5.0)[:43]
     ('', "the model's logit_scale is 5.000, above ln ")
     """
-    if not logit_scale > MAX_LOGIT_SCALE + 1e-3:
+    if not logit_scale > MAX_LOGIT_SCALE + 1e-3:  # OpenAI's own are this close to ln 100
         return ""
     return (
         f"the model's logit_scale is {logit_scale:.3f}, above ln 100 = {MAX_LOGIT_SCALE:.3f}: "

@@ -95,9 +95,8 @@ def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str])
     found = []
     if same.any():
         found.append(
-            f"the prompt {texts[int(np.argmax(same))]!r} says the same of every class once it is "
-            f"cut at {tokens.shape[-1]} tokens ({int(same.sum())} of {len(same)} prompts do); "
-            "shorten it."
+            f"the prompt {texts[int(np.argmax(same))]!r} says the same of every class, cut at "
+            f"{tokens.shape[-1]} tokens ({same.sum()} of {len(same)} prompts do); shorten it."
         )
     groups: dict[bytes, list[str]] = {}
     for name, ids in zip(classes, tokens, strict=True):

@@ -99,8 +99,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block, [B, T, D] -> [B, T, D].
 
-    With `token`, one per example [B, 1, D], only its output is computed: -> [B, 1, D]. `lengths` as
-    in `Attention`.
+    With `token`, one per example [B, 1, D], only its output is computed (`Attention`).
     """
 
     config: TowerConfig
@@ -133,14 +132,13 @@ def run_blocks(
     """Apply the blocks of a tower, [B, T, D] -> the pooled token [B, 1, D], and all hidden states.
 
     Unless `every` token's last state is wanted, the last block computes only the token that `pick`
-    takes, [B, T, D] -> [B, 1, D]. The others' queries and MLP, five sixths of its products, would
-    be wasted.
+    takes, [B, T, D] -> [B, 1, D], which saves five sixths of its products.
     """
     hidden, count = [x], tower.config.num_hidden_layers
     block = with_remat(Block, tower.remat)
+    shared = (tower.config, causal, tower.dtype, tower.kernel)
     for i in range(count):
         only = () if every or i < count - 1 else (pick(x), lengths)
-        shared = (tower.dtype, tower.kernel)
-        x = block(tower.config, causal, *shared, name=f"block_{i}")(x, *only)
+        x = block(*shared, name=f"block_{i}")(x, *only)
         hidden.append(x)
     return pick(x) if every or not count else x, hidden

@@ -26,7 +26,6 @@ from clipjax.data.loading.loader import BatchLoader, Unreachable
 from clipjax.errors import DataError
 
 FORMAT = 4  # raise when the meaning of the stored numbers changes
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Features(NamedTuple):
@@ -68,8 +67,7 @@ def fingerprint(params: Any) -> str:
 
 def cache_key(weights: str, preprocess: Preprocess, source: Source, dtype: str = "float32") -> str:
     """Hash everything that shapes a source's features; Pillow's releases differ in resizing."""
-    place = f"{source.domain}/{source.split}"
-    versions = f"{FORMAT} {PIL.__version__}"
+    versions, place = f"{FORMAT} {PIL.__version__}", f"{source.domain}/{source.split}"
     parts = (versions, weights, repr(preprocess), repr(source), place, dtype)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
@@ -220,7 +218,10 @@ class _Entry:
             return action(*args)
         except OSError as error:
             self._give_up(str(error.strerror or error))
-            if error.errno in NO_SPACE:  # leave the disk to what the run itself writes
+            if error.errno in (
+                errno.ENOSPC,
+                errno.EDQUOT,
+            ):  # leave the disk to what the run itself writes
                 self.shards = [s._replace(features=np.array(s.features)) for s in self.shards]
                 with contextlib.suppress(OSError):  # the first error is the one that was told
                     self._store.abandon()

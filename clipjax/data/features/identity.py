@@ -32,10 +32,7 @@ def sizes(config: CLIPConfig, preprocess: Preprocess | None = None) -> dict[str,
 def identity_of(
     directory: pathlib.Path, config: CLIPConfig, params: Any, preprocess: Preprocess
 ) -> dict[str, Any]:
-    """Collect all that a model's features and class weights depend on, as JSON values.
-
-    The `directory` holds the tokenizer's files.
-    """
+    """Collect all that a model's features and class weights depend on, as JSON values."""
     weights = {"weights": fingerprint(params)}
     return weights | sizes(config, preprocess) | tokenizer_files(directory)
 

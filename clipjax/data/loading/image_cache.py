@@ -45,8 +45,8 @@ class Crops:
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Return one image; raise DataError, with its name, if it cannot be read."""
-        if (found := self._kept.get(index)) is not None:
-            return found
+        if index in self._kept:
+            return self._kept[index]
         example = self._source[index]
         image = self._preprocess.crop(example.image, example.name)
         if self.fits:

@@ -40,8 +40,7 @@ class BatchLoader:
 
     def __len__(self) -> int:
         # As many on every process: collectives wait for all of them.
-        most = -(-len(self.source) // self.process[1])
-        return -(-most // self.batch_size)
+        return -(-len(self.source) // (self.process[1] * self.batch_size))
 
     def __call__(self, number: int) -> Batch:
         count, size = self.batch_size, self.preprocess.size

@@ -85,12 +85,8 @@ def sample_batch(
 ) -> dict:
     """Draw the batch of a step, as `clipjax.adapt.contrastive.make_loss` takes it.
 
-    Args:
-      corpus: of images and texts.
-      tokenize: texts -> int32 [B, T].
-      seed, step, batch_size: of the run, the number of the batch, and B.
-      mixture: group -> share of the batch; within a group, images are drawn uniformly.
-      wording: choice of texts.
+    `tokenize` maps B texts to int32 [B, T], and `mixture` groups to shares of the batch; within a
+    group, images are drawn uniformly.
     """
     rng = np.random.default_rng([seed, step])
     shares = np.array(list(mixture.values()), np.float64)

@@ -19,10 +19,7 @@ PREFIXES = ("clip.", "clip_model.", "model.", "module.", "base_model.", "_orig_m
 
 
 def abstract_params(config: CLIPConfig) -> PyTree:
-    """Return shapes and dtypes of a model's parameters, without making any.
-
-    The blocks of a tower are alike, so only one of each is traced: tracing all takes seconds.
-    """
+    """Return shapes and dtypes of a model's parameters; of each tower one block is traced."""
     towers = {name: tower for name in ("vision", "text") if (tower := getattr(config, name))}
     shallow = {name: dataclasses.replace(t, num_hidden_layers=1) for name, t in towers.items()}
 

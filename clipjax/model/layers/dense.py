@@ -83,15 +83,12 @@ def affine_cpu(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.A
 def gradients_cpu(
     x: jax.Array, kernel: jax.Array, bias: jax.Array | None, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Compute gradients of x, kernel and bias in the forms that XLA's CPU backend is fast at.
-
-    In bfloat16 the activations are transposed in memory for the kernel's gradient (see
-    `affine_cpu`).
-    """
+    """Compute gradients of x, kernel and bias in the forms that XLA's CPU backend is fast at."""
     shape = x.shape
     x, gradient = (each.reshape(-1, each.shape[-1]) for each in (x, gradient))
     if x.dtype == jnp.bfloat16:
         of_x = _in_float32(gradient, kernel, (1, 1)).astype(x.dtype)
+        # Transposed in memory as both sides must be row-major, see `affine_cpu`.
         of_kernel = _in_float32(transpose_in_memory(x), gradient, (1, 0)).astype(x.dtype)
     else:
         of_x = lax.dot_general(gradient, kernel, (((1,), (1,)), ((), ())))
