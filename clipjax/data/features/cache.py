@@ -218,10 +218,7 @@ class _Entry:
             return action(*args)
         except OSError as error:
             self._give_up(str(error.strerror or error))
-            if error.errno in (
-                errno.ENOSPC,
-                errno.EDQUOT,
-            ):  # leave the disk to what the run itself writes
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):  # leave the rest of it to the run
                 self.shards = [s._replace(features=np.array(s.features)) for s in self.shards]
                 with contextlib.suppress(OSError):  # the first error is the one that was told
                     self._store.abandon()
