@@ -73,10 +73,10 @@ def affine_cpu(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.A
     bfloat16 units (AMX of x86) only for products with a float32 result and both sides row-major;
     others are 2 to 10 times as slow.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    half = x.dtype == jnp.bfloat16
+    rows, half = x.reshape(-1, x.shape[-1]), x.dtype == jnp.bfloat16
+    bias = bias.astype(jnp.float32) if half and bias is not None else bias
     y = _in_float32(rows, kernel, (1, 0)) if half else jnp.dot(rows, kernel)
-    y = y if bias is None else y + bias.astype(y.dtype)
+    y = y if bias is None else y + bias
     return y.astype(x.dtype).reshape(*x.shape[:-1], kernel.shape[1])
 
 
