@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import numpy as st_numpy
 
 from clipjax.errors import CheckpointError
 from clipjax.io import replaced
@@ -105,5 +105,5 @@ def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write one safetensors file atomically."""
     with replaced(path) as scratch:
-        save_file(dict(tensors), scratch, metadata={"format": "pt"})  # transformers insists on "pt"
+        st_numpy.save_file(dict(tensors), scratch, metadata={"format": "pt"})  # for transformers
         scratch.chmod(0o644)  # safetensors makes files that only their owner can read
