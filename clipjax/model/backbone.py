@@ -1,7 +1,5 @@
 """CLIP and its heads as the pure functions that methods take (`clipjax.adapt.method`)."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Collection
@@ -10,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.method import Backbone, Classes, DannModel, Head, check_classes, class_weights
+from clipjax.adapt.method import Backbone, Classes, Head, check_classes, class_weights
 from clipjax.model.clip import CLIP, clamp_logit_scale, normalize
 from clipjax.model.heads import Heads, as_model, init_heads, member_logits, predict
 
@@ -28,19 +26,14 @@ def make_backbone(
     look: Callable[[jax.Array, jax.Array | None], jax.Array],
     cached: Collection[str] = (),
 ) -> Backbone:
-    """A CLIP as pure functions over trees that hold its parameters as "clip".
+    """Wrap a CLIP as pure functions over trees that hold its parameters as "clip".
 
-    Args:
-      module: the CLIP.
-      look: (uint8 pixels [B, S, S, 3], rng or None) -> what the image tower reads; augmented where
-        there is an rng.
-      cached: towers whose embeddings are made before.
+    `look` maps (uint8 pixels [B, S, S, 3], rng or None) to the input of the image tower, augmented
+    if there is an rng; `cached` are towers whose embeddings are made beforehand.
     """
-    config = module.config
-    images, texts = (
-        module.clone(config=dataclasses.replace(config, **{other: None}))
-        for other in ("text", "vision")  # a tree may hold one tower's parameters alone
-    )
+    # A tree may hold one tower's parameters alone.
+    images = module.clone(config=dataclasses.replace(module.config, text=None))
+    texts = module.clone(config=dataclasses.replace(module.config, vision=None))
 
     def image(params, inputs, rng=None):
         if "image" in cached:
@@ -65,55 +58,38 @@ def make_backbone(
 
 
 def tower_params(clip_params: PyTree, towers: Collection[str]) -> PyTree:
-    """The part of CLIP's parameters that some towers use.
-
-    What a method does not use must not be in its tree: it would be decayed, saved and never learn.
-    """
+    """Select the parameters of some towers; unused ones would be decayed and saved, never learn."""
     keys = [key for tower in ("image", "text") if tower in towers for key in _PARTS[tower]]
     return {key: clip_params[key] for key in keys if key in clip_params}
 
 
 def make_head(heads: Heads, backbone: Backbone, classes: Classes) -> Head:
-    """Heads over a backbone: MLPs, or CLIP's own text tower naming the classes (`heads.text`)."""
+    """Make heads over a backbone: MLPs, or CLIP's text tower as classifier (`heads.text`)."""
     model = as_model(heads)
-    if heads.text:
-        return _text_head(heads, model, backbone, classes)
     example = jnp.zeros((1, jnp.shape(classes.weights)[-1]))
+    init = lambda rng: init_heads(heads, rng, example, classes.weights, classes.scale)
 
-    def init(rng):
-        return init_heads(heads, rng, example, classes.weights, classes.scale)
-
-    def answer(function, params, embeddings, texts):
-        check_classes(classes, texts)
-        return function(heads, params, embeddings)
-
-    return Head(
-        init,
-        model,
-        members=functools.partial(answer, member_logits),
-        predict=functools.partial(answer, predict),
-        domains=0 if heads.discriminator is None else heads.num_domains,
-    )
-
-
-def _text_head(heads: Heads, model: DannModel, backbone: Backbone, classes: Classes) -> Head:
-    def answer(params, embeddings, texts):
+    def text_logits(params, embeddings, texts):
         weights = class_weights(backbone, params, texts.tokens)
         return backbone.scale(params) * embeddings @ weights.T
 
-    width = jnp.shape(classes.weights)[-1]
-    return Head(
-        lambda rng: heads.init(rng, jnp.zeros((1, width))).get("params", {}),
-        model._replace(classify=lambda params, embeddings: answer(params, embeddings, classes)),
-        members=lambda params, embeddings, texts: answer(params, embeddings, texts)[None],
-        predict=answer,
-        towers=("text",),
-        domains=0 if heads.discriminator is None else heads.num_domains,
-    )
+    def head_logits(function, params, embeddings, texts):
+        check_classes(classes, texts)
+        return function(heads, params, embeddings)
+
+    if heads.text:
+        model = model._replace(classify=lambda params, x: text_logits(params, x, classes))
+        members = lambda params, x, texts: text_logits(params, x, texts)[None]
+        towers, answer = ("text",), text_logits
+    else:
+        members = functools.partial(head_logits, member_logits)
+        towers, answer = (), functools.partial(head_logits, predict)
+    domains = 0 if heads.discriminator is None else heads.num_domains
+    return Head(init, model, members, answer, towers, domains)
 
 
 def as_linear(module: CLIP, clip_params: PyTree, classes: Classes) -> tuple[Heads, PyTree]:
-    """The text classifier as a linear head on image embeddings, (heads, parameters)."""
+    """Return the text classifier as a linear head on image embeddings, (heads, parameters)."""
     backbone, params = make_backbone(module, lambda pixels, rng: pixels), {"clip": clip_params}
     kernel = backbone.scale(params) * class_weights(backbone, params, classes.tokens).T
     heads = Heads(num_classes=len(classes.names), class_bias=False)

@@ -1,11 +1,8 @@
 """CLIP's two towers in flax.linen (Radford et al. 2021, arXiv 2103.00020).
 
-Parameters are plain nested dicts whose names follow one input-to-output order, so that
-`clipjax.train.groups.layer_groups` can name, freeze and scale them. Shapes, activations and
-pooling rules come from `CLIPConfig`; `clipjax.model.hf.names` knows Hugging Face's names for them.
+Parameters are nested dicts in input-to-output order, so that `clipjax.train.groups.layer_groups`
+can name, freeze and scale them; `clipjax.model.hf.names` has Hugging Face's names for them.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import math
@@ -35,13 +32,12 @@ class VisionConfig(TowerConfig):
         super().__post_init__()
         if self.patch_size <= 0 or self.image_size <= 0 or self.image_size % self.patch_size:
             raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}; "
-                "choose one that is."
+                f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}."
             )
 
     @property
     def num_patches(self) -> int:
-        """Patches per image, without the class token."""
+        """Number of patches per image, without the class token."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -58,47 +54,44 @@ class TextConfig(TowerConfig):
 
 @dataclasses.dataclass(frozen=True)
 class CLIPConfig:
-    """Both towers, the width of the shared space and the initial log temperature.
+    """Both towers, the width of the shared space and the initial log temperature."""
 
-    A tower is None where a checkpoint holds only the other (`CLIPVisionModelWithProjection` and
-    `CLIPTextModelWithProjection` of transformers).
-    """
-
-    vision: VisionConfig | None
+    vision: VisionConfig | None  # None if a checkpoint holds only the other tower
     text: TextConfig | None
     projection_dim: int = 512
     logit_scale_init_value: float = 2.6592  # ln(1 / 0.07)
 
 
 def patchify(images: jax.Array, patch: int) -> jax.Array:
-    """Cuts NHWC images into rows of flat patches, [B, H, W, C] -> [B, N, patch*patch*C]."""
+    """Cut images into rows of flat patches, [B, H, W, C] -> [B, N, patch*patch*C]."""
     batch, height, width, channels = images.shape
     grid = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
     return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
 
 
-class VisionTower(nn.Module):
+class _Computed(nn.Module):
+    """Attributes of CLIP and its towers."""
+
+    config: Any  # sizes
+    dtype: Any = jnp.float32  # of the towers' computation, whatever dtype the parameters have
+    kernel: str | None = None  # of attention: None, "xla" or "cudnn", see `attend`
+    remat: str = "none"  # what the backward pass recomputes instead of keeping it, see `REMAT`
+
+
+class VisionTower(_Computed):
     """Images to the pooled class token, float [B, S, S, 3] -> float32 [B, D].
 
     `keep` < 1 encodes a random part of the patches, chosen per image with `rng` (FLIP, Li et al.
-    2023, arXiv 2212.00794): training is then nearly 1/keep times cheaper. With
-    `all_hidden=True` the list of hidden states [B, T, D] (embedding, then every block) is returned
-    beside the pooled output.
+    2023, arXiv 2212.00794). `all_hidden=True` also returns the hidden states, a list of [B, T, D]
+    (embedding, then every block).
     """
-
-    config: VisionConfig
-    dtype: Any = jnp.float32
-    kernel: str | None = None
-    remat: str = "none"
 
     @nn.compact
     def __call__(self, images, *, keep: float = 1.0, rng=None, all_hidden: bool = False):
         cfg, width = self.config, self.config.hidden_size
         if images.shape[1:] != (cfg.image_size, cfg.image_size, cfg.num_channels):
-            raise ValueError(
-                f"images of shape {images.shape} do not fit this model: it reads "
-                f"[batch, {cfg.image_size}, {cfg.image_size}, {cfg.num_channels}]."
-            )
+            wanted = f"[batch, {cfg.image_size}, {cfg.image_size}, {cfg.num_channels}]"
+            raise ValueError(f"images of shape {images.shape} do not fit: give {wanted}.")
         init = nn.initializers.normal(0.02)
         kernel_shape = (cfg.patch_size**2 * cfg.num_channels, width)
         kernel = self.param("patch_embedding", nn.initializers.lecun_normal(), kernel_shape)
@@ -117,48 +110,36 @@ class VisionTower(nn.Module):
         first = class_embedding.astype(self.dtype) + positions[0].astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
         x = LayerNorm(cfg.layer_norm_eps, name="pre_layernorm")(x).astype(self.dtype)
-        take_class = lambda x: x[:, :1]
-        x, hidden = run_blocks(self, x, take_class, causal=False, every=all_hidden)
+        x, hidden = run_blocks(self, x, lambda x: x[:, :1], causal=False, every=all_hidden)
         pooled = LayerNorm(cfg.layer_norm_eps, name="post_layernorm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
 
 
 def pool_positions(ids: jax.Array, eos_token_id: int) -> jax.Array:
-    """Index of the token whose state stands for the text, int [B, T] -> int [B].
+    """Return the index of each text's pooled token, int [B, T] -> int [B]: its first EOS.
 
-    Exports with `eos_token_id == 2` were made when the pooled token was the largest id; all others
-    pool the first EOS. (transformers issue 24650 tells the story.)
+    In old exports with `eos_token_id == 2` it is the largest id (transformers issue 24650).
     """
-    if eos_token_id == 2:
-        return jnp.argmax(ids, axis=-1)
-    return jnp.argmax(ids == eos_token_id, axis=-1)
+    return jnp.argmax(ids if eos_token_id == 2 else ids == eos_token_id, axis=-1)
 
 
-class TextTower(nn.Module):
+class TextTower(_Computed):
     """Token ids to the pooled EOS state, int32 [B, T] -> float32 [B, D]. Causal attention.
 
-    `embeddings` float32 [B, T, D] stand in for those of the ids (learned prompts), which then only
-    say where a text ends.
+    `embeddings` float32 [B, T, D] (learned prompts) replace those of the ids, which then only mark
+    the end of a text.
     """
-
-    config: TextConfig
-    dtype: Any = jnp.float32
-    kernel: str | None = None
-    remat: str = "none"
 
     @nn.compact
     def __call__(self, ids, embeddings=None, *, all_hidden: bool = False):
         cfg = self.config
         if ids.shape[1] > cfg.max_position_embeddings:
-            raise ValueError(
-                f"texts of {ids.shape[1]} tokens are too long: this model reads at most "
-                f"{cfg.max_position_embeddings}; truncate them when tokenizing."
-            )
+            most = cfg.max_position_embeddings
+            raise ValueError(f"texts of {ids.shape[1]} tokens are too long; cut them at {most}.")
         init = nn.initializers.normal(0.02)
         tokens = self.param("token_embedding", init, (cfg.vocab_size, cfg.hidden_size))
-        positions = self.param(
-            "position_embedding", init, (cfg.max_position_embeddings, cfg.hidden_size)
-        )
+        shape = (cfg.max_position_embeddings, cfg.hidden_size)
+        positions = self.param("position_embedding", init, shape)
         # Cast before adding: parameters may be stored in half precision.
         embeddings = tokens[ids] if embeddings is None else embeddings
         x = embeddings.astype(self.dtype) + positions[None, : ids.shape[1]].astype(self.dtype)
@@ -171,32 +152,26 @@ class TextTower(nn.Module):
 
 @jax.custom_jvp
 def clamp_logit_scale(x: jax.Array) -> jax.Array:
-    """min(x, ln 100), float32 [], whose gradient is 1 everywhere (a straight-through estimate).
+    """Compute min(x, ln 100), float32 [], with gradient 1 everywhere (straight-through).
 
-    The gradient of `jnp.minimum` is 1/2 at a tie, where OpenAI's checkpoints lie, and 0 above,
-    from where no training would come down again.
+    The gradient of `jnp.minimum` is 1/2 at a tie, where OpenAI's checkpoints lie, and 0 above.
 
-    >>> import jax
     >>> [round(jax.grad(clamp_logit_scale)(x).item(), 1) for x in (4.0, MAX_LOGIT_SCALE, 5.0)]
     [1.0, 1.0, 1.0]
     """
     return jnp.minimum(x, MAX_LOGIT_SCALE)
 
 
-@clamp_logit_scale.defjvp
-def _through(primals, tangents):
-    return clamp_logit_scale(*primals), tangents[0]
+clamp_logit_scale.defjvp(lambda primals, tangents: (clamp_logit_scale(*primals), tangents[0]))
 
 
 def tell_clamped(logit_scale: float) -> str:
-    """A sentence on a learned scale that `CLIP.scale` clamps; "" where that changes nothing.
-
-    OpenAI's own lie within a thousandth of ln 100.
+    """Warn of a learned scale that `CLIP.scale` clamps; "" where that changes nothing.
 
     >>> tell_clamped(4.6052), tell_clamped(5.0)[:43]
     ('', "the model's logit_scale is 5.000, above ln ")
     """
-    if not logit_scale > MAX_LOGIT_SCALE + 1e-3:
+    if not logit_scale > MAX_LOGIT_SCALE + 1e-3:  # OpenAI's own are this close to ln 100
         return ""
     return (
         f"the model's logit_scale is {logit_scale:.3f}, above ln 100 = {MAX_LOGIT_SCALE:.3f}: "
@@ -204,22 +179,11 @@ def tell_clamped(logit_scale: float) -> str:
     )
 
 
-class CLIP(nn.Module):
-    """Vision tower, text tower, projections and logit scale.
+class CLIP(_Computed):
+    """Vision tower, text tower, projections and logit scale, by a `CLIPConfig`.
 
     Embeddings are float32 [B, projection_dim] and **not** normalised; `normalize` does that.
-    `dtype` is what the towers compute in, whatever dtype the parameters are stored in; `kernel`
-    picks the attention kernel (`clipjax.model.layers.attention.attend`): None, "xla", or "cudnn"
-    (flash attention; NVIDIA GPUs in half precision, a ConfigError elsewhere). `remat` is what the
-    backward pass computes a second time instead of keeping it (`REMAT`). On CPU
-    products and gradients are asked for in another way (`clipjax.model.layers.dense`); which way is
-    chosen when a program is lowered, for the platform that it is lowered for.
     """
-
-    config: CLIPConfig
-    dtype: Any = jnp.float32
-    kernel: str | None = None
-    remat: str = "none"
 
     def setup(self):
         cfg, shared = self.config, (self.dtype, self.kernel, self.remat)
@@ -235,33 +199,29 @@ class CLIP(nn.Module):
             self.logit_scale = self.param("logit_scale", init, ())
 
     def encode_image(self, images: jax.Array, *, keep: float = 1.0, rng=None) -> jax.Array:
-        """Preprocessed images [B, S, S, 3] to embeddings float32 [B, projection_dim]."""
+        """Embed preprocessed images [B, S, S, 3], float32 [B, projection_dim]."""
         return self.visual_projection(self.vision(images, keep=keep, rng=rng))
 
     def encode_text(self, ids: jax.Array, embeddings: jax.Array | None = None) -> jax.Array:
-        """Token ids int32 [B, T] to embeddings float32 [B, projection_dim].
+        """Embed token ids int32 [B, T], float32 [B, projection_dim].
 
-        `embeddings` of the tokens, [B, T, hidden_size], stand in for the model's own.
+        Token `embeddings` [B, T, hidden_size] replace the model's own.
         """
         return self.text_projection(self.text(ids, embeddings))
 
     def scale(self) -> jax.Array:
-        """The factor on cosine similarities: exp(logit_scale), clamped at 100.
-
-        The gradient passes the clamp (`clamp_logit_scale`).
-        """
+        """Return the factor on cosine similarities: exp(logit_scale), clamped at 100."""
         return jnp.exp(clamp_logit_scale(self.logit_scale.astype(jnp.float32)))
 
     def __call__(self, images: jax.Array, ids: jax.Array) -> jax.Array:
-        """Similarity logits of every image with every text, float32 [B_images, B_texts]."""
+        """Compute similarity logits of images and texts, float32 [B_images, B_texts]."""
         image, text = normalize(self.encode_image(images)), normalize(self.encode_text(ids))
         return self.scale() * image @ text.T
 
 
 def normalize(x: jax.Array, axis: int = -1) -> jax.Array:
-    """Scales vectors to Euclidean length 1, the geometry CLIP is trained in.
+    """Scale vectors to Euclidean length 1.
 
-    >>> import jax.numpy as jnp
     >>> normalize(jnp.array([[3.0, 4.0]])).tolist()
     [[0.6000000238418579, 0.800000011920929]]
     """

@@ -1,8 +1,7 @@
-"""What sits on CLIP's features: MLPs for the adapter, the class head and the domain head."""
-
-from __future__ import annotations
+"""MLPs on CLIP's features: adapter, class head and domain head."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -18,9 +17,8 @@ PyTree = Any
 class MLP(nn.Module):
     """Dense layers with ReLU between them, [..., F] -> [..., out].
 
-    `hidden` gives the widths of all layers but the last: a head "of 2 layers" has one hidden width.
     No BatchNorm: a discriminator's statistics would tell the domains apart by themselves. Dropout
-    acts on the hidden layers when `rng` is given.
+    acts on the hidden layers if `rng` is given.
     """
 
     hidden: Sequence[int]
@@ -39,33 +37,39 @@ class MLP(nn.Module):
         return nn.Dense(self.out, use_bias=self.out_bias, name=f"layer_{len(self.hidden)}")(x)
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
-
-
 class Heads(nn.Module):
     """Adapter, class head and domain head over one parameter tree with these three names.
 
-    Widths are hidden widths; `adapter=None` leaves features as they are, `discriminator=None`
-    makes no domain head. `class_bias=False` leaves out the class head's last bias, so that a linear
-    one is a table of class embeddings (`class_embeddings`). With `members` > 1 the class head is an
-    ensemble: equal networks with their own initial values, their logits on a leading axis.
-    With `text=True` there is no class head here: CLIP's own text tower names the classes
-    (`clipjax.model.backbone`).
+    With `text=True` CLIP's text tower classifies, see `clipjax.model.backbone`.
     """
 
     num_classes: int
     num_domains: int = 2
-    adapter: Sequence[int] | None = None
-    classifier: Sequence[int] = ()
-    discriminator: Sequence[int] | None = None
+    adapter: Sequence[int] | None = None  # its widths; None leaves features as they are
+    classifier: Sequence[int] = ()  # hidden widths
+    discriminator: Sequence[int] | None = None  # hidden widths; None makes no domain head
     dropout: float = 0.0
-    class_bias: bool = True
-    members: int = 1
+    class_bias: bool = True  # without it a linear head is a table of class embeddings
+    members: int = 1  # above 1 the class head is an ensemble, its logits on a leading axis
     text: bool = False
 
     def __post_init__(self):
-        self._check_kinds()
+        whole = lambda x: isinstance(x, (int, np.integer)) and not isinstance(x, bool)
+        count = lambda x: whole(x) and x > 0
+        widths = lambda x: isinstance(x, Sequence) and all(map(count, x))
+        optional = lambda x: x is None or widths(x)
+        share = lambda x: isinstance(x, (int, float)) and 0 <= x < 1
+        checks = (  # Flax would take the rest, and fail when parameters are made
+            ("adapter discriminator", optional, "a tuple of widths, as in (256,)"),
+            ("classifier", widths, "a tuple of widths, as in (256,)"),
+            ("num_classes num_domains members", count, "a number, at least 1"),
+            ("class_bias text", lambda x: isinstance(x, bool), "True or False"),
+            ("dropout", share, "at least 0 and less than 1"),
+        )
+        for names, fits, wanted in checks:
+            for name in names.split():
+                if not fits(value := getattr(self, name)):
+                    raise ValueError(f"{name} is {value!r}; give {wanted}.")
         if self.text and (self.adapter is not None or self.classifier or self.members > 1):
             raise ValueError(
                 "text=True compares images with texts: no adapter, classifier, members."
@@ -74,59 +78,35 @@ class Heads(nn.Module):
             raise ValueError("adapter has no layers; give widths, or None for no adapter.")
         super().__post_init__()
 
-    def _check_kinds(self):
-        """Refuses what Flax would take and fail at when parameters are made."""
-        for name in ("adapter", "classifier", "discriminator"):
-            widths = getattr(self, name)
-            if widths is None and name != "classifier":
-                continue
-            if not isinstance(widths, Sequence) or not all(map(_is_count, widths)):
-                raise ValueError(f"{name} is {widths!r}; give a tuple of widths, as in (256,).")
-        for name in ("num_classes", "num_domains", "members"):
-            if not _is_count(getattr(self, name)):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; give a number, at least 1.")
-        for name in ("class_bias", "text"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; give True or False.")
-        if not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout!r}; give at least 0 and less than 1.")
-
     def setup(self):
         if self.adapter is not None:
             *hidden, out = self.adapter
             self._adapter = MLP(tuple(hidden), out, self.dropout, name="adapter")
         if self.discriminator is not None:
-            self._discriminator = MLP(
-                tuple(self.discriminator), self.num_domains, name="discriminator"
-            )
+            hidden = tuple(self.discriminator)
+            self._discriminator = MLP(hidden, self.num_domains, name="discriminator")
         if self.text:
             return
-        # vmap over members: one program whatever their number.
-        ensemble = nn.vmap(
-            MLP,
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=None,
-            axis_size=self.members,
-        )
-        self._classifier = (ensemble if self.members > 1 else MLP)(
-            tuple(self.classifier), self.num_classes, out_bias=self.class_bias, name="classifier"
-        )
+        head, axes, rngs = MLP, {"params": 0}, {"params": True}
+        if self.members > 1:  # one program whatever their number
+            head = nn.vmap(MLP, axes, split_rngs=rngs, in_axes=None, axis_size=self.members)
+        hidden, options = tuple(self.classifier), {"out_bias": self.class_bias}
+        self._classifier = head(hidden, self.num_classes, **options, name="classifier")
 
     def features(self, x: jax.Array, rng: jax.Array | None = None) -> jax.Array:
-        """CLIP features [B, P] (normalised) to adapted features [B, F]."""
+        """Map normalised CLIP features [B, P] to adapted features [B, F]."""
         return x if self.adapter is None else nn.relu(self._adapter(x, rng))
 
     def classify(self, features: jax.Array) -> jax.Array:
-        """Adapted features to class logits [B, K]."""
+        """Map adapted features to class logits [B, K]."""
         return self._classifier(features)
 
     def discriminate(self, features: jax.Array) -> jax.Array:
-        """Adapted features to domain logits [B, D]."""
+        """Map adapted features to domain logits [B, D]."""
         return self._discriminator(features)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Runs every part, for initialisation; returns class logits."""
+        """Run every part, for initialisation; return class logits."""
         features = self.features(x)
         if self.discriminator is not None:
             self.discriminate(features)
@@ -134,28 +114,22 @@ class Heads(nn.Module):
 
 
 def as_model(heads: Heads) -> DannModel:
-    """The heads as the pure functions that every method takes; parameters as `Heads` makes them."""
+    """Return the heads as the pure functions that every method takes."""
 
-    def call(method):
-        return lambda params, *args: heads.apply({"params": params}, *args, method=method)
+    def call(method, params, *args):
+        return heads.apply({"params": params}, *args, method=method)
 
-    return DannModel(call("features"), call("classify"), call("discriminate"))
+    return DannModel(*(partial(call, name) for name in ("features", "classify", "discriminate")))
 
 
 def init_heads(
     heads: Heads, key: jax.Array, example: jax.Array, text_weights: jax.Array, scale: float
 ) -> PyTree:
-    """Initial parameters; a linear class head on bare features starts as the zero-shot classifier.
+    """Make parameters; a linear class head on bare features starts as the zero-shot classifier.
 
-    MLP heads start random. (A random linear head would throw zero-shot accuracy away, and weight
-    interpolation with zero-shot CLIP would not work: Wortsman et al. 2022, arXiv 2109.01903.)
-
-    Args:
-      heads: what to initialise.
-      key: for the random parts.
-      example: features float [1, P], for shapes.
-      text_weights: zero-shot class weights [K, P].
-      scale: CLIP's factor on cosine similarities.
+    Weight interpolation with zero-shot CLIP needs that (Wortsman et al. 2022, arXiv 2109.01903).
+    All other heads start random. `example` are features float [1, P], `text_weights` zero-shot
+    class weights [K, P], and `scale` is CLIP's factor on cosine similarities.
     """
     params = heads.init(key, example).get("params", {})
     if heads.adapter is None and not heads.classifier and heads.members == 1 and not heads.text:
@@ -167,39 +141,35 @@ def init_heads(
 
 
 def class_embeddings(heads: Heads, params: PyTree, scale: float) -> jax.Array:
-    """A linear class head in the form of text embeddings, float32 [K, P].
+    """Convert a linear class head to class embeddings, float32 [K, P].
 
     `scale * features @ result.T` are the head's logits up to a constant per image, so the result
-    can stand wherever zero-shot class embeddings are used.
-
-    Raises:
-      ValueError: the head is not linear on bare features, or has biases that differ by class: no
-        embedding does what they do. Train with `class_bias=False`.
+    can replace zero-shot class embeddings. ValueError for a head that is not linear on bare
+    features, or has biases that differ by class.
     """
+    remedy = "train with heads = {'classifier': (), 'class_bias': False}."
     if heads.adapter is not None or heads.classifier or heads.members > 1:
         raise ValueError(
-            "only a linear head on bare CLIP features is a table of class embeddings; train with "
-            "heads = {'classifier': (), 'class_bias': False}."
+            f"only a linear head on bare CLIP features is a table of class embeddings; {remedy}"
         )
     layer = params["classifier"]["layer_0"]
     if "bias" in layer and not np.allclose(layer["bias"], layer["bias"][0], atol=1e-6):
         raise ValueError(
-            "the head's biases differ by class and cannot be folded into class embeddings; train "
-            "with heads = {'classifier': (), 'class_bias': False}."
+            f"the head's biases differ by class and do not fold into class embeddings; {remedy}"
         )
     return layer["kernel"].T / scale
 
 
 def member_logits(heads: Heads, params: PyTree, features: jax.Array) -> jax.Array:
-    """Class logits [M, B, K] of every member of CLIP features [B, P], without dropout."""
+    """Compute every member's class logits [M, B, K] from CLIP features [B, P], without dropout."""
     logits = heads.apply({"params": params}, features)
     return logits if heads.members > 1 else logits[None]
 
 
 def predict(heads: Heads, params: PyTree, features: jax.Array) -> jax.Array:
-    """Class logits [B, K] of CLIP features [B, P], without dropout.
+    """Compute class logits [B, K] from CLIP features [B, P], without dropout.
 
-    Of an ensemble: the logarithm of the members' mean probability.
+    For an ensemble: the logarithm of the members' mean probability.
     """
     logits = member_logits(heads, params, features)
     if heads.members == 1:

@@ -1,39 +1,19 @@
-"""Prompt templates and class names: what a class is called when CLIP is asked for it."""
-
-from __future__ import annotations
+"""Prompt templates and class names."""
 
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from clipjax.errors import ConfigError
 from clipjax.io.texts import class_name, read_text, shown, some
 
-# Ten views of eight kinds of picture: 80 texts a class, our own words. Averaging many prompts is
-# what Radford et al. 2021 (section 3.1.4) found to help; their templates are theirs.
-_VIEWS = (
-    "",
-    "clear ",
-    "blurry ",
-    "bright ",
-    "dark ",
-    "small ",
-    "close-up ",
-    "cropped ",
-    "black and white ",
-    "cluttered ",
-)
-_KINDS = (
-    "a {view}photo of a {}.",
-    "a {view}photo of the {}.",
-    "a {view}photo of many {}.",
-    "a {view}picture of a {}.",
-    "a {view}drawing of a {}.",
-    "a {view}painting of a {}.",
-    "a {view}rendering of a {}.",
-    "a {view}image of one {}.",
-)
+# Ten views of eight kinds of picture: 80 texts per class. Averaging many prompts follows Radford et
+# al. 2021 (section 3.1.4); the templates are our own.
+_VIEWS = "", "clear ", "blurry ", "bright ", "dark ", "small ", "close-up ", "cropped "
+_VIEWS += "black and white ", "cluttered "
+_KINDS = "photo of a", "photo of the", "photo of many", "picture of a", "drawing of a"
+_KINDS += "painting of a", "rendering of a", "image of one"
 
 
 def _style(*words: str) -> tuple[str, ...]:
@@ -44,9 +24,9 @@ def _style(*words: str) -> tuple[str, ...]:
 PROMPTS: dict[str, tuple[str, ...]] = {
     "name": ("{}",),
     "simple": ("a photo of a {}.",),
-    "ensemble": tuple(kind.replace("{view}", view) for kind in _KINDS for view in _VIEWS),
+    "ensemble": tuple(f"a {view}{kind} {{}}." for kind in _KINDS for view in _VIEWS),
     "drawings": ("{}", "a picture of a {}", "a drawing of a {}", "an icon of a {}"),
-    # One set a style, named after the domains of DomainNet and the embedded dataset.
+    # Styles, named after the domains of DomainNet and the embedded dataset.
     "real": _style("a photo", "a real photo", "a photograph"),
     "sketch": _style("a sketch", "a pencil sketch", "a line drawing"),
     "quickdraw": _style("a quick doodle", "a simple line doodle", "a scribble"),
@@ -61,7 +41,7 @@ PROMPTS: dict[str, tuple[str, ...]] = {
 
 
 def clean_class_name(name: str) -> str:
-    """A class name as it would stand in a sentence: no underscores, no capital article.
+    """Rewrite a class name for a sentence: no underscores, no capital article.
 
     >>> clean_class_name("The_Eiffel_Tower"), clean_class_name("alarm_clock ")
     ('the Eiffel Tower', 'alarm clock')
@@ -71,34 +51,28 @@ def clean_class_name(name: str) -> str:
 
 
 def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
-    """Puts a class name into prompt templates: one template, a list, or the name of a set.
+    """Put a class name into prompt templates: one template, a list, or the name of a set.
 
-    A name that brings its own article replaces the template's.
+    An article of the name replaces the template's. ConfigError for no template, one without `{}`
+    that names no set, or an empty class name.
 
     >>> fill_prompts("The_Eiffel_Tower", "a photo of a {}.")
     ['a photo of the Eiffel Tower.']
     >>> len(fill_prompts("cat", "ensemble"))
     80
-
-    Raises:
-      ConfigError: a text that is neither a set's name nor a template with `{}`, no text at all, or
-        a class name of nothing but underscores and spaces.
     """
     if isinstance(prompts, str):
         prompts = PROMPTS.get(prompts, (prompts,))
     if not prompts:
         raise ConfigError("prompts is empty; give a template with {} or the name of a set.")
-    for prompt in prompts:
-        if "{}" not in prompt:
-            raise ConfigError(
-                f"prompt {prompt!r} has no {{}} for the class name and is no named set; "
-                f"sets: {', '.join(PROMPTS)}."
-            )
+    if bad := [prompt for prompt in prompts if "{}" not in prompt]:
+        raise ConfigError(
+            f"prompt {bad[0]!r} has no {{}} and is no named set; sets: {', '.join(PROMPTS)}."
+        )
     name = clean_class_name(class_name)
     if not name:
         raise ConfigError(
-            f"class name {class_name!r} leaves nothing to put into a prompt; rename the class, or "
-            "say by the file class_names what it is called."
+            f"class name {class_name!r} leaves nothing to put into a prompt; give it a name."
         )
     if re.match(r"(the|an?) ", name):
         prompts = [re.sub(r"\b(a|an|the) \{\}", "{}", prompt) for prompt in prompts]
@@ -106,24 +80,19 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
 
 
 def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, str]:
-    """A JSON file {"class": "what to call it"} that overrides some class names.
+    """Read a JSON file {"class": "its name in prompts"} that overrides some class names.
 
-    Args:
-      path: on this machine or in an object store.
-      classes: of the dataset.
-
-    Raises:
-      ConfigError: no such file, no JSON object of texts, a class named twice or one that the
-        dataset lacks, or two classes that would be called the same.
+    ConfigError if it cannot be read, is no JSON object of texts, names a class twice or one that
+    the dataset lacks, or gives two classes the same name in prompts.
     """
     where = f"class_names file {shown(path)}"
     text = read_text(path, "class_names file", ConfigError)
     try:
-        names = json.loads(text, object_pairs_hook=_Pairs)
+        names = json.loads(text, object_pairs_hook=tuple)  # a dict would drop equal keys
     except (json.JSONDecodeError, RecursionError) as error:
         fault = error if text.strip() else "it is empty"
         raise ConfigError(f"{where} is not valid JSON ({fault}).") from None
-    if not isinstance(names, _Pairs) or not all(isinstance(v, str) for _, v in names):
+    if not isinstance(names, tuple) or not all(isinstance(v, str) for _, v in names):
         raise ConfigError(f'{where} must hold {{"class": "name", ...}}.')
     found: dict[str, str] = {}
     for name, called in ((class_name(key), class_name(called)) for key, called in names):
@@ -139,21 +108,12 @@ def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> dict[st
             f"{where} names classes that the dataset does not have: {some(unknown)}; it has "
             f"{some(classes, 20)}.{hint}"
         )
-    _check_distinct(where, found, classes)
-    return found
-
-
-class _Pairs(list):
-    """A JSON object as its pairs: a dict would keep the last of equal keys."""
-
-
-def _check_distinct(where: str, found: Mapping[str, str], classes: Sequence[str]) -> None:
-    """Refuses an override that makes the prompts of two classes the same."""
     owners: dict[str, str] = {}
     for name in sorted(classes, key=lambda name: name in found):
         owner = owners.setdefault(clean_class_name(found.get(name, name)), name)
         if owner != name and name in found:
             raise ConfigError(
                 f"{where} calls class {name!r} {found[name]!r}, as class {owner!r} is called; "
-                "prompts could not tell them apart: give each a name of its own."
+                "give each a name of its own."
             )
+    return found

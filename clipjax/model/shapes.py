@@ -1,6 +1,4 @@
-"""Sizes of published CLIPs by name, for what needs no weights."""
-
-from __future__ import annotations
+"""Sizes of published CLIPs by name."""
 
 from clipjax.errors import ConfigError
 from clipjax.model.clip import CLIPConfig, TextConfig, VisionConfig
@@ -24,11 +22,7 @@ SHAPES = {
 
 
 def named_shape(name: str) -> CLIPConfig:
-    """The sizes of a published CLIP.
-
-    Raises:
-      ConfigError: no such name; those there are are listed.
-    """
+    """Return the sizes of a published CLIP; raise ConfigError for an unknown name."""
     if name not in SHAPES:
         raise ConfigError(f"there is no model shape {name!r}; known: {', '.join(SHAPES)}.")
     return SHAPES[name]

@@ -1,7 +1,5 @@
 """The zero-shot classifier: class weights from texts."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
@@ -11,7 +9,7 @@ from clipjax.errors import CheckpointError, ConfigError
 from clipjax.model.clip import normalize
 from clipjax.model.prompts import fill_prompts
 
-GROUPS = 5  # of classes that are alike, and of names in a group, that a sentence lists
+GROUPS = 5  # of indistinguishable classes, and names in a group, that a sentence lists
 
 
 def zero_shot_classifier(
@@ -22,18 +20,17 @@ def zero_shot_classifier(
     *,
     batch_size: int = 64,
 ) -> jnp.ndarray:
-    """Class weights from text: normalise each prompt's embedding, average, normalise again.
+    """Compute class weights: normalise each prompt's embedding, average, normalise again.
 
     Radford et al. 2021, section 3.1.4. `features @ weights.T` are cosine similarities.
 
     Args:
-      encode_text: token ids int32 [B, T] -> embeddings [B, P], T at most the tokenizer's context: a
-        causal tower, which does not look at the padding that is cut off. Compile it with the
-        parameters as an argument: as constants they would be in memory twice.
+      encode_text: token ids int32 [B, T] -> embeddings [B, P] of a causal tower; padding is cut
+        off. Compile it with the parameters as an argument, or they are in memory twice.
       tokenize: texts -> token ids, see `clipjax.load_tokenizer`.
       class_names: K names.
       prompts: a template, a list of them, or the name of a set (`clipjax.model.prompts.PROMPTS`).
-      batch_size: texts encoded at a time (bounds memory; the last batch is padded).
+      batch_size: texts encoded at a time; the last batch is padded.
 
     Returns:
       float32 [K, P], rows of length 1.
@@ -46,7 +43,7 @@ def class_tokens(
     class_names: Sequence[str],
     prompts: str | Sequence[str],
 ) -> np.ndarray:
-    """Ids of every class in every prompt, int32 [K, prompts, T]; see `zero_shot_classifier`."""
+    """Tokenize every class in every prompt, int32 [K, prompts, T]; see `zero_shot_classifier`."""
     per_class = [fill_prompts(name, prompts) for name in class_names]
     ids = tokenize([text for filled in per_class for text in filled])
     return ids.reshape(len(per_class), len(per_class[0]), -1)
@@ -55,7 +52,7 @@ def class_tokens(
 def class_weights(
     encode_text: Callable[[np.ndarray], jnp.ndarray], tokens: np.ndarray, batch_size: int = 64
 ) -> jnp.ndarray:
-    """Class weights float32 [K, P] of ids int32 [K, prompts, T]; see `zero_shot_classifier`."""
+    """Compute class weights float32 [K, P] of ids [K, prompts, T]; see `zero_shot_classifier`."""
     ids = without_padding(tokens.reshape(-1, tokens.shape[-1]))
     batch_size = min(batch_size, len(ids))
     rows = []
@@ -68,87 +65,69 @@ def class_weights(
 
 
 def check_class_weights(weights: np.ndarray, origin: object) -> None:
-    """Refuses class weights float [K, P] that can tell no classes apart.
-
-    Raises:
-      CheckpointError: they are not finite, or all the same up to rounding.
-    """
+    """Raise CheckpointError for class weights [K, P] that are not finite, or all the same."""
     weights = np.asarray(weights, np.float32)
     if not np.isfinite(weights).all():
         raise CheckpointError(
-            f"{origin}: its text tower gives embeddings of NaN or infinity; let it compute in "
-            "float32 (compute_dtype), or use sound weights."
+            f"{origin}: its text tower gives NaN or infinity; set compute_dtype to float32."
         )
     if len(weights) > 1 and np.abs(weights - weights[0]).max() < 1e-6:  # the rounding of float32
         raise CheckpointError(
-            f"{origin}: its text tower gives all {len(weights)} classes one embedding; its "
-            "weights, config.json and tokenizer do not belong together, so take all from one model."
+            f"{origin}: its text tower gives all {len(weights)} classes one embedding; take its "
+            "weights, config.json and tokenizer from one model."
         )
 
 
 def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """Sentences on classes whose prompts are the same to a text tower, none if there are none.
+    """Return warnings of classes with the same prompts; ConfigError if all classes have the same.
 
-    Names are alike once they are cleaned, in lower case, or cut at the context's length.
-
-    Args:
-      tokens: int32 [K, prompts, T], see `class_tokens`.
-      classes: K names.
-      texts: the first class's prompts.
-
-    Raises:
-      ConfigError: they are all the same.
+    Prompts may differ and their tokens, int32 [K, prompts, T], not: they are cut at the context.
+    `texts` are the first class's prompts.
     """
+    if len(classes) < 2:
+        return []
     same = (tokens == tokens[:1]).all(axis=(0, 2))
-    if len(classes) > 1 and same.all():
+    if same.all():
         raise ConfigError(
             f"the prompts of all {len(classes)} classes are the same {tokens.shape[-1]} tokens, as "
-            f"of {texts[0]!r}: they are cut before the class name, or class_names gives all "
-            "classes one name; use a shorter template, or names that differ."
+            f"of {texts[0]!r}; use a shorter template, or class_names that differ."
         )
     found = []
-    if len(classes) > 1 and same.any():
+    if same.any():
         found.append(
-            f"the prompt {texts[int(np.argmax(same))]!r} says the same of every class once it is "
-            f"cut at {tokens.shape[-1]} tokens ({int(same.sum())} of {len(same)} prompts do); "
-            "shorten it."
+            f"the prompt {texts[int(np.argmax(same))]!r} says the same of every class, cut at "
+            f"{tokens.shape[-1]} tokens ({same.sum()} of {len(same)} prompts do); shorten it."
         )
     groups: dict[bytes, list[str]] = {}
     for name, ids in zip(classes, tokens, strict=True):
         groups.setdefault(ids.tobytes(), []).append(name)
-    alike = [names for names in groups.values() if len(names) > 1]
-    if alike:
+    if alike := [names for names in groups.values() if len(names) > 1]:
         shown = "; ".join(_listed(names) for names in alike[:GROUPS])
         more = f"; and {len(alike) - GROUPS} more such groups" if len(alike) > GROUPS else ""
         found.append(
-            f"CLIP reads the same prompts for {shown}{more}: it cannot tell these classes apart, "
-            "and zero-shot answers the first of them alone; give them other names by class_names."
+            f"CLIP reads the same prompts for {shown}{more}; zero-shot answers the first of them "
+            "alone: give them other names by class_names."
         )
     return found
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Names in quotes, the first few.
-
-    >>> _listed(["a", "b", "c"])
-    "'a', 'b' and 'c'"
-    """
+    *shown, last = map(repr, names)
     if len(names) > GROUPS:
-        return ", ".join(map(repr, names[:GROUPS])) + f" and {len(names) - GROUPS} more"
-    return ", ".join(map(repr, names[:-1])) + f" and {names[-1]!r}"
+        shown, last = map(repr, names[:GROUPS]), f"{len(names) - GROUPS} more"
+    return f"{', '.join(shown)} and {last}"
 
 
 def without_padding(ids: np.ndarray, multiple: int = 8) -> np.ndarray:
-    """Cuts columns of padding off token ids, int32 [N, T] -> [N, t]; every text keeps its EOS.
+    """Cut columns of padding off token ids, int32 [N, T] -> [N, t]; every text keeps its EOS.
 
-    A causal tower pooled at the EOS token gives the same embeddings; prompts of a dozen tokens in a
-    context of 77 are encoded several times as fast. The length is rounded up to a multiple, so that
-    few shapes are compiled.
+    A causal tower gives the same embeddings, faster. The length is rounded up to a multiple, so
+    that few shapes are compiled.
 
     >>> without_padding(np.array([[7, 1, 9, 9, 9, 9], [7, 1, 2, 9, 9, 9]]), multiple=1).tolist()
     [[7, 1, 9, 9], [7, 1, 2, 9]]
     """
-    # What repeats at a row's end is padding, except the first of it, which may be the EOS.
+    # Equal tokens at a row's end are padding, except the first, which may be the EOS.
     repeats = np.cumprod((ids == ids[:, -1:])[:, ::-1], axis=1).sum(axis=1)
     longest = ids.shape[1] - int(repeats.min()) + 1
     return ids[:, : min(ids.shape[1], -(-longest // multiple) * multiple)]

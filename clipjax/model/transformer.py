@@ -1,7 +1,5 @@
 """The pre-norm transformer of both towers (Vaswani et al. 2017, arXiv 1706.03762)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -23,8 +21,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "swish": jax.nn.silu,
 }
 
-
-# What the backward pass finds kept of a block, and computes again: less memory, more time.
+# What the backward pass keeps of a block, and recomputes: less memory, more time.
 REMAT = {
     "none": "everything is kept",
     "dots": "products with weights are kept; norms, activations and attention are computed again",
@@ -33,11 +30,7 @@ REMAT = {
 
 
 def with_remat(block: type[nn.Module], policy: str) -> type[nn.Module]:
-    """A block that keeps what a policy of `REMAT` says (Chen et al. 2016, arXiv 1604.06174).
-
-    Raises:
-      ValueError: no such policy.
-    """
+    """Apply a policy of `REMAT` to a block (Chen et al. 2016, arXiv 1604.06174)."""
     if policy not in REMAT:
         raise ValueError(f"there is no remat {policy!r}; known: {', '.join(REMAT)}.")
     if policy == "none":
@@ -61,26 +54,23 @@ class TowerConfig:
 
     def __post_init__(self):
         if self.num_attention_heads <= 0 or self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {self.hidden_size} is not a multiple of num_attention_heads "
-                f"{self.num_attention_heads}; choose one that divides the other."
-            )
+            heads = f"num_attention_heads {self.num_attention_heads}"
+            raise ValueError(f"hidden_size {self.hidden_size} must be a multiple of {heads}.")
         if self.hidden_act not in ACTIVATIONS:
-            raise ValueError(
-                f"unknown hidden_act {self.hidden_act!r}; known: {', '.join(sorted(ACTIVATIONS))}."
-            )
+            known = ", ".join(sorted(ACTIVATIONS))
+            raise ValueError(f"unknown hidden_act {self.hidden_act!r}; known: {known}.")
 
     @property
     def residual_std(self) -> float:
-        """Initial spread of what a block adds: width^-1/2 (2 layers)^-1/2, as in OpenAI's code."""
+        """Initial std of what a block adds: width^-1/2 (2 layers)^-1/2, as in OpenAI's code."""
         return (2 * self.num_hidden_layers * self.hidden_size) ** -0.5
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, [B, T, D] -> [B, T, D]; `kernel` as `attend` takes it.
+    """Multi-head self-attention, [B, T, D] -> [B, T, D]; `kernel` as in `attend`.
 
-    With `query`, one token of each example, [B, 1, D], only this one attends, to the first
-    `lengths` tokens as in `attend_pooled`: -> [B, 1, D].
+    With `query`, one token per example [B, 1, D], only this one attends, to the first `lengths`
+    tokens (`attend_pooled`): -> [B, 1, D].
     """
 
     config: TowerConfig
@@ -109,8 +99,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block, [B, T, D] -> [B, T, D].
 
-    `token`, one of each example's, [B, 1, D], asks for what becomes of it alone: -> [B, 1, D].
-    `lengths` as in `Attention`.
+    With `token`, one per example [B, 1, D], only its output is computed (`Attention`).
     """
 
     config: TowerConfig
@@ -140,17 +129,16 @@ class Block(nn.Module):
 def run_blocks(
     tower: nn.Module, x: jax.Array, pick: Callable, lengths=None, *, causal: bool, every: bool
 ) -> tuple[jax.Array, list[jax.Array]]:
-    """The blocks of a tower, [B, T, D] -> the pooled token [B, 1, D], and all hidden states.
+    """Apply the blocks of a tower, [B, T, D] -> the pooled token [B, 1, D], and all hidden states.
 
-    Of the last block only the token that `pick` takes, [B, T, D] -> [B, 1, D], is computed: the
-    others reach it as keys and values alone, so their queries and MLP, five sixths of a block's
-    products, would be for nothing. Unless `every` token's last state is wanted too.
+    Unless `every` token's last state is wanted, the last block computes only the token that `pick`
+    takes, [B, T, D] -> [B, 1, D], which saves five sixths of its products.
     """
     hidden, count = [x], tower.config.num_hidden_layers
     block = with_remat(Block, tower.remat)
+    shared = (tower.config, causal, tower.dtype, tower.kernel)
     for i in range(count):
         only = () if every or i < count - 1 else (pick(x), lengths)
-        shared = (tower.dtype, tower.kernel)
-        x = block(tower.config, causal, *shared, name=f"block_{i}")(x, *only)
+        x = block(*shared, name=f"block_{i}")(x, *only)
         hidden.append(x)
     return pick(x) if every or not count else x, hidden

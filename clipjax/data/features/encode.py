@@ -1,6 +1,4 @@
-"""Runs an encoder over a source: one batch in flight while the next is decoded, shard by shard."""
-
-from __future__ import annotations
+"""Run an encoder over a source, shard by shard: one batch computes while the next is decoded."""
 
 import contextlib
 import dataclasses
@@ -27,33 +25,20 @@ TELL_EVERY = 60.0  # seconds between two lines where no bar is shown
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16}
 
-Encode = Callable[[np.ndarray], jax.Array]
 Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageEncoder:
-    """How images become features.
+    """How images become features; ConfigError for an unknown dtype or a batch size below 1."""
 
-    Attributes:
-      encode: uint8 images [B, S, S, 3] -> float32 [B, P]; may return before it is done, as under
-        jit.
-      preprocess: crops images.
-      batch_size: images per call of `encode`; the last batch is padded.
-      dtype: in which features are kept: "float32", "float16" or "bfloat16".
-      workers: processes that decode; 0 decodes in threads of this one.
-      threads: that decode, per process; see `load_ahead`.
-
-    Raises:
-      ConfigError: an unknown dtype, or a batch size below 1.
-    """
-
-    encode: Encode
+    # Uint8 images [B, S, S, 3] -> float32 [B, P]; may return early, as under jit.
+    encode: Callable[[np.ndarray], jax.Array]
     preprocess: Preprocess
-    batch_size: int = 256
-    dtype: str = "float32"
-    workers: int = 0
-    threads: int | None = None
+    batch_size: int = 256  # images per call of `encode`; the last batch is padded
+    dtype: str = "float32"  # of the stored features: "float32", "float16" or "bfloat16"
+    workers: int = 0  # processes that decode; 0 decodes in threads of this one
+    threads: int | None = None  # decoding threads per process; see `load_ahead`
 
     def __post_init__(self):
         if self.batch_size < 1:
@@ -67,17 +52,6 @@ class ImageEncoder:
         """`dtype` as NumPy's."""
         return np.dtype(DTYPES[self.dtype])
 
-    def batches(self, source: Source, first: int) -> Iterator[Batch]:
-        """The batches of a source from number `first` on."""
-        return image_batches(
-            source,
-            self.preprocess,
-            self.batch_size,
-            workers=self.workers,
-            threads=self.threads,
-            first=first,
-        )
-
 
 class Shard(NamedTuple):
     """`SHARD_ROWS` consecutive rows of a source (the last one has fewer), encoded."""
@@ -90,37 +64,31 @@ class Throughput:
     """Clock of an encoding: time spent decoding and computing."""
 
     def __init__(self):
-        self.images, self._started = 0, time.perf_counter()
+        self.images, self.started = 0, time.perf_counter()
         self._spent: dict[str, float] = {}
 
     @contextlib.contextmanager
     def spent(self, on: str):
-        """Times a block; the first of a kind, which compiles or starts workers, is not counted."""
+        """Time a block; the first of a kind, which compiles or starts workers, is not counted."""
         started = time.perf_counter()
         yield
         took = time.perf_counter() - started
         self._spent[on] = self._spent[on] + took if on in self._spent else 0.0
 
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self._started
-
     def bound(self) -> str:
-        """The limiting part and its share of the time: "decode-bound 83 %"."""
+        """Name the limiting part and its share of the time: "decode-bound 83 %"."""
         decode, compute = (self._spent.get(on, 0.0) for on in ("decode", "compute"))
         share = decode / max(decode + compute, 1e-9)
-        what, share = ("decode", share) if share > 0.5 else ("compute", 1 - share)
-        return f"{what}-bound {100 * share:.0f} %"
+        part, share = ("decode", share) if share > 0.5 else ("compute", 1 - share)
+        return f"{part}-bound {100 * share:.0f} %"
 
     def __str__(self) -> str:
         return f"{self.bound()}, {resident_bytes() / 1e9:.1f} GB"
 
 
 def resident_bytes() -> int:
-    """Bytes of this process in memory: now, or at most so far where only that is told."""
-    statm = pathlib.Path("/proc/self/statm")
-    if statm.exists():
+    """Return this process's bytes in memory: now, or their peak where only that is known."""
+    if (statm := pathlib.Path("/proc/self/statm")).exists():
         return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     import resource
 
@@ -131,34 +99,30 @@ def resident_bytes() -> int:
 def encode_shards(
     encoder: ImageEncoder, source: Source, *, first: int = 0, say: Say = print
 ) -> Iterator[Shard]:
-    """Shards `first`, first + 1, ... of a source, each yielded as soon as it is complete.
+    """Yield shards `first`, first + 1, ... of a source, each as soon as it is complete.
 
-    Args:
-      encoder: makes the features.
-      source: of images.
-      first: shards that were made before.
-      say: gets one line about an encoding that took long; and one a minute where no bar is shown.
+    `say` gets one line about a long encoding, and one a minute where no bar is shown.
     """
     done, name = first * SHARD_ROWS, f"{source.domain}/{source.split}"
     if done >= len(source):
         return
-    batches = encoder.batches(source, done // encoder.batch_size)
+    size, how = encoder.batch_size, {"workers": encoder.workers, "threads": encoder.threads}
+    batches = image_batches(source, encoder.preprocess, size, first=done // size, **how)
     clock = Throughput()
-    tell = _Teller(name, len(source) - done, clock, say)
     with progress(total=len(source), what=f"encode {name}", unit="image") as bar:
         bar.n = bar.initial = done
-        results = _finite(_overlapped(encoder, batches, clock), name)
-        counted = _counted(results, done, clock, bar, tell)
-        yield from _cut(counted, first, len(source))
-    if clock.seconds > TELL_AFTER:
-        rate = clock.images / clock.seconds
+        results = _overlapped(encoder, batches, clock, name)
+        told = _counted(results, clock, bar, f"encode {name}", done, len(source), say)
+        yield from _cut(told, first, len(source))
+    if (seconds := time.perf_counter() - clock.started) > TELL_AFTER:
+        rate = clock.images / seconds
         say(f"encoded {clock.images} images of {name}: {rate:.0f} images/s, {clock} in memory")
 
 
 def _overlapped(
-    encoder: ImageEncoder, batches: Iterator[Batch], clock: Throughput
+    encoder: ImageEncoder, batches: Iterator[Batch], clock: Throughput, name: str
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """(batch, features): a result is fetched after the next batch is decoded and under way."""
+    """Yield (batch, features); a result is fetched after the next batch is under way."""
     flying = None
     while True:
         with clock.spent("decode"):
@@ -167,73 +131,51 @@ def _overlapped(
             result = None if batch is None else encoder.encode(batch["image"])
             landed = flying and (flying[0], np.asarray(flying[1]).astype(encoder.kept_dtype))
         if landed:
+            bad = ~np.isfinite(landed[1]).all(axis=1) & landed[0]["mask"]
+            if bad.any():
+                raise NonFiniteError(
+                    f"the image tower gives NaN or infinity for {bad.sum()} of {len(bad)} images "
+                    f"of {name}, by overflow, or an image_std of 0 in preprocessor_config.json; "
+                    "set compute_dtype to float32, or correct the file."
+                )
             yield landed
         if batch is None:
             return
         flying = batch, result
 
 
-def _finite(results: Iterable, name: str) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Passes results on; refuses features that are not finite before anything keeps them."""
+def _counted(
+    results: Iterable, clock: Throughput, bar, what: str, done: int, rows: int, say: Say
+) -> Iterator:
+    """Pass results on and show progress; rows before `done` are not counted."""
+    quiet, last = is_quiet(), 0.0
     for batch, features in results:
-        bad = ~np.isfinite(features).all(axis=1) & batch["mask"]
-        if bad.any():
-            raise NonFiniteError(
-                f"the image tower gives NaN or infinity for {int(bad.sum())} of {len(bad)} images "
-                f"of {name}: its numbers overflow, or the image_std of preprocessor_config.json is "
-                "0; set compute_dtype to float32, or correct the file."
+        new = int((batch["row"] >= done).sum())
+        clock.images += new
+        bar.set_postfix_str(str(clock), refresh=False)
+        bar.update(new)
+        seconds, images = time.perf_counter() - clock.started, clock.images
+        if quiet and images and seconds - last >= TELL_EVERY:
+            last, rate = seconds, images / seconds
+            minutes = (rows - done - images) / rate / 60
+            say(
+                f"{what}: {images} of {rows - done} images, {rate:.0f} images/s, {clock.bound()}, "
+                f"{minutes:.0f} min left"
             )
         yield batch, features
 
 
-class _Teller:
-    """Now and then a line about an encoding, for logs, where no bar is shown."""
-
-    def __init__(self, name: str, images: int, clock: Throughput, say: Say):
-        self._name, self._images, self._clock, self._say = name, images, clock, say
-        self._quiet, self._last = is_quiet(), 0.0
-
-    def __call__(self) -> None:
-        clock = self._clock
-        seconds = clock.seconds
-        if not self._quiet or seconds - self._last < TELL_EVERY or not clock.images:
-            return
-        self._last, rate = seconds, clock.images / seconds
-        minutes = (self._images - clock.images) / rate / 60
-        self._say(
-            f"encode {self._name}: {clock.images} of {self._images} images, {rate:.0f} images/s, "
-            f"{clock.bound()}, {minutes:.0f} min left"
-        )
-
-
-def _counted(
-    results: Iterable, done: int, clock: Throughput, bar, tell: Callable[[], None]
-) -> Iterator:
-    """Passes results on and shows how far they are; rows before `done` are not news."""
-    for batch, features in results:
-        news = int((batch["row"] >= done).sum())
-        clock.images += news
-        bar.set_postfix_str(str(clock), refresh=False)
-        bar.update(news)
-        tell()
-        yield batch, features
-
-
 def _cut(results: Iterable, number: int, rows: int) -> Iterator[Shard]:
-    """Batches to shards `number`, ... of a source of `rows` rows; earlier rows are dropped."""
+    """Cut batches into shards `number`, ... of a source of `rows` rows; drop earlier rows."""
     pieces, skipped = [], []
     for batch, features in results:
-        seen = int(batch["row"].max()) + 1
+        row, mask = batch["row"], batch["mask"]
+        problems = list(zip(row[~mask & (row >= 0)].tolist(), batch["problems"], strict=True))
+        seen = int(row.max()) + 1
         while number * SHARD_ROWS < seen:
-            mine = batch["row"] // SHARD_ROWS == number
-            pieces.append(features[mine & batch["mask"]])
-            skipped += [(row, why) for row, why in _problems(batch) if row // SHARD_ROWS == number]
+            pieces.append(features[(row // SHARD_ROWS == number) & mask])
+            skipped += [entry for entry in problems if entry[0] // SHARD_ROWS == number]
             if seen < min((number + 1) * SHARD_ROWS, rows):
                 break
             yield Shard(np.concatenate(pieces), tuple(skipped))
             pieces, skipped, number = [], [], number + 1
-
-
-def _problems(batch: Batch) -> list[tuple[int, Skipped]]:
-    unread = batch["row"][~batch["mask"] & (batch["row"] >= 0)]
-    return list(zip(unread.tolist(), batch["problems"], strict=True))

@@ -1,6 +1,4 @@
-"""What tells a model from another: compared before what was trained on its features is used."""
-
-from __future__ import annotations
+"""Identity of a model: compared before anything trained on its features is used."""
 
 import dataclasses
 import hashlib
@@ -19,7 +17,7 @@ SHOWN = 3  # differences that a sentence names
 
 
 def sizes(config: CLIPConfig, preprocess: Preprocess | None = None) -> dict[str, Any]:
-    """All that config.json and preprocessor_config.json decide, by flat names; JSON values.
+    """Flatten config.json and preprocessor_config.json to JSON values by flat names.
 
     >>> from clipjax import load_clip
     >>> sizes(load_clip("tiny")[0])["config.json: vision_config.hidden_act"]
@@ -34,47 +32,34 @@ def sizes(config: CLIPConfig, preprocess: Preprocess | None = None) -> dict[str,
 def identity_of(
     directory: pathlib.Path, config: CLIPConfig, params: Any, preprocess: Preprocess
 ) -> dict[str, Any]:
-    """All of a model that decides what its features and class weights are; JSON values.
-
-    Args:
-      directory: of the model, with the tokenizer's files.
-      config: its sizes.
-      params: its parameters, as they are used.
-      preprocess: of its images.
-    """
+    """Collect all that a model's features and class weights depend on, as JSON values."""
     weights = {"weights": fingerprint(params)}
     return weights | sizes(config, preprocess) | tokenizer_files(directory)
 
 
 def tokenizer_files(directory: pathlib.Path) -> dict[str, str]:
-    """The tokenizer's files that a directory holds, each with a hash of its content."""
+    """Hash each of the tokenizer's files in a directory."""
     there = [file for file in TOKENIZER_FILES if (directory / file).exists()]
     return {f: hashlib.sha256((directory / f).read_bytes()).hexdigest()[:16] for f in there}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Differences of two records in a few words; "" if there are none.
+    """List the differences of two records briefly; "" if there are none.
 
-    Files may not come either; other names that `before` lacks are those of a newer clipjax.
+    Names missing from `before` are those of a newer clipjax, unless they are tokenizer files.
 
     >>> differences({"weights": "a", "config.json: x": 1}, {"weights": "b", "config.json: x": 1})
     'weights'
     """
     names = [*before, *(n for n in now if n not in before and n in TOKENIZER_FILES)]
     changed = [name for name in names if before.get(name) != now.get(name)]
-    said = [
-        f"{name} {before.get(name)} -> {now.get(name)}" if ": " in name else name
-        for name in changed[:SHOWN]
-    ]
+    values = lambda name: f" {before.get(name)} -> {now.get(name)}" if ": " in name else ""
     more = [f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else []
-    return ", ".join(said + more)
+    return ", ".join([*(name + values(name) for name in changed[:SHOWN]), *more])
 
 
 def _flat(data: Any, prefix: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         return {prefix.removesuffix("."): data}
-    return {
-        name: value
-        for key, inner in data.items()
-        for name, value in _flat(inner, f"{prefix}{key}.").items()
-    }
+    inner = [_flat(value, f"{prefix}{key}.") for key, value in data.items()]
+    return dict(pair for found in inner for pair in found.items())

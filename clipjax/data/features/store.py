@@ -1,16 +1,13 @@
 """The features of one source on disk: shards while they are made, one memory-mapped file after.
 
-A file appears under its name whole or not at all, and what a name stands for never changes: the
-unreadable rows, which may differ from run to run, are part of it. So a killed encoding goes on
-behind its last shard, and two processes that encode the same thing at once replace each other's
-files by equal ones, or refer to files of their own.
+Files appear whole or not at all, and a name's content never changes: names cover unreadable rows,
+which may differ between runs. So a killed encoding resumes after its last shard, and processes that
+encode the same thing at once do no harm.
 """
 
-from __future__ import annotations
-
 import contextlib
+import itertools
 import json
-import math
 import os
 import pathlib
 import shutil
@@ -29,22 +26,16 @@ from clipjax.data.loading.loader import Unreachable
 from clipjax.io import replaced
 from clipjax.io.finite import is_finite
 
-ABANDONED = 3600.0  # seconds after which nobody is still writing a scratch file
+ABANDONED = 3600.0  # seconds after which a scratch file belongs to a killed writer
 
 
 class FeatureStore:
-    """A directory that holds, or is going to hold, the features of one source.
+    """The directory `path` for features of a source with `rows` rows; `about` is for humans.
 
     Layout: `shard-00000.npy`, its unreadable rows in `shard-00000.json`, ...; at the end
-    `features.npy` instead, and a manifest that says so. Where rows are unreadable, the .npy file's
-    name has a checksum of their numbers: `features-1a2b3c4d.npy`. bfloat16, which .npy files cannot
+    `features.npy` instead, and a complete manifest. If rows are unreadable, the .npy file's name
+    has a checksum of their numbers: `features-1a2b3c4d.npy`. bfloat16, which .npy files cannot
     name, is stored as uint16 of the same bits.
-
-    Args:
-      path: the directory; made when something is written.
-      rows: of the source.
-      dtype: of the features.
-      about: facts for humans, kept in the manifest.
     """
 
     def __init__(self, path: pathlib.Path, rows: int, dtype: np.dtype, about: dict[str, Any]):
@@ -53,19 +44,15 @@ class FeatureStore:
         self._bits = np.dtype(np.uint16) if self.dtype.name == "bfloat16" else self.dtype
 
     def load(self) -> Shard | None:
-        """All features, memory-mapped, and all unreadable rows; None unless complete."""
+        """Return all features, memory-mapped, and all unreadable rows; None unless complete."""
         manifest = read_manifest(self.path)
-        skipped = _from_json(manifest.get("skipped")) if manifest else None
-        if skipped is None or not manifest["complete"]:
+        if not manifest or not manifest["complete"]:
             return None
         self._clean()
-        features = self._map(self.path / _named("features", skipped))
-        if features is None or len(features) + len(skipped) != self.rows:
-            return None
-        return Shard(features, skipped)
+        return self._shard("features", manifest.get("skipped"), self.rows)
 
     def shards(self) -> list[Shard]:
-        """The shards from the first to the last before one is missing or damaged."""
+        """Return the shards before the first that is missing or damaged."""
         found: list[Shard] = []
         while (shard := self._read(len(found))) is not None:
             if found and shard.features.shape[1] != found[0].features.shape[1]:
@@ -74,101 +61,89 @@ class FeatureStore:
         return found
 
     def room(self, width: int, done: int) -> tuple[int, int]:
-        """Bytes that the rest of an encoding takes on disk at most, and those that are free there.
+        """Return the bytes needed for the rows after `done`, and those free on disk, or OSError.
 
-        Shards and the one file are there together for a moment.
-
-        Args:
-          width: of the features.
-          done: rows whose shards are there.
-
-        Raises:
-          OSError: no such disk.
+        Shards and the one file exist together for a moment.
         """
-        place = self.path.absolute()
-        while not place.exists():
-            place = place.parent
+        path = self.path.absolute()
+        place = next(each for each in (path, *path.parents) if each.exists())
         need = (2 * self.rows - done) * width * self.dtype.itemsize
         return need, shutil.disk_usage(place).free
 
     def write(self, number: int, shard: Shard) -> Shard:
-        """Keeps a shard; returns it memory-mapped.
-
-        Raises:
-          OSError: the disk is full, say; nothing half-written has the shard's name.
-        """
+        """Write a shard, whole or not at all (OSError); return it memory-mapped."""
         self.path.mkdir(parents=True, exist_ok=True)
         if read_manifest(self.path) is None:
             self._write_manifest(complete=False)
-        text, name = json.dumps(_to_json(shard.skipped)), _named(_shard(number), shard.skipped)
-        self._replace(self._notes(number), lambda file: file.write(text.encode()))
-        self._replace(self.path / name, lambda file: self._save(file, [shard]))
+        name = f"shard-{number:05d}"
+        text = json.dumps(_to_json(shard.skipped))
+        self._replace(self.path / f"{name}.json", lambda file: file.write(text.encode()))
+        self._save(_file_name(name, shard.skipped), [shard])
         return self._read(number) or shard
 
     def finish(self, shards: Sequence[Shard]) -> Shard:
-        """Puts all shards into one file and removes them; returns its content, memory-mapped.
-
-        Raises:
-          OSError: as `write`; the shards are still there.
-        """
-        skipped = _skipped(shards)
-        name = _named("features", skipped)
-        self._replace(self.path / name, lambda file: self._save(file, shards))
+        """Move all shards into one file; return it memory-mapped. An OSError leaves them there."""
+        skipped = tuple(itertools.chain.from_iterable(shard.skipped for shard in shards))
+        name = _file_name("features", skipped)
+        self._save(name, shards)
         self._write_manifest(complete=True, skipped=_to_json(skipped))
         self._remove(keep=(name, "manifest.json"))
         return self.load() or join(shards)
 
     def abandon(self) -> None:
-        """Removes what there is of an entry that is not complete; what is mapped lives on."""
+        """Remove an incomplete entry; what is mapped stays readable."""
         if self.path.is_dir() and self.load() is None:
             self._remove(keep=())
             with contextlib.suppress(OSError):  # somebody else writes there
                 self.path.rmdir()
 
     def _remove(self, keep: tuple[str, ...]) -> None:
-        """Remove an entry's files, all but `keep` and those that are being written."""
         for file in [*self.path.glob("*.npy"), *self.path.glob("*.json")]:
             if file.name not in keep:
                 file.unlink(missing_ok=True)
         self._clean()
 
     def _clean(self) -> None:
-        """Removes what killed writers left."""
+        """Remove what killed writers left."""
         for file in self.path.glob("*.partial"):
-            if _age(file) > ABANDONED:
-                with contextlib.suppress(OSError):  # not ours to remove: it harms nobody
+            with contextlib.suppress(OSError):  # its writer was done, or it is not ours to remove
+                if time.time() - file.stat().st_mtime > ABANDONED:
                     file.unlink(missing_ok=True)
 
-    def _notes(self, number: int) -> pathlib.Path:
-        return self.path / f"{_shard(number)}.json"
-
     def _read(self, number: int) -> Shard | None:
-        skipped = _from_json(_json(self._notes(number)))
-        if skipped is None:
-            return None
-        features = self._map(self.path / _named(_shard(number), skipped))
-        count = min(encoding.SHARD_ROWS, self.rows - number * encoding.SHARD_ROWS)
-        if features is None or len(features) + len(skipped) != count:
-            return None
-        return Shard(features, skipped)
+        name, size = f"shard-{number:05d}", encoding.SHARD_ROWS
+        rows = min(size, self.rows - number * size)
+        return self._shard(name, _json(self.path / f"{name}.json"), rows)
 
-    def _map(self, path: pathlib.Path) -> np.ndarray | None:
-        """The features [n, P] of a file; None where there are none of this type, or damaged."""
-        stored = _open(path)
+    def _shard(self, name: str, skipped: Any, rows: int) -> Shard | None:
+        """Return the features of a file, memory-mapped; None if it is missing or damaged."""
+        try:
+            skipped = tuple(
+                (int(row), (Unreachable if passing else Skipped)(str(image), str(reason)))
+                for row, image, reason, passing in skipped
+            )
+        except (TypeError, ValueError):
+            return None
+        stored = _open(self.path / _file_name(name, skipped))
         if stored is None or stored.ndim != 2 or stored.dtype != self._bits:
             return None
-        found = stored.view(self.dtype)
-        pieces = range(0, len(found), encoding.SHARD_ROWS)  # a file may be larger than memory
-        sound = all(is_finite(found[at : at + encoding.SHARD_ROWS]) for at in pieces)
-        return found if sound else None
+        found, size = stored.view(self.dtype), encoding.SHARD_ROWS
+        pieces = (found[at : at + size] for at in range(0, len(found), size))  # not all in memory
+        if len(found) + len(skipped) != rows or not all(map(is_finite, pieces)):
+            return None
+        return Shard(found, skipped)
 
-    def _save(self, file: BinaryIO, shards: Sequence[Shard]) -> None:
-        """Shards as one .npy, in the memory of one."""
+    def _save(self, name: str, shards: Sequence[Shard]) -> None:
+        """Write shards as one .npy, in the memory of one."""
         count, width = sum(len(s.features) for s in shards), shards[0].features.shape[1]
         header = {"descr": self._bits.str, "fortran_order": False, "shape": (count, width)}
-        np.lib.format.write_array_header_1_0(file, header)
-        for shard in shards:
-            file.write(np.ascontiguousarray(shard.features, self.dtype).view(np.uint8).data)
+
+        def write(file: BinaryIO):
+            np.lib.format.write_array_header_1_0(file, header)
+            for shard in shards:
+                file.write(np.ascontiguousarray(shard.features, self.dtype).view(np.uint8).data)
+
+        self._replace(self.path / name, write)
 
     def _write_manifest(self, **more: Any) -> None:
         facts = {**self._about, "created": datetime.now(UTC).isoformat(timespec="seconds")}
@@ -176,7 +151,7 @@ class FeatureStore:
         self._replace(self.path / "manifest.json", lambda file: file.write(text.encode()))
 
     def _replace(self, path: pathlib.Path, write: Callable[[BinaryIO], Any]) -> None:
-        """Gives `path` its content at once."""
+        """Write a file atomically."""
         with replaced(path, shared=True) as scratch, scratch.open("wb") as file:
             write(file)
             file.flush()
@@ -184,30 +159,31 @@ class FeatureStore:
 
 
 def split(whole: Shard, rows: int) -> list[Shard]:
-    """The shards of which a whole of `rows` rows was made; the other way round than `join`."""
+    """Split a source of `rows` rows into its shards, the inverse of `join`."""
     size, found, start = encoding.SHARD_ROWS, [], 0
-    for number in range(math.ceil(rows / size)):
-        mine = tuple(entry for entry in whole.skipped if entry[0] // size == number)
-        end = start + min(size, rows - number * size) - len(mine)
+    for first in range(0, rows, size):
+        mine = tuple(entry for entry in whole.skipped if first <= entry[0] < first + size)
+        end = start + min(size, rows - first) - len(mine)
         found.append(Shard(whole.features[start:end], mine))
         start = end
     return found
 
 
 def join(shards: Sequence[Shard]) -> Shard:
-    """Shards as one, in memory."""
-    return Shard(np.concatenate([shard.features for shard in shards]), _skipped(shards))
+    """Join shards in memory."""
+    features, skipped = zip(*shards, strict=True)
+    return Shard(np.concatenate(features), tuple(itertools.chain.from_iterable(skipped)))
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any] | None:
-    """The manifest of the directory `path`; None where it is no cache entry."""
+    """Read the manifest of a directory; None if it is no cache entry."""
     found = _json(path / "manifest.json")
     known = isinstance(found, dict) and {"complete", "created", "domain", "split"} <= set(found)
     return found if known else None
 
 
 def size_on_disk(path: pathlib.Path) -> tuple[int, int]:
-    """Rows of features in a cache entry, complete or not, and bytes of its files."""
+    """Count rows of features in a cache entry, complete or not, and bytes of its files."""
     arrays, size = {}, 0
     for file in path.iterdir():
         with contextlib.suppress(FileNotFoundError):  # a writer is done with it
@@ -219,52 +195,26 @@ def size_on_disk(path: pathlib.Path) -> tuple[int, int]:
 
 
 def _open(path: pathlib.Path) -> np.ndarray | None:
-    """The array of a file, memory-mapped; None where there is none, or not a whole one."""
+    """Memory-map the array of a file; None if it is missing or damaged, as after a power cut."""
     try:
         return np.load(path, mmap_mode="r").view(np.ndarray)
     except (OSError, ValueError, EOFError):
-        return None  # as after a power cut: the caller encodes anew
+        return None
 
 
 def _json(path: pathlib.Path) -> Any:
-    """The content of a file; None where there is none, or not a whole one."""
+    """Read a JSON file; None if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # as for arrays
+        return None
 
 
-def _skipped(shards: Sequence[Shard]) -> tuple[tuple[int, Skipped], ...]:
-    return tuple(entry for shard in shards for entry in shard.skipped)
-
-
-def _age(path: pathlib.Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:  # its writer was done with it
-        return 0.0
-
-
-def _shard(number: int) -> str:
-    return f"shard-{number:05d}"
-
-
-def _named(name: str, skipped: Sequence[tuple[int, Skipped]]) -> str:
-    """The file of features without these rows."""
+def _file_name(name: str, skipped: Sequence[tuple[int, Skipped]]) -> str:
+    """Name the file of features without these rows."""
     rows = ",".join(str(row) for row, _ in skipped)
     return f"{name}-{zlib.crc32(rows.encode()):08x}.npy" if rows else f"{name}.npy"
 
 
 def _to_json(skipped: Sequence[tuple[int, Skipped]]) -> list:
     return [[row, *entry, isinstance(entry, Unreachable)] for row, entry in skipped]
-
-
-def _from_json(found: Any) -> tuple[tuple[int, Skipped], ...] | None:
-    """Unreadable rows as `_to_json` noted them; None for anything else."""
-    try:
-        return tuple(
-            (int(row), (Unreachable if passing else Skipped)(str(name), str(reason)))
-            for row, name, reason, passing in found
-        )
-    except (TypeError, ValueError):
-        return None

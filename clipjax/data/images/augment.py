@@ -1,7 +1,5 @@
 """Augmentation of drawings and photos on the device, as pure functions of an rng."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,10 +12,10 @@ def _uniform(rng, shape, low, high):
 
 
 def resample_matrices(scale: jax.Array, shift: jax.Array, size: int) -> jax.Array:
-    """Linear resampling along one axis as matrices, [B] x [B] -> [B, size, size].
+    """Make matrices of linear resampling along one axis, [B], [B] -> [B, size, size].
 
-    Row o weighs the input pixels of output pixel o when the picture is scaled about its middle and
-    moved by `shift` (in units of its size). What comes from outside is empty.
+    Row o holds the weights of output pixel o, if the picture is scaled about its middle and moved
+    by `shift` (in units of its size). Outside of the picture is zero.
     """
     out = jnp.arange(size) - (size - 1) / 2
     source = out[None] / scale[:, None] + (size - 1) / 2 - shift[:, None] * size
@@ -25,13 +23,13 @@ def resample_matrices(scale: jax.Array, shift: jax.Array, size: int) -> jax.Arra
     # A shrunken picture needs a wider kernel, or thin strokes fall between the samples.
     width = jnp.maximum(1.0, 1.0 / scale)[:, None, None]
     weights = jnp.maximum(0.0, 1.0 - distance / width)
-    # Normalised over pixels beyond the border too: a border row must fade, not grow brighter.
+    # Normalised over pixels beyond the border too: border rows fade.
     total = jnp.maximum(weights.sum(axis=2, keepdims=True), 1e-6)
     return weights[:, :, size : 2 * size] / total
 
 
 def _place(rng, rgba, strength):
-    """Random scale, aspect, shift and mirror of premultiplied RGBA [B, S, S, 4]."""
+    """Scale, stretch, shift and mirror premultiplied RGBA [B, S, S, 4] at random."""
     batch, size = rgba.shape[:2]
     r = jax.random.split(rng, 5)
     scale = _uniform(r[0], (batch,), 1 - 0.35 * strength, 1 + 0.15 * strength)
@@ -46,14 +44,14 @@ def _place(rng, rgba, strength):
 
 
 def _thicken(rng, alpha):
-    """Makes the strokes of some one-coloured drawings a pixel thicker or thinner, [B, S, S]."""
+    """Make the strokes of some one-coloured drawings a pixel thicker or thinner, [B, S, S]."""
     pool = lambda a: jax.lax.reduce_window(a, -jnp.inf, jax.lax.max, (1, 3, 3), (1, 1, 1), "SAME")
     choice = jax.random.uniform(rng, (len(alpha), 1, 1))
     return jnp.where(choice < 0.3, pool(alpha), jnp.where(choice > 0.9, -pool(-alpha), alpha))
 
 
 def _ink_and_paper(rng, batch, white_share):
-    """Random foreground and background colours [B, 3] that differ in brightness."""
+    """Draw foreground and background colours [B, 3] that differ in brightness."""
     r = jax.random.split(rng, 4)
     ink = _uniform(r[0], (batch, 3), 0.0, 1.0)
     paper = _uniform(r[1], (batch, 3), 0.0, 1.0)
@@ -67,7 +65,7 @@ def _ink_and_paper(rng, batch, white_share):
 
 
 def _jitter_colour(rng, rgb, strength):
-    """Random saturation (sometimes grey), brightness and contrast of RGB [B, S, S, 3]."""
+    """Vary saturation (sometimes to grey), brightness and contrast of RGB [B, S, S, 3]."""
     r = jax.random.split(rng, 4)
     shape = (len(rgb), 1, 1, 1)
     grey = (rgb @ _LUMA)[..., None]
@@ -81,17 +79,14 @@ def _jitter_colour(rng, rgb, strength):
 def augment_drawings(
     rng: jax.Array, rgba: jax.Array, mono: jax.Array, *, strength: float = 1.0, white: float = 0.5
 ) -> jax.Array:
-    """Paints drawings on paper, randomly placed and coloured.
+    """Paint drawings on paper, randomly placed and coloured, float32 [B, S, S, 3] in [0, 1].
 
     Args:
       rng: key.
       rgba: uint8 [B, S, S, 4], straight alpha.
-      mono: bool [B]: one-coloured drawings, whose RGB is replaced by a random colour.
-      strength: 0 leaves place and colours of coloured drawings alone, 1 is the full range.
+      mono: bool [B]: one-coloured drawings, which get a random colour.
+      strength: of changes in place and colour, from 0 (none) to 1.
       white: share of drawings on white paper; the other papers have random colours.
-
-    Returns:
-      float32 [B, S, S, 3] in [0, 1].
     """
     r = jax.random.split(rng, 4)
     picture = rgba.astype(jnp.float32) / 255
@@ -107,23 +102,17 @@ def augment_drawings(
 def random_resized_crop(
     rng: jax.Array, images: jax.Array, *, smallest: float = 0.5, flip: bool = True
 ) -> jax.Array:
-    """A random part of each image at full size, half of them mirrored (Szegedy et al. 2015).
+    """Resize a random crop of each image to full size, and mirror half of them if `flip`.
 
-    Args:
-      rng: key.
-      images: uint8 or float [B, S, S, C].
-      smallest: the least share of the area that is kept, in (0, 1]; aspect ratios of the crop run
-        from 3/4 to 4/3.
-      flip: mirror half of the images left to right; off for classes that differ by it (text).
-
-    Returns:
-      float32 [B, S, S, C] in the range of the input.
+    Szegedy et al. 2015, arXiv 1409.4842: of at least the share `smallest`, in (0, 1], of the area,
+    with aspect ratios from 3/4 to 4/3. Images are uint8 or float [B, S, S, C], the result float32
+    in the same range.
     """
     batch, size = images.shape[:2]
     r = jax.random.split(rng, 4)
     area = _uniform(r[0], (batch,), smallest, 1.0)
     aspect = jnp.exp(_uniform(r[1], (batch,), np.log(3 / 4), np.log(4 / 3)))
-    # Height and width of the crop as shares of the image; the longer side is cut to fit.
+    # Height and width of the crop as shares of the image, at most 1.
     sides = jnp.minimum(jnp.sqrt(jnp.stack([area / aspect, area * aspect], axis=1)), 1.0)
     corner = jax.random.uniform(r[2], (batch, 2)) * (1.0 - sides) * size
     mirror = jax.random.bernoulli(r[3], 0.5 if flip else 0.0, (batch,))

@@ -1,14 +1,11 @@
-"""Grey pictures of more than 8 bits, or of floats, to 8 bits by the range of their values.
+"""Scale grey pictures of more than 8 bits, or of floats, to 8 bits by the range of their values.
 
-Pillow (and transformers, which uses it) cuts such values at 255: all but black becomes white. Here
+Pillow (and transformers, which uses it) clips such values at 255: all but black becomes white. Here
 the range that a file declares becomes 0 to 255: 16 bits (PNG, TIFF, JPEG 2000, PGM) are divided by
 257 and rounded, a TIFF of 12 bits by 4095 / 255. A PNG or TIFF of 16 bits without a value above 255
-would be black: it holds 8 bits, which stay as they are. 32-bit integers, signed ones and floats
-declare no range that pictures fill; `_range` finds theirs. Pictures of several channels never come
-here: Pillow reads the high byte of their 16 bits.
+holds 8 bits, which stay as they are. 32-bit integers, signed ones and floats declare no range that
+pictures fill; `_range` finds theirs. Of several channels Pillow reads the high byte of 16 bits.
 """
-
-from __future__ import annotations
 
 from typing import Any, NamedTuple
 
@@ -16,7 +13,7 @@ import numpy as np
 
 DARK = 64  # of 255; 14 bits in a file of 16 reach no higher
 _DECLARED = {"12 bits": 4095, "scaled to 16 bits": 65535}  # white; the latter by Pillow
-_USUAL = {  # what white may be
+_USUAL = {  # possible values of white
     "floats": (1, 255, 65535),
     "16 bits": (255, 65535),
     "wide integers": (255, 65535),
@@ -24,33 +21,30 @@ _USUAL = {  # what white may be
     "signed 8 bits": (127,),
 }
 _KINDS = {"i1": "signed 8 bits", "u2": "16 bits", "i2": "signed 16 bits"}  # of arrays
-# TIFF's tags, and what they say where they are missing.
+# TIFF's tags, and their defaults.
 _BITS, _WHITE_IS_ZERO, _SAMPLE_FORMAT = (258, 1), (262, 0), (339, 1)
 
 
 class Scaling(NamedTuple):
     """How a picture of more than 8 bits was scaled to 8."""
 
-    source: str  # what its values are, and which of them are black and white
-    dark: bool  # whether nothing in it is brighter than `DARK`
+    source: str  # kind of its values, and which of them are black and white
+    dark: bool  # nothing in it is brighter than `DARK`
 
 
 def is_deep(picture: Any) -> bool:
-    """Whether a picture (of Pillow) has other values than 0 to 255: more bits, floats or signs."""
+    """Tell whether a PIL picture has other values than 0 to 255: more bits, floats or signs."""
     return picture.mode.startswith("I") or picture.mode == "F" or _is_signed_byte(picture)
 
 
 def scaled(picture: Any) -> tuple[np.ndarray, Scaling]:
-    """A deep picture as 8 bits: uint8 [H, W], and how.
+    """Scale a deep picture to uint8 [H, W]; ValueError for NaN and infinity.
 
-    A value that the file calls transparent becomes white.
-
-    Raises:
-      ValueError: values that are NaN or infinite.
+    A value that the file declares transparent becomes white.
     """
     values, kind = _values(picture)
     pixels, told = _scaled(values, kind)
-    if _tag(picture, _WHITE_IS_ZERO, 1) == 0:  # Pillow turns those of 8 bits itself
+    if _tag(picture, _WHITE_IS_ZERO, 1) == 0:  # Pillow inverts those of 8 bits itself
         pixels = 255 - pixels
     dark = bool(pixels.max(initial=0) <= DARK)
     key = picture.info.get("transparency")
@@ -60,32 +54,29 @@ def scaled(picture: Any) -> tuple[np.ndarray, Scaling]:
 
 
 def scaled_array(values: np.ndarray) -> tuple[np.ndarray, Scaling | None]:
-    """A grey array [H, W] as 8 bits, as the file of such values: uint8 [H, W], and how.
+    """Scale a grey array [H, W] to uint8, as a file of such values; True is white.
 
-    Nothing is done to uint8; True is white.
-
-    Raises:
-      ValueError: values that are NaN or infinite.
-      TypeError: values that are no real numbers.
+    Raises ValueError for NaN and infinity, TypeError for values that are no real numbers.
     """
-    if values.dtype == np.uint8:
+    dtype = values.dtype
+    if dtype == np.uint8:
         return values, None
-    if values.dtype.kind not in "buif":
-        raise TypeError("no real numbers")
-    if values.dtype.kind == "b":
+    if dtype == np.bool_:
         return values * np.uint8(255), None
-    wide = "floats" if values.dtype.kind == "f" else "wide integers"
-    pixels, told = _scaled(values, _KINDS.get(values.dtype.str[1:], wide))
+    if dtype.kind not in "uif":
+        raise TypeError("no real numbers")
+    wide = "floats" if dtype.kind == "f" else "wide integers"
+    pixels, told = _scaled(values, _KINDS.get(dtype.str[1:], wide))
     return pixels, Scaling(told, bool(pixels.max(initial=0) <= DARK))
 
 
 def _is_signed_byte(picture: Any) -> bool:
-    """Whether it is a TIFF of signed bytes, which Pillow takes for plain ones."""
+    """Tell whether it is a TIFF of signed bytes, which Pillow takes for unsigned ones."""
     return picture.mode == "L" and _tag(picture, _SAMPLE_FORMAT, 1) == 2
 
 
 def _values(picture: Any) -> tuple[np.ndarray, str]:
-    """The values of a deep picture, [H, W], and their kind."""
+    """Return the values of a deep picture, [H, W], and their kind."""
     values = np.asarray(picture)
     if picture.mode == "F":
         return values, "floats"
@@ -103,7 +94,7 @@ def _values(picture: Any) -> tuple[np.ndarray, str]:
 
 
 def _scaled(values: np.ndarray, kind: str) -> tuple[np.ndarray, str]:
-    """uint8 values, and which of the old ones are black and white."""
+    """Scale values to uint8; also tell which of them are black and white."""
     if kind == "floats" and not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
         raise ValueError(f"{count:,} pixels are NaN or infinite")
@@ -114,11 +105,11 @@ def _scaled(values: np.ndarray, kind: str) -> tuple[np.ndarray, str]:
 
 
 def _range(values: np.ndarray, kind: str) -> tuple[float, float, str]:
-    """Black, white and a word on them.
+    """Return black, white and their description.
 
-    What the kind declares; for others the smallest usual range that holds all values. Floats may
-    leave it a little, as a resize makes them, and are cut; twice as high is still 1, for with 255
-    as white it would be black. What fits in none goes from its own lowest to its own highest value.
+    They are what the kind declares, else the smallest usual range that holds all values, else the
+    lowest and highest value. Floats may exceed the range a little, as after a resize, and are
+    clipped; up to 2 is still a range of 1, for with 255 as white it would be black.
     """
     if white := _DECLARED.get(kind):
         return 0, white, f"{kind}, 0 to {white:,}"
@@ -133,7 +124,7 @@ def _range(values: np.ndarray, kind: str) -> tuple[float, float, str]:
 
 
 def _tag(picture: Any, tag: tuple[int, int], otherwise: int) -> int:
-    """A TIFF's tag, the first of its values; `otherwise` for another format."""
+    """Return the first value of a TIFF's tag; `otherwise` for another format."""
     number, missing = tag
     if picture.format != "TIFF":
         return otherwise

@@ -1,7 +1,5 @@
 """Every image of a source once, in order, in batches of one shape: for encoding and evaluation."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +15,7 @@ Batch = dict[str, Any]
 
 
 class Unreachable(Skipped):
-    """An image that could not be read now, and may be another time: nothing is wrong with it."""
+    """An image that could not be read now, but may be readable another time."""
 
     __slots__ = ()
 
@@ -42,14 +40,18 @@ class BatchLoader:
 
     def __len__(self) -> int:
         # As many on every process: collectives wait for all of them.
-        most = -(-len(self.source) // self.process[1])
-        return -(-most // self.batch_size)
+        return -(-len(self.source) // (self.process[1] * self.batch_size))
 
     def __call__(self, number: int) -> Batch:
-        batch = self._blank()
-        places = number * self.batch_size + np.arange(self.batch_size)
-        rows = places * self.process[1] + self.process[0]
+        count, size = self.batch_size, self.preprocess.size
+        rows = (number * count + np.arange(count)) * self.process[1] + self.process[0]
         rows = rows[rows < len(self.source)]
+        batch = {
+            "image": np.zeros((count, size, size, 3), np.uint8),
+            "label": np.zeros(count, np.int32),
+            "mask": np.zeros(count, bool),
+            "row": np.full(count, -1, np.int32),
+        }
         batch["row"][: len(rows)] = rows
         batch["label"][: len(rows)] = np.asarray(self.source.labels)[rows]
         problems = []
@@ -61,17 +63,8 @@ class BatchLoader:
                 batch["image"][place], batch["mask"][place] = found, True
         return batch | {"problems": tuple(problems)}
 
-    def _blank(self) -> Batch:
-        size = self.preprocess.size
-        return {
-            "image": np.zeros((self.batch_size, size, size, 3), np.uint8),
-            "label": np.zeros(self.batch_size, np.int32),
-            "mask": np.zeros(self.batch_size, bool),
-            "row": np.full(self.batch_size, -1, np.int32),
-        }
-
     def crop(self, row: int) -> np.ndarray | Skipped:
-        """One image, uint8 [S, S, 3], or why there is none; ChangedError where it is another."""
+        """Load one image, uint8 [S, S, 3]; what cannot be read is returned as `Skipped`."""
         name = f"{self.source.domain}/{self.source.split}[{row}]"
         try:
             example = self.source[row]
@@ -94,38 +87,27 @@ def image_batches(
     first: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Every example once, in order; the last batch is padded to the shape of the others.
+    """Yield every example once, in order; the last batch is padded to the shape of the others.
 
-    An image that cannot be read ends nothing: its row is masked and its problem told.
-
-    Args:
-      source: of examples.
-      preprocess: crops them.
-      batch_size: rows of a batch.
-      workers: processes that load; 0 loads in threads of this one.
-      threads: that load, per process; see `load_ahead`.
-      first: number of the first batch, where a part was done before.
-      process: (p, n): this process takes rows p, p + n, p + 2 n, ... Every row comes on one of the
-        n processes, and all have equally many batches; the last may be padding alone.
+    Process p of n, `process` = (p, n), takes rows p, p + n, p + 2 n, ...; all have equally many
+    batches, the last of which may be padding alone. `first` is the number of the first batch,
+    `workers` and `threads` load (`load_ahead`).
 
     Returns:
       Iterator of {"image" uint8 [B, S, S, 3], "label" int32 [B], "mask" bool [B], "row" int32 [B],
-      "problems": a `Skipped` for each unreadable row, in their order, `Unreachable` where it may be
-      readable another time}. `mask` is False on unreadable rows and on padding; `row` is the index
-      in the source, -1 on padding.
+      "problems": a `Skipped` for each unreadable row, `Unreachable` if it may be readable another
+      time}. `mask` is False on unreadable rows and padding; `row` is the index in the source, -1 on
+      padding.
 
-    Raises:
-      ChangedError: the data changed since the source was opened.
-      ValueError: a batch size or a process that cannot be.
+    ChangedError if the data changed since the source was opened.
 
     >>> from clipjax.data.dataset import ArraySource
     >>> images = [np.full((4, 4, 3), 7, np.uint8), b"no image", np.zeros((4, 4, 3), np.uint8)]
     >>> source = ArraySource(images, [0, 1, 1], classes=("a", "b"), domain="d")
-    >>> one, two = image_batches(source, Preprocess(size=4), 2)
-    >>> one["mask"].tolist(), one["row"].tolist(), one["problems"][0].name
-    ([True, False], [0, 1], 'd/train/1')
-    >>> two["mask"].tolist(), two["row"].tolist(), two["problems"]
-    ([True, False], [2, -1], ())
+    >>> for batch in image_batches(source, Preprocess(size=4), 2):
+    ...     print(batch["mask"], batch["row"], [skipped.name for skipped in batch["problems"]])
+    [ True False] [0 1] ['d/train/1']
+    [ True False] [ 2 -1] []
     """
     load = BatchLoader(source, preprocess, batch_size, process)
     return load_ahead(load, min(first, len(load)), len(load), workers=workers, threads=threads)

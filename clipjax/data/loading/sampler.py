@@ -1,8 +1,6 @@
 """Which examples each batch of an epoch takes: the same order for cached features and for files."""
 
-from __future__ import annotations
-
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,54 +9,30 @@ import numpy as np
 from clipjax.errors import ConfigError, DataError
 
 Plan = dict[str, jax.Array]  # part of a batch -> int32 [S, B] rows; "mask" -> bool [S, B]
-# Which examples the rows of a part number.
+# part -> the domain that its rows index
 PARTS = {"source": "source", "support": "source", "target": "target"}
 
 
-class Sampler(Protocol):
-    """Which examples make up the batches of an epoch. Hashable: static under jit."""
-
-    def steps(self, num_source: int, num_target: int, batch_size: int) -> int:
-        """Batches of an epoch."""
-
-    def plan(
-        self,
-        key: jax.Array,
-        num_source: int,
-        num_target: int,
-        batch_size: int,
-        labels: jax.Array | None = None,
-    ) -> Plan:
-        """The rows of each batch, as `epoch_plan`; pure in the key, which is `epoch_key`'s."""
-
-
 class Sampling(NamedTuple):
-    """The usual sampler: passes over the source, shuffled, and over the target beside it.
+    """The usual sampler, static under jit: shuffled passes over the source and the target."""
 
-    Attributes:
-      epoch: "source" is one pass over the source, "target" as many steps as a pass over the target
-        takes, "longest" the longer of the two; a number (or its digits) is that many steps.
-      balanced: draw source examples with replacement, every class as likely as any other.
-    """
-
-    epoch: str | int = "source"
-    balanced: bool = False
+    epoch: str | int = "source"  # a pass over "source", "target" or the "longest", or its steps
+    balanced: bool = False  # draw source examples with replacement, every class equally likely
 
     def steps(self, num_source: int, num_target: int, batch_size: int) -> int:
-        """Batches of an epoch; see `steps_per_epoch`."""
+        """Return the number of batches of an epoch."""
         return steps_per_epoch(num_source, num_target, batch_size, self.epoch)
 
     def plan(self, key, num_source, num_target, batch_size, labels=None) -> Plan:
-        """The rows of an epoch's batches; see `epoch_plan`."""
+        """Return the rows of each batch, as `epoch_plan`; a pure function of `epoch_key`."""
         return epoch_plan(key, num_source, num_target, batch_size, self, labels)
 
 
 class Episodes(NamedTuple):
-    """Few-shot episodes (Vinyals et al. 2016, arXiv 1606.04080): a small task is a batch.
+    """Few-shot episodes (Vinyals et al. 2016, arXiv 1606.04080) as batches, whatever their size.
 
     An episode has `way` classes, drawn without replacement, and of each `shot` examples to learn
-    from ("support") and `query` others to be judged on ("source"), both class after class. A batch
-    size says nothing here.
+    from ("support") and `query` others to be tested on ("source"), both sorted by class.
     """
 
     way: int
@@ -68,13 +42,10 @@ class Episodes(NamedTuple):
     num_classes: int
 
     def steps(self, num_source: int, num_target: int, batch_size: int) -> int:
-        """Episodes of an epoch."""
-        del num_source, num_target, batch_size
         return self.count
 
     def plan(self, key, num_source, num_target, batch_size, labels=None) -> Plan:
-        """Rows of "support" [S, way * shot] and of "source" [S, way * query]."""
-        del num_source, num_target, batch_size
+        """Return rows of "support" [S, way * shot] and of "source" [S, way * query]."""
         each = self.shot + self.query
         member = labels[None] == jnp.arange(self.num_classes)[:, None]  # [K, N]
         enough = member.sum(axis=1) >= each
@@ -87,82 +58,63 @@ class Episodes(NamedTuple):
             return jax.lax.top_k(jnp.where(member[classes], chance, -1.0), each)[1]
 
         rows = jax.vmap(episode)(jax.random.split(key, self.count)).astype(jnp.int32)
-        flat = lambda part: part.reshape(self.count, -1)
-        query = flat(rows[..., self.shot :])
-        support = flat(rows[..., : self.shot])
+        query = rows[..., self.shot :].reshape(self.count, -1)
+        support = rows[..., : self.shot].reshape(self.count, -1)
         return {"source": query, "support": support, "mask": jnp.ones(query.shape, bool)}
 
 
 def check_episodes(episodes: Episodes, labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Refuses episodes that the labelled examples cannot fill.
-
-    Raises:
-      DataError: fewer classes with enough examples than an episode has.
-    """
+    """Raise DataError if too few classes have enough labelled examples for an episode."""
     counts, need = np.bincount(labels, minlength=len(classes)), episodes.shot + episodes.query
     enough = int((counts >= need).sum())
     if enough < episodes.way:
         short = [f"{name} ({n})" for name, n in zip(classes, counts, strict=True) if n < need]
         raise DataError(
-            f"episodes of {episodes.way} classes need {need} labelled images of each, and "
-            f"{enough} classes have them; too few have {', '.join(short[:10])}. Take fewer classes "
-            "or fewer images of each."
+            f"episodes of {episodes.way} classes need {need} labelled images of each; {enough} "
+            f"classes have them, not {', '.join(short[:10])}. Take fewer classes or images."
         )
 
 
 ONE_PASS = Sampling()
+Sampler = Sampling | Episodes
 
 
 def steps_per_epoch(
     num_source: int, num_target: int, batch_size: int, epoch: str | int = "source"
 ) -> int:
-    """Batches in an epoch, the last one of a pass perhaps partial.
+    """Return the number of batches in an epoch, the last of which may be partial.
+
+    Raises ConfigError unless `epoch` is as in `Sampling`; "target" needs target examples.
 
     >>> steps_per_epoch(10, 21, 4), steps_per_epoch(10, 21, 4, "longest")
     (3, 6)
-
-    Args:
-      num_source: source examples.
-      num_target: target examples; 0 where there is no target.
-      batch_size: examples per domain and step.
-      epoch: as in `Sampling`.
-
-    Raises:
-      ConfigError: an epoch that is none of these.
     """
-    source, target = -(-num_source // batch_size), -(-num_target // batch_size)
-    lengths = {"source": source, "longest": max(source, target)}
-    if num_target:
-        lengths["target"] = target
     if str(epoch).isdecimal() and int(epoch) > 0:
         return int(epoch)
+    source, target = -(-num_source // batch_size), -(-num_target // batch_size)
+    lengths = {"source": source, "longest": max(source, target)}
+    lengths |= {"target": target} if num_target else {}
     if epoch not in lengths:
-        raise ConfigError(
-            f"data.epoch={epoch!r} is no length of an epoch: {', '.join(sorted(lengths))} or a "
-            "number of steps, 1 or more."
-        )
+        known = ", ".join(sorted(lengths))
+        raise ConfigError(f"data.epoch={epoch!r} is none of {known} or a number of steps above 0.")
     return lengths[epoch]
 
 
 def epoch_key(seed: jax.Array, epoch: jax.Array | int) -> jax.Array:
-    """The key that shuffles an epoch of a seed; nothing else does, so resuming repeats nothing.
-
-    Folded twice, so that shuffling and a step's own randomness share no key.
-    """
+    """Return the key that shuffles an epoch of a seed, different from all keys of steps."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 2**31), epoch)
 
 
 def _shuffled(key: jax.Array, n: int, length: int) -> jax.Array:
-    """`length` indices below n: as many fresh permutations as it takes, cut to length."""
+    """Return `length` indices below n: fresh permutations one after the other."""
     keys = jax.random.split(key, -(-length // n))
     return jax.vmap(lambda k: jax.random.permutation(k, n))(keys).reshape(-1)[:length]
 
 
 def balanced_rows(key: jax.Array, labels: jax.Array, length: int) -> jax.Array:
-    """Rows int32 [length], with replacement: a class that occurs, then one of its examples.
+    """Draw rows int32 [length] with replacement: a class that occurs, then one of its examples.
 
-    Two draws of whole numbers, because probabilities of single examples, summed up in float32, are
-    off by percents where there are many.
+    Probabilities of single examples, summed in float32, would be off by percents.
     """
     one, two = jax.random.split(key)
     by_class = jnp.argsort(labels)
@@ -176,66 +128,37 @@ def balanced_rows(key: jax.Array, labels: jax.Array, length: int) -> jax.Array:
 
 
 def epoch_plan(
-    key: jax.Array,
-    num_source: int,
-    num_target: int,
-    batch_size: int,
-    sampling: Sampling = ONE_PASS,
-    labels: jax.Array | None = None,
-) -> dict[str, jax.Array]:
-    """Which examples each batch of an epoch takes.
+    key, num_source: int, num_target: int, batch_size: int, sampling=ONE_PASS, labels=None
+) -> Plan:
+    """Choose the examples of S batches: "source", "target" int32 [S, B] and "mask" bool [S, B].
 
-    An epoch of as many steps as one pass over the source takes is that pass: every example once,
-    the last batch padded. In a longer one the source repeats, reshuffled; of a shorter one it is a
-    part, a different one each epoch; neither has padding, nor has a balanced one. The target always
-    repeats or is cut like that.
-
-    Args:
-      key: of `epoch_key`.
-      num_source: source examples.
-      num_target: target examples; 0 where there is no target.
-      batch_size: B, examples per domain and step.
-      sampling: length S of the epoch, balanced or not.
-      labels: int [num_source], may be traced; needed where balanced.
-
-    Returns:
-      source, target: int32 [S, B] indices; mask: bool [S, B], False where the last source batch
-      is padded.
+    An epoch as long as one pass over the source is that pass: every example once, the last batch
+    padded, where the mask is False. Longer ones repeat the source, reshuffled; shorter ones take a
+    random part; neither has padding, nor has a balanced one. The target repeats or is cut likewise;
+    `num_target` is 0 without one. `labels` int [num_source] may be traced.
     """
     steps = steps_per_epoch(num_source, num_target, batch_size, sampling.epoch)
     length = steps * batch_size
     one, two = jax.random.split(key)
-    order, mask = _source_order(one, num_source, length, batch_size, sampling.balanced, labels)
+    mask = jnp.ones(length, bool)
+    if sampling.balanced:
+        order = balanced_rows(one, labels, length)
+    elif 0 <= length - num_source < batch_size:  # a single pass
+        shuffled = jax.random.permutation(one, num_source)
+        order = jnp.zeros(length, jnp.int32).at[:num_source].set(shuffled)
+        mask = jnp.arange(length) < num_source
+    else:
+        order = _shuffled(one, num_source, length)
     target = _shuffled(two, num_target, length) if num_target else jnp.zeros(length, jnp.int32)
-    shape = (steps, batch_size)
-    return {
-        "source": order.reshape(shape),
-        "mask": mask.reshape(shape),
-        "target": target.reshape(shape),
-    }
-
-
-def _source_order(key, num_source, length, batch_size, balanced, labels):
-    """(indices, mask) of the source, both [length]."""
-    padding = length - num_source
-    everything = jnp.ones(length, bool)
-    if balanced:
-        return balanced_rows(key, labels, length), everything
-    if not 0 <= padding < batch_size:
-        return _shuffled(key, num_source, length), everything
-    shuffled = jax.random.permutation(key, num_source)
-    order = jnp.zeros(length, jnp.int32).at[:num_source].set(shuffled)
-    return order, jnp.arange(length) < num_source
+    parts = {"source": order, "mask": mask, "target": target}
+    return {name: part.reshape(steps, batch_size) for name, part in parts.items()}
 
 
 def process_rows(batch_size: int, process: tuple[int, int]) -> slice:
-    """The part of every batch that process p of n loads.
+    """Return the part of a batch that process p of n loads; ConfigError if n does not divide it.
 
     >>> process_rows(8, (1, 2))
     slice(4, 8, None)
-
-    Raises:
-      ConfigError: a batch that n does not divide.
     """
     index, count = process
     if batch_size % count:

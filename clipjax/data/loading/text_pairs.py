@@ -1,10 +1,7 @@
 """Image-text pairs for the contrastive stage, read from what `tools/build_icon_corpus.py` writes.
 
-Every batch is a pure function of (seed, step): nothing needs to be saved to resume the stream, and
-worker threads cannot change it.
+Every batch is a pure function of (seed, step), so there is no state to save.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import pathlib
@@ -18,13 +15,7 @@ _FILES = ("masks.npy", "rgba.npy", "manifest.parquet")
 
 
 class PairCorpus:
-    """A directory of drawings with the texts that are true of each.
-
-    Attributes:
-      texts: all distinct texts.
-      text_ids: int32 [N, K], the texts of each image, its caption first, padded with -1.
-      groups: group name -> int64 [n], the images of that group.
-    """
+    """A directory of drawings with the texts that describe each."""
 
     def __init__(self, root: str | pathlib.Path, *, max_texts: int = 16):
         root = pathlib.Path(root)
@@ -36,22 +27,23 @@ class PairCorpus:
             )
         import pyarrow.parquet as pq
 
-        table = pq.read_table(
-            root / "manifest.parquet", columns=["caption", "texts", "kind", "row", "group"]
-        ).to_pydict()
+        columns = ["caption", "texts", "kind", "row", "group"]
+        table = pq.read_table(root / "manifest.parquet", columns=columns).to_pydict()
         self.root = root
         self._masks = np.load(root / "masks.npy", mmap_mode="r")
         self._rgba = np.load(root / "rgba.npy", mmap_mode="r")
         self._is_mask = np.array([kind == "mask" for kind in table["kind"]])
         self._row = np.array(table["row"], np.int64)
         names = np.array(table["group"])
+        # Group name -> int64 [n], its images.
         self.groups = {str(g): np.flatnonzero(names == g) for g in sorted(set(table["group"]))}
         numbers: dict[str, int] = {}
+        # Texts of each image [N, K], its caption first, padded with -1.
         self.text_ids = np.full((len(names), max_texts), -1, np.int32)
         for i, (caption, more) in enumerate(zip(table["caption"], table["texts"], strict=True)):
             for k, text in enumerate(list(dict.fromkeys([caption, *more]))[:max_texts]):
                 self.text_ids[i, k] = numbers.setdefault(text, len(numbers))
-        self.texts = list(numbers)
+        self.texts = list(numbers)  # all distinct ones
 
     def __len__(self) -> int:
         return len(self.text_ids)
@@ -62,7 +54,7 @@ class PairCorpus:
         return self._masks.shape[1]
 
     def images(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Drawings as uint8 [B, S, S, 4] and bool [B]: one-coloured, its RGB means nothing."""
+        """Return drawings uint8 [B, S, S, 4], and bool [B]: whether they are one-coloured masks."""
         mono = self._is_mask[index]
         out = np.zeros((len(index), self.image_size, self.image_size, 4), np.uint8)
         rows = self._row[index]
@@ -73,19 +65,12 @@ class PairCorpus:
 
 @dataclasses.dataclass(frozen=True)
 class Wording:
-    """Which of an image's texts stands for it, and in what sentence.
+    """How a text is chosen for an image, and put into a sentence."""
 
-    Attributes:
-      caption_share: probability of the caption (an image's first text).
-      category_share: probability of its second text, the category; else any other of its texts.
-      templates: sentences around a text, `{}` where it goes.
-      plain_share: probability of the bare text instead of a template.
-    """
-
-    caption_share: float
-    category_share: float
-    templates: tuple[str, ...]
-    plain_share: float = 0.5
+    caption_share: float  # probability of an image's first text, the caption
+    category_share: float  # probability of its second text, the category; else any of the others
+    templates: tuple[str, ...]  # sentences with `{}` for the text
+    plain_share: float = 0.5  # probability of the bare text instead of a template
 
 
 def sample_batch(
@@ -98,27 +83,16 @@ def sample_batch(
     mixture: Mapping[str, float],
     wording: Wording,
 ) -> dict:
-    """The batch of a step.
+    """Draw the batch of a step, as `clipjax.adapt.contrastive.make_loss` takes it.
 
-    Args:
-      corpus: where from.
-      tokenize: texts -> int32 [B, T].
-      seed: of the run.
-      step: which batch.
-      batch_size: pairs.
-      mixture: group -> share of the batch; groups are drawn from uniformly.
-      wording: which text of an image, in what sentence.
-
-    Returns:
-      {"inputs": {"rgba", "mono"}, "tokens", "text_id", "text_ids"} as
-      `clipjax.adapt.contrastive.make_loss` takes it.
+    `tokenize` maps B texts to int32 [B, T], and `mixture` groups to shares of the batch; within a
+    group, images are drawn uniformly.
     """
     rng = np.random.default_rng([seed, step])
-    names = list(mixture)
-    shares = np.array([mixture[n] for n in names], np.float64)
-    drawn = rng.choice(len(names), size=batch_size, p=shares / shares.sum())
+    shares = np.array(list(mixture.values()), np.float64)
+    drawn = rng.choice(len(shares), size=batch_size, p=shares / shares.sum())
     index = np.empty(batch_size, np.int64)
-    for g, name in enumerate(names):
+    for g, name in enumerate(mixture):
         where = drawn == g
         index[where] = rng.choice(corpus.groups[name], size=where.sum())
     text_ids = corpus.text_ids[index]
@@ -144,10 +118,8 @@ def sample_batch(
 
 
 def check_mixture(corpus: PairCorpus, mixture: Mapping[str, float]) -> None:
-    """Raises DataError unless every group of the mixture has images in the corpus."""
+    """Raise DataError unless every group of the mixture has images in the corpus."""
     unknown = [g for g in mixture if not len(corpus.groups.get(g, ()))]
     if unknown or not mixture:
-        raise DataError(
-            f"data.mixture names groups that {corpus.root} does not have: {', '.join(unknown)}; "
-            f"it has {', '.join(corpus.groups)}."
-        )
+        known = ", ".join(corpus.groups)
+        raise DataError(f"data.mixture: {corpus.root} has groups {known}, not {unknown}.")

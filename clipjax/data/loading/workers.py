@@ -1,16 +1,12 @@
-"""Loads numbered items ahead of their use, in threads or in processes, in order.
+"""Load numbered items ahead of their use, in threads or in processes, in order.
 
-Threads are grain's. Processes are our own, because those of grain 0.2.18 outlive a parent that was
-killed, may take 25 s to stop, and are waited for without end where one exits with code 0. Here a
-worker is a fresh Python with one pipe in and one out: nothing is forked, it imports what `load`
-needs and no more (not the user's main script, and no JAX unless `load` does), the terminal's Ctrl-C
-does not reach it, and it ends when its pipe does, however the parent ended.
+Threads are grain's. Processes are our own, because those of grain 0.2.18 outlive a killed parent,
+may take 25 s to stop, and hang if one exits with code 0. Here a worker is a fresh Python with two
+pipes: it is not forked, imports only what `load` needs (not the main script, and no JAX unless
+`load` does), does not get the terminal's Ctrl-C, and ends when its pipe does.
 """
 
-from __future__ import annotations
-
 import contextlib
-import functools
 import os
 import pickle
 import queue
@@ -24,10 +20,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, BinaryIO, TypeVar
 
+import cloudpickle
+
 from clipjax.errors import ConfigError, DataError
 
-# By default: more wait for Python's lock, and each holds two items, 40 MB a batch of 256 crops.
-MOST_THREADS = 16
+MOST_THREADS = 16  # by default: more wait for Python's lock, and each holds two items
 
 T = TypeVar("T")
 
@@ -41,59 +38,48 @@ def load_ahead(
     threads: int | None = None,
     prepare: Callable[[int], Any] = int,
 ) -> Iterator[T]:
-    """Yields load(first) ... load(last - 1), some prepared ahead.
+    """Yield load(first) ... load(last - 1), some loaded ahead.
 
     >>> list(load_ahead(lambda number: 10 * number, 2, 5))
     [20, 30, 40]
 
     Args:
-      load: a pure function of the number; with workers it is sent to them (cloudpickle) and what it
-        returns comes back pickled.
-      first: number of the first item.
-      last: one past the last.
+      load: a pure function of the number; with workers it is sent by cloudpickle.
+      first, last: number of the first item, and one past the last.
       workers: processes that load; 0 loads in threads of this process.
-      threads: that load, per process. Each has one item in hand, each process one more in waiting.
-        Default: `default_threads`. Order and content of the items do not depend on it.
-      prepare: makes of a number what `load` gets in its place. It runs in this process, so that
-        what needs JAX need not run in workers.
+      threads: per process; None: `default_threads`. Each loads one item, one more is waiting.
+      prepare: maps a number to the argument of `load`, in this process, where it may use JAX.
 
-    Raises:
-      ConfigError: a `load` that cannot be sent to a process.
-      DataError: a worker process died.
-      Exception: whatever `load` raises, in its place in the order; nothing comes after it.
+    Errors of `load` are raised in their place in the order; DataError if a worker process dies.
     """
     threads = default_threads(workers) if threads is None else threads
     if workers < 0 or threads < 1:
         raise ConfigError(f"workers={workers}, threads={threads}: give at least 0 and 1.")
     if workers and last > first:
         return _in_processes(load, first, last, min(workers, last - first), threads, prepare)
-    return _in_threads(load, first, last, threads, prepare)
-
-
-def default_threads(workers: int = 0) -> int:
-    """Threads per process that keep this process's cores busy, `MOST_THREADS` at most.
-
-    >>> default_threads(1_000_000)
-    1
-    """
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    return min(max(1, cores // max(1, workers)), MOST_THREADS)
-
-
-def _in_threads(load, first: int, last: int, threads: int, prepare) -> Iterator:
-    import grain
+    import grain  # slow to import, and worker processes need none
 
     dataset = grain.MapDataset.range(first, last).map(lambda number: load(prepare(int(number))))
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     return iter(dataset.to_iter_dataset(options))
 
 
+def default_threads(workers: int = 0) -> int:
+    """Return the threads per process that keep all cores busy, `MOST_THREADS` at most."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(max(1, cores // max(1, workers)), MOST_THREADS)
+
+
 def _in_processes(load, first: int, last: int, workers: int, threads: int, prepare) -> Iterator:
-    """Item i is worker i % workers' work, so the order needs no sorting."""
-    sent, team = _sendable(load), [_Worker(threads) for _ in range(workers)]
+    """Yield items in order: item i is loaded by worker i % workers."""
+    try:
+        sent = cloudpickle.dumps(load)
+    except (pickle.PicklingError, TypeError) as error:
+        raise ConfigError(
+            f"what loads the data cannot be sent to worker processes ({error}); set workers to 0."
+        ) from None
+    team = [_Worker(threads) for _ in range(workers)]
     try:
         for worker in team:
             worker.send(sent)
@@ -108,19 +94,8 @@ def _in_processes(load, first: int, last: int, workers: int, threads: int, prepa
             worker.stop()
 
 
-def _sendable(load: Callable) -> bytes:
-    import cloudpickle
-
-    try:
-        return cloudpickle.dumps(load)
-    except (pickle.PicklingError, TypeError) as error:
-        raise ConfigError(
-            f"what loads the data cannot be sent to worker processes ({error}); set workers to 0."
-        ) from None
-
-
 class _Worker:
-    """A process that runs `serve`, and its two pipes; `stop()` or the parent's end ends it."""
+    """A process that runs `serve`, and its two pipes; it ends with `stop()` or the parent."""
 
     def __init__(self, threads: int):
         paths = [path for path in sys.path if isinstance(path, str)]
@@ -133,11 +108,15 @@ class _Worker:
             env=os.environ | {"JAX_PLATFORMS": "cpu"},  # accelerators belong to the parent
             start_new_session=True,
         )
-        _widen(self._process.stdout)
+        with contextlib.suppress(ImportError, AttributeError, OSError):  # not Linux, or not allowed
+            import fcntl
+
+            # A batch is megabytes, a pipe 64 KB.
+            fcntl.fcntl(self._process.stdout, fcntl.F_SETPIPE_SZ, 1 << 20)
         self.stop = weakref.finalize(self, _stop, self._process)
 
     def send(self, message: Any) -> None:
-        """Never blocks for long: a worker reads on while it loads and while it answers."""
+        """Send an item; a worker always reads, so this does not block for long."""
         try:
             pickle.dump(message, self._process.stdin, protocol=5)
             self._process.stdin.flush()
@@ -145,9 +124,9 @@ class _Worker:
             raise self._died() from None
 
     def receive(self) -> Any:
-        """The next answer; raises what `load` raised."""
+        """Return the next answer, or raise what `load` raised."""
         try:
-            error, value = _read(self._process.stdout)
+            error, value = pickle.load(self._process.stdout)
         except (EOFError, pickle.UnpicklingError):
             raise self._died() from None
         if error is not None:
@@ -172,81 +151,42 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def serve(threads: int) -> None:
-    """Run a worker process: read `load`, then items, and write what it makes of them."""
+    """Run a worker process: read `load`, then items, and write its results."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the parent ends its step first, then this
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)  # what `load` prints is for the reader, not for the pipe
+    os.dup2(2, 1)  # what `load` prints must not get into the pipe
     pending: queue.SimpleQueue[Future] = queue.SimpleQueue()
     threading.Thread(target=_answer, args=(pending, answers), daemon=True).start()
     pool = ThreadPoolExecutor(threads)
     try:
-        load = _received(pickle.load(requests))
+        load = pool.submit(pickle.loads, pickle.load(requests))
         while True:
-            pending.put(pool.submit(load, pickle.load(requests)))
-    except (EOFError, pickle.UnpicklingError):  # the parent is done, or it is no more
-        os._exit(0)  # at once: no thread's work is needed any longer
-
-
-def _received(sent: bytes) -> Callable:
-    """The function that was sent; one that raises, where it cannot be made here."""
-    try:
-        return pickle.loads(sent)
-    except Exception as error:
-        return functools.partial(_fail, error)
-
-
-def _fail(error: Exception, _: Any) -> None:
-    raise error
+            pending.put(pool.submit(lambda item: load.result()(item), pickle.load(requests)))
+    except (EOFError, pickle.UnpicklingError):  # the parent is done, or dead
+        os._exit(0)  # without waiting for threads
 
 
 def _answer(pending: queue.SimpleQueue[Future], answers: BinaryIO) -> None:
     try:
         while True:
-            _write(answers, *_packed(pending.get()))
+            answers.write(_packed(pending.get()))
+            answers.flush()
     finally:
-        os._exit(1)  # nobody listens any more
+        os._exit(1)  # the parent is dead
 
 
-def _packed(future: Future) -> tuple[bytes, list[pickle.PickleBuffer]]:
-    """(error or None, value), pickled, arrays apart; an error that no pickle can hold as text."""
+def _packed(future: Future) -> bytes:
+    """Pickle (error or None, value); unpicklable errors become text."""
     error = future.exception()
     try:
         if error is None:
-            arrays: list[pickle.PickleBuffer] = []
-            return pickle.dumps((None, future.result()), 5, buffer_callback=arrays.append), arrays
+            return pickle.dumps((None, future.result()), protocol=5)
         error.add_note("In a worker process:\n" + "".join(traceback.format_exception(error)))
         packed = pickle.dumps((error, None))
         pickle.loads(packed)  # some errors can be written, not read
-        return packed, []
+        return packed
     except Exception as other:
         reason = error or other
         message = f"a worker process failed ({type(reason).__name__}: {reason})."
-        return pickle.dumps((DataError(message), None)), []
-
-
-def _write(pipe: BinaryIO, packed: bytes, arrays: list[pickle.PickleBuffer]) -> None:
-    """A pickle and, uncopied, the arrays it refers to."""
-    parts = [array.raw() for array in arrays]
-    pickle.dump((packed, [part.nbytes for part in parts]), pipe)
-    for part in parts:
-        pipe.write(part)
-    pipe.flush()
-
-
-def _read(pipe: BinaryIO) -> Any:
-    """Read what `_write` wrote; EOFError where it ends early."""
-    packed, sizes = pickle.load(pipe)
-    arrays = [bytearray(size) for size in sizes]
-    for array in arrays:
-        if pipe.readinto(array) < len(array):
-            raise EOFError
-    return pickle.loads(packed, buffers=arrays)
-
-
-def _widen(pipe: BinaryIO) -> None:
-    """Gives a pipe as much room as Linux lets users have: a batch is megabytes, a pipe 64 KB."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):  # elsewhere; or not allowed
-        import fcntl
-
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
+        return pickle.dumps((DataError(message), None))

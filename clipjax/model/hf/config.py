@@ -1,7 +1,5 @@
 """Hugging Face's config.json <-> `CLIPConfig`."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from typing import Any
@@ -9,56 +7,59 @@ from typing import Any
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import CLIPConfig, TextConfig, VisionConfig
 
-_VISION_ONLY, _TEXT_ONLY = "clip_vision_model", "clip_text_model"
-
-
-def config_from_hf(data: dict) -> CLIPConfig:
-    """Reads the dict of a `config.json`: a whole CLIP, or one of its towers.
-
-    Sizes that a file leaves out are Hugging Face's defaults, ViT-B/32's.
-
-    Raises:
-      CheckpointError: another type of model, or sizes that do not fit each other.
-    """
-    kind = data.get("model_type", "clip")
-    if kind not in ("clip", _VISION_ONLY, _TEXT_ONLY):
-        raise CheckpointError(f"this is a {kind!r} model; clipjax reads models of type 'clip'.")
-    sections = {
-        VisionConfig: _section(data, kind, "vision_config", _VISION_ONLY),
-        TextConfig: _section(data, kind, "text_config", _TEXT_ONLY),
-    }
-
-    def tower(of):
-        if sections[of] is None:
-            return None
-        names = {f.name for f in dataclasses.fields(of)}
-        given = {k: _plain(k, v) for k, v in sections[of].items() if k in names}
-        return of(**(_DEFAULTS[of] | given))
-
-    try:
-        vision, text = tower(VisionConfig), tower(TextConfig)
-    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
-        raise CheckpointError(f"config.json describes no CLIP that can be built: {error}") from None
-    single = [s for s in sections.values() if s is not None] if kind != "clip" else []
-    projection = next((s["projection_dim"] for s in single if "projection_dim" in s), None)
-    scale = data.get("logit_scale_init_value", 2.6592)
-    width = projection or data.get("projection_dim", 512)
-    for name, value, kind in (
-        ("projection_dim", width, int),
-        ("logit_scale_init_value", scale, float),
-    ):
-        if not _is_number(value, kind):
-            raise CheckpointError(
-                f"config.json: {name} is {value!r}, which is no finite {kind.__name__}."
-            )
-    return CLIPConfig(vision, text, width, scale)
-
-
+_SINGLE = {"vision": "clip_vision_model", "text": "clip_text_model"}  # model_type of one tower
+# What Hugging Face assumes where a config.json is silent (ViT-B/32's sizes).
+_DEFAULTS = {
+    "vision": VisionConfig(768, 3072, 12, 12),
+    "text": TextConfig(512, 2048, 12, 8, pad_token_id=1),
+}
 _UNUSED = ("bos_token_id", "pad_token_id")  # no embedding depends on them: they may be null
 
 
+def config_from_hf(data: dict) -> CLIPConfig:
+    """Read the dict of a `config.json`: a whole CLIP, or one of its towers.
+
+    Missing sizes are Hugging Face's defaults. CheckpointError for another type of model, or sizes
+    that do not fit each other.
+    """
+    kind = data.get("model_type", "clip")
+    if kind not in ("clip", *_SINGLE.values()):
+        raise CheckpointError(f"this is a {kind!r} model; clipjax reads models of type 'clip'.")
+    sections = {tower: _section(data, kind, tower) for tower in _SINGLE}
+    try:
+        towers = {t: None if s is None else _tower(t, s) for t, s in sections.items()}
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
+        raise CheckpointError(f"config.json describes no CLIP that can be built: {error}") from None
+    single = next(s for s in sections.values() if s is not None) if kind != "clip" else {}
+    width = single.get("projection_dim") or data.get("projection_dim", 512)
+    scale = data.get("logit_scale_init_value", 2.6592)
+    numbers = {"projection_dim": (width, int), "logit_scale_init_value": (scale, float)}
+    for name, (value, type_) in numbers.items():
+        if not _is_number(value, type_):
+            raise CheckpointError(f"config.json: {name} is {value!r}, no finite {type_.__name__}.")
+    return CLIPConfig(towers["vision"], towers["text"], width, scale)
+
+
+def _section(data: dict, kind: str, tower: str) -> dict | None:
+    """Return a tower's part of a config.json; None if the file describes only the other tower.
+
+    Whole models nest it. Old files have it twice, and transformers then uses `vision_config_dict`.
+    Exports of one tower have it at the top, or keep the nesting of the model they were cut from.
+    """
+    if kind not in ("clip", _SINGLE[tower]):
+        return None
+    nested = data.get(f"{tower}_config_dict") or data.get(f"{tower}_config")
+    return nested or (data if kind == _SINGLE[tower] else {})
+
+
+def _tower(tower: str, section: dict) -> VisionConfig | TextConfig:
+    names = {field.name for field in dataclasses.fields(_DEFAULTS[tower])}
+    given = {name: _plain(name, value) for name, value in section.items() if name in names}
+    return dataclasses.replace(_DEFAULTS[tower], **given)
+
+
 def _plain(name: str, value: Any) -> Any:
-    """One number where newer files may hold a list: square image sizes, a single EOS id."""
+    """Return one number where newer files may hold a list: square image sizes, a single EOS id."""
     if isinstance(value, (list, tuple)):
         if len(set(value)) != 1:
             raise ValueError(f"{name} is {value}; clipjax reads one number there.")
@@ -70,56 +71,26 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _is_number(value: Any, kind: type) -> bool:
-    """Whether a value of a JSON file is a finite number, or an integer."""
+    """Tell whether a value of a JSON file is a finite number, or an integer."""
     kinds = (int, float) if kind is float else int
     return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _section(data: dict, kind: str, name: str, single: str) -> dict | None:
-    """A tower's part of a config.json; None if the file is about the other tower only.
-
-    Whole models nest it. Old files have it twice, and then transformers takes `vision_config_dict`,
-    so that is what the weights were used with. Exports of one tower have it at the top, or keep
-    the nesting of the model they were cut from.
-    """
-    if kind not in ("clip", single):
-        return None
-    nested = data.get(f"{name}_dict") or data.get(name)
-    return nested or (data if kind == single else {})
-
-
-# What Hugging Face assumes where a config.json is silent (ViT-B/32's sizes).
-_DEFAULTS = {
-    VisionConfig: dict(
-        hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
-    ),
-    TextConfig: dict(
-        hidden_size=512,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=8,
-        pad_token_id=1,
-    ),
-}
-
-
 def config_to_hf(config: CLIPConfig) -> dict:
-    """The dict of a `config.json` that transformers reads."""
-
-    def tower(values, kind):
-        sizes = {**dataclasses.asdict(values), "projection_dim": config.projection_dim}
-        return {**sizes, "model_type": kind}
-
-    if config.text is None:
-        names = {"architectures": ["CLIPVisionModelWithProjection"]}
-        return names | tower(config.vision, _VISION_ONLY)
-    if config.vision is None:
-        return {"architectures": ["CLIPTextModelWithProjection"]} | tower(config.text, _TEXT_ONLY)
+    """Return the dict of a `config.json` that transformers reads."""
+    width = {"projection_dim": config.projection_dim}
+    towers = {
+        tower: {**dataclasses.asdict(sizes), **width, "model_type": _SINGLE[tower]}
+        for tower in _SINGLE
+        if (sizes := getattr(config, tower)) is not None
+    }
+    if len(towers) == 1:
+        ((tower, sizes),) = towers.items()
+        return {"architectures": [f"CLIP{tower.title()}ModelWithProjection"], **sizes}
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
-        "projection_dim": config.projection_dim,
+        **width,
         "logit_scale_init_value": config.logit_scale_init_value,
-        "vision_config": tower(config.vision, _VISION_ONLY),
-        "text_config": tower(config.text, _TEXT_ONLY),
+        **{f"{tower}_config": sizes for tower, sizes in towers.items()},
     }

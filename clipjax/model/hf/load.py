@@ -1,10 +1,4 @@
-"""Hugging Face CLIP directories in and out, safetensors only.
-
-`transformers` removed its Flax models in version 5; this file, with `names`, `config` and
-`params` beside it, is what takes their place. Reading needs neither torch nor transformers.
-"""
-
-from __future__ import annotations
+"""Read and write CLIP directories in Hugging Face layout, without torch or transformers."""
 
 import dataclasses
 import os
@@ -20,19 +14,11 @@ import numpy as np
 from clipjax.errors import CheckpointError
 from clipjax.io import write_json
 from clipjax.model.clip import CLIPConfig
+from clipjax.model.hf import weights
 from clipjax.model.hf.config import config_from_hf, config_to_hf
 from clipjax.model.hf.hub import find_model
 from clipjax.model.hf.names import our_path
 from clipjax.model.hf.params import check_tensors, params_from_hf, params_to_hf, without_prefix
-from clipjax.model.hf.weights import (
-    SINGLE,
-    Stored,
-    checked,
-    read_json,
-    read_tensor,
-    stored_tensors,
-    write_tensors,
-)
 from clipjax.model.layers.positions import resize_positions
 
 PyTree = Any
@@ -45,24 +31,23 @@ def load_clip(
     dtype: Any = None,
     image_size: int | None = None,
 ) -> tuple[CLIPConfig, PyTree]:
-    """Reads a CLIP in Hugging Face layout, or one tower of it, without torch.
+    """Read a CLIP in Hugging Face layout, or one tower of it, without torch.
 
     Args:
       name_or_path: a directory, a Hub id ("openai/clip-vit-base-patch32"; downloaded once into
         Hugging Face's cache), or "tiny" for the embedded model.
-      revision: branch, tag or commit of a Hub id; refused with a directory, which has none.
-      dtype: of the parameters; None keeps what is stored (half precision stays half). Train on
-        float32. What a model *computes* in is `CLIP(config, dtype=...)`.
-      image_size: another side length in pixels than the model's own; the position embeddings are
-        interpolated bicubically, as transformers' `interpolate_pos_encoding=True` does.
+      revision: branch, tag or commit of a Hub id; refused with a directory.
+      dtype: of the parameters; None keeps the stored one. Train on float32. `CLIP(config, dtype)`
+        computes in its own.
+      image_size: in pixels, if not the model's own; position embeddings are interpolated as by
+        transformers' `interpolate_pos_encoding=True`.
 
     Returns:
       (config, params) for `CLIP(config).apply({"params": params}, ...)`.
 
     Raises:
-      CheckpointError: nothing there, no network, no permission, a damaged file, weights that are
-        a pickle, tensors that do not fit their config or are not finite (in `dtype`), or an image
-        size that patches do not divide.
+      CheckpointError: no such model, network or permission, a damaged file, weights that are a
+        pickle, do not fit their config or are not finite (in `dtype`), or an impossible image size.
 
     >>> import jax, numpy as np
     >>> from clipjax import CLIP, load_clip
@@ -72,64 +57,54 @@ def load_clip(
     (1, 128)
     """
     directory = find_model(name_or_path, revision)
-    config = config_from_hf(read_json(directory / "config.json"))
-    tensors = _unwrapped(stored_tensors(directory), directory)
+    config = config_from_hf(weights.read_json(directory / "config.json"))
+    tensors = weights.stored_tensors(directory)
+    prefix, stripped = without_prefix(tensors)
+    if prefix:
+        told = f"clipjax: the weights in {directory} all begin with {prefix!r}; it is left out."
+        print(told, file=sys.stderr, flush=True)
+        tensors = {name: tensors[stored] for name, stored in stripped.items()}
     _check_projection(config, tensors)
     shapes = {name: stored.shape for name, stored in tensors.items()}
     names = check_tensors(shapes, config, f"the weights in {directory}")
-    read = lambda name: _read(name, tensors[name], dtype)
+
+    def read(name: str) -> np.ndarray:
+        tensor = weights.read_tensor(tensors[name])
+        tensor = tensor.reshape(()) if our_path(name) == "logit_scale" else tensor
+        held = jax.dtypes.canonicalize_dtype(tensor.dtype if dtype is None else dtype)
+        return weights.checked(tensors[name].name, tensor, held, tensors[name].file)
+
     params = params_from_hf(names, read, config, dtype)
     if image_size in (None, config.vision and config.vision.image_size):
         return config, params
     return _with_image_size(config, params, image_size)
 
 
-def _unwrapped(tensors: Mapping[str, Stored], directory: pathlib.Path) -> Mapping[str, Stored]:
-    """Tensors under the names they have in a CLIP, where a wrapper put a prefix before all."""
-    prefix, names = without_prefix(tensors)
-    if not prefix:
-        return tensors
-    told = f"clipjax: the weights in {directory} all begin with {prefix!r}; it is left out."
-    print(told, file=sys.stderr, flush=True)
-    return {name: tensors[stored] for name, stored in names.items()}
-
-
-def _read(name: str, stored: Stored, dtype: Any) -> np.ndarray:
-    """A tensor in `dtype` or as it is stored, checked in what JAX makes of it."""
-    tensor = read_tensor(stored)
-    tensor = tensor.reshape(()) if our_path(name) == "logit_scale" else tensor
-    held = jax.dtypes.canonicalize_dtype(tensor.dtype if dtype is None else dtype)
-    return checked(stored.name, tensor, held, stored.file)
-
-
-def _check_projection(config: CLIPConfig, tensors: Mapping[str, Stored]) -> None:
-    """Exports of a tower without its projection have no embedding that texts or images share."""
-    for tower, name in ((config.vision, "visual_projection"), (config.text, "text_projection")):
-        only_tower = (config.vision is None) != (config.text is None)
-        if only_tower and tower and f"{name}.weight" not in tensors:
-            raise CheckpointError(
-                f"the weights hold a tower without {name}.weight, so its output lies in no space "
-                "that images and texts share; export the model's ...WithProjection variant."
-            )
+def _check_projection(config: CLIPConfig, tensors: Mapping[str, weights.Stored]) -> None:
+    """Refuse exports of one tower without its projection: they have no shared embedding space."""
+    if config.vision is not None and config.text is not None:
+        return
+    name = "text_projection" if config.vision is None else "visual_projection"
+    if f"{name}.weight" not in tensors:
+        raise CheckpointError(
+            f"the weights hold no {name}.weight; export the model's ...WithProjection variant."
+        )
 
 
 def check_size(config: CLIPConfig, preprocess: Any, origin: object) -> None:
-    """Raises CheckpointError unless the preprocessing makes pictures that the model reads."""
+    """Raise CheckpointError unless the preprocessing makes images of the model's size."""
     if config.vision.image_size != preprocess.size:
         raise CheckpointError(
             f"{origin}: its preprocessor makes pictures of {preprocess.size} pixels, its "
-            f"config.json wants {config.vision.image_size}; correct the file that is wrong, or "
-            "name the size you want as image_size."
+            f"config.json wants {config.vision.image_size}; correct one, or set image_size."
         )
 
 
 def _with_image_size(config: CLIPConfig, params: PyTree, size: int) -> tuple[CLIPConfig, PyTree]:
-    if config.vision is None or size <= 0 or size % config.vision.patch_size:
-        patch = config.vision and config.vision.patch_size
-        raise CheckpointError(
-            f"image_size {size} does not fit: the model has "
-            + (f"patches of {patch} pixels; choose a multiple." if patch else "no image tower.")
-        )
+    if config.vision is None:
+        raise CheckpointError(f"image_size {size} does not fit: the model has no image tower.")
+    if size <= 0 or size % (patch := config.vision.patch_size):
+        raise CheckpointError(f"image_size {size} is no multiple of the patches of {patch} pixels.")
     vision = dataclasses.replace(config.vision, image_size=size)
     table = np.asarray(params["vision"]["position_embedding"])
     resized = jnp.asarray(resize_positions(table, size // vision.patch_size))
@@ -140,25 +115,19 @@ def _with_image_size(config: CLIPConfig, params: PyTree, size: int) -> tuple[CLI
 def save_clip(
     directory: str | os.PathLike, config: CLIPConfig, params: PyTree, dtype: Any = None
 ) -> None:
-    """Writes config.json and model.safetensors, which `transformers.CLIPModel` opens too.
+    """Write config.json and model.safetensors, which `transformers.CLIPModel` opens too.
 
-    Args:
-      directory: made if missing.
-      config: of the model.
-      params: its parameters.
-      dtype: to store; None stores each parameter as it is, so that loading and saving a model
-        changes no bit.
-
-    Raises:
-      CheckpointError: a parameter that is not finite, or is not in `dtype`.
+    Parameters are stored in `dtype`; None changes no bit. CheckpointError if they are not finite in
+    it.
     """
     directory = pathlib.Path(directory)
+    file = directory / weights.SINGLE
     tensors = {
-        name: checked(name, tensor, dtype or tensor.dtype, directory / SINGLE)
+        name: weights.checked(name, tensor, dtype or tensor.dtype, file)
         for name, tensor in params_to_hf(params, config).items()
     }
     directory.mkdir(parents=True, exist_ok=True)
-    write_tensors(directory / SINGLE, tensors)
+    weights.write_tensors(file, tensors)
     dtypes = {str(tensor.dtype) for tensor in tensors.values()}
     stored = dtypes.pop() if len(dtypes) == 1 else "float32"
     write_json(directory / "config.json", config_to_hf(config) | {"dtype": stored})

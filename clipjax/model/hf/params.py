@@ -1,7 +1,5 @@
 """A model's named Hugging Face tensors <-> our parameter tree, every name and shape checked."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Collection, Mapping
@@ -16,38 +14,21 @@ from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.hf.names import hf_name, hf_shape, our_path, to_hf, to_ours
 
 PyTree = Any
-LISTED = 5  # tensors of a kind that a refusal names
-# What wrappers put before every name: training frameworks, compilers, adapters.
+LISTED = 5  # tensors of a kind that an error names
+# Prefixes that training frameworks, compilers and adapters put before every name.
 PREFIXES = ("clip.", "clip_model.", "model.", "module.", "base_model.", "_orig_mod.", "net.")
 
 
 def abstract_params(config: CLIPConfig) -> PyTree:
-    """Shapes and dtypes of a model's parameters, without making any.
-
-    The blocks of a tower are alike, so one of each is traced, once for a config in a process:
-    tracing all takes seconds.
-    """
-    return jax.tree.map(lambda leaf: leaf, _abstract_params(config))
+    """Return shapes and dtypes of a model's parameters."""
+    return jax.tree.map(lambda leaf: leaf, _traced(config))
 
 
 @functools.lru_cache(maxsize=8)
-def _abstract_params(config: CLIPConfig) -> PyTree:
-    """The same tree for every call, which nobody may change."""
-    towers = {name: tower for name in ("vision", "text") if (tower := getattr(config, name))}
-    shallow = {
-        name: dataclasses.replace(tower, num_hidden_layers=1) for name, tower in towers.items()
-    }
-    params = _traced(dataclasses.replace(config, **shallow))
-    for name, tower in towers.items():
-        rest = dict(params[name])
-        block = rest.pop("block_0")
-        blocks = {f"block_{i}": block for i in range(tower.num_hidden_layers)}
-        params = {**params, name: {**rest, **blocks}}
-    return params
-
-
 def _traced(config: CLIPConfig) -> PyTree:
-    """The same from what a model's initialisation does, block by block."""
+    """Trace one block of each tower, once for a config: all would take seconds. Never changed."""
+    towers = {name: tower for name in ("vision", "text") if (tower := getattr(config, name))}
+    shallow = {name: dataclasses.replace(t, num_hidden_layers=1) for name, t in towers.items()}
 
     def run(module):
         if config.vision:
@@ -56,12 +37,18 @@ def _traced(config: CLIPConfig) -> PyTree:
         if config.text:
             module.encode_text(jnp.zeros((1, 2), jnp.int32))
 
-    init = lambda key: CLIP(config).init(key, method=run)
-    return jax.eval_shape(init, jax.random.key(0))["params"]
+    module = CLIP(dataclasses.replace(config, **shallow))
+    params = jax.eval_shape(lambda key: module.init(key, method=run), jax.random.key(0))["params"]
+    for name, tower in towers.items():
+        rest = dict(params[name])
+        block = rest.pop("block_0")
+        blocks = {f"block_{i}": block for i in range(tower.num_hidden_layers)}
+        params = {**params, name: {**rest, **blocks}}
+    return params
 
 
 def flat(tree: PyTree) -> dict[str, Any]:
-    """Leaves by their keys joined with "/".
+    """Map leaves by their keys joined with "/".
 
     >>> flat({"classifier": {"layer_0": {"bias": 1}}})
     {'classifier/layer_0/bias': 1}
@@ -73,13 +60,10 @@ def flat(tree: PyTree) -> dict[str, Any]:
 def check_tensors(
     shapes: Mapping[str, tuple[int, ...]], config: CLIPConfig, origin: str
 ) -> dict[str, str]:
-    """Path in our tree -> Hugging Face name, for every parameter the config asks for.
+    """Map the path in our tree of every parameter of the config to its Hugging Face name.
 
-    A whole model without `logit_scale` gets the config's initial value (its path is not returned).
-
-    Raises:
-      CheckpointError: tensors that are missing (-), unexpected (+) or of another shape (!), the
-        first of each kind listed and all counted.
+    A missing `logit_scale` is left out; it gets the config's initial value. The CheckpointError
+    counts tensors that are missing (-), unexpected (+) or of another shape (!), and lists some.
     """
     expected = flat(abstract_params(config))
     found = {our_path(name): name for name in shapes if our_path(name)}
@@ -87,13 +71,17 @@ def check_tensors(
     missing, wrong = [], []
     for path, value in expected.items():
         wanted = hf_shape(path, value.shape, config)
+        scalar = path == "logit_scale"  # some exporters store it as a vector of one
         if path not in found:
-            if path != "logit_scale":
-                missing.append(f"- {hf_name(path)} {wanted}")
-        elif tuple(shapes[found[path]]) not in _accepted(path, wanted):
-            given = tuple(shapes[found[path]])
+            missing += [] if scalar else [f"- {hf_name(path)} {wanted}"]
+        elif (given := tuple(shapes[found[path]])) != wanted and not (scalar and given == (1,)):
             wrong.append(f"! {found[path]} is {given}, the config wants {wanted}")
-    if complaints := [line for kind in (missing, more, wrong) for line in _first(kind)]:
+    complaints = []
+    for lines in (missing, more, wrong):
+        complaints += sorted(lines)[:LISTED]
+        if len(lines) > LISTED:
+            complaints.append(f"{lines[0][0]} and {len(lines) - LISTED} more")
+    if complaints:
         raise CheckpointError(
             f"{origin} do not fit their config.json ({len(missing)} missing -, {len(more)} "
             f"unexpected +, {len(wrong)} of the wrong shape !); give the config.json that belongs "
@@ -102,14 +90,8 @@ def check_tensors(
     return {path: found[path] for path in expected if path in found}
 
 
-def _first(lines: list[str]) -> list[str]:
-    """The first few lines of a kind, and how many more there are."""
-    more = len(lines) - LISTED
-    return [*sorted(lines)[:LISTED], *([f"{lines[0][0]} and {more} more"] if more > 0 else [])]
-
-
 def without_prefix(names: Collection[str]) -> tuple[str, dict[str, str]]:
-    """The wrapper's prefix that all names carry, "" if none, and stripped name -> name.
+    """Return the prefix of a wrapper that all names carry ("" if none), and stripped name -> name.
 
     >>> without_prefix(["module.clip.logit_scale", "module.clip.text_projection.weight"])[0]
     'module.clip.'
@@ -121,39 +103,27 @@ def without_prefix(names: Collection[str]) -> tuple[str, dict[str, str]]:
     return prefix, dict(zip(left, names, strict=True))
 
 
-def _accepted(path: str, wanted: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    # Some exporters store scalars as vectors of one.
-    return (wanted, (1,)) if path == "logit_scale" else (wanted,)
-
-
 def params_from_hf(
     names: Mapping[str, str],
     read: Callable[[str], np.ndarray],
     config: CLIPConfig,
     dtype: Any = None,
 ) -> PyTree:
-    """Fetches tensors one by one and turns them into our tree.
+    """Read tensors one by one into our tree; only one of them is in memory beside it.
 
-    Args:
-      names: path in our tree -> Hugging Face name, from `check_tensors`.
-      read: Hugging Face name -> tensor. Called once a tensor, so that no more than one of them is
-        in memory beside the parameters.
-      config: of the model.
-      dtype: of a logit scale that is not among them; None for float32.
+    `names` maps paths in our tree to Hugging Face names, from `check_tensors`, and `read` these to
+    tensors; `dtype` is that of a missing logit scale.
     """
     abstract = abstract_params(config)
-
-    def leaf(path):
-        if path not in names:  # only ever the logit scale
-            return jnp.asarray(config.logit_scale_init_value, dtype or jnp.float32)
-        return jnp.asarray(to_ours(path, read(names[path])))
-
-    return jax.tree.unflatten(jax.tree.structure(abstract), [leaf(p) for p in flat(abstract)])
+    scale = lambda: jnp.asarray(config.logit_scale_init_value, dtype or jnp.float32)
+    leaves = [
+        jnp.asarray(to_ours(path, read(names[path]))) if path in names else scale()
+        for path in flat(abstract)
+    ]
+    return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
 
 def params_to_hf(params: PyTree, config: CLIPConfig) -> dict[str, np.ndarray]:
-    """Named Hugging Face tensors of our tree, the inverse of `params_from_hf`."""
-    return {
-        hf_name(path): to_hf(path, np.asarray(value), config)
-        for path, value in flat(params).items()
-    }
+    """Return named Hugging Face tensors of our tree, the inverse of `params_from_hf`."""
+    leaves = flat(params).items()
+    return {hf_name(path): to_hf(path, np.asarray(value), config) for path, value in leaves}

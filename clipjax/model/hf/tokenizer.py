@@ -1,7 +1,5 @@
 """The tokenizer of a CLIP, its ids checked against the text tower that reads them."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -22,37 +20,34 @@ def load_tokenizer(
     context: int | None = None,
     tower: TextConfig | None = None,
 ) -> Callable[[Sequence[str]], np.ndarray]:
-    """The tokenizer of a CLIP as a pure function. Needs transformers, not torch.
+    """Load the tokenizer of a CLIP as a pure function. Needs transformers, not torch.
 
     Args:
-      name_or_path: as `clipjax.load_clip` takes it; of a Hub id only config.json and the
-        tokenizer's files are fetched, no weights.
-      revision: of a Hub id.
-      context: tokens a text; None takes the text tower's.
-      tower: that reads the ids, which are checked against it; None takes that of config.json.
+      name_or_path, revision: as for `clipjax.load_clip`, but no weights are fetched.
+      context: tokens per text; None takes the text tower's.
+      tower: text tower to check the ids against; None takes that of config.json.
 
     Returns:
-      `tokenize(texts) -> int32 [len(texts), context]`, padded; texts that are too long are cut and
-      keep their EOS token. It raises CheckpointError where tokenizer and tower disagree: an id
-      that the tower has no embedding for, or a text whose end is not where the tower looks for it.
+      `tokenize(texts) -> int32 [len(texts), context]`, padded; long texts are cut and keep their
+      EOS token. It raises CheckpointError for an id without an embedding, or a text whose end is
+      not where the tower pools.
 
-    Raises:
-      CheckpointError: there is no vocabulary (the message names the files looked for), it is
-        damaged, or no such model, revision, network or permission.
+    CheckpointError as for `clipjax.load_clip`, and if there is no vocabulary, or a damaged one.
     """
     directory = find_tokenizer(name_or_path, revision)
     if not any((directory / f).exists() for f in ("vocab.json", "tokenizer.json")):
         raise CheckpointError(
-            f"{directory} holds no tokenizer: neither vocab.json (with merges.txt) nor "
-            "tokenizer.json is there; copy them from the model's repository."
+            f"{directory} holds neither vocab.json (with merges.txt) nor tokenizer.json; copy them."
         )
     if tower is None and (context is None or (directory / "config.json").exists()):
-        tower = _text_tower(directory)
+        tower = config_from_hf(read_json(directory / "config.json")).text
+        if tower is None:
+            raise CheckpointError(f"{directory} holds an image tower only; it cannot read texts.")
     context = tower.max_position_embeddings if context is None else context
     if context < 2:
+        tokens = f"{context} token{'s' * (context != 1)}"
         raise CheckpointError(
-            f"{directory}: a text of {context} token{'s' * (context != 1)} has no room for its "
-            "begin and its end; correct max_position_embeddings in config.json."
+            f"{directory}: {tokens} has no room for a text; correct max_position_embeddings."
         )
     tokenizer = _open_tokenizer(directory)
 
@@ -62,45 +57,29 @@ def load_tokenizer(
         ids = np.asarray(found["input_ids"], np.int32)
         if tower is not None:
             last = np.asarray(found["attention_mask"]).sum(axis=1) - 1
-            _check_tokens(ids, last, tower, lambda row, at: _told(tokenizer, texts, ids, row, at))
+            _check_tokens(tokenizer, texts, ids, last, tower)
         return ids
 
     return tokenize
 
 
-def _text_tower(directory: pathlib.Path) -> TextConfig:
-    config = config_from_hf(read_json(directory / "config.json"))
-    if config.text is None:
-        raise CheckpointError(f"{directory} holds an image tower only; it cannot read texts.")
-    return config.text
-
-
 def _open_tokenizer(directory: pathlib.Path):
-    """transformers' tokenizer, padding on the right.
-
-    Raises:
-      CheckpointError: files that are damaged or do not fit each other.
-    """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no advice about a missing torch
     from transformers import CLIPTokenizer
 
     there = [file for file in TOKENIZER_FILES if (directory / file).exists()]
     for file in ("tokenizer_config.json", "special_tokens_map.json"):
         data = read_json(directory / file) if file in there else {}
-        for key in ("bos_token", "eos_token"):
-            if data.get(key, "") is None:
-                raise CheckpointError(
-                    f"{directory / file}: {key} is null, and a CLIP's texts need one; name the "
-                    "token, as the model's repository does."
-                )
+        if null := [key for key in ("bos_token", "eos_token") if data.get(key, "") is None]:
+            raise CheckpointError(f"{directory / file}: {null[0]} is null; name the token.")
     try:
-        # Ids depend on no padding; left padding would put the end where no tower looks for it.
+        # With padding on the left the end would not be where towers look for it.
         tokenizer = CLIPTokenizer.from_pretrained(str(directory), padding_side="right")
     except Exception as error:  # tokenizers raises bare ones
         why = " ".join(str(error).split())[:200]
         raise CheckpointError(
             f"the tokenizer's files in {directory} ({', '.join(there)}) are damaged or do not fit "
-            f"each other ({why}); copy them from the model's repository again."
+            f"each other ({why}); copy them again."
         ) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -110,7 +89,7 @@ def _open_tokenizer(directory: pathlib.Path):
 
 
 def _check_merges(directory: pathlib.Path, tokenizer) -> None:
-    """Refuses a merges.txt that was cut short: words would fall into other, shorter tokens."""
+    """Refuse a merges.txt that was cut short: words would fall into other, shorter tokens."""
     lines = (directory / "merges.txt").read_text(encoding="utf-8").splitlines()
     made = {"".join(line.split()) for line in lines}
     learned = {t for t in read_json(directory / "vocab.json") if len(t.removesuffix("</w>")) > 1}
@@ -118,47 +97,33 @@ def _check_merges(directory: pathlib.Path, tokenizer) -> None:
     if lost := sorted(learned - named - made - set(tokenizer.get_added_vocab())):
         raise CheckpointError(
             f"{directory / 'merges.txt'} does not belong to vocab.json: it makes no token "
-            f"{lost[0]!r} ({len(lost)} like it); copy both from the model's repository again."
+            f"{lost[0]!r} ({len(lost)} like it); copy both again."
         )
-
-
-def _told(tokenizer, texts: Sequence[str], ids: np.ndarray, row: int, at: int) -> str:
-    """A token of a text, for people."""
-    found = int(ids[row, at])
-    where = f"token {tokenizer.convert_ids_to_tokens(found)!r} (id {found}) of {texts[row]!r}"
-    return f"the tokenizer in {tokenizer.name_or_path} and its config.json disagree: {where}"
 
 
 def _check_tokens(
-    ids: np.ndarray, last: np.ndarray, tower: TextConfig, told: Callable[[int, int], str]
+    tokenizer, texts: Sequence[str], ids: np.ndarray, last: np.ndarray, tower: TextConfig
 ) -> None:
-    """Refuses ids that a text tower would read as something else than was written.
+    """Refuse ids [N, T] outside of the vocabulary, or whose begin or end [N] the tower misreads."""
 
-    Args:
-      ids: int32 [N, T].
-      last: int [N], where each text's last token is, behind which there is padding.
-      tower: that reads them.
-      told: (row, column) -> the beginning of a sentence about that token.
+    def refuse(row: int, at: int, fault: str):
+        found = int(ids[row, at])
+        raise CheckpointError(
+            f"the tokenizer in {tokenizer.name_or_path} and its config.json disagree: token "
+            f"{tokenizer.convert_ids_to_tokens(found)!r} (id {found}) of {texts[row]!r} {fault}; "
+            "take both from one model, or correct the file that is wrong."
+        )
 
-    Raises:
-      CheckpointError: an id outside of the vocabulary (JAX would take the nearest row), a text
-        that is pooled elsewhere than at its end, or one that begins with another token.
-    """
-    remedy = "take both from one model, or correct the file that is wrong."
     for row, at in np.argwhere((ids < 0) | (ids >= tower.vocab_size))[:1]:
-        raise CheckpointError(
-            f"{told(row, at)} is not below vocab_size {tower.vocab_size}; {remedy}"
-        )
-    quirk = tower.eos_token_id == 2  # see clipjax.model.clip.pool_positions
-    pooled = np.argmax(ids if quirk else ids == tower.eos_token_id, axis=1)
+        refuse(row, at, f"is not below vocab_size {tower.vocab_size}")
+    old = tower.eos_token_id == 2  # see clipjax.model.clip.pool_positions
+    pooled = np.argmax(ids if old else ids == tower.eos_token_id, axis=1)
     for row in np.flatnonzero(pooled != last)[:1]:
-        rule = "the largest id" if quirk else f"the first id {tower.eos_token_id}"
-        raise CheckpointError(
-            f"{told(row, last[row])} is its end, and a tower with eos_token_id "
-            f"{tower.eos_token_id} looks for that at {rule}; {remedy}"
-        )
+        rule = "the largest id" if old else f"the first id {tower.eos_token_id}"
+        fault = f"is its end, and a tower with eos_token_id {tower.eos_token_id} looks for that at"
+        refuse(row, last[row], f"{fault} {rule}")
     begin = tower.bos_token_id
-    if quirk or begin is None or begin >= tower.vocab_size:  # as in files that say nothing of it
+    if old or begin is None or begin >= tower.vocab_size:  # as in files that do not set it
         return
     for row in np.flatnonzero(ids[:, 0] != begin)[:1]:
-        raise CheckpointError(f"{told(row, 0)} is its begin, not bos_token_id {begin}; {remedy}")
+        refuse(row, 0, f"is its begin, not bos_token_id {begin}")

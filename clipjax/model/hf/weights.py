@@ -1,13 +1,13 @@
 """Named tensors in safetensors files, one file or several with an index. Pickles are never read."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors import numpy as st_numpy
 
 from clipjax.errors import CheckpointError
 from clipjax.io import replaced
@@ -19,7 +19,7 @@ PICKLE = "pytorch_model.bin"
 
 
 class Stored(NamedTuple):
-    """The place of a tensor on disk; `read_tensor` fetches it."""
+    """The place of a tensor on disk; `read_tensor` reads it."""
 
     file: pathlib.Path
     name: str
@@ -27,25 +27,22 @@ class Stored(NamedTuple):
 
 
 def read_json(path: pathlib.Path) -> dict:
-    """A JSON file's dict, or one sentence on what is wrong with it."""
+    """Read the dict of a JSON file; CheckpointError where that is not possible."""
     try:
         data = json.loads(decoded(path.read_bytes(), str(path), CheckpointError))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} does not exist; a CLIP directory in Hugging Face layout holds config.json, "
-            "model.safetensors, preprocessor_config.json and the tokenizer's files."
-        ) from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
+        fault = f"cannot be read ({error.strerror})"
     except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from None
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds no JSON object; download it again.")
-    return data
+        fault = f"is not valid JSON ({error})"
+    else:
+        if isinstance(data, dict):
+            return data
+        fault = "holds no JSON object"
+    raise CheckpointError(f"{path} {fault}; copy or download it again.")
 
 
 def pickle_refusal(where: object) -> str:
-    """Why a checkpoint that is only a pickle is not read, and how to convert it."""
+    """Explain why a checkpoint that is only a pickle is not read, and how to convert it."""
     return (
         f"{where} has its weights only as {PICKLE}, a pickle, which can run code when read; "
         "convert it once, where torch is installed and you trust its origin, and give the new "
@@ -55,62 +52,42 @@ def pickle_refusal(where: object) -> str:
 
 
 def _open(path: pathlib.Path):
-    from safetensors import SafetensorError, safe_open
-
     try:
         return safe_open(path, framework="numpy")
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path} does not exist; download it, or the whole model, again."
-        ) from None
-    except SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is damaged or cut short ({error}); download it again."
-        ) from None
+    except (FileNotFoundError, SafetensorError) as error:
+        there = not isinstance(error, FileNotFoundError)
+        fault = f"is damaged or cut short ({error})" if there else "does not exist"
+        raise CheckpointError(f"{path} {fault}; download it, or the whole model, again.") from None
 
 
 def stored_tensors(directory: pathlib.Path) -> dict[str, Stored]:
-    """Name -> place and shape of every tensor of a model directory; reads headers only.
-
-    Raises:
-      CheckpointError: no safetensors (a pickle is refused with the way to convert it), a missing
-        shard or a damaged file.
-    """
+    """Map every tensor's name to its place and shape in a model directory; reads headers only."""
     if (directory / SINGLE).exists():
-        files = [directory / SINGLE]
+        names = [SINGLE]
     elif (directory / INDEX).exists():
-        names = read_json(directory / INDEX).get("weight_map", {}).values()
-        files = [directory / name for name in sorted(set(names))]
+        names = sorted(set(read_json(directory / INDEX).get("weight_map", {}).values()))
     elif (directory / PICKLE).exists():
         raise CheckpointError(pickle_refusal(directory))
     else:
         raise CheckpointError(f"{directory} has no {SINGLE}; download it beside config.json.")
-    return {name: stored for file in files for name, stored in stored_in(file).items()}
+    return {key: stored for name in names for key, stored in stored_in(directory / name).items()}
 
 
 def stored_in(file: pathlib.Path) -> dict[str, Stored]:
-    """Name -> place and shape of every tensor of one safetensors file."""
+    """Map every tensor's name to its place and shape in one safetensors file."""
     with _open(file) as opened:
         shapes = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}
     return {name: Stored(file, name, shape) for name, shape in shapes.items()}
 
 
 def read_tensor(stored: Stored) -> np.ndarray:
-    """One tensor in its stored dtype.
-
-    The file is opened anew each time: its pages are unmapped again at once, so that loading a
-    model never holds the file and the parameters in memory together.
-    """
+    """Read one tensor in its stored dtype; opening the file each time unmaps its pages at once."""
     with _open(stored.file) as opened:
         return opened.get_tensor(stored.name)
 
 
 def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np.ndarray:
-    """A tensor of a file in a dtype, all its numbers finite.
-
-    Raises:
-      CheckpointError: it holds NaN or infinity, or numbers that the dtype does not reach.
-    """
+    """Cast a tensor to a dtype; CheckpointError, with its file, if it is not finite there."""
     with np.errstate(over="ignore", invalid="ignore"):
         cast = tensor.astype(dtype, copy=False)
     if is_finite(cast):
@@ -121,16 +98,12 @@ def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np
             f"{np.dtype(dtype).name} does not hold; use another dtype."
         )
     bad = int((~np.isfinite(tensor)).sum())
-    raise CheckpointError(
-        f"{file}: tensor {name} holds NaN or infinity ({bad} of {tensor.size} numbers): the "
-        "weights are damaged, or their training diverged; use a sound copy."
-    )
+    found = f"NaN or infinity ({bad} of {tensor.size} numbers)"
+    raise CheckpointError(f"{file}: tensor {name} holds {found}; use a sound copy.")
 
 
 def write_tensors(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes one safetensors file atomically."""
-    from safetensors.numpy import save_file
-
+    """Write one safetensors file atomically."""
     with replaced(path) as scratch:
-        save_file(dict(tensors), scratch, metadata={"format": "pt"})  # transformers insists on "pt"
+        st_numpy.save_file(dict(tensors), scratch, metadata={"format": "pt"})  # for transformers
         scratch.chmod(0o644)  # safetensors makes files that only their owner can read

@@ -1,7 +1,5 @@
 """Softmax attention and the kernels that can compute it."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jax
@@ -15,26 +13,14 @@ _REMEDY = "use kernel='xla', or None for JAX's choice"
 
 
 def attend(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *,
-    causal: bool,
-    kernel: str | None = None,
+    q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool, kernel: str | None = None
 ) -> jax.Array:
-    """softmax(q k^T / sqrt(D)) v for every head, three times [B, T, H, D] -> [B, T, H, D].
+    """Compute softmax(q k^T / sqrt(D)) v for every head, three times [B, T, H, D] -> [B, T, H, D].
 
-    Softmax is in float32 whatever the dtype of the inputs, which the output has too.
-
-    Args:
-      q, k, v: queries, keys and values.
-      causal: whether a token sees only itself and those before it.
-      kernel: "xla"; "cudnn", a flash kernel (Dao et al. 2022, arXiv 2205.14135), which never holds
-        the T x T scores; or None: in float32 `attend_cpu` in a program lowered for CPU, whatever
-        machine traces it, elsewhere JAX's choice. All give the same numbers up to rounding.
-
-    Raises:
-      ConfigError: a kernel that does not exist, or that this machine or dtype does not have.
+    Softmax is in float32 whatever the dtype of inputs and output. The kernel is "xla"; "cudnn"
+    (flash attention, Dao et al. 2022, arXiv 2205.14135), which never holds the T x T scores; or
+    None: JAX's choice, but in float32 `attend_cpu` in a program lowered for CPU. All give the same
+    numbers up to rounding. Raises ConfigError for a kernel that cannot run here.
     """
     check_kernel(kernel, q.dtype)
     if kernel is None and q.dtype == jnp.float32:
@@ -50,10 +36,9 @@ def attend(
 
 
 def attend_cpu(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
-    """`attend` as products of one batch axis, every head of every example; the same shapes.
+    """Compute `attend` with one batch axis over examples and heads.
 
-    XLA's CPU backend multiplies stacks of matrices; where heads lie between tokens and their
-    features it copies in every product, so they are brought to the front once.
+    Where heads lie between tokens and features, XLA's CPU backend copies in every product.
     """
     batch, tokens, heads, width = q.shape
     q, k, v = (jnp.moveaxis(x, 2, 1).reshape(batch * heads, -1, width) for x in (q, k, v))
@@ -73,10 +58,10 @@ _PLAIN = [partial(jax.nn.dot_product_attention, is_causal=causal) for causal in 
 def attend_pooled(
     q: jax.Array, k: jax.Array, v: jax.Array, lengths: jax.Array | None = None
 ) -> jax.Array:
-    """`attend` for one query an example, [B, 1, H, D], twice [B, T, H, D] -> [B, 1, H, D].
+    """`attend` for one query per example, [B, 1, H, D], twice [B, T, H, D] -> [B, 1, H, D].
 
-    `lengths`, int [B], is how many tokens the query sees, counted from the first (a causal query at
-    position i sees i + 1); None: all. No kernel is worth it here: there are no T x T scores.
+    The query sees the first `lengths` tokens, int [B]; None: all. There are no T x T scores, so no
+    kernel is worth it.
     """
     return jax.nn.dot_product_attention(
         q, k, v, key_value_seq_lengths=lengths, implementation="xla"
@@ -84,7 +69,7 @@ def attend_pooled(
 
 
 def check_kernel(kernel: str | None, dtype: jnp.dtype) -> None:
-    """Raises ConfigError for a kernel that cannot run here, before JAX does from deep inside."""
+    """Raise ConfigError for a kernel that cannot run here."""
     if kernel not in KERNELS:
         known = ", ".join(map(repr, KERNELS))
         raise ConfigError(f"there is no attention kernel {kernel!r}; known: {known}.")
@@ -97,6 +82,5 @@ def check_kernel(kernel: str | None, dtype: jnp.dtype) -> None:
         )
     if dtype not in (jnp.float16, jnp.bfloat16):
         raise ConfigError(
-            f"attention kernel 'cudnn' computes in half precision only, not in {dtype}; compute in "
-            f"it (CLIP(config, jnp.bfloat16)), or {_REMEDY}."
+            f"attention kernel 'cudnn' computes in half precision only, not in {dtype}; {_REMEDY}."
         )

@@ -1,6 +1,4 @@
-"""Layer norm (Ba et al. 2016, arXiv 1607.06450) with its gradient written out for CPU."""
-
-from __future__ import annotations
+"""Layer norm (Ba et al. 2016, arXiv 1607.06450) with a gradient of its own for CPU."""
 
 from functools import cache, partial
 
@@ -13,10 +11,9 @@ from clipjax.adapt.varying import alike
 
 
 class LayerNorm(nn.Module):
-    """Each row to mean 0 and variance 1, then scale and bias; [..., D] -> float32 [..., D].
+    """Parameters and values of `flax.linen.LayerNorm(dtype=float32)`, [..., D] -> float32 [..., D].
 
-    Parameters and values are those of `flax.linen.LayerNorm(dtype=float32)`: statistics are in
-    float32 whatever dtype comes in, because half-precision norms are a known NaN source.
+    Half-precision statistics are a known source of NaN.
     """
 
     eps: float
@@ -43,21 +40,15 @@ def _plain(x, scale, bias, eps):
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float) -> jax.Array:
-    """(x - mean) / sqrt(variance + eps) * scale + bias, float32 [..., D], [D], [D] -> [..., D].
+    """Compute (x - mean) / sqrt(variance + eps) * scale + bias, float32 [..., D], [D], [D].
 
-    Differentiating mean and variance as JAX does reads the activations more often than the gradient
-    as a whole needs, and XLA's CPU backend computes one pass after the other: there the gradient
-    is written out. Lowered for other platforms it is the one that JAX derives.
+    Lowered for CPU, the gradient is written out: JAX's own reads the activations more often. For
+    other platforms it is the one that JAX derives.
 
-    >>> import jax.numpy as jnp
     >>> layer_norm(jnp.array([[1.0, 3.0]]), jnp.ones(2), jnp.array([0.0, 1.0]), 0.0).tolist()
     [[-1.0, 2.0]]
     """
     return _plain(x, scale, bias, eps)
-
-
-def _forward(x, scale, bias, eps):
-    return _plain(x, scale, bias, eps), (x, scale)
 
 
 def _backward(eps, kept, gradient):
@@ -67,9 +58,9 @@ def _backward(eps, kept, gradient):
 
 @cache
 def _gradients(eps):
-    """Both ways of the gradient, (x, scale, gradient) -> those of x, scale and bias.
+    """Return both gradient functions, (x, scale, gradient) -> those of x, scale and bias.
 
-    The same functions for every block, so that JAX traces each but once a shape.
+    Cached, so that JAX traces each only once per shape.
     """
 
     def cpu(x, scale, gradient):
@@ -87,4 +78,4 @@ def _gradients(eps):
     return cpu, plain
 
 
-layer_norm.defvjp(_forward, _backward)
+layer_norm.defvjp(lambda x, scale, bias, eps: (_plain(x, scale, bias, eps), (x, scale)), _backward)

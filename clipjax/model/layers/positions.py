@@ -1,6 +1,4 @@
-"""Position embeddings of image patches: what a new tower starts with, and other image sizes."""
-
-from __future__ import annotations
+"""Position embeddings of image patches: initial values, and resizing."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +8,10 @@ from clipjax.errors import CheckpointError
 
 
 def sincos_positions(grid: int, width: int, amplitude: float = 0.3) -> jax.Array:
-    """Initial position embeddings of a class token and grid x grid patches, [1 + grid^2, width].
+    """Make initial position embeddings of a class token and grid^2 patches, [1 + grid^2, width].
 
-    Sines and cosines of rows and columns (Beyer et al. 2022, arXiv 2205.01580): places differ from
-    the first step on, which training from scratch on few images needs. They are learned further.
+    Sines and cosines of rows and columns (Beyer et al. 2022, arXiv 2205.01580), which help training
+    from scratch on few images.
     """
     quarter = -(-width // 4)
     angle = jnp.arange(grid)[:, None] / 10_000 ** (jnp.arange(quarter) / quarter)
@@ -24,10 +22,10 @@ def sincos_positions(grid: int, width: int, amplitude: float = 0.3) -> jax.Array
 
 
 def bicubic_matrix(source: int, target: int, a: float = -0.75) -> np.ndarray:
-    """Cubic convolution along one axis as a matrix, float32 [target, source].
+    """Return cubic convolution along one axis as a matrix, float32 [target, source].
 
     Keys 1981 with the `a` and the half-pixel centres of PyTorch's `interpolate(mode="bicubic",
-    align_corners=False)`; `jax.image.resize` has a = -0.5 and gives other numbers. Borders repeat.
+    align_corners=False)`; `jax.image.resize` has a = -0.5. Borders repeat.
 
     >>> bicubic_matrix(2, 2).tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -49,19 +47,15 @@ def bicubic_matrix(source: int, target: int, a: float = -0.75) -> np.ndarray:
 
 
 def resize_positions(table: np.ndarray, grid: int) -> np.ndarray:
-    """Position embeddings for grid x grid patches, [1 + g * g, D] -> [1 + grid * grid, D].
+    """Resize position embeddings to grid x grid patches, [1 + g * g, D] -> [1 + grid * grid, D].
 
-    The class token's row stays; the patches' rows are interpolated bicubically as transformers'
-    `interpolate_pos_encoding=True` does. The dtype stays.
-
-    Raises:
-      CheckpointError: a table that is not of a class token and a square of patches.
+    The class token's row and the dtype stay; the patches' rows are interpolated bicubically, as by
+    transformers' `interpolate_pos_encoding=True`. CheckpointError unless the patches are a square.
     """
     old = int(np.sqrt(len(table) - 1))
     if old * old != len(table) - 1:
         raise CheckpointError(
-            f"a position embedding of {len(table)} rows is not a class token and a square grid of "
-            "patches; it cannot be resized to another image_size."
+            f"{len(table)} position embeddings cannot be resized: they are no square of patches."
         )
     if old == grid:
         return table
