@@ -112,6 +112,6 @@ def domain_logits(values: jax.Array, domains: int) -> jax.Array:
     if len(shape) != 2 or shape[1] < domains:
         raise ValueError(
             f"the discriminator gives an array of shape {jnp.shape(values)} for {domains} domains; "
-            f"it must give logits [N, {domains}]" + (", or one logit [N, 1]." * (domains == 2))
+            f"it must give logits [N, {domains}]{', or one logit [N, 1]' * (domains == 2)}."
         )
     return values

@@ -36,9 +36,9 @@ def vary(tree: PyTree, axes: frozenset[str]) -> PyTree:
 
 
 def alike(*trees: PyTree) -> tuple[PyTree, ...]:
-    """Trees whose arrays all vary over the same axes, for the operands of a `jax.custom_vjp`:
+    """Trees whose arrays all vary over the same axes, for the operands of a `jax.custom_vjp`.
 
-    its cotangents vary where any operand does, while JAX wants each to vary as its own operand.
+    Its cotangents vary where any operand does, while JAX wants each to vary as its own operand.
     """
     axes = varying_axes(trees)
     return tuple(vary(tree, axes) for tree in trees)

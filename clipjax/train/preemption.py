@@ -30,8 +30,8 @@ class Preempted(SystemExit):
 class Notice:
     """A context around a loop and its `Checkpointer`, in which SIGTERM is only noted.
 
-    The loop asks `reached` after every step; without one, `Preempted` is raised at the end. It
-    listens only in the main thread, and leaves it to JAX under `jax.distributed`.
+    The loop asks `reached` after every step; if none did after SIGTERM, `Preempted` is raised at
+    the end. It listens only in the main thread, and leaves it to JAX under `jax.distributed`.
     """
 
     def __init__(self):

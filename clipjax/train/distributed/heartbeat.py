@@ -164,8 +164,8 @@ class Watch:
     def _hold(self, port: int) -> None:
         """Let this process's connections outlive it for a while, but for those at `port`, ours.
 
-        Where one of JAX's service (in process 0) or of gloo breaks, others abort with a trace,
-        mostly before they could say a word. A small process keeps them until all is said.
+        If one to JAX's service (in process 0) or of gloo breaks, the others abort with a trace,
+        mostly before they could say a word. A small process keeps them open until all is said.
         """
         if not os.path.isdir("/proc/self/fd"):
             return
@@ -218,9 +218,9 @@ def _in_background(run: Callable, *args) -> None:
 
 
 def _connections(but: int) -> dict[int, int]:
-    """This process's TCP connections, inode -> descriptor, but those with the port `but` at an end.
+    """This process's TCP connections, inode -> descriptor.
 
-    And those to the ports of known services (storage, the Hub).
+    Without those that have the port `but` at an end, or a known service's (storage, the Hub).
     """
     found = {}
     for number in map(int, os.listdir("/proc/self/fd")):
