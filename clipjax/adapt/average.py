@@ -1,14 +1,10 @@
-"""One running weighted mean of the parameters, beside them: SWA, EMA, and means by a weight.
+"""A running weighted mean of the parameters: SWA, EMA, Beta. It does not affect training.
 
-    average <- average + w / W (parameters - average),    W <- decay * W + w
-
-after every update, in float32. With decay 1 it is the mean weighted by w: of equal weights
-stochastic weight averaging (Izmailov et al. 2018, arXiv 1803.05407), of a Beta density that of
-CLIPood (Shu et al. 2023, arXiv 2302.00864). With w = 1 - decay it is the exponential moving average
-without the bias of its start. It is no part of the loss, and nothing is fed back.
+average <- average + w / W (parameters - average), W <- decay * W + w after every update, in
+float32. Decay 1 gives the mean weighted by w: with equal weights stochastic weight averaging
+(Izmailov et al. 2018, arXiv 1803.05407), with a Beta density that of CLIPood (Shu et al. 2023,
+arXiv 2302.00864). w = 1 - decay gives the bias-corrected exponential moving average.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +16,7 @@ PyTree = Any
 
 
 class Average(NamedTuple):
-    """The rule of a running mean."""
+    """The weights of a running mean."""
 
     weight: Callable[[jax.Array], jax.Array]  # progress in [0, 1] after an update -> w >= 0
     decay: float = 1.0  # of the weights before
@@ -34,7 +30,7 @@ class Running(NamedTuple):
 
 
 def uniform(start: float = 0.0) -> Average:
-    """The plain mean of all updates after `start`, a share of the run (SWA)."""
+    """SWA: the mean of all updates after `start`, a share of the run."""
     return Average(lambda progress: (progress > start).astype(jnp.float32))
 
 
@@ -44,23 +40,18 @@ def ema(decay: float = 0.999) -> Average:
 
 
 def beta(b: float = 0.5) -> Average:
-    """Weights of a Beta(b, b) density along the run: b below 1 favours its start and its end.
-
-    The parameters before the first update have no weight here; CLIPood's have.
-    """
+    """A Beta(b, b) density along the run (CLIPood); b < 1 favours its start and its end."""
     return Average(lambda progress: jnp.clip(progress * (1 - progress), 1e-4, None) ** (b - 1))
 
 
 def begin(trainable: PyTree) -> Running:
-    """Start an average that holds nothing yet."""
-    return Running(
-        jnp.zeros((), jnp.float32),
-        jax.tree.map(lambda x: jnp.zeros_like(x, jnp.float32), trainable),
-    )
+    """An empty average."""
+    zeros = jax.tree.map(lambda x: jnp.zeros_like(x, jnp.float32), trainable)
+    return Running(jnp.zeros((), jnp.float32), zeros)
 
 
 def add(running: Running, rule: Average, trainable: PyTree, progress: jax.Array) -> Running:
-    """The mean with one more set of parameters in it.
+    """Add one more set of parameters.
 
     >>> run, rule = begin({"w": jnp.zeros(())}), uniform()
     >>> for value, progress in ((1.0, 0.5), (3.0, 1.0)):

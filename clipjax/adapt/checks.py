@@ -1,11 +1,8 @@
-"""Refuses batches and logits that a loss would misread: shapes when traced, values when known.
+"""Checks of batches and logits: JAX silently takes an index out of range for another one, or NaN.
 
-JAX takes an index that lies outside for another one, or for NaN, without a word. What shapes and
-dtypes tell is a ValueError while a step is traced, and so are labels that are no tracers. Labels
-that are known on the device only turn loss, accuracy and gradients into NaN (`known_labels`).
+Wrong shapes and dtypes, and wrong labels that are no tracers, are a ValueError; wrong labels known
+only on the device turn loss, accuracy and gradients into NaN (`known_labels`).
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,11 +15,7 @@ PyTree = Any
 
 
 def check_domain(batch: Mapping[str, Mapping], name: str, *keys: str) -> Mapping[str, Any]:
-    """One domain of a batch, `batch[name]`.
-
-    Raises:
-      ValueError: the batch does not have it, it lacks one of `keys`, or has no example.
-    """
+    """Return `batch[name]`; ValueError if it is missing, lacks one of `keys`, or is empty."""
     if name not in batch:
         raise ValueError(f"the batch has no {name!r}; it has {_listed(batch)}.")
     part = batch[name]
@@ -43,11 +36,7 @@ def _listed(keys: Mapping) -> str:
 
 
 def check_weight(weight: jax.Array, examples: int, what: str = "weight") -> None:
-    """Refuses weights, or a mask, that would be broadcast.
-
-    Raises:
-      ValueError: the shape is not [examples].
-    """
+    """Raise ValueError for weights, or a mask, whose shape is not [examples]."""
     if jnp.shape(weight) != (examples,):
         raise ValueError(
             f"the {what} has shape {jnp.shape(weight)}, but there are {examples} examples; give "
@@ -56,16 +45,11 @@ def check_weight(weight: jax.Array, examples: int, what: str = "weight") -> None
 
 
 def check_labels(logits: jax.Array, labels: jax.Array, weight: jax.Array | None = None) -> None:
-    """Refuses labels that do not fit class logits.
-
-    Args:
-      logits: [..., N, K].
-      labels: int [N]; where the weight is 0 they may be anything.
-      weight: float [N] or None.
+    """Refuse labels int [N] that do not fit logits [..., N, K], except where a weight [N] is 0.
 
     Raises:
-      ValueError: the shapes do not fit each other, the labels are no whole numbers, or one of
-        them, where they are known, lies outside 0..K-1.
+      ValueError: the shapes do not fit, the labels are no integers, or one whose value is known is
+        outside 0..K-1.
     """
     if jnp.ndim(logits) < 2:
         raise ValueError(
@@ -82,40 +66,27 @@ def check_labels(logits: jax.Array, labels: jax.Array, weight: jax.Array | None 
         )
     if weight is not None:
         check_weight(weight, rows)
-    outside = _outside(labels, weight, classes)
-    if outside is not None:
-        raise ValueError(
-            f"a label is {outside}, but the logits are of {classes} classes, numbered from 0 to "
-            f"{classes - 1}; number them so, and set the mask to False where there is no label."
-        )
-
-
-def _outside(labels: jax.Array, weight: jax.Array | None, classes: int) -> int | None:
-    """The first label that is no class, where values are known."""
-    given = [x for x in (labels, weight) if x is not None]
-    if any(isinstance(x, jax.core.Tracer) for x in given):
-        return None
-    if not all(getattr(x, "is_fully_addressable", True) for x in given):
-        return None
+    for given in (labels, weight):  # are all values known here?
+        traced = isinstance(given, jax.core.Tracer)
+        if traced or not getattr(given, "is_fully_addressable", True):
+            return
     values = np.asarray(labels)
     values = values if weight is None else values[np.asarray(weight) != 0]
-    wrong = values[(values < 0) | (values >= classes)]
-    return int(wrong[0]) if wrong.size else None
+    outside = values[(values < 0) | (values >= classes)]
+    if len(outside):
+        raise ValueError(
+            f"a label is {outside[0]}, but the logits are of {classes} classes, numbered from 0 to "
+            f"{classes - 1}; number them so, and set the mask to False where there is no label."
+        )
 
 
 def known_labels(
     labels: jax.Array, classes: int, weight: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Labels to pick logits with, and which of them are to be trusted.
+    """Labels [N] within 0..K-1 to pick logits with, and bool [N] that tells which are right.
 
-    Args:
-      labels: int [N].
-      classes: K.
-      weight: float [N] or None.
-
-    Returns:
-      (labels within 0..K-1, bool [N]: False where one that counts is no class, and the result is to
-      be NaN, so that nothing trains on another class unseen).
+    It is False where a label whose weight is not 0 is no class: results must be NaN there, so that
+    nothing trains on another class unseen.
 
     >>> import jax.numpy as jnp
     >>> labels, weight = jnp.array([1, 3, -100]), jnp.array([1.5, 1.5, 0.0])
@@ -131,10 +102,7 @@ def known_labels(
 def domain_logits(values: jax.Array, domains: int) -> jax.Array:
     """A discriminator's output as logits [N, D]; one logit z, [N, 1] or [N], means [0, z].
 
-    The softmax of [0, z] is the sigmoid of z, the probability of domain 1.
-
-    Raises:
-      ValueError: another shape, or fewer logits than domains.
+    Raises ValueError for other shapes and fewer logits than domains.
     """
     shape = jnp.shape(values)
     if len(shape) == 1:
@@ -144,6 +112,6 @@ def domain_logits(values: jax.Array, domains: int) -> jax.Array:
     if len(shape) != 2 or shape[1] < domains:
         raise ValueError(
             f"the discriminator gives an array of shape {jnp.shape(values)} for {domains} domains; "
-            f"it must give logits [N, {domains}]" + (", or one logit [N, 1]." * (domains == 2))
+            f"it must give logits [N, {domains}]{', or one logit [N, 1]' * (domains == 2)}."
         )
     return values

@@ -1,11 +1,8 @@
 """CLIP's contrastive stage: symmetric InfoNCE with a learned temperature.
 
-Radford et al. 2021 (arXiv 2103.00020, figure 3). Where several texts of a batch are true of one
-image (equal captions, or a hypernym that also fits), all of them count as positives, as in UniCL
-(Yang et al. 2022, arXiv 2204.03610, equation 3).
+Radford et al. 2021 (arXiv 2103.00020, figure 3). All texts of a batch that are true of an image
+count as positives, as in UniCL (Yang et al. 2022, arXiv 2204.03610, equation 3).
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,7 +16,7 @@ from clipjax.adapt.step import Loss
 
 
 class TwoTowers(NamedTuple):
-    """The pure functions contrastive training needs; any user's model fits."""
+    """The pure functions that contrastive training needs."""
 
     encode_image: Callable  # (params, inputs, rng) -> [B, P], normalised
     encode_text: Callable  # (params, tokens) -> [B, P], normalised
@@ -29,16 +26,12 @@ class TwoTowers(NamedTuple):
 def info_nce(
     image: jax.Array, text: jax.Array, scale: jax.Array, positives: jax.Array | None = None
 ) -> jax.Array:
-    """Symmetric cross-entropy over the similarities of a batch.
+    """Symmetric cross-entropy over the similarities of a batch, in nats.
 
     Args:
-      image: normalised embeddings, float [B, P].
-      text: normalised embeddings, float [B, P]; row i belongs to image i.
+      image, text: normalised embeddings, float [B, P]; row i of both is a pair.
       scale: factor on the cosine similarities (inverse temperature), scalar.
-      positives: bool [B, B], [i, j] says that text j is true of image i; the diagonal when None.
-
-    Returns:
-      The mean of the image-to-text and the text-to-image loss, in nats.
+      positives: bool [B, B], whether text j is true of image i; the diagonal by default.
 
     >>> import jax.numpy as jnp
     >>> round(float(info_nce(jnp.eye(2), jnp.eye(2), 1.0)), 4)  # log(1 + 1/e)
@@ -51,18 +44,17 @@ def info_nce(
 
 
 def _one_way(logits: jax.Array, positives: jax.Array) -> jax.Array:
-    """Cross-entropy of each row of logits [N, B] with its positives [N, B], the mean of it."""
+    """Mean cross-entropy of rows of logits [N, B] with their positives [N, B]."""
     positives = positives.astype(jnp.float32)
     targets = positives / jnp.maximum(positives.sum(axis=1, keepdims=True), 1.0)
     return -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(logits, axis=1), axis=1))
 
 
 def true_pairs(text_id: jax.Array, image_text_ids: jax.Array) -> jax.Array:
-    """Which texts of a batch are true of which images.
+    """Bool [images, texts]: whether a text of the batch is true of an image.
 
-    Args:
-      text_id: int [B], the number of the text drawn for each image.
-      image_text_ids: int [B, K], the numbers of all texts known to be true of it, padded with -1.
+    `text_id` int [B] is the number of the text drawn for each image, `image_text_ids` int [B, K]
+    are the numbers of all that are known to be true of it, padded with -1.
 
     >>> import jax.numpy as jnp
     >>> true_pairs(jnp.array([3, 5]), jnp.array([[3, 5], [5, -1]])).tolist()
@@ -72,16 +64,13 @@ def true_pairs(text_id: jax.Array, image_text_ids: jax.Array) -> jax.Array:
 
 
 def make_loss(model: TwoTowers, axis_name: Axis = None) -> Loss:
-    """The method: batch = {"inputs", "tokens" [B, T], "text_id" [B], "text_ids" [B, K]}.
+    """The loss on batch = {"inputs", "tokens" [B, T], "text_id" [B], "text_ids" [B, K]}.
 
-    With `axis_name`, the axis that `jax.pmap` or `jax.shard_map` maps, a device compares its own
-    images with the texts of all devices and its own texts with all images; the mean over devices is
-    the whole batch's loss. (Under `jax.jit` a batch that is cut over devices needs nothing of
-    this.)
+    With `axis_name`, the axis that `jax.pmap` or `jax.shard_map` maps, each device compares its own
+    images and texts with those of all devices; the mean over devices is the whole batch's loss.
     """
 
     def loss(params, batch, rng, progress):
-        del progress
         image = model.encode_image(params, batch["inputs"], rng)
         text = model.encode_text(params, batch["tokens"])
         scale, ids, known = model.scale(params), batch["text_id"], batch["text_ids"]
@@ -89,10 +78,8 @@ def make_loss(model: TwoTowers, axis_name: Axis = None) -> Loss:
             texts, positives = text, true_pairs(ids, known)
             value = info_nce(image, text, scale, positives)
         else:
-            # The gradient of a gathered row is the sum of what all devices make of it.
-            images, texts, all_ids, all_known = jax.lax.all_gather(
-                (image, text, ids, known), axis_name, tiled=True
-            )
+            own = (image, text, ids, known)
+            images, texts, all_ids, all_known = jax.lax.all_gather(own, axis_name, tiled=True)
             positives, backwards = true_pairs(all_ids, known), true_pairs(ids, all_known).T
             value = 0.5 * _one_way((scale * image @ texts.T).astype(jnp.float32), positives)
             value += 0.5 * _one_way((scale * text @ images.T).astype(jnp.float32), backwards)
@@ -106,17 +93,8 @@ def make_loss(model: TwoTowers, axis_name: Axis = None) -> Loss:
 def make_method(
     backbone: Backbone, classes: Classes | None = None, *, axis_name: Axis = None
 ) -> Method:
-    """Contrastive training of both towers of a backbone; no study brings the pairs it reads.
-
-    Its predictions are zero-shot classification by the classes' prompts. `axis_name`: as
-    `make_loss`.
-    """
-    del classes
-    towers = TwoTowers(
-        backbone.encode["image"],
-        lambda params, tokens: backbone.encode["text"](params, tokens),
-        backbone.scale,
-    )
+    """Contrastive training of a backbone's towers, on pairs; predicts by the classes' prompts."""
+    towers = TwoTowers(backbone.encode["image"], backbone.encode["text"], backbone.scale)
 
     def predict(params, inputs, texts):
         weights = class_weights(backbone, params, texts.tokens)

@@ -3,8 +3,6 @@
 Bring three pure functions and an optimizer; nothing here needs CLIP or Flax.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,16 +12,9 @@ import optax
 
 from clipjax.adapt.checks import check_domain
 from clipjax.adapt.grl import Schedule, grl, lambda_schedule
-from clipjax.adapt.losses import (
-    Axis,
-    domain_cross_entropy,
-    label_accuracy,
-    smoothed_cross_entropy,
-    weigh,
-)
+from clipjax.adapt.losses import Axis, class_loss, domain_cross_entropy, weigh
 from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
 from clipjax.adapt.step import Loss, TrainState, update
-from clipjax.adapt.varying import alike
 
 PyTree = Any
 SCHEDULED = ("schedule", "lam_max", "gamma", "start")  # options that make lambda's schedule
@@ -51,14 +42,13 @@ def dann_loss(
       params: of all three.
       batch: {"source": {"inputs", "label" int [B], "mask"? bool [B], "domain"? float [B, S]},
         "target": {"inputs", "mask"?}}. Domain labels are source 0, target 1; of S source domains
-        "domain" has a 1 for each example's own, and the others are 2, 3, ... Masked rows may hold
-        anything (see `losses.weigh`).
+        "domain" is the one-hot rows, and the others are 2, 3, ... Masked rows may hold anything.
       lam: strength of the reversal, scalar.
-      rng: of `model.features` (dropout, augmentation), split between the domains.
-      domain_weight: factor on the mean of both domains' losses; the paper's equation 9 adds them
-        up, which is 2. The number 0 leaves the domain loss out, and the target unread.
+      rng: for `model.features` (dropout, augmentation), split between the domains.
+      domain_weight: factor on the mean of both domains' losses; 2 gives the sum of the paper's
+        equation 9. The number 0 leaves out the domain loss and does not read the target.
       label_smoothing: of the class loss.
-      joined: take both domains as one batch: faster, equal up to rounding, other random draws.
+      joined: run both domains as one batch: faster, equal up to rounding, other random draws.
       axis_name: of a mapped axis; all results are then shares (`clipjax.adapt.losses`).
 
     Returns:
@@ -66,22 +56,21 @@ def dann_loss(
       domain_accuracy_source, domain_accuracy_target, lam.
 
     Raises:
-      ValueError: a domain is missing or empty, labels do not fit the logits, or the discriminator
-        gives neither one logit nor one for each domain. Labels outside 0..K-1 whose values are
-        traced make loss, source_accuracy and gradients NaN instead.
+      ValueError: a domain is missing or empty, or labels or the discriminator's logits do not fit.
+        Traced labels outside 0..K-1 make loss, source_accuracy and gradients NaN instead.
     """
-    target_unread = isinstance(domain_weight, (int, float)) and domain_weight == 0
+    source_only = isinstance(domain_weight, (int, float)) and domain_weight == 0
     batch = weigh(batch, axis_name)
     source = check_domain(batch, "source", "inputs", "label")
-    target = None if target_unread else check_domain(batch, "target", "inputs")
+    target = None if source_only else check_domain(batch, "target", "inputs")
     keys = (None, None) if rng is None else jax.random.split(rng)
-    joined = joined and not target_unread
+    joined = joined and not source_only
     inputs = jnp.concatenate([source["inputs"], target["inputs"]]) if joined else source["inputs"]
     features = model.features(params, inputs, keys[0])
     of_source = features[: len(source["inputs"])]
-    loss, metrics = _class_loss(model.classify(params, of_source), source, label_smoothing)
-    if target_unread:
-        return loss, metrics  # half the work
+    loss, metrics = class_loss(model.classify(params, of_source), source, label_smoothing)
+    if source_only:
+        return loss, metrics
     discriminate = lambda f: model.discriminate(params, grl(f, lam))
     if joined:
         domain_logits = jnp.split(discriminate(features), [len(of_source)])
@@ -93,27 +82,14 @@ def dann_loss(
     return loss + domain_weight * domain_loss, metrics
 
 
-def _class_loss(
-    logits: jax.Array, source: dict[str, jax.Array], smoothing: float
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(loss, metrics) of the classes' logits."""
-    label, weight = source["label"], source.get("weight")
-    loss = smoothed_cross_entropy(logits, label, smoothing, weight)
-    return loss, {"class_loss": loss, "source_accuracy": label_accuracy(logits, label, weight)}
-
-
 def _domain_loss(
     logits: Sequence[jax.Array], source: dict[str, jax.Array], target: dict[str, jax.Array]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(loss, metrics) of source and target logits; of several source domains, a mean over each.
-
-    Domain labels are 0 for the (first) source, 1 for the target, 2 and more for further sources.
-    """
+    """(loss, metrics) of source and target logits, a mean over each source domain."""
     (of_source, of_target), weights = logits, source.get("domain_weight")
     first, *others = [source.get("weight")] if weights is None else weights.T
     loss, (accuracy, of_targets, *more) = domain_cross_entropy(
-        [of_source, of_target, *[of_source] * len(others)],
-        [first, target.get("weight"), *others],
+        [of_source, of_target, *[of_source] * len(others)], [first, target.get("weight"), *others]
     )
     accuracy = jnp.mean(jnp.stack([accuracy, *more])) if more else accuracy
     found = {"domain_loss": loss, "domain_accuracy_source": accuracy}
@@ -128,36 +104,19 @@ def gradient_ratio(
     *,
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
-    axis_name: Axis = None,
 ) -> jax.Array:
-    """How hard the two losses pull at the features: norm of the reversed gradient over the class's.
+    """Norm of the reversed gradient over that of the class loss, at the features; float32 [].
 
-    Both gradients are taken at the output of `model.features`, where they meet. Well below 1 the
-    domains are left alone, far above 1 the classes are.
-
-    Args: as `dann_loss`; with `axis_name` the ratio is that of the whole batch, on every device.
-
-    Returns:
-      float32 []; 0 where lambda is 0.
+    Well below 1 the domains are left alone, far above 1 the classes are. Arguments as `dann_loss`.
     """
-    batch = weigh(batch, axis_name)
+    batch = weigh(batch)
     source = check_domain(batch, "source", "inputs", "label")
     target = check_domain(batch, "target", "inputs")
-    weights = [part.get(key) for part in (source, target) for key in ("weight", "domain_weight")]
     seen = [model.features(params, part["inputs"], None) for part in (source, target)]
-    seen = list(alike(*seen, params, source["label"], *weights)[:2])
-
-    def classes(f):
-        logits = model.classify(params, f[0])
-        return smoothed_cross_entropy(logits, source["label"], label_smoothing, weights[0])
-
-    def domains(f):
-        return _domain_loss([model.discriminate(params, x) for x in f], source, target)[0]
-
-    def size(loss):
-        norm = optax.global_norm(jax.grad(loss)(seen))
-        return norm if axis_name is None else jnp.sqrt(jax.lax.psum(norm**2, axis_name))
-
+    classes = lambda f: class_loss(model.classify(params, f[0]), source, label_smoothing)[0]
+    logits = lambda f: [model.discriminate(params, x) for x in f]
+    domains = lambda f: _domain_loss(logits(f), source, target)[0]
+    size = lambda loss: optax.global_norm(jax.grad(loss)(seen))
     return size(domains) * lam * domain_weight / jnp.maximum(size(classes), 1e-12)
 
 
@@ -176,37 +135,22 @@ def dann_step(
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One DANN update: pure, so jit, pmap, scan and vmap it as you like.
 
-    Args:
-      model: the three parts.
+    Args: as `dann_loss`, and
       state: from `init_state(params, optimizer)`.
-      batch: see `dann_loss`.
-      lam: strength of the reversal at this step, for example `ganin()(step / total_steps)`.
+      lam: strength of the reversal at this step, as `lambda_schedule()(step / total_steps)`.
       optimizer: any optax transformation.
-      frozen: bool tree shaped like the parameters; True leaves cost no backward pass. Pass the
-        same tree to `init_state`.
-      domain_weight: factor on the domain loss.
-      label_smoothing: of the class loss.
-      joined: see `dann_loss`.
-      axis_name: of the axis that `jax.pmap` or `jax.shard_map` maps (or a tuple of mesh axes),
-        where each device has a part of the batch: the update is that of the whole batch, the same
-        on every device.
+      frozen: bool tree shaped like the parameters, as given to `init_state`; True leaves cost no
+        backward pass.
+      axis_name: of the axis that `jax.pmap` or `jax.shard_map` maps (or a tuple of mesh axes), each
+        device with its part of the batch: all make the update of the whole batch.
 
     Returns:
       (new state, metrics of `dann_loss` plus loss and grad_norm).
     """
+    options = {"domain_weight": domain_weight, "label_smoothing": label_smoothing, "joined": joined}
 
     def loss(params, rng):
-        return dann_loss(
-            model,
-            params,
-            batch,
-            lam,
-            rng=rng,
-            domain_weight=domain_weight,
-            label_smoothing=label_smoothing,
-            joined=joined,
-            axis_name=axis_name,
-        )
+        return dann_loss(model, params, batch, lam, rng=rng, axis_name=axis_name, **options)
 
     return update(state, loss, optimizer, frozen, axis_name=axis_name)
 
@@ -222,27 +166,18 @@ def make_loss(
     label_smoothing: float = 0.0,
     joined: bool = False,
 ) -> Loss:
-    """DANN as a method: lambda follows the run's progress (see `clipjax.adapt.grl`).
+    """`dann_loss` with lambda by the run's progress, as `lambda_schedule`, or any function of it.
 
-    Raises:
-      ValueError: a negative `lam_max` or `domain_weight`, or an unknown schedule.
+    ValueError: a negative `lam_max` or `domain_weight`, or an unknown schedule.
     """
     if domain_weight < 0:
         raise ValueError(f"domain_weight is {domain_weight}; it must not be negative.")
     if isinstance(schedule, str):
         schedule = lambda_schedule(schedule, lam_max=lam_max, gamma=gamma, start=start)
+    options = {"domain_weight": domain_weight, "label_smoothing": label_smoothing, "joined": joined}
 
     def loss(params, batch, rng, progress):
-        return dann_loss(
-            model,
-            params,
-            batch,
-            schedule(progress),
-            rng=rng,
-            domain_weight=domain_weight,
-            label_smoothing=label_smoothing,
-            joined=joined,
-        )
+        return dann_loss(model, params, batch, schedule(progress), rng=rng, **options)
 
     return loss
 
@@ -256,22 +191,13 @@ def make_method(
     joined: bool | None = None,
     **options: Any,
 ) -> Method:
-    """Domain-adversarial training on a backbone.
+    """Domain-adversarial training on a backbone; `options` are those of `make_loss`.
 
-    Args:
-      backbone: gives features of images.
-      classes: the head's; not needed here.
-      head: classifies features, and tells domains apart.
-      schedules: "lam" takes the place of the schedule that the options name.
-      joined: None joins the domains where embeddings are cached, which is faster; from pixels the
-        halves take less memory.
-      **options: `make_loss`'s others: schedule, lam_max, gamma, start, domain_weight,
-        label_smoothing.
+    By default the domains are `joined` where embeddings are cached, which is faster; from pixels
+    the halves take less memory. `schedules["lam"]` replaces the schedule that the options name.
 
-    Raises:
-      ValueError: a head without a discriminator, and what `make_loss` refuses.
+    ValueError: a head without a discriminator, and as `make_loss`.
     """
-    del classes
     if not head.domains:
         raise ValueError("it needs heads.discriminator, the widths of a domain head.")
     named = {key: options.pop(key) for key in SCHEDULED if key in options}
@@ -280,8 +206,7 @@ def make_method(
     model, weight = on_backbone(backbone, head), options.get("domain_weight", 1.0)
 
     def diagnose(params, batch, numbers):
-        given = {"domain_weight": 1.0, "label_smoothing": 0.0} | dict(numbers)
-        kept = {key: given[key] for key in ("domain_weight", "label_smoothing")}
+        kept = {k: numbers[k] for k in ("domain_weight", "label_smoothing") if k in numbers}
         return {"grad_ratio": gradient_ratio(model, params, batch, 1.0, **kept)}
 
     return with_head(

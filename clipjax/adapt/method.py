@@ -1,14 +1,9 @@
-"""What a method is: pure functions that one step, two loops and one evaluation can use.
+"""The interface of methods: pure functions that a step, two loops and an evaluation use.
 
-A file of `clipjax.adapt`, or a module of your own, has
-
-    make_method(backbone, classes, **options) -> Method or ClosedForm
-
-which is called with a backbone that reads pixels, and again with one that takes embeddings made
-before (`Backbone.cached`): the same code serves both.
+`make_method(backbone, classes, **options) -> Method or ClosedForm`, of a file of `clipjax.adapt` or
+of a module of yours, is called with a backbone that reads pixels, and with one that takes cached
+embeddings.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -32,124 +27,85 @@ class DannModel(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """Class texts as data: other classes or languages are other values of the same shape.
+    """Class texts as data: other classes or languages are other values of the same shape."""
 
-    Attributes:
-      names: K of them.
-      tokens: int32 [K, prompts, T], what a text tower reads.
-      weights: float32 [K, P], zero-shot class weights of length 1.
-      scale: CLIP's factor on cosine similarities.
-    """
-
-    names: tuple[str, ...]
-    tokens: Any
-    weights: Any
-    scale: Any
+    names: tuple[str, ...]  # K
+    tokens: Any  # int32 [K, prompts, T], of the prompts
+    weights: Any  # float32 [K, P], zero-shot class weights of length 1
+    scale: Any  # CLIP's factor on cosine similarities
 
 
 class Backbone(NamedTuple):
-    """An encoder as pure functions over a parameter tree that holds more than the encoder's.
+    """An encoder as pure functions over a parameter tree that holds more than its own."""
 
-    Attributes:
-      encode: "image": (params, inputs, rng=None) -> embeddings float32 [B, P] of length 1;
-        "text": (params, tokens int32 [N, T], embeddings=None) -> the same of texts, where
-        `embeddings` float32 [N, T, D] stand in for the tokens' own (learned prompts).
-      scale: params -> the factor on cosine similarities.
-      embed_tokens: params, tokens -> the tokens' own embeddings float32 [N, T, D].
-      towers: tower -> pattern of its layer groups: a tower all of whose groups are frozen, and that
-        a method does not alter, is cached.
-      cached: towers whose `encode` is given embeddings and returns them.
-    """
-
+    # "image": (params, inputs, rng=None) -> embeddings float32 [B, P] of length 1. "text": (params,
+    # tokens int32 [N, T], embeddings=None) -> [N, P], where `embeddings` float32 [N, T, D] replace
+    # the tokens' own (learned prompts).
     encode: Mapping[str, Callable[..., jax.Array]]
-    scale: Callable[[PyTree], jax.Array]
+    scale: Callable[[PyTree], jax.Array]  # params -> factor on cosine similarities
+    # (params, tokens) -> the tokens' own embeddings, float32 [N, T, D].
     embed_tokens: Callable[[PyTree, jax.Array], jax.Array]
+    # Tower -> pattern of its layer groups. It is cached if all of them are frozen and the method
+    # does not alter it.
     towers: Mapping[str, str]
-    cached: frozenset[str] = frozenset()
+    cached: frozenset[str] = frozenset()  # towers whose `encode` takes and returns embeddings
 
 
 class Head(NamedTuple):
-    """The networks on top of embeddings, as pure functions; `clipjax.model.heads` makes them.
+    """The networks on top of embeddings, as `clipjax.model.heads` makes them."""
 
-    Attributes:
-      init: (rng) -> its parameters.
-      model: its three parts over embeddings.
-      members: (params, embeddings, classes) -> logits [M, B, K] of all members, without dropout.
-      predict: (params, embeddings, classes) -> logits [B, K].
-      towers: those of the backbone that it runs itself: "text" where texts name the classes.
-      domains: how many its domain head tells apart; 0: it has none.
-    """
-
-    init: Callable[[jax.Array], PyTree]
-    model: DannModel
+    init: Callable[[jax.Array], PyTree]  # rng -> its parameters
+    model: DannModel  # over embeddings
+    # (params, embeddings, classes) -> logits without dropout, [M, B, K] of all members and [B, K].
     members: Callable[[PyTree, jax.Array, Classes], jax.Array]
     predict: Callable[[PyTree, jax.Array, Classes], jax.Array]
-    towers: tuple[str, ...] = ()
-    domains: int = 0
+    towers: tuple[str, ...] = ()  # of the backbone that it runs: "text" if texts name the classes
+    domains: int = 0  # that its domain head tells apart; 0 without one
 
 
 class Method(NamedTuple):
-    """A method that trains. `params` below: its own, the encoder's that it needs, shared ones.
+    """A method that trains. Its functions get its own, the encoder's and shared parameters."""
 
-    Attributes:
-      init: (rng) -> its own parameters: heads, prompts, low-rank factors, a table.
-      loss: (params, batch, rng, progress) -> (scalar, metrics); a mean over examples is
-        `mean(values * weight)`, see `clipjax.adapt.losses`.
-      predict: (params, inputs, classes) -> logits [B, K].
-      reads: the parts of a batch that it needs, of `READS`; nothing is guessed. "source":
-        {"inputs", "label"}, "target": {"inputs"}, "support": as "source", by episodes;
-        "zero_shot": logits [B, K] beside the inputs of source and target; "teacher": the encoder as
-        it came, as parameters `params["teacher"]`.
-      features: (params, inputs, rng=None) -> [B, F], what its domains are compared in; the
-        embeddings where None.
-      members: (params, inputs, classes) -> [M, B, K], of ensembles; None: it has one member.
-      embed: (params, pixels) -> embeddings, where it alters the image tower; else None.
-      schedules: named scalars of progress: what a sweep may vary inside one program. They are
-        handed back as `make_method(..., schedules={name: schedule})`.
-      scheduled: the options that shape them and nothing else.
-      diagnose: (params, batch, numbers) -> further measures of validation examples, float32 []
-        each; numbers: the method's options that are numbers.
-      towers: the towers that it runs: their parameters come with its own.
-      alters: towers whose output its own parameters change: these are never cached.
-      per_example: whether the loss is a mean over examples. Otherwise microbatches
-        (`accumulate`) and `pmap` would see other losses, and are refused.
-    """
-
-    init: Callable[[jax.Array], PyTree]
+    init: Callable[[jax.Array], PyTree]  # rng -> its own parameters: heads, prompts
+    # (params, batch, rng, progress) -> (scalar, metrics); a mean over examples is
+    # `mean(values * weight)`, see `clipjax.adapt.losses`.
     loss: Loss
-    predict: Callable[[PyTree, PyTree, Classes], jax.Array]
+    predict: Callable[[PyTree, PyTree, Classes], jax.Array]  # (params, inputs, classes) -> [B, K]
+    # The parts of a batch that it needs, of `READS`. "source": {"inputs", "label"}, "target":
+    # {"inputs"}, "support": as "source", by episodes; "zero_shot": logits [B, K] beside the inputs
+    # of source and target; "teacher": the original encoder as `params["teacher"]`.
     reads: tuple[str, ...] = ("source",)
+    # (params, inputs, rng=None) -> [B, F], in which domains are compared; by default embeddings.
     features: Callable[..., jax.Array] | None = None
+    # (params, inputs, classes) -> [M, B, K] of an ensemble.
     members: Callable[..., jax.Array] | None = None
+    # (params, pixels) -> embeddings, if it alters the image tower.
     embed: Callable[..., jax.Array] | None = None
+    # (params, batch, numeric options) -> measures of validation examples, float32 [].
     diagnose: Callable[..., dict[str, jax.Array]] | None = None
+    # Scalars of progress that a sweep may vary inside one program; they come back as
+    # `make_method(..., schedules={name: schedule})`. And the options that only shape them.
     schedules: Mapping[str, Schedule] = {}
     scheduled: tuple[str, ...] = ()
-    towers: tuple[str, ...] = ("image",)
-    alters: tuple[str, ...] = ()
+    towers: tuple[str, ...] = ("image",)  # that it runs: their parameters come with its own
+    alters: tuple[str, ...] = ()  # towers whose output its parameters change: never cached
+    # Whether the loss is a mean over examples; others are refused with microbatches (`accumulate`)
+    # and `pmap`, which would change them.
     per_example: bool = True
 
 
 class ClosedForm(NamedTuple):
-    """A method without steps: a pure fit on cached embeddings.
+    """A method without steps: a pure fit on cached embeddings."""
 
-    Attributes:
-      fit: (data, classes) -> {variant: head parameters}, the first variant being the method's own;
-        data: {"source": {"inputs" float32 [N, P], "label" int32 [N]}, "target": {"inputs"}}.
-      predict: (params, embeddings, classes) -> logits [B, K].
-      reads: as a `Method`'s: "source", "target", "zero_shot".
-    """
-
+    # (data, classes) -> {variant: head parameters}, the method's own variant first, of data
+    # {"source": {"inputs" float32 [N, P], "label" int32 [N]}, "target": {"inputs"}}.
     fit: Callable[[PyTree, Classes], dict[str, PyTree]]
-    predict: Callable[[PyTree, jax.Array, Classes], jax.Array]
-    reads: tuple[str, ...] = ("source",)
+    predict: Callable[[PyTree, jax.Array, Classes], jax.Array]  # as a `Method`'s, of embeddings
+    reads: tuple[str, ...] = ("source",)  # of "source", "target", "zero_shot"
 
 
 def class_weights(backbone: Backbone, params: PyTree, tokens: jax.Array) -> jax.Array:
-    """Class weights from prompts as a function of the text tower, [K, prompts, T] -> [K, P].
-
-    Normalise, mean, normalise, as zero-shot classifiers are made, but differentiable.
-    """
+    """Zero-shot class weights [K, P] of prompts [K, prompts, T], differentiable."""
     classes, prompts, length = tokens.shape
     embedded = backbone.encode["text"](params, jnp.asarray(tokens).reshape(-1, length))
     mean = embedded.reshape(classes, prompts, -1).mean(axis=1)
@@ -157,7 +113,7 @@ def class_weights(backbone: Backbone, params: PyTree, tokens: jax.Array) -> jax.
 
 
 def on_backbone(backbone: Backbone, head: Head) -> DannModel:
-    """Backbone and head as the three functions that losses take."""
+    """Backbone and head as one model."""
 
     def features(params, inputs, rng=None):
         if "image" in backbone.cached:
@@ -169,7 +125,7 @@ def on_backbone(backbone: Backbone, head: Head) -> DannModel:
 
 
 def with_head(backbone: Backbone, head: Head, loss: Loss, **more: Any) -> Method:
-    """A method whose own parameters are a head's; `more` are further fields of `Method`."""
+    """A method whose own parameters are a head's; `more` are other fields of `Method`."""
     embed = backbone.encode["image"]
     return Method(
         init=head.init,
@@ -183,11 +139,7 @@ def with_head(backbone: Backbone, head: Head, loss: Loss, **more: Any) -> Method
 
 
 def check_classes(known: Classes, asked: Classes) -> None:
-    """Refuses classes that a head has no parameters for.
-
-    Raises:
-      ValueError: the first that it does not know.
-    """
+    """Raise ValueError for classes that a head has no parameters for."""
     if known.names != asked.names:
         new = [name for name in asked.names if name not in known.names]
         raise ValueError(

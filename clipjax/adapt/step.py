@@ -1,11 +1,8 @@
 """One train step for every method: a pure function of (state, batch).
 
-A method is a `Loss`: `loss(params, batch, rng, progress) -> (scalar, metrics)`. `make_step` turns
-it into a step that can be jitted, scanned, vmapped over seeds or sharded. Nothing here knows about
-data, models or loops.
+`make_step` turns a `Loss`, `loss(params, batch, rng, progress) -> (scalar, metrics)`, into a step
+that can be jitted, scanned, vmapped over seeds or sharded.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +20,7 @@ Loss = Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[jax.Array, dict[st
 
 
 class TrainState(NamedTuple):
-    """Everything a run needs to go on: restore it and the next step is the same, bit for bit."""
+    """All that the next step depends on, bit for bit."""
 
     step: jax.Array  # int32 []: updates made so far
     params: PyTree  # trainable and frozen together
@@ -33,10 +30,10 @@ class TrainState(NamedTuple):
 
 
 def partition(params: PyTree, frozen: PyTree | None) -> tuple[PyTree, PyTree]:
-    """Splits parameters into (trainable, frozen); what is absent from a side is None there.
+    """Split parameters into (trainable, frozen), with None for those of the other side.
 
-    Differentiating the trainable side alone is what makes frozen layers free: no backward pass,
-    no optimizer state, no weight decay, and norms that see trainable parameters only.
+    Only the trainable side is differentiated: frozen layers cost no backward pass and no optimizer
+    state, do not decay, and do not count in norms.
 
     >>> partition({"a": 1, "b": 2}, {"a": True, "b": False})
     ({'a': None, 'b': 2}, {'a': 1, 'b': None})
@@ -48,23 +45,16 @@ def partition(params: PyTree, frozen: PyTree | None) -> tuple[PyTree, PyTree]:
 
 
 def combine(trainable: PyTree, frozen: PyTree) -> PyTree:
-    """Put together what `partition` took apart.
-
-    >>> combine({"a": None, "b": 2}, {"a": 1, "b": None})
-    {'a': 1, 'b': 2}
-    """
+    """Undo `partition`."""
     pick = lambda a, b: b if a is None else a
     return jax.tree.map(pick, trainable, frozen, is_leaf=lambda leaf: leaf is None)
 
 
 def merge(params: PyTree, shared: PyTree) -> PyTree:
-    """One tree of two that have no parameter in common, dict by dict.
+    """One tree of two nested dicts; ValueError if both have the same parameter.
 
     >>> merge({"clip": {"text": 1}, "head": 2}, {"clip": {"vision": 3}})
     {'clip': {'text': 1, 'vision': 3}, 'head': 2}
-
-    Raises:
-      ValueError: both have a parameter, which is named.
     """
 
     def join(one, other, where):
@@ -84,18 +74,11 @@ def init_state(
     frozen: PyTree | None = None,
     average: averages.Average | None = None,
 ) -> TrainState:
-    """The state before the first step.
-
-    `frozen` is a bool tree shaped like `params`; with `average` a running mean is kept.
-    """
+    """The state before the first step; `frozen` is a bool tree shaped like `params`."""
     trainable, _ = partition(params, frozen)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=optimizer.init(trainable),
-        seed=jnp.asarray(seed, jnp.uint32),
-        average=averages.begin(trainable) if average else (),
-    )
+    step, seed = jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32)
+    running = averages.begin(trainable) if average else ()
+    return TrainState(step, params, optimizer.init(trainable), seed, running)
 
 
 def update(
@@ -106,16 +89,11 @@ def update(
     parts: PyTree | None = None,
     axis_name: Axis = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Takes one optimizer step on `loss(params, rng)`; metrics gain `loss` and `grad_norm`.
+    """Take one optimizer step on `loss(params, rng)`; metrics gain `loss` and `grad_norm`.
 
-    With `parts` (arrays with a leading axis of microbatches) the loss is `loss(params, rng, part)`,
-    and gradients and metrics are means over the parts, which are computed one after the other.
-
-    With `axis_name`, the axis that `jax.pmap` or `jax.shard_map` maps (or a tuple of mesh axes),
-    they are means over the devices too, and every device draws random numbers of its own: dropout
-    and augmentation are other draws than those of one device, which everything else equals. Over
-    mesh axes that it does not name nothing is averaged: where the loss differs along one, so do the
-    new parameters.
+    With `parts` (arrays with a leading axis of microbatches) the loss is `loss(params, rng, part)`;
+    gradients and metrics are means over the parts, computed one after the other. With `axis_name`
+    (see `make_step`) they are means over the devices too, with random numbers of their own.
     """
     rng = jax.random.fold_in(jax.random.key(state.seed), state.step)
     if axis_name is not None:
@@ -128,7 +106,7 @@ def update(
     def differentiate(rng, *part):
         def full(some):
             value, metrics = loss(combine(some, beside), rng, *part)
-            return vary(value, axes), metrics  # the mean of what the devices say, if it is one
+            return vary(value, axes), metrics
 
         (value, metrics), grads = jax.value_and_grad(full, has_aux=True)(own)
         return grads, {"loss": value, **metrics}
@@ -146,13 +124,9 @@ def update(
 
 
 def _own_axes(loss: Callable, params: PyTree, axis_name: Axis, rest: tuple) -> frozenset[str]:
-    """The mesh axes along which every device needs the gradient of its own loss.
-
-    Those that are averaged over, and those along which the loss differs for another reason.
-    """
+    """The mesh axes along which every device needs the gradient of its own loss."""
     tracked = tracked_axes()
-    named = (axis_name,) if isinstance(axis_name, str) else axis_name or ()
-    axes = tracked & frozenset(named)
+    axes = tracked & {axis_name} if isinstance(axis_name, str) else tracked & set(axis_name or ())
     if all(tracked == axes | varying_axes(x) for x in jax.tree.leaves(params)):
         return axes
     value, _ = jax.eval_shape(loss, params, *rest)
@@ -160,14 +134,12 @@ def _own_axes(loss: Callable, params: PyTree, axis_name: Axis, rest: tuple) -> f
 
 
 def _mean_over(function: Callable, rng: jax.Array, parts: PyTree) -> PyTree:
-    """Mean of `function(rng, part)` over the leading axis of `parts`, in the memory of one part."""
+    """Mean of `function(rng, part)` over the leading axis of `parts`, one after the other."""
     count = len(jax.tree.leaves(parts)[0])
     keys = jax.random.split(rng, count)
     first = jax.tree.map(lambda x: x[0], parts)
-    zeros = jax.tree.map(
-        lambda s: vary(jnp.zeros(s.shape, s.dtype), varying_axes(s)),
-        jax.eval_shape(function, rng, first),
-    )
+    zero = lambda s: vary(jnp.zeros(s.shape, s.dtype), varying_axes(s))
+    zeros = jax.tree.map(zero, jax.eval_shape(function, rng, first))
 
     def add(total, key_and_part):
         return jax.tree.map(jnp.add, total, function(*key_and_part)), None
@@ -177,12 +149,9 @@ def _mean_over(function: Callable, rng: jax.Array, parts: PyTree) -> PyTree:
 
 
 def microbatches(batch: PyTree, count: int) -> PyTree:
-    """Deals a batch out to `count` microbatches, [B, ...] -> [count, B / count, ...].
+    """Deal a batch out, [B, ...] -> [count, B / count, ...]; ValueError if it cannot be.
 
-    Neighbours go to different ones, so that the padding at a batch's end is shared evenly.
-
-    Raises:
-      ValueError: the batch cannot be divided so.
+    Neighbours go to different microbatches, which shares the padding at a batch's end evenly.
 
     >>> import jax.numpy as jnp
     >>> microbatches(jnp.arange(6), 2).tolist()
@@ -191,9 +160,7 @@ def microbatches(batch: PyTree, count: int) -> PyTree:
 
     def deal(x):
         if x.shape[0] % count:
-            raise ValueError(
-                f"a batch of {x.shape[0]} cannot be dealt out to {count} microbatches."
-            )
+            raise ValueError(f"a batch of {len(x)} cannot be dealt out to {count} microbatches.")
         return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
 
     return jax.tree.map(deal, batch)
@@ -209,41 +176,31 @@ def make_step(
     axis_name: Axis = None,
     average: averages.Average | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Turns a method's loss into `step(state, batch, shared={}) -> (state, metrics)`.
+    """Turn a loss into `step(state, batch, shared={}) -> (state, metrics)`.
 
-    `shared` are parameters that stay as they are for the whole run (a teacher, frozen towers). The
-    loss sees them among its parameters (`merge`); they are no part of the state: not saved, not
-    stacked over runs, not donated.
+    The loss gets `progress` from 0 at the first step to 1 after `total_steps`, and the batch with
+    weights in place of masks (`clipjax.adapt.losses.weigh`). `shared` are parameters that never
+    change (a teacher, frozen towers): the loss sees them among its own, the state lacks them.
 
-    `progress`, which the loss receives, runs from 0 at the first step to 1 after `total_steps`.
-
-    The loss sees the batch with weights in place of masks (`clipjax.adapt.losses.weigh`): a mean
-    over examples is `mean(values * weight)`, on any device and in any microbatch.
-
-    With `accumulate` > 1 a batch goes through the model in that many microbatches and their mean
-    gradient makes one update: the memory of a small batch. For losses that are means over examples
-    the result is that of the whole batch up to rounding. A loss that compares examples with each
-    other (contrastive) sees smaller batches.
-
-    With `axis_name` the step is for `jax.pmap` or `jax.shard_map` over this axis (or a tuple of
-    mesh axes), the batch cut along it and the state the same on every device; what comes out is,
-    too (`out_specs` P() with `check_vma=True`).
-
-    With `average`, a rule, the state's running mean takes in the parameters after every update.
+    Args:
+      frozen: bool tree, as given to `init_state`.
+      accumulate: microbatches whose mean gradient makes one update, in the memory of one. Losses
+        that are means over examples give the result of the whole batch up to rounding; a loss that
+        compares examples (contrastive) sees smaller batches.
+      axis_name: for `jax.pmap` or `jax.shard_map` over this axis (or a tuple of mesh axes), with
+        the batch cut along it and the state the same on every device. Along axes that it does not
+        name nothing is averaged.
+      average: rule of the state's running mean, which takes in the parameters after every update.
     """
 
     def step(state: TrainState, batch: PyTree, shared: PyTree = None):
         progress, batch = state.step / total_steps, weigh(batch, axis_name)
 
-        def of_part(params, rng, part):
+        def full(params, rng, part=batch):
             return loss(merge(params, shared), part, rng, progress)
 
-        if accumulate == 1:
-            whole = lambda params, rng: of_part(params, rng, batch)
-            after, metrics = update(state, whole, optimizer, frozen, axis_name=axis_name)
-        else:
-            parts = microbatches(batch, accumulate)
-            after, metrics = update(state, of_part, optimizer, frozen, parts, axis_name)
+        parts = None if accumulate == 1 else microbatches(batch, accumulate)
+        after, metrics = update(state, full, optimizer, frozen, parts, axis_name)
         if average is not None:
             trainable, _ = partition(after.params, frozen)
             mean = averages.add(after.average, average, trainable, after.step / total_steps)

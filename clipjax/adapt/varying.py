@@ -1,12 +1,9 @@
-"""Over which mesh axes values vary: what `jax.shard_map` tracks, and differentiation heeds.
+"""The mesh axes over which values vary, as `jax.shard_map` tracks them (`check_vma=True`).
 
-With its default, `check_vma=True`, the derivative of a value that is the same on all devices with
-respect to what differs between them is summed over the devices already. Where each device is to
-have a derivative of its own, the value is called varying first. Everywhere else (`jax.jit`,
-`jax.pmap`, `check_vma=False`) nothing is tracked, and these functions change nothing.
+It sums derivatives with respect to values that are the same on all devices over the devices; values
+marked as varying get a derivative on each device. Where nothing is tracked (`jax.jit`, `jax.pmap`,
+`check_vma=False`) these functions change nothing.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -16,23 +13,20 @@ PyTree = Any
 
 
 def varying_axes(*trees: PyTree) -> frozenset[str]:
-    """The mesh axes over which any array of some trees (or its shape) is known to vary."""
-    found: frozenset[str] = frozenset()
-    for leaf in jax.tree.leaves(trees):
-        described = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
-        kind = getattr(described, "manual_axis_type", None)
-        found |= kind.varying if kind else frozenset()
-    return found
+    """The mesh axes over which any array (or shape) of some trees varies."""
+    describe = lambda x: x if isinstance(x, jax.ShapeDtypeStruct) else jax.typeof(x)
+    kinds = [getattr(describe(x), "manual_axis_type", None) for x in jax.tree.leaves(trees)]
+    return frozenset().union(*(kind.varying for kind in kinds if kind))
 
 
 def tracked_axes() -> frozenset[str]:
-    """The mesh axes over which values are tracked here."""
+    """The mesh axes over which values are tracked."""
     axes = jax.sharding.get_abstract_mesh().manual_axes
     return varying_axes([jax.lax.axis_index(axis) for axis in axes])
 
 
 def vary(tree: PyTree, axes: frozenset[str]) -> PyTree:
-    """Calls every array varying over some tracked axes; its values stay."""
+    """Mark every array as varying over some tracked axes; its values stay."""
 
     def cast(x):
         missing = tuple(sorted(axes - varying_axes(x)))
@@ -42,10 +36,9 @@ def vary(tree: PyTree, axes: frozenset[str]) -> PyTree:
 
 
 def alike(*trees: PyTree) -> tuple[PyTree, ...]:
-    """Trees of which every array varies over the axes of all of them.
+    """Trees whose arrays all vary over the same axes, for the operands of a `jax.custom_vjp`.
 
-    For operands of a `jax.custom_vjp`, whose rule gives cotangents that vary where any operand
-    does, while JAX wants each to vary as its own operand.
+    Its cotangents vary where any operand does, while JAX wants each to vary as its own operand.
     """
     axes = varying_axes(trees)
     return tuple(vary(tree, axes) for tree in trees)

@@ -1,18 +1,15 @@
-"""Questions to the TPU's compiler and its answers."""
-
-from __future__ import annotations
+"""Questions to the TPU's compiler, and its answers."""
 
 import dataclasses
 from collections.abc import Callable
 
 from clipjax.aot.compiled import Compiled, compile_step
-from clipjax.aot.roofline import CHIPS, Chip, Estimate, estimate
+from clipjax.aot.roofline import CHIPS, Chip, Estimate
 from clipjax.aot.step import abstract_step
-from clipjax.aot.topology import Topology, open_topology
+from clipjax.aot.topology import open_topology
 from clipjax.errors import ConfigError
 from clipjax.model.shapes import named_shape
 from clipjax.study.config import Study
-from clipjax.study.parts import Devices
 from clipjax.train.distributed.sharding import DATA, make_mesh
 
 PER_CHIP = 64  # images a domain, where no batch size is asked for
@@ -33,7 +30,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """The compiler's figures for a step, and the setting that they hold for."""
+    """The compiler's figures for a step, and what they hold for."""
 
     question: Question  # with its batch size and fsdp
     phase: str  # full name
@@ -50,24 +47,23 @@ class Answer:
 
     @property
     def estimate(self) -> Estimate | None:
-        """Estimate of the step's time; None without a program, or with a loop that counts once."""
-        if not self.compiled.fits or self.accumulate > 1:
+        """The step's time; None without a program, or with a loop, of which one trip is counted."""
+        found, chip, devices = self.compiled, self.chip, self.devices_per_chip
+        if not found.fits or self.accumulate > 1:
             return None
-        return estimate(
-            self.chip,
-            flops=self.compiled.flops,
-            bytes_accessed=self.compiled.bytes_accessed,
-            sent=self.compiled.sent,
-            parts=self.devices_per_chip,
+        return Estimate(
+            devices * found.flops / chip.flops,
+            devices * found.bytes_accessed / chip.hbm_rate,
+            devices * found.sent / chip.ici_rate,
         )
 
 
 def ask(study: Study, question: Question, say: Callable[[str], None] = print) -> Answer:
-    """Compiles the step that a study trains with.
+    """Compile the step that a study trains with.
 
     Raises:
-      ConfigError: no such model, topology, method or phase; no libtpu; sizes that do not divide; a
-        phase that trains on cached features, which no step on a mesh does; pmap.
+      ConfigError: an unknown model, topology, method or phase; no libtpu; sizes that do not divide;
+        pmap; a phase on cached features, which has no step on a mesh.
     """
     topology, shape = open_topology(question.topology), named_shape(question.model)
     training, devices = study.training, study.devices
@@ -78,7 +74,13 @@ def ask(study: Study, question: Question, say: Callable[[str], None] = print) ->
             f"accumulate={training.accumulate} microbatches; choose a multiple of their product."
         )
     fsdp = question.fsdp or devices.mesh.fsdp
-    check_mesh(devices, topology, fsdp)
+    if devices.parallel != "jit":
+        raise ConfigError(f"parallel={devices.parallel!r}: only jit's step can be compiled here.")
+    if devices.mesh.data not in (0, make_mesh(topology.devices, fsdp).shape[DATA]):
+        raise ConfigError(
+            f"mesh.data={devices.mesh.data} times fsdp={fsdp} is not all of {topology.name}; take "
+            "mesh.data=0."
+        )
     question = dataclasses.replace(question, batch_size=size, fsdp=fsdp)
     study = dataclasses.replace(study, training=dataclasses.replace(training, batch_size=size))
     say(f"compiling {question.model} for {question.topology}, batch {size} a domain ...")
@@ -88,38 +90,8 @@ def ask(study: Study, question: Question, say: Callable[[str], None] = print) ->
             f"{made.name} trains on cached features: whole epochs of all seeds on one "
             "device, not a step on a mesh; ask about a phase that trains from pixels (--phase)."
         )
-    compiled = compile_step(
-        made.step,
-        made.state,
-        made.batch,
-        topology,
-        *made.shared,
-        fsdp=question.fsdp,
-        fast=question.fast,
-    )
+    parts = made.step, made.state, made.batch, topology, *made.shared
+    compiled = compile_step(*parts, fsdp=fsdp, fast=question.fast)
     say(f"... took {compiled.seconds:.0f} s")
-    return Answer(
-        question,
-        made.name,
-        topology.chips,
-        topology.devices_per_chip,
-        size * len(made.batch),
-        training.accumulate,
-        compiled,
-    )
-
-
-def check_mesh(devices: Devices, topology: Topology, fsdp: int) -> None:
-    """Refuses a mesh that is not the whole slice under jit.
-
-    Raises:
-      ConfigError: the field.
-    """
-    if devices.parallel != "jit":
-        raise ConfigError(f"parallel={devices.parallel!r}: only jit's step can be compiled here.")
-    mesh = make_mesh(topology.devices, fsdp)
-    if devices.mesh.data not in (0, mesh.shape[DATA]):
-        raise ConfigError(
-            f"mesh.data={devices.mesh.data} times fsdp={fsdp} is not all of {topology.name}; take "
-            "mesh.data=0."
-        )
+    chips, images = (topology.chips, topology.devices_per_chip), size * len(made.batch)
+    return Answer(question, made.name, *chips, images, training.accumulate, compiled)

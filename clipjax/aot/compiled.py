@@ -1,6 +1,4 @@
-"""Compiles a train step for devices that are not there, and reads what the compiler says of it."""
-
-from __future__ import annotations
+"""Compile a train step for devices that are not there, and read the compiler's figures."""
 
 import dataclasses
 import math
@@ -17,21 +15,18 @@ from clipjax.train.distributed.program import make_program
 from clipjax.train.distributed.sharding import make_mesh, place_batch, place_state
 
 PyTree = Any
-# Less optimisation: a seventh of the time to compile, the same FLOPs, more temporaries.
+# Less optimisation compiles in a seventh of the time: the same FLOPs, more temporaries.
 FAST = {"exec_time_optimization_effort": -1.0}
 _SCALE = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """A compiled step, all numbers of one device.
-
-    Where the program did not fit, `peak` is what the compiler would have needed and the rest is 0.
-    """
+    """Figures of a compiled step, of one device; if it did not fit, only of memory."""
 
     fits: bool
-    peak: int  # bytes: arguments, temporaries and what of the outputs is not in place
-    capacity: int  # bytes the compiler may use; 0 where it did not say
+    peak: int  # bytes needed: arguments, temporaries and outputs that are not in place
+    capacity: int  # bytes that the compiler may use; 0 if it fits
     arguments: int = 0  # bytes: state and batch
     temporaries: int = 0  # bytes
     flops: float = 0.0
@@ -54,16 +49,11 @@ def compile_step(
     fsdp: int = 1,
     fast: bool = False,
 ) -> Compiled:
-    """Compiles `step(state, batch, *shared)` as `fit_stream` does, for other devices.
+    """Compile `step(state, batch, *shared)` as `fit_stream` does, for the devices of a topology.
 
-    Args:
-      step: as `clipjax.adapt.step.make_step` makes it; its state is donated.
-      state: abstract arrays.
-      batch: abstract arrays of the global batch [B, ...].
-      topology: the devices.
-      shared: abstract arrays of parameters that no step changes, placed as the state is.
-      fsdp: devices among which each parameter is cut; 1 keeps it whole on each.
-      fast: less optimisation (`FAST`): memory is then an upper estimate.
+    Arrays are abstract, those of the batch [B, ...] global; `shared` are parameters that no step
+    changes. Each parameter is cut among `fsdp` devices. `fast`: less optimisation (`FAST`), memory
+    is then an upper estimate.
 
     Raises:
       ConfigError: `fsdp` does not divide the devices.
@@ -76,48 +66,24 @@ def compile_step(
     try:
         program = lowered.compile(compiler_options=FAST if fast else None)
     except jax.errors.JaxRuntimeError as error:
-        overflow = needed_memory(str(error), argument_bytes(placed))
+        held = lambda x: math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        overflow = needed_memory(str(error), sum(map(held, jax.tree.leaves(placed))))
         if overflow is None:
             raise
         return Compiled(False, *overflow, seconds=time.perf_counter() - begun)
-    return read_program(program, len(topology.devices), time.perf_counter() - begun)
-
-
-def read_program(program: jax.stages.Compiled, devices: int, seconds: float) -> Compiled:
-    """The compiler's figures for a program on that many devices."""
+    seconds = time.perf_counter() - begun
     memory, cost = program.memory_analysis(), program.cost_analysis()
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     beside = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    return Compiled(
-        True,
-        memory.argument_size_in_bytes + memory.temp_size_in_bytes + beside,
-        0,
-        memory.argument_size_in_bytes,
-        memory.temp_size_in_bytes,
-        cost["flops"],
-        cost["bytes accessed"],
-        totals(collectives(program.as_text(), devices)),
-        seconds,
-    )
-
-
-def argument_bytes(placed: PyTree) -> int:
-    """Bytes that abstract arrays with shardings take on one device."""
-    sizes = (
-        math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-        for x in jax.tree.leaves(placed)
-    )
-    return sum(sizes)
+    sums = totals(collectives(program.as_text(), len(topology.devices)))
+    figures = arguments, temporaries, cost["flops"], cost["bytes accessed"], sums
+    return Compiled(True, arguments + temporaries + beside, 0, *figures, seconds)
 
 
 def needed_memory(message: str, arguments: int = 0) -> tuple[int, int] | None:
-    """(bytes needed, bytes there are) of a compiler's refusal; None if it refused something else.
+    """(bytes needed, bytes there are) of a compiler's refusal; None for other refusals.
 
-    Args:
-      message: of the refusal.
-      arguments: bytes to add where the message tells those of temporaries alone.
-
-    >>> needed_memory("RESOURCE_EXHAUSTED: ... Used 20.50G of 15.75G hbm. Exceeded ...")
-    (22011707392, 16911433728)
+    `arguments` are bytes to add if the message counts only temporaries.
     """
     size = r"([\d.]+)([KMGT]?)"
     if match := re.search(rf"Used {size} of {size} hbm", message):

@@ -1,6 +1,4 @@
-"""What the TPU's compiler answered: lines for a console, and the table of docs/scaling.md."""
-
-from __future__ import annotations
+"""The compiler's answers as lines for a console, and as the table of docs/scaling.md."""
 
 import dataclasses
 import hashlib
@@ -8,9 +6,10 @@ import json
 import pathlib
 from collections.abc import Callable, Sequence
 
+import jax
+
 from clipjax.aot.ask import Answer, Question, ask
 from clipjax.aot.compiled import Compiled
-from clipjax.aot.roofline import ASSUMED
 from clipjax.aot.topology import compiler_version
 from clipjax.errors import ConfigError
 from clipjax.io import check_writable, write_atomically, write_json
@@ -26,92 +25,77 @@ HEADER = (
 
 
 def describe(answer: Answer) -> list[str]:
-    """The answer as lines for a console."""
-    asked, found, chip = answer.question, answer.compiled, answer.chip
-    unit = "chip" if answer.devices_per_chip == 1 else f"core, {answer.devices_per_chip} a chip"
-    fitting = "fits" if found.fits else "DOES NOT FIT"
-    hbm = chip.hbm / answer.devices_per_chip
+    """An answer as lines for a console."""
+    asked, found, each = answer.question, answer.compiled, answer.devices_per_chip
+    gib = lambda size: f"{size / 2**30:.2f} GiB"
     cut = f"cut among {asked.fsdp} devices" if asked.fsdp > 1 else "whole on each"
     lines = [
         f"{answer.phase} of {asked.model} on {asked.topology}: {answer.images} images a step, "
         f"{answer.images / answer.chips:g} a chip; parameters {cut}",
-        f"per {unit}, as compiled{' (--fast: upper estimates)' if asked.fast else ''}:",
-        f"  peak memory  {gib(found.peak)} of {gib(hbm)}: {fitting}",
+        f"per {'chip' if each == 1 else f'core, {each} a chip'}, as compiled"
+        f"{' (--fast: upper estimates)' if asked.fast else ''}:",
+        f"  peak memory  {gib(found.peak)} of {gib(answer.chip.hbm / each)}: "
+        f"{'fits' if found.fits else 'DOES NOT FIT'}",
     ]
     if not found.fits:
         return lines
-    lines += [
+    collectives = [
+        f"  {kind:12} {count} operations on {size / 1e6:.1f} MB, {sent / 1e6:.1f} MB sent"
+        for kind, (count, size, sent) in sorted(found.collectives.items())
+    ]
+    return [
+        *lines,
         f"  arguments    {gib(found.arguments)} (parameters, optimizer state, batch)",
         f"  temporaries  {gib(found.temporaries)} (activations, gradients)",
         f"  FLOPs        {found.flops / 1e12:.3f} T",
         f"  bytes        {found.bytes_accessed / 1e9:.2f} GB read and written",
-        *collective_lines(found),
-    ]
-    return lines + estimate_lines(answer)
-
-
-def collective_lines(found: Compiled) -> list[str]:
-    """One line for each kind of collective."""
-    if not found.collectives:
-        return ["  collectives  none"]
-    return [
-        f"  {kind:12} {count} operations on {size / 1e6:.1f} MB, {sent / 1e6:.1f} MB sent"
-        for kind, (count, size, sent) in sorted(found.collectives.items())
+        *(collectives or ["  collectives  none"]),
+        *estimate_lines(answer),
     ]
 
 
 def estimate_lines(answer: Answer) -> list[str]:
-    """Lines that explain the roofline estimate."""
+    """The roofline estimate as lines."""
     time, chip = answer.estimate, answer.chip
     if time is None:
         return [
             f"no step time: accumulate={answer.accumulate} is a loop, of which the compiler counts "
             "one microbatch."
         ]
+    compute, memory, network = (f"{1e3 * part:.2f} ms" for part in time)
     return [
         f"ESTIMATE, nothing was run. Peak rates of a {answer.question.topology.partition(':')[0]} "
         f"chip: {chip.flops / 1e12:g} TFLOP/s in bfloat16, {chip.hbm_rate / 1e9:g} GB/s memory, "
         f"{chip.ici_rate / 1e9:g} GB/s sent.",
-        f"Assumed: {ASSUMED}.",
-        f"  compute {time.compute * 1e3:.2f} ms, memory {time.memory * 1e3:.2f} ms, network "
-        f"{time.network * 1e3:.2f} ms",
+        "Assumed: every FLOP at the chip's bfloat16 peak, every byte at its full memory bandwidth, "
+        "and after them, not meanwhile, the collectives as rings over all of the chip's links.",
+        f"  compute {compute}, memory {memory}, network {network}",
         f"  step {time.step * 1e3:.2f} ms at best, bound by {time.bound}: "
         f"{answer.images / time.step:,.0f} images/s",
         f"  scaling efficiency {time.efficiency:.1%} of a chip alone",
     ]
 
 
-def gib(size: float) -> str:
-    """Bytes in GiB, as the compiler counts.
-
-    >>> gib(3 * 2**29)
-    '1.50 GiB'
-    """
-    return f"{size / 2**30:.2f} GiB"
-
-
 def row(answer: Answer) -> str:
-    """The answer as a row under HEADER."""
+    """An answer as a row under HEADER."""
     asked, found, time = answer.question, answer.compiled, answer.estimate
-    name = asked.model + (" (fast)" if asked.fast else "")
-    cut = f", fsdp {asked.fsdp}" if asked.fsdp > 1 else ""
     cells = [
-        name,
-        asked.topology + cut,
+        asked.model + (" (fast)" if asked.fast else ""),
+        asked.topology + (f", fsdp {asked.fsdp}" if asked.fsdp > 1 else ""),
         f"{answer.images // answer.chips}",
         "yes" if found.fits else "no",
         f"{found.peak / 2**30:.1f}",
     ]
     if time is None:
-        return "| " + " | ".join([*cells, "", "", "", "", ""]) + " |"
-    parts = (time.compute, time.memory, time.network)
-    cells += [
-        f"{found.flops / 1e12:.2f}",
-        ", ".join(f"{part * 1e3:.1f}" for part in parts),
-        f"{time.step * 1e3:.1f}",
-        f"{answer.images / time.step:,.0f}",
-        f"{time.efficiency:.1%}",
-    ]
+        cells += [""] * 5
+    else:
+        cells += [
+            f"{found.flops / 1e12:.2f}",
+            ", ".join(f"{part * 1e3:.1f}" for part in time),
+            f"{time.step * 1e3:.1f}",
+            f"{answer.images / time.step:,.0f}",
+            f"{time.efficiency:.1%}",
+        ]
     return "| " + " | ".join(cells) + " |"
 
 
@@ -122,17 +106,10 @@ def write_table(
     rows: pathlib.Path,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Answers questions and puts the rows there are between the page's markers, one by one.
+    """Answer questions and put a row for each between the MARKERS of a Markdown page.
 
-    Args:
-      study: whose steps are asked about.
-      questions: one a row.
-      page: Markdown with MARKERS.
-      rows: folder where answers are kept; those it has are not asked again.
-      say: prints a line.
-
-    Raises:
-      ConfigError: the page is missing or has no markers, or a place cannot be written.
+    Answers are kept in the folder `rows` and not asked again. ConfigError: the page is missing or
+    has no markers, or a place cannot be written.
     """
     fill(page, "")  # refuses a wrong page before hours of work
     check_writable(page.parent)
@@ -148,30 +125,22 @@ def write_table(
 
 
 def key(study: Study, question: Question) -> str:
-    """The name of an answer: what it depends on beside the code that builds the step."""
-    import jax
-
-    versions = f"{jax.__version__} {compiler_version()}"
-    text = f"{config_text(study)}{question}{versions}"
+    """A file name for an answer, by all that it depends on except our code."""
+    text = f"{config_text(study)}{question}{jax.__version__} {compiler_version()}"
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{question.model}-{question.topology.replace(':', '-')}-{digest}"
 
 
 def read_answer(data: dict) -> Answer:
-    """Read back an answer that `dataclasses.asdict` and JSON wrote."""
-    compiled = dict(data["compiled"])
-    compiled["collectives"] = {k: tuple(v) for k, v in compiled["collectives"].items()}
-    return Answer(
-        **{**data, "question": Question(**data["question"]), "compiled": Compiled(**compiled)}
-    )
+    """Undo `dataclasses.asdict` and JSON."""
+    compiled = Compiled(**data["compiled"])
+    tuples = {kind: tuple(numbers) for kind, numbers in compiled.collectives.items()}
+    compiled = dataclasses.replace(compiled, collectives=tuples)
+    return Answer(**data | {"question": Question(**data["question"]), "compiled": compiled})
 
 
 def fill(page: pathlib.Path, table: str) -> None:
-    """Puts a table between the markers of a page; an empty one leaves the page as it is.
-
-    Raises:
-      ConfigError: no page, or no markers in it.
-    """
+    """Put a table, unless empty, between the markers of a page; ConfigError without markers."""
     begin, end = MARKERS
     text = page.read_text() if page.is_file() else ""
     before, found, rest = text.partition(begin)

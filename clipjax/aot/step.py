@@ -1,6 +1,4 @@
-"""The train step of a config as training builds it, over shapes instead of arrays: no weights."""
-
-from __future__ import annotations
+"""The train step of a config as training builds it, over shapes instead of arrays."""
 
 import functools
 import pathlib
@@ -33,55 +31,36 @@ class AbstractStep(NamedTuple):
     step: Any  # (state, batch, *shared) -> (state, metrics)
     state: TrainState  # of one seed
     batch: PyTree
-    cached: bool  # the image tower is not in it: inputs are its embeddings
-    shared: tuple[PyTree, ...] = ()  # further arguments: parameters that no step changes
-
-
-def abstract_plan(study: Study, clip_config: CLIPConfig) -> Plan:
-    """A plan whose parameters are shapes; the data are the study's, opened but not read.
-
-    Raises:
-      ConfigError, DataError: as `clipjax.study.plan.prepare`.
-    """
-    dataset, _ = matched_data(study)
-    methods = build_methods(study, tuple(dataset.classes))
-    plan = Plan(
-        study,
-        dataset,
-        dataset.classes,
-        pathlib.Path(),
-        make_module(study.encoder, clip_config),
-        abstract_params(clip_config),
-        Preprocess(size=clip_config.vision.image_size),
-        methods,
-    )
-    for method in methods.values():
-        check_masks(plan, method)
-    return plan
+    cached: bool  # inputs are embeddings: the image tower is not in it
+    shared: tuple[PyTree, ...] = ()  # parameters that no step changes
 
 
 def abstract_step(
     study: Study, clip_config: CLIPConfig, *, method: str = "", phase: str = ""
 ) -> AbstractStep:
-    """The step of a phase, as training would make it.
+    """The step of a method's phase (the last by default), as training would make it.
 
-    Args:
-      study: its batch size is the global batch, per domain.
-      clip_config: sizes of the encoder.
-      method: of those it trains; the last by default.
-      phase: of the method; the last by default.
+    The study's batch size is the global batch, per domain.
 
     Raises:
       ConfigError: no such method or phase, or a study that cannot run.
     """
-    plan = abstract_plan(study, clip_config)
-    method = _pick(method, list(plan.methods), "method")
-    labels = [phase.label or method for phase in plan.methods[method].phases]
+    dataset, _ = matched_data(study)  # opened, but not read
+    methods, here = build_methods(study, tuple(dataset.classes)), pathlib.Path()
+    module, params = make_module(study.encoder, clip_config), abstract_params(clip_config)
+    preprocess = Preprocess(size=clip_config.vision.image_size)
+    plan = Plan(study, dataset, dataset.classes, here, module, params, preprocess, methods)
+    for each in methods.values():
+        check_masks(plan, each)
+    method = _pick(method, list(methods), "method")
+    labels = [phase.label or method for phase in methods[method].phases]
     index = labels.index(_pick(phase, labels, "phase"))
     with tempfile.TemporaryDirectory() as workdir:
         group = RunGroup((method,), _no_texts(plan), workdir)
-    state, cached = _state(group, index), group.cached[index]
-    chosen = group.method.phases[index]
+    state = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], group.start()))
+    for at in range(index + 1):
+        state = jax.eval_shape(functools.partial(group.begin, at), state, group.joining(at))
+    chosen, cached = group.method.phases[index], group.cached[index]
     backbone = group.backbone(chosen.augment, cached=cached)
     step, shared = group.step(index, backbone, state.params), group.shared(index)
     batch = _batch(group, index)
@@ -97,7 +76,7 @@ def _pick(name: str, known: list[str], what: str) -> str:
 
 
 def _no_texts(plan: Plan) -> Encoded:
-    """Zeros in place of `encode_texts`: text weights and tokens of full length."""
+    """Zeros in place of `encode_texts`."""
     classes, sizes = plan.class_names, plan.clip_config
     prompts = len(fill_prompts(classes[0], plan.study.encoder.prompts))
     weights = jnp.zeros((len(classes), sizes.projection_dim))
@@ -105,35 +84,25 @@ def _no_texts(plan: Plan) -> Encoded:
     return Encoded({}, weights, 1.0, tokens, plan, {}, None, {})
 
 
-def _state(group: RunGroup, index: int) -> TrainState:
-    """Shapes of one seed's state in a phase, through all phases before it."""
-    state = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], group.start()))
-    for at in range(index + 1):
-        state = jax.eval_shape(functools.partial(group.begin, at), state, group.joining(at))
-    return state
-
-
 def _batch(group: RunGroup, index: int) -> PyTree:
-    """Shapes of what `paired_batches` yields, or `fit_arrays` gathers."""
+    """Shapes of a batch of `paired_batches` or `fit_arrays`."""
     plan, reads = group.plan, group.method.kind.reads
     shape, dtype = (plan.preprocess.size,) * 2 + (3,), jnp.uint8
     if group.cached[index]:
         shape, dtype = (plan.clip_config.projection_dim,), jnp.float32
     classes = len(group.classes.names)
 
-    def part(size, labelled):
-        found = {"inputs": jax.ShapeDtypeStruct((size, *shape), dtype)}
-        if labelled:
-            found["label"] = jax.ShapeDtypeStruct((size,), jnp.int32)
-        if "zero_shot" in reads and labelled != "support":
-            found["zero_shot"] = jax.ShapeDtypeStruct((size, classes), jnp.float32)
-        return found
+    def part(size, *more):
+        zero_shot = {"zero_shot": ((classes,), jnp.float32)} if "zero_shot" in reads else {}
+        known = {"inputs": (shape, dtype), "label": ((), jnp.int32), "mask": ((), jnp.bool_)}
+        known = {key: known[key] for key in ("inputs", *more)} | zero_shot
+        return {key: jax.ShapeDtypeStruct((size, *x), kind) for key, (x, kind) in known.items()}
 
     episodes, size = group.method.config.episodes, group.training.batch_size
-    batch = {"source": part(episodes.way * episodes.query if episodes else size, True)}
-    batch["source"]["mask"] = jax.ShapeDtypeStruct(batch["source"]["label"].shape, jnp.bool_)
+    queries = episodes.way * episodes.query if episodes else size
+    batch = {"source": part(queries, "label", "mask")}
     if episodes:
-        batch["support"] = part(episodes.way * episodes.shot, True)
+        batch["support"] = part(episodes.way * episodes.shot, "label")
     if "target" in reads:
-        batch["target"] = part(size, False)
+        batch["target"] = part(size)
     return batch

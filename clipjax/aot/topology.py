@@ -1,6 +1,4 @@
-"""TPU topologies that the compiler knows, on a machine without any TPU (extra `aot`: libtpu)."""
-
-from __future__ import annotations
+"""TPU topologies to compile for on a machine without a TPU (extra `aot`: libtpu)."""
 
 import importlib.metadata
 import importlib.util
@@ -12,26 +10,25 @@ import jax
 
 from clipjax.errors import ConfigError
 
-# The slices that Cloud TPU rents out ("Cloud TPU documentation": TPU v4, v5e, v5p, v6e), of the
-# large ones those up to 256 chips.
+# Slices of up to 256 chips that Cloud TPU rents out ("Cloud TPU documentation").
 _FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SOLID = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8")
 KNOWN = {"v4": _SOLID, "v5e": _FLAT, "v5p": _SOLID, "v6e": _FLAT}
 
-# libtpu looks for the TPU of the machine otherwise, for minutes, and logs that there is none.
+# Without these libtpu looks for the machine's TPU for minutes, and logs that there is none.
 _QUIET = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_STDERR_LOG_LEVEL": "3",
     "TPU_MIN_LOG_LEVEL": "3",
-    # Two processes may compile at once: no device is shared, there is none.
+    # Two processes may compile at once, as they share no device.
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
 class Topology(NamedTuple):
-    """A slice of TPU chips, described but not there."""
+    """A description of a slice of TPU chips."""
 
     name: str  # "v5e:2x4"
     generation: str  # key of `clipjax.aot.roofline.CHIPS`
@@ -45,14 +42,7 @@ class Topology(NamedTuple):
 
 
 def check_name(name: str) -> tuple[str, str]:
-    """("v5e", "2x4") of "v5e:2x4".
-
-    Raises:
-      ConfigError: no such topology; those there are are listed.
-
-    >>> check_name("v5e:2x4")
-    ('v5e', '2x4')
-    """
+    """Split a topology's name, as "v5e:2x4"; ConfigError lists the known ones."""
     generation, _, shape = name.partition(":")
     if shape not in KNOWN.get(generation, ()):
         listed = "; ".join(f"{key}:{' '.join(shapes)}" for key, shapes in KNOWN.items())
@@ -61,28 +51,24 @@ def check_name(name: str) -> tuple[str, str]:
 
 
 def compiler_version() -> str:
-    """The version of libtpu, which must be installed."""
+    """The version of libtpu."""
     return importlib.metadata.version("libtpu")
 
 
 def open_topology(name: str) -> Topology:
-    """A topology by its name, "v5e:16x16".
-
-    To be called before JAX has started a backend: it is kept from looking for a TPU.
+    """A topology by its name, "v5e:16x16"; call it before JAX starts a backend.
 
     Raises:
-      ConfigError: no such topology (those there are are listed), or libtpu is not installed.
+      ConfigError: an unknown topology, or libtpu is not installed.
     """
     generation, shape = check_name(name)
     if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError(
-            'compiling for a TPU needs its compiler, libtpu: pip install -e ".[aot]" in a checkout.'
-        )
+        raise ConfigError('compiling needs libtpu: pip install -e ".[aot]" in a checkout.')
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     if not jax.config.jax_platforms:
         jax.config.update("jax_platforms", "cpu")  # what runs here runs on the CPU
-    # A program for a TPU that is not there cannot be read back, and JAX would warn of each.
+    # Programs for a TPU that is not there cannot be read back, of which JAX would warn each time.
     jax.config.update("jax_enable_compilation_cache", False)
     from jax.experimental import topologies
 

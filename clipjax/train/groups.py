@@ -1,6 +1,4 @@
-"""Layer groups: one ordered naming of the parameters, for freezing, rates and logging."""
-
-from __future__ import annotations
+"""Layer groups: ordered names of the parameters, for freezing, rates and logging."""
 
 import dataclasses
 import re
@@ -12,7 +10,7 @@ import jax
 PyTree = Any
 FROZEN = "frozen"
 
-# First match wins; the order of the rules is the order from input to output.
+# The first match counts; rules are ordered from input to output.
 _GROUP_RULES: tuple[tuple[str, str], ...] = (
     (r"clip/vision/(patch_embedding|class_embedding|position_embedding|pre_layernorm/.*)",
      "clip/vision/embedding"),
@@ -27,73 +25,58 @@ _GROUP_RULES: tuple[tuple[str, str], ...] = (
 
 
 def path_name(path) -> str:
-    """A path of `jax.tree_util` as text, "adapter/layer_0/bias"."""
+    """A path of `jax.tree_util` as "adapter/layer_0/bias"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
-def _order(group: str) -> tuple:
-    """Sort key: rule order, then block number (block_10 comes after block_9)."""
-    for rank, (pattern, name) in enumerate(_GROUP_RULES):
-        captured = re.search(r"\((.*?)\)", pattern)
-        if re.fullmatch(name.replace(r"\1", f"({captured.group(1)})" if captured else ""), group):
-            return rank, int((re.search(r"\d+$", group) or [0])[0]), group
-    return len(_GROUP_RULES), 0, group
 
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """The names of a parameter that patterns match: its layer group, or its own path."""
+    """The two names of a parameter that patterns match."""
 
     group: str  # "clip/vision/block_0"
     path: str  # "clip/vision/block_0/fc1/bias"
 
 
 def name_tree(params: PyTree) -> PyTree:
-    """The `Name` of every parameter, as a tree shaped like `params`.
+    """The `Name` of every parameter; those outside of `clip/` are grouped by their top-level key.
 
-    A user's own tree (no name of which follows clipjax's layout) is grouped by its top-level keys.
-
-    Raises:
-      ValueError: a parameter under `clip/` that no rule covers; the names are listed.
+    Raises ValueError for a parameter under `clip/` that no rule covers.
     """
-    uncovered = []
 
     def name(path, _):
         full = path_name(path)
-        for pattern, group in _GROUP_RULES:
-            if match := re.fullmatch(pattern, full):
-                return Name(match.expand(group), full)
-        if full.startswith("clip/"):
-            uncovered.append(full)
-        return Name(full.split("/")[0], full)
+        rank, group = _rule(full)
+        if rank == len(_GROUP_RULES) and full.startswith("clip/"):
+            raise ValueError(f"no layer group covers {full}; add one to clipjax/train/groups.py.")
+        return Name(group, full)
 
-    names = jax.tree_util.tree_map_with_path(name, params)
-    if uncovered:
-        raise ValueError(
-            "no layer group covers these parameters; add a rule in clipjax/train/groups.py: "
-            + ", ".join(uncovered)
-        )
-    return names
+    return jax.tree_util.tree_map_with_path(name, params)
+
+
+def _rule(path: str) -> tuple[int, str]:
+    """The position of the rule for a parameter, and its group."""
+    for rank, (pattern, group) in enumerate(_GROUP_RULES):
+        if match := re.fullmatch(pattern, path):
+            return rank, match.expand(group)
+    return len(_GROUP_RULES), path.split("/")[0]
 
 
 def group_tree(params: PyTree) -> PyTree:
-    """The group name of every parameter, as a tree shaped like `params`."""
+    """The group of every parameter."""
     return jax.tree.map(lambda name: name.group, name_tree(params))
 
 
 def layer_groups(params: PyTree) -> tuple[str, ...]:
-    """All group names in input-to-output order.
-
-    >>> layer_groups({"adapter": {"w": 0}, "clip": {"vision": {"block_0": {"b": 0}}}})
-    ('clip/vision/block_0', 'adapter')
-    """
-    return tuple(sorted(set(jax.tree.leaves(group_tree(params))), key=_order))
+    """All group names in input-to-output order, block_10 after block_9."""
+    found = {_rule(name.path) for name in jax.tree.leaves(name_tree(params))}
+    block = lambda group: int((re.search(r"block_(\d+)$", group) or [0, 0])[1])
+    return tuple(group for _, group in sorted(found, key=lambda x: (x[0], block(x[1]), x[1])))
 
 
 def matches(pattern: str, name: str | Name) -> bool:
-    """Whether a whole name matches a regex, in which `block_2..5` is a range of blocks.
+    """Whether a whole name (of a `Name`, the group or the path) matches a regex.
 
-    Of a parameter's `Name`, its group or its path.
+    `block_2..5` in it is a range of blocks.
 
     >>> [matches("clip/vision/block_0..10", f"clip/vision/block_{i}") for i in (0, 1, 10, 11)]
     [True, True, True, False]
@@ -102,22 +85,17 @@ def matches(pattern: str, name: str | Name) -> bool:
     """
     if isinstance(name, Name):
         return matches(pattern, name.group) or matches(pattern, name.path)
-    ranges = re.compile(r"block_(\d+)\.\.(\d+)")
     either = lambda m: f"block_(?:{'|'.join(map(str, range(int(m[1]), int(m[2]) + 1)))})"
-    return re.fullmatch(ranges.sub(either, pattern), name) is not None
+    return re.fullmatch(re.sub(r"block_(\d+)\.\.(\d+)", either, pattern), name) is not None
 
 
 def is_frozen(name: str | Name, freeze: Sequence[str]) -> bool:
-    """Whether a pattern of `freeze` matches a group, or a parameter."""
+    """Whether any pattern of `freeze` matches."""
     return any(matches(pattern, name) for pattern in freeze)
 
 
 def check_patterns(patterns: Sequence[str], params: PyTree, what: str = "freeze") -> None:
-    """Refuses patterns that match no parameter: a typing error would train what should be frozen.
-
-    Raises:
-      ValueError: such a pattern; the groups are listed.
-    """
+    """Raise ValueError for a pattern without a match: a typing error would train frozen groups."""
     names = jax.tree.leaves(name_tree(params))
     for pattern in patterns:
         if not any(matches(pattern, name) for name in names):
@@ -128,12 +106,7 @@ def check_patterns(patterns: Sequence[str], params: PyTree, what: str = "freeze"
 
 
 def frozen_tree(params: PyTree, freeze: Sequence[str]) -> PyTree:
-    """Bool tree: True where a pattern of `freeze` matches the parameter (see `matches`).
-
-    Raises:
-      ValueError: a pattern that matches nothing (the groups are listed), or ones that leave nothing
-        to train.
-    """
+    """Bool tree: True where a pattern matches; ValueError if one never does, or all is frozen."""
     check_patterns(freeze, params)
     mask = jax.tree.map(lambda name: is_frozen(name, freeze), name_tree(params))
     if all(jax.tree.leaves(mask)):
@@ -142,7 +115,7 @@ def frozen_tree(params: PyTree, freeze: Sequence[str]) -> PyTree:
 
 
 def split_tree(params: PyTree, keep: Callable[[Name], bool]) -> tuple[PyTree, PyTree]:
-    """Nested dicts of the parameters whose names `keep` takes, and of the others; no empty ones.
+    """Nested dicts of the parameters whose names `keep` takes, and of the others.
 
     >>> params = {"adapter": {"bias": 1}, "clip": {"logit_scale": 2}}
     >>> split_tree(params, lambda name: name.group == "adapter")

@@ -1,27 +1,25 @@
-"""The notice before a machine is taken away (SIGTERM): the step under way ends, its state is saved,
-and the process leaves with a status that says "start me again"."""
-
-from __future__ import annotations
+"""SIGTERM, the notice before a machine is taken away: finish the step, save, leave resumably."""
 
 import contextlib
 import itertools
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from typing import NoReturn
+from typing import NoReturn, Self
+
+import jax
 
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
 
-RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: a failure that passes, try again
-_asked = itertools.count(1)  # times that the loops asked whether all processes stop
+RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure, try again
+_asked = itertools.count(1)  # how often the loops asked whether all processes stop
 
 
 class Preempted(SystemExit):
-    """The run was told to stop, and goes on from its last checkpoint when started again.
+    """The run was told to stop; the same command goes on.
 
-    No error, so that no `except Exception` takes it for one; uncaught, it ends the process with
-    status `RESUMABLE`.
+    It is no `Exception`, which others catch; uncaught, the process ends with status `RESUMABLE`.
     """
 
     def __init__(self, message: str = "stopped by SIGTERM; the same command goes on from here."):
@@ -30,18 +28,16 @@ class Preempted(SystemExit):
 
 
 class Notice:
-    """While it is open SIGTERM is noted and not obeyed; a loop asks `reached` after every step.
+    """A context around a loop and its `Checkpointer`, in which SIGTERM is only noted.
 
-    To be opened around a loop and its `Checkpointer`, so that the last save ends in peace. Where no
-    loop took up the notice, `Preempted` is raised at the end. It listens in the main thread only,
-    and not at all under `jax.distributed`, where JAX listens and makes all processes stop at one
-    step.
+    The loop asks `reached` after every step; if none did after SIGTERM, `Preempted` is raised at
+    the end. It listens only in the main thread, and leaves it to JAX under `jax.distributed`.
     """
 
     def __init__(self):
         self._given = False
 
-    def __enter__(self) -> Notice:
+    def __enter__(self) -> Self:
         self._listening = _on_sigterm(self._note)
         self._listening.__enter__()
         return self
@@ -55,32 +51,25 @@ class Notice:
         self._given = True
 
     def reached(self, step: int) -> bool:
-        """Whether to stop after this step; to be asked for every step in turn."""
-        del step
+        """Whether to stop after this step; ask for every step in turn."""
         return self._given or _all_reached()
 
 
 @contextlib.contextmanager
 def obeyed() -> Iterator[None]:
-    """Lets SIGTERM raise `Preempted`, as SIGINT raises KeyboardInterrupt."""
-    with _on_sigterm(_leave_now):
+    """Let SIGTERM raise `Preempted`, as SIGINT raises KeyboardInterrupt."""
+
+    def raise_it(*signal_and_frame):
+        raise Preempted()
+
+    with _on_sigterm(raise_it):
         yield
 
 
-def never(step: int) -> bool:
-    """A loop's `stop` where nobody may stop it."""
-    del step
-    return False
-
-
 def leave(checkpointer: Checkpointer, phase: str, step: int) -> NoReturn:
-    """Waits until the state of this step is saved, and ends the run.
-
-    Raises:
-      Preempted: always.
-    """
+    """Wait until the state of this step is saved, and raise `Preempted`."""
     checkpointer.wait()
-    processes.gather(None)  # none leaves while another one is still writing
+    processes.gather(None)  # none leaves while another is still writing
     last = checkpointer.latest
     saved = "saved" if last == step else f"not saved (the last checkpoint is of step {last})"
     raise Preempted(
@@ -90,31 +79,23 @@ def leave(checkpointer: Checkpointer, phase: str, step: int) -> NoReturn:
 
 
 def _all_reached() -> bool:
-    """Whether this is the step at which all processes of `jax.distributed` stop together.
+    """Whether all processes of `jax.distributed` stop together now.
 
-    JAX has them stop at the number after the largest that any of them asked for. Steps begin anew
-    with every method and seed, and it would wait for one that is past: all count their questions.
+    JAX stops them at the number after the largest asked for; steps restart with every method and
+    seed, so it is given a count of the questions.
     """
-    import jax
-
     if not jax.distributed.is_initialized():
         return False
     from jax.experimental.multihost_utils import reached_preemption_sync_point
 
     try:
         return reached_preemption_sync_point(next(_asked))
-    except RuntimeError:  # jax_enable_preemption_service is off: there are no notices
+    except RuntimeError:  # jax_enable_preemption_service is off
         return False
-
-
-def _leave_now(*signal_and_frame) -> NoReturn:
-    raise Preempted()
 
 
 @contextlib.contextmanager
 def _on_sigterm(handler: Callable) -> Iterator[None]:
-    import jax
-
     main = threading.current_thread() is threading.main_thread()
     if not main or jax.distributed.is_initialized():
         yield

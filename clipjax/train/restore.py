@@ -1,7 +1,4 @@
-"""One checkpoint on disk: found and read without knowing who wrote it, compared with what is
-wanted."""
-
-from __future__ import annotations
+"""Find and read one checkpoint on disk, and compare it with what is wanted."""
 
 import contextlib
 import os
@@ -11,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from etils import epath
 
 from clipjax.errors import CheckpointError
 from clipjax.io import Path, as_path, check_reachable, is_remote, write_errors
 from clipjax.train.distributed.sharding import placed
+from clipjax.train.groups import path_name
 
 PyTree = Any
 _UNFINISHED = ".orbax-checkpoint-tmp"  # after the step, in the name of what is being written
@@ -23,24 +22,20 @@ _UNFINISHED = ".orbax-checkpoint-tmp"  # after the step, in the name of what is 
 def restore_params(
     directory: str | os.PathLike, *, like: PyTree = None, step: int | None = None
 ) -> PyTree:
-    """The parameters of a checkpoint; its optimizer need not be known and is not read.
+    """The parameters of a checkpoint; its optimizer is not read and need not be known.
 
     Args:
-      directory: where a `Checkpointer` wrote, `<workdir>/checkpoints/<phase>` of a run, for
-        instance. What was trained on cached features is stacked over methods and seeds.
-      like: arrays or their shapes and dtypes, on whose devices (and cut up as they are) the
-        parameters arrive; by default all that were saved, whole, on the first device.
+      directory: of a `Checkpointer`, as `<workdir>/checkpoints/<phase>` of a run. Parameters that
+        trained on cached features are stacked over methods and seeds.
+      like: a tree of arrays, or their shapes and dtypes, whose placement the result has; by default
+        all that were saved, as nested dicts, whole, on the first device.
       step: another than the newest.
 
-    Returns:
-      A tree like `like`; by default nested dicts of arrays in the dtypes that were saved.
-
     Raises:
-      CheckpointError: no checkpoint is there, or it does not hold what is wanted.
+      CheckpointError: there is no checkpoint, or it does not hold what is wanted.
     """
     place = find_step(directory, step)
-    if like is None:
-        like = shapes(place).get("params")
+    like = shapes(place).get("params") if like is None else like
     if like is None:
         raise CheckpointError(f"{place} holds no parameters: it is not of a train state.")
     if changed := [line for line in differences(place, {"params": like}) if "alone" not in line]:
@@ -49,22 +44,14 @@ def restore_params(
 
 
 def absolute(directory: str | os.PathLike) -> Path:
-    """A directory as orbax takes it: no relative path; `gs://` stays what it is.
-
-    Raises:
-      ConfigError: it is in a store that cannot be reached.
-    """
+    """A directory as orbax takes it, absolute or `gs://`; ConfigError if it cannot be reached."""
     path = as_path(directory)
     check_reachable(path)
     return path if is_remote(path) else path.absolute()
 
 
 def find_step(directory: str | os.PathLike, step: int | None = None) -> Path:
-    """The folder of a checkpoint, the newest by default.
-
-    Raises:
-      CheckpointError: there is none.
-    """
+    """The folder of a checkpoint, by default the newest; CheckpointError if there is none."""
     path = absolute(directory)
     there = steps_in(path)
     if not there or step not in (None, *there):
@@ -75,7 +62,7 @@ def find_step(directory: str | os.PathLike, step: int | None = None) -> Path:
 
 
 def steps_in(path: Path) -> list[int]:
-    """The whole checkpoints of a directory, oldest first."""
+    """The steps of a directory's complete checkpoints, oldest first."""
     import orbax.checkpoint as ocp
 
     if not path.is_dir():
@@ -84,7 +71,7 @@ def steps_in(path: Path) -> list[int]:
 
 
 def is_step(name: str) -> bool:
-    """Whether a folder of this name is taken for a checkpoint, whole or unfinished.
+    """Whether a folder of this name counts as a checkpoint, complete or not.
 
     >>> [is_step(name) for name in ("12", f"12{_UNFINISHED}", "2layers", "seed0")]
     [True, True, False, False]
@@ -97,103 +84,90 @@ def shapes(place: Path) -> PyTree:
     import orbax.checkpoint as ocp
 
     with _readable(place):
-        tree = ocp.PyTreeCheckpointHandler().metadata(_epath(place) / "state").tree
+        tree = ocp.PyTreeCheckpointHandler().metadata(epath.Path(place) / "state").tree
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
 def read_state(place: Path, wanted: PyTree) -> PyTree:
-    """The arrays of a checkpoint that `wanted`, a tree of shapes with their devices, names."""
+    """The arrays of a checkpoint that `wanted`, a tree of shapes with placements, names."""
     import orbax.checkpoint as ocp
 
-    how = ocp.args.PyTreeRestore(
-        item=wanted,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
-        partial_restore=True,
-    )
+    places = ocp.checkpoint_utils.construct_restore_args(wanted)
+    how = ocp.args.PyTreeRestore(item=wanted, restore_args=places, partial_restore=True)
     with _readable(place), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        return reader.restore(_epath(place) / "state", args=how)
+        return reader.restore(epath.Path(place) / "state", args=how)
 
 
-def read_meta(place: Path) -> dict[str, Any]:
-    """The JSON beside the arrays of a checkpoint."""
+def read_meta(place: Path, run: str = "") -> dict[str, Any]:
+    """The JSON beside the arrays of a checkpoint; CheckpointError if it is of another run."""
     import orbax.checkpoint as ocp
 
     with _readable(place):
-        return ocp.JsonCheckpointHandler().restore(_epath(place) / "meta")
-
-
-def check_run(place: Path, meta: dict[str, Any], run: str) -> None:
-    """Refuses a checkpoint that says to be of another run.
-
-    Raises:
-      CheckpointError: it does.
-    """
+        meta = ocp.JsonCheckpointHandler().restore(epath.Path(place) / "meta")
     owner = meta.get("run", "")
     if run and owner and run != owner:
         raise CheckpointError(
             f"the checkpoint {place} is of another run ({owner}, this is {run}); choose another "
             "--workdir, or remove that folder."
         )
+    return meta
 
 
 def differences(place: Path, wanted: PyTree) -> list[str]:
-    """Lines on what of a checkpoint does not fit the wanted shapes, by path."""
-    there, here = _by_path(shapes(place)), _by_path(wanted)
+    """A line for each array of a checkpoint that does not fit the wanted shapes."""
+    # Paths are the same for tuples and for the lists and dicts that they are stored as.
+    named = lambda tree: {path_name(p): x for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    shaped = lambda tree: {name: tuple(x.shape) for name, x in named(tree).items()}
+    there, here = shaped(shapes(place)), shaped(wanted)
     lines = [f"{name} is not in the checkpoint" for name in here.keys() - there.keys()]
     lines += [f"{name} is in the checkpoint alone" for name in there.keys() - here.keys()]
-    for name in here.keys() & there.keys():
-        if here[name] != there[name]:
-            lines.append(f"{name} is {there[name]} in the checkpoint and {here[name]} here")
+    lines += [
+        f"{name} is {there[name]} in the checkpoint and {here[name]} here"
+        for name in here.keys() & there.keys()
+        if here[name] != there[name]
+    ]
     return sorted(lines)
 
 
 def of_optimizer(difference: str) -> bool:
-    """Whether one of `differences` is in the optimizer's state of a `TrainState`."""
+    """Whether one of `differences` is in the optimizer state of a `TrainState`."""
     return difference.startswith("opt_state/")
 
 
 def misfit(place: Path, changed: Sequence[str]) -> CheckpointError:
-    """The sentence on a checkpoint with `differences`."""
-    first = f"{changed[0]}{f', and {len(changed) - 1} more' if changed[1:] else ''}"
+    """The error for a checkpoint with `differences`."""
+    first = changed[0] + (f", and {len(changed) - 1} more" if changed[1:] else "")
+    fault, remedy = f"does not fit this run ({first})", "delete that folder."
     if all(map(of_optimizer, changed)):
-        return CheckpointError(
-            f"the checkpoint {place} is of another optimizer ({first}); start in a new --workdir, "
-            "or open it with Checkpointer(..., fresh_optimizer=True) to take its parameters alone."
-        )
-    return CheckpointError(
-        f"the checkpoint {place} does not fit this run ({first}); start in a new --workdir or "
-        "delete that folder."
-    )
+        fault = f"is of another optimizer ({first})"
+        remedy = "take its parameters alone by Checkpointer(..., fresh_optimizer=True)."
+    return CheckpointError(f"the checkpoint {place} {fault}; start in a new --workdir or {remedy}")
 
 
 def remove_unfinished(directory: Path, step: int, *, patience: float = 10.0) -> None:
-    """Frees the space of a checkpoint that could not be written to its end.
+    """Free the space of an incomplete checkpoint; OSError (or a store's own) if it cannot.
 
-    The error of one array arrives while other threads still write theirs: what they make or rename
-    meanwhile fails the removal, which is tried again for `patience` seconds.
-
-    Raises:
-      OSError: it cannot be removed (of an object store: what its client raises).
+    Other threads may still write their arrays, which fails it: it tries for `patience` seconds.
     """
     if jax.process_index():
         return
-    unfinished = _epath(directory) / f"{step}{_UNFINISHED}"
+    unfinished = epath.Path(directory) / f"{step}{_UNFINISHED}"
     if is_remote(directory):  # nothing is renamed there: a file in it says that it is whole
-        unfinished = _epath(directory) / str(step)
+        unfinished = epath.Path(directory) / str(step)
         if (unfinished / "commit_success.txt").exists():
             return
-    given_up = time.monotonic() + patience
+    end = time.monotonic() + patience
     while unfinished.exists():
         try:
             unfinished.rmtree()
         except write_errors(directory):
-            if time.monotonic() > given_up:
+            if time.monotonic() > end:
                 raise
             time.sleep(0.05)
 
 
 def reason(error: Exception) -> str:
-    """The cause in an error of writing, without tensorstore's layers around it.
+    """The cause of an I/O error, without tensorstore's layers around it.
 
     >>> reason(ValueError("OUT_OF_RANGE: Error writing ...: Failed to write 9 bytes to file 4: "
     ...                   "No space left on device [os_error_code='28'] [source locations='x']"))
@@ -204,23 +178,9 @@ def reason(error: Exception) -> str:
     return found[1] if found else text.splitlines()[0][:200]
 
 
-def _epath(path: Path):
-    """A path with the methods that orbax calls."""
-    from etils import epath
-
-    return epath.Path(path)
-
-
-def _by_path(tree: PyTree) -> dict[str, tuple[int, ...]]:
-    """Shapes by path, the same for tuples and for the lists and dicts they are stored as."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-    return {name(path): tuple(leaf.shape) for path, leaf in leaves}
-
-
 @contextlib.contextmanager
 def _readable(place: Path) -> Iterator[None]:
-    """Says of errors of reading which checkpoint is damaged."""
+    """Name the checkpoint in errors of reading."""
     try:
         yield
     except (ValueError, KeyError, TypeError, OSError) as error:

@@ -1,7 +1,5 @@
 """A profiler's trace of some steps, for TensorBoard or Perfetto."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import re
@@ -14,21 +12,18 @@ from clipjax.errors import ConfigError
 
 
 class Trace(NamedTuple):
-    """Which steps are traced, and where the trace goes."""
+    """The steps to trace."""
 
-    folder: str | os.PathLike
+    folder: str | os.PathLike  # where the trace goes
     first: int
-    last: int  # not among them
+    last: int  # exclusive
 
 
 def parse_steps(text: str) -> tuple[int, int] | None:
-    """The steps of "first:last", the last not among them; None for "".
+    """The steps of "first:last", the last exclusive; None for ""; ConfigError for anything else.
 
     >>> parse_steps("10:20"), parse_steps("")
     ((10, 20), None)
-
-    Raises:
-      ConfigError: anything else.
     """
     if not text:
         return None
@@ -39,11 +34,10 @@ def parse_steps(text: str) -> tuple[int, int] | None:
 
 
 def traced(run: Callable, trace: Trace, first: int, last: int) -> Callable:
-    """`run(state, batch)`, called for steps first .. last - 1, that traces those of `trace`.
+    """`run(state, batch)`, called for steps first .. last - 1, that traces the steps of `trace`.
 
-    Where they are over before `first` (phases on cached features, a run that goes on) and nothing
-    was traced then, as many after the step that compiles are taken instead. Before the trace and at
-    its end the devices are waited for: it holds these steps and what the host does between them.
+    If these are over before `first` (phases on cached features) and were not traced, it takes as
+    many after the step that compiles. It waits for the devices before and after.
     """
     begin, end = max(trace.first, first), min(trace.last, last)
     if trace.last <= first and not os.path.isdir(trace.folder):

@@ -1,10 +1,7 @@
 """Several processes as one run: how they meet, agree and end.
 
-`start` is the one place where `jax.distributed` is initialised. Without it, or with one process,
-everything here returns at once what the process itself has.
+Only `start` initialises `jax.distributed`. Without it all functions take this process for the only.
 """
-
-from __future__ import annotations
 
 import atexit
 import glob
@@ -30,19 +27,15 @@ _watch: watch.Watch | None = None  # of this process, between `start` and its en
 
 
 def start(coordinator: str = "", count: int = 0, index: int = -1) -> None:
-    """Joins the other processes, if there are any; nothing of JAX may have run before.
+    """Join the other processes, if there are any; call it before JAX does anything.
 
-    Args:
-      coordinator: "host:port" of process 0, where the processes meet.
-      count: of processes.
-      index: of this process, from 0.
-
-    What is not given is read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
-    Where there is nothing either, JAX asks the cluster: a Cloud TPU, SLURM (of `srun`) or Open MPI.
-    A `count` of 1 without the others is one process, whatever the cluster says.
+    `coordinator` is "host:port" of process 0, `count` the number of processes, `index` this one's.
+    Those left out are read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID;
+    without these JAX asks the cluster: a Cloud TPU, SLURM (`srun`) or Open MPI. A `count` of 1 is
+    one process, whatever the cluster says, if nothing else is given.
 
     Raises:
-      ConfigError: a part of the three is missing, or does not fit the others; nobody is met.
+      ConfigError: one of the three is missing or does not fit the others; nobody is met.
     """
     coordinator = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
     count = count or _number("JAX_NUM_PROCESSES", 0)
@@ -62,14 +55,9 @@ def start(coordinator: str = "", count: int = 0, index: int = -1) -> None:
 
 
 def _number(variable: str, default: int) -> int:
-    """An integer of the environment.
-
-    Raises:
-      ConfigError: it is something else.
-    """
-    text = os.environ.get(variable, "")
+    text = os.environ.get(variable) or default
     try:
-        return int(text) if text else default
+        return int(text)
     except ValueError:
         raise ConfigError(f"{variable}={text!r} is no whole number; correct or unset it.") from None
 
@@ -93,45 +81,37 @@ def _meet(*where) -> None:
 
 
 def _end(sentence: str, code: int) -> NoReturn:
-    """Ends this process from any thread, at once, before JAX or gloo aborts it."""
+    """End this process from any thread, at once, before JAX or gloo aborts it."""
     os.write(2, f"clipjax: {sentence}\n".encode())
     os._exit(code)
 
 
 def leave(code: int) -> None:
-    """Tells the others that this process ends by itself; to be called before it says so.
-
-    They were going to miss it otherwise, and end in their turn where they cannot go on. Does not
-    return where this process is being ended for another one's sake already.
-    """
+    """`Watch.leave`, if others watch: tell them that this process ends, before it says so."""
     if _watch:
         _watch.leave(code)
 
 
 def see_off() -> None:
-    """Lets the others end first, where they do so now for the same reason.
-
-    JAX's service for all ends with process 0, and they would abort.
-    """
+    """Let the others end first: JAX's service ends with process 0, and they would abort."""
     if several() and is_first():
         time.sleep(GRACE)
 
 
 def _on_cluster() -> bool:
-    """Whether JAX can find out about other processes by itself, without asking the network."""
-    step = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
-    if all(name in os.environ for name in step) and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
-        return True
-    open_mpi = "OMPI_MCA_orte_hnp_uri" in os.environ
-    if open_mpi and int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
-        return True
+    """Whether JAX can find the other processes by itself, without asking the network."""
+    slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+    mpi = ("OMPI_MCA_orte_hnp_uri",)
+    for names, size in ((slurm, "SLURM_NTASKS"), (mpi, "OMPI_COMM_WORLD_SIZE")):
+        if os.environ.keys() >= set(names) and int(os.environ.get(size, 1)) > 1:
+            return True
     chips = glob.glob("/dev/accel[0-9]*") + glob.glob("/dev/vfio/[0-9]*")
     platforms = os.environ.get("JAX_PLATFORMS", "tpu")
     return bool(chips) and "tpu" in platforms and importlib.util.find_spec("libtpu") is not None
 
 
 def several() -> bool:
-    """Whether there is another process. Starts no backend where `start` found none."""
+    """Whether there are other processes."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
@@ -146,10 +126,7 @@ def is_first() -> bool:
 
 
 def gather(value: T) -> list[T]:
-    """Gather the values of all processes, by index; all must call it together.
-
-    It travels pickled, from processes of one run to each other.
-    """
+    """The (pickled) values of all processes, by index; all must call it together."""
     if not several():
         return [value]
     from jax.experimental import multihost_utils
@@ -164,42 +141,28 @@ def gather(value: T) -> list[T]:
 
 
 def together(make: Callable[[], T]) -> T:
-    """`make()`; where it raises a ClipjaxError on some processes, all raise one.
+    """`make()`; if it raises a ClipjaxError on some processes, all raise one.
 
-    `make` must not talk to the other processes itself: one that fails would not answer.
+    It must not talk to other processes: one that fails would not answer.
     """
-    if not several():
-        return make()
-    value, trouble = None, None
+    value = trouble = None
     try:
         value = make()
     except ClipjaxError as error:
         trouble = error
-    found = [error for error in gather(trouble) if error is not None]
-    if found:
-        raise trouble or found[0]
+    for other in filter(None, gather(trouble)):
+        raise trouble or other
     return value
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """`make()` of process 0, on all; a ClipjaxError of it, too."""
-    if not several():
-        return make()
+    """`make()` of process 0, or its ClipjaxError, on all processes."""
     value = together(lambda: make() if is_first() else None)
-    return gather(value if is_first() else None)[0]
-
-
-def any_of(flag: bool) -> bool:
-    """Whether it is so on any process."""
-    return any(gather(flag))
+    return gather(value)[0]
 
 
 def agree(what: str, value: Any, describe: Callable[[Any, Any], str] = lambda a, b: "") -> None:
-    """Refuses to go on where a process has another `value`, comparable, than process 0.
-
-    Raises:
-      ConfigError: on all processes, naming the first that differs; `describe` of both values.
-    """
+    """ConfigError, on all processes, if one has another `value` than process 0."""
     values = gather(value)
     for index, other in enumerate(values):
         if other != values[0]:
@@ -211,14 +174,13 @@ def agree(what: str, value: Any, describe: Callable[[Any, Any], str] = lambda a,
 
 
 def lost_contact(error: BaseException) -> str:
-    """A sentence where an error says that another process is gone; "" for other errors.
+    """A sentence for errors that mean the loss of another process; "" for others.
 
-    Does not return where the watch knows more: it says so, and ends this process.
+    Does not return where the watch knows more and ends this process.
     """
     text = str(error)
     signs = ("gloo", "heartbeat", "coordination", "connection", "unavailable", "barrier", "peer")
-    # A broken connection of gloo is a ValueError.
-    kinds = (jax.errors.JaxRuntimeError, RuntimeError, ValueError)
+    kinds = (RuntimeError, ValueError)  # JAX's errors are of the former, gloo's of the latter
     told = isinstance(error, kinds) and any(sign in text.lower() for sign in signs)
     if _watch:
         _watch.settle(ASIDE if told else 1.0)  # any error can follow from another one's end

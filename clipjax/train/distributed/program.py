@@ -1,6 +1,4 @@
-"""A step for the devices of a mesh: compiled by `jax.jit`, or by `jax.pmap`."""
-
-from __future__ import annotations
+"""A step compiled for the devices of a mesh, by `jax.jit` or `jax.pmap`."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,7 +21,7 @@ WAYS = ("jit", "pmap")
 
 
 class Program(NamedTuple):
-    """A step with the placement that it asks for. `run` takes what the other two give."""
+    """A compiled step; `run` takes a state and a batch that the other two placed."""
 
     run: Callable[[PyTree, PyTree], tuple[PyTree, dict]]  # the state is donated
     place_state: Callable[[PyTree], PyTree]
@@ -33,19 +31,16 @@ class Program(NamedTuple):
 def make_program(
     step: Callable, state: PyTree, mesh: Mesh, way: str = "jit", *shared: PyTree
 ) -> Program:
-    """The program of a step.
+    """Compile a step.
 
     Args:
-      step: pure, (state, batch, *shared) -> (state, metrics). For "pmap" it averages over the axis
+      step: pure, (state, batch, *shared) -> (state, metrics); for "pmap" it averages over the axis
         `DATA` (`make_step(..., axis_name=DATA)`).
-      state: like those it will get.
+      state: arrays or shapes like those of its states.
       mesh: of `clipjax.train.distributed.sharding`.
-      way: "jit": the compiler cuts the step by where its arguments lie. "pmap": every device runs
-        the step on its part of the batch, the state whole on each.
-      shared: parameters that no step changes; placed as the state is, and never donated.
-
-    Raises:
-      ValueError: pmap over a mesh that cuts parameters.
+      way: "jit" lets the compiler cut the step by its arguments' places; with "pmap" every device
+        runs the step on its part of the batch and has the whole state (no fsdp: ValueError).
+      shared: parameters that no step changes; placed like the state, never donated.
     """
     if way == "pmap":
         return _pmapped(step, mesh, shared)
@@ -57,47 +52,28 @@ def make_program(
 
 
 def _pmapped(step: Callable, mesh: Mesh, shared: tuple[PyTree, ...]) -> Program:
-    devices = mesh.devices.reshape(-1)
+    devices = list(mesh.devices.reshape(-1))
     if mesh.devices.shape[1] > 1:
         raise ValueError("pmap keeps parameters whole on each device; it has no fsdp.")
-    mapped = jax.pmap(
-        step,
-        DATA,
-        in_axes=(None, 0, *(None for _ in shared)),
-        out_axes=None,
-        devices=tuple(devices),
-        donate_argnums=0,
-    )
+    axes = (None, 0, *(None for _ in shared))
+    mapped = jax.pmap(step, DATA, in_axes=axes, out_axes=None, devices=devices, donate_argnums=0)
     mine = [device for device in devices if device.process_index == jax.process_index()]
     local = Mesh(np.array(mine), (DATA,))
 
-    def place_batch(batch: PyTree) -> PyTree:
-        return jax.device_put(_stacked(batch, len(mine)), NamedSharding(local, PartitionSpec(DATA)))
-
-    fixed, run = replicate(shared, mesh), mapped
-    if len(mine) < len(devices):
-        fixed, run = _rewrapped(fixed, local), _with_local_arrays(mapped, local, mesh)
-    both = (lambda state, batch: run(state, batch, *fixed)) if shared else run
-    return Program(both, lambda state: replicate(state, mesh), place_batch)
-
-
-def _stacked(batch: PyTree, parts: int) -> PyTree:
-    """[B, ...] -> [parts, B / parts, ...]; numbers repeated."""
-
-    def stack(x):
-        x = np.asarray(x)
+    def stack(x):  # [B, ...] -> [parts, B / parts, ...]
+        x, parts = np.asarray(x), len(mine)
         return x.reshape(parts, -1, *x.shape[1:]) if x.ndim else np.broadcast_to(x, parts)
 
-    return jax.tree.map(stack, batch)
+    def place_batch(batch: PyTree) -> PyTree:
+        cut = NamedSharding(local, PartitionSpec(DATA))
+        return jax.device_put(jax.tree.map(stack, batch), cut)
 
-
-def _with_local_arrays(mapped: Callable, local: Mesh, mesh: Mesh) -> Callable:
-    """`pmap` of several processes takes and gives arrays of one; the state is one of all."""
-
-    def run(state, batch, *shared):
-        return _rewrapped(mapped(_rewrapped(state, local), batch, *shared), mesh)
-
-    return run
+    fixed = replicate(shared, mesh)
+    run = lambda state, batch: mapped(state, batch, *fixed)
+    if len(mine) < len(devices):  # pmap takes and gives arrays of one process; states are of all
+        fixed = _rewrapped(fixed, local)
+        run = lambda state, batch: _rewrapped(mapped(_rewrapped(state, local), batch, *fixed), mesh)
+    return Program(run, lambda state: replicate(state, mesh), place_batch)
 
 
 def _rewrapped(tree: PyTree, to: Mesh) -> PyTree:

@@ -1,17 +1,11 @@
 """One mesh for everything: batches are cut over all its devices, parameters over some or none.
 
-Its axes are `data` and `fsdp`. A batch is cut over both. Parameters and optimizer state lie whole
-on every device, or, where the axis `fsdp` is longer than 1, in parts on the devices along it
-(fully sharded data parallelism; Rajbhandari et al. 2020, arXiv 1910.02054, stage 3). The axes are
-of type Auto: the step stays as it is, `jax.jit` reads the placement of its arguments, and the mean
-over a batch becomes a mean over all devices' parts of it. No layer keeps statistics of a batch, so
-the numbers are those of one device up to the order of summation.
-
-Where several processes share a mesh (`clipjax.train.distributed.processes`), each holds its own
-part of every batch, in the order of the processes.
+Batches are cut over both axes, `data` and `fsdp`; parameters and optimizer state are whole, or cut
+along `fsdp` (fully sharded data parallelism; Rajbhandari et al. 2020, arXiv 1910.02054, stage 3).
+The axes have type Auto: `jax.jit` makes means over a batch means over all devices. No layer keeps
+statistics of a batch, so the numbers are those of one device up to the order of summation. Several
+processes (`clipjax.train.distributed.processes`) each hold their part of every batch, in order.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -29,72 +23,44 @@ SMALLEST = 1024  # elements of an array that is worth cutting
 
 
 def make_mesh(devices: Sequence[jax.Device], fsdp: int = 1) -> Mesh:
-    """A mesh [data, fsdp] of these devices.
-
-    They are taken in the order of their processes: that of the parts of a batch, and neighbours,
-    which are near each other, share the parameters.
-
-    Raises:
-      ConfigError: `fsdp` does not divide their number.
-    """
+    """A mesh [data, fsdp] of devices by process; ConfigError if `fsdp` does not divide them."""
     if fsdp < 1 or len(devices) % fsdp:
         raise ConfigError(
-            f"fsdp={fsdp} does not divide the {len(devices)} devices; choose a divisor."
+            f"fsdp={fsdp} does not divide the {len(devices)} devices; take a divisor."
         )
     ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
     grid = np.array(ordered).reshape(-1, fsdp)
-    return Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto, AxisType.Auto))
+    return Mesh(grid, (DATA, FSDP), axis_types=(AxisType.Auto,) * 2)
 
 
 def batch_mesh(batch_size: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """The devices that share a batch evenly: as many of those at hand as divide its size.
-
-    Args:
-      batch_size: examples of the smallest batch that is dealt out.
-      devices: of this process; all local ones by default.
-    """
+    """A mesh of as many devices (of all local ones by default) as can share a batch evenly."""
     devices = jax.local_devices() if devices is None else devices
     return make_mesh(devices[: sharing(batch_size, len(devices))])
 
 
 def sharing(batch_size: int, devices: int) -> int:
-    """How many of some devices can have equal parts of a batch.
-
-    >>> sharing(64, 8), sharing(12, 8), sharing(7, 4)
-    (8, 6, 1)
-    """
+    """The largest number of devices, up to `devices`, that can have equal parts of a batch."""
     return max(n for n in range(1, devices + 1) if batch_size % n == 0)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The placement of what is whole on each device."""
+    """The placement of arrays that are whole on each device."""
     return NamedSharding(mesh, PartitionSpec())
-
-
-def cut(mesh: Mesh) -> NamedSharding:
-    """The placement of batches: the first axis over all devices."""
-    return NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
 
 
 def state_shardings(state: PyTree, mesh: Mesh) -> PyTree:
     """The placement of parameters and optimizer state: a sharding for each array."""
 
-    def place(x):
+    def sharding(x):
         axis = longest_axis(np.shape(x), mesh.shape[FSDP])
-        return NamedSharding(mesh, PartitionSpec(*[None] * axis, FSDP) if axis >= 0 else _WHOLE)
+        return NamedSharding(mesh, PartitionSpec(*([None] * axis + [FSDP] if axis >= 0 else [])))
 
-    return jax.tree.map(place, state)
-
-
-_WHOLE = PartitionSpec()
+    return jax.tree.map(sharding, state)
 
 
 def longest_axis(shape: Sequence[int], parts: int) -> int:
-    """The longest axis of an array that can be cut into equal parts; -1: leave the array whole.
-
-    >>> longest_axis((192, 768), 4), longest_axis((6, 1000), 4), longest_axis((768,), 4)
-    (1, 1, -1)
-    """
+    """The longest axis of an array that can be cut into equal parts; -1 to leave it whole."""
     fitting = [axis for axis, size in enumerate(shape) if size % parts == 0]
     if parts == 1 or not fitting or math.prod(shape) < SMALLEST:
         return -1
@@ -102,17 +68,17 @@ def longest_axis(shape: Sequence[int], parts: int) -> int:
 
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Every array whole on each device. With several processes: the same on each of them."""
+    """Every array whole on each device; all processes must have the same."""
     return place(tree, jax.tree.map(lambda _: replicated(mesh), tree))
 
 
 def place(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Arrays where `shardings`, one for each, say; whole on every process before."""
+    """Arrays, whole on every process so far, placed by `shardings`, one for each."""
 
     def put(x, sharding):
         if sharding.is_fully_addressable or not getattr(x, "is_fully_addressable", True):
             return jax.device_put(x, sharding)
-        values = np.asarray(x)  # no talking: `device_put` would compare the processes' values
+        values = np.asarray(x)  # `device_put` would compare the values of all processes
         return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
 
     return jax.tree.map(put, tree, shardings)
@@ -121,9 +87,9 @@ def place(tree: PyTree, shardings: PyTree) -> PyTree:
 def deal_out(batch: PyTree, mesh: Mesh) -> PyTree:
     """Every array [B, ...] cut along its first axis, a part to each device; numbers whole.
 
-    With several processes: every process's [B / processes, ...] makes its part of [B, ...].
+    Several processes give [B / processes, ...] each.
     """
-    where = jax.tree.map(lambda x: cut(mesh) if np.ndim(x) else replicated(mesh), batch)
+    where = _batch_shardings(batch, mesh)
     if replicated(mesh).is_fully_addressable:
         return jax.device_put(batch, where)
     join = lambda x, sharding: jax.make_array_from_process_local_data(sharding, np.asarray(x))
@@ -131,13 +97,10 @@ def deal_out(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """Every array whole on the host, as NumPy's; all processes must ask for it together.
-
-    One after the other: no device holds more than one of them whole.
-    """
+    """Every array whole on the host, one after the other; all processes must call it together."""
 
     def bring(x):
-        if not _readable(x):
+        if not (getattr(x, "is_fully_addressable", True) or x.is_fully_replicated):
             x = jax.jit(_same, out_shardings=replicated(x.sharding.mesh))(x)
         return jax.device_get(x)
 
@@ -148,23 +111,13 @@ def _same(x: jax.Array) -> jax.Array:
     return x  # one function object: compiled once for arrays of equal shape and place
 
 
-def _readable(x: Any) -> bool:
-    """Whether this process has all of an array."""
-    return not isinstance(x, jax.Array) or x.is_fully_addressable or x.is_fully_replicated
-
-
 def on_each(array: Any) -> jax.Array:
-    """An array on the first device of this process; with several, one that all have whole.
-
-    For what every process computes by itself, to the same numbers: training on cached features.
-    """
-    if jax.process_count() == 1:
-        return jax.device_put(array)
-    return place(array, first_devices())
+    """An array on the first device of each process, which all compute the same with it."""
+    return jax.device_put(array) if jax.process_count() == 1 else place(array, first_devices())
 
 
 def first_devices() -> NamedSharding | SingleDeviceSharding:
-    """Whole on the first device of each process."""
+    """The placement of arrays that are whole on the first device of each process."""
     if jax.process_count() == 1:
         return SingleDeviceSharding(jax.local_devices()[0])
     first: dict[int, jax.Device] = {}
@@ -174,19 +127,24 @@ def first_devices() -> NamedSharding | SingleDeviceSharding:
 
 
 def placed(tree: PyTree) -> PyTree:
-    """Shapes, dtypes and places of arrays; `first_devices` for those that have no place yet."""
-    describe = lambda x: _shape_at(x, getattr(x, "sharding", None) or first_devices())
-    return jax.tree.map(describe, tree)
+    """Shapes, dtypes and places of arrays; `first_devices` for those without a place."""
+    where = lambda x: getattr(x, "sharding", None) or first_devices()
+    return jax.tree.map(lambda x: _shape_at(x, where(x)), tree)
 
 
 def place_state(state: PyTree, mesh: Mesh) -> PyTree:
-    """Shapes of parameters and optimizer state with the places that `state_shardings` gives."""
+    """Shapes of parameters and optimizer state, placed by `state_shardings`."""
     return jax.tree.map(_shape_at, state, state_shardings(state, mesh))
 
 
 def place_batch(batch: PyTree, mesh: Mesh) -> PyTree:
-    """Shapes of a batch's arrays [B, ...] with the places that `deal_out` gives."""
-    return jax.tree.map(lambda x: _shape_at(x, cut(mesh) if x.ndim else replicated(mesh)), batch)
+    """Shapes of a batch's arrays [B, ...], placed as by `deal_out`."""
+    return jax.tree.map(_shape_at, batch, _batch_shardings(batch, mesh))
+
+
+def _batch_shardings(batch: PyTree, mesh: Mesh) -> PyTree:
+    cut = NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+    return jax.tree.map(lambda x: cut if np.ndim(x) else replicated(mesh), batch)
 
 
 def _shape_at(x: Any, sharding: NamedSharding | SingleDeviceSharding) -> jax.ShapeDtypeStruct:
