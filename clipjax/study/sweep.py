@@ -4,7 +4,7 @@
     config.sweep = ({"optim.lr": 1e-3, "data.shots": 4}, {"optim.lr": 3e-3})          # these two
 
 Methods that differ in numbers alone train as one program (`clipjax.study.methods.group_runs`); a
-sweep is nothing but a way to write down many of them. All here is on plain nested mappings.
+sweep only writes down many of them. All here works on plain nested mappings.
 """
 
 from __future__ import annotations
@@ -31,19 +31,16 @@ class Entry(NamedTuple):
 
     stage: str
     setting: Setting  # empty without a sweep
-    fields: dict[str, Any]  # as in `config.methods`, the setting put in
+    fields: dict[str, Any]  # as in `config.methods`, with the setting put in
 
 
 def settings(sweep: Sequence[Mapping]) -> list[Setting]:
-    """The settings that `config.sweep` lists.
+    """Return all combinations of values of each grid, {field: a value or a tuple of values}.
 
     >>> settings(({"optim.lr": (1, 2), "data.shots": 4},))
     [{'data.shots': 4, 'optim.lr': 1}, {'data.shots': 4, 'optim.lr': 2}]
     >>> settings(({"optim.lr": 1}, {"data.shots": 4}))
     [{'optim.lr': 1}, {'data.shots': 4}]
-
-    Args:
-      sweep: grids, {field: a value or a tuple of values}; of each all combinations are meant.
 
     Raises:
       ConfigError: anything else, or a field without values.
@@ -60,13 +57,11 @@ def settings(sweep: Sequence[Mapping]) -> list[Setting]:
 
 
 def expand(config: Mapping[str, Any]) -> dict[str, Entry]:
-    """name -> entry of every method that is trained: each stage, with a sweep at each setting.
+    """Return name -> entry of every method to train: each stage, with a sweep at each setting.
 
-    A stage that a setting does not concern (another method's option) is not repeated. What a method
-    says of its own (`methods.<name>.optim`) gives way to the sweep.
-
-    Args:
-      config: all fields of a study as a plain nested mapping.
+    A stage that a setting does not concern (another method's option) is not repeated. The sweep
+    overrides what a method says of its own (`methods.<name>.optim`). `config` has all fields of a
+    study.
 
     Raises:
       ConfigError: a stage without a method; a field that cannot be swept, or that does not exist;
@@ -80,7 +75,8 @@ def expand(config: Mapping[str, Any]) -> dict[str, Entry]:
         _check_field(field, config)
         _check_tuples(field, [each[field] for each in wanted if field in each], config)
     for stage, fields in entries.items():
-        concerned = [{k: v for k, v in each.items() if _concerns(k, stage)} for each in wanted]
+        ours = ("optim.", "data.", f"methods.{stage}.")
+        concerned = [{k: v for k, v in each.items() if k.startswith(ours)} for each in wanted]
         for name, own in zip(setting_names(stage, concerned), concerned, strict=True):
             made = Entry(stage, own, _changed(copy.deepcopy(fields), own, stage))
             if found.setdefault(name, made)[:2] != (stage, own):
@@ -92,7 +88,7 @@ def expand(config: Mapping[str, Any]) -> dict[str, Entry]:
 
 
 def _entry(methods: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """What the config says of a method."""
+    """Return what the config says of a method."""
     if stage not in methods:
         raise ConfigError(
             f"stages names {stage!r}, which config.methods does not have; methods: "
@@ -106,13 +102,14 @@ def _entry(methods: Mapping[str, Any], stage: str) -> dict[str, Any]:
 
 
 def _sorted(value: Any) -> Any:
-    """A value with sorted keys, as config.json gives it back to exports."""
+    """Sort keys at any depth, as config.json gives them back to exports."""
     if isinstance(value, Mapping):
         return {key: _sorted(value[key]) for key in sorted(value)}
     return tuple(map(_sorted, value)) if isinstance(value, (tuple, list)) else value
 
 
 def _check_field(field: str, config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a field that cannot be swept."""
     root, _, rest = field.partition(".")
     first, _, inner = rest.partition(".")
     known = {
@@ -127,9 +124,10 @@ def _check_field(field: str, config: Mapping[str, Any]) -> None:
 
 
 def _check_tuples(field: str, values: Sequence[Any], config: Mapping[str, Any]) -> None:
-    """Refuses (256,) where ((256,),) was meant: one value, which is a tuple."""
-    stage = field.split(".")[1] if field.startswith("methods.") else None
-    current = _at(_entry(config["methods"], stage), _path(field)) if stage else None
+    """Raise ConfigError for (256,) where ((256,),) was meant: one value, which is a tuple."""
+    current = None
+    if field.startswith("methods."):
+        current = _at(_entry(config["methods"], field.split(".")[1]), _path(field))
     current = _at(config, _path(field)) if current is None else current
     for value in values:
         if isinstance(current, tuple) and not isinstance(value, (tuple, type(None))):
@@ -141,7 +139,7 @@ def _check_tuples(field: str, values: Sequence[Any], config: Mapping[str, Any]) 
 
 
 def _at(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
-    """What lies there; None where nothing does."""
+    """Return the value at a path; None where there is none."""
     for key in path:
         if not isinstance(tree, Mapping) or key not in tree:
             return None
@@ -149,12 +147,14 @@ def _at(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
     return tree
 
 
-def _concerns(field: str, stage: str) -> bool:
-    return not field.startswith("methods.") or field.split(".")[1] == stage
+def _path(field: str) -> list[str]:
+    """Return where a field lies in a method's entry."""
+    keys = field.split(".")
+    return keys[2:] if keys[0] == "methods" else keys
 
 
 def _changed(method: dict, own: Setting, stage: str) -> dict:
-    """A method's entry with a setting put in."""
+    """Put a setting into a method's entry."""
     paths = {field: _path(field) for field in own}
     for (field, path), (other, longer) in itertools.permutations(paths.items(), 2):
         if longer[: len(path)] == path:
@@ -163,7 +163,7 @@ def _changed(method: dict, own: Setting, stage: str) -> dict:
                 "leave one of them out."
             )
     for field, value in own.items():
-        if field.startswith("optim.") and any("optim" in p for p in _phases(method)):
+        if field.startswith("optim.") and any("optim" in phase for phase in _phases(method)):
             raise ConfigError(
                 f"sweep varies {field!r}, but phases of methods.{stage} have an optim of "
                 f"their own; vary methods.{stage}.phases.<phase>.{field}."
@@ -177,21 +177,15 @@ def _changed(method: dict, own: Setting, stage: str) -> dict:
     return method
 
 
-def _path(field: str) -> list[str]:
-    """Where a field lies in a method's entry."""
-    keys = field.split(".")
-    return keys[2:] if keys[0] == "methods" else keys
-
-
 def _phases(method: Mapping[str, Any]) -> list[Mapping]:
-    """The entries of a method's phases; none where they are malformed, which is refused later."""
+    """Return the entries of a method's phases; malformed ones are refused later."""
     phases = method.get("phases")
     found = phases.values() if isinstance(phases, Mapping) else ()
     return [phase for phase in found if isinstance(phase, Mapping)]
 
 
 def setting_names(stage: str, settings: Sequence[Setting]) -> list[str]:
-    """A name for each setting of a stage: the stage and what is particular to the setting.
+    """Name each setting of a stage: the stage, and the fields and values that concern it.
 
     Fields go by their last word, numbers by six digits, unless another field or value of the
     stage's would look the same.
@@ -202,34 +196,24 @@ def setting_names(stage: str, settings: Sequence[Setting]) -> list[str]:
     ['dann optim.gamma=0.5', 'dann methods.dann.gamma=0.5']
     >>> setting_names("dann", [{"optim.lr": 0.12345671}, {"optim.lr": 0.12345674}])
     ['dann lr=0.12345671', 'dann lr=0.12345674']
-
-    Args:
-      stage: its name.
-      settings: the settings, only fields that concern the stage.
     """
-    names = _names({field: None for setting in settings for field in setting})
-    texts = {field: _texts([own[field] for own in settings if field in own]) for field in names}
+    ends = {field: field.rsplit(".", 1)[-1] for setting in settings for field in setting}
+    counts = Counter(ends.values())
+    texts = {field: _texts([own[field] for own in settings if field in own]) for field in ends}
+    shown = {field: end if counts[end] == 1 else field for field, end in ends.items()}
     return [
-        " ".join([stage, *(f"{names[k]}={texts[k][repr(v)]}" for k, v in setting.items())])
+        " ".join([stage, *(f"{shown[k]}={texts[k][repr(v)]}" for k, v in setting.items())])
         for setting in settings
     ]
 
 
-def _names(fields: Sequence[str]) -> dict[str, str]:
-    """field -> its last word, or all of it where another field ends alike."""
-    ends = {field: field.rsplit(".", 1)[-1] for field in fields}
-    counts = Counter(ends.values())
-    return {field: end if counts[end] == 1 else field for field, end in ends.items()}
-
-
 def _texts(values: Sequence[Any]) -> dict[str, str]:
-    """repr of a value -> how it is written."""
-    short, exact = {}, {}
+    """Return repr of a value -> how it is written, for file names."""
+    brief, exact = {}, {}
     for value in values:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        short[repr(value)] = f"{value:g}" if isinstance(value, float) else str(value)
+        brief[repr(value)] = f"{value:g}" if isinstance(value, float) else str(value)
         exact[repr(value)] = repr(float(value)) if number else str(value)
-    counts = Counter(text for text, _ in {(short[key], exact[key]) for key in short})
-    found = {key: text if counts[text] == 1 else exact[key] for key, text in short.items()}
-    # It becomes part of file names.
+    counts = Counter(text for text, _ in {(brief[key], exact[key]) for key in brief})
+    found = {key: text if counts[text] == 1 else exact[key] for key, text in brief.items()}
     return {key: text.replace("/", "_").replace(" ", "") for key, text in found.items()}
