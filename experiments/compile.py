@@ -12,7 +12,7 @@ import pathlib
 from absl import app, flags
 
 from clipjax.errors import ConfigError
-from clipjax.runtime.cli import say, user_errors
+from clipjax.runtime.cli import no_words, say, user_errors
 from experiments.configfile import as_mapping, define_config, refuse_bad_config
 
 if __name__ == "__main__":
@@ -44,19 +44,9 @@ _TOPOLOGIES = flags.DEFINE_list("topologies", "v5e:1x1,v5e:2x4,v5e:16x16", "Of t
 _ROWS = flags.DEFINE_string("rows", "runs/scaling", "Where the table's finished rows are kept.")
 
 
-def asked(model: str, topology: str):
-    """The question that the flags ask of a model and a topology."""
-    from clipjax.aot.ask import Question
-
-    return Question(
-        model, topology, _METHOD.value, _PHASE.value, _BATCH_SIZE.value, _FSDP.value, _FAST.value
-    )
-
-
 def main(argv: list[str]) -> None:
-    """Compiles what the flags name and prints what the compiler says."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
+    """Compile what the flags name and print what the compiler says."""
+    no_words(argv)
     with user_errors():
         from clipjax.study import Study, parse
 
@@ -69,26 +59,23 @@ def main(argv: list[str]) -> None:
 
         # Refuses before anything else starts, and keeps JAX off TPUs.
         open_topology(_TOPOLOGY.value)
-        from clipjax.aot import ask as scaling
-        from clipjax.aot import largest_batch as scaling_batch
-        from clipjax.aot import report as scaling_report
+        from clipjax.aot import report
+        from clipjax.aot.ask import Question, ask
+        from clipjax.aot.largest_batch import largest_batch
 
-        alone = not (_MARKDOWN.value or _TABLE.value)
-        if _LARGEST.present and _LARGEST.value and not alone:
+        if _LARGEST.present and _LARGEST.value and (_MARKDOWN.value or _TABLE.value):
             raise ConfigError("--largest_batch has no place in the table; drop one of the flags.")
+        rest = [each.value for each in (_METHOD, _PHASE, _BATCH_SIZE, _FSDP, _FAST)]
         if _TABLE.value:
-            page = pathlib.Path(_TABLE.value)
-            questions = [asked(m, t) for m in _MODELS.value for t in _TOPOLOGIES.value]
-            scaling_report.write_table(study, questions, page, pathlib.Path(_ROWS.value), say)
+            questions = [Question(m, t, *rest) for m in _MODELS.value for t in _TOPOLOGIES.value]
+            page, rows = pathlib.Path(_TABLE.value), pathlib.Path(_ROWS.value)
+            report.write_table(study, questions, page, rows, say)
             return
-        answer = scaling.ask(study, asked(_MODEL.value, _TOPOLOGY.value), say)
-        if _MARKDOWN.value:
-            say(scaling_report.row(answer))
-            return
-        for line in scaling_report.describe(answer):
+        answer = ask(study, Question(_MODEL.value, _TOPOLOGY.value, *rest), say)
+        for line in [report.row(answer)] if _MARKDOWN.value else report.describe(answer):
             say(line)
-        if _LARGEST.value:
-            say(scaling_batch.largest_batch(study, answer, say))
+        if _LARGEST.value and not _MARKDOWN.value:
+            say(largest_batch(study, answer, say))
 
 
 if __name__ == "__main__":

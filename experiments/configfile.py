@@ -1,4 +1,4 @@
-"""A config file: run, its `get_config` called, and what goes wrong in it said in one sentence."""
+"""Reads a config file, and says in one sentence what is wrong with it or with an option."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ _MISFIT = re.compile(
 
 
 def define_config(default: str, help: str) -> flags.FlagHolder:
-    """The flag --config, whose files may have a `get_config` with or without an argument.
-
-    ml_collections calls it with what follows the colon, and with nothing where nothing does.
-    """
+    """Define the flag --config, whose files may have a `get_config` without an argument."""
     holder = config_flags.DEFINE_config_file("config", default, help)
     flags.FLAGS["config"].parser = _Files()
     return holder
@@ -43,9 +40,7 @@ class _Files(flags.ArgumentParser):
         return "config object"
 
     def parse(self, path: str) -> ConfigDict:
-        config = load_config(path)
-        config.lock()
-        return config
+        return load_config(path).lock()
 
 
 def load_config(path: str) -> ConfigDict:
@@ -83,28 +78,32 @@ def load_config(path: str) -> ConfigDict:
 
 
 def _arguments(get_config: Any, file: str, argument: str) -> tuple[str, ...]:
-    """The arguments of `get_config`: what follows the colon; none, or "" where it needs one."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    taken = list(inspect.signature(get_config).parameters.values())
-    takes = [p for p in taken if p.kind in (*kinds, inspect.Parameter.VAR_POSITIONAL)]
+    """Return the arguments of `get_config`: what follows the colon, "" where it needs one."""
+    parameter = inspect.Parameter
+    kinds = (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.VAR_POSITIONAL)
+    takes = [p for p in inspect.signature(get_config).parameters.values() if p.kind in kinds]
     if argument and not takes:
         raise ConfigError(
             f"get_config of {file} takes no argument, and {argument!r} follows the file's name; "
             "leave it out, or let get_config take it."
         )
-    needed = [p for p in takes if p.kind in kinds and p.default is inspect.Parameter.empty]
+    needed = any(p.kind in kinds[:2] and p.default is parameter.empty for p in takes)
     return (argument,) if argument or needed else ()
 
 
 def _sentence(error: Exception, file: str) -> str:
-    """The fault and its line as a sentence."""
-    line, text = _line(error, file), " ".join(str(error).split()) or "no reason given"
+    """Return the fault and its line as a sentence."""
+    text = " ".join(str(error).split()) or "no reason given"
     if isinstance(error, SyntaxError):
-        where = file if error.filename in (None, file) else error.filename  # a file it imports
+        where = error.filename or file  # or that of a file it imports
         return (
             f"{where}{f', line {error.lineno}' if error.lineno else ''}: {error.msg}; correct it."
         )
-    if isinstance(error, ValueError) and not line:  # a word after the colon that is no choice
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((f.lineno for f in reversed(frames) if f.filename == file), None)
+    configs = pathlib.Path(__file__).parent.parent / "configs"
+    ours = pathlib.Path(frames[-1].filename).resolve().parent == configs
+    if isinstance(error, ValueError) and (ours or not line):  # a wrong word after the colon
         return f"{file}: {text}"
     at = f"{file}, line {line}" if line else file
     if told := _MISFIT.search(text):
@@ -122,17 +121,8 @@ class _Shown(str):
     __repr__ = str.__str__
 
 
-def _line(error: Exception, file: str) -> int | None:
-    """The line of the file in which it happened last; None where our code refused its argument."""
-    frames = traceback.extract_tb(error.__traceback__)
-    mine = [f.lineno for f in frames if f.filename == file]
-    raised = frames[-1].filename
-    ours = pathlib.Path(raised).resolve().parent == pathlib.Path(__file__).parent.parent / "configs"
-    return None if ours and isinstance(error, ValueError) else next(reversed(mine), None)
-
-
 def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Every field of a config as a dotted name."""
+    """Return every field of a config as a dotted name."""
     names = []
     for key in config:
         value = value_of(config, key)
@@ -142,19 +132,26 @@ def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
 
 
 def value_of(config: ConfigDict, key: str) -> Any:
-    """A field's value; None where it is a placeholder that nobody has filled."""
+    """Return a field's value; None where it is a placeholder that nobody has filled."""
     try:
         return config[key]
     except RequiredValueError:
         return None
 
 
-def _check(config: ConfigDict, file: str, *, filled: bool) -> None:
-    """Refuses a config as the file makes it; `filled`: no option will change it.
+def as_mapping(config: ConfigDict) -> dict[str, Any]:
+    """Return the config as a plain nested mapping; an unfilled placeholder is None."""
+    return {key: _opened(value_of(config, key)) for key in config}
 
-    Raises:
-      ConfigError: the field.
-    """
+
+def _opened(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_opened, value))
+    return as_mapping(value) if isinstance(value, ConfigDict) else value
+
+
+def _check(config: ConfigDict, file: str, *, filled: bool) -> None:
+    """Raise ConfigError for a config that cannot be; `filled`: no option will change it."""
     if "experiment" not in config:
         raise ConfigError(
             f"{file} has no experiment; give the run a name: config.experiment = 'mine'."
@@ -168,19 +165,8 @@ def _check(config: ConfigDict, file: str, *, filled: bool) -> None:
             raise ConfigError(f"{file}: {error}") from None
 
 
-def as_mapping(config: ConfigDict) -> dict[str, Any]:
-    """The config as a plain nested mapping; a placeholder that nobody has filled is None."""
-    return {key: _opened(value_of(config, key)) for key in config}
-
-
-def _opened(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return tuple(map(_opened, value))
-    return as_mapping(value) if isinstance(value, ConfigDict) else value
-
-
 def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
-    """A sentence on options that the config cannot take; "" if there are none.
+    """Return a sentence on options that the config cannot take; "" if there are none.
 
     `default` is the config of a command line that names none.
     """
@@ -223,14 +209,13 @@ def refuse_bad_config(default: str = "configs/dann.py") -> None:
 
 
 def wanted(kind: str, value: Any) -> str:
-    """The value to give for a field of type `kind`, in words."""
-    example = "() for none" if value is None else f"as in ({short(value)},)"
+    """Return the value to give for a field of type `kind`, in words."""
     words = {
         "ConfigDict": "a dict of its fields",
         "bool": "True or False",
         "int": "a whole number",
         "float": "a number",
-        "str": "a text" if value is None else f"a text, as in {short(str(value))}",
-        "tuple": f"a tuple, {example}",
+        "str": f"a text, as in {short(str(value))}",
+        "tuple": f"a tuple, as in ({short(value)},)",
     }
     return words[kind]

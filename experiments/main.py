@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absl import app, flags
 
-from clipjax.runtime.cli import say, user_errors
+from clipjax.runtime.cli import no_words, say, user_errors
 from experiments.configfile import as_mapping, define_config, refuse_bad_config
 
 if __name__ == "__main__":
@@ -28,18 +28,16 @@ _WORKDIR = flags.DEFINE_string(
 
 
 def main(argv: list[str]) -> None:
-    """Runs the experiment the config names."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-    from clipjax.runtime.malloc import keep_memory
-    from clipjax.study import parse, run
-    from clipjax.study.methods import trains_on_pixels
-    from clipjax.study.workdir import default_workdir
-    from clipjax.train.distributed import (
-        processes,  # jax is imported only once the flags are known to be right
-    )
-
+    """Run the experiment that the config names."""
+    no_words(argv)
     with user_errors():
+        # JAX is imported only once the flags are known to be right.
+        from clipjax.runtime.malloc import keep_memory
+        from clipjax.study import parse, run
+        from clipjax.study.methods import trains_on_pixels
+        from clipjax.study.workdir import default_workdir
+        from clipjax.train.distributed import processes
+
         config = parse(as_mapping(_CONFIG.value))
         keep_memory(one_arena=trains_on_pixels(config))
         processes.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)

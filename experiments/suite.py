@@ -19,7 +19,7 @@ from absl import app, flags
 
 from clipjax.errors import ConfigError
 from clipjax.io import as_path, check_reachable
-from clipjax.runtime.cli import say, user_errors
+from clipjax.runtime.cli import no_words, say, user_errors
 
 if TYPE_CHECKING:
     from clipjax.study import Study
@@ -51,7 +51,7 @@ def table_studies(
     model: str = "tiny",
     smoke: bool = False,
 ) -> dict[str, Study]:
-    """Table number -> what it runs.
+    """Return table number -> what it runs.
 
     Raises:
       ConfigError: a table or a kind of data that does not exist, or data without a root.
@@ -65,7 +65,8 @@ def table_studies(
         raise ConfigError(f"--data={data} is unknown; known: {', '.join(KNOWN)}, tfds:NAME.")
     if data not in ("", "emoji") and not root and not prepared:
         raise ConfigError(f"--data={data} needs --data_root=/path.")
-    defaults = REPORT if data in DOMAINNET else ("", "")
+    if data in DOMAINNET:
+        source, target = source or REPORT[0], target or REPORT[1]
     found = {}
     for number in numbers:
         try:
@@ -74,8 +75,8 @@ def table_studies(
             raise ConfigError(str(error)) from None
         config.model, config.data.root = model, root
         config.data.name = data or config.data.name
-        config.data.source = source or defaults[0] or config.data.source
-        config.data.target = target or defaults[1] or config.data.target
+        config.data.source = source or config.data.source
+        config.data.target = target or config.data.target
         if data in DOMAINNET:  # the report's lengths: an epoch of 120,000 photos is long
             tables.as_published(config)
             if smoke:
@@ -85,7 +86,7 @@ def table_studies(
 
 
 def published_rows(number: str, results: dict) -> list[tuple[str, str, str, str]]:
-    """(method, domain, the report's accuracy, ours), in %, of a run on DomainNet from real."""
+    """Return (method, domain, published accuracy, ours), in %, of a run on DomainNet from real."""
     from clipjax.evaluate.rows import own_rows
     from configs import tables
 
@@ -101,7 +102,7 @@ def published_rows(number: str, results: dict) -> list[tuple[str, str, str, str]
 
 
 def published(number: str, results: dict) -> str:
-    """The report's accuracies beside ours as Markdown; "" where there are none."""
+    """Return the report's accuracies beside ours as Markdown; "" where there are none."""
     rows = published_rows(number, results)
     head = ["| method | domain | published | measured |", "| --- | --- | ---: | ---: |"]
     lines = [*head, *(f"| {' | '.join(row)} |" for row in rows)]
@@ -109,7 +110,7 @@ def published(number: str, results: dict) -> str:
 
 
 def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool) -> None:
-    """Runs every table in `workdir/tableN`, then writes `suite.md` and `suite.html`.
+    """Run every table in `workdir/tableN`, then write `suite.md` and `suite.html`.
 
     On `domainnet` the report's figures are printed beside ours.
 
@@ -150,10 +151,10 @@ def _run_tables(workdir: pathlib.Path, studies: dict[str, Study], domainnet: boo
             continue
         check_one_model(workdir / f"table{next(iter(studies))}", place)
         results = found.results
-        beside = published(number, results) if domainnet else ""
-        if beside:
+        pages.append(report.markdown(results))
+        if domainnet and (beside := published(number, results)):
             say(beside)
-        pages += [report.markdown(results), beside]
+            pages.append(beside)
         # A run of an earlier version has no page of its own.
         href = f"{place.name}/report.html" if (place / "report.html").exists() else None
         rows = published_rows(number, results) if domainnet else []
@@ -161,15 +162,14 @@ def _run_tables(workdir: pathlib.Path, studies: dict[str, Study], domainnet: boo
     if not processes.is_first():
         return
     text, html = (workdir / name for name in PAGES)
-    write_atomically(text, "\n".join(page for page in pages if page))
+    write_atomically(text, "\n".join(pages))
     write_atomically(html, page.suite_page(entries))
     say(f"all tables: {text}, {html}")
 
 
 def main(argv: list[str]) -> None:
-    """Runs the tables that the flags name."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
+    """Run the tables that the flags name."""
+    no_words(argv)
     with user_errors():
         from clipjax.runtime.malloc import keep_memory
         from clipjax.study.methods import trains_on_pixels

@@ -34,9 +34,9 @@ _OPEN: set[int] = set()  # descriptors of this process's locks, which its forks 
 
 @contextlib.contextmanager
 def claimed(folder: Path, name: str = LOCK) -> Iterator[None]:
-    """Holds `folder`, made where there is none, for this process; nobody else gets it meanwhile.
+    """Hold a folder, made where there is none, for this process alone.
 
-    Afterwards, the file that says so is gone, and the folder too if it was made here and is empty.
+    Afterwards the file that says so is gone, and the folder too if it was made here and is empty.
     Processes that this one starts do not hold it.
 
     Args:
@@ -51,7 +51,8 @@ def claimed(folder: Path, name: str = LOCK) -> Iterator[None]:
         with contextlib.ExitStack() as held:
             with _explained(folder):
                 if not is_remote(folder):
-                    made = _made(pathlib.Path(folder))
+                    made = [p for p in (*folder.parents[::-1], folder) if not p.exists()]
+                    folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(_held(folder, name))
             yield
     finally:
@@ -62,7 +63,7 @@ def claimed(folder: Path, name: str = LOCK) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Says of an error of writing that this folder cannot be written, and why."""
+    """Turn an error of writing into a ConfigError that names the folder."""
     try:
         yield
     except ConfigError:
@@ -74,17 +75,6 @@ def _explained(folder: Path) -> Iterator[None]:
         raise ConfigError(
             f"{folder} cannot be written ({why}{at}); choose another place."
         ) from error
-
-
-def _made(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Makes a folder; returns those that were not there, outermost first."""
-    missing = []
-    for each in (folder, *folder.parents):
-        if each.exists():
-            break
-        missing.append(each)
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing[::-1]
 
 
 @contextlib.contextmanager
@@ -105,7 +95,7 @@ def _held(folder: Path, name: str) -> Iterator[None]:
 
 
 def _locked(path: pathlib.Path) -> int | None:
-    """A descriptor that holds the lock of a file; None where there are no locks.
+    """Return a descriptor that holds a file's lock; None where there are no locks.
 
     Raises:
       ConfigError: another process holds it.
@@ -138,7 +128,7 @@ def _locked(path: pathlib.Path) -> int | None:
 
 
 def _is_at(file: int, path: pathlib.Path) -> bool:
-    """Whether a descriptor is of the file that has this path now."""
+    """Return whether a descriptor is of the file that has this path now."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except FileNotFoundError:
@@ -146,7 +136,7 @@ def _is_at(file: int, path: pathlib.Path) -> bool:
 
 
 def _let_go() -> None:
-    """A forked process does not hold what its parent holds: it may outlive it."""
+    """Close, in a forked process, what its parent holds: the child may outlive it."""
     while _OPEN:
         os.close(_OPEN.pop())
 
@@ -157,7 +147,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def _touched(path: Path) -> Iterator[None]:
-    """Holds a path by writing there again and again, as long as this process lives."""
+    """Hold a path by writing there again and again, as long as this process lives."""
     _check_dead(path)
     me = _me() | {"token": secrets.token_hex(8)}
     path.write_text(json.dumps(me))
@@ -178,11 +168,7 @@ def _touched(path: Path) -> Iterator[None]:
 
 
 def _check_dead(path: Path) -> None:
-    """Returns when nobody touches the path any more.
-
-    Raises:
-      ConfigError: somebody does.
-    """
+    """Wait until nobody touches the path; raise ConfigError if somebody does."""
     if not path.exists():
         return
     before, until = _read(path), time.monotonic() + DEAD
@@ -224,7 +210,7 @@ def _me() -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read a lock's note on its owner; {} where that is not written yet, or gone."""
+    """Return a lock's note on its owner; {} where that is not written yet, or gone."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
