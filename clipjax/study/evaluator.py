@@ -1,4 +1,4 @@
-"""What is measured of a method: while it trains, for picking a checkpoint, and at the end."""
+"""Measures methods: while they train, for picking a checkpoint, and at the end."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import numpy as np
 from clipjax.adapt.method import Classes
 from clipjax.adapt.method import Method as Functions
 from clipjax.adapt.step import merge
+from clipjax.data.dataset import Part
 from clipjax.data.features.cache import Features
 from clipjax.errors import NonFiniteError
 from clipjax.evaluate import select
 from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement, macro_accuracy
 from clipjax.evaluate.rows import row
 from clipjax.io.finite import is_finite
-from clipjax.study.encode import Encoded, Part, in_float32
+from clipjax.study.encode import Encoded, in_float32
 from clipjax.study.methods import numbers
 from clipjax.study.parts import Data, PhaseConfig
 from clipjax.study.plan import FEWEST_FOR_DISTANCE
@@ -33,7 +34,7 @@ from clipjax.train.distributed.sharding import (
     state_shardings,
 )
 
-MOST_FOR_DENSITY = 2000  # soft neighbourhood density compares all pairs
+MOST_FOR_DENSITY = 2000  # images: soft neighbourhood density compares all pairs
 PROBE = 256  # images a domain for the ratio of gradients
 
 
@@ -52,7 +53,7 @@ class View:
         self.mesh = make_mesh(devices.reshape(-1), math.gcd(devices.size, study.devices.mesh.fsdp))
 
     def features(self, params, part: Part) -> Features:
-        """The features of a part under one seed's parameters; processes share the encoding."""
+        """Return a part's features under one seed's parameters; processes share the encoding."""
         if not self._sees(params):
             return self.encoded.parts[part]
         crops = self.encoded.crops(*part)
@@ -67,14 +68,12 @@ class View:
         return Features(found, crops.labels)
 
     def _sees(self, params) -> bool:
-        """Whether there is an image tower to see with; not while features are still cached."""
+        """Return whether there is an image tower; not while features are still cached."""
         return self._encode is not None and "vision" in params.get("clip", {})
 
     def placed(self, params):
-        """One seed's parameters where `features` wants them: an encoder on all devices."""
-        if not self._sees(params):
-            return params
-        return place(params, state_shardings(params, self.mesh))
+        """Put one seed's parameters where `features` wants them: an encoder on all devices."""
+        return place(params, state_shardings(params, self.mesh)) if self._sees(params) else params
 
 
 class Validation:
@@ -90,7 +89,7 @@ class Validation:
     def measure(
         self, phases: Sequence[PhaseConfig], targets: Sequence[str], stacked, shared=None
     ) -> dict[str, list]:
-        """Measures of stacked parameters, each a list over runs.
+        """Return measures of stacked parameters, each a list over runs.
 
         Args:
           phases: of each run, for the options of its loss.
@@ -122,17 +121,12 @@ class Validation:
             key: round(float(value), 6) if np.isfinite(value) else None
             for key, value in found.items()
         }
-        measures["proxy_a_distance"] = distance(*adapted)
-        return measures
+        return measures | {"proxy_a_distance": distance(*adapted)}
 
 
 def check_answers(method: str, what: str, *arrays) -> None:
-    """Refuses features or answers that are not finite: argmax would call them all class 0.
-
-    Raises:
-      NonFiniteError: they are not.
-    """
-    if not all(is_finite(np.asarray(each)) for each in arrays):
+    """Raise NonFiniteError for NaN or infinity, which argmax would call class 0."""
+    if not all(map(is_finite, arrays)):
         raise NonFiniteError(
             f"{method} gives NaN or infinity for {what}: its training diverged, or the encoder's "
             "numbers overflow; lower optim.lr, or set compute_dtype to float32."
@@ -142,7 +136,7 @@ def check_answers(method: str, what: str, *arrays) -> None:
 def _validate(
     functions: Functions, classes: Classes, params, parts: dict[str, Features], given: dict | None
 ):
-    """Scalars of one candidate, and the adapted validation features of source and target.
+    """Return scalars of one candidate, and adapted validation features of source and target.
 
     `given` are the numbers among the options of a method that diagnoses itself.
     """
@@ -161,7 +155,7 @@ def _validate(
         "target_test": hits["target_test"],
     }
     source, target = parts["source_val"], parts["target_val"]
-    adapted = [adapted_features(functions, params, part.features) for part in (source, target)]
+    adapted = [_adapted(functions, params, part.features) for part in (source, target)]
     if given is not None:
         batch = {
             "source": {"inputs": source.features[:PROBE], "label": source.labels[:PROBE]},
@@ -171,17 +165,16 @@ def _validate(
     return found, adapted
 
 
-def adapted_features(functions: Functions, params, features: jax.Array) -> jax.Array:
-    """What a method compares domains in, of embeddings [B, P]."""
+def _adapted(functions: Functions, params, features: jax.Array) -> jax.Array:
+    """Return what a method compares domains in, of embeddings [B, P]."""
     return features if functions.features is None else functions.features(params, features, None)
 
 
 def distance(source, target) -> float | None:
-    """Proxy A-distance of two sets of features; None where too few, or not finite, to tell."""
+    """Return the proxy A-distance of features; None where too few, or not finite, to tell."""
     source, target = np.asarray(source), np.asarray(target)
-    if min(len(source), len(target)) < FEWEST_FOR_DISTANCE:
-        return None
-    if not (np.isfinite(source).all() and np.isfinite(target).all()):
+    enough = min(len(source), len(target)) >= FEWEST_FOR_DISTANCE
+    if not (enough and np.isfinite(source).all() and np.isfinite(target).all()):
         return None
     return round(select.proxy_a_distance(source, target), 4)
 
@@ -194,17 +187,20 @@ class Outcome(NamedTuple):
     features: tuple[np.ndarray, np.ndarray] | None  # of both, first seed; None where still CLIP's
 
 
+def _cached_ends(encoded: Encoded, data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """Return CLIP's own test features of source and target."""
+    return tuple(encoded.parts[end, "test"].features for end in (data.source_name, data.target))
+
+
 def zero_shot_outcome(encoded: Encoded) -> Outcome:
-    """CLIP as it comes."""
-    data = encoded.study.data
-    source, target = (encoded.parts[domain, "test"] for domain in (data.source_name, data.target))
-    logits = encoded.scale * target.features @ np.asarray(encoded.text_weights).T
-    ends = (source.features, target.features)
+    """Return the outcome of CLIP without training."""
+    ends = _cached_ends(encoded, encoded.study.data)
+    logits = encoded.scale * ends[1] @ np.asarray(encoded.text_weights).T
     return Outcome([distance(*ends)], logits[None], ends)
 
 
 def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[list[dict], Outcome]:
-    """Rows per domain, split and variant (`clipjax.evaluate.rows.row`), and what a page shows.
+    """Return rows per domain, split and variant, and the outcome of the method's own result.
 
     Args:
       name: of the method.
@@ -212,12 +208,8 @@ def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[li
       data: what it trained on.
       encoded: the run's data.
     """
-    rows, outcome = [], None
-    for variant in trained.variants:
-        found, measured = _measure_variant(name, trained, variant, data, encoded)
-        rows += found
-        outcome = outcome or measured
-    return rows, outcome
+    found = [_measure_variant(name, trained, v, data, encoded) for v in trained.variants]
+    return [row for rows, _ in found for row in rows], found[0][1]
 
 
 def _measure_variant(
@@ -234,7 +226,7 @@ def _measure_variant(
             features, labels = view.features(placed, part)
             *answers, seen = trained.answer(params, features)
             check_answers(name, "/".join(part), *answers, seen)
-            found[part].append(_score(answers, jnp.asarray(labels)))
+            found[part].append(_score(*answers, jnp.asarray(labels)))
             if part in (source, target):
                 adapted[part] = np.asarray(seen)
             if part == target:
@@ -245,21 +237,13 @@ def _measure_variant(
         columns = {key: [score[key] for score in scores] for key in scores[0]}
         count = len(encoded.parts[domain, split].labels)
         rows.append(row(name, domain, split, count, columns, variant=variant))
-    own = zip(ends[0], _cached_ends(encoded, data), strict=True)
-    same = all(np.array_equal(*pair) for pair in own)
+    same = all(map(np.array_equal, ends[0], _cached_ends(encoded, data)))
     distances = [distance(*pair) for pair in ends]
     return rows, Outcome(distances, np.stack(logits), None if same else ends[0])
 
 
-def _cached_ends(encoded: Encoded, data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """CLIP's own test features of source and target."""
-    return tuple(
-        encoded.parts[domain, "test"].features for domain in (data.source_name, data.target)
-    )
-
-
 def answerer(functions: Functions, classes: Classes) -> Callable:
-    """(params, embeddings) -> logits, the members' logits, adapted features; compiled."""
+    """Return (params, embeddings) -> logits, the members' logits, adapted features; compiled."""
 
     @jax.jit
     def answer(params, features):
@@ -267,13 +251,13 @@ def answerer(functions: Functions, classes: Classes) -> Callable:
         members = logits[None]
         if functions.members is not None:
             members = functions.members(params, features, classes)
-        return logits, members, adapted_features(functions, params, features)
+        return logits, members, _adapted(functions, params, features)
 
     return answer
 
 
 @jax.jit
-def _score_arrays(logits, members, labels):
+def _measures(logits, members, labels):
     return {
         "accuracy": accuracy(logits, labels),
         "macro_accuracy": macro_accuracy(logits, labels),
@@ -283,19 +267,15 @@ def _score_arrays(logits, members, labels):
     }
 
 
-def _score(answers, labels) -> dict:
-    logits, members = answers
-    found = jax.tree.map(
-        lambda v: np.asarray(v, np.float64).round(6).tolist(),
-        _score_arrays(logits, members, labels),
-    )
+def _score(logits, members, labels) -> dict:
+    found = _measures(logits, members, labels)
     if len(members) == 1:
         del found["members"], found["disagreement"]
-    return found
+    return {key: np.asarray(v, np.float64).round(6).tolist() for key, v in found.items()}
 
 
 def zero_shot_rows(encoded: Encoded) -> list[dict]:
-    """Zero-shot accuracy of every encoded test and validation part, and of whole domains."""
+    """Return zero-shot results of every encoded test and validation part, and of whole domains."""
     parts = {key: part for key, part in encoded.parts.items() if key[1] != "train"}
     if encoded.study.whole_domains:
         for domain in dict.fromkeys(domain for domain, _ in encoded.parts):
@@ -305,14 +285,14 @@ def zero_shot_rows(encoded: Encoded) -> list[dict]:
     rows = []
     for (domain, split), part in parts.items():
         logits = jnp.asarray(encoded.scale * part.features @ encoded.text_weights.T)
-        measures = _score((logits, logits[None]), jnp.asarray(part.labels))
+        measures = _score(logits, logits[None], jnp.asarray(part.labels))
         columns = {key: [value] for key, value in measures.items()}
         rows.append(row("zero_shot", domain, split, len(part.labels), columns))
     return rows
 
 
 def rule_table(history: list[list[dict]]) -> dict[str, dict]:
-    """What each selection rule would have picked: rule -> epochs, source and target accuracy.
+    """Return what each selection rule would have picked.
 
     Args:
       history: per seed the validations of a method's last phase.
@@ -323,13 +303,8 @@ def rule_table(history: list[list[dict]]) -> dict[str, dict]:
     """
     table = {}
     for rule in select.RULES:
-        scored = rule == "last" or all(e.get(rule) is not None for es in history for e in es)
-        if not scored:
-            continue
-        picked = [select.select(entries, rule) for entries in history]
-        table[rule] = {
-            "epoch": [entry["epoch"] for entry in picked],
-            "source": [entry["source_test"] for entry in picked],
-            "target": [entry["target_test"] for entry in picked],
-        }
+        if rule == "last" or all(e.get(rule) is not None for es in history for e in es):
+            picked = [select.select(entries, rule) for entries in history]
+            columns = {"epoch": "epoch", "source": "source_test", "target": "target_test"}
+            table[rule] = {k: [entry[key] for entry in picked] for k, key in columns.items()}
     return table

@@ -15,7 +15,6 @@ import optax
 
 import clipjax.adapt
 from clipjax.adapt import method as contract
-from clipjax.adapt.grl import Schedule
 from clipjax.adapt.method import Backbone, Classes, ClosedForm
 from clipjax.errors import ConfigError
 from clipjax.model.backbone import TOWERS, make_head
@@ -33,11 +32,13 @@ from clipjax.train.restore import is_step
 # differ; and options that are plain factors in the step: of the optimizer, and of the loss.
 _RATE = ("schedule", "lr", "warmup", "step_every", "gamma")
 OPTIM_FACTORS, LOSS_FACTORS = ("weight_decay",), ("label_smoothing",)
-_GIVEN = ("head", "schedules")  # by the study, not by the config
+_GIVEN = ("head", "schedules")  # options given by the study, not by the config
 
 # What the config says of heads: not what the data say, nor flax.
 _NOT_GIVEN = ("num_classes", "parent", "name")
 HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
+
+_DEEPEST = 64  # blocks; no CLIP has as many
 
 
 class Method(NamedTuple):
@@ -50,7 +51,7 @@ class Method(NamedTuple):
 
     @property
     def phases(self) -> tuple[PhaseConfig, ...]:
-        """The phases it trains in; none where it is a closed form."""
+        """The phases it trains in; none of a closed form."""
         return self.config.phases if self.trains else ()
 
     @property
@@ -60,36 +61,31 @@ class Method(NamedTuple):
 
     @property
     def data(self) -> Data:
-        """What it trains on."""
+        """The data it trains on."""
         return self.config.data
 
     def on(
         self, backbone: Backbone, classes: Classes, phase: PhaseConfig, **changes: Any
     ) -> contract.Method | ClosedForm:
-        """The method over a backbone, with the options of a phase, some changed."""
+        """Make the method over a backbone, with the options of a phase, some changed."""
         given = {**phase.options, **changes}
         if self.heads is not None:
             given["head"] = make_head(self.heads, backbone, classes)
         return self.make(backbone, classes, **given)
 
 
-def adapt_files() -> list[str]:
-    """The files of `clipjax.adapt` that hold a method."""
-    names = [m.name for m in pkgutil.iter_modules(clipjax.adapt.__path__)]
-    modules = {name: importlib.import_module(f"clipjax.adapt.{name}") for name in names}
-    return [name for name, module in modules.items() if hasattr(module, "make_method")]
-
-
 def find_module(where: str, loss: str) -> Any:
-    """The module that holds a method: a file of clipjax/adapt, or "my_package.my_method".
+    """Import the module of a method: a file of clipjax/adapt, or "my_package.my_method".
 
     Raises:
       ConfigError: there is none, it fails, or it has no `make_method`.
     """
     if "." not in loss:
-        known = adapt_files()
+        files = [file.name for file in pkgutil.iter_modules(clipjax.adapt.__path__)]
+        modules = {name: importlib.import_module(f"clipjax.adapt.{name}") for name in files}
+        known = [name for name, module in modules.items() if hasattr(module, "make_method")]
         if loss in known:
-            return importlib.import_module(f"clipjax.adapt.{loss}")
+            return modules[loss]
         raise ConfigError(
             f"{where}.loss is {loss!r}, but clipjax/adapt has no such method; it has: "
             f"{', '.join(known)}. A method of your own is 'package.module'.{meant(loss, known)}"
@@ -108,7 +104,7 @@ def find_module(where: str, loss: str) -> Any:
 
 
 def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
-    """The methods that a study trains, by name, in order.
+    """Build the methods that a study trains, by name, in order.
 
     Raises:
       ConfigError: a loss without a module, an option it refuses, heads that cannot be.
@@ -117,7 +113,11 @@ def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
     for config in study.trained:
         where = f"methods.{config.stage}"
         for name in (config.stage, *(phase.label for phase in config.phases)):
-            check_name(name)
+            if is_step(name):
+                raise ConfigError(
+                    f"{name!r} is the name of a method or a phase, and its folder would be taken "
+                    "for the checkpoint of that step; put a letter in front."
+                )
         try:
             built[config.name] = _build(config, where, classes)
             _check_ways(built[config.name], where, study)
@@ -126,24 +126,9 @@ def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
     return built
 
 
-def check_name(name: str) -> None:
-    """Refuses a number as a method's or phase's name: its folder would pass for a checkpoint.
-
-    Raises:
-      ConfigError: such a name.
-    """
-    if is_step(name):
-        raise ConfigError(
-            f"{name!r} is the name of a method or a phase, and its folder would be taken for the "
-            "checkpoint of that step; put a letter in front."
-        )
-
-
 def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
     module = find_module(where, config.loss)
     heads = _heads(config, where, module.make_method, len(names))
-    if heads is not None and "num_domains" not in config.heads:
-        heads = heads.clone(num_domains=len(config.data.sources) + 1)
     # Nothing of it is called: what a method reads and runs is known before a model is opened.
     backbone = Backbone({tower: _absent for tower in TOWERS}, _absent, _absent, TOWERS)
     classes = Classes(names, None, np.zeros((len(names), 1), np.float32), 1.0)
@@ -164,7 +149,7 @@ def _absent(*_, **__):
 
 
 def _heads(config: MethodConfig, where: str, make: Callable, num_classes: int) -> Heads | None:
-    """The heads of a method that takes some."""
+    """Return the heads of a method that takes some."""
     if "head" not in inspect.signature(make).parameters:
         if config.heads:
             raise ConfigError(f"{where}: loss {config.loss!r} takes no heads; leave them out.")
@@ -176,57 +161,48 @@ def _heads(config: MethodConfig, where: str, make: Callable, num_classes: int) -
             f"{where}.heads has no {', '.join(unknown)}; it has {', '.join(HEADS)}."
             f"{meant(unknown[0], HEADS)}"
         )
+    given = {"num_domains": len(config.data.sources) + 1, **config.heads}
     try:
-        return Heads(num_classes=num_classes, **config.heads)
+        return Heads(num_classes=num_classes, **given)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}.heads: {error}") from None
 
 
 def _check_ways(method: Method, where: str, study: Study) -> None:
-    """Refuses ways to compute a method that would make another loss of it.
-
-    Raises:
-      ConfigError: what the method is, and which field asks for what.
-    """
-    kind, training = method.kind, study.training
-    reads = [part for part in kind.reads if part not in contract.READS]
-    if reads or "source" not in kind.reads:
+    """Raise ConfigError for batches that the method cannot have, or that change its loss."""
+    kind, said = method.kind, f"{where}: loss {method.config.loss!r}"
+    if set(kind.reads) - set(contract.READS) or "source" not in kind.reads:
         raise ConfigError(
-            f"{where}: loss {method.config.loss!r} reads {', '.join(kind.reads)}, which a study "
-            f"does not bring; it brings {', '.join(contract.READS)}, the source always."
+            f"{said} reads {', '.join(kind.reads)}, which a study does not bring; it brings "
+            f"{', '.join(contract.READS)}, the source always."
         )
-    if ("support" in kind.reads) != (method.config.episodes is not None):
-        wanted = "needs episodes = {'way': ..., 'shot': ..., 'query': ..., 'count': ...}"
+    episodes = method.config.episodes
+    if "support" in kind.reads and episodes is None:
         raise ConfigError(
-            f"{where}: loss {method.config.loss!r} "
-            + (wanted if "support" in kind.reads else "takes no episodes; leave them out")
-            + "."
+            f"{said} needs episodes = {{'way': ..., 'shot': ..., 'query': ..., 'count': ...}}."
         )
-    if not method.trains or kind.per_example:
-        return
-    for field, asked in (("accumulate", training.accumulate > 1), ("parallel", _pmap(study))):
-        if asked:
+    if "support" not in kind.reads and episodes is not None:
+        raise ConfigError(f"{said} takes no episodes; leave them out.")
+    asked = {
+        "accumulate": study.training.accumulate > 1,
+        "parallel": study.devices.parallel == "pmap",
+    }
+    for field in asked:
+        if asked[field] and method.trains and not kind.per_example:
             raise ConfigError(
-                f"{where}: loss {method.config.loss!r} compares the examples of a batch, so that "
-                f"parts of a batch have another loss; leave {field} at its default."
+                f"{said} compares the examples of a batch, so that parts of a batch have another "
+                f"loss; leave {field} at its default."
             )
 
 
-def _pmap(study: Study) -> bool:
-    return study.devices.parallel == "pmap"
-
-
 def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
-    """Refuses options that a loss does not have, or not of the kind of its defaults.
+    """Raise ConfigError for options that a loss lacks, or not of the kind of its defaults.
 
     Args:
       where: the method or phase, for the error.
       options: what is given.
       module: of the method; options are the keyword-only parameters of its `make_method` and, where
         that takes any others, of its `make_loss`.
-
-    Raises:
-      ConfigError: the option.
     """
     takes = _options(module)
     for option, value in options.items():
@@ -235,45 +211,33 @@ def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
                 f"{where} has no option {option}; its loss takes {', '.join(takes) or 'none'}."
                 f"{meant(option, [*takes, *FIELDS])}"
             )
-        usual, said = takes[option], f"{where}.{option} is {short(value)}"
-        if isinstance(usual, bool) and not isinstance(value, bool):
-            raise ConfigError(f"{said}; give True or False.")
-        if isinstance(usual, (int, float)) and not isinstance(usual, bool) and not is_number(value):
-            raise ConfigError(f"{said}; give a finite number.")
-        if isinstance(usual, str) and not isinstance(value, str):
-            raise ConfigError(f"{said}; give a name, as {usual!r} is.")
-        if option == "label_smoothing" and not 0 <= value < 1:
-            raise ConfigError(f"{said}; give at least 0 and less than 1.")
+        usual, give = takes[option], ""
+        if isinstance(usual, bool):
+            give = "" if isinstance(value, bool) else "True or False"
+        elif isinstance(usual, (int, float)):
+            give = "" if is_number(value) else "a finite number"
+        elif isinstance(usual, str):
+            give = "" if isinstance(value, str) else f"a name, as {usual!r} is"
+        if not give and option == "label_smoothing" and not 0 <= value < 1:
+            give = "at least 0 and less than 1"
+        if give:
+            raise ConfigError(f"{where}.{option} is {short(value)}; give {give}.")
 
 
 def _options(module: Any) -> dict[str, Any]:
-    """Option -> its default."""
-    found, kinds = {}, inspect.Parameter
+    """Return option -> its default."""
+    kinds = inspect.Parameter
     taken = inspect.signature(module.make_method).parameters.values()
     if any(p.kind is kinds.VAR_KEYWORD for p in taken) and hasattr(module, "make_loss"):
         taken = (*inspect.signature(module.make_loss).parameters.values(), *taken)
-    for parameter in taken:
-        if parameter.kind is kinds.KEYWORD_ONLY and parameter.name not in _GIVEN:
-            found[parameter.name] = parameter.default
-    return found
+    return {
+        p.name: p.default for p in taken if p.kind is kinds.KEYWORD_ONLY and p.name not in _GIVEN
+    }
 
 
 def numbers(options: Mapping[str, Any]) -> dict[str, float]:
-    """The options that are numbers."""
+    """Return the options that are numbers."""
     return {key: value for key, value in options.items() if is_number(value)}
-
-
-def learning_rate(phase: PhaseConfig, steps: int) -> Callable:
-    """The phase's learning rate as a function of the steps made in it."""
-    optim = phase.optim
-    own = {k: getattr(optim, k) for k in _RATE if k not in ("schedule", "lr")}
-    return make_schedule(optim.schedule, optim.lr, steps, **own)
-
-
-def schedules_of(method: Method, index: int, backbone: Backbone, classes: Classes) -> dict:
-    """The named scalars of progress of a phase, name -> `Schedule`."""
-    found: Mapping[str, Schedule] = method.on(backbone, classes, method.phases[index]).schedules
-    return dict(found)
 
 
 def group_runs(
@@ -281,7 +245,7 @@ def group_runs(
     can_join: Callable[[Method], bool],
     size: Callable[[Method], Any] = lambda method: None,
 ) -> list[tuple[str, ...]]:
-    """Which methods can train as one program: those that differ in numbers along the run alone.
+    """Group methods that can train as one program: they differ in numbers along the run alone.
 
     Args:
       methods: by name.
@@ -290,20 +254,26 @@ def group_runs(
     """
     found: dict[Any, list[str]] = {}
     for name, method in methods.items():
-        key = (program_key(method), size(method)) if can_join(method) else name
+        key = (_program_key(method), size(method)) if can_join(method) else name
         found.setdefault(key, []).append(name)
     return [tuple(names) for names in found.values()]
 
 
-def program_key(method: Method) -> str:
-    """What the methods of one program have in common, as text."""
-    phases = []
+def _program_key(method: Method) -> str:
+    """Return what the methods of one program have in common, as text."""
+    phases, free = [], LOSS_FACTORS + tuple(method.kind.scheduled)
     for phase in method.phases:
-        free = LOSS_FACTORS + tuple(method.kind.scheduled)
         options = {k: v for k, v in phase.options.items() if k not in free}
         optim = {k: v for k, v in vars(phase.optim).items() if k not in _RATE + OPTIM_FACTORS}
         phases.append((phase.epochs, phase.freeze, sorted(options.items()), sorted(optim.items())))
     return repr((method.heads, method.config.loss, method.config.episodes, phases))
+
+
+def learning_rate(phase: PhaseConfig, steps: int) -> Callable:
+    """Return the phase's learning rate as a function of the steps made in it."""
+    optim = phase.optim
+    rest = {key: getattr(optim, key) for key in ("warmup", "step_every", "gamma")}
+    return make_schedule(optim.schedule, optim.lr, steps, **rest)
 
 
 def build_optimizer(
@@ -315,9 +285,9 @@ def build_optimizer(
     rate: Callable | None = None,
     **factors: Any,
 ) -> optax.GradientTransformation:
-    """The optimizer of a phase of `steps` steps, the `index`-th of `spans`.
+    """Build the optimizer of a phase of `steps` steps, the `index`-th of `spans`.
 
-    `rate` stands in for the phase's own learning rate, `factors` for its `OPTIM_FACTORS`.
+    `rate` replaces the phase's own learning rate, `factors` its `OPTIM_FACTORS`.
 
     Raises:
       ConfigError: an unknown schedule or optimizer.
@@ -334,15 +304,12 @@ def build_optimizer(
 
 
 def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
-    """Refuses patterns that name no layer group or parameter, and a phase that trains nothing.
+    """Raise ConfigError for patterns that match nothing, and for a phase that trains nothing.
 
     Args:
       phase: what to check.
       params: of the encoder and the method, or their shapes.
       unused: layer groups that the method has no use for.
-
-    Raises:
-      ConfigError: either.
     """
     try:
         check_patterns(phase.freeze, params)
@@ -351,27 +318,23 @@ def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
         raise ConfigError(f"methods.{phase.name}: {error}") from None
     names = jax.tree.leaves(name_tree(params))
     if all(name.group in unused or is_frozen(name, phase.freeze) for name in names):
-        groups = layer_groups(params)
         raise ConfigError(
             f"methods.{phase.name}: freeze={phase.freeze} leaves nothing to train; free a layer "
-            f"group of {', '.join(group for group in groups if group not in unused)}."
+            f"group of {', '.join(g for g in layer_groups(params) if g not in unused)}."
         )
 
 
-_DEEPEST = 64  # blocks; no CLIP has as many
-
-
 def trains_on_pixels(config: Study | Pretraining) -> bool:
-    """Whether a method trains from pixels, as far as the config says; in doubt, yes.
+    """Return whether a method trains from pixels, as far as the config says; in doubt, True.
 
     `clipjax.study.plan.cached_phases` knows, but when memory is set up nothing is loaded yet.
     """
     if isinstance(config, Pretraining):
         return True
     tower = ("embedding", "projection", *(f"block_{i}" for i in range(_DEEPEST)))
-    groups = [f"clip/vision/{part}" for part in tower]
     return any(
-        phase.augment is not None or not all(is_frozen(group, phase.freeze) for group in groups)
+        phase.augment is not None
+        or not all(is_frozen(f"clip/vision/{part}", phase.freeze) for part in tower)
         for method in config.trained
         for phase in method.phases
     )

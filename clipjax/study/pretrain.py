@@ -27,7 +27,7 @@ from clipjax.data.open import open_dataset
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.metrics import accuracy
 from clipjax.log import MetricsLog, NoLog
-from clipjax.model.backbone import TOWERS
+from clipjax.model.backbone import make_backbone
 from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
 from clipjax.model.hf.hub import copy_tokenizer, find_model
 from clipjax.model.hf.load import load_clip, save_clip
@@ -61,7 +61,7 @@ class Plan(NamedTuple):
 
 
 def clip_config(arch: Arch, tokenizer_dir: pathlib.Path) -> CLIPConfig:
-    """The architecture of the config, its vocabulary from the tokenizer's files."""
+    """Return the architecture of the config, with the vocabulary of the tokenizer's files."""
     vocab = read_json(tokenizer_dir / "vocab.json")
     if missing := {"<|startoftext|>", "<|endoftext|>"} - vocab.keys():
         raise CheckpointError(
@@ -90,73 +90,50 @@ def clip_config(arch: Arch, tokenizer_dir: pathlib.Path) -> CLIPConfig:
 
 
 def two_towers(module: CLIP, preprocess: Preprocess, *, augment: Painting, keep: float) -> Backbone:
-    """The model as contrastive training sees it: drawings are painted and cropped on the device."""
+    """Return the model as contrastive training sees it: drawings are painted on the device."""
 
     def encode_image(params, inputs, rng):
         paint, drop = jax.random.split(rng)
-        images = augment_drawings(
-            paint,
-            inputs["rgba"],
-            inputs["mono"],
-            strength=augment.strength,
-            white=augment.white,
-        )
+        options = {"strength": augment.strength, "white": augment.white}
+        images = augment_drawings(paint, inputs["rgba"], inputs["mono"], **options)
         pixels = (images - np.array(preprocess.mean)) / np.array(preprocess.std)
-        return normalize(
-            module.apply(
-                {"params": params["clip"]}, pixels, keep=keep, rng=drop, method="encode_image"
-            )
-        )
+        clip = {"params": params["clip"]}
+        return normalize(module.apply(clip, pixels, keep=keep, rng=drop, method="encode_image"))
 
-    def encode_text(params, tokens, embeddings=None):
-        embedded = module.apply(
-            {"params": params["clip"]}, tokens, embeddings, method="encode_text"
-        )
-        return normalize(embedded)
-
-    def scale(params):
-        return module.apply({"params": params["clip"]}, method="scale")
-
-    return Backbone(
-        {"image": encode_image, "text": encode_text},
-        scale,
-        lambda params, tokens: params["clip"]["text"]["token_embedding"][tokens],
-        TOWERS,
-    )
+    towers = make_backbone(module, lambda pixels, rng: pixels)
+    return towers._replace(encode={**towers.encode, "image": encode_image})
 
 
 def zero_shot_validation(module, preprocess, tokenize, prompts):
-    """params -> zero-shot accuracy on every domain's validation split of the embedded dataset."""
+    """Return params -> zero-shot accuracy on the validation splits of the embedded dataset."""
     dataset = open_dataset("emoji")
     sources = [dataset.source(domain, "val") for domain in dataset.domains]
     pixels = {
         s.domain: np.stack([preprocess.crop(s[i].image, s[i].name) for i in range(len(s))])
         for s in sources
     }
-    encode_image = jax.jit(
-        lambda p, x: normalize(
-            module.apply({"params": p}, preprocess.normalize(x), method="encode_image")
-        )
-    )
     encode_text = jax.jit(lambda p, x: module.apply({"params": p}, x, method="encode_text"))
 
+    @jax.jit
+    def encode_image(params, x):
+        x = preprocess.normalize(x)
+        return normalize(module.apply({"params": params}, x, method="encode_image"))
+
     def evaluate(params):
-        weights = zero_shot_classifier(
-            functools.partial(encode_text, params["clip"]), tokenize, dataset.classes, prompts
-        )
-        result = {}
-        for source in sources:
-            image = encode_image(params["clip"], pixels[source.domain])
-            result[f"val/{source.domain}"] = float(
-                accuracy(image @ weights.T, jnp.asarray(source.labels))
-            )
-        return result
+        clip = params["clip"]
+        encode = functools.partial(encode_text, clip)
+        weights = zero_shot_classifier(encode, tokenize, dataset.classes, prompts)
+        logits = {s.domain: encode_image(clip, pixels[s.domain]) @ weights.T for s in sources}
+        return {
+            f"val/{s.domain}": float(accuracy(logits[s.domain], jnp.asarray(s.labels)))
+            for s in sources
+        }
 
     return evaluate
 
 
 def prepare(config: Pretraining) -> Plan:
-    """Opens the corpus and the tokenizer and checks them against the config."""
+    """Open the corpus and the tokenizer and check them against the config."""
     training_mesh(config.devices, config.batch_size, most=1)  # refuses one that cannot be
     tokenizer_dir = find_model(config.tokenizer)
     arch = clip_config(config.arch, tokenizer_dir)
@@ -173,7 +150,7 @@ def prepare(config: Pretraining) -> Plan:
 
 
 def start_params(init: str, arch: CLIPConfig):
-    """The weights of `config.init`, float32; None where it is empty.
+    """Return the weights of `config.init`, float32; None where it is empty.
 
     Raises:
       ConfigError: a model of another architecture than `config.arch`.
@@ -190,9 +167,12 @@ def start_params(init: str, arch: CLIPConfig):
 
 
 def run(plan: Plan, workdir: pathlib.Path, say) -> None:
-    """Trains, resuming where a killed run stopped, and writes `workdir/export`."""
+    """Train, resuming where a killed run stopped, and write `workdir/export`."""
     config, arch, corpus = plan.config, plan.arch, plan.corpus
-    devices, steps, identity = config.devices, config.steps, _identity(plan)
+    devices, steps = config.devices, config.steps
+    # What decides the model: sizes, tokenizer, the weights it goes on from.
+    identity = sizes(arch) | tokenizer_files(plan.tokenizer_dir)
+    identity |= {} if plan.start is None else {"weights": fingerprint(plan.start)}
     if told := check_same_model(workdir, identity, plan.tokenizer_dir):
         say(f"note: {told}")
     preprocess, module = Preprocess(size=arch.vision.image_size), CLIP(arch)
@@ -240,15 +220,12 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     if processes.is_first():
         now = identity | tokenizer_files(plan.tokenizer_dir)
         check_recorded(workdir, now, plan.tokenizer_dir)
-        _export(plan, preprocess, params, workdir / "export")
+        out = workdir / "export"
+        save_clip(out, arch, params, dtype=np.float16)
+        save_preprocess(out, preprocess)
+        copy_tokenizer(plan.tokenizer_dir, out)
         count = sum(x.size for x in jax.tree.leaves(abstract_params(arch)))
-        say(f"exported {count} parameters to {workdir / 'export'}")
-
-
-def _identity(plan: Plan) -> dict[str, Any]:
-    """What decides the model that comes of it: sizes, tokenizer, the weights it goes on from."""
-    identity = sizes(plan.arch) | tokenizer_files(plan.tokenizer_dir)
-    return identity if plan.start is None else identity | {"weights": fingerprint(plan.start)}
+        say(f"exported {count} parameters to {out}")
 
 
 def _optimizer(config: Pretraining) -> optax.GradientTransformation:
@@ -262,7 +239,7 @@ def _optimizer(config: Pretraining) -> optax.GradientTransformation:
 
 
 def _start(plan: Plan, module: CLIP) -> Any:
-    """Parameters to begin with: those of `config.init`, or random ones."""
+    """Return parameters to begin with: those of `config.init`, or random ones."""
     if plan.start is not None:
         return plan.start
     size = plan.arch.vision.image_size
@@ -271,28 +248,16 @@ def _start(plan: Plan, module: CLIP) -> Any:
 
 
 def _batch_maker(plan: Plan) -> Callable[[int], dict]:
-    """step -> this process's share of its batch."""
+    """Return step -> this process's share of its batch."""
     config, data = plan.config, plan.config.data
     mine = process_rows(config.batch_size, processes.place())
-    wording = pairs.Wording(data.caption_share, data.category_share, data.templates)
-
-    def make(number: int) -> dict:
-        batch = pairs.sample_batch(
-            plan.corpus,
-            plan.tokenize,
-            seed=config.seeds[0],
-            step=number,
-            batch_size=config.batch_size,
-            mixture=data.mixture,
-            wording=wording,
-        )
-        return jax.tree.map(lambda x: x[mine], batch)
-
-    return make
-
-
-def _export(plan: Plan, preprocess: Preprocess, params: Any, out: pathlib.Path) -> None:
-    """Writes the model in Hugging Face layout."""
-    save_clip(out, plan.arch, params, dtype=np.float16)
-    save_preprocess(out, preprocess)
-    copy_tokenizer(plan.tokenizer_dir, out)
+    sample = functools.partial(
+        pairs.sample_batch,
+        plan.corpus,
+        plan.tokenize,
+        seed=config.seeds[0],
+        batch_size=config.batch_size,
+        mixture=data.mixture,
+        wording=pairs.Wording(data.caption_share, data.category_share, data.templates),
+    )
+    return lambda number: jax.tree.map(lambda x: x[mine], sample(step=number))

@@ -4,56 +4,31 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from clipjax.errors import DataError
 
 RECORD = "evidence.json"
 
 
-class Recorded:
-    """Stands where a run's dataset stood: its classes are known, its images are not needed.
+class Recorded(NamedTuple):
+    """Stands for a run's dataset: its classes are known, its images are not needed."""
 
-    Args:
-      classes: of the run, in its order.
-      class_names: as prompts say them.
-      programs: the methods that trained as one program each.
-      place: of the record, for errors.
-    """
-
-    skipped = ()
-
-    def __init__(
-        self,
-        classes: Sequence[str],
-        class_names: Sequence[str],
-        programs: Sequence[Sequence[str]],
-        place: pathlib.Path,
-    ):
-        self.name, self.domains = str(place), ()
-        self.classes, self.class_names = tuple(classes), tuple(class_names)
-        self.programs = [tuple(names) for names in programs]
-        self._place = place
-
-    def classes_of(self, domain: str) -> tuple[str, ...]:
-        """All classes, those that the run's domains have in common."""
-        return self.classes
-
-    def has_split(self, split: str) -> bool:
-        """None is there."""
-        return False
+    classes: tuple[str, ...]  # in the run's order
+    class_names: tuple[str, ...]  # as prompts say them
+    programs: list[tuple[str, ...]]  # the methods that trained as one program each
+    place: pathlib.Path  # of the record
 
     def source(self, domain: str, split: str) -> NoReturn:
-        """Raises DataError: there are no images."""
+        """Raise DataError: there are no images."""
         raise DataError(
-            f"{self._place} names the run's classes and holds no images, and those of {domain}/"
+            f"{self.place} names the run's classes and holds no images, and those of {domain}/"
             f"{split} are needed; is metrics.jsonl beside it complete?"
         )
 
 
 def read_record(workdir: pathlib.Path) -> Recorded | None:
-    """What a run has kept of its data; None where a version before these words wrote it.
+    """Read what a run has kept of its data; None where an earlier clipjax kept nothing.
 
     Raises:
       DataError: the record is damaged.
@@ -62,7 +37,10 @@ def read_record(workdir: pathlib.Path) -> Recorded | None:
     try:
         found = json.loads(place.read_text()) if place.exists() else {}
         words = [found.get(key) for key in ("classes", "class_names", "programs")]
-        return None if None in words else Recorded(*words, place)
+        if None in words:
+            return None
+        classes, names, programs = map(tuple, words)
+        return Recorded(classes, names, [tuple(each) for each in programs], place)
     except (ValueError, AttributeError, TypeError) as error:
         raise DataError(
             f"{place} is damaged ({error}); remove it, and the data are read instead."

@@ -13,37 +13,25 @@ from clipjax.study.encode import Encoded
 from clipjax.study.methods import Method
 
 
-def one_hot(groups: np.ndarray) -> np.ndarray:
-    """Which domain each example is of, int [N] -> float32 [N, domains]."""
-    return np.eye(int(groups.max()) + 1, dtype=np.float32)[groups]
-
-
 class Examples:
     """The training examples of methods that share a source."""
 
     def __init__(self, methods: Sequence[Method], encoded: Encoded):
         self.data, self.encoded = tuple(method.data for method in methods), encoded
         self.source = self.data[0].source_name
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """The domains that the methods adapt to."""
-        return tuple(dict.fromkeys(data.target for data in self.data))
-
-    @property
-    def same(self) -> bool:
-        """Whether all methods train on the same examples."""
-        return len(set(self.data)) == 1
+        self.targets = tuple(dict.fromkeys(data.target for data in self.data))
+        self.same = len(set(self.data)) == 1  # all methods train on the same examples
 
     def features(self, reads: Sequence[str]) -> dict:
-        """Source features with labels, target features without labels, as far as they are read."""
+        """Return source features with labels, target features without, as far as they are read."""
         source = self.encoded.parts[self.source, "train"]
         chosen = self.encoded.labelled_rows(self.data[0]) if self.same else None
         if chosen is not None:
             source = Features(np.asarray(source.features[chosen]), source.labels[chosen])
         found = {"source": {"inputs": source.features, "label": source.labels}}
         if (groups := groups_of(self.encoded.source(self.source, "train"))) is not None:
-            found["source"]["domain"] = one_hot(groups if chosen is None else groups[chosen])
+            groups = groups if chosen is None else groups[chosen]
+            found["source"]["domain"] = np.eye(int(groups.max()) + 1, dtype=np.float32)[groups]
         if "target" in reads:
             inputs = [self.encoded.parts[target, "train"].features for target in self.targets]
             found["target"] = {"inputs": inputs[0] if len(inputs) == 1 else np.concatenate(inputs)}
@@ -53,7 +41,7 @@ class Examples:
         return found
 
     def rows(self) -> dict[str, list[np.ndarray]]:
-        """For each method the rows of all its source's and all targets' training features.
+        """Return each method's rows of its source's and all targets' training features.
 
         Raises:
           DataError: methods of one program have different numbers of readable images.
@@ -66,16 +54,13 @@ class Examples:
                 "the unreadable ones or run these targets apart."
             )
         everything = np.arange(len(self.encoded.parts[self.source, "train"].labels))
-        rows: dict[str, list[np.ndarray]] = {"source": [], "target": []}
-        for data in self.data:
-            chosen = self.encoded.labelled_rows(data)
-            rows["source"].append(everything if chosen is None else chosen)
-            place = self.targets.index(data.target)
-            rows["target"].append(np.arange(sizes[place]) + sum(sizes[:place]))
-        return rows
+        chosen = [self.encoded.labelled_rows(data) for data in self.data]
+        places = [self.targets.index(data.target) for data in self.data]
+        return {
+            "source": [everything if rows is None else rows for rows in chosen],
+            "target": [np.arange(sizes[at]) + sum(sizes[:at]) for at in places],
+        }
 
     def chosen_rows(self) -> dict[str, np.ndarray] | None:
-        """`rows` where methods differ in them."""
-        if self.same:
-            return None
-        return {part: np.stack(each) for part, each in self.rows().items()}
+        """Return `rows` stacked, int [methods, n]; None where all methods have the same."""
+        return None if self.same else {part: np.stack(each) for part, each in self.rows().items()}

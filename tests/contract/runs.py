@@ -22,7 +22,7 @@ from clipjax.study import (
     Optim,
     Study,
     Training,
-    plan,
+    prepared,
     run_group,
     trainer,
 )
@@ -31,7 +31,7 @@ from clipjax.study.study import run_study
 from clipjax.study.workdir import claim_workdir
 from clipjax.train.preemption import Notice, Preempted
 
-CACHED = plan.cached_phases
+CACHED = prepared.cached_phases
 HEADS = {"adapter": (6,), "classifier": ()}
 SPIKES = {
     "moments": {"heads": HEADS, "pull": 2.0},
@@ -92,7 +92,7 @@ def train(label, entry, accumulate, model, photos, workdir, interrupted):
         stages=("spike",),
     )
     if label == "pixels":
-        for module in (plan, run_group, trainer):
+        for module in (prepared, run_group, trainer):
             module.cached_phases = lambda plan, method: (False,) * len(method.phases)
     workdir.mkdir(parents=True)
     claim_workdir(workdir, study)
@@ -104,7 +104,7 @@ def train(label, entry, accumulate, model, photos, workdir, interrupted):
         Notice.reached = reached
     found = run_study(prepare(study), workdir, print, pages=False)
     write_json(workdir / "rows.json", found.rows)
-    for module in (plan, run_group, trainer):
+    for module in (prepared, run_group, trainer):
         module.cached_phases = CACHED
     return found
 
