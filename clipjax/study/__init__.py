@@ -12,23 +12,19 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
-    "run": "clipjax.study.study",
-    "Results": "clipjax.study.study",
-    "Study": "clipjax.study.config",
-    "Pretraining": "clipjax.study.config",
-    "parse": "clipjax.study.config",
-    "flat": "clipjax.study.fields",
-    "Augment": "clipjax.study.parts",
-    "Data": "clipjax.study.parts",
-    "Devices": "clipjax.study.parts",
-    "Encoder": "clipjax.study.parts",
-    "Features": "clipjax.study.parts",
-    "Mesh": "clipjax.study.parts",
-    "MethodConfig": "clipjax.study.parts",
-    "Optim": "clipjax.study.parts",
-    "PhaseConfig": "clipjax.study.parts",
-    "Training": "clipjax.study.parts",
-}
+    "run": "study",
+    "Results": "study",
+    "Study": "config",
+    "Pretraining": "config",
+    "parse": "config",
+    "flat": "fields",
+} | dict.fromkeys(
+    (
+        "Augment", "Data", "Devices", "Encoder", "Features", "Mesh", "MethodConfig", "Optim",
+        "PhaseConfig", "Training",
+    ),
+    "parts",
+)  # fmt: skip
 
 __all__ = list(_EXPORTS)
 
@@ -36,7 +32,7 @@ __all__ = list(_EXPORTS)
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'clipjax.study' has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    return getattr(importlib.import_module(f"clipjax.study.{_EXPORTS[name]}"), name)
 
 
 def __dir__() -> list[str]:

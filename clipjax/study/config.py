@@ -24,7 +24,7 @@ from clipjax.study.parts import (
     Features,
     MethodConfig,
     Training,
-    check_seeds,
+    seed_field,
 )
 from clipjax.study.sweep import Setting, expand
 
@@ -153,7 +153,7 @@ class Pretraining:
     revision: str = ""  # unused
     init: str = ""  # a model of this architecture to go on from; empty: random weights
     tokenizer: str = "tiny"  # directory with vocab.json and merges.txt
-    seeds: tuple[int, ...] = field((0,), check=check_seeds)  # the first is taken
+    seeds: tuple[int, ...] = seed_field((0,))  # the first is taken
     data: PairData = PairData()
     arch: Arch = Arch()
     augment: Painting = Painting()

@@ -27,8 +27,8 @@ def field(
     known: Sequence[str] = (),
     low: float | None = None,
     high: float | None = None,
+    fits: Callable[[Any], bool] = lambda value: True,
     give: str = "",
-    check: Callable[[Any], str] | None = None,
 ) -> Any:
     """Declare a dataclass field with rules for its values.
 
@@ -37,10 +37,10 @@ def field(
       known: all values allowed, where they are a closed list of texts.
       low: smallest number.
       high: largest number.
-      give: remedy in errors, where type and range do not say it.
-      check: value of the right type -> what is wrong with it, as the end of a sentence, or "".
+      fits: whether a value of the right type and range is allowed.
+      give: what to give, in words, where type and range do not say it.
     """
-    rule = dict(known=known, low=low, high=high, give=give, check=check)
+    rule = dict(known=known, low=low, high=high, fits=fits, give=give)
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=rule)
     return dataclasses.field(default=default, metadata=rule)
@@ -54,10 +54,6 @@ def inline(cls: type) -> Any:
 def is_number(value: Any) -> bool:
     """Return whether this is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def short(value: Any) -> str:
@@ -193,49 +189,45 @@ def _value(hint: Any, value: Any, name: str, rule: Mapping[str, Any]) -> Any:
         if isinstance(value, Mapping):
             return read(hint, value, f"{name}.")
         raise ConfigError(f"{name} is {short(value)}; give a dict of its fields.")
-    known, low, high, give, check = map(rule.get, ("known", "low", "high", "give", "check"))
-    fits = any(_fits(kind, value) for kind in _kinds(hint))
-    wrong = ""
+    known, low, high = rule.get("known"), rule.get("low"), rule.get("high")
     if known and value not in known:
-        wrong = f"known: {', '.join(known)}.{meant(str(value), known)}"
-    elif not fits or (low is not None and value < low) or (high is not None and value > high):
-        wrong = f"give {give or _wanted(hint, low, high)}."
-    elif check and (said := check(value)):
-        wrong = f"{said}."
-    if wrong:
-        raise ConfigError(f"{name} is {short(value)}; {wrong}")
+        near = meant(str(value), known)
+        raise ConfigError(f"{name} is {short(value)}; known: {', '.join(known)}.{near}")
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    within = (
+        any(_is_a(kind, value) for kind in kinds)
+        and (low is None or value >= low)
+        and (high is None or value <= high)
+        and rule.get("fits", lambda value: True)(value)
+    )
+    if not within:
+        wanted = " or ".join(_WORDS.get(kind, "a dict") for kind in kinds)
+        if low is not None:
+            wanted += f", at least {low}" if high is None else f", {low} to {high}"
+        raise ConfigError(f"{name} is {short(value)}; give {rule.get('give') or wanted}.")
     return value
 
 
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+_WORDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    tuple[str, ...]: "a tuple of texts, as in ('a', 'b')",
+    tuple[int, ...]: "a tuple of whole numbers, as in (0, 1)",
+    tuple[float, ...]: "a tuple of numbers, as in (0.6, 0.1, 0.3)",
+}
 
 
-def _fits(kind: Any, value: Any) -> bool:
-    """Return whether a value is of a kind."""
+def _is_a(kind: Any, value: Any) -> bool:
+    """Return whether a value is of a type; booleans are no numbers."""
     origin = typing.get_origin(kind) or kind
     if origin is tuple:
         inner = typing.get_args(kind)[:1]
-        return isinstance(value, tuple) and all(_fits(k, x) for x in value for k in inner)
-    tests = {int: _is_whole, float: is_number}
-    return tests[origin](value) if origin in tests else isinstance(value, origin)
-
-
-def _wanted(hint: Any, low: float | None, high: float | None) -> str:
-    """Return what to give for a field, in words."""
-    words = {
-        bool: "True or False",
-        int: "a whole number",
-        float: "a finite number",
-        str: "a text",
-        tuple[str, ...]: "a tuple of texts, as in ('a', 'b')",
-        tuple[int, ...]: "a tuple of whole numbers, as in (0, 1)",
-        tuple[float, ...]: "a tuple of numbers, as in (0.6, 0.1, 0.3)",
-    }
-    found = " or ".join(words.get(kind, "a dict") for kind in _kinds(hint))
-    if high is not None:
-        return f"{found}, {low} to {high}"
-    return found if low is None else f"{found}, at least {low}"
+        return isinstance(value, tuple) and all(_is_a(k, x) for x in value for k in inner)
+    if origin is float:
+        return is_number(value)
+    return isinstance(value, origin) and not (origin is int and isinstance(value, bool))
 
 
 def flat(made: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from clipjax.study.fields import field, is_number
 _SEEDS = 2**32  # they are kept in 32 bits
 OWN_DATA = ("target", "shots", "fraction", "subset_seed")  # in which methods of a run may differ
 
-# Checks of fields: value -> what is wrong with it, as the end of a sentence, or "".
+_SHARE = "a share above 0 and at most 1"
 
 
 def _is_pattern(value: Any) -> bool:
@@ -26,42 +26,33 @@ def _is_pattern(value: Any) -> bool:
         return False
 
 
-def _patterns(value: tuple[str, ...]) -> str:
-    fit = all(map(_is_pattern, value))
-    return "" if fit else "give a tuple of regular expressions, as in ('clip/.*',)"
+def _is_factor(pair: Any) -> bool:
+    """Return whether this is (pattern, factor)."""
+    fits = isinstance(pair, tuple) and len(pair) == 2
+    return fits and _is_pattern(pair[0]) and is_number(pair[1])
 
 
-def _factors(value: tuple) -> str:
-    for pair in value:
-        if not isinstance(pair, tuple) or len(pair) != 2 or not _is_pattern(pair[0]):
-            return (
-                "give pairs of a pattern and a factor, as in (('clip/.*', 0.1),), in a sweep a "
-                "tuple of such tuples"
-            )
-        if not is_number(pair[1]):
-            return "a factor is a finite number"
-    return ""
+def seed_field(default: tuple[int, ...]) -> Any:
+    """Declare a field of random seeds."""
+    return field(
+        default,
+        fits=lambda value: 0 < len(value) == len({s for s in value if 0 <= s < _SEEDS}),
+        give=f"a tuple of whole numbers, different ones from 0 to {_SEEDS - 1}",
+    )
 
 
-def check_seeds(value: tuple[int, ...]) -> str:
-    """Return what is wrong with seeds, as the end of a sentence; "" if nothing."""
-    fit = value and all(0 <= seed < _SEEDS for seed in value) and len(set(value)) == len(value)
-    return "" if fit else f"give one or more different whole numbers from 0 to {_SEEDS - 1}"
+def _is_share(value: float) -> bool:
+    return 0 < value <= 1
 
 
-def _steps(value: str) -> str:
+def _is_range(value: str) -> bool:
     found = re.fullmatch(r"(\d+):(\d+)", value)
-    fits = not value or (found and int(found[1]) < int(found[2]))
-    return "" if fits else "that is no range of steps; write 10:20 for steps 10 to 19"
+    return not value or (found is not None and int(found[1]) < int(found[2]))
 
 
-def _epoch(value: str | int) -> str:
-    fits = value in ("source", "target", "longest") or (str(value).isdecimal() and int(value) > 0)
-    return "" if fits else "known: source, target, longest, or a number of steps, 1 or more"
-
-
-def _share_above_0(value: float) -> str:
-    return "" if 0 < value <= 1 else "give a share above 0 and at most 1"
+def _is_epoch(value: str | int) -> bool:
+    named = value in ("source", "target", "longest")
+    return named or (str(value).isdecimal() and int(value) > 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,10 +97,12 @@ class Data(DataPlace):
     # Share of images that may be left out.
     max_unreadable: float = field(0.01, low=0, high=1, give="a share, 0 to 1")
     shots: int = field(0, low=0)  # labelled images per class to train on; 0: all
-    fraction: float = field(1.0, check=_share_above_0)  # of each class's labelled images
+    fraction: float = field(1.0, fits=_is_share, give=_SHARE)  # of each class's labelled images
     subset_seed: int = field(0, low=0)  # which ones; smaller subsets are parts of larger ones
     balanced: bool = False  # draw labelled images so that classes are equally likely
-    epoch: str | int = field("source", check=_epoch)  # one pass of a domain, longest, or steps
+    epoch: str | int = field(  # one pass of a domain, or of the longest, or steps
+        "source", fits=_is_epoch, give="source, target, longest, or a number of steps, 1 or more"
+    )
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""
@@ -158,7 +151,9 @@ class Devices:
 
     parallel: str = field("jit", known=("jit", "pmap"))  # how devices share a batch
     mesh: Mesh = Mesh()
-    profile: str = field("", check=_steps)  # "10:20" traces these steps into the workdir
+    profile: str = field(
+        "", fits=_is_range, give="10:20 to trace steps 10 to 19"
+    )  # into the workdir
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""
@@ -184,7 +179,10 @@ class Optim:
     clip_norm: float = field(1.0, low=0)  # global norm that gradients are clipped to; 0: off
     # Factors for layer groups, (("clip/.*", 0.1), ...); the first match wins.
     lr_mults: tuple = field(
-        (), give="pairs of a pattern and a factor, as in (('clip/.*', 0.1),)", check=_factors
+        (),
+        fits=lambda value: all(map(_is_factor, value)),
+        give="pairs of a pattern and a factor, as in (('clip/.*', 0.1),), in a sweep a tuple of "
+        "such tuples; a factor is a finite number",
     )
 
 
@@ -192,7 +190,7 @@ class Optim:
 class Augment:
     """Options of `clipjax.data.images.augment.random_resized_crop`."""
 
-    smallest: float = field(0.5, check=_share_above_0)  # share of the area kept
+    smallest: float = field(0.5, fits=_is_share, give=_SHARE)  # share of the area kept
     flip: bool = True  # mirror half of the images
 
 
@@ -220,13 +218,15 @@ class Episodes:
 class Training:
     """How methods train, where they say nothing of their own."""
 
-    seeds: tuple[int, ...] = field((0, 1, 2), check=check_seeds)  # a run each
+    seeds: tuple[int, ...] = seed_field((0, 1, 2))  # a run each
     epochs: int = field(40, low=1)  # few images; the report's 10 epochs are of 120,000
     batch_size: int = field(64, low=1)  # images a domain and step
     accumulate: int = field(1, low=1)  # microbatches: less memory where the encoder trains
     # Layer groups: "clip/vision/block_0..5", "clip/text/.*", "clip/logit_scale", ...
     freeze: tuple[str, ...] = field(
-        ("clip/.*",), give="a tuple of regular expressions, as in ('clip/.*',)", check=_patterns
+        ("clip/.*",),
+        fits=lambda value: all(map(_is_pattern, value)),
+        give="a tuple of regular expressions, as in ('clip/.*',)",
     )
     optim: Optim = Optim()
     # Which checkpoint: a rule of clipjax.evaluate.select.RULES or ALIASES.
