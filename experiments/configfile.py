@@ -44,12 +44,7 @@ class _Files(flags.ArgumentParser):
 
 
 def load_config(path: str) -> ConfigDict:
-    """Call a file's `get_config`; `path` may go on with `:argument`.
-
-    Raises:
-      ConfigError: no such file, an error in it, no `get_config`, one that takes no argument where
-        there is one, or something else than a ConfigDict.
-    """
+    """Call a file's `get_config`; `path` may go on with `:argument`."""
     file, _, argument = path.partition(":")
     if not os.path.isfile(file):
         raise ConfigError(
@@ -166,10 +161,7 @@ def _check(config: ConfigDict, file: str, *, filled: bool) -> None:
 
 
 def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
-    """Return a sentence on options that the config cannot take; "" if there are none.
-
-    `default` is the config of a command line that names none.
-    """
+    """Return a sentence on options that the config, or `default`, cannot take; "" if none."""
     words: dict[str, str] = {}
     for word, after in zip(argv, [*argv[1:], ""], strict=False):
         name, equals, value = word.lstrip("-").partition("=")
@@ -200,8 +192,8 @@ def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
 def refuse_bad_config(default: str = "configs/dann.py") -> None:
     """End the process with one sentence where the config cannot take an option.
 
-    To be called before the flags are defined: ml_collections parses the command line as it defines
-    them, and answers an unknown field with a bare AttributeError, three exceptions deep.
+    Call this before flags are defined: ml_collections parses the command line as it defines them,
+    and answers an unknown field with a bare AttributeError, three exceptions deep.
     """
     if complaint := config_complaint(sys.argv[1:], default):
         print(f"clipjax: {complaint}", file=sys.stderr)

@@ -51,11 +51,7 @@ def table_studies(
     model: str = "tiny",
     smoke: bool = False,
 ) -> dict[str, Study]:
-    """Return table number -> what it runs.
-
-    Raises:
-      ConfigError: a table or a kind of data that does not exist, or data without a root.
-    """
+    """Return table number -> what it runs."""
     from clipjax.data.open import KNOWN
     from clipjax.study import parse
     from configs import tables
@@ -113,11 +109,6 @@ def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool)
     """Run every table in `workdir/tableN`, then write `suite.md` and `suite.html`.
 
     On `domainnet` the report's figures are printed beside ours.
-
-    Raises:
-      ConfigError: another suite is at work in the workdir, or nothing can be written there.
-      DataError: a finished table's results are damaged, or a newer version's.
-      CheckpointError: the model was replaced between two tables.
     """
     from clipjax.evaluate.results import read
     from clipjax.runtime.claim import claimed

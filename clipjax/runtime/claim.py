@@ -95,12 +95,7 @@ def _held(folder: Path, name: str) -> Iterator[None]:
 
 
 def _locked(path: pathlib.Path) -> int | None:
-    """Return a descriptor that holds a file's lock; None where there are no locks.
-
-    Raises:
-      ConfigError: another process holds it.
-      OSError: the file cannot be written.
-    """
+    """Return a descriptor that holds a file's lock; None where there are no locks."""
     try:
         import fcntl
     except ImportError:  # no Unix

@@ -62,10 +62,7 @@ def keep_compiled() -> None:
 
 
 def _keep_if_writable(folder: str | os.PathLike) -> bool:
-    """Switch the cache off, with one line, where its folder cannot be written.
-
-    JAX would warn of each of a hundred programs.
-    """
+    """Switch the cache off, with one line instead of JAX's hundred, if it cannot be written."""
     import jax
 
     try:

@@ -38,11 +38,7 @@ class Fit:
         self.described = f"fit {name}: closed form"
 
     def train(self) -> dict[str, Trained]:
-        """Return the method's variants, fitted or read.
-
-        Raises:
-          NonFiniteError: the fit gives NaN or infinity.
-        """
+        """Return the method's variants, fitted or read; raise NonFiniteError for NaN."""
         if (found := self._saved()) is None:
             data = Examples((self.method,), self.encoded).features(self.kind.reads)
             arrays = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), data)

@@ -122,10 +122,7 @@ class Arch:
 
 @dataclasses.dataclass(frozen=True)
 class Painting:
-    """Options of `clipjax.data.images.augment.augment_drawings`.
-
-    Mostly white paper, as in the dataset; what else was tried is in the model card.
-    """
+    """Options of `clipjax.data.images.augment.augment_drawings`: mostly on white paper."""
 
     strength: float = field(0.5, low=0)  # 0 leaves place and colours alone, 1 is the full range
     white: float = field(0.9, low=0, high=1)  # share of drawings on white paper
@@ -211,11 +208,7 @@ def _in_nfc(value: Any) -> Any:
 
 
 def checked(made: Study | Pretraining) -> Study | Pretraining:
-    """Return a config that was made in Python, read as a mapping is.
-
-    Raises:
-      ConfigError: as `parse`.
-    """
+    """Return a config that was made in Python, read and checked as `parse` does."""
     if not isinstance(made, (Study, Pretraining)):
         raise ConfigError(f"the config is {short(made)}; give a Study, or `parse` a mapping.")
     return parse(flat(made))

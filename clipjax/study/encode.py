@@ -93,7 +93,7 @@ def encode_texts(plan: Plan) -> Encoded:
 def image_encoder(plan: Plan) -> Callable[[np.ndarray], jax.Array]:
     """Return uint8 images [B, S, S, 3] -> float32 [B, P] of length 1, on all accelerators.
 
-    On CPU one device, whatever the cores: cached features are the same bits on every machine.
+    On CPU on one device, so that cached features are the same bits on every machine.
     """
     devices = jax.local_devices()
     devices = devices[:1] if devices[0].platform == "cpu" else devices
@@ -146,10 +146,7 @@ def encode(plan: Plan, say) -> Encoded:
 
 
 def once(say: Callable[[str], None]) -> Callable[[str], None]:
-    """Return a `say` that does not repeat a line; what follows " (" may differ.
-
-    Each part of the data reports anew that the cache cannot be written.
-    """
+    """Return a `say` that repeats no line, whatever it says after " ("."""
     said: set[str] = set()
 
     def say_new(line: str) -> None:
@@ -162,10 +159,7 @@ def once(say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def encode_shared(encoder: ImageEncoder, source: Source, **options) -> feats.EncodedSource:
-    """Return `cached_features` of a source; processes encode and cache a share each.
-
-    No disk need be shared; where one is, their shares have different names.
-    """
+    """Return `cached_features` of a source; processes encode and cache a share each."""
     index, count = processes.place()
     if count == 1 or len(source) < count:  # too few to share: everyone for himself
         return feats.cached_features(encoder, source, **options)

@@ -29,11 +29,7 @@ FIELDS = (
 
 
 def read_method(name: str, entry: Entry, data: Data, training: Training) -> MethodConfig:
-    """Read a method's entry; `data` and `training` are what it does not say itself.
-
-    Raises:
-      ConfigError: the field; of a setting of a sweep its name, too.
-    """
+    """Read a method's entry; `data` and `training` are what it does not say itself."""
     try:
         return _method(name, f"methods.{entry.stage}", entry, data, training)
     except ConfigError as error:

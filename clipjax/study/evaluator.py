@@ -136,10 +136,7 @@ def check_answers(method: str, what: str, *arrays) -> None:
 def _validate(
     functions: Functions, classes: Classes, params, parts: dict[str, Features], given: dict | None
 ):
-    """Return scalars of one candidate, and adapted validation features of source and target.
-
-    `given` are the numbers among the options of a method that diagnoses itself.
-    """
+    """Return scalars of one candidate, and adapted validation features of source and target."""
     logits = {
         name: functions.predict(params, part.features, classes) for name, part in parts.items()
     }
@@ -202,11 +199,7 @@ def zero_shot_outcome(encoded: Encoded) -> Outcome:
 def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[list[dict], Outcome]:
     """Return rows per domain, split and variant, and the outcome of the method's own result.
 
-    Args:
-      name: of the method.
-      trained: its functions and parameters, stacked over seeds (`clipjax.study.restore.Trained`).
-      data: what it trained on.
-      encoded: the run's data.
+    `trained` is a `clipjax.study.restore.Trained`, `data` what it trained on.
     """
     found = [_measure_variant(name, trained, v, data, encoded) for v in trained.variants]
     return [row for rows, _ in found for row in rows], found[0][1]
@@ -292,14 +285,10 @@ def zero_shot_rows(encoded: Encoded) -> list[dict]:
 
 
 def rule_table(history: list[list[dict]]) -> dict[str, dict]:
-    """Return what each selection rule would have picked.
+    """Return what each selection rule would have picked, of each seed's validations.
 
-    Args:
-      history: per seed the validations of a method's last phase.
-
-    Returns:
-      {rule: {"epoch", "source" and "target" test accuracy: each per seed}}; rules whose score is
-      missing (too few images) are left out.
+    {rule: {"epoch", "source" and "target" test accuracy: each per seed}}, without rules whose score is
+    missing (too few images).
     """
     table = {}
     for rule in select.RULES:

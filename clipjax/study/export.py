@@ -31,11 +31,7 @@ from clipjax.train.checkpoint import warn
 
 
 def choose(results: dict, stages: list[str], method: str, seed: int | None) -> tuple[str, int]:
-    """Return the method and the position of the seed to export, target labels unseen.
-
-    Raises:
-      ConfigError: a method or seed that the run does not have.
-    """
+    """Return the method and the position of the seed to export, target labels unseen."""
     if not stages:
         raise ConfigError("this run trained nothing (zero-shot only); there is nothing to export.")
     method = method or stages[-1]
@@ -51,10 +47,7 @@ def choose(results: dict, stages: list[str], method: str, seed: int | None) -> t
 
 
 def model_card(results: dict, config: dict, method: str, seed: str, size: int) -> str:
-    """Return README.md of an exported model: what it is, how to use it, results and config.
-
-    `size` is the side of its images in pixels.
-    """
+    """Return README.md of an exported model; `size` is the side of its images in pixels."""
     data = results["data"]
     settings = to_json(config, indent=2, sort_keys=True)
     return (
@@ -99,11 +92,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
 
 
 def recorded_config(workdir: pathlib.Path) -> tuple[Study, dict]:
-    """Return the study of a run, and what its file says; missing fields have defaults.
-
-    Raises:
-      ConfigError: the file is missing or damaged.
-    """
+    """Return the study of a run, and what its file says; missing fields have defaults."""
     file = workdir / "config.json"
     try:
         raw = json.loads(file.read_text())
@@ -117,12 +106,7 @@ def recorded_config(workdir: pathlib.Path) -> tuple[Study, dict]:
 
 
 def prepared(study: Study, workdir: pathlib.Path) -> Plan:
-    """Open what an export needs of a run: its encoder, and its classes as recorded.
-
-    Raises:
-      CheckpointError: the encoder is not where it was.
-      DataError: the run's version has recorded no classes, and the data are not where they were.
-    """
+    """Open what an export needs of a run: its encoder, and its classes as recorded."""
     try:
         # This machine need not be like the run's.
         return prepare(study, training=False, recorded=read_record(workdir))

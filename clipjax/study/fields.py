@@ -65,8 +65,7 @@ def short(value: Any) -> str:
 def plain(value: Any, name: str = "") -> Any:
     """Return a value with dicts for mappings, tuples for lists, Python's numbers for NumPy's.
 
-    Raises:
-      ConfigError: something a config cannot hold; `name` is the field's.
+    Raises ConfigError for what a config cannot hold; `name` is the field's.
     """
     if isinstance(value, Mapping):
         if strange := [key for key in value if not isinstance(key, str)]:
@@ -156,12 +155,10 @@ def _unknown(cls: type, given: Mapping[str, Any], prefix: str) -> Iterator[str]:
 
 
 def read(cls: type, given: Mapping[str, Any], prefix: str = "") -> Any:
-    """Make a dataclass of a mapping; missing fields keep their defaults.
+    """Make a dataclass of a mapping of plain values; missing fields keep their defaults.
 
-    Args:
-      cls: its method `problem`, if any, returns what is wrong with its fields together, or "".
-      given: plain values.
-      prefix: of the names of fields in errors.
+    A method `problem` of `cls` returns what is wrong with its fields together, or "". `prefix` is that
+    of names of fields in errors.
 
     Raises:
       ConfigError: an unknown field, or a field, its value and what is allowed.
@@ -231,11 +228,7 @@ def _is_a(kind: Any, value: Any) -> bool:
 
 
 def flat(made: Any) -> dict[str, Any]:
-    """Return the plain nested mapping that `read` makes this of.
-
-    Raises:
-      ConfigError: something else where a dataclass belongs.
-    """
+    """Return the plain nested mapping that `read` makes this of."""
     found: dict[str, Any] = {}
     for each in dataclasses.fields(made):
         value, hint = getattr(made, each.name), _hints(type(made))[each.name]

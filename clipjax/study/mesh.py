@@ -34,9 +34,6 @@ def training_mesh(
       accumulate: microbatches a batch.
       state_bytes: of parameters and optimizer state.
       most: largest number of devices, where it is free.
-
-    Raises:
-      ConfigError: more devices than there are, or a batch that they cannot share.
     """
     asked, local = devices.mesh, jax.local_devices()
     free = not (asked.data or asked.fsdp > 1 or processes.several())

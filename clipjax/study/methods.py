@@ -75,11 +75,7 @@ class Method(NamedTuple):
 
 
 def find_module(where: str, loss: str) -> Any:
-    """Import the module of a method: a file of clipjax/adapt, or "my_package.my_method".
-
-    Raises:
-      ConfigError: there is none, it fails, or it has no `make_method`.
-    """
+    """Import the module of a method: a file of clipjax/adapt, or "my_package.my_method"."""
     if "." not in loss:
         files = [file.name for file in pkgutil.iter_modules(clipjax.adapt.__path__)]
         modules = {name: importlib.import_module(f"clipjax.adapt.{name}") for name in files}
@@ -104,11 +100,7 @@ def find_module(where: str, loss: str) -> Any:
 
 
 def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
-    """Build the methods that a study trains, by name, in order.
-
-    Raises:
-      ConfigError: a loss without a module, an option it refuses, heads that cannot be.
-    """
+    """Build the methods that a study trains, by name, in order."""
     built = {}
     for config in study.trained:
         where = f"methods.{config.stage}"
@@ -198,11 +190,8 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
 def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
     """Raise ConfigError for options that a loss lacks, or not of the kind of its defaults.
 
-    Args:
-      where: the method or phase, for the error.
-      options: what is given.
-      module: of the method; options are the keyword-only parameters of its `make_method` and, where
-        that takes any others, of its `make_loss`.
+    Options are the keyword-only parameters of the module's `make_method` and, where that takes any
+    others, of its `make_loss`.
     """
     takes = _options(module)
     for option, value in options.items():
@@ -288,9 +277,6 @@ def build_optimizer(
     """Build the optimizer of a phase of `steps` steps, the `index`-th of `spans`.
 
     `rate` replaces the phase's own learning rate, `factors` its `OPTIM_FACTORS`.
-
-    Raises:
-      ConfigError: an unknown schedule or optimizer.
     """
     optim = phase.optim
     rest = {k: getattr(optim, k) for k in ("weight_decay", "clip_norm", "lr_mults")}
@@ -306,10 +292,8 @@ def build_optimizer(
 def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
     """Raise ConfigError for patterns that match nothing, and for a phase that trains nothing.
 
-    Args:
-      phase: what to check.
-      params: of the encoder and the method, or their shapes.
-      unused: layer groups that the method has no use for.
+    `params` are the encoder's and the method's, `unused` layer groups that the method has no use
+    for.
     """
     try:
         check_patterns(phase.freeze, params)

@@ -18,13 +18,9 @@ RECORD = "model.json"
 
 
 def check_finished(workdir: pathlib.Path, study: Study) -> str:
-    """Compare a finished run's model with what its study names now.
+    """Raise CheckpointError if a finished run's model is not the one its study names now.
 
-    Returns:
-      A sentence where they cannot be compared; "" otherwise.
-
-    Raises:
-      CheckpointError: the study names another model now, which has not made these results.
+    Returns a sentence where they cannot be compared; "" otherwise.
     """
     if not (workdir / RECORD).exists():
         return ""
@@ -42,7 +38,7 @@ def open_identity(study: Study) -> tuple[pathlib.Path, dict[str, Any]]:
 
 
 def check_same_model(workdir: pathlib.Path, identity: Mapping[str, Any], origin: object) -> str:
-    """Record a run's model when it begins; a run that goes on must have the same.
+    """Record the model when a run begins; refuse another one when it goes on.
 
     Args:
       workdir: of the run.
@@ -69,11 +65,7 @@ def _compared(workdir: pathlib.Path, identity: Mapping[str, Any], origin: object
 
 
 def check_recorded(workdir: pathlib.Path, identity: Mapping[str, Any], origin: object) -> str:
-    """Compare a model with a run's record; return a sentence where there is none.
-
-    Raises:
-      CheckpointError: the model is another than the run's, or the record is damaged.
-    """
+    """Raise CheckpointError for another model than a run's; return a sentence without a record."""
     path = workdir / RECORD
     if not path.exists():
         return (

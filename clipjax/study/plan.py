@@ -77,12 +77,7 @@ def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = 
 
 
 def open_model(study: Study) -> tuple[pathlib.Path, CLIPConfig, Any, Preprocess, dict[str, Any]]:
-    """Return a study's model: directory, sizes, float32 parameters, preprocessing, identity.
-
-    Raises:
-      CheckpointError: there is none, or its files are damaged or do not fit each other.
-      ConfigError: a single tower.
-    """
+    """Return a study's model: directory, sizes, float32 parameters, preprocessing, identity."""
     encoder = study.encoder
     directory = find_model(encoder.model, encoder.revision or None)
     preprocess = load_preprocess(directory)
@@ -115,11 +110,7 @@ def read_prompts(
 ) -> tuple[np.ndarray, list[str]]:
     """Return token ids of the classes' prompts, int32 [K, prompts, T], and notes on classes alike.
 
-    Args:
-      encoder: of the study, for its prompts.
-      classes: K names, as the dataset has them.
-      names: as prompts say them.
-      model: its directory or Hub id.
+    `classes` are named as in the data, `names` as in prompts; `model` is a directory or a Hub id.
 
     Raises:
       ConfigError: prompts that tell no classes apart, or have no place for a name.
@@ -132,12 +123,7 @@ def read_prompts(
 
 
 def open_data(study: Study) -> Dataset:
-    """Open the study's dataset and check its source and targets.
-
-    Raises:
-      ConfigError: a domain that does not exist, or that is both source and target.
-      DataError: data that are missing or damaged.
-    """
+    """Open the study's dataset and check its source and targets."""
     data = study.data
     dataset = open_dataset(data.name, data.root, fractions=data.fractions, lists=data.lists)
     for domain in data.sources:
@@ -190,13 +176,7 @@ def needed_parts(study: Study, dataset: Dataset) -> list[Part]:
 
 
 def check_parts(study: Study, dataset: Dataset) -> None:
-    """Check that the data have what a run needs of them.
-
-    Raises:
-      DataError: a part without images, too many unreadable ones, episodes that cannot be filled.
-      ConfigError: an epoch or a choice of labelled images that cannot be; too few images for the
-        selection rule.
-    """
+    """Raise ConfigError or DataError if the data lack what a run needs of them."""
     for domain, split in needed_parts(study, dataset):
         if not len(dataset.source(domain, split)):
             raise DataError(
@@ -236,13 +216,7 @@ def _check_episodes(method: MethodConfig, dataset: Dataset) -> None:
 def check_unreadable(skipped: Sequence[Skipped], images: int, most: float) -> str:
     """Return a sentence on the images that are left out; "" if there are none.
 
-    Args:
-      skipped: these.
-      images: number of the others.
-      most: share of all that may be left out.
-
-    Raises:
-      DataError: more than that.
+    Raises DataError where they are more than a share of `most` of all, `images` being the others.
     """
     if not skipped:
         return ""
@@ -258,11 +232,7 @@ def check_unreadable(skipped: Sequence[Skipped], images: int, most: float) -> st
 
 
 def training_rows(data: Data, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray | None:
-    """Return which of these labelled examples are trained on; None for all.
-
-    Raises:
-      ConfigError: more shots than a class has.
-    """
+    """Return which of these labelled examples are trained on; None for all."""
     if data.shots:
         return few_shot(labels, data.shots, data.subset_seed, classes)
     if data.fraction != 1:
@@ -271,20 +241,12 @@ def training_rows(data: Data, labels: np.ndarray, classes: tuple[str, ...]) -> n
 
 
 def planned_sizes(data: Data, dataset: Dataset) -> tuple[int, int]:
-    """Return the number of training examples of source and target, if every image can be read.
-
-    Raises:
-      ConfigError: no such choice of labelled examples.
-    """
+    """Return the number of training images of source and target, if all can be read."""
     source, target = (dataset.source(domain, "train") for domain in (data.source_name, data.target))
     chosen = training_rows(data, source.labels, dataset.classes)
     return len(source) if chosen is None else len(chosen), len(target)
 
 
 def planned_epoch(data: Data, batch_size: int, dataset: Dataset) -> int:
-    """Return the steps of an epoch, if every image can be read.
-
-    Raises:
-      ConfigError: no such length, or no such choice of labelled examples.
-    """
+    """Return the steps of an epoch, if every image can be read."""
     return sampler.steps_per_epoch(*planned_sizes(data, dataset), batch_size, data.epoch)

@@ -150,11 +150,7 @@ def prepare(config: Pretraining) -> Plan:
 
 
 def start_params(init: str, arch: CLIPConfig):
-    """Return the weights of `config.init`, float32; None where it is empty.
-
-    Raises:
-      ConfigError: a model of another architecture than `config.arch`.
-    """
+    """Return the weights of `config.init`, float32; None where it is empty."""
     if not init:
         return None
     found, params = load_clip(init, dtype=jnp.float32)

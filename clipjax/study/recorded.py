@@ -28,11 +28,7 @@ class Recorded(NamedTuple):
 
 
 def read_record(workdir: pathlib.Path) -> Recorded | None:
-    """Read what a run has kept of its data; None where an earlier clipjax kept nothing.
-
-    Raises:
-      DataError: the record is damaged.
-    """
+    """Read what a run has kept of its data; None where an earlier clipjax kept nothing."""
     place = workdir / RECORD
     try:
         found = json.loads(place.read_text()) if place.exists() else {}

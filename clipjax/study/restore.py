@@ -48,11 +48,7 @@ class Trained(NamedTuple):
 
 
 def restored(group: RunGroup) -> dict[str, Trained]:
-    """Return what `Trainer.train` returned, read back; the images are not needed.
-
-    Raises:
-      CheckpointError: the method did not finish, or its checkpoints do not fit the config.
-    """
+    """Return what `Trainer.train` returned, read back; the images are not needed."""
     history = histories(group)
     for run, entries in enumerate(history):
         if not entries or entries[-1]["epoch"] != group.total_steps // group.per_epoch:

@@ -63,10 +63,7 @@ class Results:
 
     @functools.cached_property
     def params(self) -> dict[str, PyTree]:
-        """Parameters by method, stacked over seeds: heads, and "clip" where the encoder trained.
-
-        Those of a run that was finished before are read from its checkpoints.
-        """
+        """Parameters by method, stacked over seeds: heads, and "clip" where the encoder trained."""
         if self._params is not None:
             return self._params
         plan = prepare(self.study, training=False, recorded=read_record(self.workdir))
@@ -160,12 +157,7 @@ def _run_claimed(
 
 
 def _check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
-    """Tie a workdir to its images: a run that goes on must see those it began with.
-
-    Raises:
-      DataError: images came, went, changed, or can be read now and could not be then.
-      ConfigError: another process sees other images.
-    """
+    """Refuse a run that goes on with other images than those it began with."""
     found = {
         "/".join(part): hashlib.sha256(repr(encoded.source(*part)).encode()).hexdigest()[:16]
         for part in encoded.parts

@@ -39,11 +39,6 @@ def settings(sweep: Sequence[Mapping]) -> list[Setting]:
 
     >>> settings(({"optim.lr": (1, 2), "data.shots": 4},))
     [{'data.shots': 4, 'optim.lr': 1}, {'data.shots': 4, 'optim.lr': 2}]
-    >>> settings(({"optim.lr": 1}, {"data.shots": 4}))
-    [{'optim.lr': 1}, {'data.shots': 4}]
-
-    Raises:
-      ConfigError: anything else, or a field without values.
     """
     if not isinstance(sweep, (tuple, list)) or not all(isinstance(g, Mapping) for g in sweep):
         raise ConfigError(f"sweep is {sweep!r}; give a tuple of grids, ({{field: values}},).")
@@ -60,8 +55,10 @@ def expand(config: Mapping[str, Any]) -> dict[str, Entry]:
     """Return name -> entry of every method to train: each stage, with a sweep at each setting.
 
     A stage that a setting does not concern (another method's option) is not repeated. The sweep
-    overrides what a method says of its own (`methods.<name>.optim`). `config` has all fields of a
-    study.
+    overrides what a method says of its own (`methods.<name>.optim`).
+
+    Args:
+      config: all fields of a study.
 
     Raises:
       ConfigError: a stage without a method; a field that cannot be swept, or that does not exist;

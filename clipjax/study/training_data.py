@@ -41,11 +41,7 @@ class Examples:
         return found
 
     def rows(self) -> dict[str, list[np.ndarray]]:
-        """Return each method's rows of its source's and all targets' training features.
-
-        Raises:
-          DataError: methods of one program have different numbers of readable images.
-        """
+        """Return each method's rows of its source's and all targets' training features."""
         sizes = [len(self.encoded.parts[target, "train"].labels) for target in self.targets]
         if len(set(sizes)) > 1:
             found = ", ".join(f"{t}: {n}" for t, n in zip(self.targets, sizes, strict=True))

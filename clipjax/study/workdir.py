@@ -64,11 +64,9 @@ def check_checkpoints(folder: pathlib.Path, name: str) -> None:
 
 
 def check_workdir(workdir: pathlib.Path, config: Study | Pretraining) -> None:
-    """Check that a workdir can be this config's.
+    """Check that a workdir can be reached, written to, and holds no run of another config.
 
-    Raises:
-      ConfigError: it holds a run of another config (the fields that differ are named), cannot be
-        reached, or not be written to by what the config asks for.
+    Raises ConfigError, with the fields that differ.
     """
     check_reachable(workdir)
     if isinstance(config, Pretraining):
