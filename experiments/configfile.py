@@ -17,7 +17,7 @@ from ml_collections.config_dict import RequiredValueError
 
 from clipjax.errors import ConfigError
 from clipjax.study.config import kind_of, parse
-from clipjax.study.fields import check_names, meant, short
+from clipjax.study.fields import check_names, dotted, no_such, short
 
 # What ml_collections says where a value is of another type than the field's.
 _MISFIT = re.compile(
@@ -78,10 +78,8 @@ def _arguments(get_config: Any, file: str, argument: str) -> tuple[str, ...]:
     kinds = (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.VAR_POSITIONAL)
     takes = [p for p in inspect.signature(get_config).parameters.values() if p.kind in kinds]
     if argument and not takes:
-        raise ConfigError(
-            f"get_config of {file} takes no argument, and {argument!r} follows the file's name; "
-            "leave it out, or let get_config take it."
-        )
+        where = f"get_config of {file} takes no argument"
+        raise ConfigError(f"{where}, and {argument!r} follows the file's name; leave it out.")
     needed = any(p.kind in kinds[:2] and p.default is parameter.empty for p in takes)
     return (argument,) if argument or needed else ()
 
@@ -116,27 +114,15 @@ class _Shown(str):
     __repr__ = str.__str__
 
 
-def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Return every field of a config as a dotted name."""
-    names = []
-    for key in config:
-        value = value_of(config, key)
-        nested = isinstance(value, ConfigDict)
-        names += field_names(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
-    return names
-
-
-def value_of(config: ConfigDict, key: str) -> Any:
-    """Return a field's value; None where it is a placeholder that nobody has filled."""
-    try:
-        return config[key]
-    except RequiredValueError:
-        return None
-
-
 def as_mapping(config: ConfigDict) -> dict[str, Any]:
     """Return the config as a plain nested mapping; an unfilled placeholder is None."""
-    return {key: _opened(value_of(config, key)) for key in config}
+    found = {}
+    for key in config:
+        try:
+            found[key] = _opened(config[key])
+        except RequiredValueError:
+            found[key] = None
+    return found
 
 
 def _opened(value: Any) -> Any:
@@ -145,13 +131,10 @@ def _opened(value: Any) -> Any:
     return as_mapping(value) if isinstance(value, ConfigDict) else value
 
 
-def _check(config: ConfigDict, file: str, *, filled: bool) -> None:
+def _check(given: dict[str, Any], file: str, *, filled: bool) -> None:
     """Raise ConfigError for a config that cannot be; `filled`: no option will change it."""
-    if "experiment" not in config:
-        raise ConfigError(
-            f"{file} has no experiment; give the run a name: config.experiment = 'mine'."
-        )
-    given = as_mapping(config)
+    if "experiment" not in given:
+        raise ConfigError(f"{file} has no experiment; give the run a name in config.experiment.")
     check_names(kind_of(given), given, where=file)
     if filled:
         try:
@@ -171,22 +154,18 @@ def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
     file = path.partition(":")[0]
     given = [w.removeprefix("config.") for w in words if w.startswith("config.")]
     try:
-        config = load_config(path)
+        config = as_mapping(load_config(path))
         _check(config, file, filled=not given)
     except ConfigError as error:
         return str(error)
-    names = field_names(config)
+    names = list(dotted(config))
     # A key that is no Python name stands in brackets: data.mixture['icon-mono']; so does an index.
     plain = [re.sub(r"\[\d+\]", "", re.sub(r"\[['\"](.+?)['\"]\]", r".\1", w)) for w in given]
     if unquoted := [name for name in given if "-" in name and "[" not in name and name in names]:
         outer, _, key = unquoted[0].rpartition(".")
         return f"write --config.{outer}['{key}'], in quotes: {key!r} is no Python name."
-    if unknown := [name for name in plain if name not in names]:
-        return (
-            f"{file} has no field {', '.join(unknown)}; its fields: {', '.join(names)}."
-            f"{meant(unknown[0], names)}"
-        )
-    return ""
+    unknown = [name for name in plain if name not in names]
+    return str(no_such(unknown, names, file)) if unknown else ""
 
 
 def refuse_bad_config(default: str = "configs/dann.py") -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.errors import ConfigError
-from clipjax.study.fields import flat, meant, read, short
+from clipjax.study.fields import flat, no_such, read, short
 from clipjax.study.parts import (
     OWN_DATA,
     Augment,
@@ -43,26 +43,19 @@ def _method(name: str, where: str, entry: Entry, data: Data, training: Training)
         raise ConfigError(f"{where} has no loss; give the name of a file of clipjax/adapt.")
     loss, heads = options.pop("loss"), options.pop("heads", None)
     if not isinstance(loss, str):
-        raise ConfigError(
-            f"{where}.loss is {short(loss)}; give the name of a file of clipjax/adapt, or "
-            "'package.module' of a method of your own."
-        )
+        given = f"{where}.loss is {short(loss)}"
+        raise ConfigError(f"{given}; give a file of clipjax/adapt, or 'package.module' of yours.")
     episodes = _optional(Episodes, options, "episodes", where)
     own = options.pop("data", {})
     if unknown := sorted(set(own) - set(OWN_DATA)):
-        raise ConfigError(
-            f"{where}.data has {', '.join(unknown)}; a method has {', '.join(OWN_DATA)}."
-            f"{meant(unknown[0], OWN_DATA)}"
-        )
+        raise no_such(unknown, OWN_DATA, f"{where}.data")
     data = read(Data, flat(data) | own, f"{where}.data.") if own else data
     phases, order = options.pop("phases", None), options.pop("phase_order", ())
     if not phases:
         phases, order = {"": {}}, ("",)
     if not isinstance(order, tuple) or sorted(map(str, order)) != sorted(phases):
-        raise ConfigError(
-            f"{where}.phase_order is {order!r}, but phases has {', '.join(sorted(phases))}; name "
-            "each once."
-        )
+        known = ", ".join(sorted(phases))
+        raise ConfigError(f"{where}.phase_order is {order!r}; name each of phases once: {known}.")
     found = []
     for label in order:
         full, at = (f"{name}/{label}", f"{where}.phases.{label}") if label else (name, where)

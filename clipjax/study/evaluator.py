@@ -19,10 +19,10 @@ from clipjax.data.features.cache import Features
 from clipjax.errors import NonFiniteError
 from clipjax.evaluate import select
 from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement, macro_accuracy
-from clipjax.evaluate.rows import row
+from clipjax.evaluate.rows import VARIANT, row
 from clipjax.io.finite import is_finite
 from clipjax.study.encode import Encoded, in_float32
-from clipjax.study.methods import numbers
+from clipjax.study.fields import is_number
 from clipjax.study.parts import Data, PhaseConfig
 from clipjax.study.plan import FEWEST_FOR_DISTANCE
 from clipjax.train.distributed import processes
@@ -111,16 +111,14 @@ class Validation:
             for end, domain in (("source", self.source), ("target", target))
             for split in ("val", "test")
         }
-        given = numbers(phase.options)
+        given = {key: value for key, value in phase.options.items() if is_number(value)}
         weigh = given if self.diagnoses and given.get("domain_weight") != 0 else None
         found, adapted = jax.device_get(self._measures(params, parts, weigh))
         entropy = found["negative_entropy"]  # of all answers: finite where they are
         check_answers(phase.name, "validation images", entropy, *adapted)
         # Some have no value: a ratio to a gradient of 0, the density of a single image.
-        measures = {
-            key: round(float(value), 6) if np.isfinite(value) else None
-            for key, value in found.items()
-        }
+        known = lambda value: round(float(value), 6) if np.isfinite(value) else None
+        measures = {key: known(value) for key, value in found.items()}
         return measures | {"proxy_a_distance": distance(*adapted)}
 
 
@@ -137,9 +135,8 @@ def _validate(
     functions: Functions, classes: Classes, params, parts: dict[str, Features], given: dict | None
 ):
     """Return scalars of one candidate, and adapted validation features of source and target."""
-    logits = {
-        name: functions.predict(params, part.features, classes) for name, part in parts.items()
-    }
+    predict = lambda part: functions.predict(params, part.features, classes)
+    logits = {name: predict(part) for name, part in parts.items()}
     hits = {name: accuracy(logits[name], part.labels) for name, part in parts.items()}
     seen = logits["target_val"]
     found = {
@@ -225,11 +222,7 @@ def _measure_variant(
             if part == target:
                 logits.append(np.asarray(answers[0]))
         ends.append((adapted[source], adapted[target]))
-    rows = []
-    for (domain, split), scores in found.items():
-        columns = {key: [score[key] for score in scores] for key in scores[0]}
-        count = len(encoded.parts[domain, split].labels)
-        rows.append(row(name, domain, split, count, columns, variant=variant))
+    rows = [_row(name, key, each, encoded.parts[key], variant) for key, each in found.items()]
     same = all(map(np.array_equal, ends[0], _cached_ends(encoded, data)))
     distances = [distance(*pair) for pair in ends]
     return rows, Outcome(distances, np.stack(logits), None if same else ends[0])
@@ -238,15 +231,13 @@ def _measure_variant(
 def answerer(functions: Functions, classes: Classes) -> Callable:
     """Return (params, embeddings) -> logits, the members' logits, adapted features; compiled."""
 
-    @jax.jit
     def answer(params, features):
         logits = functions.predict(params, features, classes)
-        members = logits[None]
-        if functions.members is not None:
-            members = functions.members(params, features, classes)
+        members = functions.members and functions.members(params, features, classes)
+        members = logits[None] if members is None else members
         return logits, members, _adapted(functions, params, features)
 
-    return answer
+    return jax.jit(answer)
 
 
 @jax.jit
@@ -267,6 +258,11 @@ def _score(logits, members, labels) -> dict:
     return {key: np.asarray(v, np.float64).round(6).tolist() for key, v in found.items()}
 
 
+def _row(name: str, key: Part, scores: list[dict], part: Features, variant=VARIANT) -> dict:
+    columns = {measure: [score[measure] for score in scores] for measure in scores[0]}
+    return row(name, *key, len(part.labels), columns, variant=variant)
+
+
 def zero_shot_rows(encoded: Encoded) -> list[dict]:
     """Return zero-shot results of every encoded test and validation part, and of whole domains."""
     parts = {key: part for key, part in encoded.parts.items() if key[1] != "train"}
@@ -276,19 +272,18 @@ def zero_shot_rows(encoded: Encoded) -> list[dict]:
             columns = (np.concatenate(column) for column in zip(*pieces, strict=True))
             parts[domain, "all"] = Features(*columns)
     rows = []
-    for (domain, split), part in parts.items():
+    for key, part in parts.items():
         logits = jnp.asarray(encoded.scale * part.features @ encoded.text_weights.T)
-        measures = _score(logits, logits[None], jnp.asarray(part.labels))
-        columns = {key: [value] for key, value in measures.items()}
-        rows.append(row("zero_shot", domain, split, len(part.labels), columns))
+        scores = [_score(logits, logits[None], jnp.asarray(part.labels))]
+        rows.append(_row("zero_shot", key, scores, part))
     return rows
 
 
 def rule_table(history: list[list[dict]]) -> dict[str, dict]:
     """Return what each selection rule would have picked, of each seed's validations.
 
-    {rule: {"epoch", "source" and "target" test accuracy: each per seed}}, without rules whose score is
-    missing (too few images).
+    {rule: {"epoch", "source" and "target" test accuracy: each per seed}}, without rules whose score
+    is missing (too few images).
     """
     table = {}
     for rule in select.RULES:

@@ -81,8 +81,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     results = report.read(workdir)
     if results is None:
         raise ConfigError(
-            f"{workdir} holds no finished run of a study (no results.json); finish it first. (A "
-            "pretraining run has its model in export/ already.)"
+            f"{workdir} holds no finished run of a study; finish it (pretraining has export/)."
         )
     check_reachable(out)
     if out.exists():
@@ -111,10 +110,8 @@ def prepared(study: Study, workdir: pathlib.Path) -> Plan:
         # This machine need not be like the run's.
         return prepare(study, training=False, recorded=read_record(workdir))
     except CheckpointError as error:
-        raise CheckpointError(
-            f"an export of {workdir} needs the encoder that the run began with, "
-            f"{study.encoder.model!r}, where it was (a run keeps what it trained alone): {error}"
-        ) from error
+        needed = f"needs the encoder that the run began with, {study.encoder.model!r}, where it was"
+        raise CheckpointError(f"an export of {workdir} {needed}: {error}") from error
 
 
 def _overlay(params: dict, over: dict) -> dict:
@@ -143,10 +140,8 @@ def _export(
     if heads is None and set(one) == {"classifier"} and set(one["classifier"]) == {"layer_0"}:
         heads = Heads(len(plan.dataset.classes), class_bias="bias" in one["classifier"]["layer_0"])
     if heads is None:
-        raise ConfigError(
-            f"{method!r} has no heads, and an export holds an encoder and heads; export another "
-            f"method of {', '.join(plan.methods)}."
-        )
+        others = ", ".join(plan.methods)
+        raise ConfigError(f"{method!r} has no heads to export; export another method of {others}.")
     if heads.text:
         heads, one = as_linear(plan.module, clip, texts.classes)
     chosen = results["seeds"][position]

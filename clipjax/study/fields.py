@@ -69,20 +69,16 @@ def plain(value: Any, name: str = "") -> Any:
     """
     if isinstance(value, Mapping):
         if strange := [key for key in value if not isinstance(key, str)]:
-            raise ConfigError(
-                f"{name or 'the config'} has the key {short(strange[0])}; names of fields are "
-                "texts."
-            )
+            at = name or "the config"
+            raise ConfigError(f"{at} has the key {short(strange[0])}; names of fields are texts.")
         return {k: plain(inner, f"{name}.{k}".lstrip(".")) for k, inner in value.items()}
     if isinstance(value, (tuple, list)):
         return tuple(plain(inner, name) for inner in value)
     value = value.item() if getattr(value, "ndim", None) == 0 else value
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
-    raise ConfigError(
-        f"{name or 'the config'} has {short(value)}; give a text, a number, True, False, None, a "
-        "tuple or a dict."
-    )
+    known = "a text, a number, True, False, None, a tuple or a dict"
+    raise ConfigError(f"{name or 'the config'} has {short(value)}; give {known}.")
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -114,6 +110,14 @@ def meant(unknown: str, names: Iterable[str]) -> str:
     return f" Did you mean {near}?" if near else ""
 
 
+def no_such(unknown: Sequence[str], known: Iterable[str], where: str) -> ConfigError:
+    """Return the error for unknown fields: those there are, and which was probably meant."""
+    return ConfigError(
+        f"{where} has no field {', '.join(unknown)}; its fields: {', '.join(known)}."
+        f"{meant(unknown[0], known)}"
+    )
+
+
 def _entries(cls: type) -> Iterator[tuple[str, Any, Mapping]]:
     """Yield (name, type, rule) of all entries of a mapping for this class."""
     for each in dataclasses.fields(cls):
@@ -126,11 +130,13 @@ def _entries(cls: type) -> Iterator[tuple[str, Any, Mapping]]:
 
 def names(cls: type, prefix: str = "") -> list[str]:
     """Return every field as a dotted name."""
-    found = []
-    for name, hint, _ in _entries(cls):
-        inner = dataclasses.is_dataclass(hint)
-        found += names(hint, f"{prefix}{name}.") if inner else [prefix + name]
-    return found
+    return [
+        full
+        for name, hint, _ in _entries(cls)
+        for full in (
+            names(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [prefix + name]
+        )
+    ]
 
 
 def check_names(
@@ -138,11 +144,7 @@ def check_names(
 ) -> None:
     """Raise ConfigError for unknown fields at any depth; `where` is what has them."""
     if unknown := list(_unknown(cls, given, prefix)):
-        known = names(cls, prefix)
-        raise ConfigError(
-            f"{where} has no field {', '.join(unknown)}; its fields: {', '.join(known)}."
-            f"{meant(unknown[0], known)}"
-        )
+        raise no_such(unknown, names(cls, prefix), where)
 
 
 def _unknown(cls: type, given: Mapping[str, Any], prefix: str) -> Iterator[str]:
@@ -157,8 +159,8 @@ def _unknown(cls: type, given: Mapping[str, Any], prefix: str) -> Iterator[str]:
 def read(cls: type, given: Mapping[str, Any], prefix: str = "") -> Any:
     """Make a dataclass of a mapping of plain values; missing fields keep their defaults.
 
-    A method `problem` of `cls` returns what is wrong with its fields together, or "". `prefix` is that
-    of names of fields in errors.
+    A method `problem` of `cls` returns what is wrong with its fields together, or "". Errors put
+    `prefix` before names of fields.
 
     Raises:
       ConfigError: an unknown field, or a field, its value and what is allowed.

@@ -48,10 +48,8 @@ def training_mesh(
             f"{wanted} devices is larger than the {len(there)} there are; make it smaller."
         )
     if processes.several() and count != len(there):
-        raise ConfigError(
-            f"{wanted} leaves out some of the {len(there)} devices of {jax.process_count()} "
-            "processes; use all."
-        )
+        left = f"some of the {len(there)} devices of {jax.process_count()} processes"
+        raise ConfigError(f"{wanted} leaves out {left}; use all.")
     if not asked.data and count != len(there):
         raise ConfigError(
             f"mesh.fsdp={fsdp} does not divide the {len(there)} devices there are; take a "

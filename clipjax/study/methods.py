@@ -36,8 +36,7 @@ _GIVEN = ("head", "schedules")  # options given by the study, not by the config
 
 # What the config says of heads: not what the data say, nor flax.
 _NOT_GIVEN = ("num_classes", "parent", "name")
-HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
-
+_HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
 _DEEPEST = 64  # blocks; no CLIP has as many
 
 
@@ -92,10 +91,8 @@ def find_module(where: str, loss: str) -> Any:
         kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
         raise ConfigError(f"{where}.loss: {loss!r} cannot be imported ({kind}{error}).") from error
     if not callable(getattr(module, "make_method", None)):
-        raise ConfigError(
-            f"{where}.loss: {loss!r} has no make_method(backbone, classes, **options); "
-            "clipjax.adapt.method says what it returns."
-        )
+        wanted = "make_method(backbone, classes, **options), as clipjax.adapt.method describes it"
+        raise ConfigError(f"{where}.loss: {loss!r} has no {wanted}.")
     return module
 
 
@@ -107,8 +104,8 @@ def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
         for name in (config.stage, *(phase.label for phase in config.phases)):
             if is_step(name):
                 raise ConfigError(
-                    f"{name!r} is the name of a method or a phase, and its folder would be taken "
-                    "for the checkpoint of that step; put a letter in front."
+                    f"a method or phase is called {name!r}, and its folder would be taken for the "
+                    "checkpoint of that step; put a letter in front."
                 )
         try:
             built[config.name] = _build(config, where, classes)
@@ -148,10 +145,10 @@ def _heads(config: MethodConfig, where: str, make: Callable, num_classes: int) -
         return None
     if config.heads is None:
         raise ConfigError(f"{where} has no heads; give them, {{}} for a linear one.")
-    if unknown := [name for name in config.heads if name not in HEADS]:
+    if unknown := [name for name in config.heads if name not in _HEADS]:
         raise ConfigError(
-            f"{where}.heads has no {', '.join(unknown)}; it has {', '.join(HEADS)}."
-            f"{meant(unknown[0], HEADS)}"
+            f"{where}.heads has no {', '.join(unknown)}; it has {', '.join(_HEADS)}."
+            f"{meant(unknown[0], _HEADS)}"
         )
     given = {"num_domains": len(config.data.sources) + 1, **config.heads}
     try:
@@ -170,21 +167,17 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
         )
     episodes = method.config.episodes
     if "support" in kind.reads and episodes is None:
-        raise ConfigError(
-            f"{said} needs episodes = {{'way': ..., 'shot': ..., 'query': ..., 'count': ...}}."
-        )
+        wanted = "{'way': ..., 'shot': ..., 'query': ..., 'count': ...}"
+        raise ConfigError(f"{said} needs episodes = {wanted}.")
     if "support" not in kind.reads and episodes is not None:
         raise ConfigError(f"{said} takes no episodes; leave them out.")
-    asked = {
-        "accumulate": study.training.accumulate > 1,
-        "parallel": study.devices.parallel == "pmap",
-    }
-    for field in asked:
-        if asked[field] and method.trains and not kind.per_example:
-            raise ConfigError(
-                f"{said} compares the examples of a batch, so that parts of a batch have another "
-                f"loss; leave {field} at its default."
-            )
+    cut = "accumulate" if study.training.accumulate > 1 else ""
+    cut = cut or ("parallel" if study.devices.parallel == "pmap" else "")
+    if cut and method.trains and not kind.per_example:
+        raise ConfigError(
+            f"{said} compares the examples of a batch, so that parts of a batch have another "
+            f"loss; leave {cut} at its default."
+        )
 
 
 def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
@@ -201,13 +194,13 @@ def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
                 f"{meant(option, [*takes, *FIELDS])}"
             )
         usual, give = takes[option], ""
-        if isinstance(usual, bool):
-            give = "" if isinstance(value, bool) else "True or False"
-        elif isinstance(usual, (int, float)):
-            give = "" if is_number(value) else "a finite number"
-        elif isinstance(usual, str):
-            give = "" if isinstance(value, str) else f"a name, as {usual!r} is"
-        if not give and option == "label_smoothing" and not 0 <= value < 1:
+        if isinstance(usual, bool) and not isinstance(value, bool):
+            give = "True or False"
+        elif is_number(usual) and not is_number(value):
+            give = "a finite number"
+        elif isinstance(usual, str) and not isinstance(value, str):
+            give = f"a name, as {usual!r} is"
+        elif option == "label_smoothing" and not 0 <= value < 1:
             give = "at least 0 and less than 1"
         if give:
             raise ConfigError(f"{where}.{option} is {short(value)}; give {give}.")
@@ -215,18 +208,10 @@ def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
 
 def _options(module: Any) -> dict[str, Any]:
     """Return option -> its default."""
-    kinds = inspect.Parameter
-    taken = inspect.signature(module.make_method).parameters.values()
-    if any(p.kind is kinds.VAR_KEYWORD for p in taken) and hasattr(module, "make_loss"):
-        taken = (*inspect.signature(module.make_loss).parameters.values(), *taken)
-    return {
-        p.name: p.default for p in taken if p.kind is kinds.KEYWORD_ONLY and p.name not in _GIVEN
-    }
-
-
-def numbers(options: Mapping[str, Any]) -> dict[str, float]:
-    """Return the options that are numbers."""
-    return {key: value for key, value in options.items() if is_number(value)}
+    taken = [*inspect.signature(module.make_method).parameters.values()]
+    if any(p.kind is p.VAR_KEYWORD for p in taken) and hasattr(module, "make_loss"):
+        taken = [*inspect.signature(module.make_loss).parameters.values(), *taken]
+    return {p.name: p.default for p in taken if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN}
 
 
 def group_runs(
@@ -250,11 +235,12 @@ def group_runs(
 
 def _program_key(method: Method) -> str:
     """Return what the methods of one program have in common, as text."""
-    phases, free = [], LOSS_FACTORS + tuple(method.kind.scheduled)
+    phases, varying = [], _RATE + OPTIM_FACTORS
+    free = LOSS_FACTORS + tuple(method.kind.scheduled)
     for phase in method.phases:
-        options = {k: v for k, v in phase.options.items() if k not in free}
-        optim = {k: v for k, v in vars(phase.optim).items() if k not in _RATE + OPTIM_FACTORS}
-        phases.append((phase.epochs, phase.freeze, sorted(options.items()), sorted(optim.items())))
+        options = sorted(item for item in phase.options.items() if item[0] not in free)
+        optim = sorted(item for item in vars(phase.optim).items() if item[0] not in varying)
+        phases.append((phase.epochs, phase.freeze, options, optim))
     return repr((method.heads, method.config.loss, method.config.episodes, phases))
 
 
@@ -302,10 +288,9 @@ def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
         raise ConfigError(f"methods.{phase.name}: {error}") from None
     names = jax.tree.leaves(name_tree(params))
     if all(name.group in unused or is_frozen(name, phase.freeze) for name in names):
-        raise ConfigError(
-            f"methods.{phase.name}: freeze={phase.freeze} leaves nothing to train; free a layer "
-            f"group of {', '.join(g for g in layer_groups(params) if g not in unused)}."
-        )
+        groups = ", ".join(group for group in layer_groups(params) if group not in unused)
+        where = f"methods.{phase.name}: freeze={phase.freeze}"
+        raise ConfigError(f"{where} leaves nothing to train; free a layer group of {groups}.")
 
 
 def trains_on_pixels(config: Study | Pretraining) -> bool:

@@ -87,10 +87,8 @@ def check_one_model(one: pathlib.Path, other: pathlib.Path) -> None:
     if not ((one / RECORD).exists() and (other / RECORD).exists()):
         return
     if changed := differences(_read(one / RECORD)[0], _read(other / RECORD)[0]):
-        raise CheckpointError(
-            f"the runs in {one} and {other} were made with different models (changed: {changed}); "
-            "remove the one that is wrong, and the same command makes it anew."
-        )
+        both = f"the runs in {one} and {other} were made with different models"
+        raise CheckpointError(f"{both} (changed: {changed}); remove the wrong one and start again.")
 
 
 def _read(path: pathlib.Path) -> tuple[dict[str, Any], str]:
@@ -100,6 +98,5 @@ def _read(path: pathlib.Path) -> tuple[dict[str, Any], str]:
         return record, str(record.pop("from"))
     except (ValueError, TypeError, KeyError):
         raise CheckpointError(
-            f"{path}, which says what model the run was made with, is damaged; start the run anew "
-            "in another --workdir."
+            f"{path}, the record of a run's model, is damaged; start anew in another --workdir."
         ) from None

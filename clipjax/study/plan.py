@@ -28,7 +28,7 @@ from clipjax.model.prompts import fill_prompts, read_class_names
 from clipjax.model.text import class_tokens, confusable
 from clipjax.study.config import Study
 from clipjax.study.methods import build_methods
-from clipjax.study.parts import Data, Encoder, MethodConfig
+from clipjax.study.parts import Data, Encoder
 from clipjax.study.prepared import Plan, check_machine, check_masks
 from clipjax.study.recorded import Recorded
 
@@ -133,10 +133,9 @@ def open_data(study: Study) -> Dataset:
     for target in study.targets:
         check_domain(dataset, target)
         if data.source == target:
-            raise ConfigError(
-                f"data.source and data.target are both {target!r}; adaptation needs two "
-                f"different domains of {', '.join(dataset.domains)}."
-            )
+            both = f"data.source and data.target are both {target!r}"
+            known = ", ".join(dataset.domains)
+            raise ConfigError(f"{both}; give two different domains of {known}.")
     return dataset
 
 
@@ -180,8 +179,7 @@ def check_parts(study: Study, dataset: Dataset) -> None:
     for domain, split in needed_parts(study, dataset):
         if not len(dataset.source(domain, split)):
             raise DataError(
-                f"split {split!r} of domain {domain!r} has no images; add some, or give train, val "
-                "and test folders."
+                f"split {split!r} of domain {domain!r} has no images; add some, or split folders."
             )
     # Of the files passed over, those that are images by name and place, or rows of a table.
     lost = [
@@ -194,23 +192,20 @@ def check_parts(study: Study, dataset: Dataset) -> None:
     for data in dict.fromkeys(method.data for method in study.trained):
         planned_epoch(data, study.training.batch_size, dataset)
     for method in study.trained:
-        if method.episodes:
-            _check_episodes(method, dataset)
+        if episodes := method.episodes:
+            classes = dataset.classes
+            labels = dataset.source(method.data.source_name, "train").labels
+            rows = training_rows(method.data, labels, classes)
+            made = sampler.Episodes(*dataclasses.astuple(episodes), len(classes))
+            sampler.check_episodes(made, labels if rows is None else labels[rows], classes)
     if study.stages and study.training.selection == "proxy_a_distance":
         ends = (study.data.source_name, *study.targets)
         fewest = min(len(dataset.source(domain, "val")) for domain in ends)
         if fewest < FEWEST_FOR_DISTANCE:
             raise ConfigError(
-                f"selection=proxy_a_distance needs {FEWEST_FOR_DISTANCE} validation images a "
-                f"domain, and there are {fewest}; choose another rule."
+                "selection=proxy_a_distance needs at least "
+                f"{FEWEST_FOR_DISTANCE} validation images a domain; choose another rule."
             )
-
-
-def _check_episodes(method: MethodConfig, dataset: Dataset) -> None:
-    labels = dataset.source(method.data.source_name, "train").labels
-    rows, classes = training_rows(method.data, labels, dataset.classes), tuple(dataset.classes)
-    made = sampler.Episodes(*dataclasses.astuple(method.episodes), len(classes))
-    sampler.check_episodes(made, labels if rows is None else labels[rows], classes)
 
 
 def check_unreadable(skipped: Sequence[Skipped], images: int, most: float) -> str:

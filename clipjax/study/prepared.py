@@ -90,10 +90,8 @@ def check_masks(plan: Plan, method: Method) -> None:
     for phase in method.phases:
         check_groups(phase, everything, unused)
         if differs and not cached:
-            raise ConfigError(
-                f"{phase.name} has a data.{differs[0]} of its own and trains from pixels; only "
-                "methods on a frozen encoder can differ in their data. Use a run each."
-            )
+            own = f"{phase.name} has a data.{differs[0]} of its own"
+            raise ConfigError(f"{own} and trains from pixels; such methods need a run each.")
 
 
 def check_machine(plan: Plan) -> None:
@@ -108,10 +106,9 @@ def check_machine(plan: Plan) -> None:
     elif plan.methods:
         asked, usual = dotted(flat(devices)), dotted(flat(Devices()))
         if changed := [name for name in asked if asked[name] != usual[name]]:
+            field = f"{changed[0]}={asked[changed[0]]!r}"
             raise ConfigError(
-                f"{changed[0]}={asked[changed[0]]!r} is for phases that train from pixels, and "
-                "this run has none: cached features train whole epochs of all runs in one call; "
-                "leave it out."
+                f"{field} is for training from pixels, and this run does none; leave it out."
             )
 
 
@@ -130,9 +127,8 @@ def _check_memory(plan: Plan, method: Method) -> None:
     memory, needed = device_memory(), size * 4 * 4 / parts + kept
     if needed > memory:
         raise ConfigError(
-            f"{method.phases[0].name} trains {size:,} parameters, which with gradients and "
-            f"optimizer state need {needed / 1e9:.1f} GB; this machine has "
-            f"{memory / 1e9:.1f} GB. Use fewer members, narrower heads or fewer seeds."
+            f"{method.phases[0].name} trains {size:,} parameters, which need {needed / 1e9:.1f} GB "
+            f"of {memory / 1e9:.1f} GB; use fewer members, narrower heads or fewer seeds."
         )
 
 

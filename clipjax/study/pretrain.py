@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
@@ -36,7 +35,7 @@ from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.hf.weights import read_json
 from clipjax.model.text import zero_shot_classifier
 from clipjax.study.config import Arch, Painting, Pretraining
-from clipjax.study.fields import meant
+from clipjax.study.fields import check_names
 from clipjax.study.mesh import training_mesh, wanted_trace
 from clipjax.study.model_record import check_recorded, check_same_model
 from clipjax.study.workdir import run_name
@@ -64,27 +63,15 @@ def clip_config(arch: Arch, tokenizer_dir: pathlib.Path) -> CLIPConfig:
     """Return the architecture of the config, with the vocabulary of the tokenizer's files."""
     vocab = read_json(tokenizer_dir / "vocab.json")
     if missing := {"<|startoftext|>", "<|endoftext|>"} - vocab.keys():
-        raise CheckpointError(
-            f"{tokenizer_dir / 'vocab.json'} has no token {min(missing)}; give the tokenizer of a "
-            "CLIP."
-        )
+        file = tokenizer_dir / "vocab.json"
+        raise CheckpointError(f"{file} has no token {min(missing)}; give the tokenizer of a CLIP.")
     eos = vocab["<|endoftext|>"]
-    for tower, kind in (("vision", VisionConfig), ("text", TextConfig)):
-        known = [each.name for each in dataclasses.fields(kind)]
-        if unknown := [name for name in getattr(arch, tower) if name not in known]:
-            raise ConfigError(
-                f"arch.{tower} has no field {', '.join(unknown)}; its fields: {', '.join(known)}."
-                f"{meant(unknown[0], known)}"
-            )
-    words = {
-        "vocab_size": len(vocab),
-        "bos_token_id": vocab["<|startoftext|>"],
-        "eos_token_id": eos,
-        "pad_token_id": eos,
-    }
+    check_names(VisionConfig, arch.vision, where="arch.vision")
+    check_names(TextConfig, arch.text, where="arch.text")
+    words = {"bos_token_id": vocab["<|startoftext|>"], "eos_token_id": eos, "pad_token_id": eos}
     try:
-        vision, text = VisionConfig(**arch.vision), TextConfig(**arch.text, **words)
-        return CLIPConfig(vision, text, projection_dim=arch.projection_dim)
+        text = TextConfig(**arch.text, **words, vocab_size=len(vocab))
+        return CLIPConfig(VisionConfig(**arch.vision), text, projection_dim=arch.projection_dim)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"arch: {error}") from None
 
@@ -178,15 +165,12 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     evaluate = config.evaluate_every and zero_shot_validation(
         module, preprocess, plan.tokenize, config.prompts
     )
-    phases = (
-        ("pretrain", config.keep_patches, steps - config.full_steps),
-        ("pretrain-full", 1.0, steps),
-    )
+    half = ("pretrain", config.keep_patches, steps - config.full_steps)
     log = MetricsLog if processes.is_first() else NoLog
     axis = DATA if devices.parallel == "pmap" else None
     folder, name = workdir / "checkpoints" / "pretrain", run_name(workdir)
     with Notice() as notice, Checkpointer(folder, keep=config.keep, run=name) as checkpointer:
-        for phase, keep, until in phases:
+        for phase, keep, until in (half, ("pretrain-full", 1.0, steps)):
             towers = two_towers(module, preprocess, augment=config.augment, keep=keep)
             method = contrastive.make_method(towers, axis_name=axis)
             state = fit_stream(
@@ -214,7 +198,7 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
             )
     params = fetch(state.params["clip"])
     if processes.is_first():
-        now = identity | tokenizer_files(plan.tokenizer_dir)
+        now = identity | tokenizer_files(plan.tokenizer_dir)  # it may have changed meanwhile
         check_recorded(workdir, now, plan.tokenizer_dir)
         out = workdir / "export"
         save_clip(out, arch, params, dtype=np.float16)

@@ -146,13 +146,11 @@ def check_params(group: RunGroup, name: str, params: PyTree) -> None:
     """Raise CheckpointError for trained parameters that are not finite."""
     if where := find_non_finite(params):
         raise CheckpointError(
-            f"{group.workdir}: what {name!r} trained holds NaN or infinity in {where} at the "
-            f"epoch that selection={group.training.selection} picks; its checkpoint is damaged "
-            "or its training diverged: start the run anew in another --workdir."
+            f"{group.workdir}: what {name!r} trained holds NaN or infinity in {where}; its "
+            "checkpoint is damaged or its training diverged: start anew in another --workdir."
         )
 
 
 def _unfinished(group: RunGroup, name: str) -> CheckpointError:
-    return CheckpointError(
-        f"{group.workdir} has no checkpoint of {name!r}; run the experiment first."
-    )
+    there = f"{group.workdir} has no checkpoint of {name!r}"
+    return CheckpointError(f"{there}; run the experiment first.")

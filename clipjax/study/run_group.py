@@ -18,7 +18,6 @@ from clipjax.adapt.method import Method as Functions
 from clipjax.adapt.step import TrainState, init_state, make_step, merge
 from clipjax.data.images.augment import random_resized_crop
 from clipjax.data.loading import sampler as samplers
-from clipjax.data.loading.sampler import Sampler
 from clipjax.errors import CheckpointError
 from clipjax.evaluate.select import best_steps
 from clipjax.io import as_path
@@ -78,12 +77,17 @@ class RunGroup:
         events = self.workdir / "events" / names[0] if self.training.tensorboard else None
         log = MetricsLog if processes.is_first() else NoLog
         self.log = log(self.workdir / "metrics.jsonl", events)
-        self.per_epoch = self.epoch_length()
+        self.classes, self.per_epoch = encoded.classes, self._epoch_length()
+        # Its length as a number, which needs no target to be known.
+        self.sampler = samplers.Sampling(self.per_epoch, self.study.data.balanced)
+        if episodes := self.method.config.episodes:
+            sizes = dataclasses.astuple(episodes)
+            self.sampler = samplers.Episodes(*sizes, len(self.classes.names))
         phases = self.method.phases
         lengths = [phase.epochs * self.per_epoch for phase in phases]
         optimizers = [phase.optim.name for phase in phases]
         self.spans = spans(lengths, [phase.freeze for phase in phases], optimizers)
-        self.classes = encoded.classes
+        self.total_steps = sum(lengths)
         self.functions = self.method.on(self.backbone(cached=True), self.classes, phases[-1])
         self.answer = answerer(self.functions, self.classes)
 
@@ -97,7 +101,7 @@ class RunGroup:
         functions = self.method.on(backbone, self.classes, self.method.phases[-1])
         return View(self.encoded, functions.embed or backbone.encode["image"])
 
-    def epoch_length(self) -> int:
+    def _epoch_length(self) -> int:
         """Return steps of an epoch: as logged where no example is at hand (`restored`)."""
         if episodes := self.method.config.episodes:
             return episodes.count
@@ -116,24 +120,10 @@ class RunGroup:
 
         def look(pixels, rng):
             if augment is not None and rng is not None:
-                pixels = random_resized_crop(
-                    rng, pixels, smallest=augment.smallest, flip=augment.flip
-                )
+                pixels = random_resized_crop(rng, pixels, **dataclasses.asdict(augment))
             return normalized(pixels)
 
         return make_backbone(self.plan.module, look, ("image",) if cached else ())
-
-    @property
-    def sampler(self) -> Sampler:
-        """How an epoch is made up; its length as a number, which needs no target to be known."""
-        if episodes := self.method.config.episodes:
-            return samplers.Episodes(*dataclasses.astuple(episodes), len(self.classes.names))
-        return samplers.Sampling(self.per_epoch, self.study.data.balanced)
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of all phases."""
-        return self.spans[-1].start + self.spans[-1].steps
 
     @property
     def mesh(self) -> Mesh | None:
@@ -271,16 +261,12 @@ class RunGroup:
         folder = self.workdir / "checkpoints" / phase.name
         if seed is None and (old := folder / f"seed{training.seeds[0]}").is_dir():
             raise CheckpointError(
-                f"{old} is of a clipjax that trained {phase.name} from pixels, and this one trains "
-                "it on cached features; start anew in another --workdir."
+                f"{old} is of a clipjax that trained {phase.name} from pixels, not on cached "
+                "features; start anew in another --workdir."
             )
         if training.selection != "last" and phase is self.method.phases[-1]:
             best = functools.partial(
                 best_steps, rule=training.selection, count=max(1, training.keep_best)
             )
-        return Checkpointer(
-            folder if seed is None else folder / f"seed{seed}",
-            keep=training.keep,
-            best=best,
-            run=run_name(self.workdir),
-        )
+        folder = folder if seed is None else folder / f"seed{seed}"
+        return Checkpointer(folder, keep=training.keep, best=best, run=run_name(self.workdir))

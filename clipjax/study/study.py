@@ -173,10 +173,8 @@ def _compare_images(workdir: pathlib.Path, found: dict[str, str]) -> None:
         return
     before = json.loads(record.read_text())
     if changed := sorted(k for k in before.keys() | found.keys() if before.get(k) != found.get(k)):
-        raise DataError(
-            f"the images of {', '.join(changed)} are not those that the run in {workdir} began "
-            "with; start it anew in another --workdir."
-        )
+        those = f"the images of {', '.join(changed)} are not those that the run in {workdir}"
+        raise DataError(f"{those} began with; start it anew in another --workdir.")
 
 
 def run_study(

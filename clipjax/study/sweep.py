@@ -87,15 +87,12 @@ def expand(config: Mapping[str, Any]) -> dict[str, Entry]:
 def _entry(methods: Mapping[str, Any], stage: str) -> dict[str, Any]:
     """Return what the config says of a method."""
     if stage not in methods:
-        raise ConfigError(
-            f"stages names {stage!r}, which config.methods does not have; methods: "
-            f"{', '.join(sorted(methods))}.{meant(stage, methods)}"
-        )
-    if not isinstance(methods[stage], Mapping):
-        raise ConfigError(
-            f"methods.{stage} is {short(methods[stage])}; give a dict with a loss and heads."
-        )
-    return dict(methods[stage])
+        known = f"{', '.join(sorted(methods))}.{meant(stage, methods)}"
+        raise ConfigError(f"stages names {stage!r}, which methods does not have; known: {known}")
+    found = methods[stage]
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"methods.{stage} is {short(found)}; give a dict with a loss and heads.")
+    return dict(found)
 
 
 def _sorted(value: Any) -> Any:
@@ -129,9 +126,8 @@ def _check_tuples(field: str, values: Sequence[Any], config: Mapping[str, Any]) 
     for value in values:
         if isinstance(current, tuple) and not isinstance(value, (tuple, type(None))):
             raise ConfigError(
-                f"sweep gives {field!r} the value {value!r}, which in the config is a tuple, "
-                f"{current!r}; a tuple in a sweep lists values: write (({value!r},),) for one of "
-                "them."
+                f"sweep gives {field!r} the value {value!r}, and the config the tuple {current!r}; "
+                f"a tuple in a sweep lists values: write (({value!r},),) for one of them."
             )
 
 
@@ -155,15 +151,13 @@ def _changed(method: dict, own: Setting, stage: str) -> dict:
     paths = {field: _path(field) for field in own}
     for (field, path), (other, longer) in itertools.permutations(paths.items(), 2):
         if longer[: len(path)] == path:
-            raise ConfigError(
-                f"sweep sets {field!r} and {other!r} together, which for {stage} are one field; "
-                "leave one of them out."
-            )
+            both = f"sweep sets {field!r} and {other!r} together"
+            raise ConfigError(f"{both}, which for {stage} are one field; leave one of them out.")
     for field, value in own.items():
         if field.startswith("optim.") and any("optim" in phase for phase in _phases(method)):
             raise ConfigError(
-                f"sweep varies {field!r}, but phases of methods.{stage} have an optim of "
-                f"their own; vary methods.{stage}.phases.<phase>.{field}."
+                f"sweep varies {field!r}, but phases of {stage} have an optim of their own; vary "
+                f"methods.{stage}.phases.<phase>.{field}."
             )
         place = method
         for key in paths[field][:-1]:

@@ -112,9 +112,9 @@ class Trainer(RunGroup):
         except NonFiniteError as error:
             if len(self.names) == 1:
                 raise
+            all_of_them = f"{', '.join(self.names)} train as one program and stop together"
             raise NonFiniteError(
-                f"{error} {', '.join(self.names)} train as one program and stop together: take the "
-                "one named out of config.stages to go on with the others."
+                f"{error} {all_of_them}: take the one named out of config.stages to go on."
             ) from None
 
     def measure(self, index: int, shared, stacked) -> dict[str, list]:

@@ -45,10 +45,8 @@ class Examples:
         sizes = [len(self.encoded.parts[target, "train"].labels) for target in self.targets]
         if len(set(sizes)) > 1:
             found = ", ".join(f"{t}: {n}" for t, n in zip(self.targets, sizes, strict=True))
-            raise DataError(
-                f"the sweep's targets have different numbers of readable images ({found}); mend "
-                "the unreadable ones or run these targets apart."
-            )
+            what = f"the sweep's targets have different numbers of readable images ({found})"
+            raise DataError(f"{what}; mend the unreadable ones or run these targets apart.")
         everything = np.arange(len(self.encoded.parts[self.source, "train"].labels))
         chosen = [self.encoded.labelled_rows(data) for data in self.data]
         places = [self.targets.index(data.target) for data in self.data]

@@ -85,13 +85,11 @@ def check_workdir(workdir: pathlib.Path, config: Study | Pretraining) -> None:
         damage = str(error)
     if damage:
         raise ConfigError(
-            f"{record} is damaged ({damage}); choose another --workdir, or remove that file and "
-            "the checkpoints beside it."
+            f"{record} is damaged ({damage}); choose another --workdir, or clear this one."
         )
     if shown := differences(before, config_text(config), _HOW):
-        raise ConfigError(
-            f"{workdir} holds a run of another config ({shown}); choose another --workdir."
-        )
+        what = f"{workdir} holds a run of another config ({shown})"
+        raise ConfigError(f"{what}; choose another --workdir.")
 
 
 def _check_kinds(workdir: pathlib.Path) -> None:
