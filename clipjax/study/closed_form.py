@@ -13,10 +13,9 @@ import numpy as np
 from clipjax.adapt.method import ClosedForm
 from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.io import as_path, write_json
-from clipjax.study.encode import Encoded
+from clipjax.study.encode import Encoded, Examples
 from clipjax.study.evaluator import View
 from clipjax.study.restore import Trained, find_non_finite
-from clipjax.study.training_data import Examples
 from clipjax.study.workdir import run_name
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
@@ -40,7 +39,7 @@ class Fit:
     def train(self) -> dict[str, Trained]:
         """Return the method's variants, fitted or read; raise NonFiniteError for NaN."""
         if (found := self._saved()) is None:
-            data = Examples((self.method,), self.encoded).features(self.kind.reads)
+            data = Examples((self.method.data,), self.encoded).features(self.kind.reads)
             arrays = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), data)
             fitted = self.kind.fit(jax.tree.map(_in_float32, arrays), self.encoded.classes)
             found = {name: jax.device_get(params) for name, params in fitted.items()}  # in order

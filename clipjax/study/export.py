@@ -24,8 +24,7 @@ from clipjax.study.config import Study, parse
 from clipjax.study.encode import encode_texts
 from clipjax.study.model_record import check_recorded
 from clipjax.study.plan import prepare
-from clipjax.study.prepared import Plan
-from clipjax.study.recorded import read_record
+from clipjax.study.prepared import Plan, read_record
 from clipjax.study.trainer import trainers
 from clipjax.train.checkpoint import warn
 

@@ -29,8 +29,7 @@ from clipjax.model.text import class_tokens, confusable
 from clipjax.study.config import Study
 from clipjax.study.methods import build_methods
 from clipjax.study.parts import Data, Encoder
-from clipjax.study.prepared import Plan, check_machine, check_masks
-from clipjax.study.recorded import Recorded
+from clipjax.study.prepared import Plan, Recorded, check_machine, check_masks
 
 FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import numpy as np
 from clipjax.adapt.method import Classes
 from clipjax.data.dataset import Dataset
 from clipjax.data.images.preprocess import Preprocess
-from clipjax.errors import ConfigError
+from clipjax.errors import ConfigError, DataError
 from clipjax.model.backbone import make_backbone, tower_params
 from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.study.config import Study
@@ -23,8 +24,41 @@ from clipjax.study.fields import dotted, flat
 from clipjax.study.mesh import device_memory, training_mesh
 from clipjax.study.methods import Method, check_groups
 from clipjax.study.parts import OWN_DATA, Devices, PhaseConfig
-from clipjax.study.recorded import Recorded
 from clipjax.train.groups import is_frozen, layer_groups
+
+RECORD = "evidence.json"  # what a finished run has kept of its data
+
+
+class Recorded(NamedTuple):
+    """Stands for a run's dataset: its classes are known, its images are not needed."""
+
+    classes: tuple[str, ...]  # in the run's order
+    class_names: tuple[str, ...]  # as prompts say them
+    programs: list[tuple[str, ...]]  # the methods that trained as one program each
+    place: pathlib.Path  # of the record
+
+    def source(self, domain: str, split: str) -> NoReturn:
+        """Raise DataError: there are no images."""
+        raise DataError(
+            f"{self.place} names the run's classes and holds no images, and those of {domain}/"
+            f"{split} are needed; is metrics.jsonl beside it complete?"
+        )
+
+
+def read_record(workdir: pathlib.Path) -> Recorded | None:
+    """Read what a run has kept of its data; None where an earlier clipjax kept nothing."""
+    place = workdir / RECORD
+    try:
+        found = json.loads(place.read_text()) if place.exists() else {}
+        words = [found.get(key) for key in ("classes", "class_names", "programs")]
+        if None in words:
+            return None
+        classes, names, programs = map(tuple, words)
+        return Recorded(classes, names, [tuple(each) for each in programs], place)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DataError(
+            f"{place} is damaged ({error}); remove it, and the data are read instead."
+        ) from error
 
 
 class Plan(NamedTuple):

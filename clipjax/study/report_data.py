@@ -17,7 +17,7 @@ from clipjax.io import to_json, write_atomically
 from clipjax.log import read_log
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Outcome
-from clipjax.study.recorded import RECORD
+from clipjax.study.prepared import RECORD
 from clipjax.study.trainer import programs
 from clipjax.study.workdir import config_text
 

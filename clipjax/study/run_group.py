@@ -23,7 +23,7 @@ from clipjax.evaluate.select import best_steps
 from clipjax.io import as_path
 from clipjax.log import MetricsLog, NoLog, read_log
 from clipjax.model.backbone import make_backbone, tower_params
-from clipjax.study.encode import Encoded
+from clipjax.study.encode import Encoded, Examples
 from clipjax.study.evaluator import View, answerer
 from clipjax.study.methods import (
     LOSS_FACTORS,
@@ -35,7 +35,6 @@ from clipjax.study.methods import (
 from clipjax.study.parts import Augment, Average, PhaseConfig
 from clipjax.study.plan import planned_epoch
 from clipjax.study.prepared import cached_phases
-from clipjax.study.training_data import Examples
 from clipjax.study.workdir import run_name
 from clipjax.train.arrays import run_mesh
 from clipjax.train.checkpoint import Checkpointer
@@ -73,7 +72,7 @@ class RunGroup:
         self.method = self.methods[0]  # for what they have in common: all but rates and lambdas
         self.cached = cached_phases(self.plan, self.method)
         self.encoded, self.workdir = encoded, as_path(workdir)
-        self.examples = Examples(self.methods, encoded)
+        self.examples = Examples([method.data for method in self.methods], encoded)
         events = self.workdir / "events" / names[0] if self.training.tensorboard else None
         log = MetricsLog if processes.is_first() else NoLog
         self.log = log(self.workdir / "metrics.jsonl", events)

@@ -27,8 +27,7 @@ from clipjax.study.encode import Encoded, encode, encode_texts
 from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
 from clipjax.study.model_record import check_finished, check_same_model
 from clipjax.study.plan import prepare
-from clipjax.study.prepared import Plan, idle_domain_losses
-from clipjax.study.recorded import read_record
+from clipjax.study.prepared import Plan, idle_domain_losses, read_record
 from clipjax.study.trainer import trainers
 from clipjax.train.distributed import processes
 

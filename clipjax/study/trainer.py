@@ -21,8 +21,7 @@ from clipjax.study.evaluator import Validation
 from clipjax.study.mesh import training_mesh, wanted_trace
 from clipjax.study.methods import group_runs
 from clipjax.study.plan import planned_sizes
-from clipjax.study.prepared import Plan, cached_phases
-from clipjax.study.recorded import Recorded
+from clipjax.study.prepared import Plan, Recorded, cached_phases
 from clipjax.study.restore import Trained, histories, restored, selected, split_by_method
 from clipjax.study.run_group import RunGroup
 from clipjax.train.arrays import Epochs, fit_arrays
