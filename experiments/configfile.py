@@ -36,9 +36,6 @@ def define_config(default: str, help: str) -> flags.FlagHolder:
 class _Files(flags.ArgumentParser):
     """Reads the file as `load_config` does; in place of ml_collections' own parser."""
 
-    def flag_type(self) -> str:
-        return "config object"
-
     def parse(self, path: str) -> ConfigDict:
         return load_config(path).lock()
 

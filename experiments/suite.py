@@ -110,8 +110,12 @@ def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool)
 
     On `domainnet` the report's figures are printed beside ours.
     """
-    from clipjax.evaluate.results import read
+    from clipjax.evaluate import results
+    from clipjax.evaluate.report import page as html_page
+    from clipjax.io import write_atomically
     from clipjax.runtime.claim import claimed
+    from clipjax.study import run
+    from clipjax.study.model_record import check_one_model
     from clipjax.train.distributed import processes
 
     with contextlib.ExitStack() as held:
@@ -120,42 +124,28 @@ def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool)
             if (workdir / page).is_dir():
                 raise ConfigError(f"{workdir / page} is a folder; choose another --workdir.")
         # Before the first table's work: what the last one's file has to say.
-        processes.from_first(lambda: [read(workdir / f"table{number}") for number in studies])
-        _run_tables(workdir, studies, domainnet)
-
-
-def _run_tables(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool) -> None:
-    from clipjax.evaluate import results as report
-    from clipjax.evaluate.report import page
-    from clipjax.io import write_atomically
-    from clipjax.study import run
-    from clipjax.study.model_record import check_one_model
-    from clipjax.train.distributed import processes
-
-    pages, entries = [], []
-    for number, study in studies.items():
+        processes.from_first(lambda: [results.read(workdir / f"table{n}") for n in studies])
+        pages, entries = [], []
+        for number, study in studies.items():
+            if processes.is_first():
+                say(f"== table {number}")
+            place = workdir / f"table{number}"
+            if (found := run(study, place, say)) is None:  # not the first process
+                continue
+            check_one_model(workdir / f"table{next(iter(studies))}", place)
+            pages.append(results.markdown(found.results))
+            rows = published_rows(number, found.results) if domainnet else []
+            if rows:
+                say(published(number, found.results))
+                pages.append(published(number, found.results))
+            # A run of an earlier version has no page of its own.
+            href = f"{place.name}/report.html" if (place / "report.html").exists() else None
+            entries.append((f"Table {number}", found.results, rows or None, href))
         if processes.is_first():
-            say(f"== table {number}")
-        place = workdir / f"table{number}"
-        found = run(study, place, say)
-        if found is None:  # not the first process
-            continue
-        check_one_model(workdir / f"table{next(iter(studies))}", place)
-        results = found.results
-        pages.append(report.markdown(results))
-        if domainnet and (beside := published(number, results)):
-            say(beside)
-            pages.append(beside)
-        # A run of an earlier version has no page of its own.
-        href = f"{place.name}/report.html" if (place / "report.html").exists() else None
-        rows = published_rows(number, results) if domainnet else []
-        entries.append((f"Table {number}", results, rows or None, href))
-    if not processes.is_first():
-        return
-    text, html = (workdir / name for name in PAGES)
-    write_atomically(text, "\n".join(pages))
-    write_atomically(html, page.suite_page(entries))
-    say(f"all tables: {text}, {html}")
+            text, html = (workdir / name for name in PAGES)
+            write_atomically(text, "\n".join(pages))
+            write_atomically(html, html_page.suite_page(entries))
+            say(f"all tables: {text}, {html}")
 
 
 def main(argv: list[str]) -> None:

@@ -88,11 +88,7 @@ def _survey(subject: verdict.Subject, options: Options) -> tuple[list[Chapter], 
     rows, counts = Rows(sources), class_counts(sources, len(dataset.classes))
     chosen, how = _decoded_rows(rows, options)
     reading = read(
-        rows,
-        subject.preprocess,
-        decode=chosen,
-        hashing=options.duplicates,
-        workers=data.workers,
+        rows, subject.preprocess, decode=chosen, hashing=options.duplicates, workers=data.workers
     )
     most = data.max_unreadable
     judged = verdict.judge(subject.needed, rows, reading, most)

@@ -36,12 +36,8 @@ _OPEN: set[int] = set()  # descriptors of this process's locks, which its forks 
 def claimed(folder: Path, name: str = LOCK) -> Iterator[None]:
     """Hold a folder, made where there is none, for this process alone.
 
-    Afterwards the file that says so is gone, and the folder too if it was made here and is empty.
-    Processes that this one starts do not hold it.
-
-    Args:
-      folder: on this machine or in an object store.
-      name: of the file.
+    Afterwards the file `name` that says so is gone, and the folder too if it was made here and is
+    empty. Processes that this one starts do not hold it.
 
     Raises:
       ConfigError: another process holds it, and which; or nothing can be written there.
@@ -71,10 +67,8 @@ def _explained(folder: Path) -> Iterator[None]:
     except write_errors(folder) as error:
         why = getattr(error, "strerror", None) or " ".join(str(error).split())
         at = getattr(error, "filename", None)
-        at = f": {at}" if at and os.fspath(at) != os.fspath(folder) else ""
-        raise ConfigError(
-            f"{folder} cannot be written ({why}{at}); choose another place."
-        ) from error
+        why += f": {at}" if at and os.fspath(at) != os.fspath(folder) else ""
+        raise ConfigError(f"{folder} cannot be written ({why}); choose another place.") from error
 
 
 @contextlib.contextmanager
@@ -167,12 +161,8 @@ def _check_dead(path: Path) -> None:
     if not path.exists():
         return
     before, until = _read(path), time.monotonic() + DEAD
-    print(
-        f"clipjax: {_who(before)} may run in {path.parent}; looking for {DEAD:.0f} s whether it "
-        f"still touches {path.name}.",
-        file=sys.stderr,
-        flush=True,
-    )
+    told = f"{_who(before)} may run in {path.parent}; looking for {DEAD:.0f} s whether it does."
+    print(f"clipjax: {told}", file=sys.stderr, flush=True)
     while time.monotonic() < until:
         time.sleep(LOOK)
         if not path.exists():
@@ -220,7 +210,5 @@ def _who(found: dict[str, Any]) -> str:
 
 
 def _refusal(path: Path, found: dict[str, Any]) -> ConfigError:
-    return ConfigError(
-        f"{path.parent} is in use: {_who(found)} writes there; wait for its end, stop it, or "
-        "choose another place."
-    )
+    remedy = "wait for its end, stop it, or choose another place"
+    return ConfigError(f"{path.parent} is in use: {_who(found)} writes there; {remedy}.")

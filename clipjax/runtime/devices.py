@@ -19,9 +19,8 @@ _SET_BY_USER = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
 def use_cores() -> None:
     """Make every CPU core a device of JAX, so that steps on batches share their work by examples.
 
-    XLA computes one device's elementwise loops and many of its copies on one thread; two devices of
-    half a batch each run these side by side. The user's own number is kept (JAX_NUM_CPU_DEVICES, or
-    --xla_force_host_platform_device_count in XLA_FLAGS).
+    XLA computes one device's elementwise loops and many of its copies on one thread. The user's own
+    number is kept (JAX_NUM_CPU_DEVICES, or --xla_force_host_platform_device_count in XLA_FLAGS).
     """
     import jax
 
@@ -39,11 +38,10 @@ def cpu_devices() -> int:
 def keep_compiled() -> None:
     """Keep what XLA compiled in the user's cache folder, `compiled` beside the features.
 
-    Half of a first short run is compiling. All programs are kept, small ones too: there are a
-    hundred of them, of a megabyte together. Each kind of processor has its own folder, because
-    machines that cannot run each other's code may share a home. The user's own
-    JAX_COMPILATION_CACHE_DIR or JAX_ENABLE_COMPILATION_CACHE is kept; CLIPJAX_COMPILED=0 switches
-    this off.
+    Half of a first short run is compiling; all programs together are a megabyte. Each kind of
+    processor has its own folder, because machines that cannot run each other's code may share a
+    home. JAX_COMPILATION_CACHE_DIR and JAX_ENABLE_COMPILATION_CACHE are the user's choice;
+    CLIPJAX_COMPILED=0 switches this off.
     """
     import jax
 

@@ -20,14 +20,12 @@ def keep_memory(one_arena: bool = True) -> None:
     """Make malloc keep what is freed for the next step; without glibc do nothing.
 
     XLA's CPU backend allocates the temporaries of every call anew; by default glibc maps large ones
-    from the system each time, which then clears them page by page: a fifth of a training step of
-    the embedded CLIP or of a ViT-B/32.
+    from the system each time, which then clears them page by page: a fifth of a training step.
 
     Args:
       one_arena: one heap for all threads, for training from pixels (`trains_on_pixels`): only a
         process's first heap has room for blocks above 64 MB. Heads on cached features allocate
-        small blocks, some hundred a step on every device, and would wait for each other's lock;
-        with a heap for each thread a sweep takes three quarters of the time.
+        small blocks and would wait for each other's lock: a third more time.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -50,8 +48,8 @@ def _counts_untouched(path: str = "/proc/sys/vm/overcommit_memory") -> bool:
 def _hole_sizes() -> list[int]:
     """Return many small sizes, and each power of two for every device and a spare.
 
-    The largest is at most half of a device's share of memory; all together are at most twice as
-    large as memory, none of which is used before something is written there.
+    The largest is at most half of a device's share of memory; all are at most twice as large as
+    memory, none of which is used before something is written there.
     """
     devices = cpu_devices()
     most = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (2 * devices)
@@ -65,12 +63,11 @@ def _hole_sizes() -> list[int]:
 def _make_holes(libc: ctypes.CDLL, sizes: list[int]) -> None:
     """Free places in the heap that stay apart, so that large blocks find theirs again.
 
-    glibc before 2.39 asks for an aligned block, as XLA's are, with a hundred bytes to spare and
-    gives these back into lists of small blocks, whose members are never merged with their
-    neighbours. What is left when the block is freed is too small for the same request, and the heap
-    grows by a block (sourceware.org, bugs 14581 and 30723; docs/performance.md has measurements).
-    In a hole larger than the block, what is left over is large enough to be merged. malloc takes
-    the smallest hole that will do, so small holes keep small blocks out of large ones.
+    glibc before 2.39 returns the rest of an aligned block, as XLA's are, to lists of small blocks
+    that are never merged; the freed block is then too small for the same request, and the heap
+    grows (sourceware.org, bugs 14581 and 30723; docs/performance.md has measurements). In a hole
+    larger than the block the rest is large enough to be merged. malloc takes the smallest hole that
+    will do, so small holes keep small blocks out of large ones.
     """
     libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
     libc.free.argtypes = (ctypes.c_void_p,)

@@ -210,12 +210,9 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
 
 def _optimizer(config: Pretraining) -> optax.GradientTransformation:
     optim = config.optim
-    return make_optimizer(
-        make_schedule(optim.schedule, optim.lr, config.steps, warmup=optim.warmup),
-        Rule(optim.name, b2=optim.b2),
-        weight_decay=optim.weight_decay,
-        clip_norm=optim.clip_norm,
-    )
+    rate = make_schedule(optim.schedule, optim.lr, config.steps, warmup=optim.warmup)
+    rest = {"weight_decay": optim.weight_decay, "clip_norm": optim.clip_norm}
+    return make_optimizer(rate, Rule(optim.name, b2=optim.b2), **rest)
 
 
 def _start(plan: Plan, module: CLIP) -> Any:

@@ -20,7 +20,7 @@ from clipjax.evaluate.sweeps import candidate, sweep_table
 from clipjax.io import as_path, write_json
 from clipjax.log import MetricsLog, read_log
 from clipjax.runtime.claim import claimed
-from clipjax.study import report_data
+from clipjax.study import pretrain, report_data
 from clipjax.study import workdir as workdirs
 from clipjax.study.config import Pretraining, Study, checked
 from clipjax.study.encode import Encoded, encode, encode_texts
@@ -119,7 +119,16 @@ def _run_in(
         processes.from_first(lambda: held.enter_context(claimed(workdir)))
         # As another run may have left it.
         processes.from_first(lambda: (check(), workdirs.check_files(workdir)))
-        return _finished(config, workdir, say) or _run_claimed(config, workdir, say)
+        if found := _finished(config, workdir, say):
+            return found
+        # Everything is checked before the workdir becomes this config's.
+        workdirs.check_checkpoints(workdir / "checkpoints", workdirs.name_of(config))
+        open_all, work = prepare, run_study
+        if isinstance(config, Pretraining):
+            open_all, work = pretrain.prepare, pretrain.run
+        opened = processes.together(lambda: open_all(config))
+        workdirs.claim_workdir(workdir, config)
+        return work(opened, workdir, say)
 
 
 def _finished(
@@ -139,22 +148,6 @@ def _finished(
     return Results(config, results, read_log(workdir / "metrics.jsonl"), workdir)
 
 
-def _run_claimed(
-    config: Study | Pretraining, workdir: pathlib.Path, say: Callable[[str], None]
-) -> Results | None:
-    """Check everything, then make the workdir this config's and work in it."""
-    workdirs.check_checkpoints(workdir / "checkpoints", workdirs.name_of(config))
-    if isinstance(config, Pretraining):
-        from clipjax.study import pretrain
-
-        opened = processes.together(lambda: pretrain.prepare(config))
-        workdirs.claim_workdir(workdir, config)
-        return pretrain.run(opened, workdir, say)
-    plan = processes.together(lambda: prepare(config))
-    workdirs.claim_workdir(workdir, config)
-    return run_study(plan, workdir, say)
-
-
 def _check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
     """Refuse a run that goes on with other images than those it began with."""
     found = {
@@ -162,15 +155,14 @@ def _check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
         for part in encoded.parts
     }
     processes.agree("set of images", found)
-    processes.from_first(lambda: _compare_images(workdir, found))
-
-
-def _compare_images(workdir: pathlib.Path, found: dict[str, str]) -> None:
     record = workdir / "images.json"
-    if not record.exists():
-        write_json(record, found)
-        return
-    before = json.loads(record.read_text())
+
+    def kept() -> dict[str, str]:
+        if not record.exists():
+            write_json(record, found)
+        return json.loads(record.read_text())
+
+    before = processes.from_first(kept)
     if changed := sorted(k for k in before.keys() | found.keys() if before.get(k) != found.get(k)):
         those = f"the images of {', '.join(changed)} are not those that the run in {workdir}"
         raise DataError(f"{those} began with; start it anew in another --workdir.")
@@ -212,14 +204,8 @@ def run_study(
     own = {k: v for k, v in outcomes.items() if study.target_of.get(k) in (None, study.data.target)}
     results = _collect(encoded, rows, own, rules, timing)
     if study.sweep:
-        results["sweep"] = sweep_table(
-            study.settings,
-            rows,
-            scores,
-            study.target_of,
-            selection=selection,
-            source=study.data.source_name,
-        )
+        ends = {"selection": selection, "source": study.data.source_name}
+        results["sweep"] = sweep_table(study.settings, rows, scores, study.target_of, **ends)
         best = {"zero_shot", *results["sweep"]["best"].values()}
         own = {name: outcome for name, outcome in own.items() if name in best}
     if pages:
@@ -229,8 +215,8 @@ def run_study(
     say(report.table(results))
     say(f"time: {', '.join(f'{what} {seconds:.1f} s' for what, seconds in timing.items())}")
     if pages:
-        files = ("results.json", "results.md", "report.html")
-        say(f"results: {', '.join(str(workdir / file) for file in files)}")
+        files = (workdir / file for file in ("results.json", "results.md", "report.html"))
+        say(f"results: {', '.join(map(str, files))}")
     return Results(study, results, read_log(workdir / "metrics.jsonl"), workdir, params)
 
 
@@ -240,14 +226,11 @@ def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
     distances = {name: outcome.distances for name, outcome in outcomes.items()}
     if None in distances["zero_shot"]:  # too few test images
         distances = {}
+    data = {"name": dataset.name, "source": study.data.source_name, "target": study.data.target}
     about = {
         "experiment": study.experiment,
         "model": study.encoder.model,
-        "data": {
-            "name": dataset.name,
-            "source": study.data.source_name,
-            "target": study.data.target,
-        },
+        "data": data,
         "classes": len(dataset.classes),
         "seeds": list(study.training.seeds),
         "selection": study.training.selection,
