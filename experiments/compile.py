@@ -18,25 +18,15 @@ from experiments.configfile import as_mapping, define_config, refuse_bad_config
 if __name__ == "__main__":
     refuse_bad_config("configs/dann_two_stage.py")  # before the flags are defined
 
-_CONFIG = define_config(
-    "configs/dann_two_stage.py", "Experiment: a file of configs/, `:key=value` after it."
-)
+_CONFIG = define_config("configs/dann_two_stage.py", "A file of configs/, `:key=value` after it.")
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x4", "TPU slice, generation:shape of chips.")
 _MODEL = flags.DEFINE_string("model", "vit_b16", "Sizes of the encoder, by name.")
 _METHOD = flags.DEFINE_string("method", "", "Of the config; default its last.")
 _PHASE = flags.DEFINE_string("phase", "", "Of the method; default its last.")
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 0, "Images a domain and step on all chips together; default 64 a chip."
-)
-_FSDP = flags.DEFINE_integer(
-    "fsdp", 0, "Devices among which each parameter is cut; default config.mesh.fsdp."
-)
-_FAST = flags.DEFINE_bool(
-    "fast", False, "Optimise less: compiles sooner; memory and bytes are then upper estimates."
-)
-_LARGEST = flags.DEFINE_bool(
-    "largest_batch", True, "Look for the largest batch that fits: two more compilations or three."
-)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 0, "Images a domain and step; 0: 64 a chip.")
+_FSDP = flags.DEFINE_integer("fsdp", 0, "Devices that share a parameter; 0: config.mesh.fsdp.")
+_FAST = flags.DEFINE_bool("fast", False, "Optimise less, sooner: bytes are upper estimates.")
+_LARGEST = flags.DEFINE_bool("largest_batch", True, "Look for the largest batch that fits.")
 _MARKDOWN = flags.DEFINE_bool("markdown", False, "Print a row of docs/scaling.md instead.")
 _TABLE = flags.DEFINE_string("table", "", "Write the table of all models x topologies into a page.")
 _MODELS = flags.DEFINE_list("models", "vit_b32,vit_b16,vit_l14,vit_h14", "Of the table.")

@@ -17,7 +17,7 @@ from ml_collections.config_dict import RequiredValueError
 
 from clipjax.errors import ConfigError
 from clipjax.study.config import kind_of, parse
-from clipjax.study.fields import check_names, dotted, no_such, short
+from clipjax.study.fields import check_names, dotted, no_such
 
 # What ml_collections says where a value is of another type than the field's.
 _MISFIT = re.compile(
@@ -98,17 +98,19 @@ def _sentence(error: Exception, file: str) -> str:
     at = f"{file}, line {line}" if line else file
     if told := _MISFIT.search(text):
         field, shown, given, kind = told.groups()
-        value = shown if given == "str" else _Shown(shown)
-        return f"{at}: {field} is {value!r}; give {wanted(kind.rpartition('.')[2], value)}."
+        value = repr(shown) if given == "str" else shown
+        words = {
+            "ConfigDict": "a dict of its fields",
+            "bool": "True or False",
+            "int": "a whole number",
+            "float": "a number",
+            "str": f"a text, as in {shown!r}",
+            "tuple": f"a tuple, as in ({value},)",
+        }
+        return f"{at}: {field} is {value}; give {words[kind.rpartition('.')[2]]}."
     if isinstance(error, (AttributeError, KeyError)):  # ml_collections quotes twice
         text = text.replace("\\n", " ").replace("\\'", "").strip("'")
     return f"{at}: {type(error).__name__}: {text.rstrip('.')}; correct the file."
-
-
-class _Shown(str):
-    """A value of which only the text is known."""
-
-    __repr__ = str.__str__
 
 
 def as_mapping(config: ConfigDict) -> dict[str, Any]:
@@ -174,16 +176,3 @@ def refuse_bad_config(default: str = "configs/dann.py") -> None:
     if complaint := config_complaint(sys.argv[1:], default):
         print(f"clipjax: {complaint}", file=sys.stderr)
         sys.exit(1)
-
-
-def wanted(kind: str, value: Any) -> str:
-    """Return the value to give for a field of type `kind`, in words."""
-    words = {
-        "ConfigDict": "a dict of its fields",
-        "bool": "True or False",
-        "int": "a whole number",
-        "float": "a number",
-        "str": f"a text, as in {short(str(value))}",
-        "tuple": f"a tuple, as in ({short(value)},)",
-    }
-    return words[kind]

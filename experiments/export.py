@@ -12,12 +12,8 @@ from clipjax.runtime.cli import no_words, user_errors
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
 _OUT = flags.DEFINE_string("out", None, "Directory to write; must not exist.", required=True)
-_METHOD = flags.DEFINE_string(
-    "method", "", "Which trained method; default the last, of a sweep its best."
-)
-_SEED = flags.DEFINE_integer(
-    "seed", None, "Which seed; default the best on the source's validation split."
-)
+_METHOD = flags.DEFINE_string("method", "", "Default the last trained, of a sweep its best.")
+_SEED = flags.DEFINE_integer("seed", None, "Default the best on the source's validation split.")
 
 
 def main(argv: list[str]) -> None:

@@ -17,15 +17,12 @@ from experiments.configfile import as_mapping, define_config, refuse_bad_config
 if __name__ == "__main__":
     refuse_bad_config()  # before the flags are defined
 
-_CONFIG = define_config(
-    "configs/dann.py", "Experiment whose data to look at, as experiments.main has it."
-)
+_CONFIG = define_config("configs/dann.py", "Experiment whose data to look at.")
 _OUT = flags.DEFINE_string("out", "", "Where files go; default runs/inspect-<hash of the config>.")
 _DECODE = flags.DEFINE_string(
     "decode",
     "",
-    "Which images to decode: all, none, or how many of each domain, drawn at random. Default: all "
-    "of up to 20000, else 2000 of each domain.",
+    "all, none, or how many of each domain; default all of up to 20000, else 2000.",
 )
 _DUPLICATES = flags.DEFINE_bool("duplicates", True, "Read every file to find equal images.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn at random.")

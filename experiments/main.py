@@ -10,20 +10,13 @@ from experiments.configfile import as_mapping, define_config, refuse_bad_config
 if __name__ == "__main__":
     refuse_bad_config()  # before the flags are defined
 
-_CONFIG = define_config(
-    "configs/dann.py", "Experiment: a file of configs/, `:key=value,flag` after it."
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "Several processes: host:port of process 0; see docs/parallel.md."
-)
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "Several processes: how many; 1: one.")
-_PROCESS_ID = flags.DEFINE_integer(
-    "process_id", -1, "Several processes: number of this one, from 0."
-)
+_CONFIG = define_config("configs/dann.py", "A file of configs/, `:key=value,flag` after it.")
+# Of several processes; see docs/parallel.md.
+_COORDINATOR = flags.DEFINE_string("coordinator", "", "host:port of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes; 1: one.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", -1, "Number of this process, from 0.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir",
-    "",
-    "Where the run's files go, also gs://...; default runs/<experiment>-<hash of the config>.",
+    "workdir", "", "For the run's files, also gs://...; default runs/<experiment>-<hash of config>."
 )
 
 

@@ -22,7 +22,6 @@ from clipjax.io import check_reachable, default_cache_dir, write_atomically
 from clipjax.log import progress, writable
 from clipjax.runtime.claim import claimed
 from clipjax.study.config import Pretraining, Study
-from clipjax.study.parts import Features
 
 WHOLE, SAMPLE = 20_000, 2_000  # decoded without being asked: all of up to, else of each domain
 PAGE = "inspect.html"
@@ -59,7 +58,9 @@ def _inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) ->
     subject = verdict.opened(study)
     found, refusals = _survey(subject, options)
     refusals = [*dict.fromkeys(subject.refusals + refusals)]
-    found += [_cache(study.features), _sheets(subject, options.seed, out)]
+    folder = study.features.cache_dir or default_cache_dir() / "features"
+    kept = report.cache_chapter(cache.list_cache(folder), str(folder), study.features.cache)
+    found += [kept, _sheets(subject, options.seed, out)]
     for text in filter(None, map(as_text, found)):
         _say(text)
     said = "A run would start, as far as the data goes."
@@ -114,12 +115,6 @@ def _decoded_rows(rows: Rows, options: Options) -> tuple[np.ndarray, str]:
     each = int(decode or SAMPLE)
     drawn = f"Up to {each:,} images of each domain were decoded, drawn with seed {seed}"
     return sample_rows(rows, each, seed), f"{drawn}; --decode=all decodes every one."
-
-
-def _cache(settings: Features) -> Chapter:
-    """Return the chapter on the feature cache's entries."""
-    folder = settings.cache_dir or default_cache_dir() / "features"
-    return report.cache_chapter(cache.list_cache(folder), str(folder), settings.cache)
 
 
 def _sheets(subject: verdict.Subject, seed: int, out: pathlib.Path) -> Chapter:

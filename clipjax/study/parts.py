@@ -16,8 +16,6 @@ from clipjax.study.fields import field, is_number
 _SEEDS = 2**32  # they are kept in 32 bits
 OWN_DATA = ("target", "shots", "fraction", "subset_seed")  # in which methods of a run may differ
 
-_SHARE = "a share above 0 and at most 1"
-
 
 def _is_pattern(value: Any) -> bool:
     try:
@@ -41,8 +39,9 @@ def seed_field(default: tuple[int, ...]) -> Any:
     )
 
 
-def _is_share(value: float) -> bool:
-    return 0 < value <= 1
+def _share(default: float) -> Any:
+    """Declare a field of a share that is not 0."""
+    return field(default, fits=lambda value: 0 < value <= 1, give="a share above 0 and at most 1")
 
 
 def _is_range(value: str) -> bool:
@@ -97,7 +96,7 @@ class Data(DataPlace):
     # Share of images that may be left out.
     max_unreadable: float = field(0.01, low=0, high=1, give="a share, 0 to 1")
     shots: int = field(0, low=0)  # labelled images per class to train on; 0: all
-    fraction: float = field(1.0, fits=_is_share, give=_SHARE)  # of each class's labelled images
+    fraction: float = _share(1.0)  # of each class's labelled images
     subset_seed: int = field(0, low=0)  # which ones; smaller subsets are parts of larger ones
     balanced: bool = False  # draw labelled images so that classes are equally likely
     epoch: str | int = field(  # one pass of a domain, or of the longest, or steps
@@ -151,9 +150,7 @@ class Devices:
 
     parallel: str = field("jit", known=("jit", "pmap"))  # how devices share a batch
     mesh: Mesh = Mesh()
-    profile: str = field(
-        "", fits=_is_range, give="10:20 to trace steps 10 to 19"
-    )  # into the workdir
+    profile: str = field("", fits=_is_range, give="10:20 for steps 10 to 19")  # to be traced
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""
@@ -190,7 +187,7 @@ class Optim:
 class Augment:
     """Options of `clipjax.data.images.augment.random_resized_crop`."""
 
-    smallest: float = field(0.5, fits=_is_share, give=_SHARE)  # share of the area kept
+    smallest: float = _share(0.5)  # share of the area kept
     flip: bool = True  # mirror half of the images
 
 

@@ -55,14 +55,10 @@ def expand(config: Mapping[str, Any]) -> dict[str, Entry]:
     """Return name -> entry of every method to train: each stage, with a sweep at each setting.
 
     A stage that a setting does not concern (another method's option) is not repeated. The sweep
-    overrides what a method says of its own (`methods.<name>.optim`).
-
-    Args:
-      config: all fields of a study.
+    overrides what a method says of its own (`methods.<name>.optim`). `config` is a whole study.
 
     Raises:
-      ConfigError: a stage without a method; a field that cannot be swept, or that does not exist;
-        settings of one name.
+      ConfigError: a stage without a method; a field that cannot be swept; settings of one name.
     """
     wanted, found = settings(config["sweep"]), {}
     entries = {stage: _entry(config["methods"], stage) for stage in config["stages"]}
@@ -77,10 +73,8 @@ def expand(config: Mapping[str, Any]) -> dict[str, Entry]:
         for name, own in zip(setting_names(stage, concerned), concerned, strict=True):
             made = Entry(stage, own, _changed(copy.deepcopy(fields), own, stage))
             if found.setdefault(name, made)[:2] != (stage, own):
-                raise ConfigError(
-                    f"sweep has two settings that would both be called {name!r}, "
-                    f"{found[name].setting} and {own}; make them a run each."
-                )
+                both = f"{found[name].setting} and {own}"
+                raise ConfigError(f"sweep has two settings called {name!r}, {both}; split it.")
     return found
 
 
