@@ -14,18 +14,9 @@ from typing import Any
 
 from clipjax.errors import ConfigError
 from clipjax.io.texts import nfc
+from clipjax.study import parts
 from clipjax.study.entries import read_method
 from clipjax.study.fields import field, flat, inline, plain, read, short
-from clipjax.study.parts import (
-    Data,
-    DataPlace,
-    Devices,
-    Encoder,
-    Features,
-    MethodConfig,
-    Training,
-    seed_field,
-)
 from clipjax.study.sweep import Setting, expand
 
 PRETRAIN = "pretrain"  # the experiment that is no study
@@ -36,11 +27,11 @@ class Study:
     """Zero-shot on every domain, then the methods that `stages` names."""
 
     experiment: str = "study"
-    encoder: Encoder = inline(Encoder)
-    data: Data = Data()
-    features: Features = Features()
-    devices: Devices = inline(Devices)
-    training: Training = inline(Training)
+    encoder: parts.Encoder = inline(parts.Encoder)
+    data: parts.Data = parts.Data()
+    features: parts.Features = parts.Features()
+    devices: parts.Devices = inline(parts.Devices)
+    training: parts.Training = inline(parts.Training)
     whole_domains: bool = False  # zero-shot over train + val + test together too (Table 1)
     stages: tuple[str, ...] = ()  # which of the methods run, in this order, after zero-shot
     # name -> {"loss": file of clipjax/adapt, "heads": {...}, options of the loss}; "epochs",
@@ -53,7 +44,7 @@ class Study:
     sweep: tuple = field((), give="a tuple of grids, ({field: values},)")
 
     @functools.cached_property
-    def trained(self) -> tuple[MethodConfig, ...]:
+    def trained(self) -> tuple[parts.MethodConfig, ...]:
         """The methods that are trained: each stage, with a sweep at each of its settings."""
         found = expand(flat(self))
         return tuple(
@@ -82,7 +73,7 @@ class Study:
 
 
 @dataclasses.dataclass(frozen=True)
-class PairData(DataPlace):
+class PairData(parts.DataPlace):
     """The corpus of pairs that `tools/build_icon_corpus.py` builds, and how batches mix it."""
 
     root: str = "corpus"
@@ -150,11 +141,11 @@ class Pretraining:
     revision: str = ""  # unused
     init: str = ""  # a model of this architecture to go on from; empty: random weights
     tokenizer: str = "tiny"  # directory with vocab.json and merges.txt
-    seeds: tuple[int, ...] = seed_field((0,))  # the first is taken
+    seeds: tuple[int, ...] = parts.seed_field((0,))  # the first is taken
     data: PairData = PairData()
     arch: Arch = Arch()
     augment: Painting = Painting()
-    devices: Devices = inline(Devices)
+    devices: parts.Devices = inline(parts.Devices)
     prompts: str = "drawings"  # of the zero-shot validation
     class_names: str = ""  # unused
     keep_patches: float = field(0.4, low=0, high=1)  # FLIP: share of patches seen in training

@@ -7,18 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.errors import ConfigError
+from clipjax.study import parts
 from clipjax.study.fields import flat, no_such, read, short
-from clipjax.study.parts import (
-    OWN_DATA,
-    Augment,
-    Average,
-    Data,
-    Episodes,
-    MethodConfig,
-    Optim,
-    PhaseConfig,
-    Training,
-)
 from clipjax.study.sweep import Entry
 
 # What an entry may hold beside options of its loss.
@@ -28,7 +18,9 @@ FIELDS = (
 )  # fmt: skip
 
 
-def read_method(name: str, entry: Entry, data: Data, training: Training) -> MethodConfig:
+def read_method(
+    name: str, entry: Entry, data: parts.Data, training: parts.Training
+) -> parts.MethodConfig:
     """Read a method's entry; `data` and `training` are what it does not say itself."""
     try:
         return _method(name, f"methods.{entry.stage}", entry, data, training)
@@ -36,7 +28,9 @@ def read_method(name: str, entry: Entry, data: Data, training: Training) -> Meth
         raise ConfigError(f"sweep, {name!r}: {error}" if entry.setting else str(error)) from None
 
 
-def _method(name: str, where: str, entry: Entry, data: Data, training: Training) -> MethodConfig:
+def _method(
+    name: str, where: str, entry: Entry, data: parts.Data, training: parts.Training
+) -> parts.MethodConfig:
     options = dict(entry.fields)
     _check_dicts(options, where)
     if "loss" not in options:
@@ -45,11 +39,11 @@ def _method(name: str, where: str, entry: Entry, data: Data, training: Training)
     if not isinstance(loss, str):
         given = f"{where}.loss is {short(loss)}"
         raise ConfigError(f"{given}; give a file of clipjax/adapt, or 'package.module' of yours.")
-    episodes = _optional(Episodes, options, "episodes", where)
+    episodes = _optional(parts.Episodes, options, "episodes", where)
     own = options.pop("data", {})
-    if unknown := sorted(set(own) - set(OWN_DATA)):
-        raise no_such(unknown, OWN_DATA, f"{where}.data")
-    data = read(Data, flat(data) | own, f"{where}.data.") if own else data
+    if unknown := sorted(set(own) - set(parts.OWN_DATA)):
+        raise no_such(unknown, parts.OWN_DATA, f"{where}.data")
+    data = read(parts.Data, flat(data) | own, f"{where}.data.") if own else data
     phases, order = options.pop("phases", None), options.pop("phase_order", ())
     if not phases:
         phases, order = {"": {}}, ("",)
@@ -61,7 +55,9 @@ def _method(name: str, where: str, entry: Entry, data: Data, training: Training)
         full, at = (f"{name}/{label}", f"{where}.phases.{label}") if label else (name, where)
         optim = options.get("optim", {}) | phases[label].get("optim", {})
         found.append(_phase(full, label, at, options | phases[label] | {"optim": optim}, training))
-    return MethodConfig(name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes)
+    return parts.MethodConfig(
+        name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes
+    )
 
 
 def _check_dicts(options: Mapping[str, Any], where: str) -> None:
@@ -80,18 +76,18 @@ def _check_dict(given: Any, where: str) -> None:
 
 
 def _phase(
-    name: str, label: str, where: str, entry: dict[str, Any], training: Training
-) -> PhaseConfig:
+    name: str, label: str, where: str, entry: dict[str, Any], training: parts.Training
+) -> parts.PhaseConfig:
     """Read a phase's entry: what is not its own is an option of the loss."""
     augment, average = (
         _optional(kind, entry, key, where)
-        for key, kind in (("augment", Augment), ("average", Average))
+        for key, kind in (("augment", parts.Augment), ("average", parts.Average))
     )
-    optim = read(Optim, flat(training.optim) | entry.pop("optim"), f"{where}.optim.")
+    optim = read(parts.Optim, flat(training.optim) | entry.pop("optim"), f"{where}.optim.")
     factors = tuple((pattern, float(factor)) for pattern, factor in optim.lr_mults)
     own = {key: entry.pop(key) for key in ("epochs", "freeze") if key in entry}
-    read(Training, own, f"{where}.")  # refuses wrong ones
-    return PhaseConfig(
+    read(parts.Training, own, f"{where}.")  # refuses wrong ones
+    return parts.PhaseConfig(
         name,
         label,
         own.get("epochs", training.epochs),

@@ -25,14 +25,7 @@ from clipjax.study.encode import Encoded, in_float32
 from clipjax.study.fields import is_number
 from clipjax.study.parts import Data, PhaseConfig
 from clipjax.study.plan import FEWEST_FOR_DISTANCE
-from clipjax.train.distributed import processes
-from clipjax.train.distributed.sharding import (
-    batch_mesh,
-    deal_out,
-    make_mesh,
-    place,
-    state_shardings,
-)
+from clipjax.train.distributed import processes, sharding
 
 MOST_FOR_DENSITY = 2000  # images: soft neighbourhood density compares all pairs
 PROBE = 256  # images a domain for the ratio of gradients
@@ -48,16 +41,17 @@ class View:
             return
         study = encoded.study
         self.batch_size, self.workers = study.features.batch_size, study.data.workers
-        devices = batch_mesh(self.batch_size).devices
+        devices = sharding.batch_mesh(self.batch_size).devices
         # What does not fit on one device in training does not fit here either.
-        self.mesh = make_mesh(devices.reshape(-1), math.gcd(devices.size, study.devices.mesh.fsdp))
+        fsdp = math.gcd(devices.size, study.devices.mesh.fsdp)
+        self.mesh = sharding.make_mesh(devices.reshape(-1), fsdp)
 
     def features(self, params, part: Part) -> Features:
         """Return a part's features under one seed's parameters; processes share the encoding."""
         if not self._sees(params):
             return self.encoded.parts[part]
         crops = self.encoded.crops(*part)
-        encode = lambda images: self._encode(params, deal_out(images, self.mesh))
+        encode = lambda images: self._encode(params, sharding.deal_out(images, self.mesh))
         place = processes.place()
         if len(crops) < place[1]:  # too few to share
             place = (0, 1)
@@ -73,7 +67,9 @@ class View:
 
     def placed(self, params):
         """Put one seed's parameters where `features` wants them: an encoder on all devices."""
-        return place(params, state_shardings(params, self.mesh)) if self._sees(params) else params
+        if not self._sees(params):
+            return params
+        return sharding.place(params, sharding.state_shardings(params, self.mesh))
 
 
 class Validation:
@@ -86,22 +82,14 @@ class Validation:
         # One program for everything: one by one, these operations cost more than they compute.
         self._measures = jax.jit(functools.partial(_validate, functions, encoded.classes))
 
-    def measure(
-        self, phases: Sequence[PhaseConfig], targets: Sequence[str], stacked, shared=None
-    ) -> dict[str, list]:
-        """Return measures of stacked parameters, each a list over runs.
+    def measure(self, runs: Sequence[tuple[PhaseConfig, str]], stacked, shared) -> dict[str, list]:
+        """Return measures of stacked parameters, each a list over runs: (phase, target domain).
 
-        Args:
-          phases: of each run, for the options of its loss.
-          targets: the domain each run adapts to.
-          stacked: their parameters.
-          shared: parameters that all runs have.
+        `shared` are parameters that all runs have.
         """
         stacked = jax.device_get(stacked)
-        each = [
-            self._one(phase, target, merge(jax.tree.map(lambda x: x[i], stacked), shared))  # noqa: B023
-            for i, (phase, target) in enumerate(zip(phases, targets, strict=True))
-        ]
+        params = lambda i: merge(jax.tree.map(lambda x: x[i], stacked), shared)
+        each = [self._one(*run, params(i)) for i, run in enumerate(runs)]
         return {key: [one[key] for one in each] for key in each[0]}
 
     def _one(self, phase: PhaseConfig, target: str, params) -> dict[str, float | None]:

@@ -25,13 +25,7 @@ from clipjax.log import MetricsLog, NoLog, read_log
 from clipjax.model.backbone import make_backbone, tower_params
 from clipjax.study.encode import Encoded, Examples
 from clipjax.study.evaluator import View, answerer
-from clipjax.study.methods import (
-    LOSS_FACTORS,
-    OPTIM_FACTORS,
-    Method,
-    build_optimizer,
-    learning_rate,
-)
+from clipjax.study.methods import LOSS_FACTORS, OPTIM_FACTORS, build_optimizer, learning_rate
 from clipjax.study.parts import Augment, Average, PhaseConfig
 from clipjax.study.plan import planned_epoch
 from clipjax.study.prepared import cached_phases
@@ -192,9 +186,7 @@ class RunGroup:
         here = [p for p in phase.freeze if any(matches(p, name) for name in names)]
         return optimizer, frozen_tree(params, here) if here else None
 
-    def _varied(
-        self, keys: Sequence[str], get: Callable[[Method, str], float], row: jax.Array | int
-    ) -> dict[str, jax.Array]:
+    def _varied(self, keys: Sequence[str], get: Callable, row: jax.Array | int) -> dict:
         """Return the `row`-th method's numbers of the keys in which methods differ."""
         values = {key: [get(method, key) for method in self.methods] for key in keys}
         varied = {key: each for key, each in values.items() if len(set(each)) > 1}

@@ -118,9 +118,8 @@ class Trainer(RunGroup):
 
     def measure(self, index: int, shared, stacked) -> dict[str, list]:
         """Measure each method in its own target and with its own options."""
-        runs = [method for method in self.methods for _ in self.training.seeds]
-        phases, targets = [m.phases[index] for m in runs], [m.data.target for m in runs]
-        return self.validation.measure(phases, targets, stacked, shared)
+        runs = [(m.phases[index], m.data.target) for m in self.methods for _ in self.training.seeds]
+        return self.validation.measure(runs, stacked, shared)
 
     def fit_pixels(self, index: int, states: TrainState) -> TrainState:
         """Train a phase with the encoder (or augmentation), one seed after the other."""
@@ -157,8 +156,8 @@ class Trainer(RunGroup):
 
         def evaluate(params):
             stacked = jax.tree.map(lambda x: x[None], fetch(params))
-            found = self.validation.measure([phase], [data.target], stacked, shared)
-            return {"evaluation": found}
+            run = (phase, data.target)
+            return {"evaluation": self.validation.measure([run], stacked, shared)}
 
         with Notice() as notice, self.checkpointer(phase, seed) as checkpointer:
             return fit_stream(
