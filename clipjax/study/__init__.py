@@ -11,20 +11,10 @@ The names are imported on first use, so that importing this package costs nothin
 import importlib
 from typing import Any
 
-_EXPORTS = {
-    "run": "study",
-    "Results": "study",
-    "Study": "config",
-    "Pretraining": "config",
-    "parse": "config",
-    "flat": "fields",
-} | dict.fromkeys(
-    (
-        "Augment", "Data", "Devices", "Encoder", "Features", "Mesh", "MethodConfig", "Optim",
-        "PhaseConfig", "Training",
-    ),
-    "parts",
-)  # fmt: skip
+_PARTS = "Augment Data Devices Encoder Features Mesh MethodConfig Optim PhaseConfig Training"
+_EXPORTS = {"run": "study", "Results": "study", "flat": "fields"}
+_EXPORTS |= dict.fromkeys(("Study", "Pretraining", "parse"), "config")
+_EXPORTS |= dict.fromkeys(_PARTS.split(), "parts")
 
 __all__ = list(_EXPORTS)
 

@@ -28,13 +28,13 @@ NAMES = "variants.json"  # beside the checkpoint, in its order
 class Fit:
     """Fits a closed form; of a run that goes on it reads what was fitted."""
 
-    def __init__(self, name: str, encoded: Encoded, workdir):
-        self.names, self.encoded, self.title = (name,), encoded, name
-        self.method = encoded.plan.methods[name]
+    def __init__(self, names: tuple[str], encoded: Encoded, workdir):
+        self.names, self.encoded, self.title = names, encoded, names[0]
+        self.method = encoded.plan.methods[self.title]
         self.kind: ClosedForm = self.method.kind
-        self.folder = as_path(workdir) / "checkpoints" / name
+        self.folder = as_path(workdir) / "checkpoints" / self.title
         self.run = run_name(as_path(workdir))
-        self.described = f"fit {name}: closed form"
+        self.described = f"fit {self.title}: closed form"
 
     def train(self) -> dict[str, Trained]:
         """Return the method's variants, fitted or read; raise NonFiniteError for NaN."""

@@ -114,8 +114,8 @@ def check_answers(method: str, what: str, *arrays) -> None:
     """Raise NonFiniteError for NaN or infinity, which argmax would call class 0."""
     if not all(map(is_finite, arrays)):
         raise NonFiniteError(
-            f"{method} gives NaN or infinity for {what}: its training diverged, or the encoder's "
-            "numbers overflow; lower optim.lr, or set compute_dtype to float32."
+            f"{method} gives NaN or infinity for {what}: it diverged or the encoder's numbers "
+            "overflow; lower optim.lr, or set compute_dtype to float32."
         )
 
 

@@ -21,7 +21,7 @@ from clipjax.model.backbone import TOWERS, make_head
 from clipjax.model.heads import Heads
 from clipjax.study.config import Pretraining, Study
 from clipjax.study.entries import FIELDS
-from clipjax.study.fields import is_number, meant, short
+from clipjax.study.fields import is_number, meant, no_such, short
 from clipjax.study.parts import Data, MethodConfig, PhaseConfig
 from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
 from clipjax.train.optim import Rule, make_optimizer, make_schedule
@@ -103,10 +103,8 @@ def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
         where = f"methods.{config.stage}"
         for name in (config.stage, *(phase.label for phase in config.phases)):
             if is_step(name):
-                raise ConfigError(
-                    f"a method or phase is called {name!r}, and its folder would be taken for the "
-                    "checkpoint of that step; put a letter in front."
-                )
+                told = f"a method or phase is called {name!r}: its folder would be taken for the"
+                raise ConfigError(f"{told} checkpoint of that step; put a letter in front.")
         try:
             built[config.name] = _build(config, where, classes)
             _check_ways(built[config.name], where, study)
@@ -146,10 +144,7 @@ def _heads(config: MethodConfig, where: str, make: Callable, num_classes: int) -
     if config.heads is None:
         raise ConfigError(f"{where} has no heads; give them, {{}} for a linear one.")
     if unknown := [name for name in config.heads if name not in _HEADS]:
-        raise ConfigError(
-            f"{where}.heads has no {', '.join(unknown)}; it has {', '.join(_HEADS)}."
-            f"{meant(unknown[0], _HEADS)}"
-        )
+        raise no_such(unknown, _HEADS, f"{where}.heads")
     given = {"num_domains": len(config.data.sources) + 1, **config.heads}
     try:
         return Heads(num_classes=num_classes, **given)

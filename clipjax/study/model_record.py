@@ -47,10 +47,6 @@ def check_same_model(workdir: pathlib.Path, identity: Mapping[str, Any], origin:
 
     Returns:
       A sentence where the run began without a record; "" otherwise.
-
-    Raises:
-      CheckpointError: the model is another than the one the run began with.
-      ConfigError: another process has another model.
     """
     processes.agree("model", dict(identity), differences)
     return processes.from_first(lambda: _compared(workdir, identity, origin))

@@ -39,8 +39,7 @@ def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = 
 
     Args:
       study: from `clipjax.study.config.parse` or `checked`.
-      training: whether this machine is to train it, and must have the devices and the memory. A
-        finished run is read anywhere.
+      training: whether this machine is to train it, and must have the devices and the memory.
       recorded: what a finished run has kept of its data, which are then not opened.
     """
     encoder = study.encoder

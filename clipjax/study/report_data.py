@@ -27,17 +27,11 @@ _NO_MEASURES = ("phase", "epoch", "step", "seed", "s_per_epoch", "steps_per_s", 
 
 
 def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
-    """Return what the page shows beyond results and metrics, as JSON.
+    """Return what the page shows beyond results and metrics, as JSON; "zero_shot" comes first.
 
-    Args:
-      encoded: the run's data.
-      outcomes: by method, "zero_shot" first.
-
-    Returns:
-      {"classes", "class_names" (as prompts say them), "programs" (the methods that trained as one
-      each), "source", "target", "seed", "tsne" (`tsne_maps` and "labels" of the rows shown),
-      "per_class" {"n", "accuracy" {method: per target class, mean over seeds}}, "worst" {method:
-      `worst_classes` of the first seed}, "images" {target row: data URI}}.
+    "programs" are the methods that trained as one each, "tsne" are `tsne_maps` and "labels" of the
+    rows shown, "per_class" has {method: accuracy of each target class, mean over seeds}, "worst"
+    {method: `worst_classes` of the first seed}, "images" {target row: data URI}.
     """
     data, seed, plan = encoded.study.data, encoded.study.training.seeds[0], encoded.plan
     source, target = (encoded.parts[domain, "test"] for domain in (data.source_name, data.target))

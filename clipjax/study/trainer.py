@@ -34,11 +34,8 @@ from clipjax.train.stream import Steps, fit_stream
 
 def trainers(encoded: Encoded, workdir) -> list[Trainer | Fit]:
     """Return the study's methods, those together that can train as one program."""
-    trains = lambda names: encoded.plan.methods[names[0]].trains
-    return [
-        Trainer(names, encoded, workdir) if trains(names) else Fit(names[0], encoded, workdir)
-        for names in programs(encoded.plan)
-    ]
+    kinds = {name: Trainer if m.trains else Fit for name, m in encoded.plan.methods.items()}
+    return [kinds[names[0]](names, encoded, workdir) for names in programs(encoded.plan)]
 
 
 def programs(plan: Plan) -> list[tuple[str, ...]]:
@@ -111,10 +108,8 @@ class Trainer(RunGroup):
         except NonFiniteError as error:
             if len(self.names) == 1:
                 raise
-            all_of_them = f"{', '.join(self.names)} train as one program and stop together"
-            raise NonFiniteError(
-                f"{error} {all_of_them}: take the one named out of config.stages to go on."
-            ) from None
+            told = f"{error} {', '.join(self.names)} train as one program and stop together"
+            raise NonFiniteError(f"{told}: take the one named out of config.stages.") from None
 
     def measure(self, index: int, shared, stacked) -> dict[str, list]:
         """Measure each method in its own target and with its own options."""
@@ -151,7 +146,8 @@ class Trainer(RunGroup):
         until, data, shared = span.start + span.steps, self.method.data, self.shared(index)
         batching = Batching(seed, self.training.batch_size, self.sampler, processes.place())
         source, target = self.images()
-        devices, first = self.study.devices, seed == self.training.seeds[0]
+        devices, saved = self.study.devices, every * self.training.save_every
+        first = seed == self.training.seeds[0]
         trace = wanted_trace(devices.profile, self.workdir) if first else None
 
         def evaluate(params):
@@ -170,8 +166,8 @@ class Trainer(RunGroup):
                     phase.name,
                     until,
                     log_every=every,
-                    save_every=every * self.training.save_every,
-                    evaluate_every=every * self.training.save_every,
+                    save_every=saved,
+                    evaluate_every=saved,
                     tags={"seed": seed},
                     mesh=mesh,
                     parallel=devices.parallel,
