@@ -42,9 +42,7 @@ def main(argv: list[str]) -> None:
 
         study = parse(as_mapping(_CONFIG.value))
         if not isinstance(study, Study):
-            raise ConfigError(
-                "pretraining has no step to compile here; give the config of a study."
-            )
+            raise ConfigError("pretraining has no step to compile; give the config of a study.")
         from clipjax.aot.topology import open_topology
 
         # Refuses before anything else starts, and keeps JAX off TPUs.

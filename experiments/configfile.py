@@ -44,15 +44,11 @@ def load_config(path: str) -> ConfigDict:
     """Call a file's `get_config`; `path` may go on with `:argument`."""
     file, _, argument = path.partition(":")
     if not os.path.isfile(file):
-        raise ConfigError(
-            f"there is no config file {file}; configs/ holds those that come with clipjax."
-        )
+        raise ConfigError(f"there is no config file {file}; configs/ holds those of clipjax.")
     try:
         made = runpy.run_path(file).get("get_config")
         if not callable(made):
-            raise ConfigError(
-                f"{file} has no function get_config; define one that returns the config."
-            )
+            raise ConfigError(f"{file} has no function get_config; let one return the config.")
         config = made(*_arguments(made, file, argument))
     except ConfigError:
         raise
@@ -130,18 +126,6 @@ def _opened(value: Any) -> Any:
     return as_mapping(value) if isinstance(value, ConfigDict) else value
 
 
-def _check(given: dict[str, Any], file: str, *, filled: bool) -> None:
-    """Raise ConfigError for a config that cannot be; `filled`: no option will change it."""
-    if "experiment" not in given:
-        raise ConfigError(f"{file} has no experiment; give the run a name in config.experiment.")
-    check_names(kind_of(given), given, where=file)
-    if filled:
-        try:
-            parse(given)
-        except ConfigError as error:
-            raise ConfigError(f"{file}: {error}") from None
-
-
 def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
     """Return a sentence on options that the config, or `default`, cannot take; "" if none."""
     words: dict[str, str] = {}
@@ -154,9 +138,16 @@ def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
     given = [w.removeprefix("config.") for w in words if w.startswith("config.")]
     try:
         config = as_mapping(load_config(path))
-        _check(config, file, filled=not given)
+        if "experiment" not in config:
+            return f"{file} has no experiment; give the run a name in config.experiment."
+        check_names(kind_of(config), config, where=file)
     except ConfigError as error:
         return str(error)
+    try:
+        if not given:  # options may still change it
+            parse(config)
+    except ConfigError as error:
+        return f"{file}: {error}"
     names = list(dotted(config))
     # A key that is no Python name stands in brackets: data.mixture['icon-mono']; so does an index.
     plain = [re.sub(r"\[\d+\]", "", re.sub(r"\[['\"](.+?)['\"]\]", r".\1", w)) for w in given]

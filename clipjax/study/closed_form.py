@@ -57,9 +57,7 @@ class Fit:
     def restored(self) -> dict[str, Trained]:
         """Return what `train` returned, read back; raise CheckpointError if it was not fitted."""
         if (found := self._saved()) is None:
-            raise CheckpointError(
-                f"{self.folder} has no fit of {self.title!r}; run the experiment first."
-            )
+            raise CheckpointError(f"{self.folder} has no fit of {self.title!r}; run it first.")
         return {self.title: self._trained(found)}
 
     def _saved(self) -> dict[str, PyTree] | None:

@@ -35,9 +35,8 @@ class Study:
     whole_domains: bool = False  # zero-shot over train + val + test together too (Table 1)
     stages: tuple[str, ...] = ()  # which of the methods run, in this order, after zero-shot
     # name -> {"loss": file of clipjax/adapt, "heads": {...}, options of the loss}; "epochs",
-    # "freeze", "optim", "augment" and "data" (target, shots, ...) where it has its own; "phases":
-    # {name: the same keys} with "phase_order" where these change while it trains. configs/tables.py
-    # has examples.
+    # "freeze", "optim", "augment" and "data" (target, ...) where it has its own; "phases": {name:
+    # the same keys} with "phase_order" where these change. configs/tables.py has examples.
     methods: Mapping = field({})
     # Grids, ({"optim.lr": (1e-3, 3e-3), ...},), each meaning all combinations of its values;
     # docs/sweeps.md says what can vary.

@@ -79,9 +79,7 @@ def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | No
     check_reachable(workdir)
     results = report.read(workdir)
     if results is None:
-        raise ConfigError(
-            f"{workdir} holds no finished run of a study; finish it (pretraining has export/)."
-        )
+        raise ConfigError(f"{workdir} holds no finished run of a study; finish it first.")
     check_reachable(out)
     if out.exists():
         raise ConfigError(f"{out} exists; choose another --out or remove it.")
@@ -98,9 +96,7 @@ def recorded_config(workdir: pathlib.Path) -> tuple[Study, dict]:
             raw["remat"] = "blocks" if raw["remat"] else "none"
         return parse(raw), raw
     except (OSError, ValueError, ConfigError) as error:
-        raise ConfigError(
-            f"{file} cannot be read ({error}); an export needs the run's config."
-        ) from error
+        raise ConfigError(f"{file} cannot be read ({error}); an export needs it.") from error
 
 
 def prepared(study: Study, workdir: pathlib.Path) -> Plan:

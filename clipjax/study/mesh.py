@@ -25,15 +25,8 @@ def training_mesh(
     """Return the devices that share a run's batches.
 
     All there are, unless `mesh.data` says otherwise. On the CPU of one process, where nothing is
-    asked for, as many as divide a batch and have room for a copy of the state each: there all
-    devices live in one memory, of which half is left to activations.
-
-    Args:
-      devices: what the config asks for.
-      batch_size: of a domain, on all devices.
-      accumulate: microbatches a batch.
-      state_bytes: of parameters and optimizer state.
-      most: largest number of devices, where it is free.
+    asked for, as many (`most` at most) as divide a batch and have room for a copy of the state, of
+    `state_bytes`, each: there all devices live in one memory, half of it left to activations.
     """
     asked, local = devices.mesh, jax.local_devices()
     free = not (asked.data or asked.fsdp > 1 or processes.several())
@@ -44,9 +37,7 @@ def training_mesh(
     data = asked.data or max(1, len(there) // fsdp)
     count, wanted = data * fsdp, f"a mesh of mesh.data={data} times mesh.fsdp={fsdp}"
     if count > len(there):
-        raise ConfigError(
-            f"{wanted} devices is larger than the {len(there)} there are; make it smaller."
-        )
+        raise ConfigError(f"{wanted} is larger than the {len(there)} there are; make it smaller.")
     if processes.several() and count != len(there):
         left = f"some of the {len(there)} devices of {jax.process_count()} processes"
         raise ConfigError(f"{wanted} leaves out {left}; use all.")

@@ -216,10 +216,8 @@ def group_runs(
 ) -> list[tuple[str, ...]]:
     """Group methods that can train as one program: they differ in numbers along the run alone.
 
-    Args:
-      methods: by name.
-      can_join: whether a method trains on cached features throughout.
-      size: how many examples it trains on, which all of a program have in common.
+    `can_join` says whether a method trains on cached features throughout, `size` on how many
+    examples, which all of a program have in common.
     """
     found: dict[Any, list[str]] = {}
     for name, method in methods.items():

@@ -38,15 +38,9 @@ def open_identity(study: Study) -> tuple[pathlib.Path, dict[str, Any]]:
 
 
 def check_same_model(workdir: pathlib.Path, identity: Mapping[str, Any], origin: object) -> str:
-    """Record the model when a run begins; refuse another one when it goes on.
+    """Record the model, which lies in `origin`, when a run begins; refuse another when it goes on.
 
-    Args:
-      workdir: of the run.
-      identity: of the model, see `clipjax.data.features.identity`.
-      origin: where the model lies.
-
-    Returns:
-      A sentence where the run began without a record; "" otherwise.
+    Returns a sentence where the run began without a record; "" otherwise.
     """
     processes.agree("model", dict(identity), differences)
     return processes.from_first(lambda: _compared(workdir, identity, origin))

@@ -37,10 +37,8 @@ FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance mean
 def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = None) -> Plan:
     """Open everything the study names; raise ClipjaxError for whatever cannot run.
 
-    Args:
-      study: from `clipjax.study.config.parse` or `checked`.
-      training: whether this machine is to train it, and must have the devices and the memory.
-      recorded: what a finished run has kept of its data, which are then not opened.
+    With `training` this machine must have the devices and the memory. `recorded` is what a finished
+    run has kept of its data, which are then not opened.
     """
     encoder = study.encoder
     dataset, notes = (recorded, []) if recorded else matched_data(study)
@@ -82,9 +80,7 @@ def open_model(study: Study) -> tuple[pathlib.Path, CLIPConfig, Any, Preprocess,
     size = encoder.image_size or None
     clip_config, params = load_clip(directory, dtype=jnp.float32, image_size=size)
     if clip_config.text is None or clip_config.vision is None:
-        raise ConfigError(
-            f"model {encoder.model!r} holds one tower of a CLIP; the study needs images and texts."
-        )
+        raise ConfigError(f"model {encoder.model!r} holds one tower of a CLIP; a study needs both.")
     preprocess = preprocess.with_size(size or preprocess.size)
     check_size(clip_config, preprocess, directory)
     preprocess = dataclasses.replace(preprocess, decoder=study.data.decoder)
@@ -109,10 +105,6 @@ def read_prompts(
     """Return token ids of the classes' prompts, int32 [K, prompts, T], and notes on classes alike.
 
     `classes` are named as in the data, `names` as in prompts; `model` is a directory or a Hub id.
-
-    Raises:
-      ConfigError: prompts that tell no classes apart, or have no place for a name.
-      CheckpointError: a tokenizer that is damaged or does not fit the model's text tower.
     """
     revision = None if isinstance(model, pathlib.Path) else encoder.revision or None
     tokenize = load_tokenizer(model, revision=revision)
@@ -176,9 +168,7 @@ def check_parts(study: Study, dataset: Dataset) -> None:
     """Raise ConfigError or DataError if the data lack what a run needs of them."""
     for domain, split in needed_parts(study, dataset):
         if not len(dataset.source(domain, split)):
-            raise DataError(
-                f"split {split!r} of domain {domain!r} has no images; add some, or split folders."
-            )
+            raise DataError(f"split {split!r} of domain {domain!r} has no images; add some.")
     # Of the files passed over, those that are images by name and place, or rows of a table.
     lost = [
         Skipped(name, reason)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from clipjax.study.config import Study
 from clipjax.study.fields import dotted, flat
 from clipjax.study.mesh import device_memory, training_mesh
 from clipjax.study.methods import Method, check_groups
-from clipjax.study.parts import OWN_DATA, Devices, PhaseConfig
+from clipjax.study.parts import OWN_DATA, Devices
 from clipjax.train.groups import is_frozen, layer_groups
 
 RECORD = "evidence.json"  # what a finished run has kept of its data
@@ -56,9 +55,7 @@ def read_record(workdir: pathlib.Path) -> Recorded | None:
         classes, names, programs = map(tuple, words)
         return Recorded(classes, names, [tuple(each) for each in programs], place)
     except (ValueError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{place} is damaged ({error}); remove it, and the data are read instead."
-        ) from error
+        raise DataError(f"{place} is damaged ({error}); remove it to read the data.") from error
 
 
 class Plan(NamedTuple):
@@ -88,12 +85,12 @@ def cached_phases(plan: Plan, method: Method) -> tuple[bool, ...]:
     There the image tower is frozen, sees images as they are, and has not trained before.
     """
     groups = layer_groups({"clip": tower_params(plan.params, ("image",))})
-
-    def can(phase: PhaseConfig) -> bool:
+    found = []
+    for phase in method.phases:
         frozen = all(is_frozen(group, phase.freeze) for group in groups)
-        return frozen and phase.augment is None and "image" not in method.kind.alters
-
-    return tuple(itertools.accumulate(map(can, method.phases), lambda before, now: before and now))
+        can = frozen and phase.augment is None and "image" not in method.kind.alters
+        found.append(can and all(found))
+    return tuple(found)
 
 
 def _own_shapes(plan: Plan, method: Method) -> Any:
@@ -141,9 +138,7 @@ def check_machine(plan: Plan) -> None:
         asked, usual = dotted(flat(devices)), dotted(flat(Devices()))
         if changed := [name for name in asked if asked[name] != usual[name]]:
             field = f"{changed[0]}={asked[changed[0]]!r}"
-            raise ConfigError(
-                f"{field} is for training from pixels, and this run does none; leave it out."
-            )
+            raise ConfigError(f"{field} is for training from pixels; leave it out of this run.")
 
 
 def _check_memory(plan: Plan, method: Method) -> None:

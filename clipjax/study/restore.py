@@ -24,22 +24,15 @@ PyTree = Any
 
 
 class Trained(NamedTuple):
-    """A method after training.
+    """A method after training."""
 
-    Attributes:
-      answer: (params, embeddings) -> logits, the members' logits, adapted features.
-      view: its features of any part.
-      variants: name -> parameters stacked over seeds, the method's own result first: "last", which
-        is what the selection rule picks, and "average" where there is one; or a closed form's.
-      shared: parameters that all seeds and variants have.
-      history: per seed the validations of the last phase, oldest first; none of a closed form.
-    """
-
-    answer: Callable
-    view: View
+    answer: Callable  # (params, embeddings) -> logits, the members' logits, adapted features
+    view: View  # its features of any part
+    # Name -> parameters stacked over seeds, the method's own result first: "last", which the
+    # selection rule picks, and "average" where there is one; or a closed form's.
     variants: dict[str, PyTree]
-    shared: PyTree
-    history: list[list[dict]]
+    shared: PyTree  # parameters that all seeds and variants have
+    history: list[list[dict]]  # per seed the validations of the last phase; none of a closed form
 
     @property
     def params(self) -> PyTree:

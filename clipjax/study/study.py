@@ -40,19 +40,12 @@ def silent(line: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What a study found.
+    """What a study found."""
 
-    Attributes:
-      study: what was run.
-      results: the content of results.json.
-      curves: the records of metrics.jsonl, in order.
-      workdir: where its files are; None where none were asked for.
-    """
-
-    study: Study
-    results: dict[str, Any]
-    curves: list[dict[str, Any]]
-    workdir: pathlib.Path | None = None
+    study: Study  # what was run
+    results: dict[str, Any]  # the content of results.json
+    curves: list[dict[str, Any]]  # the records of metrics.jsonl, in order
+    workdir: pathlib.Path | None = None  # where its files are; None where none were asked for
     _params: dict[str, PyTree] | None = None
 
     @property

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clipjax.errors import ConfigError
-from clipjax.study.fields import meant, short
+from clipjax.study.fields import dotted, meant, short
 from clipjax.study.parts import OWN_DATA
 
 Setting = dict[str, Any]  # field -> value
@@ -113,25 +113,17 @@ def _check_field(field: str, config: Mapping[str, Any]) -> None:
 
 def _check_tuples(field: str, values: Sequence[Any], config: Mapping[str, Any]) -> None:
     """Raise ConfigError for (256,) where ((256,),) was meant: one value, which is a tuple."""
-    current = None
+    path = ".".join(_path(field))
+    current = dotted(config).get(path)
     if field.startswith("methods."):
-        current = _at(_entry(config["methods"], field.split(".")[1]), _path(field))
-    current = _at(config, _path(field)) if current is None else current
+        own = dotted(config["methods"][field.split(".")[1]]).get(path)
+        current = current if own is None else own
     for value in values:
         if isinstance(current, tuple) and not isinstance(value, (tuple, type(None))):
             raise ConfigError(
                 f"sweep gives {field!r} the value {value!r}, and the config the tuple {current!r}; "
                 f"a tuple in a sweep lists values: write (({value!r},),) for one of them."
             )
-
-
-def _at(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
-    """Return the value at a path; None where there is none."""
-    for key in path:
-        if not isinstance(tree, Mapping) or key not in tree:
-            return None
-        tree = tree[key]
-    return tree
 
 
 def _path(field: str) -> list[str]:

@@ -84,9 +84,7 @@ def check_workdir(workdir: pathlib.Path, config: Study | Pretraining) -> None:
     except ValueError as error:
         damage = str(error)
     if damage:
-        raise ConfigError(
-            f"{record} is damaged ({damage}); choose another --workdir, or clear this one."
-        )
+        raise ConfigError(f"{record} is damaged ({damage}); choose another --workdir.")
     if shown := differences(before, config_text(config), _HOW):
         what = f"{workdir} holds a run of another config ({shown})"
         raise ConfigError(f"{what}; choose another --workdir.")
@@ -98,9 +96,7 @@ def _check_kinds(workdir: pathlib.Path) -> None:
         path, file = workdir / name, name in _FILES
         if path.exists() and path.is_dir() == file:
             there, wanted = ("folder", "writes a file") if file else ("file", "makes a folder")
-            raise ConfigError(
-                f"{path} is a {there}, and a run {wanted} there; choose another --workdir."
-            )
+            raise ConfigError(f"{path} is a {there}, and a run {wanted}; choose another --workdir.")
 
 
 def check_files(workdir: pathlib.Path) -> None:
