@@ -157,15 +157,8 @@ def main(argv: list[str]) -> None:
         from clipjax.train.distributed import processes
 
         given = flags.FLAGS
-        studies = table_studies(
-            given.tables,
-            data=given.data,
-            root=given.data_root,
-            source=given.source,
-            target=given.target,
-            model=given.model,
-            smoke=given.smoke,
-        )
+        options = {key: given[key].value for key in ("data", "source", "target", "model", "smoke")}
+        studies = table_studies(given.tables, root=given.data_root, **options)
         keep_memory(one_arena=any(map(trains_on_pixels, studies.values())))
         processes.start()  # those of a cluster, or of the environment's variables
         workdir = as_path(given.workdir)

@@ -45,30 +45,24 @@ def claimed(folder: Path, name: str = LOCK) -> Iterator[None]:
     made: list[pathlib.Path] = []
     try:
         with contextlib.ExitStack() as held:
-            with _explained(folder):
+            try:
                 if not is_remote(folder):
                     made = [p for p in (*folder.parents[::-1], folder) if not p.exists()]
                     folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(_held(folder, name))
+            except ConfigError:
+                raise
+            except write_errors(folder) as error:
+                why = getattr(error, "strerror", None) or " ".join(str(error).split())
+                at = getattr(error, "filename", None)
+                why += f": {at}" if at and os.fspath(at) != os.fspath(folder) else ""
+                told = f"{folder} cannot be written ({why})"
+                raise ConfigError(f"{told}; choose another place.") from error
             yield
     finally:
         for each in reversed(made):
             with contextlib.suppress(OSError):  # the run's files are in it
                 each.rmdir()
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn an error of writing into a ConfigError that names the folder."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except write_errors(folder) as error:
-        why = getattr(error, "strerror", None) or " ".join(str(error).split())
-        at = getattr(error, "filename", None)
-        why += f": {at}" if at and os.fspath(at) != os.fspath(folder) else ""
-        raise ConfigError(f"{folder} cannot be written ({why}); choose another place.") from error
 
 
 @contextlib.contextmanager

@@ -40,14 +40,11 @@ class Fit:
         """Return the method's variants, fitted or read; raise NonFiniteError for NaN."""
         if (found := self._saved()) is None:
             data = Examples((self.method.data,), self.encoded).features(self.kind.reads)
-            arrays = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), data)
-            fitted = self.kind.fit(jax.tree.map(_in_float32, arrays), self.encoded.classes)
+            fitted = self.kind.fit(jax.tree.map(_in_float32, data), self.encoded.classes)
             found = {name: jax.device_get(params) for name, params in fitted.items()}  # in order
             if where := find_non_finite(found):
-                raise NonFiniteError(
-                    f"the closed form {self.title!r} gives NaN or infinity in {where}; a "
-                    "stronger regularisation makes its equations solvable."
-                )
+                told = f"the closed form {self.title!r} gives NaN or infinity in {where}"
+                raise NonFiniteError(f"{told}; regularise it more to make it solvable.")
             with Checkpointer(self.folder, keep=1, run=self.run) as checkpointer:
                 checkpointer.save(1, {"params": list(found.values())})
             if processes.is_first():  # last: where it is, the rest is whole
@@ -75,7 +72,8 @@ class Fit:
         return Trained(predict, View(self.encoded), variants, {}, [[] for _ in range(seeds)])
 
 
-def _in_float32(x: jax.Array) -> jax.Array:
+def _in_float32(x: np.ndarray) -> jax.Array:
+    x = jnp.asarray(np.asarray(x))
     return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 

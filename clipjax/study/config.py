@@ -155,8 +155,7 @@ class Pretraining:
     keep: int = field(2, low=1)  # newest checkpoints on disk
     log_every: int = field(100, low=1)  # steps
     save_every: int = field(500, low=1)  # steps; a checkpoint each
-    # Steps; zero-shot accuracy on the embedded validation split; 0: never.
-    evaluate_every: int = field(250, low=0)
+    evaluate_every: int = field(250, low=0)  # steps; zero-shot on the embedded data; 0: never
 
 
 def kind_of(mapping: Mapping[str, Any]) -> type[Study] | type[Pretraining]:

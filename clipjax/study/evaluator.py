@@ -119,9 +119,7 @@ def check_answers(method: str, what: str, *arrays) -> None:
         )
 
 
-def _validate(
-    functions: Functions, classes: Classes, params, parts: dict[str, Features], given: dict | None
-):
+def _validate(functions: Functions, classes: Classes, params, parts: dict, given: dict | None):
     """Return scalars of one candidate, and adapted validation features of source and target."""
     predict = lambda part: functions.predict(params, part.features, classes)
     logits = {name: predict(part) for name, part in parts.items()}
@@ -190,9 +188,7 @@ def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[li
     return [row for rows, _ in found for row in rows], found[0][1]
 
 
-def _measure_variant(
-    name: str, trained, variant: str, data: Data, encoded: Encoded
-) -> tuple[list[dict], Outcome]:
+def _measure_variant(name: str, trained, variant: str, data: Data, encoded: Encoded) -> tuple:
     stacked, view = jax.device_get(trained.variants[variant]), trained.view
     source, target = (data.source_name, "test"), (data.target, "test")
     found: dict[Part, list[dict]] = {part: [] for part in encoded.parts if part[1] != "train"}

@@ -139,9 +139,7 @@ def names(cls: type, prefix: str = "") -> list[str]:
     ]
 
 
-def check_names(
-    cls: type, given: Mapping[str, Any], prefix: str = "", where: str = "the config"
-) -> None:
+def check_names(cls: type, given: Mapping, prefix: str = "", where: str = "the config") -> None:
     """Raise ConfigError for unknown fields at any depth; `where` is what has them."""
     if unknown := list(_unknown(cls, given, prefix)):
         raise no_such(unknown, names(cls, prefix), where)

@@ -15,12 +15,7 @@ from clipjax.train.trace import Trace, parse_steps
 
 
 def training_mesh(
-    devices: Devices,
-    batch_size: int,
-    accumulate: int = 1,
-    *,
-    state_bytes: int = 0,
-    most: int | None = None,
+    devices: Devices, batch_size: int, accumulate: int = 1, *, state_bytes: int = 0, most=None
 ) -> Mesh:
     """Return the devices that share a run's batches.
 

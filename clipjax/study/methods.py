@@ -34,10 +34,13 @@ _RATE = ("schedule", "lr", "warmup", "step_every", "gamma")
 OPTIM_FACTORS, LOSS_FACTORS = ("weight_decay",), ("label_smoothing",)
 _GIVEN = ("head", "schedules")  # options given by the study, not by the config
 
-# What the config says of heads: not what the data say, nor flax.
+# Heads as the config has them, without what the data or flax say.
 _NOT_GIVEN = ("num_classes", "parent", "name")
 _HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
 _DEEPEST = 64  # blocks; no CLIP has as many
+
+
+Functions = contract.Method | ClosedForm
 
 
 class Method(NamedTuple):
@@ -45,8 +48,8 @@ class Method(NamedTuple):
 
     config: MethodConfig
     heads: Heads | None  # None where it takes none
-    make: Callable[..., contract.Method | ClosedForm]  # `make_method` of its module
-    kind: contract.Method | ClosedForm  # as its first phase makes it: what it reads and runs
+    make: Callable[..., Functions]  # `make_method` of its module
+    kind: Functions  # as its first phase makes it: what it reads and runs
 
     @property
     def phases(self) -> tuple[PhaseConfig, ...]:
@@ -63,9 +66,7 @@ class Method(NamedTuple):
         """The data it trains on."""
         return self.config.data
 
-    def on(
-        self, backbone: Backbone, classes: Classes, phase: PhaseConfig, **changes: Any
-    ) -> contract.Method | ClosedForm:
+    def on(self, backbone: Backbone, classes: Classes, phase: PhaseConfig, **changes) -> Functions:
         """Make the method over a backbone, with the options of a phase, some changed."""
         given = {**phase.options, **changes}
         if self.heads is not None:
@@ -245,13 +246,7 @@ def learning_rate(phase: PhaseConfig, steps: int) -> Callable:
 
 
 def build_optimizer(
-    phase: PhaseConfig,
-    steps: int,
-    *,
-    spans: tuple[Span, ...] = (),
-    index: int = 0,
-    rate: Callable | None = None,
-    **factors: Any,
+    phase: PhaseConfig, steps: int, *, spans: tuple[Span, ...] = (), index=0, rate=None, **factors
 ) -> optax.GradientTransformation:
     """Build the optimizer of a phase of `steps` steps, the `index`-th of `spans`.
 

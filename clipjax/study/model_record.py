@@ -33,8 +33,8 @@ def check_finished(workdir: pathlib.Path, study: Study) -> str:
 
 def open_identity(study: Study) -> tuple[pathlib.Path, dict[str, Any]]:
     """Return the directory and the identity of a study's model."""
-    directory, *_, identity = open_model(study)
-    return directory, identity
+    found = open_model(study)
+    return found["model"], found["identity"]
 
 
 def check_same_model(workdir: pathlib.Path, identity: Mapping[str, Any], origin: object) -> str:

@@ -14,6 +14,11 @@ from typing import Any
 from clipjax.study.fields import field, is_number
 
 _SEEDS = 2**32  # they are kept in 32 bits
+# Of clipjax.evaluate.select, with its aliases.
+_RULES = (
+    "last", "source_val", "negative_entropy", "information_maximization",
+    "soft_neighbourhood_density", "proxy_a_distance", "oracle", "label_free",
+)  # fmt: skip
 OWN_DATA = ("target", "shots", "fraction", "subset_seed")  # in which methods of a run may differ
 
 
@@ -93,8 +98,7 @@ class Data(DataPlace):
 
     domains: tuple[str, ...] = ()  # evaluated beside source and target; none: all
     classes: str = field("closed", known=("closed", "intersection"))  # or those shared by both ends
-    # Share of images that may be left out.
-    max_unreadable: float = field(0.01, low=0, high=1, give="a share, 0 to 1")
+    max_unreadable: float = field(0.01, low=0, high=1, give="a share, 0 to 1")  # left out
     shots: int = field(0, low=0)  # labelled images per class to train on; 0: all
     fraction: float = _share(1.0)  # of each class's labelled images
     subset_seed: int = field(0, low=0)  # which ones; smaller subsets are parts of larger ones
@@ -122,8 +126,7 @@ class Encoder:
     prompts: str = "drawings"  # key of clipjax.model.prompts.PROMPTS, or a template with {}
     class_names: str = ""  # JSON file {"class": "what prompts call it"}
     compute_dtype: str = field("float32", known=("float32", "bfloat16"))  # of the towers
-    # What is computed again in the backward pass, to save memory.
-    remat: str = field("none", known=("none", "dots", "blocks"))
+    remat: str = field("none", known=("none", "dots", "blocks"))  # recomputed, to save memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,14 +229,7 @@ class Training:
         give="a tuple of regular expressions, as in ('clip/.*',)",
     )
     optim: Optim = Optim()
-    # Which checkpoint: a rule of clipjax.evaluate.select.RULES or ALIASES.
-    selection: str = field(
-        "last",
-        known=(
-            "last", "source_val", "negative_entropy", "information_maximization",
-            "soft_neighbourhood_density", "proxy_a_distance", "oracle", "label_free",
-        ),
-    )  # fmt: skip
+    selection: str = field("last", known=_RULES)  # which checkpoint
     save_every: int = field(10, low=1)  # epochs; a checkpoint and a validation each
     keep: int = field(2, low=1)  # newest checkpoints of a phase on disk
     keep_best: int = field(0, low=0)  # best ones by `selection`; 0: the one that it needs

@@ -13,7 +13,7 @@ import numpy as np
 from clipjax.data.classes import match_classes
 from clipjax.data.dataset import Dataset, Part, Skipped, check_domain, open_parts, reasons
 from clipjax.data.features.identity import identity_of
-from clipjax.data.images.preprocess import Preprocess, load_preprocess
+from clipjax.data.images.preprocess import load_preprocess
 from clipjax.data.joined import JoinedDataset
 from clipjax.data.loading import sampler
 from clipjax.data.open import open_dataset
@@ -50,21 +50,10 @@ def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = 
         names = prompt_names(encoder.class_names, dataset.classes)
     for name in names:  # before a model is downloaded
         fill_prompts(name, encoder.prompts)
-    directory, clip_config, params, preprocess, identity = open_model(study)
-    tokens, more = read_prompts(encoder, dataset.classes, names, directory)
-    plan = Plan(
-        study,
-        dataset,
-        names,
-        directory,
-        make_module(encoder, clip_config),
-        params,
-        preprocess,
-        methods,
-        (*notes, *more),
-        tokens,
-        identity,
-    )
+    model = open_model(study)
+    tokens, more = read_prompts(encoder, dataset.classes, names, model["model"])
+    notes = (*notes, *more)
+    plan = Plan(study, dataset, names, methods=methods, notes=notes, tokens=tokens, **model)
     for method in methods.values():
         check_masks(plan, method)
     if training:
@@ -72,8 +61,8 @@ def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = 
     return plan
 
 
-def open_model(study: Study) -> tuple[pathlib.Path, CLIPConfig, Any, Preprocess, dict[str, Any]]:
-    """Return a study's model: directory, sizes, float32 parameters, preprocessing, identity."""
+def open_model(study: Study) -> dict[str, Any]:
+    """Return what a `Plan` holds of a study's model, with float32 parameters."""
     encoder = study.encoder
     directory = find_model(encoder.model, encoder.revision or None)
     preprocess = load_preprocess(directory)
@@ -84,8 +73,13 @@ def open_model(study: Study) -> tuple[pathlib.Path, CLIPConfig, Any, Preprocess,
     preprocess = preprocess.with_size(size or preprocess.size)
     check_size(clip_config, preprocess, directory)
     preprocess = dataclasses.replace(preprocess, decoder=study.data.decoder)
-    identity = identity_of(directory, clip_config, params, preprocess)
-    return directory, clip_config, params, preprocess, identity
+    return {
+        "model": directory,
+        "module": make_module(encoder, clip_config),
+        "params": params,
+        "preprocess": preprocess,
+        "identity": identity_of(directory, clip_config, params, preprocess),
+    }
 
 
 def make_module(encoder: Encoder, clip_config: CLIPConfig) -> CLIP:

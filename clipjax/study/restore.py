@@ -102,9 +102,7 @@ def _picked(group: RunGroup, run: int, entries: list[dict], steps: list[int]) ->
     return taken["epoch"] * group.per_epoch
 
 
-def split_by_method(
-    group: RunGroup, states: TrainState, history: list[list[dict]]
-) -> dict[str, Trained]:
+def split_by_method(group: RunGroup, states: TrainState, history: list) -> dict[str, Trained]:
     """Return what belongs to each method."""
     seeds, found = len(group.training.seeds), {}
     variants = {"last": states.params, "average": _averages(states)}

@@ -211,9 +211,7 @@ class RunGroup:
             return init_state(params, optimizer, seed=state.seed, frozen=frozen, average=average)
         return next_state(state, optimizer, frozen=frozen, more=more, average=average)
 
-    def step(
-        self, index: int, backbone: Backbone, params: PyTree, row: jax.Array | int = 0, axis=None
-    ):
+    def step(self, index: int, backbone: Backbone, params: PyTree, row=0, axis=None) -> Callable:
         """Return the train step of a phase, for the `row`-th method; of `pmap` with an axis."""
         phase = self.method.phases[index]
         optimizer, frozen = self.setup(index, params, row)

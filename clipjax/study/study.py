@@ -32,10 +32,10 @@ from clipjax.study.trainer import trainers
 from clipjax.train.distributed import processes
 
 PyTree = Any
+Config, Say = Study | Pretraining, Callable[[str], None]
 
 
-def silent(line: str) -> None:
-    """Say nothing."""
+silent = lambda line: None  # in place of `say`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +67,7 @@ class Results:
 
 
 def run(
-    config: Study | Pretraining,
-    workdir: str | os.PathLike | None = None,
-    say: Callable[[str], None] = silent,
+    config: Config, workdir: str | os.PathLike | None = None, say: Say = silent
 ) -> Results | None:
     """Run a study, or pretraining; a run that was killed goes on, a finished one is read.
 
@@ -98,9 +96,7 @@ def run(
         return dataclasses.replace(found, workdir=None)
 
 
-def _run_in(
-    config: Study | Pretraining, workdir: pathlib.Path, say: Callable[[str], None]
-) -> Results | None:
+def _run_in(config: Config, workdir: pathlib.Path, say: Say) -> Results | None:
     """Run with files. Of several processes the first speaks and writes; all must see the files."""
     say = say if processes.is_first() else silent
     processes.agree("config", workdirs.config_text(config), workdirs.differences)
@@ -124,9 +120,7 @@ def _run_in(
         return work(opened, workdir, say)
 
 
-def _finished(
-    config: Study | Pretraining, workdir: pathlib.Path, say: Callable[[str], None]
-) -> Results | None:
+def _finished(config: Config, workdir: pathlib.Path, say: Say) -> Results | None:
     """Say and return what a finished run found; None for any other."""
     results = processes.from_first(lambda: report.read(workdir))
     if not results:
@@ -161,9 +155,7 @@ def _check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
         raise DataError(f"{those} began with; start it anew in another --workdir.")
 
 
-def run_study(
-    plan: Plan, workdir: pathlib.Path, say: Callable[[str], None], *, pages: bool = True
-) -> Results | None:
+def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Results | None:
     """Run a prepared study and write its results; `pages`: also those for people."""
     started, timing = time.perf_counter(), {}
 

@@ -110,8 +110,8 @@ def check_files(workdir: pathlib.Path) -> None:
 def differences(one: str, other: str, aside: tuple[str, ...] = ()) -> str:
     """Return the first fields in which two config texts differ, some aside; "" if none."""
     before, now = (dotted(json.loads(text)) for text in (one, other))
-    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
-    changed = [k for k in changed if k.partition(".")[0] not in aside]
+    fields = [k for k in sorted(before | now) if k.partition(".")[0] not in aside]
+    changed = [k for k in fields if before.get(k) != now.get(k)]
     return ", ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in changed[:5])
 
 
