@@ -1,4 +1,4 @@
-"""A config file: run, its `get_config` called, and what goes wrong in it said in one sentence."""
+"""Reads a config file, and says in one sentence what is wrong with it or with an option."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ml_collections.config_dict import RequiredValueError
 
 from clipjax.errors import ConfigError
 from clipjax.study.config import kind_of, parse
-from clipjax.study.fields import check_names, meant, short
+from clipjax.study.fields import check_names, dotted, no_such
 
 # What ml_collections says where a value is of another type than the field's.
 _MISFIT = re.compile(
@@ -27,10 +27,7 @@ _MISFIT = re.compile(
 
 
 def define_config(default: str, help: str) -> flags.FlagHolder:
-    """The flag --config, whose files may have a `get_config` with or without an argument.
-
-    ml_collections calls it with what follows the colon, and with nothing where nothing does.
-    """
+    """Define the flag --config, whose files may have a `get_config` without an argument."""
     holder = config_flags.DEFINE_config_file("config", default, help)
     flags.FLAGS["config"].parser = _Files()
     return holder
@@ -39,33 +36,19 @@ def define_config(default: str, help: str) -> flags.FlagHolder:
 class _Files(flags.ArgumentParser):
     """Reads the file as `load_config` does; in place of ml_collections' own parser."""
 
-    def flag_type(self) -> str:
-        return "config object"
-
     def parse(self, path: str) -> ConfigDict:
-        config = load_config(path)
-        config.lock()
-        return config
+        return load_config(path).lock()
 
 
 def load_config(path: str) -> ConfigDict:
-    """Call a file's `get_config`; `path` may go on with `:argument`.
-
-    Raises:
-      ConfigError: no such file, an error in it, no `get_config`, one that takes no argument where
-        there is one, or something else than a ConfigDict.
-    """
+    """Call a file's `get_config`; `path` may go on with `:argument`."""
     file, _, argument = path.partition(":")
     if not os.path.isfile(file):
-        raise ConfigError(
-            f"there is no config file {file}; configs/ holds those that come with clipjax."
-        )
+        raise ConfigError(f"there is no config file {file}; configs/ holds those of clipjax.")
     try:
         made = runpy.run_path(file).get("get_config")
         if not callable(made):
-            raise ConfigError(
-                f"{file} has no function get_config; define one that returns the config."
-            )
+            raise ConfigError(f"{file} has no function get_config; let one return the config.")
         config = made(*_arguments(made, file, argument))
     except ConfigError:
         raise
@@ -83,94 +66,58 @@ def load_config(path: str) -> ConfigDict:
 
 
 def _arguments(get_config: Any, file: str, argument: str) -> tuple[str, ...]:
-    """The arguments of `get_config`: what follows the colon; none, or "" where it needs one."""
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    taken = list(inspect.signature(get_config).parameters.values())
-    takes = [p for p in taken if p.kind in (*kinds, inspect.Parameter.VAR_POSITIONAL)]
+    """Return the arguments of `get_config`: what follows the colon, "" where it needs one."""
+    parameter = inspect.Parameter
+    kinds = (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD, parameter.VAR_POSITIONAL)
+    takes = [p for p in inspect.signature(get_config).parameters.values() if p.kind in kinds]
     if argument and not takes:
-        raise ConfigError(
-            f"get_config of {file} takes no argument, and {argument!r} follows the file's name; "
-            "leave it out, or let get_config take it."
-        )
-    needed = [p for p in takes if p.kind in kinds and p.default is inspect.Parameter.empty]
+        where = f"get_config of {file} takes no argument"
+        raise ConfigError(f"{where}, and {argument!r} follows the file's name; leave it out.")
+    needed = any(p.kind in kinds[:2] and p.default is parameter.empty for p in takes)
     return (argument,) if argument or needed else ()
 
 
 def _sentence(error: Exception, file: str) -> str:
-    """The fault and its line as a sentence."""
-    line, text = _line(error, file), " ".join(str(error).split()) or "no reason given"
+    """Return the fault and its line as a sentence."""
+    text = " ".join(str(error).split()) or "no reason given"
     if isinstance(error, SyntaxError):
-        where = file if error.filename in (None, file) else error.filename  # a file it imports
+        where = error.filename or file  # or that of a file it imports
         return (
             f"{where}{f', line {error.lineno}' if error.lineno else ''}: {error.msg}; correct it."
         )
-    if isinstance(error, ValueError) and not line:  # a word after the colon that is no choice
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((f.lineno for f in reversed(frames) if f.filename == file), None)
+    configs = pathlib.Path(__file__).parent.parent / "configs"
+    ours = pathlib.Path(frames[-1].filename).resolve().parent == configs
+    if isinstance(error, ValueError) and (ours or not line):  # a wrong word after the colon
         return f"{file}: {text}"
     at = f"{file}, line {line}" if line else file
     if told := _MISFIT.search(text):
         field, shown, given, kind = told.groups()
-        value = shown if given == "str" else _Shown(shown)
-        return f"{at}: {field} is {value!r}; give {wanted(kind.rpartition('.')[2], value)}."
+        value = repr(shown) if given == "str" else shown
+        words = {
+            "ConfigDict": "a dict of its fields",
+            "bool": "True or False",
+            "int": "a whole number",
+            "float": "a number",
+            "str": f"a text, as in {shown!r}",
+            "tuple": f"a tuple, as in ({value},)",
+        }
+        return f"{at}: {field} is {value}; give {words[kind.rpartition('.')[2]]}."
     if isinstance(error, (AttributeError, KeyError)):  # ml_collections quotes twice
         text = text.replace("\\n", " ").replace("\\'", "").strip("'")
     return f"{at}: {type(error).__name__}: {text.rstrip('.')}; correct the file."
 
 
-class _Shown(str):
-    """A value of which only the text is known."""
-
-    __repr__ = str.__str__
-
-
-def _line(error: Exception, file: str) -> int | None:
-    """The line of the file in which it happened last; None where our code refused its argument."""
-    frames = traceback.extract_tb(error.__traceback__)
-    mine = [f.lineno for f in frames if f.filename == file]
-    raised = frames[-1].filename
-    ours = pathlib.Path(raised).resolve().parent == pathlib.Path(__file__).parent.parent / "configs"
-    return None if ours and isinstance(error, ValueError) else next(reversed(mine), None)
-
-
-def field_names(config: ConfigDict, prefix: str = "") -> list[str]:
-    """Every field of a config as a dotted name."""
-    names = []
-    for key in config:
-        value = value_of(config, key)
-        nested = isinstance(value, ConfigDict)
-        names += field_names(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
-    return names
-
-
-def value_of(config: ConfigDict, key: str) -> Any:
-    """A field's value; None where it is a placeholder that nobody has filled."""
-    try:
-        return config[key]
-    except RequiredValueError:
-        return None
-
-
-def _check(config: ConfigDict, file: str, *, filled: bool) -> None:
-    """Refuses a config as the file makes it; `filled`: no option will change it.
-
-    Raises:
-      ConfigError: the field.
-    """
-    if "experiment" not in config:
-        raise ConfigError(
-            f"{file} has no experiment; give the run a name: config.experiment = 'mine'."
-        )
-    given = as_mapping(config)
-    check_names(kind_of(given), given, where=file)
-    if filled:
-        try:
-            parse(given)
-        except ConfigError as error:
-            raise ConfigError(f"{file}: {error}") from None
-
-
 def as_mapping(config: ConfigDict) -> dict[str, Any]:
-    """The config as a plain nested mapping; a placeholder that nobody has filled is None."""
-    return {key: _opened(value_of(config, key)) for key in config}
+    """Return the config as a plain nested mapping; an unfilled placeholder is None."""
+    found = {}
+    for key in config:
+        try:
+            found[key] = _opened(config[key])
+        except RequiredValueError:
+            found[key] = None
+    return found
 
 
 def _opened(value: Any) -> Any:
@@ -180,10 +127,7 @@ def _opened(value: Any) -> Any:
 
 
 def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
-    """A sentence on options that the config cannot take; "" if there are none.
-
-    `default` is the config of a command line that names none.
-    """
+    """Return a sentence on options that the config, or `default`, cannot take; "" if none."""
     words: dict[str, str] = {}
     for word, after in zip(argv, [*argv[1:], ""], strict=False):
         name, equals, value = word.lstrip("-").partition("=")
@@ -193,44 +137,33 @@ def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
     file = path.partition(":")[0]
     given = [w.removeprefix("config.") for w in words if w.startswith("config.")]
     try:
-        config = load_config(path)
-        _check(config, file, filled=not given)
+        config = as_mapping(load_config(path))
+        if "experiment" not in config:
+            return f"{file} has no experiment; give the run a name in config.experiment."
+        check_names(kind_of(config), config, where=file)
     except ConfigError as error:
         return str(error)
-    names = field_names(config)
+    try:
+        if not given:  # options may still change it
+            parse(config)
+    except ConfigError as error:
+        return f"{file}: {error}"
+    names = list(dotted(config))
     # A key that is no Python name stands in brackets: data.mixture['icon-mono']; so does an index.
     plain = [re.sub(r"\[\d+\]", "", re.sub(r"\[['\"](.+?)['\"]\]", r".\1", w)) for w in given]
     if unquoted := [name for name in given if "-" in name and "[" not in name and name in names]:
         outer, _, key = unquoted[0].rpartition(".")
         return f"write --config.{outer}['{key}'], in quotes: {key!r} is no Python name."
-    if unknown := [name for name in plain if name not in names]:
-        return (
-            f"{file} has no field {', '.join(unknown)}; its fields: {', '.join(names)}."
-            f"{meant(unknown[0], names)}"
-        )
-    return ""
+    unknown = [name for name in plain if name not in names]
+    return str(no_such(unknown, names, file)) if unknown else ""
 
 
 def refuse_bad_config(default: str = "configs/dann.py") -> None:
     """End the process with one sentence where the config cannot take an option.
 
-    To be called before the flags are defined: ml_collections parses the command line as it defines
-    them, and answers an unknown field with a bare AttributeError, three exceptions deep.
+    Call this before flags are defined: ml_collections parses the command line as it defines them,
+    and answers an unknown field with a bare AttributeError, three exceptions deep.
     """
     if complaint := config_complaint(sys.argv[1:], default):
         print(f"clipjax: {complaint}", file=sys.stderr)
         sys.exit(1)
-
-
-def wanted(kind: str, value: Any) -> str:
-    """The value to give for a field of type `kind`, in words."""
-    example = "() for none" if value is None else f"as in ({short(value)},)"
-    words = {
-        "ConfigDict": "a dict of its fields",
-        "bool": "True or False",
-        "int": "a whole number",
-        "float": "a number",
-        "str": "a text" if value is None else f"a text, as in {short(str(value))}",
-        "tuple": f"a tuple, {example}",
-    }
-    return words[kind]

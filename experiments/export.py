@@ -5,224 +5,26 @@ Writes a directory that `transformers.CLIPModel.from_pretrained` and `clipjax.lo
 
 from __future__ import annotations
 
-import json
-import pathlib
-import shutil
-from typing import TYPE_CHECKING
-
-import numpy as np
 from absl import app, flags
 
-from clipjax.errors import CheckpointError, ConfigError
-from clipjax.io import as_path, check_reachable, local_only, to_json
-from clipjax.runtime.cli import user_errors
+from clipjax.io import as_path, local_only
+from clipjax.runtime.cli import no_words, user_errors
 
-if TYPE_CHECKING:  # heavy: imported by what needs them, once the flags are known to be right
-    from clipjax.study import Study
-    from clipjax.study.plan import Plan
-
-
-def define_flags() -> None:
-    """The command line; not on import, so that modules with flags of one name can meet."""
-    flags.DEFINE_string("workdir", None, "A finished run.", required=True)
-    flags.DEFINE_string("out", None, "Directory to write; must not exist.", required=True)
-    flags.DEFINE_string(
-        "method", "", "Which trained method; default the last, of a sweep its best."
-    )
-    flags.DEFINE_integer(
-        "seed", None, "Which seed; default the best on the source's validation split."
-    )
-
-
-def choose(results: dict, stages: list[str], method: str, seed: int | None) -> tuple[str, int]:
-    """The method and the position of the seed to export, target labels unseen.
-
-    Raises:
-      ConfigError: a method or seed that the run does not have.
-    """
-    from clipjax.evaluate.rows import own_rows
-
-    if not stages:
-        raise ConfigError("this run trained nothing (zero-shot only); there is nothing to export.")
-    method = method or stages[-1]
-    if method not in stages:
-        raise ConfigError(f"the run trained no method {method!r}; it trained {', '.join(stages)}.")
-    seeds = results["seeds"]
-    if seed is not None and seed not in seeds:
-        raise ConfigError(f"the run has no seed {seed}; it has {', '.join(map(str, seeds))}.")
-    if seed is not None:
-        return method, seeds.index(seed)
-    row = own_rows(results["rows"], "val")[method, results["data"]["source"]]
-    return method, int(np.argmax(row["accuracies"]))
-
-
-def model_card(results: dict, config: dict, method: str, seed: str, size: int) -> str:
-    """README.md of an exported model: what it is, how to use it, the run's results and config.
-
-    `size` is the side of its images in pixels.
-    """
-    from clipjax.evaluate import results as report
-    from clipjax.export.program import usage
-
-    data = results["data"]
-    settings = to_json(config, indent=2, sort_keys=True)
-    return (
-        f"---\nlibrary_name: clipjax\npipeline_tag: image-classification\n---\n"
-        f"# {results['model']} adapted: {data['source']} -> {data['target']} ({data['name']})\n\n"
-        f"Method `{method}`, seed {seed}, checkpoint by the rule `{results['selection']}`. "
-        f"{results['classes']} classes.\n\n"
-        "```python\n"
-        "from clipjax import load_adapted\n"
-        'model = load_adapted("path/to/this/directory")\n'
-        'print(model.classes[model.predict(["image.jpg"])[0].argmax()])\n'
-        "```\n\n"
-        "`config.json`, `model.safetensors`, tokenizer and preprocessor are a CLIP as transformers "
-        "opens it; `heads.json` and `heads.safetensors` are what was trained on its features.\n\n"
-        f"{usage(size, results['classes'])}\n"
-        "## The run it comes from\n"
-        f"{report.markdown(results).split(chr(10), 2)[2].strip()}\n\n"
-        f"## Config\n```json\n{settings}\n```\n"
-    )
-
-
-def export(workdir: pathlib.Path, out: pathlib.Path, method: str, seed: int | None) -> None:
-    """Writes the model of a finished run. Its data need not be there, its encoder must.
-
-    Raises:
-      ConfigError: no finished run there, or `out` exists, or cannot be written.
-      CheckpointError: the run's checkpoint or its encoder is missing or damaged, or the encoder is
-        no longer what it was.
-    """
-    from clipjax.evaluate import results as report
-    from clipjax.runtime.claim import claimed
-
-    check_reachable(workdir)
-    results = report.read(workdir)
-    if results is None:
-        raise ConfigError(
-            f"{workdir} holds no finished run of a study (no results.json); finish it first. (A "
-            "pretraining run has its model in export/ already.)"
-        )
-    check_reachable(out)
-    if out.exists():
-        raise ConfigError(f"{out} exists; choose another --out or remove it.")
-    with claimed(out.parent, out.name + ".lock"):
-        _export(workdir, results, out, method, seed)
-
-
-def recorded_config(workdir: pathlib.Path) -> tuple[Study, dict]:
-    """The study of a run, and what its file says; fields that its version lacked have defaults.
-
-    Raises:
-      ConfigError: the file is missing or damaged.
-    """
-    from clipjax.study import parse
-
-    try:
-        raw = json.loads((workdir / "config.json").read_text())
-        if isinstance(raw, dict) and isinstance(raw.get("remat"), bool):  # before it was a name
-            raw["remat"] = "blocks" if raw["remat"] else "none"
-        return parse(raw), raw
-    except (OSError, ValueError, ConfigError) as error:
-        raise ConfigError(
-            f"{workdir / 'config.json'} cannot be read ({error}); an export needs the run's config."
-        ) from error
-
-
-def prepared(study: Study, workdir: pathlib.Path) -> Plan:
-    """Open what an export needs of a run: its encoder, and its classes as recorded.
-
-    Raises:
-      CheckpointError: the encoder is not where it was.
-      DataError: the run's version has recorded no classes, and the data are not where they were.
-    """
-    from clipjax.study.plan import prepare
-    from clipjax.study.recorded import read_record
-
-    try:
-        # Nor need this machine be like the run's.
-        return prepare(study, training=False, recorded=read_record(workdir))
-    except CheckpointError as error:
-        raise CheckpointError(
-            f"an export of {workdir} needs the encoder that the run began with, "
-            f"{study.encoder.model!r}, where it was (a run keeps what it trained alone): {error}"
-        ) from error
-
-
-def overlay(params: dict, over: dict) -> dict:
-    """Parameters with some of them replaced, dict by dict."""
-    both = {k: overlay(params[k], v) if isinstance(v, dict) else v for k, v in over.items()}
-    return {**params, **both}
-
-
-def _export(
-    workdir: pathlib.Path, results: dict, out: pathlib.Path, method: str, seed: int | None
-) -> None:
-    import jax
-
-    from clipjax.data.features.identity import tokenizer_files
-    from clipjax.export.adapted import Trained, save_adapted
-    from clipjax.model.backbone import as_linear
-    from clipjax.model.heads import Heads
-    from clipjax.model.hf.load import load_clip
-    from clipjax.study.encode import encode_texts
-    from clipjax.study.model_record import check_recorded
-    from clipjax.study.trainer import trainers
-    from clipjax.train.checkpoint import warn
-
-    study, raw = recorded_config(workdir)
-    if best := list(results.get("sweep", {}).get("best", {}).values()):
-        method = method or best[-1]
-    method, position = choose(results, [made.name for made in study.trained], method, seed)
-    plan = prepared(study, workdir)
-    if told := check_recorded(workdir, plan.identity, plan.model):
-        warn(f"note: {told}")
-    texts = encode_texts(plan)
-    (trainer,) = (t for t in trainers(texts, workdir) if method in t.names)
-    trained, chosen_method = trainer.restored()[method], plan.methods[method]
-    one = jax.tree.map(lambda x: x[position], trained.params)
-    stored = load_clip(plan.model, image_size=study.encoder.image_size or None)[1]
-    # The parameters that were compared, each in the dtype it is stored in.
-    own = jax.tree.map(lambda value, like: value.astype(like.dtype), plan.params, stored)
-    clip, heads = overlay(own, one.pop("clip", {})), chosen_method.heads
-    if heads is None and set(one) == {"classifier"} and set(one["classifier"]) == {"layer_0"}:
-        heads = Heads(len(plan.dataset.classes), class_bias="bias" in one["classifier"]["layer_0"])
-    if heads is None:
-        raise ConfigError(
-            f"{method!r} has no heads, and an export holds an encoder and heads; export another "
-            f"method of {', '.join(plan.methods)}."
-        )
-    if heads.text:
-        heads, one = as_linear(plan.module, clip, texts.classes)
-    chosen = results["seeds"][position]
-    picked = "as asked" if seed is not None else "the best on the source's validation split"
-    scratch = out.with_name(out.name + ".partial")  # a kill leaves nothing that looks whole
-    shutil.rmtree(scratch, ignore_errors=True)
-    save_adapted(
-        scratch,
-        config=plan.clip_config,
-        params=clip,
-        preprocess=plan.preprocess,
-        trained=Trained(heads, one, plan.dataset.classes),
-        tokenizer=plan.model,
-        card=model_card(results, raw, method, f"{chosen} ({picked})", plan.preprocess.size),
-    )
-    if tokenizer_files(scratch) != {k: plan.identity.get(k) for k in tokenizer_files(scratch)}:
-        raise CheckpointError(f"the tokenizer in {plan.model} changed meanwhile; export again.")
-    scratch.rename(out)
-    print(f"{method}, seed {chosen}: {out}")
+_WORKDIR = flags.DEFINE_string("workdir", None, "A finished run.", required=True)
+_OUT = flags.DEFINE_string("out", None, "Directory to write; must not exist.", required=True)
+_METHOD = flags.DEFINE_string("method", "", "Default the last trained, of a sweep its best.")
+_SEED = flags.DEFINE_integer("seed", None, "Default the best on the source's validation split.")
 
 
 def main(argv: list[str]) -> None:
-    """Exports what the flags name."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
+    """Export what the flags name."""
+    no_words(argv)
     with user_errors():
-        given = flags.FLAGS
-        out = local_only(given.out, "the exported model")
-        export(as_path(given.workdir), out, given.method, given.seed)
+        from clipjax.study.export import export
+
+        out = local_only(_OUT.value, "the exported model")
+        export(as_path(_WORKDIR.value), out, _METHOD.value, _SEED.value)
 
 
 if __name__ == "__main__":
-    define_flags()
     app.run(main)

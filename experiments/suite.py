@@ -19,7 +19,7 @@ from absl import app, flags
 
 from clipjax.errors import ConfigError
 from clipjax.io import as_path, check_reachable
-from clipjax.runtime.cli import say, user_errors
+from clipjax.runtime.cli import no_words, say, user_errors
 
 if TYPE_CHECKING:
     from clipjax.study import Study
@@ -51,11 +51,7 @@ def table_studies(
     model: str = "tiny",
     smoke: bool = False,
 ) -> dict[str, Study]:
-    """Table number -> what it runs.
-
-    Raises:
-      ConfigError: a table or a kind of data that does not exist, or data without a root.
-    """
+    """Return table number -> what it runs."""
     from clipjax.data.open import KNOWN
     from clipjax.study import parse
     from configs import tables
@@ -65,7 +61,8 @@ def table_studies(
         raise ConfigError(f"--data={data} is unknown; known: {', '.join(KNOWN)}, tfds:NAME.")
     if data not in ("", "emoji") and not root and not prepared:
         raise ConfigError(f"--data={data} needs --data_root=/path.")
-    defaults = REPORT if data in DOMAINNET else ("", "")
+    if data in DOMAINNET:
+        source, target = source or REPORT[0], target or REPORT[1]
     found = {}
     for number in numbers:
         try:
@@ -74,8 +71,8 @@ def table_studies(
             raise ConfigError(str(error)) from None
         config.model, config.data.root = model, root
         config.data.name = data or config.data.name
-        config.data.source = source or defaults[0] or config.data.source
-        config.data.target = target or defaults[1] or config.data.target
+        config.data.source = source or config.data.source
+        config.data.target = target or config.data.target
         if data in DOMAINNET:  # the report's lengths: an epoch of 120,000 photos is long
             tables.as_published(config)
             if smoke:
@@ -85,7 +82,7 @@ def table_studies(
 
 
 def published_rows(number: str, results: dict) -> list[tuple[str, str, str, str]]:
-    """(method, domain, the report's accuracy, ours), in %, of a run on DomainNet from real."""
+    """Return (method, domain, published accuracy, ours), in %, of a run on DomainNet from real."""
     from clipjax.evaluate.rows import own_rows
     from configs import tables
 
@@ -101,7 +98,7 @@ def published_rows(number: str, results: dict) -> list[tuple[str, str, str, str]
 
 
 def published(number: str, results: dict) -> str:
-    """The report's accuracies beside ours as Markdown; "" where there are none."""
+    """Return the report's accuracies beside ours as Markdown; "" where there are none."""
     rows = published_rows(number, results)
     head = ["| method | domain | published | measured |", "| --- | --- | ---: | ---: |"]
     lines = [*head, *(f"| {' | '.join(row)} |" for row in rows)]
@@ -109,17 +106,16 @@ def published(number: str, results: dict) -> str:
 
 
 def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool) -> None:
-    """Runs every table in `workdir/tableN`, then writes `suite.md` and `suite.html`.
+    """Run every table in `workdir/tableN`, then write `suite.md` and `suite.html`.
 
     On `domainnet` the report's figures are printed beside ours.
-
-    Raises:
-      ConfigError: another suite is at work in the workdir, or nothing can be written there.
-      DataError: a finished table's results are damaged, or a newer version's.
-      CheckpointError: the model was replaced between two tables.
     """
-    from clipjax.evaluate.results import read
+    from clipjax.evaluate import results
+    from clipjax.evaluate.report import page as html_page
+    from clipjax.io import write_atomically
     from clipjax.runtime.claim import claimed
+    from clipjax.study import run
+    from clipjax.study.model_record import check_one_model
     from clipjax.train.distributed import processes
 
     with contextlib.ExitStack() as held:
@@ -128,63 +124,41 @@ def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool)
             if (workdir / page).is_dir():
                 raise ConfigError(f"{workdir / page} is a folder; choose another --workdir.")
         # Before the first table's work: what the last one's file has to say.
-        processes.from_first(lambda: [read(workdir / f"table{number}") for number in studies])
-        _run_tables(workdir, studies, domainnet)
-
-
-def _run_tables(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool) -> None:
-    from clipjax.evaluate import results as report
-    from clipjax.evaluate.report import page
-    from clipjax.io import write_atomically
-    from clipjax.study import run
-    from clipjax.study.model_record import check_one_model
-    from clipjax.train.distributed import processes
-
-    pages, entries = [], []
-    for number, study in studies.items():
+        processes.from_first(lambda: [results.read(workdir / f"table{n}") for n in studies])
+        pages, entries = [], []
+        for number, study in studies.items():
+            if processes.is_first():
+                say(f"== table {number}")
+            place = workdir / f"table{number}"
+            if (found := run(study, place, say)) is None:  # not the first process
+                continue
+            check_one_model(workdir / f"table{next(iter(studies))}", place)
+            pages.append(results.markdown(found.results))
+            rows = published_rows(number, found.results) if domainnet else []
+            if rows:
+                say(published(number, found.results))
+                pages.append(published(number, found.results))
+            # A run of an earlier version has no page of its own.
+            href = f"{place.name}/report.html" if (place / "report.html").exists() else None
+            entries.append((f"Table {number}", found.results, rows or None, href))
         if processes.is_first():
-            say(f"== table {number}")
-        place = workdir / f"table{number}"
-        found = run(study, place, say)
-        if found is None:  # not the first process
-            continue
-        check_one_model(workdir / f"table{next(iter(studies))}", place)
-        results = found.results
-        beside = published(number, results) if domainnet else ""
-        if beside:
-            say(beside)
-        pages += [report.markdown(results), beside]
-        # A run of an earlier version has no page of its own.
-        href = f"{place.name}/report.html" if (place / "report.html").exists() else None
-        rows = published_rows(number, results) if domainnet else []
-        entries.append((f"Table {number}", results, rows or None, href))
-    if not processes.is_first():
-        return
-    text, html = (workdir / name for name in PAGES)
-    write_atomically(text, "\n".join(page for page in pages if page))
-    write_atomically(html, page.suite_page(entries))
-    say(f"all tables: {text}, {html}")
+            text, html = (workdir / name for name in PAGES)
+            write_atomically(text, "\n".join(pages))
+            write_atomically(html, html_page.suite_page(entries))
+            say(f"all tables: {text}, {html}")
 
 
 def main(argv: list[str]) -> None:
-    """Runs the tables that the flags name."""
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
+    """Run the tables that the flags name."""
+    no_words(argv)
     with user_errors():
         from clipjax.runtime.malloc import keep_memory
         from clipjax.study.methods import trains_on_pixels
         from clipjax.train.distributed import processes
 
         given = flags.FLAGS
-        studies = table_studies(
-            given.tables,
-            data=given.data,
-            root=given.data_root,
-            source=given.source,
-            target=given.target,
-            model=given.model,
-            smoke=given.smoke,
-        )
+        options = {key: given[key].value for key in ("data", "source", "target", "model", "smoke")}
+        studies = table_studies(given.tables, root=given.data_root, **options)
         keep_memory(one_arena=any(map(trains_on_pixels, studies.values())))
         processes.start()  # those of a cluster, or of the environment's variables
         workdir = as_path(given.workdir)

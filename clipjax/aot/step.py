@@ -81,7 +81,7 @@ def _no_texts(plan: Plan) -> Encoded:
     prompts = len(fill_prompts(classes[0], plan.study.encoder.prompts))
     weights = jnp.zeros((len(classes), sizes.projection_dim))
     tokens = np.zeros((len(classes), prompts, sizes.text.max_position_embeddings), np.int32)
-    return Encoded({}, weights, 1.0, tokens, plan, {}, None, {})
+    return Encoded({}, weights, 1.0, tokens, plan, {}, {})
 
 
 def _batch(group: RunGroup, index: int) -> PyTree:

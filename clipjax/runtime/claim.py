@@ -34,14 +34,10 @@ _OPEN: set[int] = set()  # descriptors of this process's locks, which its forks 
 
 @contextlib.contextmanager
 def claimed(folder: Path, name: str = LOCK) -> Iterator[None]:
-    """Holds `folder`, made where there is none, for this process; nobody else gets it meanwhile.
+    """Hold a folder, made where there is none, for this process alone.
 
-    Afterwards, the file that says so is gone, and the folder too if it was made here and is empty.
-    Processes that this one starts do not hold it.
-
-    Args:
-      folder: on this machine or in an object store.
-      name: of the file.
+    Afterwards the file `name` that says so is gone, and the folder too if it was made here and is
+    empty. Processes that this one starts do not hold it.
 
     Raises:
       ConfigError: another process holds it, and which; or nothing can be written there.
@@ -49,42 +45,24 @@ def claimed(folder: Path, name: str = LOCK) -> Iterator[None]:
     made: list[pathlib.Path] = []
     try:
         with contextlib.ExitStack() as held:
-            with _explained(folder):
+            try:
                 if not is_remote(folder):
-                    made = _made(pathlib.Path(folder))
+                    made = [p for p in (*folder.parents[::-1], folder) if not p.exists()]
+                    folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(_held(folder, name))
+            except ConfigError:
+                raise
+            except write_errors(folder) as error:
+                why = getattr(error, "strerror", None) or " ".join(str(error).split())
+                at = getattr(error, "filename", None)
+                why += f": {at}" if at and os.fspath(at) != os.fspath(folder) else ""
+                told = f"{folder} cannot be written ({why})"
+                raise ConfigError(f"{told}; choose another place.") from error
             yield
     finally:
         for each in reversed(made):
             with contextlib.suppress(OSError):  # the run's files are in it
                 each.rmdir()
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Says of an error of writing that this folder cannot be written, and why."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except write_errors(folder) as error:
-        why = getattr(error, "strerror", None) or " ".join(str(error).split())
-        at = getattr(error, "filename", None)
-        at = f": {at}" if at and os.fspath(at) != os.fspath(folder) else ""
-        raise ConfigError(
-            f"{folder} cannot be written ({why}{at}); choose another place."
-        ) from error
-
-
-def _made(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Makes a folder; returns those that were not there, outermost first."""
-    missing = []
-    for each in (folder, *folder.parents):
-        if each.exists():
-            break
-        missing.append(each)
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing[::-1]
 
 
 @contextlib.contextmanager
@@ -105,12 +83,7 @@ def _held(folder: Path, name: str) -> Iterator[None]:
 
 
 def _locked(path: pathlib.Path) -> int | None:
-    """A descriptor that holds the lock of a file; None where there are no locks.
-
-    Raises:
-      ConfigError: another process holds it.
-      OSError: the file cannot be written.
-    """
+    """Return a descriptor that holds a file's lock; None where there are no locks."""
     try:
         import fcntl
     except ImportError:  # no Unix
@@ -138,7 +111,7 @@ def _locked(path: pathlib.Path) -> int | None:
 
 
 def _is_at(file: int, path: pathlib.Path) -> bool:
-    """Whether a descriptor is of the file that has this path now."""
+    """Return whether a descriptor is of the file that has this path now."""
     try:
         return os.path.samestat(os.fstat(file), os.stat(path))
     except FileNotFoundError:
@@ -146,7 +119,7 @@ def _is_at(file: int, path: pathlib.Path) -> bool:
 
 
 def _let_go() -> None:
-    """A forked process does not hold what its parent holds: it may outlive it."""
+    """Close, in a forked process, what its parent holds: the child may outlive it."""
     while _OPEN:
         os.close(_OPEN.pop())
 
@@ -157,7 +130,7 @@ if hasattr(os, "register_at_fork"):
 
 @contextlib.contextmanager
 def _touched(path: Path) -> Iterator[None]:
-    """Holds a path by writing there again and again, as long as this process lives."""
+    """Hold a path by writing there again and again, as long as this process lives."""
     _check_dead(path)
     me = _me() | {"token": secrets.token_hex(8)}
     path.write_text(json.dumps(me))
@@ -178,20 +151,12 @@ def _touched(path: Path) -> Iterator[None]:
 
 
 def _check_dead(path: Path) -> None:
-    """Returns when nobody touches the path any more.
-
-    Raises:
-      ConfigError: somebody does.
-    """
+    """Wait until nobody touches the path; raise ConfigError if somebody does."""
     if not path.exists():
         return
     before, until = _read(path), time.monotonic() + DEAD
-    print(
-        f"clipjax: {_who(before)} may run in {path.parent}; looking for {DEAD:.0f} s whether it "
-        f"still touches {path.name}.",
-        file=sys.stderr,
-        flush=True,
-    )
+    told = f"{_who(before)} may run in {path.parent}; looking for {DEAD:.0f} s whether it does."
+    print(f"clipjax: {told}", file=sys.stderr, flush=True)
     while time.monotonic() < until:
         time.sleep(LOOK)
         if not path.exists():
@@ -224,7 +189,7 @@ def _me() -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read a lock's note on its owner; {} where that is not written yet, or gone."""
+    """Return a lock's note on its owner; {} where that is not written yet, or gone."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -239,7 +204,5 @@ def _who(found: dict[str, Any]) -> str:
 
 
 def _refusal(path: Path, found: dict[str, Any]) -> ConfigError:
-    return ConfigError(
-        f"{path.parent} is in use: {_who(found)} writes there; wait for its end, stop it, or "
-        "choose another place."
-    )
+    remedy = "wait for its end, stop it, or choose another place"
+    return ConfigError(f"{path.parent} is in use: {_who(found)} writes there; {remedy}.")

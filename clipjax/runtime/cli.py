@@ -17,18 +17,21 @@ _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EN
 
 
 def say(line: str) -> None:
-    """Prints a line at once."""
+    """Print a line at once."""
     print(line, flush=True)
 
 
-def _is_ours_to_say(record) -> bool:
-    """False for orbax's tracebacks, one from each of its threads: `Checkpointer` says it once."""
-    return record.levelname != "ERROR" or "orbax" not in record.pathname
+def no_words(argv: list[str]) -> None:
+    """Raise UsageError for words on the command line that are no options."""
+    from absl import app
+
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
-    """Turns our errors into a line and exit code 1, Ctrl-C into a line and 130, SIGTERM: 75.
+    """Turn our errors into a line and exit code 1, Ctrl-C into a line and 130, SIGTERM: 75.
 
     With several processes every other error ends the process at once, too: an orderly end would
     wait for the others.
@@ -40,15 +43,14 @@ def user_errors() -> Iterator[None]:
     from clipjax.train.preemption import RESUMABLE, Preempted, obeyed
 
     logging.set_verbosity(logging.WARNING)  # orbax reports every file it touches
-    logging.get_absl_logger().addFilter(_is_ours_to_say)
+    # Nor orbax's tracebacks, one from each of its threads: `Checkpointer` says it once.
+    ours = lambda record: record.levelname != "ERROR" or "orbax" not in record.pathname
+    logging.get_absl_logger().addFilter(ours)
     use_cores()
     keep_compiled()
     try:
         with obeyed():
             yield
-    except ClipjaxError as error:
-        _say_last(f"clipjax: {error}", 1)
-        leave(1) if processes.several() else sys.exit(1)
     except KeyboardInterrupt:
         _say_last("\nclipjax: stopped; the same command goes on from here.", 130)
         leave(130)
@@ -56,19 +58,17 @@ def user_errors() -> Iterator[None]:
         _say_last(f"clipjax: {notice}", RESUMABLE)
         leave(RESUMABLE)
     except Exception as error:
-        line = _machine_at_fault(error)
-        if not processes.several():
-            if not line:
-                raise
-            _say_last(f"clipjax: {line}", 1)
-            sys.exit(1)
+        several = processes.several()
+        line = str(error) if isinstance(error, ClipjaxError) else _machine_at_fault(error)
+        if not line and not several:
+            raise
         line = line or processes.lost_contact(error)
         _say_last(f"clipjax: {line}" if line else traceback.format_exc(), 1)
-        leave(1)
+        leave(1) if several else sys.exit(1)
 
 
 def _say_last(words: str, code: int) -> None:
-    """Says why this process ends, to the reader and, by its exit code, to the other processes."""
+    """Say why this process ends, to the reader and, by its exit code, to the other processes."""
     from clipjax.train.distributed import processes
 
     processes.leave(code)
@@ -76,7 +76,7 @@ def _say_last(words: str, code: int) -> None:
 
 
 def _machine_at_fault(error: Exception) -> str:
-    """A sentence where an error says that a disk is full or refuses; "" for other errors."""
+    """Return a sentence where a disk is full or refuses; "" for other errors."""
     if not isinstance(error, OSError) or error.errno not in (*_FULL, *_REFUSED):
         return ""
     named = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
@@ -86,7 +86,7 @@ def _machine_at_fault(error: Exception) -> str:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process without waiting for anything.
+    """End the process without waiting for anything.
 
     XLA may be computing in threads of its own, and crashes when the interpreter's orderly end takes
     memory from under them. Worker processes end with their pipes.

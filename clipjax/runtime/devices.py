@@ -13,15 +13,14 @@ from clipjax.io import check_writable, default_cache_dir, is_remote
 
 MOST_CPU_DEVICES = 8  # a batch cut finer than this spends its time on summing gradients
 
-_SAID = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
+_SET_BY_USER = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE")
 
 
 def use_cores() -> None:
-    """Makes every CPU core a device of JAX, so that steps on batches share their work by examples.
+    """Make every CPU core a device of JAX, so that steps on batches share their work by examples.
 
-    XLA computes one device's elementwise loops and many of its copies on one thread; two devices of
-    half a batch each run these side by side. Nothing is changed where the user said how many there
-    are (JAX_NUM_CPU_DEVICES, or --xla_force_host_platform_device_count in XLA_FLAGS).
+    XLA computes one device's elementwise loops and many of its copies on one thread. The user's own
+    number is kept (JAX_NUM_CPU_DEVICES, or --xla_force_host_platform_device_count in XLA_FLAGS).
     """
     import jax
 
@@ -31,25 +30,24 @@ def use_cores() -> None:
 
 
 def cpu_devices() -> int:
-    """How many devices `use_cores` makes: the cores that this process may use, up to a bound."""
+    """Return how many devices `use_cores` makes: the process's cores, up to a bound."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return min(cores or 1, MOST_CPU_DEVICES)
 
 
 def keep_compiled() -> None:
-    """Keeps what XLA compiled in the user's cache folder, `compiled` beside the features.
+    """Keep what XLA compiled in the user's cache folder, `compiled` beside the features.
 
-    Half of a first short run is compiling. All programs are kept, small ones too: there are a
-    hundred of them, of a megabyte together. A folder for each kind of processor, because a home may
-    be shared by machines that cannot run each other's code. Nothing is changed where
-    JAX_COMPILATION_CACHE_DIR or JAX_ENABLE_COMPILATION_CACHE is set; CLIPJAX_COMPILED=0 switches it
-    off.
+    Half of a first short run is compiling; all programs together are a megabyte. Each kind of
+    processor has its own folder, because machines that cannot run each other's code may share a
+    home. JAX_COMPILATION_CACHE_DIR and JAX_ENABLE_COMPILATION_CACHE are the user's choice;
+    CLIPJAX_COMPILED=0 switches this off.
     """
     import jax
 
     if os.environ.get("CLIPJAX_COMPILED") == "0":
         return
-    if any(name in os.environ for name in _SAID):
+    if any(name in os.environ for name in _SET_BY_USER):
         chosen = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir
         if chosen and not is_remote(chosen):
             _keep_if_writable(chosen)
@@ -62,27 +60,21 @@ def keep_compiled() -> None:
 
 
 def _keep_if_writable(folder: str | os.PathLike) -> bool:
-    """Whether programs can be kept in a folder; switches that off, and says so, where they cannot.
-
-    JAX would warn of each of a hundred programs.
-    """
+    """Switch the cache off, with one line instead of JAX's hundred, if it cannot be written."""
     import jax
 
     try:
         check_writable(folder)
+        return True
     except ConfigError as error:
         jax.config.update("jax_enable_compilation_cache", False)
-        print(
-            f"clipjax: compiled programs are not kept: {str(error).partition(';')[0]}.",
-            file=sys.stderr,
-            flush=True,
-        )
+        why = str(error).partition(";")[0]
+        print(f"clipjax: compiled programs are not kept: {why}.", file=sys.stderr, flush=True)
         return False
-    return True
 
 
 def processor() -> str:
-    """A name for what this machine's processor can run."""
+    """Return a name for what this machine's processor can run."""
     info, found = pathlib.Path("/proc/cpuinfo"), [platform.machine(), platform.processor()]
     if info.exists():
         kinds = ("model name", "flags", "Features")

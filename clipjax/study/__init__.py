@@ -11,24 +11,10 @@ The names are imported on first use, so that importing this package costs nothin
 import importlib
 from typing import Any
 
-_EXPORTS = {
-    "run": "clipjax.study.study",
-    "Results": "clipjax.study.study",
-    "Study": "clipjax.study.config",
-    "Pretraining": "clipjax.study.config",
-    "parse": "clipjax.study.config",
-    "flat": "clipjax.study.fields",
-    "Augment": "clipjax.study.parts",
-    "Data": "clipjax.study.parts",
-    "Devices": "clipjax.study.parts",
-    "Encoder": "clipjax.study.parts",
-    "Features": "clipjax.study.parts",
-    "Mesh": "clipjax.study.parts",
-    "MethodConfig": "clipjax.study.parts",
-    "Optim": "clipjax.study.parts",
-    "PhaseConfig": "clipjax.study.parts",
-    "Training": "clipjax.study.parts",
-}
+_PARTS = "Augment Data Devices Encoder Features Mesh MethodConfig Optim PhaseConfig Training"
+_EXPORTS = {"run": "study", "Results": "study", "flat": "fields"}
+_EXPORTS |= dict.fromkeys(("Study", "Pretraining", "parse"), "config")
+_EXPORTS |= dict.fromkeys(_PARTS.split(), "parts")
 
 __all__ = list(_EXPORTS)
 
@@ -36,7 +22,7 @@ __all__ = list(_EXPORTS)
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'clipjax.study' has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+    return getattr(importlib.import_module(f"clipjax.study.{_EXPORTS[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -13,11 +13,9 @@ import numpy as np
 from clipjax.adapt.method import ClosedForm
 from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.io import as_path, write_json
-from clipjax.io.finite import is_finite
-from clipjax.study.encode import Encoded
+from clipjax.study.encode import Encoded, Examples
 from clipjax.study.evaluator import View
-from clipjax.study.restore import Trained
-from clipjax.study.training_data import Examples
+from clipjax.study.restore import Trained, find_non_finite
 from clipjax.study.workdir import run_name
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
@@ -30,41 +28,23 @@ NAMES = "variants.json"  # beside the checkpoint, in its order
 class Fit:
     """Fits a closed form; of a run that goes on it reads what was fitted."""
 
-    def __init__(self, name: str, encoded: Encoded, workdir):
-        self.names, self.encoded = (name,), encoded
-        self.method = encoded.plan.methods[name]
+    def __init__(self, names: tuple[str], encoded: Encoded, workdir):
+        self.names, self.encoded, self.title = names, encoded, names[0]
+        self.method = encoded.plan.methods[self.title]
         self.kind: ClosedForm = self.method.kind
-        self.folder = as_path(workdir) / "checkpoints" / name
+        self.folder = as_path(workdir) / "checkpoints" / self.title
         self.run = run_name(as_path(workdir))
-
-    @property
-    def title(self) -> str:
-        """The method's name."""
-        return self.names[0]
-
-    @property
-    def described(self) -> str:
-        """What is about to happen, for people."""
-        return f"fit {self.title}: closed form"
+        self.described = f"fit {self.title}: closed form"
 
     def train(self) -> dict[str, Trained]:
-        """The method's variants, fitted or read.
-
-        Raises:
-          NonFiniteError: the fit gives NaN or infinity.
-        """
+        """Return the method's variants, fitted or read; raise NonFiniteError for NaN."""
         if (found := self._saved()) is None:
-            data = Examples((self.method,), self.encoded).features(self.kind.reads)
-            arrays = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), data)
-            fitted = self.kind.fit(jax.tree.map(_in_float32, arrays), self.encoded.classes)
+            data = Examples((self.method.data,), self.encoded).features(self.kind.reads)
+            fitted = self.kind.fit(jax.tree.map(_in_float32, data), self.encoded.classes)
             found = {name: jax.device_get(params) for name, params in fitted.items()}  # in order
-            for path, leaf in jax.tree_util.tree_leaves_with_path(found):
-                if not is_finite(leaf):
-                    where = jax.tree_util.keystr(path, simple=True, separator="/")
-                    raise NonFiniteError(
-                        f"the closed form {self.title!r} gives NaN or infinity in {where}; a "
-                        "stronger regularisation makes its equations solvable."
-                    )
+            if where := find_non_finite(found):
+                told = f"the closed form {self.title!r} gives NaN or infinity in {where}"
+                raise NonFiniteError(f"{told}; regularise it more to make it solvable.")
             with Checkpointer(self.folder, keep=1, run=self.run) as checkpointer:
                 checkpointer.save(1, {"params": list(found.values())})
             if processes.is_first():  # last: where it is, the rest is whole
@@ -72,24 +52,17 @@ class Fit:
         return {self.title: self._trained(found)}
 
     def restored(self) -> dict[str, Trained]:
-        """What `train` returned, read back.
-
-        Raises:
-          CheckpointError: it was not fitted.
-        """
-        found = self._saved()
-        if found is None:
-            raise CheckpointError(
-                f"{self.folder} has no fit of {self.title!r}; run the experiment first."
-            )
+        """Return what `train` returned, read back; raise CheckpointError if it was not fitted."""
+        if (found := self._saved()) is None:
+            raise CheckpointError(f"{self.folder} has no fit of {self.title!r}; run it first.")
         return {self.title: self._trained(found)}
 
     def _saved(self) -> dict[str, PyTree] | None:
-        names = processes.from_first(lambda: _read(self.folder / NAMES))
-        if names is None:
+        file = self.folder / NAMES
+        read = lambda: json.loads(file.read_text()) if file.exists() else None
+        if (names := processes.from_first(read)) is None:
             return None
-        found = restore_params(self.folder)
-        return dict(zip(names, jax.device_get(found), strict=True))
+        return dict(zip(names, jax.device_get(restore_params(self.folder)), strict=True))
 
     def _trained(self, found: dict[str, PyTree]) -> Trained:
         seeds, classes = len(self.encoded.study.training.seeds), self.encoded.classes
@@ -99,11 +72,8 @@ class Fit:
         return Trained(predict, View(self.encoded), variants, {}, [[] for _ in range(seeds)])
 
 
-def _read(path) -> list[str] | None:
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _in_float32(x: jax.Array) -> jax.Array:
+def _in_float32(x: np.ndarray) -> jax.Array:
+    x = jnp.asarray(np.asarray(x))
     return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 

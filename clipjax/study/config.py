@@ -14,18 +14,9 @@ from typing import Any
 
 from clipjax.errors import ConfigError
 from clipjax.io.texts import nfc
+from clipjax.study import parts
 from clipjax.study.entries import read_method
-from clipjax.study.fields import block, check_names, field, flat, plain, read, short
-from clipjax.study.parts import (
-    Data,
-    DataPlace,
-    Devices,
-    Encoder,
-    Features,
-    MethodConfig,
-    Training,
-    check_seeds,
-)
+from clipjax.study.fields import field, flat, inline, plain, read, short
 from clipjax.study.sweep import Setting, expand
 
 PRETRAIN = "pretrain"  # the experiment that is no study
@@ -35,30 +26,24 @@ PRETRAIN = "pretrain"  # the experiment that is no study
 class Study:
     """Zero-shot on every domain, then the methods that `stages` names."""
 
-    experiment: str = field("study", "what the run is called")
-    encoder: Encoder = block(Encoder, inline=True)
-    data: Data = block(Data)
-    features: Features = block(Features)
-    devices: Devices = block(Devices, inline=True)
-    training: Training = block(Training, inline=True)
-    whole_domains: bool = field(False, "zero-shot over train + val + test together too (Table 1)")
-    stages: tuple[str, ...] = field((), "which of the methods run, in this order, after zero-shot")
-    methods: Mapping = field(
-        {},
-        'name -> {"loss": file of clipjax/adapt, "heads": {...}, options of the loss}; "epochs", '
-        '"freeze", "optim", "augment" and "data" (target, shots, ...) where it has its own; '
-        '"phases": {name: the same keys} with "phase_order" where these change while it trains '
-        "(configs/tables.py has examples)",
-    )
-    sweep: tuple = field(
-        (),
-        'the stages at several settings: a tuple of grids ({"optim.lr": (1e-3, 3e-3), ...},), '
-        "each meaning all combinations of its values; docs/sweeps.md says what can vary",
-        give="a tuple of grids, ({field: values},)",
-    )
+    experiment: str = "study"
+    encoder: parts.Encoder = inline(parts.Encoder)
+    data: parts.Data = parts.Data()
+    features: parts.Features = parts.Features()
+    devices: parts.Devices = inline(parts.Devices)
+    training: parts.Training = inline(parts.Training)
+    whole_domains: bool = False  # zero-shot over train + val + test together too (Table 1)
+    stages: tuple[str, ...] = ()  # which of the methods run, in this order, after zero-shot
+    # name -> {"loss": file of clipjax/adapt, "heads": {...}, options of the loss}; "epochs",
+    # "freeze", "optim", "augment" and "data" (target, ...) where it has its own; "phases": {name:
+    # the same keys} with "phase_order" where these change. configs/tables.py has examples.
+    methods: Mapping = field({})
+    # Grids, ({"optim.lr": (1e-3, 3e-3), ...},), each meaning all combinations of its values;
+    # docs/sweeps.md says what can vary.
+    sweep: tuple = field((), give="a tuple of grids, ({field: values},)")
 
     @functools.cached_property
-    def trained(self) -> tuple[MethodConfig, ...]:
+    def trained(self) -> tuple[parts.MethodConfig, ...]:
         """The methods that are trained: each stage, with a sweep at each of its settings."""
         found = expand(flat(self))
         return tuple(
@@ -67,42 +52,43 @@ class Study:
 
     @functools.cached_property
     def settings(self) -> dict[str, tuple[str, Setting]]:
-        """name of a method -> (its stage, its setting); empty without a sweep."""
+        """Method -> (its stage, its setting); empty without a sweep."""
         return {m.name: (m.stage, dict(m.setting)) for m in self.trained} if self.sweep else {}
+
+    @functools.cached_property
+    def target_of(self) -> dict[str, str]:
+        """Method -> the domain it adapts to."""
+        return {method.name: method.data.target for method in self.trained}
 
     @functools.cached_property
     def targets(self) -> tuple[str, ...]:
         """The target domains of all methods, the study's own first."""
-        found = (self.data.target, *(method.data.target for method in self.trained))
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys((self.data.target, *self.target_of.values())))
 
     @functools.cached_property
     def method_of(self) -> dict[str, str]:
-        """Name of a phase, as it is logged -> name of its method."""
+        """Phase, as it is logged -> its method."""
         return {phase.name: method.name for method in self.trained for phase in method.phases}
 
 
 @dataclasses.dataclass(frozen=True)
-class PairData(DataPlace):
+class PairData(parts.DataPlace):
     """The corpus of pairs that `tools/build_icon_corpus.py` builds, and how batches mix it."""
 
-    root: str = field("corpus", "folder of the corpus")
-    mixture: Mapping = field(
-        {"emoji-train": 0.55, "icon-colour": 0.33, "icon-mono": 0.12},
-        "shares of a batch; groups of the corpus's manifest",
-    )
-    caption_share: float = field(0.35, "the drawing's own name", low=0, high=1)
-    category_share: float = field(0.3, "its category; else any other of its texts", low=0, high=1)
-    templates: tuple[str, ...] = field(
-        ("a picture of a {}", "a drawing of a {}", "an icon of a {}"), "what says a text"
-    )
+    root: str = "corpus"
+    # Shares of a batch, by group of the corpus's manifest.
+    mixture: Mapping = field({"emoji-train": 0.55, "icon-colour": 0.33, "icon-mono": 0.12})
+    # What is said of a drawing: its own name, its category, else any other of its texts.
+    caption_share: float = field(0.35, low=0, high=1)
+    category_share: float = field(0.3, low=0, high=1)
+    templates: tuple[str, ...] = ("a picture of a {}", "a drawing of a {}", "an icon of a {}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Arch:
-    """Sizes of a CLIP from scratch; the vocabulary is the tokenizer's."""
+    """Sizes of a CLIP from scratch (`clipjax.model.clip`); the vocabulary is the tokenizer's."""
 
-    projection_dim: int = field(128, "width of an embedding", low=1)
+    projection_dim: int = field(128, low=1)  # width of an embedding
     vision: Mapping = field(
         {
             "hidden_size": 192,
@@ -111,8 +97,7 @@ class Arch:
             "num_attention_heads": 3,
             "image_size": 64,
             "patch_size": 8,
-        },
-        "clipjax.model.clip.VisionConfig",
+        }
     )
     text: Mapping = field(
         {
@@ -121,75 +106,67 @@ class Arch:
             "num_hidden_layers": 3,
             "num_attention_heads": 2,
             "max_position_embeddings": 16,
-        },
-        "clipjax.model.clip.TextConfig",
+        }
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Painting:
-    """Options of `clipjax.data.images.augment.augment_drawings`.
+    """Options of `clipjax.data.images.augment.augment_drawings`: mostly on white paper."""
 
-    Mostly white paper, as in the dataset; what else was tried is in the model card.
-    """
-
-    strength: float = field(0.5, "0 leaves place and colours alone, 1 is the full range", low=0)
-    white: float = field(0.9, "share of drawings on white paper", low=0, high=1)
+    strength: float = field(0.5, low=0)  # 0 leaves place and colours alone, 1 is the full range
+    white: float = field(0.9, low=0, high=1)  # share of drawings on white paper
 
 
 @dataclasses.dataclass(frozen=True)
 class PairOptim:
-    """The optimizer of the contrastive stage."""
+    """The optimizer of the contrastive stage; see `Optim`."""
 
-    name: str = field("adamw", "the optimizer", known=("adamw", "sgd"))
-    lr: float = field(3e-4, "peak learning rate", low=0)
-    schedule: str = field("cosine", "of the learning rate", known=("constant", "cosine", "step"))
-    warmup: float = field(0.03, "fraction of the run", low=0, high=1)
-    weight_decay: float = field(0.1, "as torch has it", low=0)
-    clip_norm: float = field(1.0, "global norm that gradients are clipped to; 0: off", low=0)
-    b2: float = field(0.98, "of Adam's second moment", low=0, high=1)
+    name: str = field("adamw", known=("adamw", "sgd"))
+    lr: float = field(3e-4, low=0)
+    schedule: str = field("cosine", known=("constant", "cosine", "step"))
+    warmup: float = field(0.03, low=0, high=1)
+    weight_decay: float = field(0.1, low=0)
+    clip_norm: float = field(1.0, low=0)
+    b2: float = field(0.98, low=0, high=1)  # of Adam's second moment
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
     """A CLIP from scratch on image-text pairs: how clipjax/assets/tiny_clip was made."""
 
-    experiment: str = field(PRETRAIN, "what the run is called", known=(PRETRAIN,))
-    model: str = field("scratch", "what results call the model")
-    revision: str = field("", "unused")
-    init: str = field("", "a model of this architecture to go on from; empty: random weights")
-    tokenizer: str = field("tiny", "directory with vocab.json and merges.txt")
-    seeds: tuple[int, ...] = field((0,), "the first is taken", check=check_seeds)
-    data: PairData = block(PairData)
-    arch: Arch = block(Arch)
-    augment: Painting = block(Painting)
-    devices: Devices = block(Devices, inline=True)
-    prompts: str = field("drawings", "of the zero-shot validation")
-    class_names: str = field("", "unused")
-    keep_patches: float = field(
-        0.4, "FLIP: each image shows this share of its patches in training", low=0, high=1
-    )
-    batch_size: int = field(64, "pairs a step", low=1)
-    steps: int = field(5000, "of both phases", low=1)
-    full_steps: int = field(300, "the last steps see whole images, as at test time", low=0)
-    optim: PairOptim = block(PairOptim)
-    keep: int = field(2, "how many of the newest checkpoints stay on disk", low=1)
-    log_every: int = field(100, "steps", low=1)
-    save_every: int = field(500, "steps; a checkpoint each", low=1)
-    evaluate_every: int = field(
-        250, "steps; zero-shot accuracy on the embedded validation split; 0: never", low=0
-    )
+    experiment: str = field(PRETRAIN, known=(PRETRAIN,))
+    model: str = "scratch"  # what results call the model
+    revision: str = ""  # unused
+    init: str = ""  # a model of this architecture to go on from; empty: random weights
+    tokenizer: str = "tiny"  # directory with vocab.json and merges.txt
+    seeds: tuple[int, ...] = parts.seed_field((0,))  # the first is taken
+    data: PairData = PairData()
+    arch: Arch = Arch()
+    augment: Painting = Painting()
+    devices: parts.Devices = inline(parts.Devices)
+    prompts: str = "drawings"  # of the zero-shot validation
+    class_names: str = ""  # unused
+    keep_patches: float = field(0.4, low=0, high=1)  # FLIP: share of patches seen in training
+    batch_size: int = field(64, low=1)  # pairs a step
+    steps: int = field(5000, low=1)  # of both phases
+    full_steps: int = field(300, low=0)  # the last steps see whole images, as at test time
+    optim: PairOptim = PairOptim()
+    keep: int = field(2, low=1)  # newest checkpoints on disk
+    log_every: int = field(100, low=1)  # steps
+    save_every: int = field(500, low=1)  # steps; a checkpoint each
+    evaluate_every: int = field(250, low=0)  # steps; zero-shot on the embedded data; 0: never
 
 
 def kind_of(mapping: Mapping[str, Any]) -> type[Study] | type[Pretraining]:
-    """What a mapping is read as, by its experiment."""
+    """Return the class a mapping is read as, by its experiment."""
     return Pretraining if mapping.get("experiment") == PRETRAIN else Study
 
 
 def parse(mapping: Mapping[str, Any]) -> Study | Pretraining:
-    """A config from a plain nested mapping (`ConfigDict.to_dict()`, a run's config.json).
+    """Make a config of a plain nested mapping (`ConfigDict.to_dict()`, a run's config.json).
 
-    Fields that the mapping does not have keep their defaults.
+    Fields that the mapping lacks keep their defaults.
 
     Raises:
       ConfigError: the field as on the command line, its value, what is allowed, and the nearest
@@ -197,10 +174,12 @@ def parse(mapping: Mapping[str, Any]) -> Study | Pretraining:
     """
     if not isinstance(mapping, Mapping):
         raise ConfigError(f"the config is {short(mapping)}; give a mapping of its fields.")
-    given = _in_nfc(plain(mapping))
-    kind = kind_of(given)
-    check_names(kind, given)
-    made = read(kind, given)
+    given = plain(mapping)
+    data = given.get("data")
+    for place, keys in ((given, ("methods", "sweep")), (data, ("source", "target", "domains"))):
+        if isinstance(place, dict):
+            place |= {key: _in_nfc(place[key]) for key in keys if key in place}
+    made = read(kind_of(given), given)
     if not made.experiment:
         raise ConfigError("experiment is ''; give the run a name.")
     if isinstance(made, Study):
@@ -208,30 +187,17 @@ def parse(mapping: Mapping[str, Any]) -> Study | Pretraining:
     return made
 
 
-def _in_nfc(given: dict[str, Any]) -> dict[str, Any]:
-    """Names of domains as datasets have them: a command line may write another Unicode form."""
-
-    def turn(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: turn(inner) for key, inner in value.items()}
-        if isinstance(value, (tuple, list)):
-            return type(value)(map(turn, value))
-        return nfc(value) if isinstance(value, str) else value
-
-    data = given.get("data")
-    named = {key: given[key] for key in ("methods", "sweep") if key in given}
-    if isinstance(data, dict):
-        kept = ("source", "target", "domains")
-        named["data"] = data | {key: turn(data[key]) for key in kept if key in data}
-    return given | {k: v if k == "data" else turn(v) for k, v in named.items()}
+def _in_nfc(value: Any) -> Any:
+    """Write names as datasets do: a command line may use another Unicode form."""
+    if isinstance(value, dict):
+        return {key: _in_nfc(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return tuple(map(_in_nfc, value))
+    return nfc(value) if isinstance(value, str) else value
 
 
 def checked(made: Study | Pretraining) -> Study | Pretraining:
-    """One that was made in Python, read as a mapping is.
-
-    Raises:
-      ConfigError: as `parse`.
-    """
+    """Return a config that was made in Python, read and checked as `parse` does."""
     if not isinstance(made, (Study, Pretraining)):
         raise ConfigError(f"the config is {short(made)}; give a Study, or `parse` a mapping.")
     return parse(flat(made))

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from clipjax.adapt.method import Classes
-from clipjax.data.dataset import Source
+from clipjax.data.dataset import Part, Source
 from clipjax.data.features import cache as feats
 from clipjax.data.features.encode import ImageEncoder
+from clipjax.data.joined import groups_of
 from clipjax.data.loading.image_cache import Crops
 from clipjax.data.subset import Subset
+from clipjax.errors import DataError
 from clipjax.io import default_cache_dir
 from clipjax.model.clip import normalize, tell_clamped
 from clipjax.model.text import check_class_weights, class_weights, without_padding
 from clipjax.study.config import Study
 from clipjax.study.parts import Data
-from clipjax.study.plan import Part, Plan, check_unreadable, evaluated, needed_parts, training_rows
+from clipjax.study.plan import check_unreadable, evaluated, needed_parts, training_rows
+from clipjax.study.prepared import Plan
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import batch_mesh, deal_out, replicate
 
@@ -36,7 +39,6 @@ class Encoded(NamedTuple):
     tokens: np.ndarray  # int32 [K, prompts, T]: the classes' prompts
     plan: Plan
     rows: dict[Part, np.ndarray]  # which examples of a source the features are of, where not all
-    chosen: np.ndarray | None  # which labelled training features are trained on, where not all
     open_crops: dict[Part, Crops]  # those asked for so far
 
     def source(self, domain: str, split: str) -> Source:
@@ -52,7 +54,7 @@ class Encoded(NamedTuple):
         return Classes(names, self.tokens, self.text_weights, self.scale)
 
     def zero_shot(self, features: np.ndarray) -> np.ndarray:
-        """CLIP's own logits of features [N, P], float32 [N, K]."""
+        """Return CLIP's own logits of features [N, P], float32 [N, K]."""
         weights = np.asarray(self.text_weights, np.float32)
         return self.scale * np.asarray(features, np.float32) @ weights.T
 
@@ -62,28 +64,23 @@ class Encoded(NamedTuple):
         return self.plan.study
 
     def labelled_rows(self, data: Data) -> np.ndarray | None:
-        """Which of the source's training features a method with this data takes; None: all."""
+        """Return which of the source's training features this data takes; None for all."""
         labels = self.parts[data.source_name, "train"].labels
         return training_rows(data, labels, self.plan.dataset.classes)
 
     def crops(self, domain: str, split: str, *, labelled: bool = False) -> Crops:
-        """The pixels of a part, or of what `labelled` gives; decoded once where they fit."""
+        """Return a part's pixels, of `labelled` examples only; decoded once where they fit."""
         if (domain, split) not in self.open_crops:
             source = self.source(domain, split)
-            if labelled and self.chosen is not None:
-                source = Subset(source, self.chosen)
+            if labelled and (rows := self.labelled_rows(self.study.data)) is not None:
+                source = Subset(source, rows)
             left = PIXELS_IN_MEMORY - sum(crops.kept_bytes for crops in self.open_crops.values())
-            crops = Crops(source, self.plan.preprocess, memory_bytes=left)
-            self.open_crops[domain, split] = crops
+            self.open_crops[domain, split] = Crops(source, self.plan.preprocess, memory_bytes=left)
         return self.open_crops[domain, split]
 
 
 def encode_texts(plan: Plan) -> Encoded:
-    """The classes' texts alone; no image is read.
-
-    Raises:
-      CheckpointError: the text tower tells no classes apart.
-    """
+    """Encode the classes' texts alone; raise CheckpointError if they cannot be told apart."""
     module, params = plan.module, plan.params
     # Parameters are arguments: as constants of the program they would be in memory twice.
     encode_text = jax.jit(functools.partial(module.apply, method="encode_text"))
@@ -92,13 +89,13 @@ def encode_texts(plan: Plan) -> Encoded:
     scale = float(module.apply({"params": params}, method="scale"))
     flat = without_padding(plan.tokens.reshape(-1, plan.tokens.shape[-1]))
     tokens = flat.reshape(*plan.tokens.shape[:2], -1)
-    return Encoded({}, weights, scale, tokens, plan, {}, None, {})
+    return Encoded({}, weights, scale, tokens, plan, {}, {})
 
 
 def image_encoder(plan: Plan) -> Callable[[np.ndarray], jax.Array]:
-    """uint8 images [B, S, S, 3] -> float32 [B, P] of length 1, on all accelerators of the machine.
+    """Return uint8 images [B, S, S, 3] -> float32 [B, P] of length 1, on all accelerators.
 
-    On one CPU device, whatever the cores: cached features are the same bits on every machine.
+    On CPU on one device, so that cached features are the same bits on every machine.
     """
     devices = jax.local_devices()
     devices = devices[:1] if devices[0].platform == "cpu" else devices
@@ -114,7 +111,7 @@ def image_encoder(plan: Plan) -> Callable[[np.ndarray], jax.Array]:
 
 
 def encode(plan: Plan, say) -> Encoded:
-    """Encodes what the run needs, or reads it from the feature cache."""
+    """Encode what the run needs, or read it from the feature cache."""
     study, features = plan.study, plan.study.features
     texts, encode_image, say = encode_texts(plan), image_encoder(plan), once(say)
     encoder = ImageEncoder(
@@ -147,18 +144,11 @@ def encode(plan: Plan, say) -> Encoded:
         say(told)
     domains, classes = len(evaluated(study, plan.dataset)), len(plan.dataset.classes)
     say(f"features of {images} images, {domains} domains, {classes} classes")
-    chosen = None
-    if study.stages:
-        labels = parts[study.data.source_name, "train"].labels
-        chosen = training_rows(study.data, labels, plan.dataset.classes)
-    return texts._replace(parts=parts, rows=rows, chosen=chosen)
+    return texts._replace(parts=parts, rows=rows)
 
 
 def once(say: Callable[[str], None]) -> Callable[[str], None]:
-    """`say` that passes over lines which it has said but for what follows a bracket.
-
-    A cache that cannot be written is one trouble, and each part of the data finds it anew.
-    """
+    """Return a `say` that repeats no line, whatever it says after " ("."""
     said: set[str] = set()
 
     def say_new(line: str) -> None:
@@ -171,10 +161,7 @@ def once(say: Callable[[str], None]) -> Callable[[str], None]:
 
 
 def encode_shared(encoder: ImageEncoder, source: Source, **options) -> feats.EncodedSource:
-    """`cached_features` of a source. Processes encode, and cache, a share each; all get all of it.
-
-    Nothing needs a disk that processes share; where they do, their shares have different names.
-    """
+    """Return `cached_features` of a source; processes encode and cache a share each."""
     index, count = processes.place()
     if count == 1 or len(source) < count:  # too few to share: everyone for himself
         return feats.cached_features(encoder, source, **options)
@@ -193,5 +180,52 @@ def encode_shared(encoder: ImageEncoder, source: Source, **options) -> feats.Enc
 
 
 def in_float32(part: feats.Features) -> feats.Features:
-    """Features as what everything but training takes."""
+    """Return features as everything but training takes them."""
     return part._replace(features=np.asarray(part.features, np.float32))
+
+
+class Examples:
+    """The training examples of methods that share a source."""
+
+    def __init__(self, data: Sequence[Data], encoded: Encoded):
+        self.data, self.encoded = tuple(data), encoded
+        self.source = self.data[0].source_name
+        self.targets = tuple(dict.fromkeys(data.target for data in self.data))
+        self.same = len(set(self.data)) == 1  # all methods train on the same examples
+
+    def features(self, reads: Sequence[str]) -> dict:
+        """Return source features with labels, target features without, as far as they are read."""
+        source = self.encoded.parts[self.source, "train"]
+        chosen = self.encoded.labelled_rows(self.data[0]) if self.same else None
+        if chosen is not None:
+            source = feats.Features(np.asarray(source.features[chosen]), source.labels[chosen])
+        found = {"source": {"inputs": source.features, "label": source.labels}}
+        if (groups := groups_of(self.encoded.source(self.source, "train"))) is not None:
+            groups = groups if chosen is None else groups[chosen]
+            found["source"]["domain"] = np.eye(int(groups.max()) + 1, dtype=np.float32)[groups]
+        if "target" in reads:
+            inputs = [self.encoded.parts[target, "train"].features for target in self.targets]
+            found["target"] = {"inputs": inputs[0] if len(inputs) == 1 else np.concatenate(inputs)}
+        if "zero_shot" in reads:
+            for part in found.values():
+                part["zero_shot"] = self.encoded.zero_shot(part["inputs"])
+        return found
+
+    def rows(self) -> dict[str, list[np.ndarray]]:
+        """Return each method's rows of its source's and all targets' training features."""
+        sizes = [len(self.encoded.parts[target, "train"].labels) for target in self.targets]
+        if len(set(sizes)) > 1:
+            found = ", ".join(f"{t}: {n}" for t, n in zip(self.targets, sizes, strict=True))
+            what = f"the sweep's targets have different numbers of readable images ({found})"
+            raise DataError(f"{what}; mend the unreadable ones or run these targets apart.")
+        everything = np.arange(len(self.encoded.parts[self.source, "train"].labels))
+        chosen = [self.encoded.labelled_rows(data) for data in self.data]
+        places = [self.targets.index(data.target) for data in self.data]
+        return {
+            "source": [everything if rows is None else rows for rows in chosen],
+            "target": [np.arange(sizes[at]) + sum(sizes[:at]) for at in places],
+        }
+
+    def chosen_rows(self) -> dict[str, np.ndarray] | None:
+        """Return `rows` stacked, int [methods, n]; None where all methods have the same."""
+        return None if self.same else {part: np.stack(each) for part, each in self.rows().items()}

@@ -1,4 +1,4 @@
-"""From a method's entry in the config, as written, to a `MethodConfig`."""
+"""From a method's entry in the config to a `MethodConfig`."""
 
 from __future__ import annotations
 
@@ -7,18 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.errors import ConfigError
-from clipjax.study.fields import check_names, flat, meant, read, short
-from clipjax.study.parts import (
-    OWN_DATA,
-    Augment,
-    Average,
-    Data,
-    Episodes,
-    MethodConfig,
-    Optim,
-    PhaseConfig,
-    Training,
-)
+from clipjax.study import parts
+from clipjax.study.fields import flat, no_such, read, short
 from clipjax.study.sweep import Entry
 
 # What an entry may hold beside options of its loss.
@@ -28,85 +18,76 @@ FIELDS = (
 )  # fmt: skip
 
 
-def read_method(name: str, entry: Entry, data: Data, training: Training) -> MethodConfig:
-    """A method from its entry; `data` and `training` are what it does not say itself.
-
-    Raises:
-      ConfigError: the field; of a setting of a sweep its name, too.
-    """
-    where = f"methods.{entry.stage}"
+def read_method(
+    name: str, entry: Entry, data: parts.Data, training: parts.Training
+) -> parts.MethodConfig:
+    """Read a method's entry; `data` and `training` are what it does not say itself."""
     try:
-        return _method(name, where, entry, data, training)
+        return _method(name, f"methods.{entry.stage}", entry, data, training)
     except ConfigError as error:
         raise ConfigError(f"sweep, {name!r}: {error}" if entry.setting else str(error)) from None
 
 
-def _method(name: str, where: str, entry: Entry, data: Data, training: Training) -> MethodConfig:
+def _method(
+    name: str, where: str, entry: Entry, data: parts.Data, training: parts.Training
+) -> parts.MethodConfig:
     options = dict(entry.fields)
     _check_dicts(options, where)
     if "loss" not in options:
         raise ConfigError(f"{where} has no loss; give the name of a file of clipjax/adapt.")
     loss, heads = options.pop("loss"), options.pop("heads", None)
     if not isinstance(loss, str):
-        raise ConfigError(
-            f"{where}.loss is {short(loss)}; give the name of a file of clipjax/adapt, or "
-            "'package.module' of a method of your own."
-        )
-    episodes = options.pop("episodes", None)
-    if episodes is not None:
-        check_names(Episodes, episodes, f"{where}.episodes.")
-        episodes = read(Episodes, episodes, f"{where}.episodes.")
+        given = f"{where}.loss is {short(loss)}"
+        raise ConfigError(f"{given}; give a file of clipjax/adapt, or 'package.module' of yours.")
+    episodes = _optional(parts.Episodes, options, "episodes", where)
     own = options.pop("data", {})
-    if unknown := sorted(set(own) - set(OWN_DATA)):
-        raise ConfigError(
-            f"{where}.data has {', '.join(unknown)}; a method has {', '.join(OWN_DATA)}."
-            f"{meant(unknown[0], OWN_DATA)}"
-        )
-    data = read(Data, flat(data) | own, f"{where}.data.") if own else data
+    if unknown := sorted(set(own) - set(parts.OWN_DATA)):
+        raise no_such(unknown, parts.OWN_DATA, f"{where}.data")
+    data = read(parts.Data, flat(data) | own, f"{where}.data.") if own else data
     phases, order = options.pop("phases", None), options.pop("phase_order", ())
     if not phases:
         phases, order = {"": {}}, ("",)
     if not isinstance(order, tuple) or sorted(map(str, order)) != sorted(phases):
-        raise ConfigError(
-            f"{where}.phase_order is {order!r}, but phases has {', '.join(sorted(phases))}; name "
-            "each once."
-        )
+        known = ", ".join(sorted(phases))
+        raise ConfigError(f"{where}.phase_order is {order!r}; name each of phases once: {known}.")
     found = []
     for label in order:
-        full = f"{name}/{label}" if label else name
-        merged = {**options, **phases[label]}
-        merged["optim"] = {**options.get("optim", {}), **phases[label].get("optim", {})}
-        at = f"{where}.phases.{label}" if label else where
-        found.append(_phase(full, label, at, merged, training))
-    return MethodConfig(name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes)
+        full, at = (f"{name}/{label}", f"{where}.phases.{label}") if label else (name, where)
+        optim = options.get("optim", {}) | phases[label].get("optim", {})
+        found.append(_phase(full, label, at, options | phases[label] | {"optim": optim}, training))
+    return parts.MethodConfig(
+        name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes
+    )
 
 
 def _check_dicts(options: Mapping[str, Any], where: str) -> None:
-    """Refuses anything else where fields are expected."""
+    """Raise ConfigError for anything else where a dict of fields is expected."""
     for key in ("heads", "data", "optim", "phases", "episodes"):
-        if key in options and not isinstance(options[key], Mapping):
-            raise ConfigError(f"{where}.{key} is {short(options[key])}; give a dict of its fields.")
+        if key in options:
+            _check_dict(options[key], f"{where}.{key}")
     for label, phase in options.get("phases", {}).items():
-        if not isinstance(phase, Mapping):
-            raise ConfigError(
-                f"{where}.phases.{label} is {short(phase)}; give a dict of its fields."
-            )
+        _check_dict(phase, f"{where}.phases.{label}")
         _check_dicts(phase, f"{where}.phases.{label}")
 
 
+def _check_dict(given: Any, where: str) -> None:
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{where} is {short(given)}; give a dict of its fields.")
+
+
 def _phase(
-    name: str, label: str, where: str, entry: dict[str, Any], training: Training
-) -> PhaseConfig:
-    """A phase from its entry: what is not its own is an option of the loss."""
-    changes = entry.pop("optim")
-    augment = _optional(Augment, entry.pop("augment", None), f"{where}.augment", "'smallest': 0.5")
-    average = _optional(Average, entry.pop("average", None), f"{where}.average", "'kind': 'ema'")
-    check_names(Optim, changes, f"{where}.optim.")
-    optim = read(Optim, flat(training.optim) | changes, f"{where}.optim.")
+    name: str, label: str, where: str, entry: dict[str, Any], training: parts.Training
+) -> parts.PhaseConfig:
+    """Read a phase's entry: what is not its own is an option of the loss."""
+    augment, average = (
+        _optional(kind, entry, key, where)
+        for key, kind in (("augment", parts.Augment), ("average", parts.Average))
+    )
+    optim = read(parts.Optim, flat(training.optim) | entry.pop("optim"), f"{where}.optim.")
     factors = tuple((pattern, float(factor)) for pattern, factor in optim.lr_mults)
     own = {key: entry.pop(key) for key in ("epochs", "freeze") if key in entry}
-    read(Training, own, f"{where}.")  # refuses wrong ones
-    return PhaseConfig(
+    read(parts.Training, own, f"{where}.")  # refuses wrong ones
+    return parts.PhaseConfig(
         name,
         label,
         own.get("epochs", training.epochs),
@@ -118,11 +99,9 @@ def _phase(
     )
 
 
-def _optional(cls: type, given: Any, where: str, example: str) -> Any:
-    """An instance of a class of fields, or None where nothing is given."""
-    if given is None:
+def _optional(cls: type, entry: dict[str, Any], key: str, where: str) -> Any:
+    """Take a dataclass of fields out of an entry; None where nothing is given."""
+    if (given := entry.pop(key, None)) is None:
         return None
-    if not isinstance(given, Mapping):
-        raise ConfigError(f"{where} is {short(given)}; give a dict, as in {{{example}}}.")
-    check_names(cls, given, f"{where}.")
-    return read(cls, given, f"{where}.")
+    _check_dict(given, f"{where}.{key}")
+    return read(cls, given, f"{where}.{key}.")

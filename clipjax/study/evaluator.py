@@ -1,4 +1,4 @@
-"""What is measured of a method: while it trains, for picking a checkpoint, and at the end."""
+"""Measures methods: while they train, for picking a checkpoint, and at the end."""
 
 from __future__ import annotations
 
@@ -14,26 +14,20 @@ import numpy as np
 from clipjax.adapt.method import Classes
 from clipjax.adapt.method import Method as Functions
 from clipjax.adapt.step import merge
+from clipjax.data.dataset import Part
 from clipjax.data.features.cache import Features
 from clipjax.errors import NonFiniteError
 from clipjax.evaluate import select
 from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement, macro_accuracy
-from clipjax.evaluate.rows import row
+from clipjax.evaluate.rows import VARIANT, row
 from clipjax.io.finite import is_finite
-from clipjax.study.encode import Encoded, Part, in_float32
-from clipjax.study.methods import numbers
+from clipjax.study.encode import Encoded, in_float32
+from clipjax.study.fields import is_number
 from clipjax.study.parts import Data, PhaseConfig
 from clipjax.study.plan import FEWEST_FOR_DISTANCE
-from clipjax.train.distributed import processes
-from clipjax.train.distributed.sharding import (
-    batch_mesh,
-    deal_out,
-    make_mesh,
-    place,
-    state_shardings,
-)
+from clipjax.train.distributed import processes, sharding
 
-MOST_FOR_DENSITY = 2000  # soft neighbourhood density compares all pairs
+MOST_FOR_DENSITY = 2000  # images: soft neighbourhood density compares all pairs
 PROBE = 256  # images a domain for the ratio of gradients
 
 
@@ -47,16 +41,17 @@ class View:
             return
         study = encoded.study
         self.batch_size, self.workers = study.features.batch_size, study.data.workers
-        devices = batch_mesh(self.batch_size).devices
+        devices = sharding.batch_mesh(self.batch_size).devices
         # What does not fit on one device in training does not fit here either.
-        self.mesh = make_mesh(devices.reshape(-1), math.gcd(devices.size, study.devices.mesh.fsdp))
+        fsdp = math.gcd(devices.size, study.devices.mesh.fsdp)
+        self.mesh = sharding.make_mesh(devices.reshape(-1), fsdp)
 
     def features(self, params, part: Part) -> Features:
-        """The features of a part under one seed's parameters; processes share the encoding."""
+        """Return a part's features under one seed's parameters; processes share the encoding."""
         if not self._sees(params):
             return self.encoded.parts[part]
         crops = self.encoded.crops(*part)
-        encode = lambda images: self._encode(params, deal_out(images, self.mesh))
+        encode = lambda images: self._encode(params, sharding.deal_out(images, self.mesh))
         place = processes.place()
         if len(crops) < place[1]:  # too few to share
             place = (0, 1)
@@ -67,14 +62,14 @@ class View:
         return Features(found, crops.labels)
 
     def _sees(self, params) -> bool:
-        """Whether there is an image tower to see with; not while features are still cached."""
+        """Return whether there is an image tower; not while features are still cached."""
         return self._encode is not None and "vision" in params.get("clip", {})
 
     def placed(self, params):
-        """One seed's parameters where `features` wants them: an encoder on all devices."""
+        """Put one seed's parameters where `features` wants them: an encoder on all devices."""
         if not self._sees(params):
             return params
-        return place(params, state_shardings(params, self.mesh))
+        return sharding.place(params, sharding.state_shardings(params, self.mesh))
 
 
 class Validation:
@@ -87,22 +82,14 @@ class Validation:
         # One program for everything: one by one, these operations cost more than they compute.
         self._measures = jax.jit(functools.partial(_validate, functions, encoded.classes))
 
-    def measure(
-        self, phases: Sequence[PhaseConfig], targets: Sequence[str], stacked, shared=None
-    ) -> dict[str, list]:
-        """Measures of stacked parameters, each a list over runs.
+    def measure(self, runs: Sequence[tuple[PhaseConfig, str]], stacked, shared) -> dict[str, list]:
+        """Return measures of stacked parameters, each a list over runs: (phase, target domain).
 
-        Args:
-          phases: of each run, for the options of its loss.
-          targets: the domain each run adapts to.
-          stacked: their parameters.
-          shared: parameters that all runs have.
+        `shared` are parameters that all runs have.
         """
         stacked = jax.device_get(stacked)
-        each = [
-            self._one(phase, target, merge(jax.tree.map(lambda x: x[i], stacked), shared))  # noqa: B023
-            for i, (phase, target) in enumerate(zip(phases, targets, strict=True))
-        ]
+        params = lambda i: merge(jax.tree.map(lambda x: x[i], stacked), shared)
+        each = [self._one(*run, params(i)) for i, run in enumerate(runs)]
         return {key: [one[key] for one in each] for key in each[0]}
 
     def _one(self, phase: PhaseConfig, target: str, params) -> dict[str, float | None]:
@@ -112,43 +99,30 @@ class Validation:
             for end, domain in (("source", self.source), ("target", target))
             for split in ("val", "test")
         }
-        given = numbers(phase.options)
+        given = {key: value for key, value in phase.options.items() if is_number(value)}
         weigh = given if self.diagnoses and given.get("domain_weight") != 0 else None
         found, adapted = jax.device_get(self._measures(params, parts, weigh))
         entropy = found["negative_entropy"]  # of all answers: finite where they are
         check_answers(phase.name, "validation images", entropy, *adapted)
         # Some have no value: a ratio to a gradient of 0, the density of a single image.
-        measures = {
-            key: round(float(value), 6) if np.isfinite(value) else None
-            for key, value in found.items()
-        }
-        measures["proxy_a_distance"] = distance(*adapted)
-        return measures
+        known = lambda value: round(float(value), 6) if np.isfinite(value) else None
+        measures = {key: known(value) for key, value in found.items()}
+        return measures | {"proxy_a_distance": distance(*adapted)}
 
 
 def check_answers(method: str, what: str, *arrays) -> None:
-    """Refuses features or answers that are not finite: argmax would call them all class 0.
-
-    Raises:
-      NonFiniteError: they are not.
-    """
-    if not all(is_finite(np.asarray(each)) for each in arrays):
+    """Raise NonFiniteError for NaN or infinity, which argmax would call class 0."""
+    if not all(map(is_finite, arrays)):
         raise NonFiniteError(
-            f"{method} gives NaN or infinity for {what}: its training diverged, or the encoder's "
-            "numbers overflow; lower optim.lr, or set compute_dtype to float32."
+            f"{method} gives NaN or infinity for {what}: it diverged or the encoder's numbers "
+            "overflow; lower optim.lr, or set compute_dtype to float32."
         )
 
 
-def _validate(
-    functions: Functions, classes: Classes, params, parts: dict[str, Features], given: dict | None
-):
-    """Scalars of one candidate, and the adapted validation features of source and target.
-
-    `given` are the numbers among the options of a method that diagnoses itself.
-    """
-    logits = {
-        name: functions.predict(params, part.features, classes) for name, part in parts.items()
-    }
+def _validate(functions: Functions, classes: Classes, params, parts: dict, given: dict | None):
+    """Return scalars of one candidate, and adapted validation features of source and target."""
+    predict = lambda part: functions.predict(params, part.features, classes)
+    logits = {name: predict(part) for name, part in parts.items()}
     hits = {name: accuracy(logits[name], part.labels) for name, part in parts.items()}
     seen = logits["target_val"]
     found = {
@@ -161,7 +135,7 @@ def _validate(
         "target_test": hits["target_test"],
     }
     source, target = parts["source_val"], parts["target_val"]
-    adapted = [adapted_features(functions, params, part.features) for part in (source, target)]
+    adapted = [_adapted(functions, params, part.features) for part in (source, target)]
     if given is not None:
         batch = {
             "source": {"inputs": source.features[:PROBE], "label": source.labels[:PROBE]},
@@ -171,17 +145,16 @@ def _validate(
     return found, adapted
 
 
-def adapted_features(functions: Functions, params, features: jax.Array) -> jax.Array:
-    """What a method compares domains in, of embeddings [B, P]."""
+def _adapted(functions: Functions, params, features: jax.Array) -> jax.Array:
+    """Return what a method compares domains in, of embeddings [B, P]."""
     return features if functions.features is None else functions.features(params, features, None)
 
 
 def distance(source, target) -> float | None:
-    """Proxy A-distance of two sets of features; None where too few, or not finite, to tell."""
+    """Return the proxy A-distance of features; None where too few, or not finite, to tell."""
     source, target = np.asarray(source), np.asarray(target)
-    if min(len(source), len(target)) < FEWEST_FOR_DISTANCE:
-        return None
-    if not (np.isfinite(source).all() and np.isfinite(target).all()):
+    enough = min(len(source), len(target)) >= FEWEST_FOR_DISTANCE
+    if not (enough and np.isfinite(source).all() and np.isfinite(target).all()):
         return None
     return round(select.proxy_a_distance(source, target), 4)
 
@@ -194,35 +167,28 @@ class Outcome(NamedTuple):
     features: tuple[np.ndarray, np.ndarray] | None  # of both, first seed; None where still CLIP's
 
 
+def _cached_ends(encoded: Encoded, data: Data) -> tuple[np.ndarray, np.ndarray]:
+    """Return CLIP's own test features of source and target."""
+    return tuple(encoded.parts[end, "test"].features for end in (data.source_name, data.target))
+
+
 def zero_shot_outcome(encoded: Encoded) -> Outcome:
-    """CLIP as it comes."""
-    data = encoded.study.data
-    source, target = (encoded.parts[domain, "test"] for domain in (data.source_name, data.target))
-    logits = encoded.scale * target.features @ np.asarray(encoded.text_weights).T
-    ends = (source.features, target.features)
+    """Return the outcome of CLIP without training."""
+    ends = _cached_ends(encoded, encoded.study.data)
+    logits = encoded.scale * ends[1] @ np.asarray(encoded.text_weights).T
     return Outcome([distance(*ends)], logits[None], ends)
 
 
 def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[list[dict], Outcome]:
-    """Rows per domain, split and variant (`clipjax.evaluate.rows.row`), and what a page shows.
+    """Return rows per domain, split and variant, and the outcome of the method's own result.
 
-    Args:
-      name: of the method.
-      trained: its functions and parameters, stacked over seeds (`clipjax.study.restore.Trained`).
-      data: what it trained on.
-      encoded: the run's data.
+    `trained` is a `clipjax.study.restore.Trained`, `data` what it trained on.
     """
-    rows, outcome = [], None
-    for variant in trained.variants:
-        found, measured = _measure_variant(name, trained, variant, data, encoded)
-        rows += found
-        outcome = outcome or measured
-    return rows, outcome
+    found = [_measure_variant(name, trained, v, data, encoded) for v in trained.variants]
+    return [row for rows, _ in found for row in rows], found[0][1]
 
 
-def _measure_variant(
-    name: str, trained, variant: str, data: Data, encoded: Encoded
-) -> tuple[list[dict], Outcome]:
+def _measure_variant(name: str, trained, variant: str, data: Data, encoded: Encoded) -> tuple:
     stacked, view = jax.device_get(trained.variants[variant]), trained.view
     source, target = (data.source_name, "test"), (data.target, "test")
     found: dict[Part, list[dict]] = {part: [] for part in encoded.parts if part[1] != "train"}
@@ -234,46 +200,32 @@ def _measure_variant(
             features, labels = view.features(placed, part)
             *answers, seen = trained.answer(params, features)
             check_answers(name, "/".join(part), *answers, seen)
-            found[part].append(_score(answers, jnp.asarray(labels)))
+            found[part].append(_score(*answers, jnp.asarray(labels)))
             if part in (source, target):
                 adapted[part] = np.asarray(seen)
             if part == target:
                 logits.append(np.asarray(answers[0]))
         ends.append((adapted[source], adapted[target]))
-    rows = []
-    for (domain, split), scores in found.items():
-        columns = {key: [score[key] for score in scores] for key in scores[0]}
-        count = len(encoded.parts[domain, split].labels)
-        rows.append(row(name, domain, split, count, columns, variant=variant))
-    own = zip(ends[0], _cached_ends(encoded, data), strict=True)
-    same = all(np.array_equal(*pair) for pair in own)
+    rows = [_row(name, key, each, encoded.parts[key], variant) for key, each in found.items()]
+    same = all(map(np.array_equal, ends[0], _cached_ends(encoded, data)))
     distances = [distance(*pair) for pair in ends]
     return rows, Outcome(distances, np.stack(logits), None if same else ends[0])
 
 
-def _cached_ends(encoded: Encoded, data: Data) -> tuple[np.ndarray, np.ndarray]:
-    """CLIP's own test features of source and target."""
-    return tuple(
-        encoded.parts[domain, "test"].features for domain in (data.source_name, data.target)
-    )
-
-
 def answerer(functions: Functions, classes: Classes) -> Callable:
-    """(params, embeddings) -> logits, the members' logits, adapted features; compiled."""
+    """Return (params, embeddings) -> logits, the members' logits, adapted features; compiled."""
 
-    @jax.jit
     def answer(params, features):
         logits = functions.predict(params, features, classes)
-        members = logits[None]
-        if functions.members is not None:
-            members = functions.members(params, features, classes)
-        return logits, members, adapted_features(functions, params, features)
+        members = functions.members and functions.members(params, features, classes)
+        members = logits[None] if members is None else members
+        return logits, members, _adapted(functions, params, features)
 
-    return answer
+    return jax.jit(answer)
 
 
 @jax.jit
-def _score_arrays(logits, members, labels):
+def _measures(logits, members, labels):
     return {
         "accuracy": accuracy(logits, labels),
         "macro_accuracy": macro_accuracy(logits, labels),
@@ -283,19 +235,20 @@ def _score_arrays(logits, members, labels):
     }
 
 
-def _score(answers, labels) -> dict:
-    logits, members = answers
-    found = jax.tree.map(
-        lambda v: np.asarray(v, np.float64).round(6).tolist(),
-        _score_arrays(logits, members, labels),
-    )
+def _score(logits, members, labels) -> dict:
+    found = _measures(logits, members, labels)
     if len(members) == 1:
         del found["members"], found["disagreement"]
-    return found
+    return {key: np.asarray(v, np.float64).round(6).tolist() for key, v in found.items()}
+
+
+def _row(name: str, key: Part, scores: list[dict], part: Features, variant=VARIANT) -> dict:
+    columns = {measure: [score[measure] for score in scores] for measure in scores[0]}
+    return row(name, *key, len(part.labels), columns, variant=variant)
 
 
 def zero_shot_rows(encoded: Encoded) -> list[dict]:
-    """Zero-shot accuracy of every encoded test and validation part, and of whole domains."""
+    """Return zero-shot results of every encoded test and validation part, and of whole domains."""
     parts = {key: part for key, part in encoded.parts.items() if key[1] != "train"}
     if encoded.study.whole_domains:
         for domain in dict.fromkeys(domain for domain, _ in encoded.parts):
@@ -303,33 +256,23 @@ def zero_shot_rows(encoded: Encoded) -> list[dict]:
             columns = (np.concatenate(column) for column in zip(*pieces, strict=True))
             parts[domain, "all"] = Features(*columns)
     rows = []
-    for (domain, split), part in parts.items():
+    for key, part in parts.items():
         logits = jnp.asarray(encoded.scale * part.features @ encoded.text_weights.T)
-        measures = _score((logits, logits[None]), jnp.asarray(part.labels))
-        columns = {key: [value] for key, value in measures.items()}
-        rows.append(row("zero_shot", domain, split, len(part.labels), columns))
+        scores = [_score(logits, logits[None], jnp.asarray(part.labels))]
+        rows.append(_row("zero_shot", key, scores, part))
     return rows
 
 
 def rule_table(history: list[list[dict]]) -> dict[str, dict]:
-    """What each selection rule would have picked: rule -> epochs, source and target accuracy.
+    """Return what each selection rule would have picked, of each seed's validations.
 
-    Args:
-      history: per seed the validations of a method's last phase.
-
-    Returns:
-      {rule: {"epoch", "source" and "target" test accuracy: each per seed}}; rules whose score is
-      missing (too few images) are left out.
+    {rule: {"epoch", "source" and "target" test accuracy: each per seed}}, without rules whose score
+    is missing (too few images).
     """
     table = {}
     for rule in select.RULES:
-        scored = rule == "last" or all(e.get(rule) is not None for es in history for e in es)
-        if not scored:
-            continue
-        picked = [select.select(entries, rule) for entries in history]
-        table[rule] = {
-            "epoch": [entry["epoch"] for entry in picked],
-            "source": [entry["source_test"] for entry in picked],
-            "target": [entry["target_test"] for entry in picked],
-        }
+        if rule == "last" or all(e.get(rule) is not None for es in history for e in es):
+            picked = [select.select(entries, rule) for entries in history]
+            columns = {"epoch": "epoch", "source": "source_test", "target": "target_test"}
+            table[rule] = {k: [entry[key] for entry in picked] for k, key in columns.items()}
     return table

@@ -1,6 +1,6 @@
-"""Typed settings: dataclass fields that say what they take, read from plain nested mappings.
+"""Typed settings: dataclass fields with rules, read from plain nested mappings.
 
-A setting's name in an error is its name on the command line: `optim.lr`, `methods.dann.optim.lr`.
+Errors name a setting as the command line does: `optim.lr`, `methods.dann.optim.lr`.
 """
 
 from __future__ import annotations
@@ -16,82 +16,73 @@ from typing import Any
 
 from clipjax.errors import ConfigError
 
-_ALIKE = 0.8  # of difflib's ratio: surely misspelt
+_ALIKE = 0.8  # ratio of difflib from which a name is certainly misspelt
 _LONGEST = 80  # characters of a value that an error repeats
+_hints = functools.cache(typing.get_type_hints)  # class -> {field: type}
 
 
 def field(
     default: Any,
-    meaning: str,
     *,
     known: Sequence[str] = (),
     low: float | None = None,
     high: float | None = None,
+    fits: Callable[[Any], bool] = lambda value: True,
     give: str = "",
-    check: Callable[[Any], str] | None = None,
 ) -> Any:
-    """A dataclass field that knows what it means and which values it takes.
+    """Declare a dataclass field with rules for its values.
 
     Args:
-      default: its value where none is given.
-      meaning: one line for people.
-      known: the texts there are, where these are a closed list.
-      low: the least number.
-      high: the largest number.
-      give: what to give, in words, where the type and the range do not say it.
-      check: value of the right type -> what is wrong with it as the end of a sentence, or "".
+      default: value where none is given.
+      known: all values allowed, where they are a closed list of texts.
+      low: smallest number.
+      high: largest number.
+      fits: whether a value of the right type and range is allowed.
+      give: what to give, in words, where type and range do not say it.
     """
-    rule = dict(meaning=meaning, known=known, low=low, high=high, give=give, check=check)
+    rule = dict(known=known, low=low, high=high, fits=fits, give=give)
     if isinstance(default, dict):
-        return dataclasses.field(default_factory=lambda: dict(default), metadata=rule)
+        return dataclasses.field(default_factory=default.copy, metadata=rule)
     return dataclasses.field(default=default, metadata=rule)
 
 
-def block(cls: type, meaning: str = "", *, inline: bool = False) -> Any:
-    """A dataclass field that is a dataclass; `inline`: its fields stand beside it in a mapping."""
-    return dataclasses.field(default_factory=cls, metadata={"meaning": meaning, "inline": inline})
+def inline(cls: type) -> Any:
+    """Declare a field that is a dataclass whose own fields stand beside it in a mapping."""
+    return dataclasses.field(default_factory=cls, metadata={"inline": True})
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite number."""
+    """Return whether this is a finite number."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def is_whole(value: Any) -> bool:
-    """Whether this is an integer."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def short(value: Any) -> str:
-    """A value on one line."""
+    """Return a value on one line, cut where it is long."""
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def plain(value: Any, name: str = "") -> Any:
-    """A value with dicts for mappings, tuples for lists and Python's numbers for NumPy's.
+    """Return a value with dicts for mappings, tuples for lists, Python's numbers for NumPy's.
 
-    Raises:
-      ConfigError: what a config cannot hold; `name` is the field's.
+    Raises ConfigError for what a config cannot hold; `name` is the field's.
     """
     if isinstance(value, Mapping):
         if strange := [key for key in value if not isinstance(key, str)]:
-            at = f"{name} has" if name else "the config has"
-            raise ConfigError(f"{at} the key {short(strange[0])}; names of fields are texts.")
+            at = name or "the config"
+            raise ConfigError(f"{at} has the key {short(strange[0])}; names of fields are texts.")
         return {k: plain(inner, f"{name}.{k}".lstrip(".")) for k, inner in value.items()}
     if isinstance(value, (tuple, list)):
         return tuple(plain(inner, name) for inner in value)
     value = value.item() if getattr(value, "ndim", None) == 0 else value
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
-    raise ConfigError(
-        f"{name or 'the config'} has {short(value)}; give a text, a number, True, False, None, a "
-        "tuple or a dict."
-    )
+    known = "a text, a number, True, False, None, a tuple or a dict"
+    raise ConfigError(f"{name or 'the config'} has {short(value)}; give {known}.")
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
-    """The field that was probably meant: spelt alike, of the same last word, its initials; or "".
+    """Return the field probably meant: similar spelling, same last word or initials; or "".
 
     >>> names = ["model", "data.source", "optim.lr", "optim.weight_decay"]
     >>> [nearest(n, names) for n in ("lr", "optim.learning_rate", "optm", "data.sorce", "x")]
@@ -114,49 +105,44 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 
 def meant(unknown: str, names: Iterable[str]) -> str:
-    """ " Did you mean ...?" with the nearest of some names; "" if none is near."""
+    """Return " Did you mean ...?" with the nearest of some names; "" if none is near."""
     near = nearest(unknown, list(names))
     return f" Did you mean {near}?" if near else ""
 
 
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    """Field -> its type."""
-    return typing.get_type_hints(cls)
+def no_such(unknown: Sequence[str], known: Iterable[str], where: str) -> ConfigError:
+    """Return the error for unknown fields: those there are, and which was probably meant."""
+    return ConfigError(
+        f"{where} has no field {', '.join(unknown)}; its fields: {', '.join(known)}."
+        f"{meant(unknown[0], known)}"
+    )
 
 
-def _entries(cls: type) -> Iterator[tuple[str, Any, dataclasses.Field]]:
-    """(name, type, field) of all entries of a mapping for this class, inline blocks opened."""
+def _entries(cls: type) -> Iterator[tuple[str, Any, Mapping]]:
+    """Yield (name, type, rule) of all entries of a mapping for this class."""
     for each in dataclasses.fields(cls):
+        hint = _hints(cls)[each.name]
         if each.metadata.get("inline"):
-            yield from _entries(_hints(cls)[each.name])
+            yield from _entries(hint)
         else:
-            yield each.name, _hints(cls)[each.name], each
+            yield each.name, hint, each.metadata
 
 
 def names(cls: type, prefix: str = "") -> list[str]:
-    """Every field as a dotted name."""
-    found = []
-    for name, hint, _ in _entries(cls):
-        inner = dataclasses.is_dataclass(hint)
-        found += names(hint, f"{prefix}{name}.") if inner else [prefix + name]
-    return found
-
-
-def check_names(
-    cls: type, given: Mapping[str, Any], prefix: str = "", where: str = "the config"
-) -> None:
-    """Refuses fields that there are not, at any depth; `where` is what has them, for the error.
-
-    Raises:
-      ConfigError: these fields, those there are, and which was probably meant.
-    """
-    if unknown := list(_unknown(cls, given, prefix)):
-        known = names(cls, prefix)
-        raise ConfigError(
-            f"{where} has no field {', '.join(unknown)}; its fields: {', '.join(known)}."
-            f"{meant(unknown[0], known)}"
+    """Return every field as a dotted name."""
+    return [
+        full
+        for name, hint, _ in _entries(cls)
+        for full in (
+            names(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [prefix + name]
         )
+    ]
+
+
+def check_names(cls: type, given: Mapping, prefix: str = "", where: str = "the config") -> None:
+    """Raise ConfigError for unknown fields at any depth; `where` is what has them."""
+    if unknown := list(_unknown(cls, given, prefix)):
+        raise no_such(unknown, names(cls, prefix), where)
 
 
 def _unknown(cls: type, given: Mapping[str, Any], prefix: str) -> Iterator[str]:
@@ -169,100 +155,100 @@ def _unknown(cls: type, given: Mapping[str, Any], prefix: str) -> Iterator[str]:
 
 
 def read(cls: type, given: Mapping[str, Any], prefix: str = "") -> Any:
-    """An instance of a dataclass from a mapping; fields that are not in it keep their defaults.
+    """Make a dataclass of a mapping of plain values; missing fields keep their defaults.
 
-    Args:
-      cls: made of `field` and `block`. Where it has a method `problem`, that returns what is wrong
-        with its fields together, or "".
-      given: plain values; the names are checked (`check_names`).
-      prefix: of the names of fields in errors.
+    A method `problem` of `cls` returns what is wrong with its fields together, or "". Errors put
+    `prefix` before names of fields.
 
     Raises:
-      ConfigError: the field, its value and what is allowed.
+      ConfigError: an unknown field, or a field, its value and what is allowed.
     """
-    values, known = {}, {name: (hint, each) for name, hint, each in _entries(cls)}
+    check_names(cls, given, prefix)
+    values = {}
     for each in dataclasses.fields(cls):
         hint = _hints(cls)[each.name]
         if each.metadata.get("inline"):
             mine = {name for name, *_ in _entries(hint)}
-            some = {key: value for key, value in given.items() if key in mine}
-            values[each.name] = read(hint, some, prefix)
+            own = {key: value for key, value in given.items() if key in mine}
+            values[each.name] = read(hint, own, prefix)
         elif each.name in given:
-            hint, rule = known[each.name]
-            values[each.name] = _value(hint, given[each.name], f"{prefix}{each.name}", rule)
+            value = given[each.name]
+            values[each.name] = _value(hint, value, f"{prefix}{each.name}", each.metadata)
     made = cls(**values)
     if wrong := getattr(made, "problem", lambda: "")():
         raise ConfigError(f"{prefix}{wrong}")
     return made
 
 
-def _value(hint: Any, value: Any, name: str, each: dataclasses.Field) -> Any:
-    """A field's value, checked."""
-    rule = each.metadata
+def _value(hint: Any, value: Any, name: str, rule: Mapping[str, Any]) -> Any:
+    """Return a field's value, checked."""
     if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{name} is {short(value)}; give a dict of its fields.")
-        return read(hint, value, f"{name}.")
-    known, low, high = rule["known"], rule["low"], rule["high"]
+        if isinstance(value, Mapping):
+            return read(hint, value, f"{name}.")
+        raise ConfigError(f"{name} is {short(value)}; give a dict of its fields.")
+    known, low, high = rule.get("known"), rule.get("low"), rule.get("high")
     if known and value not in known:
         near = meant(str(value), known)
         raise ConfigError(f"{name} is {short(value)}; known: {', '.join(known)}.{near}")
-    fits = any(_fits(kind, value) for kind in _kinds(hint))
-    within = fits and (low is None or value >= low) and (high is None or value <= high)
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    within = (
+        any(_is_a(kind, value) for kind in kinds)
+        and (low is None or value >= low)
+        and (high is None or value <= high)
+        and rule.get("fits", lambda value: True)(value)
+    )
     if not within:
-        raise ConfigError(f"{name} is {short(value)}; give {rule['give'] or _wanted(hint, rule)}.")
-    if rule["check"] and (wrong := rule["check"](value)):
-        raise ConfigError(f"{name} is {short(value)}; {wrong}.")
+        wanted = " or ".join(_WORDS.get(kind, "a dict") for kind in kinds)
+        if low is not None:
+            wanted += f", at least {low}" if high is None else f", {low} to {high}"
+        raise ConfigError(f"{name} is {short(value)}; give {rule.get('give') or wanted}.")
     return value
 
 
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+_WORDS = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    tuple[str, ...]: "a tuple of texts, as in ('a', 'b')",
+    tuple[int, ...]: "a tuple of whole numbers, as in (0, 1)",
+    tuple[float, ...]: "a tuple of numbers, as in (0.6, 0.1, 0.3)",
+}
 
 
-def _fits(kind: Any, value: Any) -> bool:
-    """Whether a value is of a kind."""
+def _is_a(kind: Any, value: Any) -> bool:
+    """Return whether a value is of a type; booleans are no numbers."""
     origin = typing.get_origin(kind) or kind
     if origin is tuple:
-        inner = [k for k in typing.get_args(kind) if k is not ...]
-        every = lambda x: not inner or _fits(inner[0], x)
-        return isinstance(value, tuple) and all(map(every, value))
-    tests = {int: is_whole, float: is_number}
-    return tests[origin](value) if origin in tests else isinstance(value, origin)
-
-
-def _wanted(hint: Any, rule: Mapping[str, Any]) -> str:
-    """What to give for a field, in words."""
-    words = {
-        bool: "True or False",
-        int: "a whole number",
-        float: "a finite number",
-        str: "a text",
-        tuple[str, ...]: "a tuple of texts, as in ('a', 'b')",
-        tuple[int, ...]: "a tuple of whole numbers, as in (0, 1)",
-        tuple[float, ...]: "a tuple of numbers, as in (0.6, 0.1, 0.3)",
-    }
-    found = " or ".join(words.get(kind, "a dict") for kind in _kinds(hint))
-    if rule["high"] is not None:
-        return f"{found}, {rule['low']} to {rule['high']}"
-    return found if rule["low"] is None else f"{found}, at least {rule['low']}"
+        inner = typing.get_args(kind)[:1]
+        return isinstance(value, tuple) and all(_is_a(k, x) for x in value for k in inner)
+    if origin is float:
+        return is_number(value)
+    return isinstance(value, origin) and not (origin is int and isinstance(value, bool))
 
 
 def flat(made: Any) -> dict[str, Any]:
-    """The plain nested mapping that `read` makes this of; inline blocks opened.
-
-    Raises:
-      ConfigError: something else where a block is meant.
-    """
+    """Return the plain nested mapping that `read` makes this of."""
     found: dict[str, Any] = {}
     for each in dataclasses.fields(made):
         value, hint = getattr(made, each.name), _hints(type(made))[each.name]
-        if dataclasses.is_dataclass(hint) and not isinstance(value, hint):
+        if not dataclasses.is_dataclass(hint):
+            found[each.name] = plain(value, each.name)
+        elif not isinstance(value, hint):
             raise ConfigError(f"{each.name} is {short(value)}; give a {hint.__name__}.")
-        if each.metadata.get("inline"):
-            found |= flat(value)
         else:
-            found[each.name] = (
-                flat(value) if dataclasses.is_dataclass(hint) else plain(value, each.name)
-            )
+            found |= flat(value) if each.metadata.get("inline") else {each.name: flat(value)}
+    return found
+
+
+def dotted(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping as a flat one with dotted names; empty blocks are gone.
+
+    >>> dotted({"optim": {"lr": 1}, "seeds": (0,)})
+    {'optim.lr': 1, 'seeds': (0,)}
+    """
+    found = {}
+    for key, value in data.items():
+        inner = isinstance(value, Mapping)
+        found |= dotted(value, f"{prefix}{key}.") if inner else {prefix + key: value}
     return found

@@ -14,55 +14,28 @@ from clipjax.train.distributed.sharding import batch_mesh, make_mesh
 from clipjax.train.trace import Trace, parse_steps
 
 
-def is_free(devices: Devices) -> bool:
-    """Whether the number of devices is left to us: on one process's CPU, nothing asked for."""
-    mesh = devices.mesh
-    asked = mesh.data or mesh.fsdp > 1 or processes.several()
-    return not asked and jax.local_devices()[0].platform == "cpu"
-
-
 def training_mesh(
-    devices: Devices,
-    batch_size: int,
-    accumulate: int = 1,
-    *,
-    state_bytes: int = 0,
-    most: int | None = None,
+    devices: Devices, batch_size: int, accumulate: int = 1, *, state_bytes: int = 0, most=None
 ) -> Mesh:
-    """The devices that share the batches of a run.
+    """Return the devices that share a run's batches.
 
-    All there are, unless `mesh.data` says otherwise. On the CPU of one process, where
-    nothing is asked for, as many as divide a batch and have room for a copy of the state each:
-    there all devices live in one memory, of which half is left to activations.
-
-    Args:
-      devices: what the config asks for.
-      batch_size: of a domain, on all devices.
-      accumulate: microbatches a batch.
-      state_bytes: of parameters and optimizer state.
-      most: devices, where the number is free.
-
-    Raises:
-      ConfigError: more devices than there are, or a batch that they cannot share.
+    All there are, unless `mesh.data` says otherwise. On the CPU of one process, where nothing is
+    asked for, as many (`most` at most) as divide a batch and have room for a copy of the state, of
+    `state_bytes`, each: there all devices live in one memory, half of it left to activations.
     """
-    asked = devices.mesh
-    if is_free(devices):
-        local = jax.local_devices()
+    asked, local = devices.mesh, jax.local_devices()
+    free = not (asked.data or asked.fsdp > 1 or processes.several())
+    if free and local[0].platform == "cpu":
         room = max(1, device_memory() // (2 * max(1, state_bytes)))
         return batch_mesh(batch_size // accumulate, local[: min(room, most or room)])
     there, fsdp = jax.devices(), asked.fsdp
     data = asked.data or max(1, len(there) // fsdp)
-    count = data * fsdp
+    count, wanted = data * fsdp, f"a mesh of mesh.data={data} times mesh.fsdp={fsdp}"
     if count > len(there):
-        raise ConfigError(
-            f"a mesh of mesh.data={data} times mesh.fsdp={fsdp} devices is larger than the "
-            f"{len(there)} there are; make it smaller."
-        )
+        raise ConfigError(f"{wanted} is larger than the {len(there)} there are; make it smaller.")
     if processes.several() and count != len(there):
-        raise ConfigError(
-            f"a mesh of mesh.data={data} times mesh.fsdp={fsdp} leaves out some of the "
-            f"{len(there)} devices of {jax.process_count()} processes; use all."
-        )
+        left = f"some of the {len(there)} devices of {jax.process_count()} processes"
+        raise ConfigError(f"{wanted} leaves out {left}; use all.")
     if not asked.data and count != len(there):
         raise ConfigError(
             f"mesh.fsdp={fsdp} does not divide the {len(there)} devices there are; take a "
@@ -73,14 +46,11 @@ def training_mesh(
 
 
 def check_divides(batch_size: int, accumulate: int, devices: int) -> None:
-    """Refuses a batch of which some devices cannot have equal parts.
+    """Raise ConfigError, with the nearest sizes, for a batch that devices cannot share evenly.
 
     >>> check_divides(60, 1, 8)
     Traceback (most recent call last):
     clipjax.errors.ConfigError: batch_size=60 cannot be shared evenly by 8 devices; take 56 or 64.
-
-    Raises:
-      ConfigError: with the nearest sizes that can be shared.
     """
     unit = devices * accumulate
     if batch_size % unit:
@@ -94,12 +64,12 @@ def check_divides(batch_size: int, accumulate: int, devices: int) -> None:
 
 
 def device_memory() -> int:
-    """Bytes that the first device can hold; of the machine where the device does not say."""
+    """Return the bytes of the first device's memory; the machine's where it does not say."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def wanted_trace(profile: str, workdir) -> Trace | None:
-    """The steps "first:last", traced into the workdir by the first process."""
+    """Trace the steps "first:last" into the workdir, in the first process."""
     steps = parse_steps(profile)
     return Trace(workdir / "profile", *steps) if steps and processes.is_first() else None

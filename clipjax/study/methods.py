@@ -15,14 +15,13 @@ import optax
 
 import clipjax.adapt
 from clipjax.adapt import method as contract
-from clipjax.adapt.grl import Schedule
 from clipjax.adapt.method import Backbone, Classes, ClosedForm
 from clipjax.errors import ConfigError
 from clipjax.model.backbone import TOWERS, make_head
 from clipjax.model.heads import Heads
 from clipjax.study.config import Pretraining, Study
 from clipjax.study.entries import FIELDS
-from clipjax.study.fields import is_number, meant, short
+from clipjax.study.fields import is_number, meant, no_such, short
 from clipjax.study.parts import Data, MethodConfig, PhaseConfig
 from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
 from clipjax.train.optim import Rule, make_optimizer, make_schedule
@@ -33,11 +32,15 @@ from clipjax.train.restore import is_step
 # differ; and options that are plain factors in the step: of the optimizer, and of the loss.
 _RATE = ("schedule", "lr", "warmup", "step_every", "gamma")
 OPTIM_FACTORS, LOSS_FACTORS = ("weight_decay",), ("label_smoothing",)
-_GIVEN = ("head", "schedules")  # by the study, not by the config
+_GIVEN = ("head", "schedules")  # options given by the study, not by the config
 
-# What the config says of heads: not what the data say, nor flax.
+# Heads as the config has them, without what the data or flax say.
 _NOT_GIVEN = ("num_classes", "parent", "name")
-HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
+_HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
+_DEEPEST = 64  # blocks; no CLIP has as many
+
+
+Functions = contract.Method | ClosedForm
 
 
 class Method(NamedTuple):
@@ -45,12 +48,12 @@ class Method(NamedTuple):
 
     config: MethodConfig
     heads: Heads | None  # None where it takes none
-    make: Callable[..., contract.Method | ClosedForm]  # `make_method` of its module
-    kind: contract.Method | ClosedForm  # as its first phase makes it: what it reads and runs
+    make: Callable[..., Functions]  # `make_method` of its module
+    kind: Functions  # as its first phase makes it: what it reads and runs
 
     @property
     def phases(self) -> tuple[PhaseConfig, ...]:
-        """The phases it trains in; none where it is a closed form."""
+        """The phases it trains in; none of a closed form."""
         return self.config.phases if self.trains else ()
 
     @property
@@ -60,36 +63,25 @@ class Method(NamedTuple):
 
     @property
     def data(self) -> Data:
-        """What it trains on."""
+        """The data it trains on."""
         return self.config.data
 
-    def on(
-        self, backbone: Backbone, classes: Classes, phase: PhaseConfig, **changes: Any
-    ) -> contract.Method | ClosedForm:
-        """The method over a backbone, with the options of a phase, some changed."""
+    def on(self, backbone: Backbone, classes: Classes, phase: PhaseConfig, **changes) -> Functions:
+        """Make the method over a backbone, with the options of a phase, some changed."""
         given = {**phase.options, **changes}
         if self.heads is not None:
             given["head"] = make_head(self.heads, backbone, classes)
         return self.make(backbone, classes, **given)
 
 
-def adapt_files() -> list[str]:
-    """The files of `clipjax.adapt` that hold a method."""
-    names = [m.name for m in pkgutil.iter_modules(clipjax.adapt.__path__)]
-    modules = {name: importlib.import_module(f"clipjax.adapt.{name}") for name in names}
-    return [name for name, module in modules.items() if hasattr(module, "make_method")]
-
-
 def find_module(where: str, loss: str) -> Any:
-    """The module that holds a method: a file of clipjax/adapt, or "my_package.my_method".
-
-    Raises:
-      ConfigError: there is none, it fails, or it has no `make_method`.
-    """
+    """Import the module of a method: a file of clipjax/adapt, or "my_package.my_method"."""
     if "." not in loss:
-        known = adapt_files()
+        files = [file.name for file in pkgutil.iter_modules(clipjax.adapt.__path__)]
+        modules = {name: importlib.import_module(f"clipjax.adapt.{name}") for name in files}
+        known = [name for name, module in modules.items() if hasattr(module, "make_method")]
         if loss in known:
-            return importlib.import_module(f"clipjax.adapt.{loss}")
+            return modules[loss]
         raise ConfigError(
             f"{where}.loss is {loss!r}, but clipjax/adapt has no such method; it has: "
             f"{', '.join(known)}. A method of your own is 'package.module'.{meant(loss, known)}"
@@ -100,24 +92,20 @@ def find_module(where: str, loss: str) -> Any:
         kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
         raise ConfigError(f"{where}.loss: {loss!r} cannot be imported ({kind}{error}).") from error
     if not callable(getattr(module, "make_method", None)):
-        raise ConfigError(
-            f"{where}.loss: {loss!r} has no make_method(backbone, classes, **options); "
-            "clipjax.adapt.method says what it returns."
-        )
+        wanted = "make_method(backbone, classes, **options), as clipjax.adapt.method describes it"
+        raise ConfigError(f"{where}.loss: {loss!r} has no {wanted}.")
     return module
 
 
 def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
-    """The methods that a study trains, by name, in order.
-
-    Raises:
-      ConfigError: a loss without a module, an option it refuses, heads that cannot be.
-    """
+    """Build the methods that a study trains, by name, in order."""
     built = {}
     for config in study.trained:
         where = f"methods.{config.stage}"
         for name in (config.stage, *(phase.label for phase in config.phases)):
-            check_name(name)
+            if is_step(name):
+                told = f"a method or phase is called {name!r}: its folder would be taken for the"
+                raise ConfigError(f"{told} checkpoint of that step; put a letter in front.")
         try:
             built[config.name] = _build(config, where, classes)
             _check_ways(built[config.name], where, study)
@@ -126,24 +114,9 @@ def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
     return built
 
 
-def check_name(name: str) -> None:
-    """Refuses a number as a method's or phase's name: its folder would pass for a checkpoint.
-
-    Raises:
-      ConfigError: such a name.
-    """
-    if is_step(name):
-        raise ConfigError(
-            f"{name!r} is the name of a method or a phase, and its folder would be taken for the "
-            "checkpoint of that step; put a letter in front."
-        )
-
-
 def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
     module = find_module(where, config.loss)
     heads = _heads(config, where, module.make_method, len(names))
-    if heads is not None and "num_domains" not in config.heads:
-        heads = heads.clone(num_domains=len(config.data.sources) + 1)
     # Nothing of it is called: what a method reads and runs is known before a model is opened.
     backbone = Backbone({tower: _absent for tower in TOWERS}, _absent, _absent, TOWERS)
     classes = Classes(names, None, np.zeros((len(names), 1), np.float32), 1.0)
@@ -164,69 +137,50 @@ def _absent(*_, **__):
 
 
 def _heads(config: MethodConfig, where: str, make: Callable, num_classes: int) -> Heads | None:
-    """The heads of a method that takes some."""
+    """Return the heads of a method that takes some."""
     if "head" not in inspect.signature(make).parameters:
         if config.heads:
             raise ConfigError(f"{where}: loss {config.loss!r} takes no heads; leave them out.")
         return None
     if config.heads is None:
         raise ConfigError(f"{where} has no heads; give them, {{}} for a linear one.")
-    if unknown := [name for name in config.heads if name not in HEADS]:
-        raise ConfigError(
-            f"{where}.heads has no {', '.join(unknown)}; it has {', '.join(HEADS)}."
-            f"{meant(unknown[0], HEADS)}"
-        )
+    if unknown := [name for name in config.heads if name not in _HEADS]:
+        raise no_such(unknown, _HEADS, f"{where}.heads")
+    given = {"num_domains": len(config.data.sources) + 1, **config.heads}
     try:
-        return Heads(num_classes=num_classes, **config.heads)
+        return Heads(num_classes=num_classes, **given)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}.heads: {error}") from None
 
 
 def _check_ways(method: Method, where: str, study: Study) -> None:
-    """Refuses ways to compute a method that would make another loss of it.
-
-    Raises:
-      ConfigError: what the method is, and which field asks for what.
-    """
-    kind, training = method.kind, study.training
-    reads = [part for part in kind.reads if part not in contract.READS]
-    if reads or "source" not in kind.reads:
+    """Raise ConfigError for batches that the method cannot have, or that change its loss."""
+    kind, said = method.kind, f"{where}: loss {method.config.loss!r}"
+    if set(kind.reads) - set(contract.READS) or "source" not in kind.reads:
         raise ConfigError(
-            f"{where}: loss {method.config.loss!r} reads {', '.join(kind.reads)}, which a study "
-            f"does not bring; it brings {', '.join(contract.READS)}, the source always."
+            f"{said} reads {', '.join(kind.reads)}, which a study does not bring; it brings "
+            f"{', '.join(contract.READS)}, the source always."
         )
-    if ("support" in kind.reads) != (method.config.episodes is not None):
-        wanted = "needs episodes = {'way': ..., 'shot': ..., 'query': ..., 'count': ...}"
+    episodes = method.config.episodes
+    if "support" in kind.reads and episodes is None:
+        wanted = "{'way': ..., 'shot': ..., 'query': ..., 'count': ...}"
+        raise ConfigError(f"{said} needs episodes = {wanted}.")
+    if "support" not in kind.reads and episodes is not None:
+        raise ConfigError(f"{said} takes no episodes; leave them out.")
+    cut = "accumulate" if study.training.accumulate > 1 else ""
+    cut = cut or ("parallel" if study.devices.parallel == "pmap" else "")
+    if cut and method.trains and not kind.per_example:
         raise ConfigError(
-            f"{where}: loss {method.config.loss!r} "
-            + (wanted if "support" in kind.reads else "takes no episodes; leave them out")
-            + "."
+            f"{said} compares the examples of a batch, so that parts of a batch have another "
+            f"loss; leave {cut} at its default."
         )
-    if not method.trains or kind.per_example:
-        return
-    for field, asked in (("accumulate", training.accumulate > 1), ("parallel", _pmap(study))):
-        if asked:
-            raise ConfigError(
-                f"{where}: loss {method.config.loss!r} compares the examples of a batch, so that "
-                f"parts of a batch have another loss; leave {field} at its default."
-            )
-
-
-def _pmap(study: Study) -> bool:
-    return study.devices.parallel == "pmap"
 
 
 def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
-    """Refuses options that a loss does not have, or not of the kind of its defaults.
+    """Raise ConfigError for options that a loss lacks, or not of the kind of its defaults.
 
-    Args:
-      where: the method or phase, for the error.
-      options: what is given.
-      module: of the method; options are the keyword-only parameters of its `make_method` and, where
-        that takes any others, of its `make_loss`.
-
-    Raises:
-      ConfigError: the option.
+    Options are the keyword-only parameters of the module's `make_method` and, where that takes any
+    others, of its `make_loss`.
     """
     takes = _options(module)
     for option, value in options.items():
@@ -235,45 +189,25 @@ def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
                 f"{where} has no option {option}; its loss takes {', '.join(takes) or 'none'}."
                 f"{meant(option, [*takes, *FIELDS])}"
             )
-        usual, said = takes[option], f"{where}.{option} is {short(value)}"
+        usual, give = takes[option], ""
         if isinstance(usual, bool) and not isinstance(value, bool):
-            raise ConfigError(f"{said}; give True or False.")
-        if isinstance(usual, (int, float)) and not isinstance(usual, bool) and not is_number(value):
-            raise ConfigError(f"{said}; give a finite number.")
-        if isinstance(usual, str) and not isinstance(value, str):
-            raise ConfigError(f"{said}; give a name, as {usual!r} is.")
-        if option == "label_smoothing" and not 0 <= value < 1:
-            raise ConfigError(f"{said}; give at least 0 and less than 1.")
+            give = "True or False"
+        elif is_number(usual) and not is_number(value):
+            give = "a finite number"
+        elif isinstance(usual, str) and not isinstance(value, str):
+            give = f"a name, as {usual!r} is"
+        elif option == "label_smoothing" and not 0 <= value < 1:
+            give = "at least 0 and less than 1"
+        if give:
+            raise ConfigError(f"{where}.{option} is {short(value)}; give {give}.")
 
 
 def _options(module: Any) -> dict[str, Any]:
-    """Option -> its default."""
-    found, kinds = {}, inspect.Parameter
-    taken = inspect.signature(module.make_method).parameters.values()
-    if any(p.kind is kinds.VAR_KEYWORD for p in taken) and hasattr(module, "make_loss"):
-        taken = (*inspect.signature(module.make_loss).parameters.values(), *taken)
-    for parameter in taken:
-        if parameter.kind is kinds.KEYWORD_ONLY and parameter.name not in _GIVEN:
-            found[parameter.name] = parameter.default
-    return found
-
-
-def numbers(options: Mapping[str, Any]) -> dict[str, float]:
-    """The options that are numbers."""
-    return {key: value for key, value in options.items() if is_number(value)}
-
-
-def learning_rate(phase: PhaseConfig, steps: int) -> Callable:
-    """The phase's learning rate as a function of the steps made in it."""
-    optim = phase.optim
-    own = {k: getattr(optim, k) for k in _RATE if k not in ("schedule", "lr")}
-    return make_schedule(optim.schedule, optim.lr, steps, **own)
-
-
-def schedules_of(method: Method, index: int, backbone: Backbone, classes: Classes) -> dict:
-    """The named scalars of progress of a phase, name -> `Schedule`."""
-    found: Mapping[str, Schedule] = method.on(backbone, classes, method.phases[index]).schedules
-    return dict(found)
+    """Return option -> its default."""
+    taken = [*inspect.signature(module.make_method).parameters.values()]
+    if any(p.kind is p.VAR_KEYWORD for p in taken) and hasattr(module, "make_loss"):
+        taken = [*inspect.signature(module.make_loss).parameters.values(), *taken]
+    return {p.name: p.default for p in taken if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN}
 
 
 def group_runs(
@@ -281,46 +215,42 @@ def group_runs(
     can_join: Callable[[Method], bool],
     size: Callable[[Method], Any] = lambda method: None,
 ) -> list[tuple[str, ...]]:
-    """Which methods can train as one program: those that differ in numbers along the run alone.
+    """Group methods that can train as one program: they differ in numbers along the run alone.
 
-    Args:
-      methods: by name.
-      can_join: whether a method trains on cached features throughout.
-      size: how many examples it trains on, which all of a program have in common.
+    `can_join` says whether a method trains on cached features throughout, `size` on how many
+    examples, which all of a program have in common.
     """
     found: dict[Any, list[str]] = {}
     for name, method in methods.items():
-        key = (program_key(method), size(method)) if can_join(method) else name
+        key = (_program_key(method), size(method)) if can_join(method) else name
         found.setdefault(key, []).append(name)
     return [tuple(names) for names in found.values()]
 
 
-def program_key(method: Method) -> str:
-    """What the methods of one program have in common, as text."""
-    phases = []
+def _program_key(method: Method) -> str:
+    """Return what the methods of one program have in common, as text."""
+    phases, varying = [], _RATE + OPTIM_FACTORS
+    free = LOSS_FACTORS + tuple(method.kind.scheduled)
     for phase in method.phases:
-        free = LOSS_FACTORS + tuple(method.kind.scheduled)
-        options = {k: v for k, v in phase.options.items() if k not in free}
-        optim = {k: v for k, v in vars(phase.optim).items() if k not in _RATE + OPTIM_FACTORS}
-        phases.append((phase.epochs, phase.freeze, sorted(options.items()), sorted(optim.items())))
+        options = sorted(item for item in phase.options.items() if item[0] not in free)
+        optim = sorted(item for item in vars(phase.optim).items() if item[0] not in varying)
+        phases.append((phase.epochs, phase.freeze, options, optim))
     return repr((method.heads, method.config.loss, method.config.episodes, phases))
 
 
+def learning_rate(phase: PhaseConfig, steps: int) -> Callable:
+    """Return the phase's learning rate as a function of the steps made in it."""
+    optim = phase.optim
+    rest = {key: getattr(optim, key) for key in ("warmup", "step_every", "gamma")}
+    return make_schedule(optim.schedule, optim.lr, steps, **rest)
+
+
 def build_optimizer(
-    phase: PhaseConfig,
-    steps: int,
-    *,
-    spans: tuple[Span, ...] = (),
-    index: int = 0,
-    rate: Callable | None = None,
-    **factors: Any,
+    phase: PhaseConfig, steps: int, *, spans: tuple[Span, ...] = (), index=0, rate=None, **factors
 ) -> optax.GradientTransformation:
-    """The optimizer of a phase of `steps` steps, the `index`-th of `spans`.
+    """Build the optimizer of a phase of `steps` steps, the `index`-th of `spans`.
 
-    `rate` stands in for the phase's own learning rate, `factors` for its `OPTIM_FACTORS`.
-
-    Raises:
-      ConfigError: an unknown schedule or optimizer.
+    `rate` replaces the phase's own learning rate, `factors` its `OPTIM_FACTORS`.
     """
     optim = phase.optim
     rest = {k: getattr(optim, k) for k in ("weight_decay", "clip_norm", "lr_mults")}
@@ -334,15 +264,10 @@ def build_optimizer(
 
 
 def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
-    """Refuses patterns that name no layer group or parameter, and a phase that trains nothing.
+    """Raise ConfigError for patterns that match nothing, and for a phase that trains nothing.
 
-    Args:
-      phase: what to check.
-      params: of the encoder and the method, or their shapes.
-      unused: layer groups that the method has no use for.
-
-    Raises:
-      ConfigError: either.
+    `params` are the encoder's and the method's, `unused` layer groups that the method has no use
+    for.
     """
     try:
         check_patterns(phase.freeze, params)
@@ -351,27 +276,22 @@ def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
         raise ConfigError(f"methods.{phase.name}: {error}") from None
     names = jax.tree.leaves(name_tree(params))
     if all(name.group in unused or is_frozen(name, phase.freeze) for name in names):
-        groups = layer_groups(params)
-        raise ConfigError(
-            f"methods.{phase.name}: freeze={phase.freeze} leaves nothing to train; free a layer "
-            f"group of {', '.join(group for group in groups if group not in unused)}."
-        )
-
-
-_DEEPEST = 64  # blocks; no CLIP has as many
+        groups = ", ".join(group for group in layer_groups(params) if group not in unused)
+        where = f"methods.{phase.name}: freeze={phase.freeze}"
+        raise ConfigError(f"{where} leaves nothing to train; free a layer group of {groups}.")
 
 
 def trains_on_pixels(config: Study | Pretraining) -> bool:
-    """Whether a method trains from pixels, as far as the config says; in doubt, yes.
+    """Return whether a method trains from pixels, as far as the config says; in doubt, True.
 
     `clipjax.study.plan.cached_phases` knows, but when memory is set up nothing is loaded yet.
     """
     if isinstance(config, Pretraining):
         return True
     tower = ("embedding", "projection", *(f"block_{i}" for i in range(_DEEPEST)))
-    groups = [f"clip/vision/{part}" for part in tower]
     return any(
-        phase.augment is not None or not all(is_frozen(group, phase.freeze) for group in groups)
+        phase.augment is not None
+        or not all(is_frozen(f"clip/vision/{part}", phase.freeze) for part in tower)
         for method in config.trained
         for phase in method.phases
     )

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from clipjax.data.features.identity import differences, identity_of
+from clipjax.data.features.identity import differences
 from clipjax.errors import CheckpointError
 from clipjax.io import write_json
 from clipjax.study.config import Study
+from clipjax.study.plan import open_model
 from clipjax.train.distributed import processes
 
 RECORD = "model.json"
 
 
 def check_finished(workdir: pathlib.Path, study: Study) -> str:
-    """Compares a finished run's model with what its study names now; a sentence if it cannot.
+    """Raise CheckpointError if a finished run's model is not the one its study names now.
 
-    Raises:
-      CheckpointError: the study names another model now, which has not made these results.
+    Returns a sentence where they cannot be compared; "" otherwise.
     """
     if not (workdir / RECORD).exists():
         return ""
@@ -33,78 +32,36 @@ def check_finished(workdir: pathlib.Path, study: Study) -> str:
 
 
 def open_identity(study: Study) -> tuple[pathlib.Path, dict[str, Any]]:
-    """A study's model as a run would take it: its directory and identity.
-
-    Raises:
-      CheckpointError: it cannot be opened.
-    """
-    from clipjax.study.plan import open_model
-
-    directory, clip_config, params, preprocess = open_model(study.encoder)
-    preprocess = dataclasses.replace(preprocess, decoder=study.data.decoder)
-    return directory, identity_of(directory, clip_config, params, preprocess)
+    """Return the directory and the identity of a study's model."""
+    found = open_model(study)
+    return found["model"], found["identity"]
 
 
 def check_same_model(workdir: pathlib.Path, identity: Mapping[str, Any], origin: object) -> str:
-    """Records a run's model when it begins; a run that goes on must have the same.
+    """Record the model, which lies in `origin`, when a run begins; refuse another when it goes on.
 
-    Args:
-      workdir: of the run.
-      identity: of the model, see `clipjax.data.features.identity`.
-      origin: where the model lies.
-
-    Returns:
-      A sentence where the run began without a record; "" otherwise.
-
-    Raises:
-      CheckpointError: the model is another than the one the run began with.
-      ConfigError: another process has another model.
+    Returns a sentence where the run began without a record; "" otherwise.
     """
     processes.agree("model", dict(identity), differences)
     return processes.from_first(lambda: _compared(workdir, identity, origin))
 
 
 def _compared(workdir: pathlib.Path, identity: Mapping[str, Any], origin: object) -> str:
-    if (workdir / RECORD).exists():
-        check_recorded(workdir, identity, origin)
-        return ""
-    write_json(workdir / RECORD, {**identity, "from": str(origin)})
-    began = (workdir / "images.json").exists() or (workdir / "checkpoints").exists()
-    return unrecorded(workdir) if began else ""
-
-
-def unrecorded(workdir: pathlib.Path) -> str:
-    """What to say of a run of a clipjax that kept no record of its model."""
-    return (
-        f"the run in {workdir} began with an earlier clipjax, which did not note its model; that "
-        "its weights and tokenizer are still the same is taken for granted."
-    )
-
-
-def check_one_model(one: pathlib.Path, other: pathlib.Path) -> None:
-    """Refuses two runs that were made with different models, as far as they noted theirs.
-
-    Raises:
-      CheckpointError: they were, or a record is damaged.
-    """
-    if not ((one / RECORD).exists() and (other / RECORD).exists()):
-        return
-    if changed := differences(_read(one / RECORD)[0], _read(other / RECORD)[0]):
-        raise CheckpointError(
-            f"the runs in {one} and {other} were made with different models (changed: {changed}); "
-            "remove the one that is wrong, and the same command makes it anew."
-        )
+    began = any((workdir / name).exists() for name in (RECORD, "images.json", "checkpoints"))
+    told = check_recorded(workdir, identity, origin) if began else ""
+    if not (workdir / RECORD).exists():
+        write_json(workdir / RECORD, {**identity, "from": str(origin)})
+    return told
 
 
 def check_recorded(workdir: pathlib.Path, identity: Mapping[str, Any], origin: object) -> str:
-    """Compares a model with a run's record; a sentence where there is none.
-
-    Raises:
-      CheckpointError: the model is another than the run's, or the record is damaged.
-    """
+    """Raise CheckpointError for another model than a run's; return a sentence without a record."""
     path = workdir / RECORD
     if not path.exists():
-        return unrecorded(workdir)
+        return (
+            f"the run in {workdir} began with an earlier clipjax, which did not note its model; "
+            "that its weights and tokenizer are still the same is taken for granted."
+        )
     before, place = _read(path)
     if changed := differences(before, identity):
         where = f"{origin}" if place == str(origin) else f"{origin} (then {place})"
@@ -115,13 +72,21 @@ def check_recorded(workdir: pathlib.Path, identity: Mapping[str, Any], origin: o
     return ""
 
 
+def check_one_model(one: pathlib.Path, other: pathlib.Path) -> None:
+    """Raise CheckpointError for two runs of different models, as far as they recorded theirs."""
+    if not ((one / RECORD).exists() and (other / RECORD).exists()):
+        return
+    if changed := differences(_read(one / RECORD)[0], _read(other / RECORD)[0]):
+        both = f"the runs in {one} and {other} were made with different models"
+        raise CheckpointError(f"{both} (changed: {changed}); remove the wrong one and start again.")
+
+
 def _read(path: pathlib.Path) -> tuple[dict[str, Any], str]:
-    """A record: the identity, and where the model lay."""
+    """Return a record's identity, and where the model lay."""
     try:
         record = dict(json.loads(path.read_text()))
         return record, str(record.pop("from"))
     except (ValueError, TypeError, KeyError):
         raise CheckpointError(
-            f"{path}, which says what model the run was made with, is damaged; start the run anew "
-            "in another --workdir."
+            f"{path}, the record of a run's model, is damaged; start anew in another --workdir."
         ) from None

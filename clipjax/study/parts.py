@@ -1,7 +1,7 @@
 """The parts of a config: what is read, what encodes it, how it trains, on which devices.
 
-The fields' names are those of configs/*.py and of the command line. Lists of choices repeat what
-other files have, so that `--help` needs no JAX; tests/study/test_config.py compares them.
+Fields are named as in configs/*.py and on the command line. Lists of choices repeat what other
+files have, so that `--help` needs no JAX; tests/study/test_config.py compares them.
 """
 
 from __future__ import annotations
@@ -11,84 +11,71 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from clipjax.study.fields import block, field, is_number
+from clipjax.study.fields import field, is_number
 
 _SEEDS = 2**32  # they are kept in 32 bits
+# Of clipjax.evaluate.select, with its aliases.
+_RULES = (
+    "last", "source_val", "negative_entropy", "information_maximization",
+    "soft_neighbourhood_density", "proxy_a_distance", "oracle", "label_free",
+)  # fmt: skip
 OWN_DATA = ("target", "shots", "fraction", "subset_seed")  # in which methods of a run may differ
-_SHARE = "a share, 0 to 1"
 
 
-def is_pattern(value: Any) -> bool:
-    """Whether this is a regular expression."""
+def _is_pattern(value: Any) -> bool:
     try:
         return isinstance(value, str) and bool(re.compile(value))
     except re.error:
         return False
 
 
-def _patterns(value: tuple[str, ...]) -> str:
-    fit = all(map(is_pattern, value))
-    return "" if fit else "give a tuple of regular expressions, as in ('clip/.*',)"
+def _is_factor(pair: Any) -> bool:
+    """Return whether this is (pattern, factor)."""
+    fits = isinstance(pair, tuple) and len(pair) == 2
+    return fits and _is_pattern(pair[0]) and is_number(pair[1])
 
 
-def _factors(value: tuple) -> str:
-    """What is wrong with `optim.lr_mults`."""
-    for pair in value:
-        if not isinstance(pair, tuple) or len(pair) != 2 or not is_pattern(pair[0]):
-            return (
-                "give pairs of a pattern and a factor, as in (('clip/.*', 0.1),), in a sweep a "
-                "tuple of such tuples"
-            )
-        if not is_number(pair[1]):
-            return "a factor is a finite number"
-    return ""
+def seed_field(default: tuple[int, ...]) -> Any:
+    """Declare a field of random seeds."""
+    return field(
+        default,
+        fits=lambda value: 0 < len(value) == len({s for s in value if 0 <= s < _SEEDS}),
+        give=f"a tuple of whole numbers, different ones from 0 to {_SEEDS - 1}",
+    )
 
 
-def check_seeds(value: tuple[int, ...]) -> str:
-    """What is wrong with seeds, as the end of a sentence; "" if nothing."""
-    fit = value and all(0 <= seed < _SEEDS for seed in value) and len(set(value)) == len(value)
-    return "" if fit else f"give one or more different whole numbers from 0 to {_SEEDS - 1}"
+def _share(default: float) -> Any:
+    """Declare a field of a share that is not 0."""
+    return field(default, fits=lambda value: 0 < value <= 1, give="a share above 0 and at most 1")
 
 
-def _steps(value: str) -> str:
+def _is_range(value: str) -> bool:
     found = re.fullmatch(r"(\d+):(\d+)", value)
-    fits = not value or (found and int(found[1]) < int(found[2]))
-    return "" if fits else "that is no range of steps; write 10:20 for steps 10 to 19"
+    return not value or (found is not None and int(found[1]) < int(found[2]))
 
 
-def _epoch(value: str | int) -> str:
-    fits = value in ("source", "target", "longest") or (str(value).isdecimal() and int(value) > 0)
-    return "" if fits else "known: source, target, longest, or a number of steps, 1 or more"
-
-
-def _share_above_0(value: float) -> str:
-    return "" if 0 < value <= 1 else "give a share above 0 and at most 1"
+def _is_epoch(value: str | int) -> bool:
+    named = value in ("source", "target", "longest")
+    return named or (str(value).isdecimal() and int(value) > 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class DataPlace:
     """Where images lie, and which domains a run is between."""
 
-    name: str = field(
-        "emoji",
-        "embedded; with a root what lies there decides, or folder, lists, domainnet, parquet; "
-        "tfds:NAME for TensorFlow Datasets",
-    )
-    root: str = field("", "folder of the data")
-    lists: str = field("", "folder of list files that lie elsewhere than root")
-    fractions: tuple[float, ...] = field(
-        (0.6, 0.1, 0.3), "train, val, test where the data has no splits"
-    )
+    # Embedded; with a root what lies there decides, or folder, lists, domainnet, parquet;
+    # tfds:NAME for TensorFlow Datasets.
+    name: str = "emoji"
+    root: str = ""  # folder of the data
+    lists: str = ""  # folder of list files that lie elsewhere than root
+    fractions: tuple[float, ...] = (0.6, 0.1, 0.3)  # train, val, test without splits
+    # Labelled domain, or several.
     source: str | tuple[str, ...] = field(
-        "render", "labelled domain, or several", give="the name of a domain, or a tuple of names"
+        "render", give="the name of a domain, or a tuple of names"
     )
-    target: str = field(
-        "sketch", "domain of which training sees the images only", give="the name of a domain"
-    )
-    decoder: str = field(
-        "fast", "fast has the bits of reference, which is PIL alone", known=("fast", "reference")
-    )
-    workers: int = field(0, "processes that decode; 0: threads of this one", low=0)
+    target: str = field("sketch", give="the name of a domain")  # training sees its images only
+    decoder: str = field("fast", known=("fast", "reference"))  # same bits; reference is PIL alone
+    workers: int = field(0, low=0)  # processes that decode; 0: threads of this one
 
     def __post_init__(self):
         if isinstance(self.source, tuple) and len(self.source) == 1:
@@ -96,7 +83,7 @@ class DataPlace:
 
     @property
     def source_name(self) -> str:
-        """What the labelled domain is called; of several, joined."""
+        """The labelled domain; several are joined by "+"."""
         return "+".join(self.sources)
 
     @property
@@ -109,29 +96,19 @@ class DataPlace:
 class Data(DataPlace):
     """The data of a study, and which examples of it are trained on."""
 
-    domains: tuple[str, ...] = field(
-        (), "what is evaluated beside source and target; none: every domain"
-    )
-    classes: str = field(
-        "closed",
-        "intersection: the classes that source and target share",
-        known=("closed", "intersection"),
-    )
-    max_unreadable: float = field(
-        0.01, "share of images that may be left out", low=0, high=1, give=_SHARE
-    )
-    shots: int = field(0, "labelled images per class to train on; 0: all", low=0)
-    fraction: float = field(
-        1.0, "of the labelled images of each class to train on", check=_share_above_0
-    )
-    subset_seed: int = field(0, "which ones; smaller subsets are parts of larger ones", low=0)
-    balanced: bool = field(False, "draw labelled images so that classes are equally likely")
-    epoch: str | int = field(
-        "source", "source or target: one pass; longest; or a number of steps", check=_epoch
+    domains: tuple[str, ...] = ()  # evaluated beside source and target; none: all
+    classes: str = field("closed", known=("closed", "intersection"))  # or those shared by both ends
+    max_unreadable: float = field(0.01, low=0, high=1, give="a share, 0 to 1")  # left out
+    shots: int = field(0, low=0)  # labelled images per class to train on; 0: all
+    fraction: float = _share(1.0)  # of each class's labelled images
+    subset_seed: int = field(0, low=0)  # which ones; smaller subsets are parts of larger ones
+    balanced: bool = False  # draw labelled images so that classes are equally likely
+    epoch: str | int = field(  # one pass of a domain, or of the longest, or steps
+        "source", fits=_is_epoch, give="source, target, longest, or a number of steps, 1 or more"
     )
 
     def problem(self) -> str:
-        """What is wrong with the fields together."""
+        """Return what is wrong with the fields together."""
         if len(set(self.sources)) < len(self.sources) or not self.sources:
             return f"source is {self.source!r}; name each once."
         if self.shots and self.fraction != 1:
@@ -143,57 +120,43 @@ class Data(DataPlace):
 class Encoder:
     """The CLIP, and how it sees images and names classes."""
 
-    model: str = field("tiny", "the embedded CLIP; else a Hub id or a directory in its layout")
-    revision: str = field("", "branch, tag or commit of a Hub id; directories have none")
-    image_size: int = field(
-        0, "0: the model's own; else position embeddings are interpolated", low=0
-    )
-    prompts: str = field(
-        "drawings", "a set of clipjax.model.prompts.PROMPTS, or a template with {}"
-    )
-    class_names: str = field("", 'JSON file {"class": "what prompts call it"}')
-    compute_dtype: str = field(
-        "float32", "what the towers compute in", known=("float32", "bfloat16")
-    )
-    remat: str = field(
-        "none",
-        "what is computed again in the backward pass: less memory",
-        known=("none", "dots", "blocks"),
-    )
+    model: str = "tiny"  # the embedded CLIP; else a Hub id or a directory in its layout
+    revision: str = ""  # branch, tag or commit of a Hub id; directories have none
+    image_size: int = field(0, low=0)  # 0: the model's; else position embeddings are interpolated
+    prompts: str = "drawings"  # key of clipjax.model.prompts.PROMPTS, or a template with {}
+    class_names: str = ""  # JSON file {"class": "what prompts call it"}
+    compute_dtype: str = field("float32", known=("float32", "bfloat16"))  # of the towers
+    remat: str = field("none", known=("none", "dots", "blocks"))  # recomputed, to save memory
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
     """Images through the frozen encoder, once."""
 
-    batch_size: int = field(64, "the last batch of each split is padded to it", low=1)
-    cache: bool = field(True, "keep them on disk")
-    dtype: str = field(
-        "float32",
-        "the 16-bit ones take half the disk and memory",
-        known=("float32", "float16", "bfloat16"),
-    )
-    cache_dir: str = field("", "default: clipjax/features in the user's cache folder")
+    batch_size: int = field(64, low=1)  # the last batch of each split is padded to it
+    cache: bool = True  # keep them on disk
+    dtype: str = field("float32", known=("float32", "float16", "bfloat16"))
+    cache_dir: str = ""  # default: clipjax/features in the user's cache folder
 
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
     """How devices share a batch where the encoder trains (docs/parallel.md)."""
 
-    data: int = field(0, "devices (or groups of fsdp) that share a batch; 0: all", low=0)
-    fsdp: int = field(1, "devices that share parameters and optimizer state of one model", low=1)
+    data: int = field(0, low=0)  # devices (or groups of fsdp) that share a batch; 0: all
+    fsdp: int = field(1, low=1)  # devices that share one model's parameters and optimizer state
 
 
 @dataclasses.dataclass(frozen=True)
 class Devices:
     """How a run is computed, not what."""
 
-    parallel: str = field("jit", "how devices share a batch", known=("jit", "pmap"))
-    mesh: Mesh = block(Mesh)
-    profile: str = field("", '"10:20" traces these steps into the workdir', check=_steps)
+    parallel: str = field("jit", known=("jit", "pmap"))  # how devices share a batch
+    mesh: Mesh = Mesh()
+    profile: str = field("", fits=_is_range, give="10:20 for steps 10 to 19")  # to be traced
 
     def problem(self) -> str:
-        """What is wrong with the fields together."""
+        """Return what is wrong with the fields together."""
         if self.parallel == "pmap" and self.mesh.fsdp > 1:
             return (
                 "parallel=pmap keeps parameters whole on each device and cannot take mesh.fsdp="
@@ -204,23 +167,22 @@ class Devices:
 
 @dataclasses.dataclass(frozen=True)
 class Optim:
-    """The optimizer and its learning rate."""
+    """The optimizer and its learning rate; warm-up and steps are fractions of the run."""
 
-    name: str = field("adamw", "the optimizer", known=("adamw", "sgd"))
-    lr: float = field(1e-3, "peak learning rate", low=0)
-    schedule: str = field("cosine", "of the learning rate", known=("constant", "cosine", "step"))
-    warmup: float = field(
-        0.0, "fraction of the run", low=0, high=1, give="a share of the run, 0 to 1"
-    )
-    step_every: float = field(1 / 3, 'for "step": fraction of the run', low=0)
-    gamma: float = field(0.1, 'for "step": factor', low=0)
-    weight_decay: float = field(1e-2, "as torch has it", low=0)
-    clip_norm: float = field(1.0, "global norm that gradients are clipped to; 0: off", low=0)
+    name: str = field("adamw", known=("adamw", "sgd"))
+    lr: float = field(1e-3, low=0)  # peak
+    schedule: str = field("cosine", known=("constant", "cosine", "step"))
+    warmup: float = field(0.0, low=0, high=1, give="a share of the run, 0 to 1")
+    step_every: float = field(1 / 3, low=0)  # of "step"
+    gamma: float = field(0.1, low=0)  # factor of "step"
+    weight_decay: float = field(1e-2, low=0)  # as torch has it
+    clip_norm: float = field(1.0, low=0)  # global norm that gradients are clipped to; 0: off
+    # Factors for layer groups, (("clip/.*", 0.1), ...); the first match wins.
     lr_mults: tuple = field(
         (),
-        '(("clip/.*", 0.1), ...): factors for layer groups, first match wins',
-        give="pairs of a pattern and a factor, as in (('clip/.*', 0.1),)",
-        check=_factors,
+        fits=lambda value: all(map(_is_factor, value)),
+        give="pairs of a pattern and a factor, as in (('clip/.*', 0.1),), in a sweep a tuple of "
+        "such tuples; a factor is a finite number",
     )
 
 
@@ -228,61 +190,53 @@ class Optim:
 class Augment:
     """Options of `clipjax.data.images.augment.random_resized_crop`."""
 
-    smallest: float = field(0.5, "the least share of the area kept", check=_share_above_0)
-    flip: bool = field(True, "mirror half of the images")
+    smallest: float = _share(0.5)  # share of the area kept
+    flip: bool = True  # mirror half of the images
 
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """A running mean of what trains (`clipjax.adapt.average`), a variant of the method's
-    results."""
+    """A running mean of what trains (`clipjax.adapt.average`): a variant of the results."""
 
-    kind: str = field("uniform", "how updates are weighted", known=("uniform", "ema", "beta"))
-    start: float = field(0.0, 'for "uniform": share of the run before it begins', low=0, high=1)
-    decay: float = field(0.999, 'for "ema": of the weights before', low=0, high=1)
-    b: float = field(0.5, 'for "beta": below 1 favours both ends of the run', low=0)
+    kind: str = field("uniform", known=("uniform", "ema", "beta"))  # how updates are weighted
+    start: float = field(0.0, low=0, high=1)  # of "uniform": share of the run before it begins
+    decay: float = field(0.999, low=0, high=1)  # of "ema": weight of the mean so far
+    b: float = field(0.5, low=0)  # of "beta": below 1 favours both ends of the run
 
 
 @dataclasses.dataclass(frozen=True)
 class Episodes:
     """Few-shot episodes instead of batches (`clipjax.data.loading.sampler.Episodes`)."""
 
-    way: int = field(5, "classes of an episode", low=1)
-    shot: int = field(1, "images of each class to learn from", low=1)
-    query: int = field(5, "others of each to be judged on", low=1)
-    count: int = field(20, "episodes of an epoch", low=1)
+    way: int = field(5, low=1)  # classes of an episode
+    shot: int = field(1, low=1)  # images of each class to learn from
+    query: int = field(5, low=1)  # others of each to be judged on
+    count: int = field(20, low=1)  # episodes of an epoch
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
     """How methods train, where they say nothing of their own."""
 
-    seeds: tuple[int, ...] = field((0, 1, 2), "a run each", check=check_seeds)
-    epochs: int = field(40, "few images; the report's 10 epochs are of 120,000", low=1)
-    batch_size: int = field(64, "images a domain and step", low=1)
-    accumulate: int = field(1, "microbatches a batch: less memory where the encoder trains", low=1)
+    seeds: tuple[int, ...] = seed_field((0, 1, 2))  # a run each
+    epochs: int = field(40, low=1)  # few images; the report's 10 epochs are of 120,000
+    batch_size: int = field(64, low=1)  # images a domain and step
+    accumulate: int = field(1, low=1)  # microbatches: less memory where the encoder trains
+    # Layer groups: "clip/vision/block_0..5", "clip/text/.*", "clip/logit_scale", ...
     freeze: tuple[str, ...] = field(
         ("clip/.*",),
-        'layer groups: "clip/vision/block_0..5", "clip/text/.*", "clip/logit_scale", ...',
+        fits=lambda value: all(map(_is_pattern, value)),
         give="a tuple of regular expressions, as in ('clip/.*',)",
-        check=_patterns,
     )
-    optim: Optim = block(Optim)
-    selection: str = field(
-        "last",
-        "which checkpoint: a rule of clipjax.evaluate.select.RULES",
-        known=(
-            "last", "source_val", "negative_entropy", "information_maximization",
-            "soft_neighbourhood_density", "proxy_a_distance", "oracle", "label_free",
-        ),
-    )  # fmt: skip
-    save_every: int = field(10, "epochs; a checkpoint and a validation each", low=1)
-    keep: int = field(2, "how many of the newest checkpoints of a phase stay on disk", low=1)
-    keep_best: int = field(0, "how many of the best by selection; 0: the one that it needs", low=0)
-    tensorboard: bool = field(False, "events in the workdir too; needs the extra of that name")
+    optim: Optim = Optim()
+    selection: str = field("last", known=_RULES)  # which checkpoint
+    save_every: int = field(10, low=1)  # epochs; a checkpoint and a validation each
+    keep: int = field(2, low=1)  # newest checkpoints of a phase on disk
+    keep_best: int = field(0, low=0)  # best ones by `selection`; 0: the one that it needs
+    tensorboard: bool = False  # events in the workdir too; needs the extra of that name
 
     def problem(self) -> str:
-        """What is wrong with the fields together."""
+        """Return what is wrong with the fields together."""
         if self.keep_best and self.selection == "last":
             return (
                 f"keep_best={self.keep_best} keeps the best checkpoints by `selection`, and "
@@ -325,5 +279,5 @@ class MethodConfig:
 
     @property
     def epochs(self) -> int:
-        """Of all phases together."""
+        """Epochs of all phases together."""
         return sum(phase.epochs for phase in self.phases)

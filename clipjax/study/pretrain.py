@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from clipjax.data.open import open_dataset
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.metrics import accuracy
 from clipjax.log import MetricsLog, NoLog
-from clipjax.model.backbone import TOWERS
+from clipjax.model.backbone import make_backbone
 from clipjax.model.clip import CLIP, CLIPConfig, TextConfig, VisionConfig, normalize
 from clipjax.model.hf.hub import copy_tokenizer, find_model
 from clipjax.model.hf.load import load_clip, save_clip
@@ -36,7 +35,7 @@ from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.hf.weights import read_json
 from clipjax.model.text import zero_shot_classifier
 from clipjax.study.config import Arch, Painting, Pretraining
-from clipjax.study.fields import meant
+from clipjax.study.fields import check_names
 from clipjax.study.mesh import training_mesh, wanted_trace
 from clipjax.study.model_record import check_recorded, check_same_model
 from clipjax.study.workdir import run_name
@@ -61,102 +60,67 @@ class Plan(NamedTuple):
 
 
 def clip_config(arch: Arch, tokenizer_dir: pathlib.Path) -> CLIPConfig:
-    """The architecture of the config, its vocabulary from the tokenizer's files."""
+    """Return the architecture of the config, with the vocabulary of the tokenizer's files."""
     vocab = read_json(tokenizer_dir / "vocab.json")
     if missing := {"<|startoftext|>", "<|endoftext|>"} - vocab.keys():
-        raise CheckpointError(
-            f"{tokenizer_dir / 'vocab.json'} has no token {min(missing)}; give the tokenizer of a "
-            "CLIP."
-        )
+        file = tokenizer_dir / "vocab.json"
+        raise CheckpointError(f"{file} has no token {min(missing)}; give the tokenizer of a CLIP.")
     eos = vocab["<|endoftext|>"]
-    for tower, kind in (("vision", VisionConfig), ("text", TextConfig)):
-        known = [each.name for each in dataclasses.fields(kind)]
-        if unknown := [name for name in getattr(arch, tower) if name not in known]:
-            raise ConfigError(
-                f"arch.{tower} has no field {', '.join(unknown)}; its fields: {', '.join(known)}."
-                f"{meant(unknown[0], known)}"
-            )
-    words = {
-        "vocab_size": len(vocab),
-        "bos_token_id": vocab["<|startoftext|>"],
-        "eos_token_id": eos,
-        "pad_token_id": eos,
-    }
+    check_names(VisionConfig, arch.vision, where="arch.vision")
+    check_names(TextConfig, arch.text, where="arch.text")
+    words = {"bos_token_id": vocab["<|startoftext|>"], "eos_token_id": eos, "pad_token_id": eos}
     try:
-        vision, text = VisionConfig(**arch.vision), TextConfig(**arch.text, **words)
-        return CLIPConfig(vision, text, projection_dim=arch.projection_dim)
+        text = TextConfig(**arch.text, **words, vocab_size=len(vocab))
+        return CLIPConfig(VisionConfig(**arch.vision), text, projection_dim=arch.projection_dim)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"arch: {error}") from None
 
 
 def two_towers(module: CLIP, preprocess: Preprocess, *, augment: Painting, keep: float) -> Backbone:
-    """The model as contrastive training sees it: drawings are painted and cropped on the device."""
+    """Return the model as contrastive training sees it: drawings are painted on the device."""
 
     def encode_image(params, inputs, rng):
         paint, drop = jax.random.split(rng)
-        images = augment_drawings(
-            paint,
-            inputs["rgba"],
-            inputs["mono"],
-            strength=augment.strength,
-            white=augment.white,
-        )
+        options = {"strength": augment.strength, "white": augment.white}
+        images = augment_drawings(paint, inputs["rgba"], inputs["mono"], **options)
         pixels = (images - np.array(preprocess.mean)) / np.array(preprocess.std)
-        return normalize(
-            module.apply(
-                {"params": params["clip"]}, pixels, keep=keep, rng=drop, method="encode_image"
-            )
-        )
+        clip = {"params": params["clip"]}
+        return normalize(module.apply(clip, pixels, keep=keep, rng=drop, method="encode_image"))
 
-    def encode_text(params, tokens, embeddings=None):
-        embedded = module.apply(
-            {"params": params["clip"]}, tokens, embeddings, method="encode_text"
-        )
-        return normalize(embedded)
-
-    def scale(params):
-        return module.apply({"params": params["clip"]}, method="scale")
-
-    return Backbone(
-        {"image": encode_image, "text": encode_text},
-        scale,
-        lambda params, tokens: params["clip"]["text"]["token_embedding"][tokens],
-        TOWERS,
-    )
+    towers = make_backbone(module, lambda pixels, rng: pixels)
+    return towers._replace(encode={**towers.encode, "image": encode_image})
 
 
 def zero_shot_validation(module, preprocess, tokenize, prompts):
-    """params -> zero-shot accuracy on every domain's validation split of the embedded dataset."""
+    """Return params -> zero-shot accuracy on the validation splits of the embedded dataset."""
     dataset = open_dataset("emoji")
     sources = [dataset.source(domain, "val") for domain in dataset.domains]
     pixels = {
         s.domain: np.stack([preprocess.crop(s[i].image, s[i].name) for i in range(len(s))])
         for s in sources
     }
-    encode_image = jax.jit(
-        lambda p, x: normalize(
-            module.apply({"params": p}, preprocess.normalize(x), method="encode_image")
-        )
-    )
     encode_text = jax.jit(lambda p, x: module.apply({"params": p}, x, method="encode_text"))
 
+    @jax.jit
+    def encode_image(params, x):
+        x = preprocess.normalize(x)
+        return normalize(module.apply({"params": params}, x, method="encode_image"))
+
     def evaluate(params):
-        weights = zero_shot_classifier(
-            functools.partial(encode_text, params["clip"]), tokenize, dataset.classes, prompts
-        )
-        result = {}
-        for source in sources:
-            image = encode_image(params["clip"], pixels[source.domain])
-            result[f"val/{source.domain}"] = float(
-                accuracy(image @ weights.T, jnp.asarray(source.labels))
-            )
-        return result
+        clip = params["clip"]
+        encode = functools.partial(encode_text, clip)
+        weights = zero_shot_classifier(encode, tokenize, dataset.classes, prompts)
+        logits = {s.domain: encode_image(clip, pixels[s.domain]) @ weights.T for s in sources}
+        return {
+            f"val/{s.domain}": float(accuracy(logits[s.domain], jnp.asarray(s.labels)))
+            for s in sources
+        }
 
     return evaluate
 
 
 def prepare(config: Pretraining) -> Plan:
-    """Opens the corpus and the tokenizer and checks them against the config."""
+    """Open the corpus and the tokenizer and check them against the config."""
     training_mesh(config.devices, config.batch_size, most=1)  # refuses one that cannot be
     tokenizer_dir = find_model(config.tokenizer)
     arch = clip_config(config.arch, tokenizer_dir)
@@ -173,11 +137,7 @@ def prepare(config: Pretraining) -> Plan:
 
 
 def start_params(init: str, arch: CLIPConfig):
-    """The weights of `config.init`, float32; None where it is empty.
-
-    Raises:
-      ConfigError: a model of another architecture than `config.arch`.
-    """
+    """Return the weights of `config.init`, float32; None where it is empty."""
     if not init:
         return None
     found, params = load_clip(init, dtype=jnp.float32)
@@ -190,9 +150,12 @@ def start_params(init: str, arch: CLIPConfig):
 
 
 def run(plan: Plan, workdir: pathlib.Path, say) -> None:
-    """Trains, resuming where a killed run stopped, and writes `workdir/export`."""
+    """Train, resuming where a killed run stopped, and write `workdir/export`."""
     config, arch, corpus = plan.config, plan.arch, plan.corpus
-    devices, steps, identity = config.devices, config.steps, _identity(plan)
+    devices, steps = config.devices, config.steps
+    # What decides the model: sizes, tokenizer, the weights it goes on from.
+    identity = sizes(arch) | tokenizer_files(plan.tokenizer_dir)
+    identity |= {} if plan.start is None else {"weights": fingerprint(plan.start)}
     if told := check_same_model(workdir, identity, plan.tokenizer_dir):
         say(f"note: {told}")
     preprocess, module = Preprocess(size=arch.vision.image_size), CLIP(arch)
@@ -202,15 +165,12 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     evaluate = config.evaluate_every and zero_shot_validation(
         module, preprocess, plan.tokenize, config.prompts
     )
-    phases = (
-        ("pretrain", config.keep_patches, steps - config.full_steps),
-        ("pretrain-full", 1.0, steps),
-    )
+    half = ("pretrain", config.keep_patches, steps - config.full_steps)
     log = MetricsLog if processes.is_first() else NoLog
     axis = DATA if devices.parallel == "pmap" else None
     folder, name = workdir / "checkpoints" / "pretrain", run_name(workdir)
     with Notice() as notice, Checkpointer(folder, keep=config.keep, run=name) as checkpointer:
-        for phase, keep, until in phases:
+        for phase, keep, until in (half, ("pretrain-full", 1.0, steps)):
             towers = two_towers(module, preprocess, augment=config.augment, keep=keep)
             method = contrastive.make_method(towers, axis_name=axis)
             state = fit_stream(
@@ -238,31 +198,25 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
             )
     params = fetch(state.params["clip"])
     if processes.is_first():
-        now = identity | tokenizer_files(plan.tokenizer_dir)
+        now = identity | tokenizer_files(plan.tokenizer_dir)  # it may have changed meanwhile
         check_recorded(workdir, now, plan.tokenizer_dir)
-        _export(plan, preprocess, params, workdir / "export")
+        out = workdir / "export"
+        save_clip(out, arch, params, dtype=np.float16)
+        save_preprocess(out, preprocess)
+        copy_tokenizer(plan.tokenizer_dir, out)
         count = sum(x.size for x in jax.tree.leaves(abstract_params(arch)))
-        say(f"exported {count} parameters to {workdir / 'export'}")
-
-
-def _identity(plan: Plan) -> dict[str, Any]:
-    """What decides the model that comes of it: sizes, tokenizer, the weights it goes on from."""
-    identity = sizes(plan.arch) | tokenizer_files(plan.tokenizer_dir)
-    return identity if plan.start is None else identity | {"weights": fingerprint(plan.start)}
+        say(f"exported {count} parameters to {out}")
 
 
 def _optimizer(config: Pretraining) -> optax.GradientTransformation:
     optim = config.optim
-    return make_optimizer(
-        make_schedule(optim.schedule, optim.lr, config.steps, warmup=optim.warmup),
-        Rule(optim.name, b2=optim.b2),
-        weight_decay=optim.weight_decay,
-        clip_norm=optim.clip_norm,
-    )
+    rate = make_schedule(optim.schedule, optim.lr, config.steps, warmup=optim.warmup)
+    rest = {"weight_decay": optim.weight_decay, "clip_norm": optim.clip_norm}
+    return make_optimizer(rate, Rule(optim.name, b2=optim.b2), **rest)
 
 
 def _start(plan: Plan, module: CLIP) -> Any:
-    """Parameters to begin with: those of `config.init`, or random ones."""
+    """Return parameters to begin with: those of `config.init`, or random ones."""
     if plan.start is not None:
         return plan.start
     size = plan.arch.vision.image_size
@@ -271,28 +225,16 @@ def _start(plan: Plan, module: CLIP) -> Any:
 
 
 def _batch_maker(plan: Plan) -> Callable[[int], dict]:
-    """step -> this process's share of its batch."""
+    """Return step -> this process's share of its batch."""
     config, data = plan.config, plan.config.data
     mine = process_rows(config.batch_size, processes.place())
-    wording = pairs.Wording(data.caption_share, data.category_share, data.templates)
-
-    def make(number: int) -> dict:
-        batch = pairs.sample_batch(
-            plan.corpus,
-            plan.tokenize,
-            seed=config.seeds[0],
-            step=number,
-            batch_size=config.batch_size,
-            mixture=data.mixture,
-            wording=wording,
-        )
-        return jax.tree.map(lambda x: x[mine], batch)
-
-    return make
-
-
-def _export(plan: Plan, preprocess: Preprocess, params: Any, out: pathlib.Path) -> None:
-    """Writes the model in Hugging Face layout."""
-    save_clip(out, plan.arch, params, dtype=np.float16)
-    save_preprocess(out, preprocess)
-    copy_tokenizer(plan.tokenizer_dir, out)
+    sample = functools.partial(
+        pairs.sample_batch,
+        plan.corpus,
+        plan.tokenize,
+        seed=config.seeds[0],
+        batch_size=config.batch_size,
+        mixture=data.mixture,
+        wording=pairs.Wording(data.caption_share, data.category_share, data.templates),
+    )
+    return lambda number: jax.tree.map(lambda x: x[mine], sample(step=number))

@@ -17,7 +17,7 @@ from clipjax.io import to_json, write_atomically
 from clipjax.log import read_log
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Outcome
-from clipjax.study.recorded import RECORD
+from clipjax.study.prepared import RECORD
 from clipjax.study.trainer import programs
 from clipjax.study.workdir import config_text
 
@@ -27,21 +27,15 @@ _NO_MEASURES = ("phase", "epoch", "step", "seed", "s_per_epoch", "steps_per_s", 
 
 
 def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
-    """What the page shows beyond results and metrics, as JSON.
+    """Return what the page shows beyond results and metrics, as JSON; "zero_shot" comes first.
 
-    Args:
-      encoded: the run's data.
-      outcomes: by method, "zero_shot" first.
-
-    Returns:
-      {"classes", "class_names" (as prompts say them), "programs" (the methods that trained as one
-      each), "source", "target", "seed", "tsne" (`tsne_maps` and "labels" of the rows shown),
-      "per_class" {"n", "accuracy" {method: per target class, mean over seeds}}, "worst" {method:
-      `worst_classes` of the first seed}, "images" {target row: data URI}}.
+    "programs" are the methods that trained as one each, "tsne" are `tsne_maps` and "labels" of the
+    rows shown, "per_class" has {method: accuracy of each target class, mean over seeds}, "worst"
+    {method: `worst_classes` of the first seed}, "images" {target row: data URI}.
     """
-    data, seed = encoded.study.data, encoded.study.training.seeds[0]
+    data, seed, plan = encoded.study.data, encoded.study.training.seeds[0], encoded.plan
     source, target = (encoded.parts[domain, "test"] for domain in (data.source_name, data.target))
-    num_classes = len(encoded.plan.dataset.classes)
+    num_classes = len(plan.dataset.classes)
     features = kept({name: o.features for name, o in outcomes.items() if o.features is not None})
     logits = {name: o.logits for name, o in outcomes.items()}
     maps = evidence.tsne_maps(features, seed=seed)
@@ -51,10 +45,11 @@ def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
         for name, found in logits.items()
     }
     rows = sorted({e["row"] for found in worst.values() for c in found for e in c["examples"]})
+    examples, crop = encoded.source(data.target, "test"), plan.preprocess.crop
     return {
-        "classes": list(encoded.plan.dataset.classes),
-        "class_names": list(encoded.plan.class_names),
-        "programs": [list(names) for names in programs(encoded.plan)],
+        "classes": list(plan.dataset.classes),
+        "class_names": list(plan.class_names),
+        "programs": [list(names) for names in programs(plan)],
         "source": data.source_name,
         "target": data.target,
         "seed": seed,
@@ -64,33 +59,27 @@ def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
             "accuracy": {k: _mean_per_class(v, target.labels) for k, v in logits.items()},
         },
         "worst": worst,
-        "images": _images(encoded, data.target, rows),
+        "images": {  # as the model saw them
+            str(row): evidence.thumbnail(crop(examples[row].image, examples[row].name))
+            for row in rows
+        },
     }
 
 
 def _mean_per_class(logits: np.ndarray, labels: np.ndarray) -> list[float | None]:
-    """Accuracy of each class, mean over the seeds of logits [S, N, K]."""
+    """Return the accuracy of each class, mean over the seeds of logits [S, N, K]."""
     seeds = [per_class_accuracy(each, labels, logits.shape[-1]) for each in logits]
     # A class has an example for every seed or for none.
     means = np.mean([[round(float(v), 4) for v in each] for each in seeds], axis=0)
     return [None if np.isnan(mean) else round(float(mean), 4) for mean in means]
 
 
-def _images(encoded: Encoded, target: str, rows: list[int]) -> dict[str, str]:
-    """Thumbnails of target test examples as the model saw them."""
-    examples, crop = encoded.source(target, "test"), encoded.plan.preprocess.crop
-    return {
-        str(row): evidence.thumbnail(crop(examples[row].image, examples[row].name)) for row in rows
-    }
-
-
 def training_curves(records: list[dict], method_of: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl by epoch: {"method", "phase", "epoch", measure: per seed}.
+    """Merge the records of metrics.jsonl by epoch: {"method", "phase", "epoch", measure: per seed}.
 
-    Records of phases that `method_of` (name of a phase -> its method's) has not are left out.
-
-    Validations join the epoch they were made after; seeds that trained one after the other join
-    each other; the gradients' ratio, measured at lambda 1, is taken at the lambda of the epoch.
+    Records of phases that `method_of` (phase -> its method) lacks are left out. Validations join
+    the epoch they were made after; seeds that trained one after the other join each other; the
+    gradients' ratio, measured at lambda 1, is taken at the lambda of the epoch.
     """
     merged: dict[tuple, dict[str, Any]] = {}
     for record in records:
@@ -99,8 +88,7 @@ def training_curves(records: list[dict], method_of: Mapping[str, str]) -> list[d
             continue
         start = {"method": method_of[phase], "phase": phase, "epoch": epoch}
         entry = merged.setdefault((phase, epoch), start)
-        measures = record.get("evaluation", record)
-        for key, values in measures.items():
+        for key, values in record.get("evaluation", record).items():
             if key not in _NO_MEASURES:
                 values = values if isinstance(values, list) else [values]
                 entry[key] = entry.get(key, []) + values
@@ -115,7 +103,7 @@ def training_curves(records: list[dict], method_of: Mapping[str, str]) -> list[d
 
 
 def write(encoded: Encoded, outcomes, results: dict, workdir: pathlib.Path) -> None:
-    """Writes evidence.json and report.html of a study that has its results."""
+    """Write evidence.json and report.html of a study that has its results."""
     study, found = encoded.study, gather(encoded, outcomes)
     write_atomically(workdir / RECORD, to_json(found) + "\n")
     # Of a sweep the best settings alone are shown.

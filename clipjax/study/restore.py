@@ -18,50 +18,39 @@ from clipjax.study.evaluator import View
 from clipjax.study.run_group import RunGroup
 from clipjax.train.checkpoint import warn
 from clipjax.train.distributed import processes
+from clipjax.train.groups import path_name
 
 PyTree = Any
 
 
 class Trained(NamedTuple):
-    """A method after training.
+    """A method after training."""
 
-    Attributes:
-      answer: (params, embeddings) -> logits, the members' logits, adapted features.
-      view: its features of any part.
-      variants: name -> parameters stacked over seeds, the method's own result first: "last", which
-        is what the selection rule picks, and "average" where there is one; or a closed form's.
-      shared: parameters that all seeds and variants have.
-      history: per seed the validations of the last phase, oldest first; none of a closed form.
-    """
-
-    answer: Callable
-    view: View
+    answer: Callable  # (params, embeddings) -> logits, the members' logits, adapted features
+    view: View  # its features of any part
+    # Name -> parameters stacked over seeds, the method's own result first: "last", which the
+    # selection rule picks, and "average" where there is one; or a closed form's.
     variants: dict[str, PyTree]
-    shared: PyTree
-    history: list[list[dict]]
+    shared: PyTree  # parameters that all seeds and variants have
+    history: list[list[dict]]  # per seed the validations of the last phase; none of a closed form
 
     @property
     def params(self) -> PyTree:
-        """The parameters of the method's own result: its own, and "clip" where that trained."""
+        """The parameters of the method's own result: heads, and "clip" where that trained."""
         return next(iter(self.variants.values()))
 
 
 def restored(group: RunGroup) -> dict[str, Trained]:
-    """What `Trainer.train` returned, read back; the images are not needed.
-
-    Raises:
-      CheckpointError: the method did not finish, or its checkpoints do not fit the config.
-    """
+    """Return what `Trainer.train` returned, read back; the images are not needed."""
     history = histories(group)
-    epochs = (group.spans[-1].start + group.spans[-1].steps) // group.per_epoch
     for run, entries in enumerate(history):
-        if not entries or entries[-1]["epoch"] != epochs:
+        if not entries or entries[-1]["epoch"] != group.total_steps // group.per_epoch:
             raise _unfinished(group, group.names[run // len(group.training.seeds)])
     return split_by_method(group, selected(group, history), history)
 
 
 def histories(group: RunGroup) -> list[list[dict]]:
-    """Per run the validations of the last phase, with their epochs, oldest first."""
+    """Return each run's validations of the last phase, with their epochs, oldest first."""
     seeds = list(group.training.seeds)
     first = {m.phases[-1].name: i * len(seeds) for i, m in enumerate(group.methods)}
     found: list[list[dict]] = [[] for _ in range(len(seeds) * len(group.methods))]
@@ -77,32 +66,24 @@ def histories(group: RunGroup) -> list[list[dict]]:
 
 
 def selected(group: RunGroup, history: list[list[dict]]) -> TrainState:
-    """The states of the epochs that the config's rule picks, stacked over runs."""
-    phase, states = group.method.phases[-1], []
-    like, cached = _shapes(group)
-    first = functools.partial(jax.tree.map, lambda x: x[0])
-    for position, entries in enumerate(history):
-        seed = group.training.seeds[position % len(group.training.seeds)]
-        wanted = like if cached else jax.eval_shape(first, like)
-        with group.checkpointer(phase, None if cached else seed) as checkpointer:
-            found = checkpointer.restore(
-                wanted, _picked(group, position, entries, checkpointer.steps)
-            )
-        pick = (lambda x: x[position]) if cached else (lambda x: x)  # noqa: B023
-        states.append(jax.tree.map(pick, found[0]))
-    return jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *states)
-
-
-def _shapes(group: RunGroup) -> tuple[TrainState, bool]:
-    """Shapes of the last phase's states, and whether it trains on cached features."""
+    """Return the states of the epochs that the config's rule picks, stacked over runs."""
+    phase, cached, states = group.method.phases[-1], group.cached[-1], []
     like = jax.eval_shape(group.start)
     for index in range(len(group.spans)):
         like = jax.eval_shape(jax.vmap(functools.partial(group.begin, index)), like)
-    return like, group.cached[-1]
+    if not cached:  # a checkpoint for each seed
+        like = jax.eval_shape(functools.partial(jax.tree.map, lambda x: x[0]), like)
+    for position, entries in enumerate(history):
+        seed = None if cached else group.training.seeds[position % len(group.training.seeds)]
+        with group.checkpointer(phase, seed) as checkpointer:
+            step = _picked(group, position, entries, checkpointer.steps)
+            state, *_ = checkpointer.restore(like, step)
+        states.append(jax.tree.map(lambda x: x[position], state) if cached else state)  # noqa: B023
+    return jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *states)
 
 
 def _picked(group: RunGroup, run: int, entries: list[dict], steps: list[int]) -> int:
-    """The step that the config's rule picks of a run's validations, out of those on disk."""
+    """Return the step that the config's rule picks of a run's validations, of those on disk."""
     name = group.names[run // len(group.training.seeds)]
     rule = group.training.selection
     there = [entry for entry in entries if entry["epoch"] * group.per_epoch in steps]
@@ -121,15 +102,13 @@ def _picked(group: RunGroup, run: int, entries: list[dict], steps: list[int]) ->
     return taken["epoch"] * group.per_epoch
 
 
-def split_by_method(
-    group: RunGroup, states: TrainState, history: list[list[dict]]
-) -> dict[str, Trained]:
-    """What belongs to each method."""
+def split_by_method(group: RunGroup, states: TrainState, history: list) -> dict[str, Trained]:
+    """Return what belongs to each method."""
     seeds, found = len(group.training.seeds), {}
-    last, average = jax.device_get((states.params, _averages(group, states)))
+    variants = {"last": states.params, "average": _averages(states)}
+    variants = {key: jax.device_get(tree) for key, tree in variants.items() if tree is not None}
     for position, name in enumerate(group.names):
         mine = slice(position * seeds, (position + 1) * seeds)
-        variants = {"last": last} | ({} if average is None else {"average": average})
         own = {key: jax.tree.map(lambda x: x[mine], tree) for key, tree in variants.items()}  # noqa: B023
         for params in own.values():
             check_params(group, name, params)
@@ -139,8 +118,8 @@ def split_by_method(
     return found
 
 
-def _averages(group: RunGroup, states: TrainState) -> PyTree:
-    """All parameters with the running means in place of what trained; None where there are none."""
+def _averages(states: TrainState) -> PyTree:
+    """Return all parameters with running means in place of what trained; None without means."""
     running = states.average
     if not jax.tree.leaves(running):
         return None
@@ -148,24 +127,21 @@ def _averages(group: RunGroup, states: TrainState) -> PyTree:
     return jax.tree.map(pick, running.params, states.params, is_leaf=lambda leaf: leaf is None)
 
 
-def check_params(group: RunGroup, name: str, params: PyTree) -> None:
-    """Refuses trained parameters that are not finite.
+def find_non_finite(params: PyTree) -> str:
+    """Return the name of a parameter that holds NaN or infinity; "" if none does."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return next((path_name(path) for path, leaf in leaves if not is_finite(leaf)), "")
 
-    Raises:
-      CheckpointError: naming one.
-    """
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if not is_finite(leaf):
-            where = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise CheckpointError(
-                f"{group.workdir}: what {name!r} trained holds NaN or infinity in {where} at the "
-                f"epoch that selection={group.training.selection} picks; its checkpoint is damaged "
-                "or its training diverged: start the run anew in another --workdir."
-            )
+
+def check_params(group: RunGroup, name: str, params: PyTree) -> None:
+    """Raise CheckpointError for trained parameters that are not finite."""
+    if where := find_non_finite(params):
+        raise CheckpointError(
+            f"{group.workdir}: what {name!r} trained holds NaN or infinity in {where}; its "
+            "checkpoint is damaged or its training diverged: start anew in another --workdir."
+        )
 
 
 def _unfinished(group: RunGroup, name: str) -> CheckpointError:
-    """What to say where checkpoints are missing."""
-    return CheckpointError(
-        f"{group.workdir} has no checkpoint of {name!r}; run the experiment first."
-    )
+    there = f"{group.workdir} has no checkpoint of {name!r}"
+    return CheckpointError(f"{there}; run the experiment first.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,24 +18,17 @@ from clipjax.adapt.method import Method as Functions
 from clipjax.adapt.step import TrainState, init_state, make_step, merge
 from clipjax.data.images.augment import random_resized_crop
 from clipjax.data.loading import sampler as samplers
-from clipjax.data.loading.sampler import Sampler
 from clipjax.errors import CheckpointError
 from clipjax.evaluate.select import best_steps
 from clipjax.io import as_path
 from clipjax.log import MetricsLog, NoLog, read_log
 from clipjax.model.backbone import make_backbone, tower_params
-from clipjax.study.encode import Encoded
+from clipjax.study.encode import Encoded, Examples
 from clipjax.study.evaluator import View, answerer
-from clipjax.study.methods import (
-    LOSS_FACTORS,
-    OPTIM_FACTORS,
-    build_optimizer,
-    learning_rate,
-    schedules_of,
-)
+from clipjax.study.methods import LOSS_FACTORS, OPTIM_FACTORS, build_optimizer, learning_rate
 from clipjax.study.parts import Augment, Average, PhaseConfig
-from clipjax.study.plan import cached_phases, planned_epoch
-from clipjax.study.training_data import Examples
+from clipjax.study.plan import planned_epoch
+from clipjax.study.prepared import cached_phases
 from clipjax.study.workdir import run_name
 from clipjax.train.arrays import run_mesh
 from clipjax.train.checkpoint import Checkpointer
@@ -47,29 +41,16 @@ PyTree = Any
 
 
 def select_fn(functions: Sequence[Callable], row: jax.Array | int) -> Callable:
-    """The `row`-th of some functions of a number, where `row` may be traced."""
+    """Return the `row`-th of some functions of a number, where `row` may be traced."""
     if len(functions) == 1:
         return functions[0]
     return lambda x: jnp.stack([jnp.asarray(f(x), jnp.float32) for f in functions])[row]
 
 
-def stack_if_varied(values: Sequence[float], row: jax.Array | int) -> float | jax.Array | None:
-    """The `row`-th of some numbers, where `row` may be traced; None where all are equal."""
-    if len(set(values)) == 1:
-        return None
-    return jnp.asarray(values, jnp.float32)[row]
-
-
 def average_rule(average: Average | None) -> averages.Average | None:
-    """The rule of a running mean that a phase asks for."""
-    if average is None:
-        return None
-    made = {
-        "uniform": lambda: averages.uniform(average.start),
-        "ema": lambda: averages.ema(average.decay),
-        "beta": lambda: averages.beta(average.b),
-    }
-    return made[average.kind]()
+    """Return the running mean that a phase asks for, if any."""
+    option = {"uniform": "start", "ema": "decay", "beta": "b"}
+    return average and getattr(averages, average.kind)(getattr(average, option[average.kind]))
 
 
 class RunGroup:
@@ -85,32 +66,36 @@ class RunGroup:
         self.method = self.methods[0]  # for what they have in common: all but rates and lambdas
         self.cached = cached_phases(self.plan, self.method)
         self.encoded, self.workdir = encoded, as_path(workdir)
-        self.examples = Examples(self.methods, encoded)
+        self.examples = Examples([method.data for method in self.methods], encoded)
         events = self.workdir / "events" / names[0] if self.training.tensorboard else None
         log = MetricsLog if processes.is_first() else NoLog
         self.log = log(self.workdir / "metrics.jsonl", events)
-        self.per_epoch = self.epoch_length()
+        self.classes, self.per_epoch = encoded.classes, self._epoch_length()
+        # Its length as a number, which needs no target to be known.
+        self.sampler = samplers.Sampling(self.per_epoch, self.study.data.balanced)
+        if episodes := self.method.config.episodes:
+            sizes = dataclasses.astuple(episodes)
+            self.sampler = samplers.Episodes(*sizes, len(self.classes.names))
         phases = self.method.phases
         lengths = [phase.epochs * self.per_epoch for phase in phases]
         optimizers = [phase.optim.name for phase in phases]
         self.spans = spans(lengths, [phase.freeze for phase in phases], optimizers)
-        self.classes = encoded.classes
+        self.total_steps = sum(lengths)
         self.functions = self.method.on(self.backbone(cached=True), self.classes, phases[-1])
         self.answer = answerer(self.functions, self.classes)
 
     @functools.cached_property
     def view(self) -> View:
-        """The method's features of any part: the cached ones, unless it sees images otherwise."""
+        """The method's features of any part: the cached ones, unless its encoder is another."""
         trained, _ = self.clip(len(self.spans) - 1)
         if "vision" not in trained.get("clip", {}) and "image" not in self.method.kind.alters:
             return View(self.encoded)
         backbone = self.backbone()
         functions = self.method.on(backbone, self.classes, self.method.phases[-1])
-        embed = functions.embed or (lambda params, pixels: backbone.encode["image"](params, pixels))
-        return View(self.encoded, embed)
+        return View(self.encoded, functions.embed or backbone.encode["image"])
 
-    def epoch_length(self) -> int:
-        """Steps of an epoch: as logged where the examples are not at hand (`restored`)."""
+    def _epoch_length(self) -> int:
+        """Return steps of an epoch: as logged where no example is at hand (`restored`)."""
         if episodes := self.method.config.episodes:
             return episodes.count
         data, size = self.method.data, self.training.batch_size
@@ -123,35 +108,15 @@ class RunGroup:
         return planned_epoch(data, size, self.plan.dataset)
 
     def backbone(self, augment: Augment | None = None, *, cached: bool = False) -> Backbone:
-        """The encoder: over images, with or without augmentation, or over cached embeddings."""
+        """Return the encoder over images, perhaps augmented, or over cached embeddings."""
         normalized = self.plan.preprocess.normalize
 
         def look(pixels, rng):
             if augment is not None and rng is not None:
-                pixels = random_resized_crop(
-                    rng, pixels, smallest=augment.smallest, flip=augment.flip
-                )
+                pixels = random_resized_crop(rng, pixels, **dataclasses.asdict(augment))
             return normalized(pixels)
 
         return make_backbone(self.plan.module, look, ("image",) if cached else ())
-
-    @property
-    def sampler(self) -> Sampler:
-        """How an epoch is made up; its length as a number, which needs no target to be known."""
-        if episodes := self.method.config.episodes:
-            return samplers.Episodes(
-                episodes.way,
-                episodes.shot,
-                episodes.query,
-                episodes.count,
-                len(self.classes.names),
-            )
-        return samplers.Sampling(self.per_epoch, self.study.data.balanced)
-
-    @property
-    def total_steps(self) -> int:
-        """Of all phases."""
-        return self.spans[-1].start + self.spans[-1].steps
 
     @property
     def mesh(self) -> Mesh | None:
@@ -172,19 +137,17 @@ class RunGroup:
         seeds, epochs = len(self.training.seeds), self.method.config.epochs
         if not self.study.sweep:
             return f"train {self.title}: {epochs} epochs, {seeds} seeds"
-        runs = len(self.names) * seeds
-        at_a_time = self.mesh.size if self.mesh else runs
-        how = (
-            f"as one program, {at_a_time} at a time" if all(self.cached) else "one after the other"
-        )
+        runs, how = len(self.names) * seeds, "one after the other"
+        if all(self.cached):
+            how = f"as one program, {self.mesh.size if self.mesh else runs} at a time"
         return f"train {runs} runs {how}: {self.title}, {seeds} seeds, {epochs} epochs"
 
     def training_features(self) -> dict:
-        """What the method reads of cached features: labels of the source, none of the target."""
+        """Return what the method reads of cached features: no labels of the target."""
         return self.examples.features(self.method.kind.reads)
 
     def start(self) -> TrainState:
-        """States of all runs before any phase, stacked: own parameters, no optimizer state."""
+        """Return states of all runs before any phase, stacked, without optimizer state."""
 
         def start(seed):
             own = self.functions.init(jax.random.key(seed))
@@ -194,21 +157,16 @@ class RunGroup:
         return jax.jit(jax.vmap(start))(on_each(seeds))
 
     def clip(self, index: int) -> tuple[PyTree, PyTree]:
-        """The encoder's parameters that a phase uses: those of the state, and those shared.
+        """Return the encoder's parameters that a phase uses: of the state, and shared.
 
         Shared is what no phase trains: one copy for all runs, in no checkpoint.
         """
         towers = [t for t in self.method.kind.towers if t != "image" or not self.cached[index]]
-        params = {"clip": tower_params(self.plan.params, towers)}
-        phases = self.method.phases
-
-        def trains(name):
-            return any(not is_frozen(name, phase.freeze) for phase in phases)
-
-        return split_tree(params, trains)
+        trains = lambda name: not all(is_frozen(name, p.freeze) for p in self.method.phases)
+        return split_tree({"clip": tower_params(self.plan.params, towers)}, trains)
 
     def shared(self, index: int) -> PyTree:
-        """Parameters of a phase that nothing changes: frozen towers, a teacher."""
+        """Return parameters of a phase that nothing changes: frozen towers, a teacher."""
         _, shared = self.clip(index)
         if "teacher" not in self.method.kind.reads:
             return shared
@@ -216,14 +174,11 @@ class RunGroup:
         return {**shared, "teacher": tower_params(self.plan.params, towers)}
 
     def setup(self, index: int, params: PyTree, row: jax.Array | int = 0):
-        """(optimizer, frozen mask) of a phase over these parameters, for the `row`-th method."""
+        """Return the optimizer and frozen mask of a phase, for the `row`-th method."""
         phase, span = self.method.phases[index], self.spans[index]
         curves = [learning_rate(method.phases[index], span.steps) for method in self.methods]
-        factors = {}
-        for key in OPTIM_FACTORS:
-            values = [getattr(method.phases[index].optim, key) for method in self.methods]
-            if (value := stack_if_varied(values, row)) is not None:
-                factors[key] = value
+        get = lambda method, key: getattr(method.phases[index].optim, key)
+        factors = self._varied(OPTIM_FACTORS, get, row)
         optimizer = build_optimizer(
             phase, span.steps, spans=self.spans, index=index, rate=select_fn(curves, row), **factors
         )
@@ -231,8 +186,14 @@ class RunGroup:
         here = [p for p in phase.freeze if any(matches(p, name) for name in names)]
         return optimizer, frozen_tree(params, here) if here else None
 
+    def _varied(self, keys: Sequence[str], get: Callable, row: jax.Array | int) -> dict:
+        """Return the `row`-th method's numbers of the keys in which methods differ."""
+        values = {key: [get(method, key) for method in self.methods] for key in keys}
+        varied = {key: each for key, each in values.items() if len(set(each)) > 1}
+        return {key: jnp.asarray(each, jnp.float32)[row] for key, each in varied.items()}
+
     def joining(self, index: int) -> PyTree:
-        """The encoder's parameters that join the state with a phase."""
+        """Return the encoder's parameters that join the state with a phase."""
         if not index:
             return self.clip(0)[0]
         if self.cached[index] == self.cached[index - 1]:
@@ -241,7 +202,7 @@ class RunGroup:
         return {"clip": {key: value for key, value in now.items() if key not in before}}
 
     def begin(self, index: int, state: TrainState, more: PyTree = None) -> TrainState:
-        """The state of one run at the start of a phase; `more` joins, by default `joining`."""
+        """Return a run's state at the start of a phase; `more` joins, by default `joining`."""
         more = self.joining(index) if more is None else more
         average = average_rule(self.method.phases[index].average)
         params = merge(state.params, more)
@@ -250,10 +211,8 @@ class RunGroup:
             return init_state(params, optimizer, seed=state.seed, frozen=frozen, average=average)
         return next_state(state, optimizer, frozen=frozen, more=more, average=average)
 
-    def step(
-        self, index: int, backbone: Backbone, params: PyTree, row: jax.Array | int = 0, axis=None
-    ):
-        """The train step of a phase, for the `row`-th method; of `pmap` with an axis."""
+    def step(self, index: int, backbone: Backbone, params: PyTree, row=0, axis=None) -> Callable:
+        """Return the train step of a phase, for the `row`-th method; of `pmap` with an axis."""
         phase = self.method.phases[index]
         optimizer, frozen = self.setup(index, params, row)
         return make_step(
@@ -267,42 +226,36 @@ class RunGroup:
         )
 
     def functions_of(self, index: int, backbone: Backbone, row: jax.Array | int = 0) -> Functions:
-        """The method over a backbone, in a phase, with the numbers of the `row`-th method."""
-        of_each = [schedules_of(method, index, backbone, self.classes) for method in self.methods]
-        changes: dict[str, Any] = {}
-        if of_each[0]:
+        """Return the method in a phase, with the numbers of the `row`-th method."""
+        get = lambda method, key: method.phases[index].options.get(key, 0.0)
+        changes: dict[str, Any] = self._varied(LOSS_FACTORS, get, row)
+        on = lambda method: method.on(backbone, self.classes, method.phases[index])
+        schedules = [on(method).schedules for method in self.methods]
+        if schedules[0]:
             changes["schedules"] = {
-                name: select_fn([each[name] for each in of_each], row) for name in of_each[0]
+                name: select_fn([each[name] for each in schedules], row) for name in schedules[0]
             }
-        for key in LOSS_FACTORS:
-            values = [method.phases[index].options.get(key, 0.0) for method in self.methods]
-            if (value := stack_if_varied(values, row)) is not None:
-                changes[key] = value
         return self.method.on(backbone, self.classes, self.method.phases[index], **changes)
 
     def rates(self, index: int, row: int, step: int) -> dict[str, float]:
-        """Learning rates of the update after `step` updates: `lr`, and `lr:pattern` of groups."""
+        """Return learning rates after `step` updates: `lr`, and `lr:pattern` of groups."""
         phase, span = self.methods[row].phases[index], self.spans[index]
         rate = float(learning_rate(phase, span.steps)(max(0, step - span.start)))
         more = {f"lr:{pattern}": factor * rate for pattern, factor in phase.optim.lr_mults}
         return {key: float(f"{value:.6g}") for key, value in ({"lr": rate} | more).items()}
 
     def checkpointer(self, phase: PhaseConfig, seed: int | None = None) -> Checkpointer:
-        """Where a phase's states go; of the last one the best by `selection` are kept besides."""
+        """Open the place of a phase's states; of the last phase the best by `selection` stay."""
         training, best = self.training, None
         folder = self.workdir / "checkpoints" / phase.name
         if seed is None and (old := folder / f"seed{training.seeds[0]}").is_dir():
             raise CheckpointError(
-                f"{old} is of a clipjax that trained {phase.name} from pixels, and this one trains "
-                "it on cached features; start anew in another --workdir."
+                f"{old} is of a clipjax that trained {phase.name} from pixels, not on cached "
+                "features; start anew in another --workdir."
             )
         if training.selection != "last" and phase is self.method.phases[-1]:
             best = functools.partial(
                 best_steps, rule=training.selection, count=max(1, training.keep_best)
             )
-        return Checkpointer(
-            folder if seed is None else folder / f"seed{seed}",
-            keep=training.keep,
-            best=best,
-            run=run_name(self.workdir),
-        )
+        folder = folder if seed is None else folder / f"seed{seed}"
+        return Checkpointer(folder, keep=training.keep, best=best, run=run_name(self.workdir))

@@ -20,47 +20,32 @@ from clipjax.evaluate.sweeps import candidate, sweep_table
 from clipjax.io import as_path, write_json
 from clipjax.log import MetricsLog, read_log
 from clipjax.runtime.claim import claimed
-from clipjax.study import report_data as evidence
+from clipjax.study import pretrain, report_data
+from clipjax.study import workdir as workdirs
 from clipjax.study.config import Pretraining, Study, checked
 from clipjax.study.encode import Encoded, encode, encode_texts
 from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
 from clipjax.study.model_record import check_finished, check_same_model
-from clipjax.study.plan import Plan, prepare, warn_of_idle_domain_loss
-from clipjax.study.recorded import read_record
+from clipjax.study.plan import prepare
+from clipjax.study.prepared import Plan, idle_domain_losses, read_record
 from clipjax.study.trainer import trainers
-from clipjax.study.workdir import (
-    check_checkpoints,
-    check_files,
-    check_workdir,
-    claim_workdir,
-    config_text,
-    differences,
-    name_of,
-)
 from clipjax.train.distributed import processes
 
 PyTree = Any
+Config, Say = Study | Pretraining, Callable[[str], None]
 
 
-def silent(line: str) -> None:
-    """Says nothing."""
+silent = lambda line: None  # in place of `say`
 
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What a study found.
+    """What a study found."""
 
-    Attributes:
-      study: what was run.
-      results: the content of results.json.
-      curves: the records of metrics.jsonl, in order.
-      workdir: where its files are; None where none were asked for.
-    """
-
-    study: Study
-    results: dict[str, Any]
-    curves: list[dict[str, Any]]
-    workdir: pathlib.Path | None = None
+    study: Study  # what was run
+    results: dict[str, Any]  # the content of results.json
+    curves: list[dict[str, Any]]  # the records of metrics.jsonl, in order
+    workdir: pathlib.Path | None = None  # where its files are; None where none were asked for
     _params: dict[str, PyTree] | None = None
 
     @property
@@ -70,25 +55,21 @@ class Results:
 
     @functools.cached_property
     def params(self) -> dict[str, PyTree]:
-        """Parameters by method, stacked over seeds: heads, and "clip" where the encoder trained.
-
-        Those of a run that was finished before are read from its checkpoints.
-        """
+        """Parameters by method, stacked over seeds: heads, and "clip" where the encoder trained."""
         if self._params is not None:
             return self._params
         plan = prepare(self.study, training=False, recorded=read_record(self.workdir))
-        encoded, found = encode_texts(plan), {}
-        for trainer in trainers(encoded, self.workdir):
-            found |= {name: trained.params for name, trained in trainer.restored().items()}
-        return found
+        return {
+            name: trained.params
+            for trainer in trainers(encode_texts(plan), self.workdir)
+            for name, trained in trainer.restored().items()
+        }
 
 
 def run(
-    config: Study | Pretraining,
-    workdir: str | os.PathLike | None = None,
-    say: Callable[[str], None] = silent,
+    config: Config, workdir: str | os.PathLike | None = None, say: Say = silent
 ) -> Results | None:
-    """Runs a study, or pretraining; a run that was killed goes on, one that is finished is read.
+    """Run a study, or pretraining; a run that was killed goes on, a finished one is read.
 
     Encoded features go to the user's cache folder, unless `Features(cache=False)`.
 
@@ -111,31 +92,36 @@ def run(
     if isinstance(config, Pretraining) or processes.several():
         raise ConfigError("pretraining, and runs of several processes, need a workdir.")
     with tempfile.TemporaryDirectory() as folder:
-        plan = prepare(config)
-        found = run_study(plan, pathlib.Path(folder), say, pages=False)
+        found = run_study(prepare(config), pathlib.Path(folder), say, pages=False)
         return dataclasses.replace(found, workdir=None)
 
 
-def _run_in(
-    config: Study | Pretraining, workdir: pathlib.Path, say: Callable[[str], None]
-) -> Results | None:
-    """`run` with files. Of several processes the first speaks and writes; all must see them."""
+def _run_in(config: Config, workdir: pathlib.Path, say: Say) -> Results | None:
+    """Run with files. Of several processes the first speaks and writes; all must see the files."""
     say = say if processes.is_first() else silent
-    processes.agree("config", config_text(config), differences)
-    processes.from_first(lambda: check_workdir(workdir, config))
+    processes.agree("config", workdirs.config_text(config), workdirs.differences)
+    check = lambda: workdirs.check_workdir(workdir, config)
+    processes.from_first(check)
     if found := _finished(config, workdir, say):
         return found
     with contextlib.ExitStack() as held:
         processes.from_first(lambda: held.enter_context(claimed(workdir)))
         # As another run may have left it.
-        processes.from_first(lambda: (check_workdir(workdir, config), check_files(workdir)))
-        return _finished(config, workdir, say) or _run_claimed(config, workdir, say)
+        processes.from_first(lambda: (check(), workdirs.check_files(workdir)))
+        if found := _finished(config, workdir, say):
+            return found
+        # Everything is checked before the workdir becomes this config's.
+        workdirs.check_checkpoints(workdir / "checkpoints", workdirs.name_of(config))
+        open_all, work = prepare, run_study
+        if isinstance(config, Pretraining):
+            open_all, work = pretrain.prepare, pretrain.run
+        opened = processes.together(lambda: open_all(config))
+        workdirs.claim_workdir(workdir, config)
+        return work(opened, workdir, say)
 
 
-def _finished(
-    config: Study | Pretraining, workdir: pathlib.Path, say: Callable[[str], None]
-) -> Results | None:
-    """What a run that has its results found; they are said."""
+def _finished(config: Config, workdir: pathlib.Path, say: Say) -> Results | None:
+    """Say and return what a finished run found; None for any other."""
     results = processes.from_first(lambda: report.read(workdir))
     if not results:
         return None
@@ -149,55 +135,28 @@ def _finished(
     return Results(config, results, read_log(workdir / "metrics.jsonl"), workdir)
 
 
-def _run_claimed(
-    config: Study | Pretraining, workdir: pathlib.Path, say: Callable[[str], None]
-) -> Results | None:
-    """Checks everything, then makes the workdir this config's and works in it."""
-    check_checkpoints(workdir / "checkpoints", name_of(config))
-    if isinstance(config, Pretraining):
-        from clipjax.study import pretrain
-
-        opened = processes.together(lambda: pretrain.prepare(config))
-        claim_workdir(workdir, config)
-        pretrain.run(opened, workdir, say)
-        return None
-    plan = processes.together(lambda: prepare(config))
-    claim_workdir(workdir, config)
-    return run_study(plan, workdir, say)
-
-
-def check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
-    """Ties a workdir to its images: a run that goes on must see those it began with.
-
-    Raises:
-      DataError: images came, went, changed, or can be read now and could not be then.
-      ConfigError: another process sees other images.
-    """
-    found = {}
-    for place in encoded.parts:
-        source = encoded.source(*place)
-        found["/".join(place)] = hashlib.sha256(repr(source).encode()).hexdigest()[:16]
+def _check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
+    """Refuse a run that goes on with other images than those it began with."""
+    found = {
+        "/".join(part): hashlib.sha256(repr(encoded.source(*part)).encode()).hexdigest()[:16]
+        for part in encoded.parts
+    }
     processes.agree("set of images", found)
-    processes.from_first(lambda: _compare_images(workdir, found))
-
-
-def _compare_images(workdir: pathlib.Path, found: dict[str, str]) -> None:
     record = workdir / "images.json"
-    if not record.exists():
-        write_json(record, found)
-        return
-    before = json.loads(record.read_text())
+
+    def kept() -> dict[str, str]:
+        if not record.exists():
+            write_json(record, found)
+        return json.loads(record.read_text())
+
+    before = processes.from_first(kept)
     if changed := sorted(k for k in before.keys() | found.keys() if before.get(k) != found.get(k)):
-        raise DataError(
-            f"the images of {', '.join(changed)} are not those that the run in {workdir} began "
-            "with; start it anew in another --workdir."
-        )
+        those = f"the images of {', '.join(changed)} are not those that the run in {workdir}"
+        raise DataError(f"{those} began with; start it anew in another --workdir.")
 
 
-def run_study(
-    plan: Plan, workdir: pathlib.Path, say: Callable[[str], None], *, pages: bool = True
-) -> Results | None:
-    """Runs a study that is prepared and writes its results; `pages`: also those for people."""
+def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Results | None:
+    """Run a prepared study and write its results; `pages`: also those for people."""
     started, timing = time.perf_counter(), {}
 
     def lap(what: str) -> None:
@@ -207,13 +166,10 @@ def run_study(
     if processes.is_first():  # drops a line that a kill cut short
         MetricsLog(workdir / "metrics.jsonl").rewind(lambda record: True)
     told = check_same_model(workdir, plan.identity, plan.model)
-    for note in (*plan.notes, *filter(None, [told])):
+    for note in (*plan.notes, *filter(None, [told]), *idle_domain_losses(plan)):
         say(f"note: {note}")
-    for method in plan.methods.values():
-        for line in warn_of_idle_domain_loss(plan, method):
-            say(line)
     encoded = encode(plan, say)
-    check_same_images(workdir, encoded)
+    _check_same_images(workdir, encoded)
     lap("encode")
     rows, params = zero_shot_rows(encoded), {}
     outcomes, rules, scores = {"zero_shot": zero_shot_outcome(encoded)}, {}, {}
@@ -229,35 +185,30 @@ def run_study(
         lap(trainer.title)
     if not processes.is_first():
         return None
-    results = _collect(encoded, rows, outcomes, rules, timing)
+    # Maps, distances and mistakes are of the study's own target.
+    own = {k: v for k, v in outcomes.items() if study.target_of.get(k) in (None, study.data.target)}
+    results = _collect(encoded, rows, own, rules, timing)
     if study.sweep:
-        ends = {name: method.data.target for name, method in plan.methods.items()}
-        results["sweep"] = sweep_table(
-            study.settings, rows, scores, ends, selection=selection, source=study.data.source_name
-        )
+        ends = {"selection": selection, "source": study.data.source_name}
+        results["sweep"] = sweep_table(study.settings, rows, scores, study.target_of, **ends)
+        best = {"zero_shot", *results["sweep"]["best"].values()}
+        own = {name: outcome for name, outcome in own.items() if name in best}
     if pages:
-        evidence.write(encoded, _shown(study, outcomes, results), results, workdir)
+        report_data.write(encoded, own, results, workdir)
         lap("page with t-SNE")
         report.write(workdir, results)
     say(report.table(results))
     say(f"time: {', '.join(f'{what} {seconds:.1f} s' for what, seconds in timing.items())}")
     if pages:
-        files = ("results.json", "results.md", "report.html")
-        say(f"results: {', '.join(str(workdir / file) for file in files)}")
+        files = (workdir / file for file in ("results.json", "results.md", "report.html"))
+        say(f"results: {', '.join(map(str, files))}")
     return Results(study, results, read_log(workdir / "metrics.jsonl"), workdir, params)
 
 
-def _of_the_target(study: Study, found: dict[str, Any]) -> dict[str, Any]:
-    """By method what is of the study's own target: maps, distances and mistakes are."""
-    ends = {method.name: method.data.target for method in study.trained}
-    own = study.data.target
-    return {name: value for name, value in found.items() if ends.get(name, own) == own}
-
-
 def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
-    """The content of results.json, a sweep's table aside."""
+    """Return the content of results.json but for a sweep's table."""
     study, dataset = encoded.study, encoded.plan.dataset
-    distances = {k: v.distances for k, v in _of_the_target(study, outcomes).items()}
+    distances = {name: outcome.distances for name, outcome in outcomes.items()}
     if None in distances["zero_shot"]:  # too few test images
         distances = {}
     data = {"name": dataset.name, "source": study.data.source_name, "target": study.data.target}
@@ -269,14 +220,4 @@ def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
         "seeds": list(study.training.seeds),
         "selection": study.training.selection,
     }
-    ends = {method.name: method.data.target for method in study.trained}
-    return report.collect(about, rows, distances, rules, timing, ends)
-
-
-def _shown(study: Study, outcomes: dict[str, Any], results: dict) -> dict[str, Any]:
-    """By method what the page looks at closely: of a sweep the best settings alone."""
-    shown = _of_the_target(study, outcomes)
-    if not study.sweep:
-        return shown
-    best = {"zero_shot", *results["sweep"]["best"].values()}
-    return {name: found for name, found in shown.items() if name in best}
+    return report.collect(about, rows, distances, rules, timing, study.target_of)

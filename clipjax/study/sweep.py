@@ -4,7 +4,7 @@
     config.sweep = ({"optim.lr": 1e-3, "data.shots": 4}, {"optim.lr": 3e-3})          # these two
 
 Methods that differ in numbers alone train as one program (`clipjax.study.methods.group_runs`); a
-sweep is nothing but a way to write down many of them. All here is on plain nested mappings.
+sweep only writes down many of them. All here works on plain nested mappings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from clipjax.errors import ConfigError
-from clipjax.study.fields import meant, short
+from clipjax.study.fields import dotted, meant, short
 from clipjax.study.parts import OWN_DATA
 
 Setting = dict[str, Any]  # field -> value
@@ -31,22 +31,14 @@ class Entry(NamedTuple):
 
     stage: str
     setting: Setting  # empty without a sweep
-    fields: dict[str, Any]  # as in `config.methods`, the setting put in
+    fields: dict[str, Any]  # as in `config.methods`, with the setting put in
 
 
 def settings(sweep: Sequence[Mapping]) -> list[Setting]:
-    """The settings that `config.sweep` lists.
+    """Return all combinations of values of each grid, {field: a value or a tuple of values}.
 
     >>> settings(({"optim.lr": (1, 2), "data.shots": 4},))
     [{'data.shots': 4, 'optim.lr': 1}, {'data.shots': 4, 'optim.lr': 2}]
-    >>> settings(({"optim.lr": 1}, {"data.shots": 4}))
-    [{'optim.lr': 1}, {'data.shots': 4}]
-
-    Args:
-      sweep: grids, {field: a value or a tuple of values}; of each all combinations are meant.
-
-    Raises:
-      ConfigError: anything else, or a field without values.
     """
     if not isinstance(sweep, (tuple, list)) or not all(isinstance(g, Mapping) for g in sweep):
         raise ConfigError(f"sweep is {sweep!r}; give a tuple of grids, ({{field: values}},).")
@@ -60,17 +52,13 @@ def settings(sweep: Sequence[Mapping]) -> list[Setting]:
 
 
 def expand(config: Mapping[str, Any]) -> dict[str, Entry]:
-    """name -> entry of every method that is trained: each stage, with a sweep at each setting.
+    """Return name -> entry of every method to train: each stage, with a sweep at each setting.
 
-    A stage that a setting does not concern (another method's option) is not repeated. What a method
-    says of its own (`methods.<name>.optim`) gives way to the sweep.
-
-    Args:
-      config: all fields of a study as a plain nested mapping.
+    A stage that a setting does not concern (another method's option) is not repeated. The sweep
+    overrides what a method says of its own (`methods.<name>.optim`). `config` is a whole study.
 
     Raises:
-      ConfigError: a stage without a method; a field that cannot be swept, or that does not exist;
-        settings of one name.
+      ConfigError: a stage without a method; a field that cannot be swept; settings of one name.
     """
     wanted, found = settings(config["sweep"]), {}
     entries = {stage: _entry(config["methods"], stage) for stage in config["stages"]}
@@ -80,39 +68,36 @@ def expand(config: Mapping[str, Any]) -> dict[str, Entry]:
         _check_field(field, config)
         _check_tuples(field, [each[field] for each in wanted if field in each], config)
     for stage, fields in entries.items():
-        concerned = [{k: v for k, v in each.items() if _concerns(k, stage)} for each in wanted]
+        ours = ("optim.", "data.", f"methods.{stage}.")
+        concerned = [{k: v for k, v in each.items() if k.startswith(ours)} for each in wanted]
         for name, own in zip(setting_names(stage, concerned), concerned, strict=True):
             made = Entry(stage, own, _changed(copy.deepcopy(fields), own, stage))
             if found.setdefault(name, made)[:2] != (stage, own):
-                raise ConfigError(
-                    f"sweep has two settings that would both be called {name!r}, "
-                    f"{found[name].setting} and {own}; make them a run each."
-                )
+                both = f"{found[name].setting} and {own}"
+                raise ConfigError(f"sweep has two settings called {name!r}, {both}; split it.")
     return found
 
 
 def _entry(methods: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """What the config says of a method."""
+    """Return what the config says of a method."""
     if stage not in methods:
-        raise ConfigError(
-            f"stages names {stage!r}, which config.methods does not have; methods: "
-            f"{', '.join(sorted(methods))}.{meant(stage, methods)}"
-        )
-    if not isinstance(methods[stage], Mapping):
-        raise ConfigError(
-            f"methods.{stage} is {short(methods[stage])}; give a dict with a loss and heads."
-        )
-    return dict(methods[stage])
+        known = f"{', '.join(sorted(methods))}.{meant(stage, methods)}"
+        raise ConfigError(f"stages names {stage!r}, which methods does not have; known: {known}")
+    found = methods[stage]
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"methods.{stage} is {short(found)}; give a dict with a loss and heads.")
+    return dict(found)
 
 
 def _sorted(value: Any) -> Any:
-    """A value with sorted keys, as config.json gives it back to exports."""
+    """Sort keys at any depth, as config.json gives them back to exports."""
     if isinstance(value, Mapping):
         return {key: _sorted(value[key]) for key in sorted(value)}
     return tuple(map(_sorted, value)) if isinstance(value, (tuple, list)) else value
 
 
 def _check_field(field: str, config: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a field that cannot be swept."""
     root, _, rest = field.partition(".")
     first, _, inner = rest.partition(".")
     known = {
@@ -127,46 +112,38 @@ def _check_field(field: str, config: Mapping[str, Any]) -> None:
 
 
 def _check_tuples(field: str, values: Sequence[Any], config: Mapping[str, Any]) -> None:
-    """Refuses (256,) where ((256,),) was meant: one value, which is a tuple."""
-    stage = field.split(".")[1] if field.startswith("methods.") else None
-    current = _at(_entry(config["methods"], stage), _path(field)) if stage else None
-    current = _at(config, _path(field)) if current is None else current
+    """Raise ConfigError for (256,) where ((256,),) was meant: one value, which is a tuple."""
+    path = ".".join(_path(field))
+    current = dotted(config).get(path)
+    if field.startswith("methods."):
+        own = dotted(config["methods"][field.split(".")[1]]).get(path)
+        current = current if own is None else own
     for value in values:
         if isinstance(current, tuple) and not isinstance(value, (tuple, type(None))):
             raise ConfigError(
-                f"sweep gives {field!r} the value {value!r}, which in the config is a tuple, "
-                f"{current!r}; a tuple in a sweep lists values: write (({value!r},),) for one of "
-                "them."
+                f"sweep gives {field!r} the value {value!r}, and the config the tuple {current!r}; "
+                f"a tuple in a sweep lists values: write (({value!r},),) for one of them."
             )
 
 
-def _at(tree: Mapping[str, Any], path: Sequence[str]) -> Any:
-    """What lies there; None where nothing does."""
-    for key in path:
-        if not isinstance(tree, Mapping) or key not in tree:
-            return None
-        tree = tree[key]
-    return tree
-
-
-def _concerns(field: str, stage: str) -> bool:
-    return not field.startswith("methods.") or field.split(".")[1] == stage
+def _path(field: str) -> list[str]:
+    """Return where a field lies in a method's entry."""
+    keys = field.split(".")
+    return keys[2:] if keys[0] == "methods" else keys
 
 
 def _changed(method: dict, own: Setting, stage: str) -> dict:
-    """A method's entry with a setting put in."""
+    """Put a setting into a method's entry."""
     paths = {field: _path(field) for field in own}
     for (field, path), (other, longer) in itertools.permutations(paths.items(), 2):
         if longer[: len(path)] == path:
-            raise ConfigError(
-                f"sweep sets {field!r} and {other!r} together, which for {stage} are one field; "
-                "leave one of them out."
-            )
+            both = f"sweep sets {field!r} and {other!r} together"
+            raise ConfigError(f"{both}, which for {stage} are one field; leave one of them out.")
     for field, value in own.items():
-        if field.startswith("optim.") and any("optim" in p for p in _phases(method)):
+        if field.startswith("optim.") and any("optim" in phase for phase in _phases(method)):
             raise ConfigError(
-                f"sweep varies {field!r}, but phases of methods.{stage} have an optim of "
-                f"their own; vary methods.{stage}.phases.<phase>.{field}."
+                f"sweep varies {field!r}, but phases of {stage} have an optim of their own; vary "
+                f"methods.{stage}.phases.<phase>.{field}."
             )
         place = method
         for key in paths[field][:-1]:
@@ -177,21 +154,15 @@ def _changed(method: dict, own: Setting, stage: str) -> dict:
     return method
 
 
-def _path(field: str) -> list[str]:
-    """Where a field lies in a method's entry."""
-    keys = field.split(".")
-    return keys[2:] if keys[0] == "methods" else keys
-
-
 def _phases(method: Mapping[str, Any]) -> list[Mapping]:
-    """The entries of a method's phases; none where they are malformed, which is refused later."""
+    """Return the entries of a method's phases; malformed ones are refused later."""
     phases = method.get("phases")
     found = phases.values() if isinstance(phases, Mapping) else ()
     return [phase for phase in found if isinstance(phase, Mapping)]
 
 
 def setting_names(stage: str, settings: Sequence[Setting]) -> list[str]:
-    """A name for each setting of a stage: the stage and what is particular to the setting.
+    """Name each setting of a stage: the stage, and the fields and values that concern it.
 
     Fields go by their last word, numbers by six digits, unless another field or value of the
     stage's would look the same.
@@ -202,34 +173,24 @@ def setting_names(stage: str, settings: Sequence[Setting]) -> list[str]:
     ['dann optim.gamma=0.5', 'dann methods.dann.gamma=0.5']
     >>> setting_names("dann", [{"optim.lr": 0.12345671}, {"optim.lr": 0.12345674}])
     ['dann lr=0.12345671', 'dann lr=0.12345674']
-
-    Args:
-      stage: its name.
-      settings: the settings, only fields that concern the stage.
     """
-    names = _names({field: None for setting in settings for field in setting})
-    texts = {field: _texts([own[field] for own in settings if field in own]) for field in names}
+    ends = {field: field.rsplit(".", 1)[-1] for setting in settings for field in setting}
+    counts = Counter(ends.values())
+    texts = {field: _texts([own[field] for own in settings if field in own]) for field in ends}
+    shown = {field: end if counts[end] == 1 else field for field, end in ends.items()}
     return [
-        " ".join([stage, *(f"{names[k]}={texts[k][repr(v)]}" for k, v in setting.items())])
+        " ".join([stage, *(f"{shown[k]}={texts[k][repr(v)]}" for k, v in setting.items())])
         for setting in settings
     ]
 
 
-def _names(fields: Sequence[str]) -> dict[str, str]:
-    """field -> its last word, or all of it where another field ends alike."""
-    ends = {field: field.rsplit(".", 1)[-1] for field in fields}
-    counts = Counter(ends.values())
-    return {field: end if counts[end] == 1 else field for field, end in ends.items()}
-
-
 def _texts(values: Sequence[Any]) -> dict[str, str]:
-    """repr of a value -> how it is written."""
-    short, exact = {}, {}
+    """Return repr of a value -> how it is written, for file names."""
+    brief, exact = {}, {}
     for value in values:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        short[repr(value)] = f"{value:g}" if isinstance(value, float) else str(value)
+        brief[repr(value)] = f"{value:g}" if isinstance(value, float) else str(value)
         exact[repr(value)] = repr(float(value)) if number else str(value)
-    counts = Counter(text for text, _ in {(short[key], exact[key]) for key in short})
-    found = {key: text if counts[text] == 1 else exact[key] for key, text in short.items()}
-    # It becomes part of file names.
+    counts = Counter(text for text, _ in {(brief[key], exact[key]) for key in brief})
+    found = {key: text if counts[text] == 1 else exact[key] for key, text in brief.items()}
     return {key: text.replace("/", "_").replace(" ", "") for key, text in found.items()}

@@ -20,8 +20,8 @@ from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Validation
 from clipjax.study.mesh import training_mesh, wanted_trace
 from clipjax.study.methods import group_runs
-from clipjax.study.plan import Plan, cached_phases, planned_sizes
-from clipjax.study.recorded import Recorded
+from clipjax.study.plan import planned_sizes
+from clipjax.study.prepared import Plan, Recorded, cached_phases
 from clipjax.study.restore import Trained, histories, restored, selected, split_by_method
 from clipjax.study.run_group import RunGroup
 from clipjax.train.arrays import Epochs, fit_arrays
@@ -33,21 +33,13 @@ from clipjax.train.stream import Steps, fit_stream
 
 
 def trainers(encoded: Encoded, workdir) -> list[Trainer | Fit]:
-    """The study's methods, those together that can train as one program."""
-    methods = encoded.plan.methods
-    return [
-        Trainer(names, encoded, workdir)
-        if methods[names[0]].trains
-        else Fit(names[0], encoded, workdir)
-        for names in programs(encoded.plan)
-    ]
+    """Return the study's methods, those together that can train as one program."""
+    kinds = {name: Trainer if m.trains else Fit for name, m in encoded.plan.methods.items()}
+    return [kinds[names[0]](names, encoded, workdir) for names in programs(encoded.plan)]
 
 
 def programs(plan: Plan) -> list[tuple[str, ...]]:
-    """Which methods train together: as one program where they can; of a finished run as recorded.
-
-    Every method is in one of them.
-    """
+    """Return which methods train as one program; of a finished run as recorded."""
     if isinstance(plan.dataset, Recorded):
         return plan.dataset.programs
     joins = lambda method: method.trains and all(cached_phases(plan, method))
@@ -64,12 +56,10 @@ class Trainer(RunGroup):
         self.validation = Validation(self.functions, self.view)
 
     def train(self) -> dict[str, Trained]:
-        """Runs all phases; the parameters are those of the checkpoint that `selection` picks."""
+        """Run all phases; the parameters are those of the checkpoint that `selection` picks."""
         states = self.start()
         for index, cached in enumerate(self.cached):
-            begin = functools.partial(self.begin, index)
-            fit = self.fit_features if cached else self.fit_pixels
-            states = fit(index, states, begin)
+            states = (self.fit_features if cached else self.fit_pixels)(index, states)
         self.log.close()
         history = histories(self)
         if self.training.selection != "last":
@@ -77,13 +67,13 @@ class Trainer(RunGroup):
         return split_by_method(self, states, history)
 
     def restored(self) -> dict[str, Trained]:
-        """What `train` returned, read back (`clipjax.study.restore.restored`)."""
+        """Return what `train` returned, read back."""
         return restored(self)
 
-    def fit_features(self, index: int, states: TrainState, begin) -> TrainState:
-        """A phase on cached features, all runs in one compiled program."""
+    def fit_features(self, index: int, states: TrainState) -> TrainState:
+        """Train a phase on cached features, all runs in one compiled program."""
         phase, span = self.method.phases[index], self.spans[index]
-        states = jax.jit(jax.vmap(begin))(states)
+        states = jax.jit(jax.vmap(functools.partial(self.begin, index)))(states)
         example = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states.params)
         shared, backbone = self.shared(index), self.backbone(cached=True)
         with Notice() as notice, self.checkpointer(phase) as checkpointer, self.name_the_group():
@@ -112,30 +102,27 @@ class Trainer(RunGroup):
 
     @contextlib.contextmanager
     def name_the_group(self):
-        """Says of a method that diverges which others stop with it."""
+        """Say of a method that diverges which others stop with it."""
         try:
             yield
         except NonFiniteError as error:
             if len(self.names) == 1:
                 raise
-            raise NonFiniteError(
-                f"{error} {', '.join(self.names)} train as one program and stop together: take the "
-                "one named out of config.stages to go on with the others."
-            ) from None
+            told = f"{error} {', '.join(self.names)} train as one program and stop together"
+            raise NonFiniteError(f"{told}: take the one named out of config.stages.") from None
 
     def measure(self, index: int, shared, stacked) -> dict[str, list]:
-        """What `Validation` finds, each method in its own target and with its own options."""
-        seeds = len(self.training.seeds)
-        phases = [method.phases[index] for method in self.methods for _ in range(seeds)]
-        targets = [method.data.target for method in self.methods for _ in range(seeds)]
-        return self.validation.measure(phases, targets, stacked, shared)
+        """Measure each method in its own target and with its own options."""
+        runs = [(m.phases[index], m.data.target) for m in self.methods for _ in self.training.seeds]
+        return self.validation.measure(runs, stacked, shared)
 
-    def fit_pixels(self, index: int, states: TrainState, begin) -> TrainState:
-        """A phase that trains the encoder (or augments), one seed after the other."""
+    def fit_pixels(self, index: int, states: TrainState) -> TrainState:
+        """Train a phase with the encoder (or augmentation), one seed after the other."""
         phase, shared = self.method.phases[index], self.shared(index)
         # What joins the state is an argument of the program, not a constant in it.
         states, more = jax.device_get((states, self.joining(index)))
         one = lambda position: jax.tree.map(lambda x: x[position], states)
+        begin = functools.partial(self.begin, index)
         shapes = jax.eval_shape(begin, one(0), more)
         training, devices = self.training, self.study.devices
         size = sum(x.size * x.dtype.itemsize for x in leaves((shapes, shared)))
@@ -154,38 +141,33 @@ class Trainer(RunGroup):
         return jax.tree.map(lambda *x: np.stack(x), *done)
 
     def fit_seed(self, index: int, seed: int, state: TrainState, step, mesh: Mesh) -> TrainState:
-        """One seed of a phase from pixels."""
+        """Train one seed of a phase from pixels."""
         phase, span, every = self.method.phases[index], self.spans[index], self.per_epoch
-        until, data = span.start + span.steps, self.method.data
-        shared, batches = (
-            self.shared(index),
-            functools.partial(
-                paired_batches,
-                *self.images(),
-                Batching(seed, self.training.batch_size, self.sampler, processes.place()),
-                last=until,
-                workers=data.workers,
-            ),
-        )
-        devices, first = self.study.devices, seed == self.training.seeds[0]
+        until, data, shared = span.start + span.steps, self.method.data, self.shared(index)
+        batching = Batching(seed, self.training.batch_size, self.sampler, processes.place())
+        source, target = self.images()
+        devices, saved = self.study.devices, every * self.training.save_every
+        first = seed == self.training.seeds[0]
         trace = wanted_trace(devices.profile, self.workdir) if first else None
 
         def evaluate(params):
             stacked = jax.tree.map(lambda x: x[None], fetch(params))
-            found = self.validation.measure([phase], [data.target], stacked, shared)
-            return {"evaluation": found}
+            run = (phase, data.target)
+            return {"evaluation": self.validation.measure([run], stacked, shared)}
 
         with Notice() as notice, self.checkpointer(phase, seed) as checkpointer:
             return fit_stream(
                 step,
                 state,
-                lambda first: batches(first=first),
+                lambda first: paired_batches(
+                    source, target, batching, first=first, last=until, workers=data.workers
+                ),
                 Steps(
                     phase.name,
                     until,
                     log_every=every,
-                    save_every=every * self.training.save_every,
-                    evaluate_every=every * self.training.save_every,
+                    save_every=saved,
+                    evaluate_every=saved,
                     tags={"seed": seed},
                     mesh=mesh,
                     parallel=devices.parallel,
@@ -202,16 +184,14 @@ class Trainer(RunGroup):
             )
 
     def images(self) -> tuple[Crops, Crops | None]:
-        """The images that the method reads: of the source with labels, of the target, or None."""
-        encoded, data, reads = self.encoded, self.method.data, self.method.kind.reads
-        found = [encoded.crops(data.source_name, "train", labelled=True)]
-        found.append(encoded.crops(data.target, "train") if "target" in reads else None)
-        parts = self.training_features()
+        """Return the images that the method reads: of the source, and of the target or None."""
+        features, data = self.training_features(), self.method.data
         more = {
             name: {key: part[key] for key in ("zero_shot", "domain") if key in part}
-            for name, part in parts.items()
+            for name, part in features.items()
         }
-        return tuple(
-            images and images.beside(**more[name])
-            for name, images in zip(("source", "target"), found, strict=True)
-        )
+        source = self.encoded.crops(data.source_name, "train", labelled=True)
+        if "target" not in features:
+            return source.beside(**more["source"]), None
+        target = self.encoded.crops(data.target, "train")
+        return source.beside(**more["source"]), target.beside(**more["target"])

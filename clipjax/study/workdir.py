@@ -10,7 +10,8 @@ import pathlib
 from clipjax.errors import ConfigError
 from clipjax.io import check_reachable, is_remote, local_only, write_atomically
 from clipjax.study.config import Pretraining, Study
-from clipjax.study.fields import flat
+from clipjax.study.fields import dotted, flat
+from clipjax.train import restore
 from clipjax.train.distributed import processes
 
 # How a run is computed, not what: another run of the same workdir may have other values.
@@ -21,62 +22,58 @@ _FOLDERS = ("checkpoints", "events", "export", "profile")
 
 
 def config_text(config: Study | Pretraining) -> str:
-    """The config as sorted JSON: its identity."""
-    return json.dumps(flat(config), indent=2, sort_keys=True) + "\n"
+    """Return the config as sorted JSON: its identity."""
+    return _text(flat(config))
+
+
+def _text(data: dict) -> str:
+    return json.dumps(data, indent=2, sort_keys=True) + "\n"
 
 
 def run_name(workdir: pathlib.Path) -> str:
-    """What the checkpoints of the run in `workdir` are signed with; "" where no run claimed it."""
+    """Return what a run's checkpoints are signed with; "" where no run claimed the workdir."""
     record = workdir / "config.json"
     return _name(record.read_text()) if record.exists() else ""
 
 
 def name_of(config: Study | Pretraining) -> str:
-    """A run's name: its experiment and eight letters for its config; the same everywhere."""
+    """Return a run's name: its experiment and eight letters for its config."""
     return _name(config_text(config))
 
 
 def _name(text: str) -> str:
     what = {k: v for k, v in json.loads(text).items() if k not in _HOW}
-    identity = json.dumps(what, indent=2, sort_keys=True) + "\n"
-    return f"{what['experiment']}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
-
-
-def check_checkpoints(folder: pathlib.Path, name: str) -> None:
-    """Refuses checkpoints that were brought from another run, before anything is computed.
-
-    Raises:
-      CheckpointError: the newest checkpoint of a folder in `folder` is of another run.
-    """
-    from clipjax.train import restore as stored
-
-    if not folder.is_dir():
-        return
-    if there := stored.steps_in(folder):
-        stored.read_meta(folder / str(there[-1]), name)
-    for inner in folder.iterdir():
-        if inner.is_dir() and not stored.is_step(inner.name):
-            check_checkpoints(inner, name)
+    return f"{what['experiment']}-{hashlib.sha256(_text(what).encode()).hexdigest()[:8]}"
 
 
 def default_workdir(config: Study | Pretraining) -> pathlib.Path:
-    """runs/<experiment>-<hash of the config>."""
+    """Return runs/<experiment>-<hash of the config>."""
     return pathlib.Path("runs") / name_of(config)
 
 
-def check_workdir(workdir: pathlib.Path, config: Study | Pretraining) -> None:
-    """Refuses a workdir that cannot be this config's.
+def check_checkpoints(folder: pathlib.Path, name: str) -> None:
+    """Raise CheckpointError if the newest checkpoint of a folder below is another run's."""
+    if not folder.is_dir():
+        return
+    if there := restore.steps_in(folder):
+        restore.read_meta(folder / str(there[-1]), name)
+    for inner in folder.iterdir():
+        if inner.is_dir() and not restore.is_step(inner.name):
+            check_checkpoints(inner, name)
 
-    Raises:
-      ConfigError: it holds a run of another config; the fields that differ are named. Or it cannot
-        be reached, or not be written to by what the config asks for.
+
+def check_workdir(workdir: pathlib.Path, config: Study | Pretraining) -> None:
+    """Check that a workdir can be reached, written to, and holds no run of another config.
+
+    Raises ConfigError, with the fields that differ.
     """
     check_reachable(workdir)
-    if isinstance(config, Study) and config.training.tensorboard:
-        local_only(workdir, "TensorBoard's events")
     if isinstance(config, Pretraining):
         local_only(workdir, "a pretraining run")
-    _check_ways(workdir)
+    elif config.training.tensorboard:
+        local_only(workdir, "TensorBoard's events")
+    if not is_remote(workdir):  # objects do not stand in each other's way
+        _check_kinds(workdir)
     record = workdir / "config.json"
     if not record.exists():
         return
@@ -86,40 +83,23 @@ def check_workdir(workdir: pathlib.Path, config: Study | Pretraining) -> None:
     except ValueError as error:
         damage = str(error)
     if damage:
-        raise ConfigError(
-            f"{record} is damaged ({damage}); choose another --workdir, or remove that file and "
-            "the checkpoints beside it."
-        )
+        raise ConfigError(f"{record} is damaged ({damage}); choose another --workdir.")
     if shown := differences(before, config_text(config), _HOW):
-        raise ConfigError(
-            f"{workdir} holds a run of another config ({shown}); choose another --workdir."
-        )
+        what = f"{workdir} holds a run of another config ({shown})"
+        raise ConfigError(f"{what}; choose another --workdir.")
 
 
-def _check_ways(workdir: pathlib.Path) -> None:
-    """Refuses a workdir where a folder has the name of one of a run's files, or the other way."""
-    if is_remote(workdir):  # objects do not stand in each other's way
-        return
-    for name in _FILES:
-        if (workdir / name).is_dir():
-            raise ConfigError(
-                f"{workdir / name} is a folder, and a run writes a file there; choose another "
-                "--workdir."
-            )
-    for name in _FOLDERS:
-        if (workdir / name).exists() and not (workdir / name).is_dir():
-            raise ConfigError(
-                f"{workdir / name} is a file, and a run makes a folder there; choose another "
-                "--workdir."
-            )
+def _check_kinds(workdir: pathlib.Path) -> None:
+    """Raise ConfigError for a folder with the name of one of a run's files, or the other way."""
+    for name in (*_FILES, *_FOLDERS):
+        path, file = workdir / name, name in _FILES
+        if path.exists() and path.is_dir() == file:
+            there, wanted = ("folder", "writes a file") if file else ("file", "makes a folder")
+            raise ConfigError(f"{path} is a {there}, and a run {wanted}; choose another --workdir.")
 
 
 def check_files(workdir: pathlib.Path) -> None:
-    """Refuses a workdir with files that cannot be written.
-
-    Raises:
-      ConfigError: the file.
-    """
+    """Raise ConfigError for files in a workdir that cannot be written."""
     there = () if is_remote(workdir) else (workdir / name for name in (*_FILES, *_FOLDERS))
     for path in there:
         if path.exists() and not os.access(path, os.W_OK):
@@ -127,23 +107,15 @@ def check_files(workdir: pathlib.Path) -> None:
 
 
 def differences(one: str, other: str, aside: tuple[str, ...] = ()) -> str:
-    """The first fields in which two config texts differ, some aside; "" if none."""
-    before, now = _dotted(json.loads(one)), _dotted(json.loads(other))
-    changed = [k for k in sorted(before.keys() | now.keys()) if before.get(k) != now.get(k)]
-    changed = [k for k in changed if k.partition(".")[0] not in aside]
+    """Return the first fields in which two config texts differ, some aside; "" if none."""
+    before, now = (dotted(json.loads(text)) for text in (one, other))
+    fields = [k for k in sorted(before | now) if k.partition(".")[0] not in aside]
+    changed = [k for k in fields if before.get(k) != now.get(k)]
     return ", ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in changed[:5])
 
 
 def claim_workdir(workdir: pathlib.Path, config: Study | Pretraining) -> None:
-    """Makes the workdir this config's. Only a config that passed its checks gets this far."""
+    """Make the workdir this config's, once it passed its checks."""
     if processes.is_first():
         workdir.mkdir(parents=True, exist_ok=True)
         write_atomically(workdir / "config.json", config_text(config))
-
-
-def _dotted(data, prefix: str = "") -> dict[str, object]:
-    if not isinstance(data, dict):
-        return {prefix[:-1]: data}
-    return {
-        k: v for key, inner in data.items() for k, v in _dotted(inner, f"{prefix}{key}.").items()
-    }

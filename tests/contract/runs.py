@@ -22,7 +22,7 @@ from clipjax.study import (
     Optim,
     Study,
     Training,
-    plan,
+    prepared,
     run_group,
     trainer,
 )
@@ -31,7 +31,7 @@ from clipjax.study.study import run_study
 from clipjax.study.workdir import claim_workdir
 from clipjax.train.preemption import Notice, Preempted
 
-CACHED = plan.cached_phases
+CACHED = prepared.cached_phases
 HEADS = {"adapter": (6,), "classifier": ()}
 SPIKES = {
     "moments": {"heads": HEADS, "pull": 2.0},
@@ -110,7 +110,7 @@ def cached_phases(plan, method):
 def main(model, photos, out, interrupted=""):
     """Runs all."""
     out, kept = pathlib.Path(out), {}
-    for module in (plan, run_group, trainer):
+    for module in (prepared, run_group, trainer):
         module.cached_phases = cached_phases
     for name in SPIKES:
         for entries, accumulate in studies(name, twice=bool(interrupted)):

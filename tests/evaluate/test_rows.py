@@ -14,7 +14,7 @@ from clipjax.evaluate import results as report
 from clipjax.evaluate.report import page, sections
 from clipjax.evaluate.rows import lines_of, own_rows, row
 from clipjax.study import evaluator
-from experiments.export import choose
+from clipjax.study.export import choose
 from tests.evaluate import synthetic
 
 # As version 1 wrote them.

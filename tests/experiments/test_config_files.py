@@ -155,7 +155,7 @@ def test_lists_stand_for_tuples(tmp_path):
             {"optim": {"learning_rate": 3.0}},
             r"dann.optim.learning_rate.*mean methods.dann.optim.lr\?",
         ),
-        ({"heads": {"clasifier": (8,)}}, r"methods.dann.heads has no clasifier.*mean classifier\?"),
+        ({"heads": {"clasifier": (8,)}}, r"dann.heads has no field clasifier.*mean classifier\?"),
         (
             {"phases": {"a": {"frezze": ()}}, "phase_order": ("a",)},
             r"no option frezze.*mean freeze\?",

@@ -17,15 +17,16 @@ from clipjax.data.features import cache as features
 from clipjax.data.readers.folder_index import find_files
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate import results as report
+from clipjax.inspect import survey as inspect
 from clipjax.inspect import verdict as subject
 from clipjax.io import check_writable, default_cache_dir, write_atomically
 from clipjax.model.hf.weights import write_tensors
 from clipjax.runtime import claim, cli
-from clipjax.study import run, study
+from clipjax.study import export, run, study
 from clipjax.study.encode import once
 from clipjax.study.workdir import config_text
 from configs import dann, pretrain
-from experiments import export, inspect, suite
+from experiments import suite
 from tests.conftest import REPO, parsed
 from tests.evaluate.test_metrics import results
 

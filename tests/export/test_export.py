@@ -16,9 +16,9 @@ from clipjax import load_adapted, load_clip, open_dataset
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.export.adapted import Adapted
+from clipjax.study import export
 from clipjax.study.workdir import config_text
 from configs import dann
-from experiments import export
 from tests.conftest import REPO, TINY, parsed, read_json
 
 

@@ -19,10 +19,10 @@ from clipjax.errors import ConfigError, DataError
 from clipjax.inspect import report as findings
 from clipjax.inspect import scan as reading
 from clipjax.inspect import stats as census
+from clipjax.inspect import survey as inspect
 from clipjax.inspect import verdict as subject
 from clipjax.study import plan
 from configs import dann
-from experiments import inspect
 from tests.conftest import REPO, parsed
 
 

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from clipjax.study.methods import trains_on_pixels
-from clipjax.study.plan import cached_phases, prepare
+from clipjax.study.plan import prepare
+from clipjax.study.prepared import cached_phases
 from configs import dann, pretrain, sweep, tables
 from tests.conftest import REPO, parsed
 

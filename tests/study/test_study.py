@@ -15,7 +15,7 @@ from clipjax.data.loading.pairing import paired_batches
 from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.log import read_log
 from clipjax.model.hf.load import load_clip
-from clipjax.study import Augment, plan, run
+from clipjax.study import Augment, export, prepared, run
 from clipjax.study import trainer as train
 from clipjax.study import workdir as workdirs
 from clipjax.study.encode import encode_texts
@@ -25,7 +25,6 @@ from clipjax.study.restore import restored
 from clipjax.study.trainer import Trainer, trainers
 from clipjax.train.preemption import Preempted
 from configs import common, tables
-from experiments import export
 from tests.conftest import REPO, methods_of, parsed, read_json
 
 TRUNK = {"adapter": (8,), "classifier": (8,), "discriminator": (8,)}
@@ -170,7 +169,7 @@ def test_the_tuned_encoder_is_exported(two_stage, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="mesh.data=512"):
         prepare(parsed(larger))
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "device_memory", lambda: 1)
+        patch.setattr(prepared, "device_memory", lambda: 1)
         export.export(tmp_path / "run", tmp_path / "out", "dann", 1)
     model = load_adapted(tmp_path / "out")
     dataset = prepare(parsed(config)).dataset

@@ -10,7 +10,7 @@ import pytest
 from clipjax import load_adapted
 from clipjax.errors import ConfigError
 from clipjax.log import read_log
-from clipjax.study import parse, run
+from clipjax.study import export, parse, run
 from clipjax.study import workdir as workdirs
 from clipjax.study.encode import encode_texts
 from clipjax.study.methods import group_runs
@@ -18,7 +18,6 @@ from clipjax.study.plan import needed_parts, open_data, prepare
 from clipjax.study.sweep import settings
 from clipjax.study.trainer import trainers
 from configs import sweep as sweep_config
-from experiments import export
 from tests.conftest import methods_of, parsed, read_json
 from tests.study.test_study import TRUNK, config_of, row_of, trained
 

@@ -1,0 +1,176 @@
+"""A study with its data, model and methods opened, and what of it cannot train."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.adapt.method import Classes
+from clipjax.data.dataset import Dataset
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.errors import ConfigError, DataError
+from clipjax.model.backbone import make_backbone, tower_params
+from clipjax.model.clip import CLIP, CLIPConfig
+from clipjax.study.config import Study
+from clipjax.study.fields import dotted, flat
+from clipjax.study.mesh import device_memory, training_mesh
+from clipjax.study.methods import Method, check_groups
+from clipjax.study.parts import OWN_DATA, Devices
+from clipjax.train.groups import is_frozen, layer_groups
+
+RECORD = "evidence.json"  # what a finished run has kept of its data
+
+
+class Recorded(NamedTuple):
+    """Stands for a run's dataset: its classes are known, its images are not needed."""
+
+    classes: tuple[str, ...]  # in the run's order
+    class_names: tuple[str, ...]  # as prompts say them
+    programs: list[tuple[str, ...]]  # the methods that trained as one program each
+    place: pathlib.Path  # of the record
+
+    def source(self, domain: str, split: str) -> NoReturn:
+        """Raise DataError: there are no images."""
+        raise DataError(
+            f"{self.place} names the run's classes and holds no images, and those of {domain}/"
+            f"{split} are needed; is metrics.jsonl beside it complete?"
+        )
+
+
+def read_record(workdir: pathlib.Path) -> Recorded | None:
+    """Read what a run has kept of its data; None where an earlier clipjax kept nothing."""
+    place = workdir / RECORD
+    try:
+        found = json.loads(place.read_text()) if place.exists() else {}
+        words = [found.get(key) for key in ("classes", "class_names", "programs")]
+        if None in words:
+            return None
+        classes, names, programs = map(tuple, words)
+        return Recorded(classes, names, [tuple(each) for each in programs], place)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DataError(f"{place} is damaged ({error}); remove it to read the data.") from error
+
+
+class Plan(NamedTuple):
+    """A study with its data, model and methods opened."""
+
+    study: Study
+    dataset: Dataset | Recorded
+    class_names: tuple[str, ...]  # as prompts say them
+    model: pathlib.Path  # directory
+    module: CLIP
+    params: Any  # of the encoder
+    preprocess: Preprocess
+    methods: dict[str, Method]
+    notes: tuple[str, ...] = ()  # what the user should know of the data
+    tokens: np.ndarray | None = None  # int32 [K, prompts, T]; None where no text is read
+    identity: Mapping[str, Any] = {}  # of the model (`clipjax.data.features.identity`)
+
+    @property
+    def clip_config(self) -> CLIPConfig:
+        """Sizes of the encoder."""
+        return self.module.config
+
+
+def cached_phases(plan: Plan, method: Method) -> tuple[bool, ...]:
+    """Return which phases train on image features that were encoded once.
+
+    There the image tower is frozen, sees images as they are, and has not trained before.
+    """
+    groups = layer_groups({"clip": tower_params(plan.params, ("image",))})
+    found = []
+    for phase in method.phases:
+        frozen = all(is_frozen(group, phase.freeze) for group in groups)
+        can = frozen and phase.augment is None and "image" not in method.kind.alters
+        found.append(can and all(found))
+    return tuple(found)
+
+
+def _own_shapes(plan: Plan, method: Method) -> Any:
+    """Return shapes of a method's own parameters, nothing computed; {} of a closed form's."""
+    if not method.trains:
+        return {}
+    names, width = tuple(plan.dataset.classes), plan.clip_config.projection_dim
+    tokens = np.zeros((len(names), 1, 1), np.int32) if plan.tokens is None else plan.tokens
+    classes = Classes(names, tokens, jnp.zeros((len(names), width)), 1.0)
+    backbone = make_backbone(plan.module, lambda pixels, rng: pixels, ("image",))
+    made = method.on(backbone, classes, method.phases[0])
+    return jax.eval_shape(made.init, jax.random.key(0))
+
+
+def _clip_groups(plan: Plan, method: Method) -> tuple[str, ...]:
+    """Return the layer groups of what a method uses of the encoder."""
+    towers = method.kind.towers if method.trains else ("image",)
+    return layer_groups({"clip": tower_params(plan.params, towers)})
+
+
+def check_masks(plan: Plan, method: Method) -> None:
+    """Raise ConfigError for patterns that fit no group, or phases that train nothing."""
+    own = _own_shapes(plan, method)
+    everything = {"clip": plan.params, **own}
+    unused = set(layer_groups(everything)) - {*layer_groups(own), *_clip_groups(plan, method)}
+    shared, cached = plan.study.data, all(cached_phases(plan, method))
+    differs = [name for name in OWN_DATA if getattr(method.data, name) != getattr(shared, name)]
+    for phase in method.phases:
+        check_groups(phase, everything, unused)
+        if differs and not cached:
+            own = f"{phase.name} has a data.{differs[0]} of its own"
+            raise ConfigError(f"{own} and trains from pixels; such methods need a run each.")
+
+
+def check_machine(plan: Plan) -> None:
+    """Raise ConfigError for packages, memory or devices that this machine lacks."""
+    training, devices = plan.study.training, plan.study.devices
+    if training.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ConfigError('config.tensorboard needs tensorboardX: pip install -e ".[tensorboard]".')
+    for method in plan.methods.values():
+        _check_memory(plan, method)
+    if not all(all(cached_phases(plan, method)) for method in plan.methods.values()):
+        training_mesh(devices, training.batch_size, training.accumulate)  # refuses what cannot be
+    elif plan.methods:
+        asked, usual = dotted(flat(devices)), dotted(flat(Devices()))
+        if changed := [name for name in asked if asked[name] != usual[name]]:
+            field = f"{changed[0]}={asked[changed[0]]!r}"
+            raise ConfigError(f"{field} is for training from pixels; leave it out of this run.")
+
+
+def _check_memory(plan: Plan, method: Method) -> None:
+    """Raise ConfigError for more parameters than memory holds."""
+    count = lambda params: sum(x.size for x in jax.tree.leaves(params))
+    seeds = len(plan.study.training.seeds)
+    size, kept = count(_own_shapes(plan, method)) * seeds, 0  # heads train for all seeds at once
+    if not all(cached_phases(plan, method)):
+        encoder = count(tower_params(plan.params, method.kind.towers))
+        size += encoder
+        kept = 4 * encoder * seeds  # the trained encoders
+    # On CPU all parts of an array lie in one memory.
+    parts = 1 if jax.local_devices()[0].platform == "cpu" else plan.study.devices.mesh.fsdp
+    # Parameters, gradients and two moments in float32.
+    memory, needed = device_memory(), size * 4 * 4 / parts + kept
+    if needed > memory:
+        raise ConfigError(
+            f"{method.phases[0].name} trains {size:,} parameters, which need {needed / 1e9:.1f} GB "
+            f"of {memory / 1e9:.1f} GB; use fewer members, narrower heads or fewer seeds."
+        )
+
+
+def idle_domain_losses(plan: Plan) -> list[str]:
+    """Return a sentence for each phase whose reversed gradient reaches no parameter."""
+    return [
+        f"in {phase.name} nothing in front of the domain head trains, so the reversed gradient "
+        "reaches nothing; give heads.adapter or free the encoder."
+        for method in plan.methods.values()
+        for phase in method.phases
+        if "lam" in method.kind.schedules
+        and method.heads is not None
+        and phase.options.get("domain_weight") != 0
+        and all(is_frozen(group, phase.freeze) for group in _clip_groups(plan, method))
+        and (method.heads.adapter is None or is_frozen("adapter", phase.freeze))
+    ]
