@@ -1,7 +1,5 @@
 """The output of a run while it runs: metrics.jsonl, TensorBoard events, progress bars."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -5,8 +5,6 @@ python -m experiments.compile --topology=v5e:16x16 --model=vit_l14
 Needs no TPU and no weights, only its compiler: pip install -e ".[aot]" in a checkout.
 """
 
-from __future__ import annotations
-
 import pathlib
 
 from absl import app, flags

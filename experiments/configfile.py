@@ -1,7 +1,5 @@
 """Reads a config file, and says in one sentence what is wrong with it or with an option."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import pathlib

@@ -3,8 +3,6 @@
 Writes a directory that `transformers.CLIPModel.from_pretrained` and `clipjax.load_adapted` open.
 """
 
-from __future__ import annotations
-
 from absl import app, flags
 
 from clipjax.io import as_path, local_only

@@ -5,8 +5,6 @@ short; --out gets inspect.html with all of it, and a contact sheet (PNG) of each
 trained. Exit code 0 if a run would start, 1 with the reason if not.
 """
 
-from __future__ import annotations
-
 import pathlib
 
 from absl import app, flags

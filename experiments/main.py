@@ -1,7 +1,5 @@
 """The command line: `python -m experiments.main --config=configs/dann.py [--workdir=...]`."""
 
-from __future__ import annotations
-
 from absl import app, flags
 
 from clipjax.runtime.cli import no_words, say, user_errors

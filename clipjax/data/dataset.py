@@ -1,7 +1,5 @@
 """The interfaces of datasets and sources of images, and those over arrays in memory."""
 
-from __future__ import annotations
-
 import collections
 import hashlib
 import itertools

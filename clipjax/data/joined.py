@@ -1,7 +1,5 @@
 """Several domains as one more: the source of a study with several source domains."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

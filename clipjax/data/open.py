@@ -1,7 +1,5 @@
 """Opens any dataset by name and root."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from clipjax.data.dataset import Dataset, check_local, check_root

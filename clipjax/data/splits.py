@@ -1,7 +1,5 @@
 """Assigns examples to splits: as given, or by a hash of their names."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 

@@ -1,8 +1,6 @@
 """Parts of a source: given rows, a few examples per class, or a share of each class. Those of one
 seed are nested, as rows are ranked once per seed and class: 4 shots are among 16."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -3,8 +3,6 @@
 Labels are integers from 0 to K - 1. Others that count raise ValueError; if traced, they give NaN.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """results.json, results.md and the printed table."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import pathlib

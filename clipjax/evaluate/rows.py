@@ -1,7 +1,5 @@
 """The rows of results: a method's variant on a domain and split, over seeds."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

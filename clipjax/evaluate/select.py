@@ -1,7 +1,5 @@
 """Criteria for picking a checkpoint or a setting, most without target labels; `select` picks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

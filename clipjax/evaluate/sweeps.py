@@ -1,7 +1,5 @@
 """A sweep's settings side by side, and which of them validation data prefer."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

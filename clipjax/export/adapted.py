@@ -6,8 +6,6 @@ predict.jaxexport: prediction as a program for jax alone
 README.md: model card
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import dataclasses
 import functools

@@ -4,8 +4,6 @@ The weights are its arguments, with the names and layout of the safetensors file
 a large model is stored once and not compiled as constants.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import pathlib

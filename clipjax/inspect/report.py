@@ -1,7 +1,5 @@
 """The chapters of `experiments.inspect`: what was counted and read, as sentences and tables."""
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Mapping, Sequence
 

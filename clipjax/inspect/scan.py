@@ -1,7 +1,5 @@
 """Reads the images of a dataset: a hash, size and format of each, and which are unreadable."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Statistics of the parts (domain and split) of a dataset: classes, balance, repeated contents."""
 
-from __future__ import annotations
-
 import collections
 import itertools
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Looks at a study's data, prints what it found, and writes inspect.html and contact sheets."""
 
-from __future__ import annotations
-
 import pathlib
 import sys
 import time

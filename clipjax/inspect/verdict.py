@@ -1,7 +1,5 @@
 """The data of a config, opened and checked as a run does, and whether the run would start."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

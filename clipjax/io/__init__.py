@@ -1,7 +1,5 @@
 """Paths on this machine and in object stores (`gs://bucket/folder`), files written atomically."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

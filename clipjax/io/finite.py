@@ -1,7 +1,5 @@
 """A check for NaN and infinity, as fast as memory is read."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """Texts from users: files in any Unicode encoding with its mark, names in one Unicode form."""
 
-from __future__ import annotations
-
 import codecs
 import os
 import unicodedata

@@ -4,8 +4,6 @@ On this machine's disks the system holds the lock (`flock`) and lets go of it ho
 ends; a file system that has no locks, and an object store, get a file that its owner touches.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import json

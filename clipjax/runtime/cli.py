@@ -1,7 +1,5 @@
 """What the command lines share: how a command starts, speaks and ends."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """Settings of the process that must be made before JAX starts: devices, programs kept."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import pathlib

@@ -1,7 +1,5 @@
 """How malloc keeps memory between steps; must be set before JAX starts."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import pathlib

@@ -1,7 +1,5 @@
 """Methods without steps: fitted at once on cached features, kept as trained ones are."""
 
-from __future__ import annotations
-
 import functools
 import json
 from typing import Any

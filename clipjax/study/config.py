@@ -5,8 +5,6 @@ configs/*.py are parsed here once, at the door; nothing below knows ml_collectio
     Study(data=Data(target="flat"), methods={"head": {...}}, stages=("head",))
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping

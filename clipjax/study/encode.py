@@ -1,7 +1,5 @@
 """A run's images: through the frozen encoder once, or as pixels where the encoder trains."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """From a method's entry in the config to a `MethodConfig`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Measures methods: while they train, for picking a checkpoint, and at the end."""
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Writes the model of a finished run as one directory (`clipjax.export.adapted`)."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 import shutil

@@ -3,8 +3,6 @@
 Errors name a setting as the command line does: `optim.lr`, `methods.dann.optim.lr`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import functools

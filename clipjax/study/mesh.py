@@ -1,7 +1,5 @@
 """The devices that share a run's batches: what `mesh` and `parallel` of a config ask for."""
 
-from __future__ import annotations
-
 import os
 
 import jax

@@ -1,7 +1,5 @@
 """From a study's methods to pure functions; refuses what cannot run."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import inspect

@@ -1,7 +1,5 @@
 """Ties a workdir to its model: what was trained on one model's features goes with no other."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 from collections.abc import Mapping

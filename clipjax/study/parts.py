@@ -4,8 +4,6 @@ Fields are named as in configs/*.py and on the command line. Lists of choices re
 files have, so that `--help` needs no JAX; tests/study/test_config.py compares them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Opens what a study names, and refuses what cannot run before anything expensive."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from collections.abc import Sequence

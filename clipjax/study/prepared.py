@@ -1,7 +1,5 @@
 """A study with its data, model and methods opened, and what of it cannot train."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import pathlib

@@ -1,7 +1,5 @@
 """The contrastive stage: a CLIP from scratch on image-text pairs, in Hugging Face layout."""
 
-from __future__ import annotations
-
 import functools
 import pathlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What a finished study leaves for people: evidence.json and report.html."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 from collections.abc import Mapping

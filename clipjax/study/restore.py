@@ -1,7 +1,5 @@
 """Trained methods: which epochs were the best, and their parameters read back."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple

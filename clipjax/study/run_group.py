@@ -1,7 +1,5 @@
 """Methods that train as one program: their functions, phases, states and steps."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence

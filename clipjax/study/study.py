@@ -1,7 +1,5 @@
 """Runs a config: zero-shot, then every method of a study, then the results; or pretraining."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

@@ -7,8 +7,6 @@ Methods that differ in numbers alone train as one program (`clipjax.study.method
 sweep only writes down many of them. All here works on plain nested mappings.
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections import Counter

@@ -1,7 +1,5 @@
 """A run's workdir: claimed for one config, resumed by the same command, refused to another."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

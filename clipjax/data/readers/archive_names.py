@@ -1,8 +1,6 @@
 """Finds the zip that stands for a folder, and the members that listed images mean, as people and
 their systems spell them: with backslashes, in code pages, decomposed, a folder higher or lower."""
 
-from __future__ import annotations
-
 import collections
 import itertools
 import os

@@ -1,8 +1,6 @@
 """Remembers the names that a walk over many files found, until a directory changes; sizes and times
 change without it, so they are asked for at every start."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

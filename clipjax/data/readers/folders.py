@@ -1,7 +1,5 @@
 """Datasets that are folders of images."""
 
-from __future__ import annotations
-
 import os
 import pathlib
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Reads labels of tables: numbers of classes, however they are written, or names of classes."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Datasets whose images are named in list files: DomainNet as published, and any other."""
 
-from __future__ import annotations
-
 import collections
 import functools
 import os

@@ -1,7 +1,5 @@
 """Datasets in Parquet files, as Hugging Face `datasets` writes them."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Single Parquet files: finds them, reads their columns, and images by row group."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import functools

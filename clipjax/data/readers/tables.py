@@ -1,7 +1,5 @@
 """Splits the lines of a list file into fields, and finds which column holds what."""
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterator, Sequence

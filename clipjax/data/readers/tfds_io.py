@@ -1,7 +1,5 @@
 """One prepared TFDS builder: its features, records and labels, without TensorFlow."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """The charts of a report page as SVG text, coloured by classes of the page's style sheet."""
 
-from __future__ import annotations
-
 import html
 import math
 import re

@@ -1,7 +1,5 @@
 """Contact sheets: some images of each class of a domain, as a picture and for a page."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Sequence
 from typing import NamedTuple

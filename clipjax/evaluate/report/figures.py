@@ -1,7 +1,5 @@
 """The charts of a run: curves of metrics.jsonl, scores of a sweep."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple
 

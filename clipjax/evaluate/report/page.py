@@ -1,7 +1,5 @@
 """report.html and suite.html by assets/report: one file each, offline, without JavaScript."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The sections of a run's page as lists of items, empty where the run has nothing to show."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The content of reports as plain data; `page` renders items by the macros of their `kind`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The content of evidence.json, as JSON values: maps of features, worst classes, thumbnails."""
 
-from __future__ import annotations
-
 import base64
 import io
 from typing import Any
