@@ -81,10 +81,7 @@ class Validation:
         self._measures = jax.jit(functools.partial(_validate, functions, encoded.classes))
 
     def measure(self, runs: Sequence[tuple[PhaseConfig, str]], stacked, shared) -> dict[str, list]:
-        """Return measures of stacked parameters, each a list over runs: (phase, target domain).
-
-        `shared` are parameters that all runs have.
-        """
+        """Return measures of stacked parameters, each a list over runs, (phase, target domain)."""
         stacked = jax.device_get(stacked)
         params = lambda i: merge(jax.tree.map(lambda x: x[i], stacked), shared)
         each = [self._one(*run, params(i)) for i, run in enumerate(runs)]
