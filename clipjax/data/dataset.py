@@ -57,8 +57,8 @@ def check_root(root: str | os.PathLike, wanted: str) -> pathlib.Path:
 def check_local(path: str | os.PathLike, field: str) -> None:
     """Raise DataError if the path in this field of the config is in an object store."""
     if is_remote(path):
-        fault = f"data.{field} {os.fspath(path)!r} is in an object store"
-        raise DataError(f"{fault}; copy or mount it here.")
+        place = os.fspath(path)
+        raise DataError(f"data.{field} {place!r} is in an object store; copy or mount it here.")
 
 
 def check_labels(labels: np.ndarray, count: int, where: str) -> None:
@@ -156,17 +156,13 @@ class ArraySource(Source):
 
 
 class ArrayDataset(Dataset):
-    """Sources of several domains as one dataset.
+    """Sources as one dataset: domain -> split -> source, all with the same classes.
 
     >>> images = np.zeros((2, 8, 8, 3), np.uint8)
     >>> photos = ArraySource(images, [0, 1], classes=("cat", "dog"), domain="photo")
     >>> dataset = ArrayDataset({"photo": {"train": photos}})
     >>> dataset.domains, dataset.has_split("test"), len(dataset.source("photo", "train"))
     (('photo',), False, 2)
-
-    Args:
-      parts: domain -> split -> source of that domain and split; all with the same classes.
-      name: of the dataset, in messages and results.
     """
 
     skipped: tuple[Skipped, ...] = ()
@@ -193,8 +189,7 @@ class ArrayDataset(Dataset):
     def source(self, domain: str, split: str) -> Source:
         domain = check_domain(self, domain)
         if (domain, split) not in self._parts:
-            given = [s for d, s in self._parts if d == domain]
-            has = ", ".join(given) or "none"
+            has = ", ".join(s for d, s in self._parts if d == domain) or "none"
             raise DataError(f"domain {domain!r} of {self.name} has no {split} split; it has {has}.")
         return self._parts[domain, split]
 

@@ -37,16 +37,19 @@ class JoinedDataset(Dataset):
     def source(self, domain: str, split: str) -> Source:
         if domain != self._name:
             return self._dataset.source(domain, split)
-        return JoinedSource([self._dataset.source(d, split) for d in self._joined], domain)
+        sources = [self._dataset.source(each, split) for each in self._joined]
+        return JoinedSource(sources, domain, split, sources[0].classes)
 
 
 class JoinedSource(Source):
-    """Several sources of one split, one after the other; `groups`, int32 [N], numbers them."""
+    """Several sources, one after the other; `groups`, int32 [N], numbers them."""
 
-    def __init__(self, sources: Sequence[Source], domain: str):
-        self._sources, self.domain = tuple(sources), domain
-        self.split, self.classes = sources[0].split, sources[0].classes
-        self.labels = np.concatenate([np.asarray(s.labels, np.int32) for s in sources])
+    def __init__(
+        self, sources: Sequence[Source], domain: str, split: str, classes: tuple[str, ...]
+    ):
+        self._sources, self.domain, self.split, self.classes = sources, domain, split, classes
+        labels = [np.zeros(0, np.int32), *(source.labels for source in sources)]
+        self.labels = np.concatenate(labels, dtype=np.int32)
         lengths = [len(source) for source in sources]
         self.groups = np.repeat(np.arange(len(sources), dtype=np.int32), lengths)
         self._starts = np.cumsum([0, *lengths])
@@ -58,8 +61,3 @@ class JoinedSource(Source):
     def __repr__(self) -> str:
         sources = digest(["\n".join(map(repr, self._sources))])
         return f"Joined({self.domain}/{self.split}, {sources})"
-
-
-def groups_of(source: Source) -> np.ndarray | None:
-    """Return the domain, of several, that each example is of, int32 [N]; None for one domain."""
-    return getattr(source, "groups", None)

@@ -10,17 +10,13 @@ from clipjax.errors import ConfigError, DataError
 
 
 class Subset(Source):
-    """Some rows of a source, in the order given.
+    """Some rows int [N] of a source, in the order given; DataError for rows that it lacks.
 
     >>> from clipjax.data.dataset import ArraySource
     >>> source = ArraySource(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], classes="ab", domain="d")
     >>> part = Subset(source, [2, 0])
     >>> len(part), part.labels.tolist(), part[0].name
     (2, [1, 0], 'd/train/2')
-
-    Args:
-      source: where the examples are.
-      rows: int [N], numbers of its examples; others are a DataError.
     """
 
     def __init__(self, source: Source, rows: Sequence[int] | np.ndarray):
@@ -45,16 +41,12 @@ class Subset(Source):
 def few_shot(
     labels: np.ndarray, shots: int, seed: int, class_names: Sequence[str] = ()
 ) -> np.ndarray:
-    """Choose `shots` examples of each class that occurs: rows int64, ascending.
+    """Choose `shots` examples of each class in labels int [N]: rows int64, ascending.
+
+    ConfigError for a class that has fewer.
 
     >>> few_shot(np.array([0, 1, 0, 1, 0]), 2, seed=0).tolist()
     [0, 1, 2, 3]
-
-    Args:
-      labels: int [N].
-      shots: examples per class, 1 or more; a class that has fewer is a ConfigError.
-      seed: of the choice.
-      class_names: for the error.
     """
     if shots < 1:
         raise ConfigError(f"data.shots={shots}: give 1 example per class or more.")
@@ -68,15 +60,10 @@ def few_shot(
 
 
 def fraction(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Choose `share` of each class, rounded, at least one example: rows int64, ascending.
+    """Choose `share`, in (0, 1], of each class in labels int [N], at least one: rows, ascending.
 
     >>> len(fraction(np.arange(100) % 2, 0.1, seed=0))
     10
-
-    Args:
-      labels: int [N].
-      share: above 0, at most 1; others are a ConfigError.
-      seed: of the choice.
     """
     if not 0 < share <= 1:
         raise ConfigError(f"data.fraction={share}: give a share above 0 and at most 1.")

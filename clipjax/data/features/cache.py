@@ -95,7 +95,6 @@ def cached_features(
     memory. Images that were unreachable (`UnreachableError`) are tried again at every call.
 
     Args:
-      encoder, source: make the features; preprocessing and dtype are part of the key.
       weights: identifies the encoder: `fingerprint` of its parameters and its config.
       cache_dir: None switches the disk cache off.
       model: a name for humans, stored beside the features.
@@ -106,9 +105,8 @@ def cached_features(
     ChangedError if the data changed since the source was opened.
     """
     if not len(source):
-        raise DataError(
-            f"split {source.split!r} of domain {source.domain!r} has no images; add some to it."
-        )
+        place = f"split {source.split!r} of domain {source.domain!r}"
+        raise DataError(f"{place} has no images; add some to it.")
     store = None
     if cache_dir is not None:
         key = cache_key(weights, encoder.preprocess, source, encoder.dtype)
@@ -120,10 +118,8 @@ def cached_features(
     whole = _load_or_encode(store, encoder, source, most_skipped, say)
     skipped = tuple(entry for _, entry in whole.skipped)
     if len(skipped) == len(source):
-        raise DataError(
-            f"none of the {len(source)} images of {source.domain}/{source.split} can be read; the "
-            f"first: {skipped[0].name} {skipped[0].reason}"
-        )
+        fault = f"none of the {len(source)} images of {source.domain}/{source.split} can be read"
+        raise DataError(f"{fault}; the first: {skipped[0].name} {skipped[0].reason}")
     unread = np.array([row for row, _ in whole.skipped], np.int64)
     rows = np.delete(np.arange(len(source), dtype=np.int64), unread)
     labels = np.asarray(source.labels, np.int32)[rows]
@@ -151,10 +147,11 @@ def _check_skipped(shards: Sequence[Shard], most: int | None, source: Source) ->
     seen = len(skipped) + sum(len(shard.features) for shard in shards)
     listed = "; ".join(f"{entry.name} {entry.reason.rstrip('.')}" for entry in skipped[:5])
     place, more = f"{source.domain}/{source.split}", "; ..." * (len(skipped) > 5)
-    raise DataError(
-        f"{len(skipped)} of the first {seen} images of {place} cannot be read, and {most} may be: "
-        f"{listed}{more}. Repair or remove them, or raise data.max_unreadable."
+    fault = (
+        f"{len(skipped)} of the first {seen} images of {place} cannot be read, and {most} may be"
     )
+    remedy = "Repair or remove them, or raise data.max_unreadable."
+    raise DataError(f"{fault}: {listed}{more}. {remedy}")
 
 
 def _load_or_encode(

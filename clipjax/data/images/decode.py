@@ -66,14 +66,12 @@ def decode(data: bytes, name: str = "image", decoder: str = "fast") -> np.ndarra
             pixels = np.asarray(to_rgb(picture))
         return _UPRIGHT.get(_orientation(picture), lambda x: x)(pixels)
     except MemoryError:  # the machine's fault, not the file's
-        raise UnreachableError(
-            f"{name} cannot be read as an image (out of memory); lower workers or batch_size."
-        ) from None
+        remedy = "(out of memory); lower workers or batch_size."
+        raise UnreachableError(f"{name} cannot be read as an image {remedy}") from None
     # The bomb's warning is raised where warnings are errors.
     except (*_UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(
-            f"{name} cannot be read as an image ({_reason(error, data)}); replace or remove it."
-        ) from None
+        remedy = f"({_reason(error, data)}); replace or remove it."
+        raise DataError(f"{name} cannot be read as an image {remedy}") from None
 
 
 def check_pixels(width: int, height: int) -> None:

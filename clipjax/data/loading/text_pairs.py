@@ -21,10 +21,9 @@ class PairCorpus:
         root = pathlib.Path(root)
         missing = [name for name in _FILES if not (root / name).exists()]
         if missing:
-            raise DataError(
-                f"{root} is not a pair corpus ({', '.join(missing)} missing); build it with "
-                f"`python tools/build_icon_corpus.py --out={root}`."
-            )
+            fault = f"{root} is not a pair corpus ({', '.join(missing)} missing)"
+            build = f"python tools/build_icon_corpus.py --out={root}"
+            raise DataError(f"{fault}; build it with `{build}`.")
         import pyarrow.parquet as pq
 
         columns = ["caption", "texts", "kind", "row", "group"]

@@ -76,9 +76,8 @@ def _in_processes(load, first: int, last: int, workers: int, threads: int, prepa
     try:
         sent = cloudpickle.dumps(load)
     except (pickle.PicklingError, TypeError) as error:
-        raise ConfigError(
-            f"what loads the data cannot be sent to worker processes ({error}); set workers to 0."
-        ) from None
+        fault = f"what loads the data cannot be sent to worker processes ({error})"
+        raise ConfigError(f"{fault}; set workers to 0.") from None
     team = [_Worker(threads) for _ in range(workers)]
     try:
         for worker in team:
@@ -136,10 +135,8 @@ class _Worker:
     def _died(self) -> DataError:
         code = self._process.wait()
         likely = ", probably out of memory" if code == -9 else ""
-        return DataError(
-            f"a worker process died (exit code {code}{likely}); lower data.workers or batch_size, "
-            "or set data.workers=0 to load in this process."
-        )
+        fault = f"a worker process died (exit code {code}{likely})"
+        return DataError(f"{fault}; lower data.workers or batch_size, or set data.workers=0.")
 
 
 def _stop(process: subprocess.Popen) -> None:

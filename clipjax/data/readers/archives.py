@@ -85,11 +85,8 @@ def open_archive(
 ) -> list[tuple[Members, np.ndarray]]:
     """Read a zip's directory, once for several lists of names of members (see `match`).
 
-    Nothing is unpacked to disk, so no member's name can lead out of the archive. Damaged zips,
+    Return for each list the members that are there, and bool [N]: which they are. Damaged zips,
     encrypted members and those packed otherwise than by deflate are refused.
-
-    Returns:
-      For each list the members that are there, and bool [N]: which they are.
     """
     infos, state = directory(path)
     found = {info.filename: info for info in infos}

@@ -107,14 +107,22 @@ class Records:
         parser = lambda name: tfds.features.FeaturesDict({name: opened.info.features[name]})
         return data, parser(self.builder.image), parser(self.builder.label), files
 
-    def image(self, row: int) -> bytes:
-        """Return the encoded image of a record."""
+    @property
+    def kind(self) -> str:  # begins a source's repr
+        return f"Tfds({self.builder.name}, "
+
+    def described(self, classes: Sequence[str]) -> list[str]:
+        return [self.stamp, *classes]
+
+    def read(self, row: int) -> tuple[bytes, str]:
+        """Return the encoded image of a record, and its name."""
         from tensorflow_datasets.core.decode import SkipDecoding
 
         with reading(f"record {row} of {self.builder.folder}"):
             data, image, *_ = self._opened
             skip = {self.builder.image: SkipDecoding()}
-            return image.deserialize_example_np(data[row], decoders=skip)[self.builder.image]
+            found = image.deserialize_example_np(data[row], decoders=skip)[self.builder.image]
+        return found, f"{self.builder.name}/{self.split}:{row}"
 
     def labels(self, rows: Sequence[int]) -> list[int]:
         """Return the labels of records, as the builder numbers them."""
