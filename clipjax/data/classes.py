@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from clipjax.data.dataset import Dataset, Example, Source, check_domain, digest
-from clipjax.data.subset import Subset
+from clipjax.data.derived import Subset
 from clipjax.errors import ConfigError
 from clipjax.io.texts import nfc, some
 

@@ -115,10 +115,7 @@ def deal(
     domain: str,
     fractions: Sequence[float],
 ) -> np.ndarray:
-    """Return the rows of a part that are of the split, int64 [M], after `check_single`.
-
-    Arguments are those of `members` and `check_single`; positions are computed on demand.
-    """
+    """Return the rows of a part that are of the split, int64 [M], by `check_single`, `members`."""
     check_single(split, given, labels, classes, domain, fractions)
     if len(origin(split, given)[1]) == 1:
         return np.arange(len(labels))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.data.dataset import Part, Source
-from clipjax.data.joined import JoinedSource
+from clipjax.data.derived import JoinedSource
 
 
 class Rows(JoinedSource):

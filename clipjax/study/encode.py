@@ -9,10 +9,10 @@ import numpy as np
 
 from clipjax.adapt.method import Classes
 from clipjax.data.dataset import Part, Source
+from clipjax.data.derived import Subset
 from clipjax.data.features import cache as feats
 from clipjax.data.features.encode import ImageEncoder
 from clipjax.data.loading.image_cache import Crops
-from clipjax.data.subset import Subset
 from clipjax.errors import DataError
 from clipjax.io import default_cache_dir
 from clipjax.model.clip import normalize, tell_clamped

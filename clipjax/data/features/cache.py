@@ -1,7 +1,4 @@
-"""Encode each image once and cache the features on disk.
-
-Their directory is named by a hash of all they depend on, so a stale cache can never be read.
-"""
+"""Encode each image once: features are cached under a hash of all they depend on, never stale."""
 
 import contextlib
 import errno

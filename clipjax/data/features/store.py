@@ -61,12 +61,10 @@ class FeatureStore:
         return found
 
     def room(self, width: int, done: int) -> tuple[int, int]:
-        """Return the bytes needed for the rows after `done`, and those free on disk, or OSError.
-
-        Shards and the one file exist together for a moment.
-        """
+        """Return the bytes needed for rows after `done`, and those free on disk, or OSError."""
         path = self.path.absolute()
         place = next(each for each in (path, *path.parents) if each.exists())
+        # Shards and the one file exist together for a moment.
         need = (2 * self.rows - done) * width * self.dtype.itemsize
         return need, shutil.disk_usage(place).free
 

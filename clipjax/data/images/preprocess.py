@@ -112,8 +112,7 @@ def _from_array(image: np.ndarray, name: str) -> np.ndarray:
 def load_preprocess(directory: str | os.PathLike) -> Preprocess:
     """Read `preprocessor_config.json` of a model directory (or `processor_config.json`).
 
-    CheckpointError if it is missing, damaged, or has rules that clipjax does not support: pictures
-    of several shapes, a cap on the longer side, or padding.
+    CheckpointError if it is missing, damaged, or has rules that clipjax does not support.
     """
     path, nested = (pathlib.Path(directory) / f"{name}_config.json" for name in _NAMES)
     if not path.exists() and nested.exists():  # as transformers' CLIPProcessor saves it since v5

@@ -22,10 +22,7 @@ class Unreachable(Skipped):
 
 @dataclasses.dataclass(frozen=True)
 class BatchLoader:
-    """Number of a batch -> the batch, as `image_batches` describes it.
-
-    Picklable and free of jax, so that worker processes can load.
-    """
+    """Number of a batch -> the batch of `image_batches`; picklable, and free of jax for workers."""
 
     source: Source
     preprocess: Preprocess

@@ -24,10 +24,7 @@ _INFO = np.dtype([*((name, "i8") for name in _PLACES), ("CRC", "u4"), ("compress
 
 @dataclasses.dataclass(frozen=True)
 class Members:
-    """Members of one zip archive: where each begins, and how long it is.
-
-    Each read opens a file handle of its own, so threads and worker processes share nothing.
-    """
+    """Members of one zip archive; every read opens it anew, so threads share nothing."""
 
     archive: str  # absolute path
     stamp: tuple[int, int]  # size and time of change (ns) of the archive

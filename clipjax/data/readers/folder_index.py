@@ -119,12 +119,10 @@ class _Walk:
         self.skipped.append((shown(os.path.join(self.root, *parts)), shown(reason)))
 
     def classes(self, domain: str) -> Iterator[tuple[str, str, str]]:
-        """Find the class folders of a domain, with the folders of splits that they lie in.
-
-        A folder `train` that holds images is a class (DomainNet has that one), not a split.
-        """
+        """Find the class folders of a domain, with the folders of splits that they lie in."""
         top = self.enter(domain)
         given = {name: split for name in top.folders if (split := split_of(name))}
+        # A folder `train` that holds images is a class (DomainNet has that one), not a split.
         inside = [self.list(domain, name) for name in given]
         parted = any(f.folders and not any(map(is_image_name, f.files)) for f in inside)
         if not given or (not parted and set(given) < set(top.folders)):
@@ -188,10 +186,7 @@ def find_files(
     least: int | None = None,
     walk: Callable[[str | os.PathLike], Found] = walk,
 ) -> Found:
-    """Return the findings of `walk(root)`, from the index if no directory has changed since.
-
-    `least` is the smallest number of files that is worth an index; default: LEAST.
-    """
+    """Return `walk(root)`, from the index (of at least `least` files) if no directory changed."""
     path = index_path(root, cache_dir)
     found = load_index(path)
     if found is not None and is_current(found, root):

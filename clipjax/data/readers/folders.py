@@ -108,10 +108,7 @@ def _check_filled(root: pathlib.Path, domains: Sequence[str]) -> None:
 def _check_apart(
     root: pathlib.Path, domains: Sequence[str], folders: Sequence[tuple[str, str, str]]
 ) -> None:
-    """Raise DataError for folders side by side whose names `nfc` or `class_name` makes equal.
-
-    They may hold parts of one class or copies of it, which only their owner can know.
-    """
+    """Raise DataError for folders side by side whose names `nfc` or `class_name` makes equal."""
     first: dict[tuple[str, ...], str] = {}
     named = [((nfc(shown(d)),), d) for d in domains]
     named += [((d, part, class_name(shown(c))), c) for d, part, c in folders]

@@ -84,11 +84,7 @@ def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
 
 
 def read_shard(shard: Shard, wanted: Mapping[str, str], listed: Sequence[str]) -> Rows:
-    """Read the labels and domains of a file, but no image.
-
-    Columns "image", "label" and "domain" are the `wanted` ones, or found where these are "".
-    Classes may be `listed` in a `classes.txt`.
-    """
+    """Read a file's labels and domains, in the `wanted` columns or, where these are "", found."""
     import pyarrow.parquet as pq
 
     with reading(shard.path), pq.ParquetFile(shard.path) as file:

@@ -1,12 +1,67 @@
-"""Parts of a source: given rows, a few examples per class, or a share of each class. Those of one
-seed are nested, as rows are ranked once per seed and class: 4 shots are among 16."""
+"""Sources made of others: several as one; given rows, a few shots or a share of each class."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data.dataset import Example, Source, digest
+from clipjax.data.dataset import Dataset, Example, Source, check_domain, digest
 from clipjax.errors import ConfigError, DataError
+
+
+class JoinedDataset(Dataset):
+    """A dataset with one more domain, `name`: the examples of some of its own, one by one.
+
+    >>> from clipjax.data.dataset import ArrayDataset, ArraySource
+    >>> image = np.zeros((1, 8, 8, 3), np.uint8)
+    >>> make = lambda domain: {"train": ArraySource(image, [0], classes="ab", domain=domain)}
+    >>> dataset = JoinedDataset(ArrayDataset({"a": make("a"), "b": make("b")}), ("a", "b"), "a+b")
+    >>> dataset.domains, dataset.source("a+b", "train").groups.tolist()
+    (('a', 'b', 'a+b'), [0, 1])
+    """
+
+    def __init__(self, dataset: Dataset, domains: Sequence[str], name: str):
+        self._dataset, self._name = dataset, name
+        self._joined = tuple(check_domain(dataset, domain) for domain in domains)
+        self.name, self.classes, self.skipped = dataset.name, dataset.classes, dataset.skipped
+        self.domains = (*dataset.domains, name)
+
+    def classes_of(self, domain: str) -> tuple[str, ...]:
+        """Return the classes that a domain declares; for the joined one those of any."""
+        if domain != self._name:
+            return self._dataset.classes_of(domain)
+        declared = {name for each in self._joined for name in self._dataset.classes_of(each)}
+        return tuple(name for name in self.classes if name in declared)
+
+    def has_split(self, split: str) -> bool:
+        return self._dataset.has_split(split)
+
+    def source(self, domain: str, split: str) -> Source:
+        if domain != self._name:
+            return self._dataset.source(domain, split)
+        sources = [self._dataset.source(each, split) for each in self._joined]
+        return JoinedSource(sources, domain, split, sources[0].classes)
+
+
+class JoinedSource(Source):
+    """Several sources, one after the other; `groups`, int32 [N], numbers them."""
+
+    def __init__(
+        self, sources: Sequence[Source], domain: str, split: str, classes: tuple[str, ...]
+    ):
+        self._sources, self.domain, self.split, self.classes = sources, domain, split, classes
+        labels = [np.zeros(0, np.int32), *(source.labels for source in sources)]
+        self.labels = np.concatenate(labels, dtype=np.int32)
+        lengths = [len(source) for source in sources]
+        self.groups = np.repeat(np.arange(len(sources), dtype=np.int32), lengths)
+        self._starts = np.cumsum([0, *lengths])
+
+    def __getitem__(self, index: int) -> Example:
+        group = int(self.groups[index])
+        return self._sources[group][int(index - self._starts[group])]
+
+    def __repr__(self) -> str:
+        sources = digest(["\n".join(map(repr, self._sources))])
+        return f"Joined({self.domain}/{self.split}, {sources})"
 
 
 class Subset(Source):
@@ -27,7 +82,7 @@ class Subset(Source):
             raise DataError(f"{asked} {has}.")
         self.domain, self.split, self.classes = source.domain, source.split, source.classes
         self.labels = np.asarray(source.labels, np.int32)[self.rows]
-        if (groups := getattr(source, "groups", None)) is not None:  # `clipjax.data.joined`
+        if (groups := getattr(source, "groups", None)) is not None:  # of several domains
             self.groups = groups[self.rows]
 
     def __getitem__(self, index: int) -> Example:
@@ -73,7 +128,10 @@ def fraction(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def _ranks(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Rank each example within its class, int64 [N], in an order that the seed decides."""
+    """Rank each example within its class, int64 [N], in an order that the seed decides.
+
+    So subsets of one seed are nested: 4 shots are among 16.
+    """
     # Raw bits: numpy promises these for all versions, its shuffles it does not.
     keys = np.random.PCG64(seed).random_raw(len(labels))
     order = np.lexsort((keys, labels))
