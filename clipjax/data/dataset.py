@@ -68,12 +68,12 @@ def check_labels(labels: np.ndarray, count: int, where: str) -> None:
         raise DataError(f"the labels of {where} {fault}; number them 0 .. {count - 1}.")
 
 
-def digest(parts: Iterable[str | bytes]) -> str:
-    """Hash texts and bytes, one after the other, into 16 hexadecimal digits."""
+def digest(parts: Iterable[str | bytes], digits: int = 16) -> str:
+    """Hash texts and bytes, one after the other, into hexadecimal digits."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part)
-    return found.hexdigest()[:16]
+    return found.hexdigest()[:digits]
 
 
 class Source(Protocol):
@@ -102,7 +102,7 @@ class Dataset(Protocol):
     name: str
     domains: tuple[str, ...]
     classes: tuple[str, ...]  # of all domains, numbered as labels are
-    skipped: tuple[Skipped, ...]  # files left out before decoding
+    skipped: tuple[Skipped, ...] = ()  # files left out before decoding
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
         """Return the classes that this domain declares, a part of `classes`."""
@@ -119,7 +119,6 @@ class Dataset(Protocol):
 class ArraySource(Source):
     """A source over images in memory.
 
-    >>> import numpy as np
     >>> images = np.zeros((2, 8, 8, 3), np.uint8)
     >>> source = ArraySource(images, [0, 1], classes=("cat", "dog"), domain="photo")
     >>> len(source), source[1].label
@@ -164,8 +163,6 @@ class ArrayDataset(Dataset):
     >>> dataset.domains, dataset.has_split("test"), len(dataset.source("photo", "train"))
     (('photo',), False, 2)
     """
-
-    skipped: tuple[Skipped, ...] = ()
 
     def __init__(self, parts: Mapping[str, Mapping[str, Source]], name: str = "arrays"):
         parts = {nfc(domain): found for domain, found in parts.items()}

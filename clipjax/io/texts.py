@@ -111,10 +111,9 @@ def decoded(data: bytes, name: str, error: type[ClipjaxError] = DataError) -> st
         at = data.index(b"\0")
         line, width = _line_after(data[:at].decode("latin-1")), 32 if b"\0\0\0" in data[:8] else 16
         order = "BE" if at % (width // 8) == 0 else "LE"
-        raise error(
-            f"{name}, line {line}: a zero byte; it is UTF-{width} without its mark or no text at "
-            f"all: save it as UTF-8, as by `iconv -f UTF-{width}{order} -t UTF-8 OLD > NEW`."
-        )
+        fault = f"a zero byte; it is UTF-{width} without its mark or no text at all"
+        remedy = f"save it as UTF-8, as by `iconv -f UTF-{width}{order} -t UTF-8 OLD > NEW`"
+        raise error(f"{name}, line {line}: {fault}: {remedy}.")
     try:
         text = _lines_joined(data.decode(encoding))
     except UnicodeDecodeError as fault:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import PIL
 
-from clipjax.data.dataset import Skipped, Source
+from clipjax.data.dataset import Skipped, Source, digest
 from clipjax.data.features import encode as encoding
 from clipjax.data.features.encode import ImageEncoder, Say, Shard, encode_shards
 from clipjax.data.features.store import FeatureStore, join, read_manifest, size_on_disk, split
@@ -54,19 +54,19 @@ class CacheEntry(NamedTuple):
 
 def fingerprint(params: Any) -> str:
     """Hash a parameter tree: names, shapes, dtypes and bytes."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         value = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)}{value.shape}{value.dtype}".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()
+        found.update(f"{jax.tree_util.keystr(path)}{value.shape}{value.dtype}".encode())
+        found.update(np.ascontiguousarray(value).tobytes())
+    return found.hexdigest()
 
 
 def cache_key(weights: str, preprocess: Preprocess, source: Source, dtype: str = "float32") -> str:
     """Hash everything that shapes a source's features; Pillow's releases differ in resizing."""
     versions, place = f"{FORMAT} {PIL.__version__}", f"{source.domain}/{source.split}"
     parts = (versions, weights, repr(preprocess), repr(source), place, dtype)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    return digest(["\n".join(parts)], 32)
 
 
 def encode_source(

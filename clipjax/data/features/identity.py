@@ -17,12 +17,7 @@ SHOWN = 3  # differences that a sentence names
 
 
 def sizes(config: CLIPConfig, preprocess: Preprocess | None = None) -> dict[str, Any]:
-    """Flatten config.json and preprocessor_config.json to JSON values by flat names.
-
-    >>> from clipjax import load_clip
-    >>> sizes(load_clip("tiny")[0])["config.json: vision_config.hidden_act"]
-    'quick_gelu'
-    """
+    """Flatten both to JSON values by names like "config.json: vision_config.hidden_act"."""
     found = _flat(config_to_hf(config), "config.json: ")
     if preprocess is not None:
         found |= _flat(dataclasses.asdict(preprocess), "preprocessor_config.json: ")

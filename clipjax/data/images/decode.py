@@ -1,8 +1,7 @@
 """Encoded images to upright RGB pixels: PIL, and another decoder for plain JPEG files.
 
 The decoder "fast" is libjpeg-turbo (simplejpeg). PIL still reads the header, and all files that
-simplejpeg warns of or does not support: both decoders accept and refuse the same files, with the
-same bits. The gain depends on how PIL was built.
+simplejpeg warns of or does not support: both give the same bits, and refuse the same files.
 """
 
 import functools

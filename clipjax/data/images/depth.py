@@ -51,15 +51,12 @@ def scaled(picture: Any) -> tuple[np.ndarray, Scaling]:
 
 
 def scaled_array(values: np.ndarray) -> tuple[np.ndarray, Scaling | None]:
-    """Scale a grey array [H, W] to uint8, as a file of such values; True is white.
-
-    Raises ValueError for NaN and infinity, TypeError for values that are no real numbers.
-    """
+    """Scale a grey array [H, W] to uint8; ValueError for NaN or infinity, TypeError for others."""
     dtype = values.dtype
     if dtype == np.uint8:
         return values, None
     if dtype == np.bool_:
-        return values * np.uint8(255), None
+        return values * np.uint8(255), None  # True is white
     if dtype.kind not in "uif":
         raise TypeError("no real numbers")
     wide = "floats" if dtype.kind == "f" else "wide integers"

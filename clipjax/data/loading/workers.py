@@ -1,9 +1,8 @@
 """Load numbered items ahead of their use, in threads or in processes, in order.
 
-Threads are grain's. Processes are our own, because those of grain 0.2.18 outlive a killed parent,
-may take 25 s to stop, and hang if one exits with code 0. Here a worker is a fresh Python with two
-pipes: it is not forked, imports only what `load` needs (not the main script, and no JAX unless
-`load` does), does not get the terminal's Ctrl-C, and ends when its pipe does.
+Threads are grain's. Processes are our own, as those of grain 0.2.18 outlive a killed parent, stop
+slowly, and hang if one exits with code 0. Here a worker is a fresh Python with two pipes: it only
+imports what `load` needs, does not get the terminal's Ctrl-C, and ends when its pipe does.
 """
 
 import contextlib

@@ -47,9 +47,8 @@ def read_list(file: str | os.PathLike) -> Lines:
     """Read `path label`, `path,label`, `path;label` or `path<tab>label` lines.
 
     The first line decides the separator. Paths may hold spaces; fields may be quoted. A header may
-    name the columns, in any order and with others between them: those of paths and labels
-    (`filepath`, `image`, ..., `class`, `target`, ...), and `split` and `domain`. A DataError names
-    the line that is not clear.
+    name the columns, in any order, with others between them: of paths (`filepath`, `image`, ...),
+    labels (`class`, `target`, ...), `split` and `domain`. A DataError names the unclear line.
     """
     file = pathlib.Path(file)
     name, text = shown(file), read_text(file)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax.data import splits
-from clipjax.data.dataset import Dataset, Skipped, check_domain
+from clipjax.data.dataset import Dataset, check_domain
 from clipjax.data.readers.files import RowSource, explained
 from clipjax.data.readers.tfds_io import Records, read_builder, read_labels
 from clipjax.errors import ClipjaxError, ConfigError, DataError
@@ -36,8 +36,6 @@ class TfdsDataset(Dataset):
     ConfigError for an unknown builder; DataError for one that is not prepared, not as ArrayRecord,
     or has no image and label.
     """
-
-    skipped: tuple[Skipped, ...] = ()
 
     def __init__(
         self, name: str, data_dir: str = "", fractions: Sequence[float] = splits.FRACTIONS

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.dataset import check_labels
+from clipjax.data.dataset import check_labels, digest
 from clipjax.data.readers.files import explained
 from clipjax.data.splits import split_of
 from clipjax.errors import DataError
@@ -41,11 +40,10 @@ def read_builder(folder: str) -> Builder:
         info = tfds.builder_from_directory(folder).info
     formats = {f.value for f in info.available_file_formats()}
     if "array_record" not in formats:
-        raise DataError(
-            f"{folder} holds {', '.join(sorted(formats))} files, which need TensorFlow. Write "
-            "ArrayRecord beside them: pip install 'clipjax[tfds]' apache-beam && tfds "
-            f"convert_format --dataset_version_dir={folder} --out_file_format=array_record"
-        )
+        fault = f"{folder} holds {', '.join(sorted(formats))} files, which need TensorFlow"
+        install = "pip install 'clipjax[tfds]' apache-beam && tfds convert_format"
+        options = f"--dataset_version_dir={folder} --out_file_format=array_record"
+        raise DataError(f"{fault}. Write ArrayRecord beside them: {install} {options}")
     image = _feature(folder, info.features, tfds.features.Image, "image")
     label = _feature(folder, info.features, tfds.features.ClassLabel, "label")
     sizes = {name: split.num_examples for name, split in info.splits.items() if split.num_examples}
@@ -136,8 +134,7 @@ class Records:
 def read_labels(records: Records, count: int) -> np.ndarray:
     """Read all labels of a split, int32 [count], or take them from a cache on disk."""
     builder = records.builder
-    text = "\n".join((builder.folder, builder.label, records.stamp))
-    key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    key = digest(["\n".join((builder.folder, builder.label, records.stamp))], 32)
     file = default_cache_dir() / "labels" / f"{key}.npy"
     try:
         labels = np.load(file, allow_pickle=False)
