@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from clipjax.data.dataset import Dataset, Example, Source, check_domain, digest
-from clipjax.data.subset import Subset
+from clipjax.data.derived import Subset
 from clipjax.errors import ConfigError
 from clipjax.io.texts import nfc, some
 
@@ -20,22 +20,17 @@ def match_classes(
 ) -> tuple[Dataset, list[str]]:
     """Restrict a dataset to the classes that a run trains and evaluates on.
 
-    Where all classes are kept, the result is `dataset` itself, so that features cached under its
-    sources' names stay valid.
-
     Args:
-      dataset: its domains may declare different classes.
-      source: labelled domain.
-      target: domain that training adapts to.
+      dataset, source, target: a dataset, the labelled domain, the one that training adapts to.
       domains: those evaluated.
       how: "closed" requires the same classes in source and target, and none in `domains` that the
         source lacks; "intersection" keeps what source and target share.
 
     Returns:
-      A dataset, and sentences for the user on what differs.
+      A dataset (`dataset` itself, if all are kept: features cached for it stay valid), and
+      sentences for the user on what differs.
 
-    Raises:
-      ConfigError: "closed" classes that differ, fewer than two shared, unknown domain or `how`.
+    ConfigError for "closed" classes that differ, fewer than two shared, unknown domain or `how`.
     """
     if how not in HOW:
         raise ConfigError(f"data.classes is {how!r}; known: {', '.join(HOW)}.")
@@ -72,10 +67,8 @@ def _check_closed(
         ]
         if parts:
             hint = _spelling(lacking or declared[source], extra)
-            raise ConfigError(
-                f"the classes of {source!r} and {domain!r} differ: {'; '.join(parts)}.{hint} Set "
-                "data.classes=intersection to use the classes that source and target share."
-            )
+            fault = f"the classes of {source!r} and {domain!r} differ: {'; '.join(parts)}.{hint}"
+            raise ConfigError(f"{fault} Set data.classes=intersection to use those that both have.")
 
 
 def _notes(dataset: Dataset, kept: Sequence[str], declared: dict[str, set[str]]) -> list[str]:

@@ -57,8 +57,8 @@ def check_root(root: str | os.PathLike, wanted: str) -> pathlib.Path:
 def check_local(path: str | os.PathLike, field: str) -> None:
     """Raise DataError if the path in this field of the config is in an object store."""
     if is_remote(path):
-        fault = f"data.{field} {os.fspath(path)!r} is in an object store"
-        raise DataError(f"{fault}; copy or mount it here.")
+        place = os.fspath(path)
+        raise DataError(f"data.{field} {place!r} is in an object store; copy or mount it here.")
 
 
 def check_labels(labels: np.ndarray, count: int, where: str) -> None:
@@ -68,12 +68,12 @@ def check_labels(labels: np.ndarray, count: int, where: str) -> None:
         raise DataError(f"the labels of {where} {fault}; number them 0 .. {count - 1}.")
 
 
-def digest(parts: Iterable[str | bytes]) -> str:
-    """Hash texts and bytes, one after the other, into 16 hexadecimal digits."""
+def digest(parts: Iterable[str | bytes], digits: int = 16) -> str:
+    """Hash texts and bytes, one after the other, into hexadecimal digits."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part)
-    return found.hexdigest()[:16]
+    return found.hexdigest()[:digits]
 
 
 class Source(Protocol):
@@ -102,7 +102,7 @@ class Dataset(Protocol):
     name: str
     domains: tuple[str, ...]
     classes: tuple[str, ...]  # of all domains, numbered as labels are
-    skipped: tuple[Skipped, ...]  # files left out before decoding
+    skipped: tuple[Skipped, ...] = ()  # files left out before decoding
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
         """Return the classes that this domain declares, a part of `classes`."""
@@ -119,7 +119,6 @@ class Dataset(Protocol):
 class ArraySource(Source):
     """A source over images in memory.
 
-    >>> import numpy as np
     >>> images = np.zeros((2, 8, 8, 3), np.uint8)
     >>> source = ArraySource(images, [0, 1], classes=("cat", "dog"), domain="photo")
     >>> len(source), source[1].label
@@ -156,20 +155,14 @@ class ArraySource(Source):
 
 
 class ArrayDataset(Dataset):
-    """Sources of several domains as one dataset.
+    """Sources as one dataset: domain -> split -> source, all with the same classes.
 
     >>> images = np.zeros((2, 8, 8, 3), np.uint8)
     >>> photos = ArraySource(images, [0, 1], classes=("cat", "dog"), domain="photo")
     >>> dataset = ArrayDataset({"photo": {"train": photos}})
     >>> dataset.domains, dataset.has_split("test"), len(dataset.source("photo", "train"))
     (('photo',), False, 2)
-
-    Args:
-      parts: domain -> split -> source of that domain and split; all with the same classes.
-      name: of the dataset, in messages and results.
     """
-
-    skipped: tuple[Skipped, ...] = ()
 
     def __init__(self, parts: Mapping[str, Mapping[str, Source]], name: str = "arrays"):
         parts = {nfc(domain): found for domain, found in parts.items()}
@@ -193,8 +186,7 @@ class ArrayDataset(Dataset):
     def source(self, domain: str, split: str) -> Source:
         domain = check_domain(self, domain)
         if (domain, split) not in self._parts:
-            given = [s for d, s in self._parts if d == domain]
-            has = ", ".join(given) or "none"
+            has = ", ".join(s for d, s in self._parts if d == domain) or "none"
             raise DataError(f"domain {domain!r} of {self.name} has no {split} split; it has {has}.")
         return self._parts[domain, split]
 

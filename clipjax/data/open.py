@@ -33,9 +33,7 @@ def open_dataset(
       fractions: shares of train, val and test where the data comes without splits.
       lists: folder of list files that lie elsewhere, relative to the root or not.
 
-    Raises:
-      ConfigError: an unknown name, or one that needs a root.
-      DataError: nothing readable at the root.
+    ConfigError for an unknown name, or one that needs a root; DataError for nothing readable there.
     """
     if name.startswith("tfds:"):
         return TfdsDataset(name, data_dir=root, fractions=fractions)
@@ -50,8 +48,8 @@ def open_dataset(
     kind = name
     if name in ("emoji", "domainnet"):
         folder = check_root(root, "the folder of a dataset")
-        kind = "parquet" if begins_parquet(folder) else "folder"
-        kind = "lists" if kind == "folder" and (lists or find_folder(folder)) else kind
+        listed = lambda: "lists" if lists or find_folder(folder) else "folder"
+        kind = "parquet" if begins_parquet(folder) else listed()
     if kind == "parquet":
         return ParquetDataset(root, fractions=fractions)
     if kind == "folder":

@@ -72,12 +72,8 @@ def members(
 ) -> np.ndarray:
     """Return which examples of the part `origin(split, given)` are of the split, bool [N].
 
-    Args:
-      split: one of `SPLITS`.
-      given: the splits that the data comes in.
-      where: float64 [N], `positions` of the examples of that part.
-      labels: int32 [N].
-      fractions: shares of train, val and test; for a part that splits share, not all zero.
+    `where`, float64 [N], holds the `positions` of that part's examples, `labels` int32 [N] their
+    classes, and `fractions` the shares of train, val and test.
     """
     base, sharing = origin(split, given)
     if len(sharing) == 1:
@@ -119,10 +115,7 @@ def deal(
     domain: str,
     fractions: Sequence[float],
 ) -> np.ndarray:
-    """Return the rows of a part that are of the split, int64 [M], after `check_single`.
-
-    Arguments are those of `members` and `check_single`; positions are computed on demand.
-    """
+    """Return the rows of a part that are of the split, int64 [M], by `check_single`, `members`."""
     check_single(split, given, labels, classes, domain, fractions)
     if len(origin(split, given)[1]) == 1:
         return np.arange(len(labels))

@@ -7,26 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.data.dataset import Example, Part, Source
+from clipjax.data.dataset import Part, Source
+from clipjax.data.derived import JoinedSource
 
 
-class Rows:
-    """The examples of several sources as one sequence."""
+class Rows(JoinedSource):
+    """The examples of several parts as one sequence."""
 
     def __init__(self, sources: Mapping[Part, Source]):
-        self.parts, self._sources = tuple(sources), tuple(sources.values())
-        lengths = np.array([len(source) for source in self._sources], np.int64)
-        self._starts = np.cumsum([0, *lengths])
-        self.part = np.repeat(np.arange(len(lengths)), lengths)  # int64 [N], index into `parts`
-        labels = [source.labels for source in self._sources]
-        self.labels = np.concatenate([np.zeros(0, np.int32), *labels], dtype=np.int32)  # [N]
-
-    def __len__(self) -> int:
-        return len(self.part)
-
-    def __getitem__(self, row: int) -> Example:
-        part = self.part[row]
-        return self._sources[part][int(row - self._starts[part])]
+        super().__init__(tuple(sources.values()), "", "", ())
+        self.parts, self.part = tuple(sources), self.groups  # int32 [N], index into `parts`
 
     def key(self, which: int) -> np.ndarray:
         """Number the domains (0) or the splits (1) of all rows, int64 [N]."""

@@ -17,11 +17,7 @@ Path = Any  # pathlib.Path, or etils.epath.Path of a path with a scheme
 
 
 def is_remote(path: str | os.PathLike) -> bool:
-    """Return whether a path has a scheme.
-
-    >>> is_remote("gs://bucket/run"), is_remote("/gs/run")
-    (True, False)
-    """
+    """Return whether a path has a scheme, as `gs://bucket/run`."""
     return "://" in os.fspath(path)
 
 
@@ -62,10 +58,7 @@ def check_reachable(path: Path) -> None:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Write into a folder of this machine, or where it would be made; ConfigError: that fails.
-
-    Permissions alone do not tell: root, read-only disks, files in the place of folders.
-    """
+    """Write into a local folder, or where it would be made; ConfigError: that fails."""
     folder = pathlib.Path(folder)
     try:
         there = next(each for each in (folder, *folder.parents) if each.exists())
@@ -74,16 +67,12 @@ def check_writable(folder: str | os.PathLike) -> None:
         with tempfile.TemporaryDirectory(**options) as probe:
             pathlib.Path(probe, "probe").write_bytes(bytes(4096))  # so much must be left
     except OSError as error:
-        why = f"{folder} cannot be written ({error.strerror})"
-        raise ConfigError(f"{why}; choose another place.") from error
+        fault = f"{folder} cannot be written ({error.strerror}); choose another place."
+        raise ConfigError(fault) from error
 
 
 def write_errors(path: str | os.PathLike) -> type[Exception]:
-    """Return the exceptions of reading or writing a path; clients of object stores have their own.
-
-    >>> write_errors("/runs/a").__name__, write_errors("gs://bucket/a").__name__
-    ('OSError', 'Exception')
-    """
+    """Return the exceptions of reading or writing a path; clients of stores have their own."""
     return Exception if is_remote(path) else OSError
 
 

@@ -38,20 +38,12 @@ def nfc(name: str) -> str:
 
 
 def class_name(text: str) -> str:
-    r"""Return the name of a class in NFC, without blanks around it.
-
-    >>> class_name(" cafe\u0301 ") == "caf\xe9"
-    True
-    """
+    """Return the name of a class in NFC, without blanks around it."""
     return nfc(text).strip("\ufeff").strip()
 
 
 def brief(text: str, most: int = 80) -> str:
-    """Shorten a long text for a message.
-
-    >>> brief("a name"), brief("a" * 99, 5)
-    ('a name', 'aa...')
-    """
+    """Shorten a long text for a message."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
@@ -96,9 +88,8 @@ def read_text(
 ) -> str:
     r"""Read a text file, here or in an object store, with "\n" at the end of all its lines.
 
-    UTF-8, and UTF-16 or UTF-32 that begin with their mark (BOM), which is left out. Lines may end
-    as on Windows or old Macs. `what` is the kind of file, for messages; `error` is raised if it
-    cannot be read, or is in another encoding, with the line and how to convert it.
+    UTF-8, or UTF-16 and UTF-32 with their mark (BOM), which is left out. `what` is the kind of
+    file, for messages; `error` is raised if it cannot be read or decoded, with the line.
     """
     name, path = f"{what} {shown(file)}".strip(), as_path(file)
     if is_remote(file):
@@ -120,10 +111,9 @@ def decoded(data: bytes, name: str, error: type[ClipjaxError] = DataError) -> st
         at = data.index(b"\0")
         line, width = _line_after(data[:at].decode("latin-1")), 32 if b"\0\0\0" in data[:8] else 16
         order = "BE" if at % (width // 8) == 0 else "LE"
-        raise error(
-            f"{name}, line {line}: a zero byte; it is UTF-{width} without its mark or no text at "
-            f"all: save it as UTF-8, as by `iconv -f UTF-{width}{order} -t UTF-8 OLD > NEW`."
-        )
+        fault = f"a zero byte; it is UTF-{width} without its mark or no text at all"
+        remedy = f"save it as UTF-8, as by `iconv -f UTF-{width}{order} -t UTF-8 OLD > NEW`"
+        raise error(f"{name}, line {line}: {fault}: {remedy}.")
     try:
         text = _lines_joined(data.decode(encoding))
     except UnicodeDecodeError as fault:

@@ -9,11 +9,10 @@ import numpy as np
 
 from clipjax.adapt.method import Classes
 from clipjax.data.dataset import Part, Source
+from clipjax.data.derived import Subset
 from clipjax.data.features import cache as feats
 from clipjax.data.features.encode import ImageEncoder
-from clipjax.data.joined import groups_of
 from clipjax.data.loading.image_cache import Crops
-from clipjax.data.subset import Subset
 from clipjax.errors import DataError
 from clipjax.io import default_cache_dir
 from clipjax.model.clip import normalize, tell_clamped
@@ -198,7 +197,8 @@ class Examples:
         if chosen is not None:
             source = feats.Features(np.asarray(source.features[chosen]), source.labels[chosen])
         found = {"source": {"inputs": source.features, "label": source.labels}}
-        if (groups := groups_of(self.encoded.source(self.source, "train"))) is not None:
+        joined = self.encoded.source(self.source, "train")
+        if (groups := getattr(joined, "groups", None)) is not None:  # of several domains
             groups = groups if chosen is None else groups[chosen]
             found["source"]["domain"] = np.eye(int(groups.max()) + 1, dtype=np.float32)[groups]
         if "target" in reads:

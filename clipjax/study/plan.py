@@ -10,13 +10,12 @@ import numpy as np
 
 from clipjax.data.classes import match_classes
 from clipjax.data.dataset import Dataset, Part, Skipped, check_domain, open_parts, reasons
+from clipjax.data.derived import JoinedDataset, few_shot, fraction
 from clipjax.data.features.identity import identity_of
 from clipjax.data.images.preprocess import load_preprocess
-from clipjax.data.joined import JoinedDataset
 from clipjax.data.loading import sampler
 from clipjax.data.open import open_dataset
 from clipjax.data.readers.files import is_image_name
-from clipjax.data.subset import few_shot, fraction
 from clipjax.errors import ConfigError, DataError
 from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.hf.hub import find_model

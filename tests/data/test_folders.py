@@ -11,7 +11,7 @@ from PIL import Image
 from clipjax.data.dataset import reasons
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.readers import folder_index as index
-from clipjax.data.readers.folder_walk import walk
+from clipjax.data.readers.folder_index import walk
 from clipjax.data.readers.folders import FolderDataset
 from clipjax.data.splits import SPLITS
 from clipjax.errors import ConfigError, DataError

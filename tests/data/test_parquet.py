@@ -204,7 +204,7 @@ def test_big_row_groups_are_kept_one_at_a_time(tmp_path, monkeypatch):
     write(tmp_path / "train.parquet", table(60), row_group_size=20)
     source = ParquetDataset(tmp_path, fractions=(1, 0, 0)).source(tmp_path.name, "train")
     for row in range(0, 60, 20):
-        assert source[row].image == blob(row) and len(source._images._kept) == 1
+        assert source[row].image == blob(row) and len(source.store._kept) == 1
 
 
 def test_sources_pickle_and_work_in_threads(tmp_path, size, monkeypatch):

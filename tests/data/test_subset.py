@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipjax.data.dataset import ArraySource
-from clipjax.data.subset import Subset, few_shot, fraction
+from clipjax.data.derived import Subset, few_shot, fraction
 from clipjax.errors import ConfigError, DataError
 
 

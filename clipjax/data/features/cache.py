@@ -1,7 +1,4 @@
-"""Encode each image once and cache the features on disk.
-
-Their directory is named by a hash of all they depend on, so a stale cache can never be read.
-"""
+"""Encode each image once: features are cached under a hash of all they depend on, never stale."""
 
 import contextlib
 import errno
@@ -17,7 +14,7 @@ import jax
 import numpy as np
 import PIL
 
-from clipjax.data.dataset import Skipped, Source
+from clipjax.data.dataset import Skipped, Source, digest
 from clipjax.data.features import encode as encoding
 from clipjax.data.features.encode import ImageEncoder, Say, Shard, encode_shards
 from clipjax.data.features.store import FeatureStore, join, read_manifest, size_on_disk, split
@@ -57,19 +54,19 @@ class CacheEntry(NamedTuple):
 
 def fingerprint(params: Any) -> str:
     """Hash a parameter tree: names, shapes, dtypes and bytes."""
-    digest = hashlib.sha256()
+    found = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         value = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)}{value.shape}{value.dtype}".encode())
-        digest.update(np.ascontiguousarray(value).tobytes())
-    return digest.hexdigest()
+        found.update(f"{jax.tree_util.keystr(path)}{value.shape}{value.dtype}".encode())
+        found.update(np.ascontiguousarray(value).tobytes())
+    return found.hexdigest()
 
 
 def cache_key(weights: str, preprocess: Preprocess, source: Source, dtype: str = "float32") -> str:
     """Hash everything that shapes a source's features; Pillow's releases differ in resizing."""
     versions, place = f"{FORMAT} {PIL.__version__}", f"{source.domain}/{source.split}"
     parts = (versions, weights, repr(preprocess), repr(source), place, dtype)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+    return digest(["\n".join(parts)], 32)
 
 
 def encode_source(
@@ -95,7 +92,6 @@ def cached_features(
     memory. Images that were unreachable (`UnreachableError`) are tried again at every call.
 
     Args:
-      encoder, source: make the features; preprocessing and dtype are part of the key.
       weights: identifies the encoder: `fingerprint` of its parameters and its config.
       cache_dir: None switches the disk cache off.
       model: a name for humans, stored beside the features.
@@ -106,9 +102,8 @@ def cached_features(
     ChangedError if the data changed since the source was opened.
     """
     if not len(source):
-        raise DataError(
-            f"split {source.split!r} of domain {source.domain!r} has no images; add some to it."
-        )
+        place = f"split {source.split!r} of domain {source.domain!r}"
+        raise DataError(f"{place} has no images; add some to it.")
     store = None
     if cache_dir is not None:
         key = cache_key(weights, encoder.preprocess, source, encoder.dtype)
@@ -120,10 +115,8 @@ def cached_features(
     whole = _load_or_encode(store, encoder, source, most_skipped, say)
     skipped = tuple(entry for _, entry in whole.skipped)
     if len(skipped) == len(source):
-        raise DataError(
-            f"none of the {len(source)} images of {source.domain}/{source.split} can be read; the "
-            f"first: {skipped[0].name} {skipped[0].reason}"
-        )
+        fault = f"none of the {len(source)} images of {source.domain}/{source.split} can be read"
+        raise DataError(f"{fault}; the first: {skipped[0].name} {skipped[0].reason}")
     unread = np.array([row for row, _ in whole.skipped], np.int64)
     rows = np.delete(np.arange(len(source), dtype=np.int64), unread)
     labels = np.asarray(source.labels, np.int32)[rows]
@@ -151,10 +144,11 @@ def _check_skipped(shards: Sequence[Shard], most: int | None, source: Source) ->
     seen = len(skipped) + sum(len(shard.features) for shard in shards)
     listed = "; ".join(f"{entry.name} {entry.reason.rstrip('.')}" for entry in skipped[:5])
     place, more = f"{source.domain}/{source.split}", "; ..." * (len(skipped) > 5)
-    raise DataError(
-        f"{len(skipped)} of the first {seen} images of {place} cannot be read, and {most} may be: "
-        f"{listed}{more}. Repair or remove them, or raise data.max_unreadable."
+    fault = (
+        f"{len(skipped)} of the first {seen} images of {place} cannot be read, and {most} may be"
     )
+    remedy = "Repair or remove them, or raise data.max_unreadable."
+    raise DataError(f"{fault}: {listed}{more}. {remedy}")
 
 
 def _load_or_encode(

@@ -44,8 +44,7 @@ class ImageEncoder:
         if self.batch_size < 1:
             raise ConfigError(f"features.batch_size={self.batch_size}: give at least 1.")
         if self.dtype not in DTYPES:
-            known = ", ".join(DTYPES)
-            raise ConfigError(f"features of dtype {self.dtype!r}; known: {known}.")
+            raise ConfigError(f"features of dtype {self.dtype!r}; known: {', '.join(DTYPES)}.")
 
     @property
     def kept_dtype(self) -> np.dtype:
@@ -99,10 +98,7 @@ def resident_bytes() -> int:
 def encode_shards(
     encoder: ImageEncoder, source: Source, *, first: int = 0, say: Say = print
 ) -> Iterator[Shard]:
-    """Yield shards `first`, first + 1, ... of a source, each as soon as it is complete.
-
-    `say` gets one line about a long encoding, and one a minute where no bar is shown.
-    """
+    """Yield shards `first`, first + 1, ... of a source as they are made; `say` tells long waits."""
     done, name = first * SHARD_ROWS, f"{source.domain}/{source.split}"
     if done >= len(source):
         return
@@ -133,11 +129,10 @@ def _overlapped(
         if landed:
             bad = ~np.isfinite(landed[1]).all(axis=1) & landed[0]["mask"]
             if bad.any():
-                raise NonFiniteError(
-                    f"the image tower gives NaN or infinity for {bad.sum()} of {len(bad)} images "
-                    f"of {name}, by overflow, or an image_std of 0 in preprocessor_config.json; "
-                    "set compute_dtype to float32, or correct the file."
-                )
+                fault = f"NaN or infinity for {bad.sum()} of {len(bad)} images of {name}"
+                why = "overflow, or an image_std of 0 in preprocessor_config.json"
+                remedy = "set compute_dtype to float32, or correct the file"
+                raise NonFiniteError(f"the image tower gives {fault}, by {why}; {remedy}.")
             yield landed
         if batch is None:
             return
@@ -158,10 +153,8 @@ def _counted(
         if quiet and images and seconds - last >= TELL_EVERY:
             last, rate = seconds, images / seconds
             minutes = (rows - done - images) / rate / 60
-            say(
-                f"{what}: {images} of {rows - done} images, {rate:.0f} images/s, {clock.bound()}, "
-                f"{minutes:.0f} min left"
-            )
+            pace = f"{rate:.0f} images/s, {clock.bound()}, {minutes:.0f} min left"
+            say(f"{what}: {images} of {rows - done} images, {pace}")
         yield batch, features
 
 

@@ -1,12 +1,12 @@
 """Identity of a model: compared before anything trained on its features is used."""
 
 import dataclasses
-import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from clipjax.data.dataset import digest
 from clipjax.data.features.cache import fingerprint
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.model.clip import CLIPConfig
@@ -17,12 +17,7 @@ SHOWN = 3  # differences that a sentence names
 
 
 def sizes(config: CLIPConfig, preprocess: Preprocess | None = None) -> dict[str, Any]:
-    """Flatten config.json and preprocessor_config.json to JSON values by flat names.
-
-    >>> from clipjax import load_clip
-    >>> sizes(load_clip("tiny")[0])["config.json: vision_config.hidden_act"]
-    'quick_gelu'
-    """
+    """Flatten both to JSON values by names like "config.json: vision_config.hidden_act"."""
     found = _flat(config_to_hf(config), "config.json: ")
     if preprocess is not None:
         found |= _flat(dataclasses.asdict(preprocess), "preprocessor_config.json: ")
@@ -40,7 +35,7 @@ def identity_of(
 def tokenizer_files(directory: pathlib.Path) -> dict[str, str]:
     """Hash each of the tokenizer's files in a directory."""
     there = [file for file in TOKENIZER_FILES if (directory / file).exists()]
-    return {f: hashlib.sha256((directory / f).read_bytes()).hexdigest()[:16] for f in there}
+    return {file: digest([(directory / file).read_bytes()]) for file in there}
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -1,8 +1,7 @@
 """The features of one source on disk: shards while they are made, one memory-mapped file after.
 
-Files appear whole or not at all, and a name's content never changes: names cover unreadable rows,
-which may differ between runs. So a killed encoding resumes after its last shard, and processes that
-encode the same thing at once do no harm.
+Files appear whole or not at all, and a name, which covers unreadable rows, means one content: a
+killed encoding resumes after its last shard, and several processes may encode the same at once.
 """
 
 import contextlib
@@ -45,8 +44,7 @@ class FeatureStore:
 
     def load(self) -> Shard | None:
         """Return all features, memory-mapped, and all unreadable rows; None unless complete."""
-        manifest = read_manifest(self.path)
-        if not manifest or not manifest["complete"]:
+        if not (manifest := read_manifest(self.path)) or not manifest["complete"]:
             return None
         self._clean()
         return self._shard("features", manifest.get("skipped"), self.rows)
@@ -61,12 +59,10 @@ class FeatureStore:
         return found
 
     def room(self, width: int, done: int) -> tuple[int, int]:
-        """Return the bytes needed for the rows after `done`, and those free on disk, or OSError.
-
-        Shards and the one file exist together for a moment.
-        """
+        """Return the bytes needed for rows after `done`, and those free on disk, or OSError."""
         path = self.path.absolute()
         place = next(each for each in (path, *path.parents) if each.exists())
+        # Shards and the one file exist together for a moment.
         need = (2 * self.rows - done) * width * self.dtype.itemsize
         return need, shutil.disk_usage(place).free
 

@@ -81,12 +81,9 @@ def augment_drawings(
 ) -> jax.Array:
     """Paint drawings on paper, randomly placed and coloured, float32 [B, S, S, 3] in [0, 1].
 
-    Args:
-      rng: key.
-      rgba: uint8 [B, S, S, 4], straight alpha.
-      mono: bool [B]: one-coloured drawings, which get a random colour.
-      strength: of changes in place and colour, from 0 (none) to 1.
-      white: share of drawings on white paper; the other papers have random colours.
+    `rgba` is uint8 [B, S, S, 4], straight alpha; `mono`, bool [B], tells one-coloured drawings,
+    which get a random colour; `strength`, 0 to 1, scales changes in place and colour; `white` is
+    the share of drawings on white paper, others are on a random colour.
     """
     r = jax.random.split(rng, 4)
     picture = rgba.astype(jnp.float32) / 255

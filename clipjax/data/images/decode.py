@@ -1,8 +1,7 @@
 """Encoded images to upright RGB pixels: PIL, and another decoder for plain JPEG files.
 
 The decoder "fast" is libjpeg-turbo (simplejpeg). PIL still reads the header, and all files that
-simplejpeg warns of or does not support: both decoders accept and refuse the same files, with the
-same bits. The gain depends on how PIL was built.
+simplejpeg warns of or does not support: both give the same bits, and refuse the same files.
 """
 
 import functools
@@ -65,14 +64,12 @@ def decode(data: bytes, name: str = "image", decoder: str = "fast") -> np.ndarra
             pixels = np.asarray(to_rgb(picture))
         return _UPRIGHT.get(_orientation(picture), lambda x: x)(pixels)
     except MemoryError:  # the machine's fault, not the file's
-        raise UnreachableError(
-            f"{name} cannot be read as an image (out of memory); lower workers or batch_size."
-        ) from None
+        remedy = "(out of memory); lower workers or batch_size."
+        raise UnreachableError(f"{name} cannot be read as an image {remedy}") from None
     # The bomb's warning is raised where warnings are errors.
     except (*_UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(
-            f"{name} cannot be read as an image ({_reason(error, data)}); replace or remove it."
-        ) from None
+        remedy = f"({_reason(error, data)}); replace or remove it."
+        raise DataError(f"{name} cannot be read as an image {remedy}") from None
 
 
 def check_pixels(width: int, height: int) -> None:

@@ -38,10 +38,7 @@ def is_deep(picture: Any) -> bool:
 
 
 def scaled(picture: Any) -> tuple[np.ndarray, Scaling]:
-    """Scale a deep picture to uint8 [H, W]; ValueError for NaN and infinity.
-
-    A value that the file declares transparent becomes white.
-    """
+    """Scale a deep picture to uint8 [H, W], transparent white; ValueError for NaN and infinity."""
     values, kind = _values(picture)
     pixels, told = _scaled(values, kind)
     if _tag(picture, _WHITE_IS_ZERO, 1) == 0:  # Pillow inverts those of 8 bits itself
@@ -54,15 +51,12 @@ def scaled(picture: Any) -> tuple[np.ndarray, Scaling]:
 
 
 def scaled_array(values: np.ndarray) -> tuple[np.ndarray, Scaling | None]:
-    """Scale a grey array [H, W] to uint8, as a file of such values; True is white.
-
-    Raises ValueError for NaN and infinity, TypeError for values that are no real numbers.
-    """
+    """Scale a grey array [H, W] to uint8; ValueError for NaN or infinity, TypeError for others."""
     dtype = values.dtype
     if dtype == np.uint8:
         return values, None
     if dtype == np.bool_:
-        return values * np.uint8(255), None
+        return values * np.uint8(255), None  # True is white
     if dtype.kind not in "uif":
         raise TypeError("no real numbers")
     wide = "floats" if dtype.kind == "f" else "wide integers"
@@ -105,11 +99,10 @@ def _scaled(values: np.ndarray, kind: str) -> tuple[np.ndarray, str]:
 
 
 def _range(values: np.ndarray, kind: str) -> tuple[float, float, str]:
-    """Return black, white and their description.
+    """Return black, white and their description: declared, else the smallest usual, else found.
 
-    They are what the kind declares, else the smallest usual range that holds all values, else the
-    lowest and highest value. Floats may exceed the range a little, as after a resize, and are
-    clipped; up to 2 is still a range of 1, for with 255 as white it would be black.
+    Floats may exceed a usual range a little, as after a resize, and are clipped; up to 2 is still a
+    range of 1, for with 255 as white it would be black.
     """
     if white := _DECLARED.get(kind):
         return 0, white, f"{kind}, 0 to {white:,}"

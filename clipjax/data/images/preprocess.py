@@ -51,9 +51,8 @@ class Preprocess:
         try:
             check_pixels(width, height)
         except ValueError as error:
-            raise DataError(
-                f"{name} is too long and narrow: resized it would have {error}; remove it."
-            ) from None
+            fault = f"{name} is too long and narrow: resized it would have {error}"
+            raise DataError(f"{fault}; remove it.") from None
         if pixels.shape[1::-1] != (width, height):
             picture = Image.fromarray(pixels)
             pixels = np.asarray(picture.resize((width, height), resample=self.resample))
@@ -106,17 +105,14 @@ def _from_array(image: np.ndarray, name: str) -> np.ndarray:
             raise TypeError("neither uint8 colour nor grey")
         return np.asarray(to_rgb(Image.fromarray(image)))
     except (ValueError, TypeError) as error:
-        found = f"{image.dtype} {list(image.shape)}: {error}"
-        raise DataError(
-            f"{name} is an array that is no image ({found}); give uint8 [H, W, 3] or grey [H, W]."
-        ) from None
+        fault = f"is an array that is no image ({image.dtype} {list(image.shape)}: {error})"
+        raise DataError(f"{name} {fault}; give uint8 [H, W, 3] or grey [H, W].") from None
 
 
 def load_preprocess(directory: str | os.PathLike) -> Preprocess:
     """Read `preprocessor_config.json` of a model directory (or `processor_config.json`).
 
-    CheckpointError if it is missing, damaged, or has rules that clipjax does not support: pictures
-    of several shapes, a cap on the longer side, or padding.
+    CheckpointError if it is missing, damaged, or has rules that clipjax does not support.
     """
     path, nested = (pathlib.Path(directory) / f"{name}_config.json" for name in _NAMES)
     if not path.exists() and nested.exists():  # as transformers' CLIPProcessor saves it since v5
@@ -129,10 +125,9 @@ def load_preprocess(directory: str | os.PathLike) -> Preprocess:
         return _rules(data)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-        raise CheckpointError(
-            f"{path} has rules that clipjax cannot follow ({reason}): it needs a resize by "
-            "shortest_edge or to height and width, and a square crop_size."
-        ) from None
+        fault = f"{path} has rules that clipjax cannot follow ({reason})"
+        needs = "it needs a resize by shortest_edge or to height and width, and a square crop_size"
+        raise CheckpointError(f"{fault}: {needs}.") from None
 
 
 def _rules(data: dict) -> Preprocess:

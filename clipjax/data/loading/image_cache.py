@@ -1,7 +1,4 @@
-"""Images of a source as a model sees them, decoded in threads or in worker processes.
-
-Imports no JAX, because worker processes import this module.
-"""
+"""Images of a source as a model sees them, decoded in threads or worker processes, without JAX."""
 
 import copy
 from collections.abc import Callable

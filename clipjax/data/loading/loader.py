@@ -22,10 +22,7 @@ class Unreachable(Skipped):
 
 @dataclasses.dataclass(frozen=True)
 class BatchLoader:
-    """Number of a batch -> the batch, as `image_batches` describes it.
-
-    Picklable and free of jax, so that worker processes can load.
-    """
+    """Number of a batch -> the batch of `image_batches`; picklable, and free of jax for workers."""
 
     source: Source
     preprocess: Preprocess
@@ -87,17 +84,15 @@ def image_batches(
     first: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
-    """Yield every example once, in order; the last batch is padded to the shape of the others.
+    """Yield every example once, in order, from batch `first` on; the last batch is padded.
 
     Process p of n, `process` = (p, n), takes rows p, p + n, p + 2 n, ...; all have equally many
-    batches, the last of which may be padding alone. `first` is the number of the first batch,
-    `workers` and `threads` load (`load_ahead`).
+    batches, the last of which may be padding alone. `workers` and `threads`: see `load_ahead`.
 
     Returns:
-      Iterator of {"image" uint8 [B, S, S, 3], "label" int32 [B], "mask" bool [B], "row" int32 [B],
-      "problems": a `Skipped` for each unreadable row, `Unreachable` if it may be readable another
-      time}. `mask` is False on unreadable rows and padding; `row` is the index in the source, -1 on
-      padding.
+      Iterator of {"image" uint8 [B, S, S, 3], "label" int32 [B], "mask" bool [B], False on
+      unreadable rows and padding, "row" int32 [B] in the source, -1 on padding, "problems": a
+      `Skipped` for each unreadable row, `Unreachable` if it may be readable another time}.
 
     ChangedError if the data changed since the source was opened.
 

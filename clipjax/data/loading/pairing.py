@@ -36,7 +36,6 @@ def paired_batches(
 
     A batch is a function of (seed, step), so a resumed run continues with the same bytes, for any
     number of `workers` and `threads` (`load_ahead`), which decode what is not kept in memory.
-    Without `target` there is no part "target".
 
     Returns:
       Iterator of {"source": {"inputs" uint8 [b, S, S, 3], "label" int32 [b], "mask" bool [b]},

@@ -9,7 +9,7 @@ import numpy as np
 from clipjax.errors import ConfigError, DataError
 
 Plan = dict[str, jax.Array]  # part of a batch -> int32 [S, B] rows; "mask" -> bool [S, B]
-# part -> the domain that its rows index
+# Part -> the domain that its rows index.
 PARTS = {"source": "source", "support": "source", "target": "target"}
 
 
@@ -69,10 +69,9 @@ def check_episodes(episodes: Episodes, labels: np.ndarray, classes: tuple[str, .
     enough = int((counts >= need).sum())
     if enough < episodes.way:
         short = [f"{name} ({n})" for name, n in zip(classes, counts, strict=True) if n < need]
-        raise DataError(
-            f"episodes of {episodes.way} classes need {need} labelled images of each; {enough} "
-            f"classes have them, not {', '.join(short[:10])}. Take fewer classes or images."
-        )
+        fault = f"episodes of {episodes.way} classes need {need} labelled images of each; {enough}"
+        lack = f"classes have them, not {', '.join(short[:10])}"
+        raise DataError(f"{fault} {lack}. Take fewer classes or images.")
 
 
 ONE_PASS = Sampling()
@@ -163,8 +162,7 @@ def process_rows(batch_size: int, process: tuple[int, int]) -> slice:
     index, count = process
     if batch_size % count:
         nearest = max(1, round(batch_size / count)) * count
-        raise ConfigError(
-            f"batch_size={batch_size} cannot be shared evenly by {count} processes; take {nearest}."
-        )
+        fault = f"batch_size={batch_size} cannot be shared evenly by {count} processes"
+        raise ConfigError(f"{fault}; take {nearest}.")
     share = batch_size // count
     return slice(index * share, (index + 1) * share)

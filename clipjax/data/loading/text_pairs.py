@@ -1,7 +1,4 @@
-"""Image-text pairs for the contrastive stage, read from what `tools/build_icon_corpus.py` writes.
-
-Every batch is a pure function of (seed, step), so there is no state to save.
-"""
+"""Image-text pairs for the contrastive stage, from what `tools/build_icon_corpus.py` writes."""
 
 import dataclasses
 import pathlib
@@ -21,10 +18,9 @@ class PairCorpus:
         root = pathlib.Path(root)
         missing = [name for name in _FILES if not (root / name).exists()]
         if missing:
-            raise DataError(
-                f"{root} is not a pair corpus ({', '.join(missing)} missing); build it with "
-                f"`python tools/build_icon_corpus.py --out={root}`."
-            )
+            fault = f"{root} is not a pair corpus ({', '.join(missing)} missing)"
+            build = f"python tools/build_icon_corpus.py --out={root}"
+            raise DataError(f"{fault}; build it with `{build}`.")
         import pyarrow.parquet as pq
 
         columns = ["caption", "texts", "kind", "row", "group"]
@@ -83,7 +79,7 @@ def sample_batch(
     mixture: Mapping[str, float],
     wording: Wording,
 ) -> dict:
-    """Draw the batch of a step, as `clipjax.adapt.contrastive.make_loss` takes it.
+    """Draw the batch of (seed, step), as `clipjax.adapt.contrastive.make_loss` takes it.
 
     `tokenize` maps B texts to int32 [B, T], and `mixture` groups to shares of the batch; within a
     group, images are drawn uniformly.

@@ -1,9 +1,8 @@
 """Load numbered items ahead of their use, in threads or in processes, in order.
 
-Threads are grain's. Processes are our own, because those of grain 0.2.18 outlive a killed parent,
-may take 25 s to stop, and hang if one exits with code 0. Here a worker is a fresh Python with two
-pipes: it is not forked, imports only what `load` needs (not the main script, and no JAX unless
-`load` does), does not get the terminal's Ctrl-C, and ends when its pipe does.
+Threads are grain's. Processes are our own, as those of grain 0.2.18 outlive a killed parent, stop
+slowly, and hang if one exits with code 0. Here a worker is a fresh Python with two pipes: it only
+imports what `load` needs, does not get the terminal's Ctrl-C, and ends when its pipe does.
 """
 
 import contextlib
@@ -74,9 +73,8 @@ def _in_processes(load, first: int, last: int, workers: int, threads: int, prepa
     try:
         sent = cloudpickle.dumps(load)
     except (pickle.PicklingError, TypeError) as error:
-        raise ConfigError(
-            f"what loads the data cannot be sent to worker processes ({error}); set workers to 0."
-        ) from None
+        fault = f"what loads the data cannot be sent to worker processes ({error})"
+        raise ConfigError(f"{fault}; set workers to 0.") from None
     team = [_Worker(threads) for _ in range(workers)]
     try:
         for worker in team:
@@ -134,9 +132,8 @@ class _Worker:
     def _died(self) -> DataError:
         code = self._process.wait()
         likely = ", probably out of memory" if code == -9 else ""
-        return DataError(
-            f"a worker process died (exit code {code}{likely}); lower data.workers, 0 for none."
-        )
+        fault = f"a worker process died (exit code {code}{likely})"
+        return DataError(f"{fault}; lower data.workers or batch_size, or set data.workers=0.")
 
 
 def _stop(process: subprocess.Popen) -> None:

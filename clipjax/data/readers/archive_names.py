@@ -104,11 +104,11 @@ def match(
         nested = any(name.lower().endswith((_SUFFIX, ".tar", ".gz")) for name in names)
         hint = " (an archive in an archive: unpack the outer one)" * nested
         held = f"{len(names):,} file{'s' * (len(names) > 1)}, {some(map(shown, names), 3)}{hint}"
-        raise DataError(
-            f"{shown(path)} holds none of the {len(keys):,} images that are listed for it "
-            f"({some(map(shown, keys), 3)}): it holds {held if names else 'no files'}; replace it, "
-            "or correct the lists."
+        listed = f"{len(keys):,} images that are listed for it ({some(map(shown, keys), 3)})"
+        fault = (
+            f"{shown(path)} holds none of the {listed}: it holds {held if names else 'no files'}"
         )
+        raise DataError(f"{fault}; replace it, or correct the lists.")
     return best
 
 
@@ -175,11 +175,7 @@ def _match(
 
 
 def _places(members: Iterable[str], keys: Iterable[str]) -> dict[tuple[str, bool], None]:
-    """Find (what stands before listed names, whether their first folder is left out), in order.
-
-    In place of the first folder, nothing may stand or it in other letter case: anything else may be
-    another domain.
-    """
+    """Find (what stands before listed names, whether their first folder is left out), in order."""
     keys = [(key, *key.partition("/")[::2]) for key in keys]
     deep = 2 if all("/" in rest for _, _, rest in keys) else 1
     tail = lambda name: tuple(name.split("/")[-deep:])
@@ -193,6 +189,7 @@ def _places(members: Iterable[str], keys: Iterable[str]) -> dict[tuple[str, bool
             above = posixpath.basename(before[:-1]).casefold() == top.casefold()
             if name.endswith("/" + key):
                 found[name.removesuffix(key), False] = None
+            # Any other folder in place of the first may be another domain.
             elif name == rest or (name.endswith("/" + rest) and above):
                 found[before, True] = None
     return found

@@ -24,10 +24,7 @@ _INFO = np.dtype([*((name, "i8") for name in _PLACES), ("CRC", "u4"), ("compress
 
 @dataclasses.dataclass(frozen=True)
 class Members:
-    """Members of one zip archive: where each begins, and how long it is.
-
-    Each read opens a file handle of its own, so threads and worker processes share nothing.
-    """
+    """Members of one zip archive; every read opens it anew, so threads share nothing."""
 
     archive: str  # absolute path
     stamp: tuple[int, int]  # size and time of change (ns) of the archive
@@ -85,11 +82,8 @@ def open_archive(
 ) -> list[tuple[Members, np.ndarray]]:
     """Read a zip's directory, once for several lists of names of members (see `match`).
 
-    Nothing is unpacked to disk, so no member's name can lead out of the archive. Damaged zips,
+    Return for each list the members that are there, and bool [N]: which they are. Damaged zips,
     encrypted members and those packed otherwise than by deflate are refused.
-
-    Returns:
-      For each list the members that are there, and bool [N]: which they are.
     """
     infos, state = directory(path)
     found = {info.filename: info for info in infos}

@@ -7,10 +7,11 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -189,6 +190,12 @@ def explained(what: str, remedy: str, *kinds: type[Exception]) -> Iterator[None]
         raise DataError(f"{what} is damaged ({reason}); {remedy}.") from None
 
 
+def glimpse(folder: str | os.PathLike) -> list[str]:
+    """List 100 entries of a folder, to see what it holds."""
+    with reachable(folder, "listed"), os.scandir(folder) as entries:
+        return [entry.name for entry in itertools.islice(entries, 100)]
+
+
 def check_unchanged(
     path: str | os.PathLike, found: os.stat_result, size: int, changed: int
 ) -> None:
@@ -209,6 +216,31 @@ def unusable(images: Store) -> list[Skipped]:
     why = lambda size: reasons.get(size) or os.strerror(-size)
     rows = np.flatnonzero(images.sizes <= 0)
     return [Skipped(shown(images.path(i)), why(int(images.sizes[i]))) for i in rows]
+
+
+@dataclasses.dataclass(repr=False, eq=False)
+class RowSource(Source):
+    """Rows of `Records` or an `ImageColumn`, read when asked for."""
+
+    store: Any
+    rows: np.ndarray  # int64 [N], in the store
+    labels: np.ndarray  # int32 [N]
+    classes: tuple[str, ...]
+    domain: str
+    split: str
+
+    def __getitem__(self, index: int) -> Example:
+        image, name = self.store.read(int(self.rows[index]))
+        return Example(image, int(self.labels[index]), name)
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        # Of names, sizes and times of files: hashing their content would read every image.
+        text = "\n".join(self.store.described(self.classes))
+        return digest([text, self.rows.tobytes(), self.labels.tobytes()])
+
+    def __repr__(self) -> str:
+        return f"{self.store.kind}{self.domain}/{self.split}, n={len(self)}, {self._digest})"
 
 
 @dataclasses.dataclass(repr=False, eq=False)

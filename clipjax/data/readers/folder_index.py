@@ -1,25 +1,176 @@
-"""Remembers the names that a walk over many files found, until a directory changes; sizes and times
-change without it, so they are asked for at every start."""
+"""Finds the images below a root of domains, and keeps the list until a directory changes."""
 
+from __future__ import annotations
+
+import concurrent.futures
 import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
+import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
-from clipjax.data.readers.files import Names
-from clipjax.data.readers.folder_walk import Found, State, state, walk
+from clipjax.data.readers.files import Names, is_image_name, is_picture_name, reachable
+from clipjax.data.splits import SPLITS, WHOLE, file_key, positions, split_of
+from clipjax.errors import DataError
 from clipjax.io import default_cache_dir, replaced
+from clipjax.io.texts import shown
 
 FORMAT = 3  # raise when what is stored, or what a walk looks for, changes
 LEAST = 5000  # fewer files are found again as fast as they are read
 _DIGEST = 32  # bytes of SHA-256, in front of an index
 _SETTLED = 2_000_000_000  # ns; a file system may stamp changes of so long with the same time
 _HEADER = ("domains", "folders", "skipped", "directories", "repeatable", "time")
+# Ignored, as hidden files are.
+_SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "lost+found", "@eadir", "#recycle")
+_SYSTEM += ("$recycle.bin", "system volume information")
+
+
+class State(NamedTuple):
+    """The times and identity of a directory; the times change once entries come or go."""
+
+    changed: int  # ns
+    status_changed: int  # ns; unlike `changed`, nothing sets it back
+    inode: int
+    device: int  # the same folder may have another one in the next container
+
+
+class Found(NamedTuple):
+    """The findings of a walk, which do not depend on the content of the files."""
+
+    domains: tuple[str, ...]
+    # (domain, split, class), as the folders are called; split "" where none is given
+    folders: tuple[tuple[str, str, str], ...]
+    folder: np.ndarray  # int32 [N], of each image
+    names: Names  # [N]
+    positions: np.ndarray  # float64 [N], for splits by hash
+    skipped: tuple[tuple[str, str], ...]  # (path, reason)
+    directories: dict[str, State]  # path relative to root -> its `state`
+    repeatable: bool  # whether unchanged directories mean unchanged findings
+    time: int  # ns, when the walk began
+
+
+class _Listing(NamedTuple):
+    """One directory; names are sorted."""
+
+    folders: list[str]
+    files: list[str]
+    broken: list[str]  # links to nothing
+
+
+def state(path: str) -> State:
+    """Ask for the present state of a directory."""
+    found = os.stat(path)
+    return State(found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
+
+
+class _Walk:
+    """Collects findings; every method reads one level."""
+
+    def __init__(self, root: str):
+        self.root = root
+        self.directories: dict[str, State] = {}
+        self.skipped: list[tuple[str, str]] = []
+        self.repeatable = True
+
+    def list(self, *parts: str) -> _Listing:
+        """List a directory, links followed, without hidden and system files; note its state."""
+        relative = os.path.join("", *filter(None, parts))
+        path, found = os.path.join(self.root, relative), _Listing([], [], [])
+        with reachable(path, "listed"):
+            self.directories[relative] = state(path)  # before its entries: a change is noticed
+            with os.scandir(path) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    if entry.name.startswith(".") or entry.name.lower() in _SYSTEM:
+                        continue
+                    if entry.is_symlink() and not os.path.exists(entry.path):  # or a circle
+                        found.broken.append(entry.name)
+                    else:
+                        (found.folders if entry.is_dir() else found.files).append(entry.name)
+        return found
+
+    def enter(self, *parts: str) -> _Listing:
+        """List a directory above classes, and note images and links that are lost there."""
+        found = self.list(*parts)
+        for name in filter(is_picture_name, found.files):
+            self.skip("outside of any class folder", *parts, name)
+        for name in found.broken:
+            self.repeatable = False  # its target may appear
+            self.skip("a link to nothing", *parts, name)
+        return found._replace(folders=[f for f in found.folders if not self.loops(*parts, f)])
+
+    def loops(self, *parts: str) -> bool:
+        """Return whether a directory is a link to one above it, and note it."""
+        path = os.path.join(self.root, *parts)
+        above = (self.directories[os.path.join("", *parts[:i])] for i in range(len(parts)))
+        found = os.path.islink(path) and state(path)[2:] in {place[2:] for place in above}
+        if found:
+            self.skip("a link back to a folder above it", *parts)
+        return found
+
+    def skip(self, reason: str, *parts: str) -> None:
+        """Note what is not read."""
+        self.skipped.append((shown(os.path.join(self.root, *parts)), shown(reason)))
+
+    def classes(self, domain: str) -> Iterator[tuple[str, str, str]]:
+        """Find the class folders of a domain, with the folders of splits that they lie in."""
+        top = self.enter(domain)
+        given = {name: split for name in top.folders if (split := split_of(name))}
+        # A folder `train` that holds images is a class (DomainNet has that one), not a split.
+        inside = [self.list(domain, name) for name in given]
+        parted = any(f.folders and not any(map(is_image_name, f.files)) for f in inside)
+        if not given or (not parted and set(given) < set(top.folders)):
+            yield from ((domain, WHOLE, name) for name in top.folders)
+            return
+        for split in SPLITS:
+            if len(same := [name for name in given if given[name] == split]) > 1:
+                both = f"both {same[0]} and {same[1]}, two folders for {split}"
+                place = shown(os.path.join(self.root, domain))
+                raise DataError(f"{place} holds {both}; put their images into one.")
+        for name in (name for name in top.folders if name not in given):
+            self.skip(f"beside the split folders {', '.join(given)}", domain, name)
+        for part in sorted(given, key=lambda name: SPLITS.index(given[name])):
+            yield from ((domain, part, name) for name in self.enter(domain, part).folders)
+
+    def images(self, folder: tuple[str, str, str], found: _Listing) -> list[str]:
+        """Return the images of a class folder, and note all else."""
+        place = os.path.join(*filter(None, folder))
+        for name in found.folders:
+            self.skip("a folder inside a class folder", place, name)
+        files = sorted(found.files + found.broken)  # `look` finds out about broken links
+        for name in itertools.filterfalse(is_image_name, files):
+            unread = is_picture_name(name)
+            why = "images of this kind are not read" if unread else "not an image by its name"
+            self.skip(f"{why} ({os.path.splitext(name)[1] or 'no extension'})", place, name)
+        return list(filter(is_image_name, files))
+
+
+def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
+    """Find every image below a folder of domains; threads help where a file system is slow."""
+    began, at = time.time_ns(), _Walk(os.path.abspath(root))
+    domains = tuple(at.enter().folders)
+    folders = tuple(f for domain in domains for f in at.classes(domain))
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        listings = pool.map(lambda f: at.list(*f), folders)
+        images = [at.images(folder, found) for folder, found in zip(folders, listings, strict=True)]
+    keys = (file_key(f[2], n) for f, names in zip(folders, images, strict=True) for n in names)
+    return Found(
+        domains,
+        folders,
+        np.repeat(np.arange(len(folders), dtype=np.int32), [len(names) for names in images]),
+        Names.pack(name for names in images for name in names),
+        positions(keys),
+        tuple(at.skipped),
+        at.directories,
+        at.repeatable,
+        began,
+    )
 
 
 def index_path(root: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> pathlib.Path:
@@ -35,10 +186,7 @@ def find_files(
     least: int | None = None,
     walk: Callable[[str | os.PathLike], Found] = walk,
 ) -> Found:
-    """Return the findings of `walk(root)`, from the index if no directory has changed since.
-
-    `least` is the smallest number of files that is worth an index; default: LEAST.
-    """
+    """Return `walk(root)`, from the index (of at least `least` files) if no directory changed."""
     path = index_path(root, cache_dir)
     found = load_index(path)
     if found is not None and is_current(found, root):
@@ -68,7 +216,7 @@ def is_settled(found: Found) -> bool:
 
 
 def save_index(path: pathlib.Path, found: Found) -> None:
-    """Write an index; a reader sees the old one or this one, never a part."""
+    """Write an index atomically."""
     header = {"format": FORMAT} | {name: getattr(found, name) for name in _HEADER}
     arrays = {name: getattr(found, name) for name in ("folder", "positions")}
     texts = {"header": json.dumps(header).encode(), "names": found.names.packed}
@@ -76,9 +224,8 @@ def save_index(path: pathlib.Path, found: Found) -> None:
     content = io.BytesIO()
     np.savez(content, ends=found.names.ends, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replaced(path, shared=True) as scratch, scratch.open("wb") as file:
-        file.write(hashlib.sha256(content.getbuffer()).digest())
-        file.write(content.getbuffer())
+    with replaced(path, shared=True) as scratch:
+        scratch.write_bytes(hashlib.sha256(content.getbuffer()).digest() + content.getbuffer())
 
 
 def load_index(path: pathlib.Path) -> Found | None:

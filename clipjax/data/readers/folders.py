@@ -19,22 +19,16 @@ from clipjax.io.texts import class_name, nfc, shown
 class FolderDataset(Dataset):
     """`root/domain/class/image`, or `root/domain/{train,val,test}/class/image`.
 
-    Without split folders a hash of its class and name assigns each file to a split, so splits are
-    the same on every machine and adding files moves no others. Splits without a folder are taken
-    out of train in the same way. `validation`, `valid` and `dev` are val, in any letter case.
+    Splits without a folder are dealt out of train by a hash of each file's class and name, in
+    shares of `fractions`, so they are the same on every machine and adding files moves no others.
+    `validation`, `valid` and `dev` are val, in any letter case.
 
     Names are compared in NFC and without blanks around those of classes; letter case counts. Links
     to files and folders are followed. Hidden files, `Thumbs.db` and the like are ignored; other
-    files that are no images, empty files and broken links are in `skipped`.
+    files that are no images, empty files and broken links are in `skipped`. `cache_dir` holds the
+    file index; default: `index` in clipjax's cache folder.
 
-    Args:
-      root: the folder of domains.
-      fractions: shares of train, val and test where the folders give none.
-      name: default: the folder's.
-      cache_dir: of the file index; default: `index` in clipjax's cache folder.
-
-    Raises:
-      DataError: no domains, a domain without classes, or two folders side by side of one name.
+    DataError for no domains, a domain without classes, or folders side by side of one name.
     """
 
     def __init__(
@@ -114,10 +108,7 @@ def _check_filled(root: pathlib.Path, domains: Sequence[str]) -> None:
 def _check_apart(
     root: pathlib.Path, domains: Sequence[str], folders: Sequence[tuple[str, str, str]]
 ) -> None:
-    """Raise DataError for folders side by side whose names `nfc` or `class_name` makes equal.
-
-    They may hold parts of one class or copies of it, which only their owner can know.
-    """
+    """Raise DataError for folders side by side whose names `nfc` or `class_name` makes equal."""
     first: dict[tuple[str, ...], str] = {}
     named = [((nfc(shown(d)),), d) for d in domains]
     named += [((d, part, class_name(shown(c))), c) for d, part, c in folders]

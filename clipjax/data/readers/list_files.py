@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import collections
 import csv
-import itertools
 import os
 import pathlib
 import re
@@ -14,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.data.readers import tables
-from clipjax.data.readers.files import is_picture_name, reachable
+from clipjax.data.readers.files import glimpse, is_picture_name, reachable
 from clipjax.data.readers.tables import SEPARATORS, Columns, Row
 from clipjax.data.splits import SPLITS, WHOLE, split_of
 from clipjax.errors import DataError
@@ -23,7 +22,6 @@ from clipjax.io.texts import GLANCE, begin_text, brief, class_name, nfc, read_te
 SUFFIXES = (".txt", ".csv", ".tsv")
 PLACES = ("", "splits", "lists", "splits_mini", "image_list", "txt")  # below the root, in turn
 CLASSES = "classes.txt"
-GLIMPSE = 100  # entries of a folder, to see what it holds
 
 
 class Lines(NamedTuple):
@@ -49,9 +47,8 @@ def read_list(file: str | os.PathLike) -> Lines:
     """Read `path label`, `path,label`, `path;label` or `path<tab>label` lines.
 
     The first line decides the separator. Paths may hold spaces; fields may be quoted. A header may
-    name the columns, in any order and with others between them: those of paths and labels
-    (`filepath`, `image`, ..., `class`, `target`, ...), and `split` and `domain`. A DataError names
-    the line that is not clear.
+    name the columns, in any order, with others between them: of paths (`filepath`, `image`, ...),
+    labels (`class`, `target`, ...), `split` and `domain`. A DataError names the unclear line.
     """
     file = pathlib.Path(file)
     name, text = shown(file), read_text(file)
@@ -165,8 +162,7 @@ def _columns_of(file: pathlib.Path) -> int:
 def _holds_classes(folder: str | os.PathLike) -> bool:
     """Look whether some `domain/class` folder holds images."""
     inner = (place for place in pathlib.Path(folder).glob("[!.]*/[!.]*") if place.is_dir())
-    some = (file for place in inner for file in itertools.islice(place.iterdir(), GLIMPSE))
-    return any(is_picture_name(file.name) for file in some)
+    return any(is_picture_name(name) for place in inner for name in glimpse(place))
 
 
 def _names_images(file: pathlib.Path) -> bool:

@@ -48,9 +48,7 @@ class ListDataset(Dataset):
       fractions: shares of train, val and test where the lists give none.
       name: default: the root folder's.
 
-    Raises:
-      DataError: no lists; a line that is wrong; labels and names that contradict each other; images
-        that are not there.
+    DataError for no lists, a wrong line, contradictory labels, or images that are not there.
     """
 
     def __init__(
@@ -156,10 +154,7 @@ def _look(
 
 
 def _respelled(root: pathlib.Path, paths: Sequence[str]) -> list[str]:
-    """Spell paths as the disk does where it differs in Unicode form only.
-
-    A form that is there as given counts first; of several others none.
-    """
+    """Spell paths as the disk does where one name there differs in Unicode form only."""
 
     @functools.cache
     def composed(folder: str) -> dict[str, str]:

@@ -7,10 +7,11 @@ import numpy as np
 
 from clipjax.data import splits
 from clipjax.data.dataset import ArraySource, Dataset, Skipped, check_domain, check_root
+from clipjax.data.readers.files import RowSource
 from clipjax.data.readers.labels import is_number
 from clipjax.data.readers.list_files import class_names
 from clipjax.data.readers.parquet_columns import Column, nameless
-from clipjax.data.readers.parquet_io import ImageColumn, ParquetSource, find_shards, read_shard
+from clipjax.data.readers.parquet_io import ImageColumn, find_shards, read_shard
 from clipjax.data.splits import SPLITS
 from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown
@@ -31,15 +32,12 @@ class ParquetDataset(Dataset):
     `ClassLabel` in the files' metadata. Rows without image or label are in `skipped`.
 
     Args:
-      root: folder.
-      name: of the dataset; the folder's by default.
+      root, name: folder of the dataset, and its name; the folder's by default.
       image: column of encoded images, bytes or struct<bytes, path>; found by default.
-      label: column; found by default.
-      domain: column; "domain" by default, where there is one.
+      label, domain: columns; found by default.
       fractions: shares of train, val and test where files give none.
 
-    Raises:
-      DataError: no files, damaged ones, columns that are not there, labels of no class.
+    DataError for no files, damaged ones, columns that are not there, labels of no class.
     """
 
     def __init__(
@@ -129,7 +127,7 @@ class ParquetDataset(Dataset):
         base, _ = splits.origin(split, given)
         return given, np.flatnonzero(mine & (self._splits == SPLITS.index(base)))
 
-    def source(self, domain: str, split: str) -> ArraySource | ParquetSource:
+    def source(self, domain: str, split: str) -> ArraySource | RowSource:
         """Return the examples of a domain and split; there must be usable rows."""
         domain = check_domain(self, domain)
         given, part = self._part(domain, split)
@@ -144,7 +142,7 @@ class ParquetDataset(Dataset):
         kept = splits.deal(split, given, where, labels, self.classes, domain, shares)
         rows, labels = rows[kept], labels[kept]
         if not self._small:
-            return ParquetSource(self._images, rows, labels, self.classes, domain, split)
+            return RowSource(self._images, rows, labels, self.classes, domain, split)
         read = [self._images.read(row) for row in rows.tolist()]
         images, names = ([pair[k] for pair in read] for k in (0, 1))
         described = {"classes": self.classes, "domain": domain, "split": split}

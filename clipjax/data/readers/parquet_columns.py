@@ -129,10 +129,7 @@ def _holds_images(kind: Any) -> bool:
 
 
 def coded(where: str, column: Any, declared: Sequence[str]) -> Column:
-    """Turn a column into codes: numbers, of any type, as they are; texts by those that occur.
-
-    Texts with declared names are numbers of these, or the names themselves.
-    """
+    """Turn a column into codes: numbers as they are, texts by the declared or occurring ones."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

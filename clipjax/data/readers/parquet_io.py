@@ -1,10 +1,7 @@
 """Single Parquet files: finds them, reads their columns, and images by row group."""
 
 import collections
-import dataclasses
-import functools
 import itertools
-import os
 import pathlib
 import re
 import threading
@@ -13,16 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.dataset import Example, Source, check_labels, digest
+from clipjax.data.dataset import check_labels
 from clipjax.data.readers import parquet_columns as columns
-from clipjax.data.readers.files import check_unchanged, reachable
+from clipjax.data.readers.files import check_unchanged, glimpse
 from clipjax.data.readers.parquet_columns import Column, parts_of, reading
 from clipjax.data.splits import SPLITS, split_of
 from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown
 
 KEPT_BYTES = 64 << 20  # of row groups that were read last
-GLANCE = 100  # entries of a folder, to see what it holds
 KEPT_FILES = 64  # that stay open
 NO_DOMAIN = ("data", "default")  # folders that are no domain
 
@@ -70,13 +66,9 @@ def begins_parquet(root: pathlib.Path) -> bool:
     """Look for Parquet files at a root, down to `domain/test/x.parquet`; quick for many images."""
     if any(root.glob("*.parquet")) or any(root.glob("*/*.parquet")):
         return True
-    for folder in (f for f in root.glob("*/*") if split_of(f.name) or f.name.lower() in NO_DOMAIN):
-        if folder.is_dir():
-            with reachable(folder, "listed"), os.scandir(folder) as entries:
-                first = itertools.islice(entries, GLANCE)
-                if any(entry.name.endswith(".parquet") for entry in first):
-                    return True
-    return False
+    inner = (f for f in root.glob("*/*") if split_of(f.name) or f.name.lower() in NO_DOMAIN)
+    names = itertools.chain.from_iterable(glimpse(folder) for folder in inner if folder.is_dir())
+    return any(name.endswith(".parquet") for name in names)
 
 
 def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
@@ -92,11 +84,7 @@ def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:
 
 
 def read_shard(shard: Shard, wanted: Mapping[str, str], listed: Sequence[str]) -> Rows:
-    """Read the labels and domains of a file, but no image.
-
-    Columns "image", "label" and "domain" are the `wanted` ones, or found where these are "".
-    Classes may be `listed` in a `classes.txt`.
-    """
+    """Read a file's labels and domains, in the `wanted` columns or, where these are "", found."""
     import pyarrow.parquet as pq
 
     with reading(shard.path), pq.ParquetFile(shard.path) as file:
@@ -127,19 +115,24 @@ class ImageColumn:
     reading at random is faster with small groups (`datasets` writes 100 rows).
     """
 
+    kind = "Parquet("  # begins a source's repr
+
     def __init__(self, files: Sequence[Images]):
         self._files = files
         groups = [(f, g, n) for f, file in enumerate(files) for g, n in enumerate(file.groups)]
         self._groups = [(f, g) for f, g, _ in groups]
         self._starts = np.cumsum([0, *(n for _, _, n in groups)], dtype=np.int64)
         self._file_starts = np.cumsum([0, *(sum(file.groups) for file in files)])
-        self.stamps = [(f.shard.name, f.shard.size, f.shard.changed) for f in files]
         self._lock = threading.Lock()
         self._opened: dict[int, Any] = {}
         self._kept: collections.OrderedDict[int, tuple] = collections.OrderedDict()
 
     def __reduce__(self) -> tuple:
         return ImageColumn, (self._files,)
+
+    def described(self, classes: Sequence[str]) -> list[str]:
+        shards = (file.shard for file in self._files)
+        return [*classes, *(str((s.name, s.size, s.changed)) for s in shards)]
 
     def names(self, rows: np.ndarray) -> list[str]:
         """Return file and number of rows int64 [N]: known without reading, different for all."""
@@ -186,28 +179,3 @@ class ImageColumn:
                 self._opened.pop(next(iter(self._opened))).close()
             self._opened[number] = pq.ParquetFile(shard.path)
         return self._opened[number]
-
-
-@dataclasses.dataclass(repr=False, eq=False)
-class ParquetSource(Source):
-    """Rows of Parquet files; their images are read when asked for."""
-
-    _images: ImageColumn
-    _rows: np.ndarray  # int64 [N]
-    labels: np.ndarray  # int32 [N]
-    classes: tuple[str, ...]
-    domain: str
-    split: str
-
-    def __getitem__(self, index: int) -> Example:
-        data, name = self._images.read(int(self._rows[index]))
-        return Example(data, int(self.labels[index]), name)
-
-    @functools.cached_property
-    def _digest(self) -> str:
-        # Name, size and time of change of the files: hashing them would read every image.
-        text = "\n".join((*self.classes, *map(str, self._images.stamps)))
-        return digest([text, self._rows.tobytes(), self.labels.tobytes()])
-
-    def __repr__(self) -> str:
-        return f"Parquet({self.domain}/{self.split}, n={len(self)}, {self._digest})"

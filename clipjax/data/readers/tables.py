@@ -71,10 +71,7 @@ def separator(line: str, suffix: str) -> str:
 
 
 def rows(text: str, mark: str, name: str) -> Iterator[Row]:
-    """Split lines into fields without blanks around them; blank lines are left out.
-
-    A quoted field must end on its line: if not, there may be a quote too many.
-    """
+    """Split lines into stripped fields, without blank lines; a quote must end on its line."""
     lines = text.split("\n")
     if mark == " ":
         split = ((number, tuple(words(line))) for number, line in enumerate(lines, 1))

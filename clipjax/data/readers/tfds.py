@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import json
 import os
@@ -12,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax.data import splits
-from clipjax.data.dataset import Dataset, Example, Skipped, Source, check_domain, digest
-from clipjax.data.readers.files import explained
+from clipjax.data.dataset import Dataset, check_domain
+from clipjax.data.readers.files import RowSource, explained
 from clipjax.data.readers.tfds_io import Records, read_builder, read_labels
 from clipjax.errors import ClipjaxError, ConfigError, DataError
 from clipjax.io.texts import nfc, read_text
@@ -34,12 +33,9 @@ class TfdsDataset(Dataset):
       fractions: shares of train, val and test; splits that a builder lacks are dealt out of its
         train by a hash of the example's number.
 
-    Raises:
-      ConfigError: an unknown builder.
-      DataError: one that is not prepared, not as ArrayRecord, or has no image and label.
+    ConfigError for an unknown builder; DataError for one that is not prepared, not as ArrayRecord,
+    or has no image and label.
     """
-
-    skipped: tuple[Skipped, ...] = ()
 
     def __init__(
         self, name: str, data_dir: str = "", fractions: Sequence[float] = splits.FRACTIONS
@@ -55,7 +51,7 @@ class TfdsDataset(Dataset):
     def classes_of(self, domain: str) -> tuple[str, ...]:
         return self._builders[check_domain(self, domain)].classes
 
-    def source(self, domain: str, split: str) -> TfdsSource:
+    def source(self, domain: str, split: str) -> RowSource:
         """Return the examples of a domain and split; the first time, the labels of all are read."""
         domain = check_domain(self, domain)
         builder = self._builders[domain]
@@ -67,39 +63,11 @@ class TfdsDataset(Dataset):
         given, names, shares = builder.splits, builder.classes, self.fractions
         rows = splits.deal(split, given, where, labels, names, domain, shares)
         numbers = np.array([self.classes.index(name) for name in names], np.int32)
-        return TfdsSource(records, rows, numbers[labels[rows]], self.classes, domain, split)
-
-
-@dataclasses.dataclass(repr=False, eq=False)
-class TfdsSource(Source):
-    """Records of a prepared split."""
-
-    _records: Records
-    _rows: np.ndarray  # int64 [N]
-    labels: np.ndarray  # int32 [N]
-    classes: tuple[str, ...]
-    domain: str
-    split: str
-
-    def __getitem__(self, index: int) -> Example:
-        row, records = int(self._rows[index]), self._records
-        name = f"{records.builder.name}/{records.split}:{row}"
-        return Example(records.image(row), int(self.labels[index]), name)
-
-    def __repr__(self) -> str:
-        text = "\n".join((self._records.stamp, *self.classes))
-        key = digest([text, self._rows.tobytes(), self.labels.tobytes()])
-        name = self._records.builder.name
-        return f"Tfds({name}, {self.domain}/{self.split}, n={len(self)}, {key})"
+        return RowSource(records, rows, numbers[labels[rows]], self.classes, domain, split)
 
 
 def find_builders(name: str, data_dir: str = "") -> dict[str, pathlib.Path]:
-    """Find the folders of the builders that a name of a `TfdsDataset` means, by domain.
-
-    Raises:
-      ConfigError: no such builder, or a part of `a+b` with several configs.
-      DataError: not prepared.
-    """
+    """Find the folders of the builders that a name of a `TfdsDataset` means, by domain."""
     if name.startswith(("/", ".", "~")):
         return _at_path(pathlib.Path(name).expanduser())
     root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import os
 import warnings
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.data.dataset import check_labels
+from clipjax.data.dataset import check_labels, digest
 from clipjax.data.readers.files import explained
 from clipjax.data.splits import split_of
 from clipjax.errors import DataError
@@ -41,11 +40,10 @@ def read_builder(folder: str) -> Builder:
         info = tfds.builder_from_directory(folder).info
     formats = {f.value for f in info.available_file_formats()}
     if "array_record" not in formats:
-        raise DataError(
-            f"{folder} holds {', '.join(sorted(formats))} files, which need TensorFlow. Write "
-            "ArrayRecord beside them: pip install 'clipjax[tfds]' apache-beam && tfds "
-            f"convert_format --dataset_version_dir={folder} --out_file_format=array_record"
-        )
+        fault = f"{folder} holds {', '.join(sorted(formats))} files, which need TensorFlow"
+        install = "pip install 'clipjax[tfds]' apache-beam && tfds convert_format"
+        options = f"--dataset_version_dir={folder} --out_file_format=array_record"
+        raise DataError(f"{fault}. Write ArrayRecord beside them: {install} {options}")
     image = _feature(folder, info.features, tfds.features.Image, "image")
     label = _feature(folder, info.features, tfds.features.ClassLabel, "label")
     sizes = {name: split.num_examples for name, split in info.splits.items() if split.num_examples}
@@ -107,14 +105,22 @@ class Records:
         parser = lambda name: tfds.features.FeaturesDict({name: opened.info.features[name]})
         return data, parser(self.builder.image), parser(self.builder.label), files
 
-    def image(self, row: int) -> bytes:
-        """Return the encoded image of a record."""
+    @property
+    def kind(self) -> str:  # begins a source's repr
+        return f"Tfds({self.builder.name}, "
+
+    def described(self, classes: Sequence[str]) -> list[str]:
+        return [self.stamp, *classes]
+
+    def read(self, row: int) -> tuple[bytes, str]:
+        """Return the encoded image of a record, and its name."""
         from tensorflow_datasets.core.decode import SkipDecoding
 
         with reading(f"record {row} of {self.builder.folder}"):
             data, image, *_ = self._opened
             skip = {self.builder.image: SkipDecoding()}
-            return image.deserialize_example_np(data[row], decoders=skip)[self.builder.image]
+            found = image.deserialize_example_np(data[row], decoders=skip)[self.builder.image]
+        return found, f"{self.builder.name}/{self.split}:{row}"
 
     def labels(self, rows: Sequence[int]) -> list[int]:
         """Return the labels of records, as the builder numbers them."""
@@ -128,8 +134,7 @@ class Records:
 def read_labels(records: Records, count: int) -> np.ndarray:
     """Read all labels of a split, int32 [count], or take them from a cache on disk."""
     builder = records.builder
-    text = "\n".join((builder.folder, builder.label, records.stamp))
-    key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    key = digest(["\n".join((builder.folder, builder.label, records.stamp))], 32)
     file = default_cache_dir() / "labels" / f"{key}.npy"
     try:
         labels = np.load(file, allow_pickle=False)

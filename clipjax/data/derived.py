@@ -1,0 +1,141 @@
+"""Sources made of others: several as one; given rows, a few shots or a share of each class."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from clipjax.data.dataset import Dataset, Example, Source, check_domain, digest
+from clipjax.errors import ConfigError, DataError
+
+
+class JoinedDataset(Dataset):
+    """A dataset with one more domain, `name`: the examples of some of its own, one by one.
+
+    >>> from clipjax.data.dataset import ArrayDataset, ArraySource
+    >>> image = np.zeros((1, 8, 8, 3), np.uint8)
+    >>> make = lambda domain: {"train": ArraySource(image, [0], classes="ab", domain=domain)}
+    >>> dataset = JoinedDataset(ArrayDataset({"a": make("a"), "b": make("b")}), ("a", "b"), "a+b")
+    >>> dataset.domains, dataset.source("a+b", "train").groups.tolist()
+    (('a', 'b', 'a+b'), [0, 1])
+    """
+
+    def __init__(self, dataset: Dataset, domains: Sequence[str], name: str):
+        self._dataset, self._name = dataset, name
+        self._joined = tuple(check_domain(dataset, domain) for domain in domains)
+        self.name, self.classes, self.skipped = dataset.name, dataset.classes, dataset.skipped
+        self.domains = (*dataset.domains, name)
+
+    def classes_of(self, domain: str) -> tuple[str, ...]:
+        """Return the classes that a domain declares; for the joined one those of any."""
+        if domain != self._name:
+            return self._dataset.classes_of(domain)
+        declared = {name for each in self._joined for name in self._dataset.classes_of(each)}
+        return tuple(name for name in self.classes if name in declared)
+
+    def has_split(self, split: str) -> bool:
+        return self._dataset.has_split(split)
+
+    def source(self, domain: str, split: str) -> Source:
+        if domain != self._name:
+            return self._dataset.source(domain, split)
+        sources = [self._dataset.source(each, split) for each in self._joined]
+        return JoinedSource(sources, domain, split, sources[0].classes)
+
+
+class JoinedSource(Source):
+    """Several sources, one after the other; `groups`, int32 [N], numbers them."""
+
+    def __init__(
+        self, sources: Sequence[Source], domain: str, split: str, classes: tuple[str, ...]
+    ):
+        self._sources, self.domain, self.split, self.classes = sources, domain, split, classes
+        labels = [np.zeros(0, np.int32), *(source.labels for source in sources)]
+        self.labels = np.concatenate(labels, dtype=np.int32)
+        lengths = [len(source) for source in sources]
+        self.groups = np.repeat(np.arange(len(sources), dtype=np.int32), lengths)
+        self._starts = np.cumsum([0, *lengths])
+
+    def __getitem__(self, index: int) -> Example:
+        group = int(self.groups[index])
+        return self._sources[group][int(index - self._starts[group])]
+
+    def __repr__(self) -> str:
+        sources = digest(["\n".join(map(repr, self._sources))])
+        return f"Joined({self.domain}/{self.split}, {sources})"
+
+
+class Subset(Source):
+    """Some rows int [N] of a source, in the order given; DataError for rows that it lacks.
+
+    >>> from clipjax.data.dataset import ArraySource
+    >>> source = ArraySource(np.zeros((3, 8, 8, 3), np.uint8), [0, 1, 1], classes="ab", domain="d")
+    >>> part = Subset(source, [2, 0])
+    >>> len(part), part.labels.tolist(), part[0].name
+    (2, [1, 0], 'd/train/2')
+    """
+
+    def __init__(self, source: Source, rows: Sequence[int] | np.ndarray):
+        self.source, self.rows = source, np.asarray(rows, np.int64)
+        if len(self.rows) and not 0 <= self.rows.min() <= self.rows.max() < len(source):
+            asked = f"rows {self.rows.min()} to {self.rows.max()} were asked of"
+            has = f"{source.domain}/{source.split}, which has {len(source)} examples"
+            raise DataError(f"{asked} {has}.")
+        self.domain, self.split, self.classes = source.domain, source.split, source.classes
+        self.labels = np.asarray(source.labels, np.int32)[self.rows]
+        if (groups := getattr(source, "groups", None)) is not None:  # of several domains
+            self.groups = groups[self.rows]
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[int(self.rows[index])]
+
+    def __repr__(self) -> str:
+        rows = digest([self.rows.astype("<i8").tobytes()])
+        return f"Subset({self.source!r}, n={len(self)}, {rows})"
+
+
+def few_shot(
+    labels: np.ndarray, shots: int, seed: int, class_names: Sequence[str] = ()
+) -> np.ndarray:
+    """Choose `shots` examples of each class in labels int [N]: rows int64, ascending.
+
+    ConfigError for a class that has fewer.
+
+    >>> few_shot(np.array([0, 1, 0, 1, 0]), 2, seed=0).tolist()
+    [0, 1, 2, 3]
+    """
+    if shots < 1:
+        raise ConfigError(f"data.shots={shots}: give 1 example per class or more.")
+    classes, counts = np.unique(labels, return_counts=True)
+    if len(counts) and counts.min() < shots:
+        smallest = int(classes[counts.argmin()])
+        name = repr(class_names[smallest]) if len(class_names) > smallest else smallest
+        has = f"class {name} has {counts.min()} examples to train on"
+        raise ConfigError(f"data.shots={shots}, but {has}; set at most that many.")
+    return np.flatnonzero(_ranks(labels, seed) < shots)
+
+
+def fraction(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Choose `share`, in (0, 1], of each class in labels int [N], at least one: rows, ascending.
+
+    >>> len(fraction(np.arange(100) % 2, 0.1, seed=0))
+    10
+    """
+    if not 0 < share <= 1:
+        raise ConfigError(f"data.fraction={share}: give a share above 0 and at most 1.")
+    _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    wanted = np.maximum(1, np.rint(share * counts))
+    return np.flatnonzero(_ranks(labels, seed) < wanted[place])
+
+
+def _ranks(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Rank each example within its class, int64 [N], in an order that the seed decides.
+
+    So subsets of one seed are nested: 4 shots are among 16.
+    """
+    # Raw bits: numpy promises these for all versions, its shuffles it does not.
+    keys = np.random.PCG64(seed).random_raw(len(labels))
+    order = np.lexsort((keys, labels))
+    ordered = np.asarray(labels)[order]
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order)) - np.searchsorted(ordered, ordered, side="left")
+    return ranks
