@@ -52,11 +52,8 @@ def compile_step(
     """Compile `step(state, batch, *shared)` as `fit_stream` does, for the devices of a topology.
 
     Arrays are abstract, those of the batch [B, ...] global; `shared` are parameters that no step
-    changes. Each parameter is cut among `fsdp` devices. `fast`: less optimisation (`FAST`), memory
-    is then an upper estimate.
-
-    Raises:
-      ConfigError: `fsdp` does not divide the devices.
+    changes. Each parameter is cut among `fsdp` devices; ConfigError if that does not divide them.
+    `fast`: less optimisation (`FAST`), memory is then an upper estimate.
     """
     mesh = make_mesh(topology.devices, fsdp)
     jitted = make_program(step, state, mesh).run  # takes `shared` as further arguments

@@ -61,10 +61,9 @@ class Reading(NamedTuple):
 
 
 def unreadable_images(rows: Rows, found: Reading) -> dict[Part, float]:
-    """Estimate how many images of each part cannot be read; exact where all were decoded.
+    """Estimate how many images of each part cannot be read, by the rates among those tried there.
 
-    Images that do not open are taken to be as frequent in a part as among those tried there, those
-    that do not decode as among those decoded.
+    Exact where all were decoded.
     """
     counted = lambda flags: np.bincount(rows.part[flags], minlength=len(rows.parts))
     bad = np.zeros(len(rows), bool)

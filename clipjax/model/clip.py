@@ -1,7 +1,7 @@
 """CLIP's two towers in flax.linen (Radford et al. 2021, arXiv 2103.00020).
 
 Parameters are nested dicts in input-to-output order, so that `clipjax.train.groups.layer_groups`
-can name, freeze and scale them; `clipjax.model.hf.names` has Hugging Face's names for them.
+can name, freeze and scale them; `clipjax.model.hf.params` has Hugging Face's names for them.
 """
 
 import dataclasses
@@ -30,10 +30,9 @@ class VisionConfig(TowerConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.patch_size <= 0 or self.image_size <= 0 or self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}."
-            )
+        size, patch = self.image_size, self.patch_size
+        if patch <= 0 or size <= 0 or size % patch:
+            raise ValueError(f"image_size {size} must be a multiple of patch_size {patch}.")
 
     @property
     def num_patches(self) -> int:

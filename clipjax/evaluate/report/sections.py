@@ -82,11 +82,9 @@ def features(evidence: dict) -> list[Item]:
     shown = sorted(present[np.argsort(-times, kind="stable")[:COLOURS]].tolist())
     group = [shown.index(k) if k in shown else -1 for k in label]
     rings: dict[str, Any] = {"shapes": domain, "shape_names": names, "notes": notes}
-    by_domain, by_class = [], []
-    for name, points in maps.items():
-        by_domain.append(scatter(f"{name}, by domain", points, domain, names, notes=notes))
-        labels = [classes[k] for k in shown]
-        by_class.append(scatter(f"{name}, by class", points, group, labels, **rings))
+    labels = [classes[k] for k in shown]
+    by_domain = [scatter(f"{k}, by domain", v, domain, names, notes=notes) for k, v in maps.items()]
+    by_class = [scatter(f"{k}, by class", v, group, labels, **rings) for k, v in maps.items()]
     others = len(set(label.tolist())) - len(shown)
     text = (
         f"t-SNE of the features of {sizes[0]} + {sizes[1]} test images, the same on every map "

@@ -60,8 +60,7 @@ def attend_pooled(
 ) -> jax.Array:
     """`attend` for one query per example, [B, 1, H, D], twice [B, T, H, D] -> [B, 1, H, D].
 
-    The query sees the first `lengths` tokens, int [B]; None: all. There are no T x T scores, so no
-    kernel is worth it.
+    The query sees the first `lengths` tokens, int [B]; None: all.
     """
     return jax.nn.dot_product_attention(
         q, k, v, key_value_seq_lengths=lengths, implementation="xla"
@@ -75,12 +74,10 @@ def check_kernel(kernel: str | None, dtype: jnp.dtype) -> None:
         raise ConfigError(f"there is no attention kernel {kernel!r}; known: {known}.")
     if kernel != "cudnn":
         return
-    if jax.default_backend() != "gpu":
-        raise ConfigError(
-            f"attention kernel 'cudnn' needs an NVIDIA GPU and JAX runs on the "
-            f"{jax.default_backend()} here; {_REMEDY}."
-        )
-    if dtype not in (jnp.float16, jnp.bfloat16):
-        raise ConfigError(
-            f"attention kernel 'cudnn' computes in half precision only, not in {dtype}; {_REMEDY}."
-        )
+    fault = ""
+    if (backend := jax.default_backend()) != "gpu":
+        fault = f"needs an NVIDIA GPU and JAX runs on the {backend} here"
+    elif dtype not in (jnp.float16, jnp.bfloat16):
+        fault = f"computes in half precision only, not in {dtype}"
+    if fault:
+        raise ConfigError(f"attention kernel 'cudnn' {fault}; {_REMEDY}.")

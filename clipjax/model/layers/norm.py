@@ -58,10 +58,7 @@ def _backward(eps, kept, gradient):
 
 @cache
 def _gradients(eps):
-    """Return both gradient functions, (x, scale, gradient) -> those of x, scale and bias.
-
-    Cached, so that JAX traces each only once per shape.
-    """
+    """Return both gradient functions, cached so that JAX traces each only once per shape."""
 
     def cpu(x, scale, gradient):
         mean, inverse = _statistics(x, eps)

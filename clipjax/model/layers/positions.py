@@ -54,9 +54,8 @@ def resize_positions(table: np.ndarray, grid: int) -> np.ndarray:
     """
     old = int(np.sqrt(len(table) - 1))
     if old * old != len(table) - 1:
-        raise CheckpointError(
-            f"{len(table)} position embeddings cannot be resized: they are no square of patches."
-        )
+        fault = f"{len(table)} position embeddings are no square of patches"
+        raise CheckpointError(f"{fault}, and cannot be resized; leave image_size empty.")
     if old == grid:
         return table
     matrix = bicubic_matrix(old, grid)
