@@ -78,7 +78,7 @@ def compile_step(
 
 
 def needed_memory(message: str, arguments: int = 0) -> tuple[int, int] | None:
-    """(bytes needed, bytes there are) of a compiler's refusal; None for other refusals.
+    """Read (bytes needed, bytes there are) of a compiler's refusal; None of any other.
 
     `arguments` are bytes to add if the message counts only temporaries.
     """

@@ -71,9 +71,7 @@ class Heads(nn.Module):
                 if not fits(value := getattr(self, name)):
                     raise ValueError(f"{name} is {value!r}; give {wanted}.")
         if self.text and (self.adapter is not None or self.classifier or self.members > 1):
-            raise ValueError(
-                "text=True compares with texts; give no adapter or classifier, one member."
-            )
+            raise ValueError("text=True compares with texts: no adapter, classifier, members.")
         if self.adapter is not None and not len(self.adapter):
             raise ValueError("adapter has no layers; give widths, or None for no adapter.")
         super().__post_init__()
@@ -161,10 +159,7 @@ def member_logits(heads: Heads, params: PyTree, features: jax.Array) -> jax.Arra
 
 
 def predict(heads: Heads, params: PyTree, features: jax.Array) -> jax.Array:
-    """Compute class logits [B, K] from CLIP features [B, P], without dropout.
-
-    For an ensemble: the logarithm of the members' mean probability.
-    """
+    """Compute class logits [B, K]; of an ensemble, the logarithm of its mean probability."""
     logits = member_logits(heads, params, features)
     if heads.members == 1:
         return logits[0]

@@ -79,8 +79,7 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
 def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, str]:
     """Read a JSON file {"class": "its name in prompts"} that overrides some class names.
 
-    ConfigError if it cannot be read, is no JSON object of texts, names a class twice or one that
-    the dataset lacks, or gives two classes the same name in prompts.
+    ConfigError: no JSON object of texts, a class twice or not in the dataset, two of one name.
     """
     where = f"class_names file {shown(path)}"
     text = read_text(path, "class_names file", ConfigError)

@@ -78,10 +78,9 @@ def check_class_weights(weights: np.ndarray, origin: object) -> None:
 
 
 def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """Return warnings of classes with the same prompts; ConfigError if all classes have the same.
+    """Return warnings of classes with the same tokens; ConfigError if all classes have the same.
 
-    Prompts may differ and their tokens, int32 [K, prompts, T], not: they are cut at the context.
-    `texts` are the first class's prompts.
+    `tokens` are int32 [K, prompts, T], `texts` the first class's prompts.
     """
     if len(classes) < 2:
         return []
@@ -92,10 +91,9 @@ def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str])
         raise ConfigError(f"the prompts {fault}, as of {texts[0]!r}; {remedy}")
     found = []
     if same.any():
-        found.append(
-            f"the prompt {texts[int(np.argmax(same))]!r} says the same of every class, cut at "
-            f"{tokens.shape[-1]} tokens ({same.sum()} of {len(same)} prompts do); shorten it."
-        )
+        prompt, share = texts[int(np.argmax(same))], f"{same.sum()} of {len(same)} prompts do"
+        fault = f"the same of every class, cut at {tokens.shape[-1]} tokens ({share})"
+        found.append(f"the prompt {prompt!r} says {fault}; shorten it.")
     groups: dict[bytes, list[str]] = {}
     for name, ids in zip(classes, tokens, strict=True):
         groups.setdefault(ids.tobytes(), []).append(name)

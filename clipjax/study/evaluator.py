@@ -168,7 +168,7 @@ def zero_shot_outcome(encoded: Encoded) -> Outcome:
 
 
 def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[list[dict], Outcome]:
-    """Return rows per domain, split and variant, and the outcome of the own result of `Trained`."""
+    """Return rows per domain, split and variant of a `Trained`, and its own result's outcome."""
     found = [_measure_variant(name, trained, v, data, encoded) for v in trained.variants]
     return [row for rows, _ in found for row in rows], found[0][1]
 

@@ -238,10 +238,7 @@ def learning_rate(phase: PhaseConfig, steps: int) -> Callable:
 def build_optimizer(
     phase: PhaseConfig, steps: int, *, spans: tuple[Span, ...] = (), index=0, rate=None, **factors
 ) -> optax.GradientTransformation:
-    """Build the optimizer of a phase of `steps` steps, the `index`-th of `spans`.
-
-    `rate` replaces the phase's own learning rate, `factors` its `OPTIM_FACTORS`.
-    """
+    """Build a phase's optimizer; `rate` and `factors` replace its own rate and `OPTIM_FACTORS`."""
     optim = phase.optim
     rest = {k: getattr(optim, k) for k in ("weight_decay", "clip_norm", "lr_mults")}
     if spans:
@@ -271,7 +268,7 @@ def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
 
 
 def trains_on_pixels(config: Study | Pretraining) -> bool:
-    """Return whether a method trains from pixels, as far as the config alone says; else True."""
+    """Return whether a method trains from pixels, by the config alone; in doubt, True."""
     if isinstance(config, Pretraining):
         return True
     tower = ("embedding", "projection", *(f"block_{i}" for i in range(_DEEPEST)))

@@ -182,15 +182,14 @@ def _card(each: dict, evidence: dict) -> Card:
 
 def selection(results: dict) -> list[Item]:
     """Show the epoch that each rule picks, and its accuracy on both domains."""
+    ends = ("source", "target")
     lines = [
-        [method, rule, _value(v.get("epoch"), 0)]
-        + [_value(v.get(end), 1, 100) for end in ("source", "target")]
+        [method, rule, _value(v.get("epoch"), 0), *(_value(v.get(end), 1, 100) for end in ends)]
         for method, by_rule in (results.get("selection_rules") or {}).items()
         for rule, v in by_rule.items()
     ]
-    source, target = results["data"]["source"], results["data"]["target"]
     text = "The epoch that each rule picks, and test accuracy there; an oracle sees target labels."
-    header = ["method", "rule", "epoch", f"{source} (source), %", f"{target} (target), %"]
+    header = ["method", "rule", "epoch", *(f"{results['data'][end]} ({end}), %" for end in ends)]
     return [Note(text), Table(header, lines, folded=False)] if lines else []
 
 

@@ -11,10 +11,7 @@ from clipjax.adapt.varying import alike
 
 
 class LayerNorm(nn.Module):
-    """Parameters and values of `flax.linen.LayerNorm(dtype=float32)`, [..., D] -> float32 [..., D].
-
-    Half-precision statistics are a known source of NaN.
-    """
+    """`flax.linen.LayerNorm` in float32, as half-precision gives NaN, [..., D] -> float32."""
 
     eps: float
 

@@ -10,8 +10,7 @@ from clipjax.errors import CheckpointError
 def sincos_positions(grid: int, width: int, amplitude: float = 0.3) -> jax.Array:
     """Make initial position embeddings of a class token and grid^2 patches, [1 + grid^2, width].
 
-    Sines and cosines of rows and columns (Beyer et al. 2022, arXiv 2205.01580), which help training
-    from scratch on few images.
+    Sines and cosines of rows and columns (Beyer et al. 2022, arXiv 2205.01580).
     """
     quarter = -(-width // 4)
     angle = jnp.arange(grid)[:, None] / 10_000 ** (jnp.arange(quarter) / quarter)
