@@ -157,6 +157,7 @@ def serve(threads: int) -> None:
     pool = ThreadPoolExecutor(threads)
     try:
         load = pool.submit(pickle.loads, pickle.load(requests))
+        load.exception()  # wait: items must not import what it is importing
         while True:
             pending.put(pool.submit(lambda item: load.result()(item), pickle.load(requests)))
     except (EOFError, pickle.UnpicklingError):  # the parent is done, or dead
