@@ -46,8 +46,7 @@ def main(argv: list[str]) -> None:
         # Refuses before anything else starts, and keeps JAX off TPUs.
         open_topology(_TOPOLOGY.value)
         from clipjax.aot import report
-        from clipjax.aot.ask import Question, ask
-        from clipjax.aot.largest_batch import largest_batch
+        from clipjax.aot.ask import Question, ask, largest_batch
 
         if _LARGEST.present and _LARGEST.value and (_MARKDOWN.value or _TABLE.value):
             raise ConfigError("--largest_batch has no place in the table; drop one of the flags.")

@@ -56,10 +56,8 @@ def load_config(path: str) -> ConfigDict:
         config = ConfigDict(config)
     if not isinstance(config, ConfigDict):
         found = "None" if config is None else f"a {type(config).__name__}"
-        raise ConfigError(
-            f"get_config of {file} returns {found}, no ml_collections.ConfigDict; let it start "
-            "from configs.common.study(), change its fields and return it."
-        )
+        wanted = "no ml_collections.ConfigDict, as of configs.common.study()"
+        raise ConfigError(f"get_config of {file} returns {found}, {wanted}; return one.")
     return config
 
 

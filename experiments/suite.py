@@ -9,6 +9,8 @@ the report's own figures are printed beside. Features are encoded once and share
 goes on where it was, row by row.
 """
 
+from __future__ import annotations
+
 import contextlib
 import pathlib
 from typing import TYPE_CHECKING

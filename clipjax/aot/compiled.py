@@ -52,11 +52,8 @@ def compile_step(
     """Compile `step(state, batch, *shared)` as `fit_stream` does, for the devices of a topology.
 
     Arrays are abstract, those of the batch [B, ...] global; `shared` are parameters that no step
-    changes. Each parameter is cut among `fsdp` devices. `fast`: less optimisation (`FAST`), memory
-    is then an upper estimate.
-
-    Raises:
-      ConfigError: `fsdp` does not divide the devices.
+    changes. Each parameter is cut among `fsdp` devices; ConfigError if that does not divide them.
+    `fast`: less optimisation (`FAST`), memory is then an upper estimate.
     """
     mesh = make_mesh(topology.devices, fsdp)
     jitted = make_program(step, state, mesh).run  # takes `shared` as further arguments
@@ -81,7 +78,7 @@ def compile_step(
 
 
 def needed_memory(message: str, arguments: int = 0) -> tuple[int, int] | None:
-    """(bytes needed, bytes there are) of a compiler's refusal; None for other refusals.
+    """Read (bytes needed, bytes there are) of a compiler's refusal; None of any other.
 
     `arguments` are bytes to add if the message counts only temporaries.
     """

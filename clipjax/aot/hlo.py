@@ -40,11 +40,10 @@ class Collective(NamedTuple):
 
 
 def collectives(text: str, devices: int) -> list[Collective]:
-    """Every collective of an HLO module for that many devices, once.
+    """List every collective of an HLO module once, those in the body of a loop too.
 
-    XLA splits asynchronous ones into `-start` and `-done`; the TPU compiler puts the same operation
-    (by its channel) into several fusions. An `all-reduce` in a computation named all-reduce-scatter
-    is the TPU's reduce-scatter. Operations in the body of a loop count once.
+    The TPU compiler puts the same operation (by its channel) into several fusions. An `all-reduce`
+    in a computation named all-reduce-scatter is the TPU's reduce-scatter.
     """
     found, computation = {}, ""
     for number, line in enumerate(text.splitlines()):
@@ -73,15 +72,13 @@ def _read(match: re.Match, scattered: bool, devices: int) -> Collective:
     if match["start"] and kind != "all-reduce":  # operands and results; a permute adds two numbers
         arrays = [array for array in arrays if array != ("u32", "")]
         arrays = arrays[len(arrays) // 2 :]
-    size = sum(_array_bytes(*array) for array in arrays)
+    size = 0
+    for dtype, shape in arrays:
+        bits = _BITS[dtype] if dtype in _BITS else int(re.search(r"\d+", dtype)[0])
+        size += math.prod(map(int, filter(None, shape.split(",")))) * bits // 8
     if kind == "reduce-scatter":
         size *= group  # the type is that of a part
     return Collective("reduce-scatter" if scattered else kind, size, group)
-
-
-def _array_bytes(dtype: str, shape: str) -> int:
-    bits = _BITS[dtype] if dtype in _BITS else int(re.search(r"\d+", dtype)[0])
-    return math.prod(map(int, filter(None, shape.split(",")))) * bits // 8
 
 
 def _group_size(rest: str) -> int:

@@ -58,10 +58,8 @@ def estimate_lines(answer: Answer) -> list[str]:
     """The roofline estimate as lines."""
     time, chip = answer.estimate, answer.chip
     if time is None:
-        return [
-            f"no step time: accumulate={answer.accumulate} is a loop, of which the compiler counts "
-            "one microbatch."
-        ]
+        loop = f"accumulate={answer.accumulate} is a loop, of which the compiler counts one trip"
+        return [f"no step time: {loop}."]
     compute, memory, network = (f"{1e3 * part:.2f} ms" for part in time)
     return [
         f"ESTIMATE, nothing was run. Peak rates of a {answer.question.topology.partition(':')[0]} "
@@ -86,17 +84,14 @@ def row(answer: Answer) -> str:
         "yes" if found.fits else "no",
         f"{found.peak / 2**30:.1f}",
     ]
-    if time is None:
-        cells += [""] * 5
-    else:
-        cells += [
-            f"{found.flops / 1e12:.2f}",
-            ", ".join(f"{part * 1e3:.1f}" for part in time),
-            f"{time.step * 1e3:.1f}",
-            f"{answer.images / time.step:,.0f}",
-            f"{time.efficiency:.1%}",
-        ]
-    return "| " + " | ".join(cells) + " |"
+    estimated = time and [
+        f"{found.flops / 1e12:.2f}",
+        ", ".join(f"{part * 1e3:.1f}" for part in time),
+        f"{time.step * 1e3:.1f}",
+        f"{answer.images / time.step:,.0f}",
+        f"{time.efficiency:.1%}",
+    ]
+    return "| " + " | ".join(cells + (estimated or [""] * 5)) + " |"
 
 
 def write_table(
@@ -118,8 +113,9 @@ def write_table(
     files = {question: rows / f"{key(study, question)}.json" for question in questions}
     for question, file in files.items():
         if not file.exists():
-            write_json(file, dataclasses.asdict(ask(study, question, say)))
-            say(row(read_answer(json.loads(file.read_text()))))
+            answer = ask(study, question, say)
+            write_json(file, dataclasses.asdict(answer))
+            say(row(answer))
         there = [read_answer(json.loads(x.read_text())) for x in files.values() if x.exists()]
         fill(page, "\n".join([HEADER, *map(row, there)]))
 

@@ -1,7 +1,5 @@
-"""An estimate of a step's time from a chip's peak rates, by the roofline model.
-
-Williams et al. 2009, "Roofline: an insightful visual performance model": no step is shorter than
-its FLOPs at the peak rate, or its bytes at the memory's.
+"""Estimate a step's time from a chip's peak rates: the roofline model of Williams et al. 2009, by
+which no step is shorter than its FLOPs at the peak rate, or its bytes at the memory's.
 """
 
 from typing import NamedTuple
@@ -40,19 +38,14 @@ class Estimate(NamedTuple):
     network: float
 
     @property
-    def alone(self) -> float:
-        """Seconds without collectives, as of the same work on one chip."""
-        return max(self.compute, self.memory)
-
-    @property
     def step(self) -> float:
         """Seconds if collectives overlap with nothing."""
-        return self.alone + self.network
+        return max(self.compute, self.memory) + self.network
 
     @property
     def efficiency(self) -> float:
         """Images per second and chip, relative to one chip with the same share of the batch."""
-        return self.alone / self.step
+        return max(self.compute, self.memory) / self.step
 
     @property
     def bound(self) -> str:

@@ -38,12 +38,10 @@ class AbstractStep(NamedTuple):
 def abstract_step(
     study: Study, clip_config: CLIPConfig, *, method: str = "", phase: str = ""
 ) -> AbstractStep:
-    """The step of a method's phase (the last by default), as training would make it.
+    """Make the step of a method's phase (the last by default) as training would.
 
-    The study's batch size is the global batch, per domain.
-
-    Raises:
-      ConfigError: no such method or phase, or a study that cannot run.
+    The study's batch size is the global batch, per domain. ConfigError: no such method or phase, or
+    a study that cannot run.
     """
     dataset, _ = matched_data(study)  # opened, but not read
     methods, here = build_methods(study, tuple(dataset.classes)), pathlib.Path()
@@ -55,8 +53,12 @@ def abstract_step(
     method = _pick(method, list(methods), "method")
     labels = [phase.label or method for phase in methods[method].phases]
     index = labels.index(_pick(phase, labels, "phase"))
+    prompts, sizes = len(fill_prompts(dataset.classes[0], study.encoder.prompts)), clip_config
+    weights = jnp.zeros((len(dataset.classes), sizes.projection_dim))  # in place of `encode_texts`
+    tokens = np.zeros((len(weights), prompts, sizes.text.max_position_embeddings), np.int32)
     with tempfile.TemporaryDirectory() as workdir:
-        group = RunGroup((method,), _no_texts(plan), workdir)
+        texts = Encoded({}, weights, 1.0, tokens, plan, {}, {})
+        group = RunGroup((method,), texts, workdir)
     state = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], group.start()))
     for at in range(index + 1):
         state = jax.eval_shape(functools.partial(group.begin, at), state, group.joining(at))
@@ -73,15 +75,6 @@ def _pick(name: str, known: list[str], what: str) -> str:
     if name and name not in known:
         raise ConfigError(f"there is no {what} {name!r}; known: {', '.join(known)}.")
     return name or known[-1]
-
-
-def _no_texts(plan: Plan) -> Encoded:
-    """Zeros in place of `encode_texts`."""
-    classes, sizes = plan.class_names, plan.clip_config
-    prompts = len(fill_prompts(classes[0], plan.study.encoder.prompts))
-    weights = jnp.zeros((len(classes), sizes.projection_dim))
-    tokens = np.zeros((len(classes), prompts, sizes.text.max_position_embeddings), np.int32)
-    return Encoded({}, weights, 1.0, tokens, plan, {}, {})
 
 
 def _batch(group: RunGroup, index: int) -> PyTree:

@@ -51,15 +51,14 @@ def check_name(name: str) -> tuple[str, str]:
 
 
 def compiler_version() -> str:
-    """The version of libtpu."""
+    """Return the version of libtpu."""
     return importlib.metadata.version("libtpu")
 
 
 def open_topology(name: str) -> Topology:
-    """A topology by its name, "v5e:16x16"; call it before JAX starts a backend.
+    """Open a topology by its name, "v5e:16x16"; call it before JAX starts a backend.
 
-    Raises:
-      ConfigError: an unknown topology, or libtpu is not installed.
+    ConfigError: an unknown topology, or libtpu is not installed.
     """
     generation, shape = check_name(name)
     if importlib.util.find_spec("libtpu") is None:

@@ -30,10 +30,9 @@ def collect(
     timing: dict[str, float],
     targets: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Build the content of results.json (schema: ARCHITECTURE.md).
+    """Build the content of results.json (schema: ARCHITECTURE.md), which has `about` as it is.
 
-    `about` has "experiment", "model", "data" {"name", "source", "target"}, "classes", "seeds" and
-    "selection". `targets` maps methods to the domain they adapt to, where it is not the run's.
+    `targets` maps methods to the domain they adapt to, where it is not the run's.
     """
     ends, data = targets or {}, about["data"]
     own: dict[str, float] = {}
@@ -132,15 +131,14 @@ def _ensembles(results: dict) -> list[str]:
 
 
 def _selection(results: dict) -> list[str]:
-    said = []
-    for method, rules in results.get("selection_rules", {}).items():
-        found = ", ".join(
-            f"{rule} {100 * np.mean(r['source']):.1f}/{100 * np.mean(r['target']):.1f} (epoch "
-            f"{'/'.join(map(str, dict.fromkeys(r['epoch'])))})"
-            for rule, r in rules.items()
-        )
-        said.append(f"{method} by selection rule, source/target test accuracy: {found}")
-    return said
+    percent = lambda accuracies: f"{100 * np.mean(accuracies):.1f}"
+    epochs = lambda r: "/".join(map(str, dict.fromkeys(r["epoch"])))
+    told = lambda r: f"{percent(r['source'])}/{percent(r['target'])} (epoch {epochs(r)})"
+    return [
+        f"{method} by selection rule, source/target test accuracy: "
+        + ", ".join(f"{rule} {told(r)}" for rule, r in rules.items())
+        for method, rules in results.get("selection_rules", {}).items()
+    ]
 
 
 def notes(results: dict) -> list[str]:

@@ -96,20 +96,12 @@ def _canonical(rule: str) -> str:
 
 
 def lower_is_better(rule: str) -> bool:
-    """Return whether the smallest score of a rule is the best.
-
-    >>> lower_is_better("proxy_a_distance"), lower_is_better("source_val")
-    (True, False)
-    """
+    """Return whether the smallest score of a rule is the best."""
     return _canonical(rule) == "proxy_a_distance"
 
 
 def uses_target_labels(rule: str) -> bool:
-    """Return whether a rule reads target labels: only "oracle" does, an upper bound of the others.
-
-    >>> uses_target_labels("oracle"), uses_target_labels("label_free")
-    (True, False)
-    """
+    """Return whether a rule reads target labels: only "oracle" does, an upper bound of others."""
     return _canonical(rule) == "oracle"
 
 
@@ -128,13 +120,9 @@ def select(history: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]
 
     Among equal scores the later epoch wins; NaN, infinite and missing scores never do.
 
-    Args:
-      history: one record an evaluated epoch, in any order: {"epoch": int, and the score of every
-        rule but "last" by its name: float, or None where it was not measured}.
-      rule: of RULES, or an alias.
-
-    Raises:
-      ValueError: an unknown rule, an empty history, or no epoch with a score.
+    `history` has one record an evaluated epoch, in any order: {"epoch": int, and the score of every
+    rule but "last" by its name: float, or None where it was not measured}. ValueError: an unknown
+    rule, an empty history, or no epoch with a score.
 
     >>> history = [{"epoch": 1, "source_val": 0.8, "oracle": 0.5},
     ...            {"epoch": 2, "source_val": 0.9, "oracle": 0.4}]
@@ -145,8 +133,7 @@ def select(history: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]
     if not history:
         raise ValueError(f"the history is empty: no epoch to select; rules: {', '.join(RULES)}.")
     if not found:
-        score = f"a score {_canonical(rule)!r} that is a number"
-        raise ValueError(f"no epoch has {score}; choose another rule.")
+        raise ValueError(f"no epoch has a score {_canonical(rule)!r}; choose another rule.")
     return found[0]
 
 

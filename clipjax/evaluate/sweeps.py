@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.evaluate.rows import own_rows
-from clipjax.evaluate.select import ALIASES, lower_is_better, select
+from clipjax.evaluate.select import ALIASES, lower_is_better, select, uses_target_labels
 
 FREE = "information_maximization"  # compares settings where `selection` compares nothing: "last"
 _OF_DATA = re.compile(r"(methods\.[^.]*\.)?data\b")  # fields that choose the training data
@@ -30,17 +30,13 @@ def sweep_table(
 ) -> dict[str, Any]:
     """Build the part of results.json on a sweep; test accuracy is not used to choose.
 
-    Args:
-      settings: method -> (stage, field -> value).
-      rows: of results (`clipjax.evaluate.rows.row`).
-      scores: method -> `candidate`; not of closed forms, which have no checkpoints.
-      targets: method -> its target domain.
-      selection, source: the run's rule and labelled domain.
+    By method: `settings` are (stage, {field: value}), `scores` a `candidate` (none of closed forms,
+    which have no checkpoints), `targets` domains. `rows` are of results, `selection` and `source`
+    the run's rule and labelled domain.
 
-    Returns:
-      {"rule": name, "rows": [{"method", "stage", "settings", "target_domain", "score" per seed,
-      "score_mean", "source" and "target" {"mean", "std", "each"}: test accuracy}], "best": {stage,
-      with its data settings: method}}.
+    Returns {"rule": name, "rows": [{"method", "stage", "settings", "target_domain", "score" per
+    seed, "score_mean", "source" and "target" {"mean", "std", "each"}: test accuracy}], "best":
+    {stage, with its data settings: method}}.
     """
     rule = FREE if selection == "last" else ALIASES.get(selection, selection)
     found, test = [], own_rows(rows)
@@ -60,12 +56,12 @@ def sweep_table(
 def _best(found: Sequence[dict], rule: str) -> dict[str, str]:
     """Pick the best of each stage by score; settings of different data are not compared."""
     sign = -1 if lower_is_better(rule) else 1
-    groups: dict[str, list[dict]] = {}
+    best: dict[str, dict] = {}
     for row in found:
         if row["score_mean"] is not None:
             data = [f"{k}={v}" for k, v in row["settings"].items() if _OF_DATA.match(k)]
-            groups.setdefault(" ".join([row["stage"], *data]), []).append(row)
-    best = {k: max(rows, key=lambda row: sign * row["score_mean"]) for k, rows in groups.items()}
+            first = best.setdefault(group := " ".join([row["stage"], *data]), row)
+            best[group] = max(first, row, key=lambda row: sign * row["score_mean"])
     return {group: row["method"] for group, row in best.items()}
 
 
@@ -97,7 +93,7 @@ def sentences(results: dict) -> list[str]:
     """Name the settings that validation prefers, a sentence a stage."""
     found, said = results["sweep"], []
     rows = {row["method"]: row for row in found["rows"]}
-    oracle = " (it reads target labels)" if found["rule"] == "oracle" else ""
+    oracle = " (it reads target labels)" if uses_target_labels(found["rule"]) else ""
     for group, method in found["best"].items():
         row = rows[method]
         source, target = (f"{100 * row[end]['mean']:.1f}" for end in ("source", "target"))

@@ -19,8 +19,7 @@ from clipjax.data.images.preprocess import Preprocess
 from clipjax.io import ASSETS
 from clipjax.model.clip import CLIP, CLIPConfig, normalize
 from clipjax.model.heads import Heads, predict
-from clipjax.model.hf.names import hf_name, hf_shape
-from clipjax.model.hf.params import flat, params_from_hf
+from clipjax.model.hf.params import flat, hf_name, hf_shape, params_from_hf
 
 PyTree = Any
 FILE = "predict.jaxexport"

@@ -91,11 +91,12 @@ def balance_chapter(dataset: Dataset, counts: Counts) -> Chapter:
 def classes_chapter(dataset: Dataset, counts: Counts, notes: Sequence[str]) -> Chapter:
     """Count the images of each class in each domain; `notes` are of matching classes by name."""
     names = dataset.classes
-    lacking = []
-    for domain, missing in census.missing_classes(counts).items():
-        if missing:
-            lacking.append(f"{domain} lacks {len(missing)}: {', '.join(names[c] for c in missing)}")
-    items: list[Table | Listing] = [Listing("Classes without any image in a domain:", lacking)]
+    lacking = [
+        f"{domain} lacks {len(missing)}: {', '.join(names[c] for c in missing)}"
+        for domain, missing in census.missing_classes(counts).items()
+        if missing
+    ]
+    items = [Listing("Classes without any image in a domain:", lacking)]
     for domain, whole in census.domain_counts(counts).items():
         splits = [s for s in SPLITS if (domain, s) in counts]
         columns = [*(counts[domain, s] for s in splits), whole]
@@ -158,16 +159,15 @@ def _judged(verdict: Verdict, most: float, sampled: bool) -> str:
 
 def _sizes(rows: Rows, reading: Reading) -> Table:
     domain, lines = rows.key(0), []
-    known = reading.sizes.min(axis=1) > 0 if len(rows) else np.zeros(0, bool)
+    known = reading.sizes.min(axis=1) > 0
     for number, name in enumerate(dict.fromkeys(part[0] for part in rows.parts)):
         own = known & (domain == number)
         if not own.any():
             continue
         sides = np.sort(reading.sizes[own], axis=1).T  # shorter, longer
         cells = [f"{side.min()} / {np.median(side):.0f} / {side.max()}" for side in sides]
-        kinds, times = np.unique(reading.formats[own], return_counts=True)
-        order = np.argsort(-times, kind="stable")
-        formats = ", ".join(f"{kinds[i]} {times[i]:,}" for i in order)
+        kinds = collections.Counter(sorted(reading.formats[own].tolist())).most_common()
+        formats = ", ".join(f"{kind} {times:,}" for kind, times in kinds)
         lines.append([name, f"{own.sum():,}", *cells, formats])
     header = ["domain", "decoded", "shorter side, px", "longer side, px", "formats"]
     return Table(header, lines, "Sides: smallest / median / largest." if lines else "")
@@ -184,8 +184,8 @@ def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> 
     """List the images of equal content, first those in several splits, domains or classes."""
     groups = census.repeated(reading.hashes, reading.hashed)
     if not groups:
-        note = f"{len(rows):,} images, all of different content."
-        return Chapter("duplicates", "Duplicates", [note])
+        different = f"{len(rows):,} images, all of different content."
+        return Chapter("duplicates", "Duplicates", [different])
     kinds = {"split": rows.key(1), "domain": rows.key(0), "class": rows.labels}
     found, alike = [], groups
     for kind, key in kinds.items():

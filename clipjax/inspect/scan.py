@@ -61,11 +61,7 @@ class Reading(NamedTuple):
 
 
 def unreadable_images(rows: Rows, found: Reading) -> dict[Part, float]:
-    """Estimate how many images of each part cannot be read; exact where all were decoded.
-
-    Images that do not open are taken to be as frequent in a part as among those tried there, those
-    that do not decode as among those decoded.
-    """
+    """Estimate how many images of each part cannot be read, by the rates among those tried."""
     counted = lambda flags: np.bincount(rows.part[flags], minlength=len(rows.parts))
     bad = np.zeros(len(rows), bool)
     bad[list(found.unreadable)] = True
@@ -85,10 +81,7 @@ def read(
     workers: int = 0,
     threads: int | None = None,
 ) -> Reading:
-    """Hash the content of all images, and decode some of them (`decode`, bool [N]) as a run does.
-
-    Without `hashing` only those are read. `workers` and `threads` are those of `load_ahead`.
-    """
+    """Hash all images if `hashing`, and decode some of them (`decode`, bool [N]) as a run does."""
     decode = np.asarray(decode, bool)
     wanted = np.arange(len(rows)) if hashing else np.flatnonzero(decode)
     n, packed, ends = len(rows), bytearray(), np.zeros(len(rows) + 1, np.int64)

@@ -1,5 +1,6 @@
 """Looks at a study's data, prints what it found, and writes inspect.html and contact sheets."""
 
+import contextlib
 import pathlib
 import sys
 import time
@@ -36,10 +37,8 @@ class Options(NamedTuple):
 def inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) -> list[str]:
     """Look, print, write; return why a run would not start, nothing if it would.
 
-    Raises:
-      ConfigError: no study, a domain that does not exist, an option that makes no sense, or a place
-        that cannot be written, or is being written by another inspection.
-      DataError: nothing can be opened.
+    ConfigError: no study, a domain that does not exist, an option that makes no sense, or a place
+    that cannot be written or is in use. DataError: nothing can be opened.
     """
     decode = options.decode
     if decode not in ("", "all", "none") and not (decode.isdecimal() and int(decode)):
@@ -61,9 +60,8 @@ def _inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) ->
     found += [kept, _sheets(subject, options.seed, out)]
     for text in filter(None, map(as_text, found)):
         _say(text)
-    said = "A run would start, as far as the data goes."
-    if refusals:
-        said = f"No run would start: {refusals[0]}"
+    starts = "A run would start, as far as the data goes."
+    said = f"No run would start: {refusals[0]}" if refusals else starts
     data, name = study.data, subject.dataset.name
     html = page.document(
         f"What a run would see: {data.source_name} → {data.target}",
@@ -125,7 +123,7 @@ def _sheets(subject: verdict.Subject, seed: int, out: pathlib.Path) -> Chapter:
         if not parts:
             continue
         shown = "/".join(parts[0])  # train, or the first split with images
-        strips = _strips(subject, parts[0], classes, seed)
+        strips = [_strip(subject, parts[0], label, seed) for label in classes]
         file = out / ("contact-" + domain.replace("/", "_") + ".png")
         title = f"{dataset.name}: {shown}, as the model sees it"
         write_atomically(file, contact.sheet_png(title, strips))
@@ -138,19 +136,12 @@ def _sheets(subject: verdict.Subject, seed: int, out: pathlib.Path) -> Chapter:
     return Chapter("sheets", "Contact sheets", [note], [Listing("Files:", files), *pictures])
 
 
-def _strips(
-    subject: verdict.Subject, part: Part, classes: list[int], seed: int
-) -> list[contact.Strip]:
-    """Return images of some classes of a part, without those that cannot be read."""
-    source, strips = subject.sources[part], []
-    for label in classes:
-        images = []
-        for row in contact.choose_rows(source.labels, label, seed):
-            try:
-                example = source[row]
-                images.append(subject.preprocess.crop(example.image, example.name))
-            except DataError:
-                continue  # among the unreadable ones, which are listed
-        count = int((source.labels == label).sum())
-        strips.append(contact.Strip(subject.dataset.classes[label], count, images))
-    return strips
+def _strip(subject: verdict.Subject, part: Part, label: int, seed: int) -> contact.Strip:
+    """Return images of a class of a part, without those that cannot be read, which are listed."""
+    source, images = subject.sources[part], []
+    for row in contact.choose_rows(source.labels, label, seed):
+        with contextlib.suppress(DataError):
+            example = source[row]
+            images.append(subject.preprocess.crop(example.image, example.name))
+    count = int((source.labels == label).sum())
+    return contact.Strip(subject.dataset.classes[label], count, images)

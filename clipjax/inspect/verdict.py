@@ -42,10 +42,7 @@ class Verdict(NamedTuple):
 
 
 def opened(study: Study | Pretraining) -> Subject:
-    """Open the data of a study; a fault that leaves something to look at becomes a refusal.
-
-    ConfigError: no study, or no such domain. DataError: nothing that can be opened.
-    """
+    """Open the data of a study; a fault that leaves something to look at becomes a refusal."""
     if not isinstance(study, Study):
         raise ConfigError("pretraining reads a corpus of pairs; inspect looks at data of studies.")
     try:
@@ -57,14 +54,12 @@ def opened(study: Study | Pretraining) -> Subject:
         raise DataError(f"{where!r} cannot be opened ({sentence(error)}).") from error
     data, notes, refusals = study.data, [], []
     domains = plan.evaluated(study, dataset)
+    wrong = lambda error: [f"A run refuses this: {error}"]
     try:
-        dataset, found = match_classes(
-            dataset, data.source_name, data.target, domains, data.classes
-        )
-        notes += found
+        matched = match_classes(dataset, data.source_name, data.target, domains, data.classes)
+        dataset, notes = matched[0], [*matched[1]]
     except ClipjaxError as error:
-        notes.append(f"A run refuses this: {error}")
-        refusals.append(str(error))
+        notes, refusals = wrong(error), [str(error)]
     refusals += _refused(plan.check_parts, study, dataset)
     encoder, classes = study.encoder, dataset.classes
     try:  # no weights are read
@@ -73,7 +68,7 @@ def opened(study: Study | Pretraining) -> Subject:
     except CheckpointError as error:
         notes.append(f"Whether prompts tell the classes apart is not known, because {error}")
     except ConfigError as error:
-        notes.append(f"A run refuses this: {error}")
+        notes += wrong(error)
         refusals.append(str(error))
     sources, closed = open_parts(dataset)
     needed = tuple(part for part in plan.needed_parts(study, dataset) if part in sources)

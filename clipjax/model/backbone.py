@@ -59,7 +59,7 @@ def make_backbone(
 
 def tower_params(clip_params: PyTree, towers: Collection[str]) -> PyTree:
     """Select the parameters of some towers; unused ones would be decayed and saved, never learn."""
-    keys = [key for tower in ("image", "text") if tower in towers for key in _PARTS[tower]]
+    keys = [key for tower, parts in _PARTS.items() if tower in towers for key in parts]
     return {key: clip_params[key] for key in keys if key in clip_params}
 
 

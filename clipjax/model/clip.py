@@ -1,7 +1,7 @@
 """CLIP's two towers in flax.linen (Radford et al. 2021, arXiv 2103.00020).
 
 Parameters are nested dicts in input-to-output order, so that `clipjax.train.groups.layer_groups`
-can name, freeze and scale them; `clipjax.model.hf.names` has Hugging Face's names for them.
+can name, freeze and scale them; `clipjax.model.hf.params` has Hugging Face's names for them.
 """
 
 import dataclasses
@@ -30,10 +30,9 @@ class VisionConfig(TowerConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.patch_size <= 0 or self.image_size <= 0 or self.image_size % self.patch_size:
-            raise ValueError(
-                f"image_size {self.image_size} must be a multiple of patch_size {self.patch_size}."
-            )
+        size, patch = self.image_size, self.patch_size
+        if patch <= 0 or size <= 0 or size % patch:
+            raise ValueError(f"image_size {size} must be a multiple of patch_size {patch}.")
 
     @property
     def num_patches(self) -> int:
@@ -81,9 +80,8 @@ class _Computed(nn.Module):
 class VisionTower(_Computed):
     """Images to the pooled class token, float [B, S, S, 3] -> float32 [B, D].
 
-    `keep` < 1 encodes a random part of the patches, chosen per image with `rng` (FLIP, Li et al.
-    2023, arXiv 2212.00794). `all_hidden=True` also returns the hidden states, a list of [B, T, D]
-    (embedding, then every block).
+    `keep` < 1 encodes random patches, chosen per image with `rng` (FLIP, Li et al. 2023, arXiv
+    2212.00794). `all_hidden=True` also returns the hidden states of all layers, [B, T, D] each.
     """
 
     @nn.compact
@@ -116,10 +114,8 @@ class VisionTower(_Computed):
 
 
 def pool_positions(ids: jax.Array, eos_token_id: int) -> jax.Array:
-    """Return the index of each text's pooled token, int [B, T] -> int [B]: its first EOS.
-
-    In old exports with `eos_token_id == 2` it is the largest id (transformers issue 24650).
-    """
+    """Return the index of each text's pooled token, int [B, T] -> int [B]: its first EOS."""
+    # In old exports with `eos_token_id == 2` it is the largest id (transformers issue 24650).
     return jnp.argmax(ids if eos_token_id == 2 else ids == eos_token_id, axis=-1)
 
 
@@ -203,10 +199,7 @@ class CLIP(_Computed):
         return self.visual_projection(self.vision(images, keep=keep, rng=rng))
 
     def encode_text(self, ids: jax.Array, embeddings: jax.Array | None = None) -> jax.Array:
-        """Embed token ids int32 [B, T], float32 [B, projection_dim].
-
-        Token `embeddings` [B, T, hidden_size] replace the model's own.
-        """
+        """Embed int32 [B, T], or `embeddings` [B, T, hidden_size]: float32 [B, projection_dim]."""
         return self.text_projection(self.text(ids, embeddings))
 
     def scale(self) -> jax.Array:

@@ -71,9 +71,7 @@ class Heads(nn.Module):
                 if not fits(value := getattr(self, name)):
                     raise ValueError(f"{name} is {value!r}; give {wanted}.")
         if self.text and (self.adapter is not None or self.classifier or self.members > 1):
-            raise ValueError(
-                "text=True compares images with texts: no adapter, classifier, members."
-            )
+            raise ValueError("text=True compares with texts: no adapter, classifier, members.")
         if self.adapter is not None and not len(self.adapter):
             raise ValueError("adapter has no layers; give widths, or None for no adapter.")
         super().__post_init__()
@@ -115,10 +113,7 @@ class Heads(nn.Module):
 
 def as_model(heads: Heads) -> DannModel:
     """Return the heads as the pure functions that every method takes."""
-
-    def call(method, params, *args):
-        return heads.apply({"params": params}, *args, method=method)
-
+    call = lambda method, params, *args: heads.apply({"params": params}, *args, method=method)
     return DannModel(*(partial(call, name) for name in ("features", "classify", "discriminate")))
 
 
@@ -127,9 +122,8 @@ def init_heads(
 ) -> PyTree:
     """Make parameters; a linear class head on bare features starts as the zero-shot classifier.
 
-    Weight interpolation with zero-shot CLIP needs that (Wortsman et al. 2022, arXiv 2109.01903).
-    All other heads start random. `example` are features float [1, P], `text_weights` zero-shot
-    class weights [K, P], and `scale` is CLIP's factor on cosine similarities.
+    Weight interpolation needs that (Wortsman et al. 2022, arXiv 2109.01903); other heads are
+    random. `example` are features float [1, P], `text_weights` zero-shot class weights [K, P].
     """
     params = heads.init(key, example).get("params", {})
     if heads.adapter is None and not heads.classifier and heads.members == 1 and not heads.text:
@@ -149,14 +143,12 @@ def class_embeddings(heads: Heads, params: PyTree, scale: float) -> jax.Array:
     """
     remedy = "train with heads = {'classifier': (), 'class_bias': False}."
     if heads.adapter is not None or heads.classifier or heads.members > 1:
-        raise ValueError(
-            f"only a linear head on bare CLIP features is a table of class embeddings; {remedy}"
-        )
+        fault = "only a linear head on bare CLIP features is a table of class embeddings"
+        raise ValueError(f"{fault}; {remedy}")
     layer = params["classifier"]["layer_0"]
     if "bias" in layer and not np.allclose(layer["bias"], layer["bias"][0], atol=1e-6):
-        raise ValueError(
-            f"the head's biases differ by class and do not fold into class embeddings; {remedy}"
-        )
+        fault = "the head's biases differ by class and do not fold into class embeddings"
+        raise ValueError(f"{fault}; {remedy}")
     return layer["kernel"].T / scale
 
 
@@ -167,10 +159,7 @@ def member_logits(heads: Heads, params: PyTree, features: jax.Array) -> jax.Arra
 
 
 def predict(heads: Heads, params: PyTree, features: jax.Array) -> jax.Array:
-    """Compute class logits [B, K] from CLIP features [B, P], without dropout.
-
-    For an ensemble: the logarithm of the members' mean probability.
-    """
+    """Compute class logits [B, K]; of an ensemble, the logarithm of its mean probability."""
     logits = member_logits(heads, params, features)
     if heads.members == 1:
         return logits[0]

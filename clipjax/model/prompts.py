@@ -66,14 +66,11 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
     if not prompts:
         raise ConfigError("prompts is empty; give a template with {} or the name of a set.")
     if bad := [prompt for prompt in prompts if "{}" not in prompt]:
-        raise ConfigError(
-            f"prompt {bad[0]!r} has no {{}} and is no named set; sets: {', '.join(PROMPTS)}."
-        )
-    name = clean_class_name(class_name)
-    if not name:
-        raise ConfigError(
-            f"class name {class_name!r} leaves nothing to put into a prompt; give it a name."
-        )
+        fault = f"prompt {bad[0]!r} has no {{}} and is no named set"
+        raise ConfigError(f"{fault}; sets: {', '.join(PROMPTS)}.")
+    if not (name := clean_class_name(class_name)):
+        fault = f"class name {class_name!r} leaves nothing to put into a prompt"
+        raise ConfigError(f"{fault}; give it a name.")
     if re.match(r"(the|an?) ", name):
         prompts = [re.sub(r"\b(a|an|the) \{\}", "{}", prompt) for prompt in prompts]
     return [prompt.replace("{}", name) for prompt in prompts]
@@ -82,8 +79,7 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
 def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, str]:
     """Read a JSON file {"class": "its name in prompts"} that overrides some class names.
 
-    ConfigError if it cannot be read, is no JSON object of texts, names a class twice or one that
-    the dataset lacks, or gives two classes the same name in prompts.
+    ConfigError: no JSON object of texts, a class twice or not in the dataset, two of one name.
     """
     where = f"class_names file {shown(path)}"
     text = read_text(path, "class_names file", ConfigError)
@@ -104,16 +100,12 @@ def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> dict[st
         found[name] = called
     if unknown := sorted(set(found) - set(classes)):
         hint = " Classes go by their names, not by numbers." * all(n.isdecimal() for n in unknown)
-        raise ConfigError(
-            f"{where} names classes that the dataset does not have: {some(unknown)}; it has "
-            f"{some(classes, 20)}.{hint}"
-        )
+        fault = f"names classes that the dataset does not have: {some(unknown)}"
+        raise ConfigError(f"{where} {fault}; it has {some(classes, 20)}.{hint}")
     owners: dict[str, str] = {}
     for name in sorted(classes, key=lambda name: name in found):
         owner = owners.setdefault(clean_class_name(found.get(name, name)), name)
         if owner != name and name in found:
-            raise ConfigError(
-                f"{where} calls class {name!r} {found[name]!r}, as class {owner!r} is called; "
-                "give each a name of its own."
-            )
+            fault = f"calls class {name!r} {found[name]!r}, as class {owner!r} is called"
+            raise ConfigError(f"{where} {fault}; give each a name of its own.")
     return found

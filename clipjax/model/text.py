@@ -53,7 +53,8 @@ def class_weights(
     encode_text: Callable[[np.ndarray], jnp.ndarray], tokens: np.ndarray, batch_size: int = 64
 ) -> jnp.ndarray:
     """Compute class weights float32 [K, P] of ids [K, prompts, T]; see `zero_shot_classifier`."""
-    ids = without_padding(tokens.reshape(-1, tokens.shape[-1]))
+    tokens = without_padding(tokens)
+    ids = tokens.reshape(-1, tokens.shape[-1])
     batch_size = min(batch_size, len(ids))
     rows = []
     for start in range(0, len(ids), batch_size):
@@ -67,37 +68,32 @@ def class_weights(
 def check_class_weights(weights: np.ndarray, origin: object) -> None:
     """Raise CheckpointError for class weights [K, P] that are not finite, or all the same."""
     weights = np.asarray(weights, np.float32)
+    fault = ""
     if not np.isfinite(weights).all():
-        raise CheckpointError(
-            f"{origin}: its text tower gives NaN or infinity; set compute_dtype to float32."
-        )
-    if len(weights) > 1 and np.abs(weights - weights[0]).max() < 1e-6:  # the rounding of float32
-        raise CheckpointError(
-            f"{origin}: its text tower gives all {len(weights)} classes one embedding; take its "
-            "weights, config.json and tokenizer from one model."
-        )
+        fault = "NaN or infinity; set compute_dtype to float32"
+    elif len(weights) > 1 and np.abs(weights - weights[0]).max() < 1e-6:  # float32's rounding
+        fault = f"all {len(weights)} classes one embedding; take all its files from one model"
+    if fault:
+        raise CheckpointError(f"{origin}: its text tower gives {fault}.")
 
 
 def confusable(tokens: np.ndarray, classes: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """Return warnings of classes with the same prompts; ConfigError if all classes have the same.
+    """Return warnings of classes with the same tokens; ConfigError if all classes have the same.
 
-    Prompts may differ and their tokens, int32 [K, prompts, T], not: they are cut at the context.
-    `texts` are the first class's prompts.
+    `tokens` are int32 [K, prompts, T], `texts` the first class's prompts.
     """
     if len(classes) < 2:
         return []
     same = (tokens == tokens[:1]).all(axis=(0, 2))
     if same.all():
-        raise ConfigError(
-            f"the prompts of all {len(classes)} classes are the same {tokens.shape[-1]} tokens, as "
-            f"of {texts[0]!r}; use a shorter template, or class_names that differ."
-        )
+        fault = f"of all {len(classes)} classes are the same {tokens.shape[-1]} tokens"
+        remedy = "use a shorter template, or class_names that differ."
+        raise ConfigError(f"the prompts {fault}, as of {texts[0]!r}; {remedy}")
     found = []
     if same.any():
-        found.append(
-            f"the prompt {texts[int(np.argmax(same))]!r} says the same of every class, cut at "
-            f"{tokens.shape[-1]} tokens ({same.sum()} of {len(same)} prompts do); shorten it."
-        )
+        prompt, share = texts[int(np.argmax(same))], f"{same.sum()} of {len(same)} prompts do"
+        fault = f"the same of every class, cut at {tokens.shape[-1]} tokens ({share})"
+        found.append(f"the prompt {prompt!r} says {fault}; shorten it.")
     groups: dict[bytes, list[str]] = {}
     for name, ids in zip(classes, tokens, strict=True):
         groups.setdefault(ids.tobytes(), []).append(name)
@@ -119,7 +115,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def without_padding(ids: np.ndarray, multiple: int = 8) -> np.ndarray:
-    """Cut columns of padding off token ids, int32 [N, T] -> [N, t]; every text keeps its EOS.
+    """Cut columns of padding off token ids, int32 [..., T] -> [..., t]; every text keeps its EOS.
 
     A causal tower gives the same embeddings, faster. The length is rounded up to a multiple, so
     that few shapes are compiled.
@@ -128,6 +124,6 @@ def without_padding(ids: np.ndarray, multiple: int = 8) -> np.ndarray:
     [[7, 1, 9, 9], [7, 1, 2, 9]]
     """
     # Equal tokens at a row's end are padding, except the first, which may be the EOS.
-    repeats = np.cumprod((ids == ids[:, -1:])[:, ::-1], axis=1).sum(axis=1)
-    longest = ids.shape[1] - int(repeats.min()) + 1
-    return ids[:, : min(ids.shape[1], -(-longest // multiple) * multiple)]
+    repeats = np.cumprod((ids == ids[..., -1:])[..., ::-1], axis=-1).sum(axis=-1)
+    longest = ids.shape[-1] - int(repeats.min()) + 1
+    return ids[..., : -(-longest // multiple) * multiple]

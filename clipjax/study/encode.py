@@ -84,16 +84,12 @@ def encode_texts(plan: Plan) -> Encoded:
     weights = class_weights(functools.partial(encode_text, {"params": params}), plan.tokens)
     check_class_weights(weights, plan.model)
     scale = float(module.apply({"params": params}, method="scale"))
-    flat = without_padding(plan.tokens.reshape(-1, plan.tokens.shape[-1]))
-    tokens = flat.reshape(*plan.tokens.shape[:2], -1)
-    return Encoded({}, weights, scale, tokens, plan, {}, {})
+    return Encoded({}, weights, scale, without_padding(plan.tokens), plan, {}, {})
 
 
 def image_encoder(plan: Plan) -> Callable[[np.ndarray], jax.Array]:
-    """Return uint8 images [B, S, S, 3] -> float32 [B, P] of length 1, on all accelerators.
-
-    On CPU on one device, so that cached features are the same bits on every machine.
-    """
+    """Return uint8 images [B, S, S, 3] -> float32 [B, P] of length 1, on all accelerators."""
+    # On CPU on one device, so that cached features are the same bits on every machine.
     devices = jax.local_devices()
     devices = devices[:1] if devices[0].platform == "cpu" else devices
     mesh = batch_mesh(plan.study.features.batch_size, devices)

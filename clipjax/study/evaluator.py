@@ -81,10 +81,7 @@ class Validation:
         self._measures = jax.jit(functools.partial(_validate, functions, encoded.classes))
 
     def measure(self, runs: Sequence[tuple[PhaseConfig, str]], stacked, shared) -> dict[str, list]:
-        """Return measures of stacked parameters, each a list over runs: (phase, target domain).
-
-        `shared` are parameters that all runs have.
-        """
+        """Return measures of stacked parameters, each a list over runs, (phase, target domain)."""
         stacked = jax.device_get(stacked)
         params = lambda i: merge(jax.tree.map(lambda x: x[i], stacked), shared)
         each = [self._one(*run, params(i)) for i, run in enumerate(runs)]
@@ -111,10 +108,8 @@ class Validation:
 def check_answers(method: str, what: str, *arrays) -> None:
     """Raise NonFiniteError for NaN or infinity, which argmax would call class 0."""
     if not all(map(is_finite, arrays)):
-        raise NonFiniteError(
-            f"{method} gives NaN or infinity for {what}: it diverged or the encoder's numbers "
-            "overflow; lower optim.lr, or set compute_dtype to float32."
-        )
+        remedy = "lower optim.lr, or set compute_dtype to float32."
+        raise NonFiniteError(f"{method} gives NaN or infinity for {what}; {remedy}")
 
 
 def _validate(functions: Functions, classes: Classes, params, parts: dict, given: dict | None):
@@ -122,15 +117,11 @@ def _validate(functions: Functions, classes: Classes, params, parts: dict, given
     predict = lambda part: functions.predict(params, part.features, classes)
     logits = {name: predict(part) for name, part in parts.items()}
     hits = {name: accuracy(logits[name], part.labels) for name, part in parts.items()}
-    seen = logits["target_val"]
-    found = {
-        "source_val": hits["source_val"],
+    seen, hits["oracle"] = logits["target_val"], hits.pop("target_val")
+    found = hits | {
         "negative_entropy": select.negative_entropy(seen),
         "information_maximization": select.information_maximization(seen),
         "soft_neighbourhood_density": select.soft_neighbourhood_density(seen[:MOST_FOR_DENSITY]),
-        "oracle": hits["target_val"],
-        "source_test": hits["source_test"],
-        "target_test": hits["target_test"],
     }
     source, target = parts["source_val"], parts["target_val"]
     adapted = [_adapted(functions, params, part.features) for part in (source, target)]
@@ -173,15 +164,11 @@ def _cached_ends(encoded: Encoded, data: Data) -> tuple[np.ndarray, np.ndarray]:
 def zero_shot_outcome(encoded: Encoded) -> Outcome:
     """Return the outcome of CLIP without training."""
     ends = _cached_ends(encoded, encoded.study.data)
-    logits = encoded.scale * ends[1] @ np.asarray(encoded.text_weights).T
-    return Outcome([distance(*ends)], logits[None], ends)
+    return Outcome([distance(*ends)], encoded.zero_shot(ends[1])[None], ends)
 
 
 def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[list[dict], Outcome]:
-    """Return rows per domain, split and variant, and the outcome of the method's own result.
-
-    `trained` is a `clipjax.study.restore.Trained`, `data` what it trained on.
-    """
+    """Return rows per domain, split and variant of a `Trained`, and its own result's outcome."""
     found = [_measure_variant(name, trained, v, data, encoded) for v in trained.variants]
     return [row for rows, _ in found for row in rows], found[0][1]
 
@@ -262,10 +249,9 @@ def zero_shot_rows(encoded: Encoded) -> list[dict]:
 
 
 def rule_table(history: list[list[dict]]) -> dict[str, dict]:
-    """Return what each selection rule would have picked, of each seed's validations.
+    """Return {rule: {"epoch", "source" and "target" test accuracy of its pick: each per seed}}.
 
-    {rule: {"epoch", "source" and "target" test accuracy: each per seed}}, without rules whose score
-    is missing (too few images).
+    Rules whose score is missing (too few images) are left out.
     """
     table = {}
     for rule in select.RULES:

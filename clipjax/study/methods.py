@@ -37,7 +37,6 @@ _NOT_GIVEN = ("num_classes", "parent", "name")
 _HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
 _DEEPEST = 64  # blocks; no CLIP has as many
 
-
 Functions = contract.Method | ClosedForm
 
 
@@ -159,19 +158,15 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
             f"{said} reads {', '.join(kind.reads)}, which a study does not bring; it brings "
             f"{', '.join(contract.READS)}, the source always."
         )
-    episodes = method.config.episodes
-    if "support" in kind.reads and episodes is None:
-        wanted = "{'way': ..., 'shot': ..., 'query': ..., 'count': ...}"
-        raise ConfigError(f"{said} needs episodes = {wanted}.")
-    if "support" not in kind.reads and episodes is not None:
-        raise ConfigError(f"{said} takes no episodes; leave them out.")
-    cut = "accumulate" if study.training.accumulate > 1 else ""
-    cut = cut or ("parallel" if study.devices.parallel == "pmap" else "")
-    if cut and method.trains and not kind.per_example:
-        raise ConfigError(
-            f"{said} compares the examples of a batch, so that parts of a batch have another "
-            f"loss; leave {cut} at its default."
-        )
+    if ("support" in kind.reads) != (method.config.episodes is not None):
+        wanted = "needs episodes = {'way': ..., 'shot': ..., 'query': ..., 'count': ...}"
+        fault = wanted if "support" in kind.reads else "takes no episodes; leave them out"
+        raise ConfigError(f"{said} {fault}.")
+    accumulates, parallel = study.training.accumulate > 1, study.devices.parallel == "pmap"
+    if (accumulates or parallel) and method.trains and not kind.per_example:
+        cut = "accumulate" if accumulates else "parallel"
+        fault = "compares the examples of a batch, of which parts have another loss"
+        raise ConfigError(f"{said} {fault}; leave {cut} at its default.")
 
 
 def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
@@ -183,10 +178,8 @@ def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
     takes = _options(module)
     for option, value in options.items():
         if option not in takes:
-            raise ConfigError(
-                f"{where} has no option {option}; its loss takes {', '.join(takes) or 'none'}."
-                f"{meant(option, [*takes, *FIELDS])}"
-            )
+            known, hint = ", ".join(takes) or "none", meant(option, [*takes, *FIELDS])
+            raise ConfigError(f"{where} has no option {option}; its loss takes {known}.{hint}")
         usual, give = takes[option], ""
         if isinstance(usual, bool) and not isinstance(value, bool):
             give = "True or False"
@@ -215,8 +208,7 @@ def group_runs(
 ) -> list[tuple[str, ...]]:
     """Group methods that can train as one program: they differ in numbers along the run alone.
 
-    `can_join` says whether a method trains on cached features throughout, `size` on how many
-    examples, which all of a program have in common.
+    `can_join`: whether a method trains on cached features throughout; `size`: on how many examples.
     """
     found: dict[Any, list[str]] = {}
     for name, method in methods.items():
@@ -246,10 +238,7 @@ def learning_rate(phase: PhaseConfig, steps: int) -> Callable:
 def build_optimizer(
     phase: PhaseConfig, steps: int, *, spans: tuple[Span, ...] = (), index=0, rate=None, **factors
 ) -> optax.GradientTransformation:
-    """Build the optimizer of a phase of `steps` steps, the `index`-th of `spans`.
-
-    `rate` replaces the phase's own learning rate, `factors` its `OPTIM_FACTORS`.
-    """
+    """Build a phase's optimizer; `rate` and `factors` replace its own rate and `OPTIM_FACTORS`."""
     optim = phase.optim
     rest = {k: getattr(optim, k) for k in ("weight_decay", "clip_norm", "lr_mults")}
     if spans:
@@ -264,8 +253,7 @@ def build_optimizer(
 def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
     """Raise ConfigError for patterns that match nothing, and for a phase that trains nothing.
 
-    `params` are the encoder's and the method's, `unused` layer groups that the method has no use
-    for.
+    `params` are the encoder's and the method's, `unused` layer groups that the method never reads.
     """
     try:
         check_patterns(phase.freeze, params)
@@ -280,10 +268,7 @@ def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
 
 
 def trains_on_pixels(config: Study | Pretraining) -> bool:
-    """Return whether a method trains from pixels, as far as the config says; in doubt, True.
-
-    `clipjax.study.plan.cached_phases` knows, but when memory is set up nothing is loaded yet.
-    """
+    """Return whether a method trains from pixels, by the config alone; in doubt, True."""
     if isinstance(config, Pretraining):
         return True
     tower = ("embedding", "projection", *(f"block_{i}" for i in range(_DEEPEST)))

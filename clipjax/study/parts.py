@@ -151,7 +151,8 @@ class Devices:
 
     parallel: str = field("jit", known=("jit", "pmap"))  # how devices share a batch
     mesh: Mesh = Mesh()
-    profile: str = field("", fits=_is_range, give="10:20 for steps 10 to 19")  # to be traced
+    # Steps to trace into the workdir.
+    profile: str = field("", fits=_is_range, give="a range: write 10:20 for steps 10 to 19")
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""

@@ -59,9 +59,8 @@ class Plan(NamedTuple):
 
 def clip_config(arch: Arch, tokenizer_dir: pathlib.Path) -> CLIPConfig:
     """Return the architecture of the config, with the vocabulary of the tokenizer's files."""
-    vocab = read_json(tokenizer_dir / "vocab.json")
+    vocab = read_json(file := tokenizer_dir / "vocab.json")
     if missing := {"<|startoftext|>", "<|endoftext|>"} - vocab.keys():
-        file = tokenizer_dir / "vocab.json"
         raise CheckpointError(f"{file} has no token {min(missing)}; give the tokenizer of a CLIP.")
     eos = vocab["<|endoftext|>"]
     check_names(VisionConfig, arch.vision, where="arch.vision")
@@ -98,21 +97,15 @@ def zero_shot_validation(module, preprocess, tokenize, prompts):
         for s in sources
     }
     encode_text = jax.jit(lambda p, x: module.apply({"params": p}, x, method="encode_text"))
-
-    @jax.jit
-    def encode_image(params, x):
-        x = preprocess.normalize(x)
-        return normalize(module.apply({"params": params}, x, method="encode_image"))
+    look = lambda pixels, rng: preprocess.normalize(pixels)
+    encode_image = jax.jit(make_backbone(module, look).encode["image"])
 
     def evaluate(params):
-        clip = params["clip"]
-        encode = functools.partial(encode_text, clip)
+        encode = functools.partial(encode_text, params["clip"])
         weights = zero_shot_classifier(encode, tokenize, dataset.classes, prompts)
-        logits = {s.domain: encode_image(clip, pixels[s.domain]) @ weights.T for s in sources}
-        return {
-            f"val/{s.domain}": float(accuracy(logits[s.domain], jnp.asarray(s.labels)))
-            for s in sources
-        }
+        logits = lambda source: encode_image(params, pixels[source.domain]) @ weights.T
+        hits = lambda source: float(accuracy(logits(source), jnp.asarray(source.labels)))
+        return {f"val/{source.domain}": hits(source) for source in sources}
 
     return evaluate
 
@@ -127,10 +120,8 @@ def prepare(config: Pretraining) -> Plan:
     corpus = pairs.PairCorpus(config.data.root)
     pairs.check_mixture(corpus, config.data.mixture)
     if corpus.image_size != arch.vision.image_size:
-        raise ConfigError(
-            f"{config.data.root} holds drawings of {corpus.image_size} pixels, but "
-            f"arch.vision.image_size is {arch.vision.image_size}; make them equal."
-        )
+        fault = f"{config.data.root} holds drawings of {corpus.image_size} pixels"
+        raise ConfigError(f"{fault}; arch.vision.image_size must be that too.")
     return Plan(config, corpus, tokenize, tokenizer_dir, arch, start_params(config.init, arch))
 
 
@@ -140,10 +131,8 @@ def start_params(init: str, arch: CLIPConfig):
         return None
     found, params = load_clip(init, dtype=jnp.float32)
     if found != arch:
-        raise ConfigError(
-            f"config.init={init!r} is a model of another architecture than config.arch and "
-            f"the tokenizer give:\n  {found}\n  {arch}"
-        )
+        fault = f"config.init={init!r} has another architecture than config.arch and the tokenizer"
+        raise ConfigError(f"{fault} give:\n  {found}\n  {arch}")
     return params
 
 
@@ -166,6 +155,9 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     half = ("pretrain", config.keep_patches, steps - config.full_steps)
     log = MetricsLog if processes.is_first() else NoLog
     axis = DATA if devices.parallel == "pmap" else None
+    every = config.log_every, config.save_every, config.evaluate_every
+    mesh = training_mesh(devices, config.batch_size, most=1)  # on CPU by default one device
+    trace = wanted_trace(devices.profile, workdir)
     folder, name = workdir / "checkpoints" / "pretrain", run_name(workdir)
     with Notice() as notice, Checkpointer(folder, keep=config.keep, run=name) as checkpointer:
         for phase, keep, until in (half, ("pretrain-full", 1.0, steps)):
@@ -175,17 +167,7 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
                 make_step(method.loss, optimizer, total_steps=steps, axis_name=axis),
                 state,
                 functools.partial(load_ahead, make, last=until, threads=1),
-                Steps(
-                    phase,
-                    until,
-                    config.log_every,
-                    config.save_every,
-                    config.evaluate_every,
-                    # On CPU one device, unless more are asked for.
-                    mesh=training_mesh(devices, config.batch_size, most=1),
-                    parallel=devices.parallel,
-                    trace=wanted_trace(devices.profile, workdir),
-                ),
+                Steps(phase, until, *every, mesh=mesh, parallel=devices.parallel, trace=trace),
                 Outputs(
                     checkpointer,
                     log(workdir / "metrics.jsonl"),

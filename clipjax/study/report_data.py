@@ -27,9 +27,8 @@ _NO_MEASURES = ("phase", "epoch", "step", "seed", "s_per_epoch", "steps_per_s", 
 def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
     """Return what the page shows beyond results and metrics, as JSON; "zero_shot" comes first.
 
-    "programs" are the methods that trained as one each, "tsne" are `tsne_maps` and "labels" of the
-    rows shown, "per_class" has {method: accuracy of each target class, mean over seeds}, "worst"
-    {method: `worst_classes` of the first seed}, "images" {target row: data URI}.
+    "programs" are the methods that trained as one each, "per_class" has {method: accuracy of each
+    target class, mean over seeds}, "worst" is of the first seed, "images" {target row: data URI}.
     """
     data, seed, plan = encoded.study.data, encoded.study.training.seeds[0], encoded.plan
     source, target = (encoded.parts[domain, "test"] for domain in (data.source_name, data.target))
@@ -75,9 +74,8 @@ def _mean_per_class(logits: np.ndarray, labels: np.ndarray) -> list[float | None
 def training_curves(records: list[dict], method_of: Mapping[str, str]) -> list[dict[str, Any]]:
     """Merge the records of metrics.jsonl by epoch: {"method", "phase", "epoch", measure: per seed}.
 
-    Records of phases that `method_of` (phase -> its method) lacks are left out. Validations join
-    the epoch they were made after; seeds that trained one after the other join each other; the
-    gradients' ratio, measured at lambda 1, is taken at the lambda of the epoch.
+    Phases that `method_of` (phase -> its method) lacks are left out. Validations join the epoch
+    they were made after; the gradients' ratio, measured at lambda 1, is multiplied by the epoch's.
     """
     merged: dict[tuple, dict[str, Any]] = {}
     for record in records:

@@ -12,11 +12,11 @@ from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.select import select
 from clipjax.io.finite import is_finite
 from clipjax.log import read_log
+from clipjax.model.hf.params import flat
 from clipjax.study.evaluator import View
 from clipjax.study.run_group import RunGroup
 from clipjax.train.checkpoint import warn
 from clipjax.train.distributed import processes
-from clipjax.train.groups import path_name
 
 PyTree = Any
 
@@ -127,17 +127,14 @@ def _averages(states: TrainState) -> PyTree:
 
 def find_non_finite(params: PyTree) -> str:
     """Return the name of a parameter that holds NaN or infinity; "" if none does."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return next((path_name(path) for path, leaf in leaves if not is_finite(leaf)), "")
+    return next((name for name, leaf in flat(params).items() if not is_finite(leaf)), "")
 
 
 def check_params(group: RunGroup, name: str, params: PyTree) -> None:
     """Raise CheckpointError for trained parameters that are not finite."""
     if where := find_non_finite(params):
-        raise CheckpointError(
-            f"{group.workdir}: what {name!r} trained holds NaN or infinity in {where}; its "
-            "checkpoint is damaged or its training diverged: start anew in another --workdir."
-        )
+        fault = f"the parameters of {name!r} hold NaN or infinity in {where}"
+        raise CheckpointError(f"{group.workdir}: {fault}; start anew in another --workdir.")
 
 
 def _unfinished(group: RunGroup, name: str) -> CheckpointError:

@@ -247,10 +247,8 @@ class RunGroup:
         training, best = self.training, None
         folder = self.workdir / "checkpoints" / phase.name
         if seed is None and (old := folder / f"seed{training.seeds[0]}").is_dir():
-            raise CheckpointError(
-                f"{old} is of a clipjax that trained {phase.name} from pixels, not on cached "
-                "features; start anew in another --workdir."
-            )
+            told = f"{old} is of a clipjax that trained {phase.name} from pixels"
+            raise CheckpointError(f"{told}; start anew in another --workdir.")
         if training.selection != "last" and phase is self.method.phases[-1]:
             best = functools.partial(
                 best_steps, rule=training.selection, count=max(1, training.keep_best)

@@ -61,10 +61,7 @@ def check_checkpoints(folder: pathlib.Path, name: str) -> None:
 
 
 def check_workdir(workdir: pathlib.Path, config: Study | Pretraining) -> None:
-    """Check that a workdir can be reached, written to, and holds no run of another config.
-
-    Raises ConfigError, with the fields that differ.
-    """
+    """Raise ConfigError for a workdir that cannot be written or holds another config's run."""
     check_reachable(workdir)
     if isinstance(config, Pretraining):
         local_only(workdir, "a pretraining run")

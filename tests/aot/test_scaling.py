@@ -10,7 +10,6 @@ import pytest
 
 import clipjax.study
 from clipjax.aot import ask as scaling
-from clipjax.aot import largest_batch as scaling_batch
 from clipjax.aot import report as scaling_report
 from clipjax.aot.ask import Answer, Question
 from clipjax.aot.compiled import Compiled
@@ -214,9 +213,9 @@ def test_no_batch_fits_where_parameters_alone_do_not(monkeypatch):
     refuse = lambda config, asked, say: answer_of(
         int((20 + 0.1 * asked.batch_size) * 2**30), asked.batch_size, fits=False
     )
-    monkeypatch.setattr(scaling_batch, "ask", refuse)
+    monkeypatch.setattr(scaling, "ask", refuse)
     first = refuse(None, Question("vit_g14", "v5e:1x1", batch_size=64), None)
-    assert scaling_batch.largest_batch(None, first) == (
+    assert scaling.largest_batch(None, first) == (
         "no batch was found that fits; cut the parameters with --fsdp."
     )
 
@@ -232,9 +231,9 @@ def test_the_largest_batch_lies_on_a_line_and_is_compiled(monkeypatch, bend):
         peak = int((2 + 0.1 * question.batch_size + extra) * 2**30)
         return answer_of(peak, question.batch_size, peak <= 15.75 * 2**30)
 
-    monkeypatch.setattr(scaling_batch, "ask", ask)
+    monkeypatch.setattr(scaling, "ask", ask)
     first = answer_of(int((2 + 6.4) * 2**30))
-    found = scaling_batch.largest_batch(None, first)
+    found = scaling.largest_batch(None, first)
     assert asked[:2] == [32, 136]  # half, then where the line reaches 98 % of 16 GiB
     largest = {0.0: 136, 0.5: 131}[bend]
     assert (

@@ -16,8 +16,7 @@ from clipjax import CLIP, load_clip, load_tokenizer, save_clip
 from clipjax.errors import CheckpointError
 from clipjax.io.finite import is_finite
 from clipjax.model.hf.config import config_from_hf, config_to_hf
-from clipjax.model.hf.names import hf_name, our_path
-from clipjax.model.hf.params import abstract_params, params_to_hf
+from clipjax.model.hf.params import abstract_params, hf_name, our_path, params_to_hf
 from tests.conftest import TINY, random_params, read_json, small_config
 
 

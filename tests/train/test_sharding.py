@@ -249,7 +249,7 @@ def mesh_of(**changes):
         ({"parallel": "pmap", "mesh.fsdp": 2}, "pmap keeps parameters whole .* use parallel=jit"),
         ({"parallel": "xmap"}, "'xmap'; known: jit, pmap"),
         ({"mesh.fsdp": 0}, "mesh.fsdp is 0; give a whole number, at least 1"),
-        ({"profile": "20:10"}, "write 10:20"),
+        ({"profile": "20:10"}, "profile is .* write 10:20 for steps 10 to 19"),
     ],
 )
 def test_what_no_devices_could_run_is_refused(changes, says):

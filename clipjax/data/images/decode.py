@@ -38,8 +38,7 @@ _UNSUPPORTED = {  # formats that PIL does not recognise, by how a file begins
     rb"(?s)....ftypavi[fs]": "AVIF, which this PIL was built without",
     rb"(?s)....ftyp(hei[cxms]|hevc|mif1)": "HEIC, which PIL does not read; convert it to JPEG",
 }
-# PIL raised the first three, and its bomb error, for 15,000 mutated files; its parsing may raise
-# the others.
+# For 15,000 mutated files PIL raised the first three; its parsing calls may raise the others.
 _UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, EOFError, OverflowError, LookupError)
 _UNREADABLE += (AssertionError, RuntimeError, struct.error, zlib.error)
 

@@ -17,7 +17,7 @@ import traceback
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
 import cloudpickle
 
@@ -25,18 +25,16 @@ from clipjax.errors import ConfigError, DataError
 
 MOST_THREADS = 16  # by default: more wait for Python's lock, and each holds two items
 
-T = TypeVar("T")
-
 
 def load_ahead(
-    load: Callable[[Any], T],
+    load: Callable[[Any], Any],
     first: int,
     last: int,
     *,
     workers: int = 0,
     threads: int | None = None,
     prepare: Callable[[int], Any] = int,
-) -> Iterator[T]:
+) -> Iterator:
     """Yield load(first) ... load(last - 1), some loaded ahead.
 
     >>> list(load_ahead(lambda number: 10 * number, 2, 5))
@@ -156,8 +154,11 @@ def serve(threads: int) -> None:
     threading.Thread(target=_answer, args=(pending, answers), daemon=True).start()
     pool = ThreadPoolExecutor(threads)
     try:
-        load = pool.submit(pickle.loads, pickle.load(requests))
-        load.exception()  # wait: items must not import what it is importing
+        sent, load = pickle.load(requests), Future()
+        try:  # in this thread: two that import at the same time may fail
+            load.set_result(pickle.loads(sent))
+        except Exception as error:
+            load.set_exception(error)
         while True:
             pending.put(pool.submit(lambda item: load.result()(item), pickle.load(requests)))
     except (EOFError, pickle.UnpicklingError):  # the parent is done, or dead

@@ -291,9 +291,8 @@ def _grid(x: Scale, y: Scale, x_label: str, y_label: str) -> str:
 
 def spread(values: Sequence[float], pad: float = 0.0) -> tuple[float, float]:
     """Return the range of the finite values, a little wider; never empty."""
-    finite = np.asarray(values, float)
-    finite = finite[np.isfinite(finite)]
-    low, high = float(finite.min()), float(finite.max())
+    finite = [value for value in map(float, values) if math.isfinite(value)]
+    low, high = min(finite), max(finite)
     room = pad * (high - low)
     if high - low <= 1e-9 * max(abs(low), abs(high), 1e-9):  # flat, or a single point
         room = 0.5 * abs(low) or 0.5

@@ -36,11 +36,8 @@ def choose_rows(labels: np.ndarray, label: int, seed: int, limit: int = PER_CLAS
 
 def sheet(title: str, strips: Sequence[Strip]) -> Cards:
     """Make the sheet for a page: a card for each class, with its images as data URIs."""
-    cards = []
-    for strip in strips:
-        pictures = [Picture(thumbnail(image), strip.name) for image in strip.images]
-        cards.append(Card(strip.name, counted(strip.count, "image"), pictures))
-    return Cards(title, cards)
+    pictures = lambda strip: [Picture(thumbnail(image), strip.name) for image in strip.images]
+    return Cards(title, [Card(s.name, counted(s.count, "image"), pictures(s)) for s in strips])
 
 
 def sheet_png(title: str, strips: Sequence[Strip]) -> bytes:
@@ -72,8 +69,8 @@ def sheet_png(title: str, strips: Sequence[Strip]) -> bytes:
 
 def _cut(text: str, font, width: float) -> str:
     text = writable(" ".join(text.split()))
-    if font.getlength(text) > width:
-        while text and font.getlength(text + "…") > width:
-            text = text[:-1]
-        text += "…"
-    return text
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"

@@ -42,8 +42,8 @@ PANELS = (
 def curves(metrics: list[dict[str, Any]]) -> dict[str, dict[str, Curve]]:
     """Return method -> measure -> its curve over epochs: mean, lowest and highest over seeds.
 
-    A record counts if it has an "epoch" and names its method, as "method" or as "phase". Epochs of
-    a method's later phases go on where the earlier ones ended.
+    A record counts if it has an "epoch" and a "method" or a "phase". Epochs of a method's later
+    phases go on where the earlier ones ended.
     """
     found: dict[str, dict[str, Curve]] = {}
     ended: dict[str, tuple[str, float, float]] = {}  # method -> phase, its start, last epoch

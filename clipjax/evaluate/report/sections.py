@@ -82,11 +82,9 @@ def features(evidence: dict) -> list[Item]:
     shown = sorted(present[np.argsort(-times, kind="stable")[:COLOURS]].tolist())
     group = [shown.index(k) if k in shown else -1 for k in label]
     rings: dict[str, Any] = {"shapes": domain, "shape_names": names, "notes": notes}
-    by_domain, by_class = [], []
-    for name, points in maps.items():
-        by_domain.append(scatter(f"{name}, by domain", points, domain, names, notes=notes))
-        labels = [classes[k] for k in shown]
-        by_class.append(scatter(f"{name}, by class", points, group, labels, **rings))
+    labels = [classes[k] for k in shown]
+    by_domain = [scatter(f"{k}, by domain", v, domain, names, notes=notes) for k, v in maps.items()]
+    by_class = [scatter(f"{k}, by class", v, group, labels, **rings) for k, v in maps.items()]
     others = len(set(label.tolist())) - len(shown)
     text = (
         f"t-SNE of the features of {sizes[0]} + {sizes[1]} test images, the same on every map "
@@ -184,15 +182,14 @@ def _card(each: dict, evidence: dict) -> Card:
 
 def selection(results: dict) -> list[Item]:
     """Show the epoch that each rule picks, and its accuracy on both domains."""
+    ends = ("source", "target")
     lines = [
-        [method, rule, _value(v.get("epoch"), 0)]
-        + [_value(v.get(end), 1, 100) for end in ("source", "target")]
+        [method, rule, _value(v.get("epoch"), 0), *(_value(v.get(end), 1, 100) for end in ends)]
         for method, by_rule in (results.get("selection_rules") or {}).items()
         for rule, v in by_rule.items()
     ]
-    source, target = results["data"]["source"], results["data"]["target"]
     text = "The epoch that each rule picks, and test accuracy there; an oracle sees target labels."
-    header = ["method", "rule", "epoch", f"{source} (source), %", f"{target} (target), %"]
+    header = ["method", "rule", "epoch", *(f"{results['data'][end]} ({end}), %" for end in ends)]
     return [Note(text), Table(header, lines, folded=False)] if lines else []
 
 

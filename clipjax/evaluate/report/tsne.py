@@ -17,15 +17,13 @@ def tsne_maps(
     """Map two domains' features to the plane, the same examples for every entry.
 
     t-SNE (van der Maaten and Hinton 2008) from the first two principal components, with a
-    perplexity of 30 or the largest that fewer points allow.
+    perplexity of 30 or the largest that fewer points allow. `features` map names to (source float
+    [N, F], target float [M, F]), N and M the same in all; `seed` is for t-SNE and for drawing at
+    most `limit` examples from each domain.
 
-    `features` map names to (source float [N, F], target float [M, F]), N and M the same in all;
-    `seed` is for t-SNE and for drawing at most `limit` examples from each domain.
-
-    Returns:
-      {"source": chosen rows, "target": chosen rows, "maps": {name: [[x, y], ...]}, "collapsed":
-      [names]}. A map lists the source's rows first. Fewer than 6 points, or one feature, give no
-      map; features that are all equal are `collapsed`.
+    Returns {"source": chosen rows, "target": chosen rows, "maps": {name: [[x, y], ...]},
+    "collapsed": [names]}. A map lists the source's rows first. Fewer than 6 points, or one feature,
+    give no map; features that are all equal are `collapsed`.
     """
     found: dict[str, Any] = {"source": [], "target": [], "maps": {}, "collapsed": []}
     if not features:
@@ -72,11 +70,8 @@ def worst_classes(
 
     Classes without mistakes are left out. Among equal accuracies, the class with more examples
     comes first, then the one of lower index. Examples are those of the largest margin, logit of the
-    answer over logit of the label.
-
-    Returns:
-      [{"class", "accuracy", "n", "confusions": [[class, count], ...] most frequent first,
-      "examples": [{"row", "predicted"}, ...]}, ...].
+    answer over logit of the label. Returns [{"class", "accuracy", "n", "confusions": [[class,
+    count], ...] most frequent first, "examples": [{"row", "predicted"}, ...]}, ...].
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
     answers = np.argmax(logits, axis=-1)

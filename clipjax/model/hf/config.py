@@ -43,8 +43,7 @@ def config_from_hf(data: dict) -> CLIPConfig:
 def _section(data: dict, kind: str, tower: str) -> dict | None:
     """Return a tower's part of a config.json; None if the file describes only the other tower.
 
-    Whole models nest it. Old files have it twice, and transformers then uses `vision_config_dict`.
-    Exports of one tower have it at the top, or keep the nesting of the model they were cut from.
+    Exports of one tower may nest it too. Old files have it twice; transformers uses `..._dict`.
     """
     if kind not in ("clip", _SINGLE[tower]):
         return None

@@ -6,6 +6,9 @@ import re
 import shutil
 from collections.abc import Iterable
 
+import huggingface_hub as hub
+from huggingface_hub import constants, errors
+
 from clipjax.errors import CheckpointError
 from clipjax.io import ASSETS
 from clipjax.model.hf.weights import INDEX, PICKLE, SINGLE, pickle_refusal, read_json
@@ -28,8 +31,7 @@ PREPROCESSORS = ("preprocessor_config.json", "processor_config.json")
 def find_model(name_or_path: str | os.PathLike, revision: str | None = None) -> pathlib.Path:
     """Return the directory of a model, see `clipjax.load_clip`; a Hub id is downloaded once.
 
-    CheckpointError for a name that is neither a directory nor a Hub id, a revision of a directory,
-    no network and no cached copy, no access, or a repository without safetensors.
+    CheckpointError: no such model, no access or network, no safetensors, a directory's revision.
     """
     return _find(name_or_path, revision, (*PREPROCESSORS, *TOKENIZER_FILES), weights=True)
 
@@ -55,28 +57,22 @@ def _find(name_or_path, revision: str | None, optional: Iterable[str], weights=F
     name = os.fspath(name_or_path)
     if name == "tiny" or pathlib.Path(name).is_dir():
         if revision:
-            raise CheckpointError(
-                f"{name!r} is a folder, which has no revision {revision!r}; leave revision empty."
-            )
+            fault = f"{name!r} is a folder, which has no revision {revision!r}"
+            raise CheckpointError(f"{fault}; leave revision empty.")
         return TINY if name == "tiny" else pathlib.Path(name)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
         raise CheckpointError(
             f"model {name!r} is neither a directory nor a Hub id like "
             "'openai/clip-vit-base-patch32', nor 'tiny', the embedded CLIP."
         )
-    from huggingface_hub.errors import HFValidationError, HTTPError
-
     try:
         return _download(name, revision, optional, weights)
-    except (HFValidationError, HTTPError, OSError) as error:  # HfHubHTTPError is an OSError
+    except (errors.HFValidationError, errors.HTTPError, OSError) as error:
         raise CheckpointError(_explain(error, name, revision)) from None
 
 
 def _download(repo: str, revision: str | None, optional: Iterable[str], weights: bool):
     """Fetch config.json, the weights if wanted and those of the optional files that exist."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     config = _fetch(repo, CONFIG, revision)
     if config is None:
         raise CheckpointError(f"model {repo!r} has no {CONFIG}; it is no model.")
@@ -88,7 +84,7 @@ def _download(repo: str, revision: str | None, optional: Iterable[str], weights:
     for file in optional:
         try:
             _fetch(repo, file, revision)
-        except LocalEntryNotFoundError:
+        except errors.LocalEntryNotFoundError:
             # Offline, a file that is not cached did not exist. A lost connection is an error.
             if not constants.HF_HUB_OFFLINE:
                 raise
@@ -97,31 +93,25 @@ def _download(repo: str, revision: str | None, optional: Iterable[str], weights:
 
 def _fetch(repo: str, file: str, revision: str | None) -> pathlib.Path | None:
     """Return a file's path in the cache; None if the repository lacks it."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import RemoteEntryNotFoundError
-
     try:
-        return pathlib.Path(hf_hub_download(repo, file, revision=revision))
-    except RemoteEntryNotFoundError:
+        return pathlib.Path(hub.hf_hub_download(repo, file, revision=revision))
+    except errors.RemoteEntryNotFoundError:
         return None
 
 
 def _fetch_weights(repo: str, revision: str | None) -> bool:
     """Fetch one safetensors file, or an index and its shards; False if there are only pickles."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
     lost = None
     try:
         if _fetch(repo, SINGLE, revision):
             return True
-    except LocalEntryNotFoundError as error:  # the cache may hold shards instead
+    except errors.LocalEntryNotFoundError as error:  # the cache may hold shards instead
         lost = error
     index = _fetch(repo, INDEX, revision)
     if index is None:
         if lost:
             raise lost
-        if HfApi().file_exists(repo, PICKLE, revision=revision):
+        if hub.HfApi().file_exists(repo, PICKLE, revision=revision):
             return False
         raise CheckpointError(f"model {repo!r} has no {SINGLE}.")
     for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
@@ -131,18 +121,12 @@ def _fetch_weights(repo: str, revision: str | None) -> bool:
 
 
 def _conversion(repo: str) -> str | None:
-    """Return the revision at which the Hub's own bot offers a repository's pickles as safetensors.
-
-    Many older models (openai/clip-vit-base-patch32 among them) have them only there.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
+    """Return the revision at which the Hub's bot offers safetensors; many models lack others."""
     try:
-        for found in HfApi().get_repo_discussions(repo, discussion_type="pull_request"):
+        for found in hub.HfApi().get_repo_discussions(repo, discussion_type="pull_request"):
             if found.author == "SFconvertbot" and "safetensors" in found.title:
                 return f"refs/pr/{found.num}"
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         if error.response.status_code not in (403, 404):  # owners can switch discussions off
             raise
     return None
@@ -150,8 +134,6 @@ def _conversion(repo: str) -> str | None:
 
 def _explain(error: Exception, repo: str, revision: str | None) -> str:
     """Say in one sentence what an error of huggingface_hub means."""
-    from huggingface_hub import constants, errors
-
     model, cache = f"model {repo!r}", constants.HF_HUB_CACHE
     why = " ".join(str(error).split())[:200]
     tiny = "or use 'tiny', the embedded CLIP."

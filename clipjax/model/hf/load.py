@@ -17,8 +17,13 @@ from clipjax.model.clip import CLIPConfig
 from clipjax.model.hf import weights
 from clipjax.model.hf.config import config_from_hf, config_to_hf
 from clipjax.model.hf.hub import find_model
-from clipjax.model.hf.names import our_path
-from clipjax.model.hf.params import check_tensors, params_from_hf, params_to_hf, without_prefix
+from clipjax.model.hf.params import (
+    check_tensors,
+    our_path,
+    params_from_hf,
+    params_to_hf,
+    without_prefix,
+)
 from clipjax.model.layers.positions import resize_positions
 
 PyTree = Any
@@ -84,20 +89,16 @@ def _check_projection(config: CLIPConfig, tensors: Mapping[str, weights.Stored])
     """Refuse exports of one tower without its projection: they have no shared embedding space."""
     if config.vision is not None and config.text is not None:
         return
-    name = "text_projection" if config.vision is None else "visual_projection"
-    if f"{name}.weight" not in tensors:
-        raise CheckpointError(
-            f"the weights hold no {name}.weight; export the model's ...WithProjection variant."
-        )
+    name = f"{'text' if config.vision is None else 'visual'}_projection.weight"
+    if name not in tensors:
+        raise CheckpointError(f"the weights hold no {name}; export the ...WithProjection variant.")
 
 
 def check_size(config: CLIPConfig, preprocess: Any, origin: object) -> None:
     """Raise CheckpointError unless the preprocessing makes images of the model's size."""
     if config.vision.image_size != preprocess.size:
-        raise CheckpointError(
-            f"{origin}: its preprocessor makes pictures of {preprocess.size} pixels, its "
-            f"config.json wants {config.vision.image_size}; correct one, or set image_size."
-        )
+        fault = f"preprocessing to {preprocess.size} pixels, a tower of {config.vision.image_size}"
+        raise CheckpointError(f"{origin} has {fault}; correct one, or set image_size.")
 
 
 def _with_image_size(config: CLIPConfig, params: PyTree, size: int) -> tuple[CLIPConfig, PyTree]:
@@ -117,8 +118,7 @@ def save_clip(
 ) -> None:
     """Write config.json and model.safetensors, which `transformers.CLIPModel` opens too.
 
-    Parameters are stored in `dtype`; None changes no bit. CheckpointError if they are not finite in
-    it.
+    Parameters are stored in `dtype`; None changes no bit. CheckpointError if not finite in it.
     """
     directory = pathlib.Path(directory)
     file = directory / weights.SINGLE

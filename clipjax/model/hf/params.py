@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -11,12 +12,82 @@ import numpy as np
 
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import CLIP, CLIPConfig
-from clipjax.model.hf.names import hf_name, hf_shape, our_path, to_hf, to_ours
 
 PyTree = Any
 LISTED = 5  # tensors of a kind that an error names
 # Prefixes that training frameworks, compilers and adapters put before every name.
 PREFIXES = ("clip.", "clip_model.", "model.", "module.", "base_model.", "_orig_mod.", "net.")
+_EMBEDDINGS = {
+    f"{tower}/{kind}_embedding": f"{tower}_model.embeddings.{kind}_embedding{end}"
+    for tower, kind, end in (
+        ("vision", "patch", ".weight"),
+        ("vision", "class", ""),
+        ("vision", "position", ".weight"),
+        ("text", "token", ".weight"),
+        ("text", "position", ".weight"),
+    )
+}
+_OUR_EMBEDDINGS = {name: path for path, name in _EMBEDDINGS.items()}
+
+
+def our_path(name: str) -> str | None:
+    """Return the path of a Hugging Face tensor in our tree; None for buffers without weights.
+
+    An unknown name gets a path that no model has.
+
+    >>> our_path("vision_model.encoder.layers.3.mlp.fc1.weight")
+    'vision/block_3/fc1/kernel'
+    """
+    if name.endswith("position_ids") or name in _OUR_EMBEDDINGS:
+        return _OUR_EMBEDDINGS.get(name)
+    path = re.sub(r"^(vision|text)_model\.", r"\1/", name)
+    path = re.sub(r"/encoder\.layers\.(\d+)\.(mlp\.)?", r"/block_\1/", path).replace(".", "/")
+    path = path.replace("/pre_layrnorm/", "/pre_layernorm/")
+    path = re.sub(r"(norm\d?)/weight$", r"\1/scale", path)
+    path = re.sub("/weight$", "/kernel", path)
+    return path if hf_name(path) == name else name
+
+
+def hf_name(path: str) -> str:
+    """Return the Hugging Face name of a parameter of ours, the inverse of `our_path`.
+
+    >>> hf_name("vision/block_3/layer_norm1/scale")
+    'vision_model.encoder.layers.3.layer_norm1.weight'
+    """
+    if path in _EMBEDDINGS:
+        return _EMBEDDINGS[path]
+    name = re.sub(r"/(kernel|scale)$", ".weight", path).replace("/bias", ".bias")
+    # Hugging Face's own spelling, kept for compatibility since 2021.
+    name = name.replace("vision/pre_layernorm", "vision/pre_layrnorm")
+    name = re.sub(r"/(fc1|fc2)", r"/mlp.\1", name)
+    name = re.sub(r"^(vision|text)/block_(\d+)/", r"\1_model.encoder.layers.\2.", name)
+    return re.sub(r"^(vision|text)/", r"\1_model.", name).replace("/", ".")
+
+
+def to_ours(path: str, tensor: np.ndarray) -> np.ndarray:
+    """Convert a tensor from Hugging Face's layout to ours."""
+    if path == "vision/patch_embedding":  # [D, C, P, P] -> [P * P * C, D]
+        return tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0])
+    return tensor.T if path.endswith("/kernel") else tensor
+
+
+def to_hf(path: str, tensor: np.ndarray, config: CLIPConfig) -> np.ndarray:
+    """Invert `to_ours`, in C order; dtype and bits stay."""
+    if path == "vision/patch_embedding":
+        patch = config.vision.patch_size
+        split = tensor.reshape(patch, patch, config.vision.num_channels, -1)
+        tensor = split.transpose(3, 2, 0, 1)
+    elif path.endswith("/kernel"):
+        tensor = tensor.T
+    return np.asarray(tensor, order="C")  # not ascontiguousarray: it makes scalars 1-d
+
+
+def hf_shape(path: str, shape: tuple[int, ...], config: CLIPConfig) -> tuple[int, ...]:
+    """Return the shape that `to_hf` gives a parameter of ours of the given shape."""
+    if path == "vision/patch_embedding":
+        patch = config.vision.patch_size
+        return (shape[1], config.vision.num_channels, patch, patch)
+    return shape[::-1] if path.endswith("/kernel") else shape
 
 
 def abstract_params(config: CLIPConfig) -> PyTree:
@@ -60,10 +131,10 @@ def flat(tree: PyTree) -> dict[str, Any]:
 def check_tensors(
     shapes: Mapping[str, tuple[int, ...]], config: CLIPConfig, origin: str
 ) -> dict[str, str]:
-    """Map the path in our tree of every parameter of the config to its Hugging Face name.
+    """Map the path in our tree of every parameter to its Hugging Face name, if there.
 
-    A missing `logit_scale` is left out; it gets the config's initial value. The CheckpointError
-    counts tensors that are missing (-), unexpected (+) or of another shape (!), and lists some.
+    Only a `logit_scale` may be missing. The CheckpointError counts tensors that are missing (-),
+    unexpected (+) or of another shape (!), and lists some.
     """
     expected = flat(abstract_params(config))
     found = {our_path(name): name for name in shapes if our_path(name)}
@@ -111,8 +182,7 @@ def params_from_hf(
 ) -> PyTree:
     """Read tensors one by one into our tree; only one of them is in memory beside it.
 
-    `names` maps paths in our tree to Hugging Face names, from `check_tensors`, and `read` these to
-    tensors; `dtype` is that of a missing logit scale.
+    `names` are of `check_tensors`, `read` maps them to tensors; `dtype`: of a missing logit scale.
     """
     abstract = abstract_params(config)
     scale = lambda: jnp.asarray(config.logit_scale_init_value, dtype or jnp.float32)

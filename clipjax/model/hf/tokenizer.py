@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from clipjax.errors import CheckpointError
+from clipjax.io.texts import counted
 from clipjax.model.clip import TextConfig
 from clipjax.model.hf.config import config_from_hf
 from clipjax.model.hf.hub import TOKENIZER_FILES, find_tokenizer
@@ -36,19 +37,16 @@ def load_tokenizer(
     """
     directory = find_tokenizer(name_or_path, revision)
     if not any((directory / f).exists() for f in ("vocab.json", "tokenizer.json")):
-        raise CheckpointError(
-            f"{directory} holds neither vocab.json (with merges.txt) nor tokenizer.json; copy them."
-        )
+        files = "vocab.json (with merges.txt) nor tokenizer.json"
+        raise CheckpointError(f"{directory} holds neither {files}; copy them.")
     if tower is None and (context is None or (directory / "config.json").exists()):
         tower = config_from_hf(read_json(directory / "config.json")).text
         if tower is None:
             raise CheckpointError(f"{directory} holds an image tower only; it cannot read texts.")
     context = tower.max_position_embeddings if context is None else context
     if context < 2:
-        tokens = f"{context} token{'s' * (context != 1)}"
-        raise CheckpointError(
-            f"{directory}: {tokens} has no room for a text; correct max_position_embeddings."
-        )
+        fault = f"{counted(context, 'token')} has no room for a text"
+        raise CheckpointError(f"{directory}: {fault}; correct max_position_embeddings.")
     tokenizer = _open_tokenizer(directory)
 
     def tokenize(texts: Sequence[str]) -> np.ndarray:
@@ -95,10 +93,9 @@ def _check_merges(directory: pathlib.Path, tokenizer) -> None:
     learned = {t for t in read_json(directory / "vocab.json") if len(t.removesuffix("</w>")) > 1}
     named = {t for t in learned if t[0] + t[-1] in ("<>", "[]")}  # special, or kept for later use
     if lost := sorted(learned - named - made - set(tokenizer.get_added_vocab())):
-        raise CheckpointError(
-            f"{directory / 'merges.txt'} does not belong to vocab.json: it makes no token "
-            f"{lost[0]!r} ({len(lost)} like it); copy both again."
-        )
+        lacks = f"it makes no token {lost[0]!r} ({len(lost)} like it)"
+        file = directory / "merges.txt"
+        raise CheckpointError(f"{file} does not belong to vocab.json: {lacks}; copy both again.")
 
 
 def _check_tokens(

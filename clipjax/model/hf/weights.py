@@ -93,10 +93,9 @@ def checked(name: str, tensor: np.ndarray, dtype: Any, file: pathlib.Path) -> np
     if is_finite(cast):
         return cast
     if is_finite(tensor):
-        raise CheckpointError(
-            f"{file}: tensor {name} reaches {np.abs(tensor.astype(np.float64)).max():.3g}, which "
-            f"{np.dtype(dtype).name} does not hold; use another dtype."
-        )
+        largest, held = np.abs(tensor.astype(np.float64)).max(), np.dtype(dtype).name
+        fault = f"tensor {name} reaches {largest:.3g}, which {held} does not hold"
+        raise CheckpointError(f"{file}: {fault}; use another dtype.")
     bad = int((~np.isfinite(tensor)).sum())
     found = f"NaN or infinity ({bad} of {tensor.size} numbers)"
     raise CheckpointError(f"{file}: tensor {name} holds {found}; use a sound copy.")

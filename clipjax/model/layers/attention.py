@@ -36,10 +36,7 @@ def attend(
 
 
 def attend_cpu(q: jax.Array, k: jax.Array, v: jax.Array, *, causal: bool) -> jax.Array:
-    """Compute `attend` with one batch axis over examples and heads.
-
-    Where heads lie between tokens and features, XLA's CPU backend copies in every product.
-    """
+    """Compute `attend` with heads in the batch axis, where XLA's CPU backend copies nothing."""
     batch, tokens, heads, width = q.shape
     q, k, v = (jnp.moveaxis(x, 2, 1).reshape(batch * heads, -1, width) for x in (q, k, v))
     scores = jnp.einsum("nqd,nkd->nqk", q, k) * width**-0.5
@@ -60,8 +57,7 @@ def attend_pooled(
 ) -> jax.Array:
     """`attend` for one query per example, [B, 1, H, D], twice [B, T, H, D] -> [B, 1, H, D].
 
-    The query sees the first `lengths` tokens, int [B]; None: all. There are no T x T scores, so no
-    kernel is worth it.
+    The query sees the first `lengths` tokens, int [B]; None: all.
     """
     return jax.nn.dot_product_attention(
         q, k, v, key_value_seq_lengths=lengths, implementation="xla"
@@ -75,12 +71,10 @@ def check_kernel(kernel: str | None, dtype: jnp.dtype) -> None:
         raise ConfigError(f"there is no attention kernel {kernel!r}; known: {known}.")
     if kernel != "cudnn":
         return
-    if jax.default_backend() != "gpu":
-        raise ConfigError(
-            f"attention kernel 'cudnn' needs an NVIDIA GPU and JAX runs on the "
-            f"{jax.default_backend()} here; {_REMEDY}."
-        )
-    if dtype not in (jnp.float16, jnp.bfloat16):
-        raise ConfigError(
-            f"attention kernel 'cudnn' computes in half precision only, not in {dtype}; {_REMEDY}."
-        )
+    fault = ""
+    if (backend := jax.default_backend()) != "gpu":
+        fault = f"needs an NVIDIA GPU and JAX runs on the {backend} here"
+    elif dtype not in (jnp.float16, jnp.bfloat16):
+        fault = f"computes in half precision only, not in {dtype}"
+    if fault:
+        raise ConfigError(f"attention kernel 'cudnn' {fault}; {_REMEDY}.")

@@ -66,12 +66,10 @@ def gradients_plain(
 
 
 def affine_cpu(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """Compute `affine` as a product of two matrices.
+    """Compute `affine` as a product of matrices: with more axes XLA would transpose activations.
 
-    With more axes XLA would transpose the activations in memory for the kernel's gradient. bfloat16
-    is summed in float32 and rounded once: XLA's CPU backend (jaxlib 0.10) uses the processor's
-    bfloat16 units (AMX of x86) only for products with a float32 result and both sides row-major;
-    others are 2 to 10 times as slow.
+    bfloat16 is summed in float32 and rounded once: XLA's CPU backend (jaxlib 0.10) uses AMX only
+    for products with a float32 result and both sides row-major; others are 2 to 10 times as slow.
     """
     rows, half = x.reshape(-1, x.shape[-1]), x.dtype == jnp.bfloat16
     bias = bias.astype(jnp.float32) if half and bias is not None else bias

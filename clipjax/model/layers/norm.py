@@ -11,10 +11,7 @@ from clipjax.adapt.varying import alike
 
 
 class LayerNorm(nn.Module):
-    """Parameters and values of `flax.linen.LayerNorm(dtype=float32)`, [..., D] -> float32 [..., D].
-
-    Half-precision statistics are a known source of NaN.
-    """
+    """`flax.linen.LayerNorm` in float32, as half-precision gives NaN, [..., D] -> float32."""
 
     eps: float
 
@@ -58,10 +55,7 @@ def _backward(eps, kept, gradient):
 
 @cache
 def _gradients(eps):
-    """Return both gradient functions, (x, scale, gradient) -> those of x, scale and bias.
-
-    Cached, so that JAX traces each only once per shape.
-    """
+    """Return both gradient functions, cached so that JAX traces each only once per shape."""
 
     def cpu(x, scale, gradient):
         mean, inverse = _statistics(x, eps)

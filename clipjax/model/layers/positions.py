@@ -10,8 +10,7 @@ from clipjax.errors import CheckpointError
 def sincos_positions(grid: int, width: int, amplitude: float = 0.3) -> jax.Array:
     """Make initial position embeddings of a class token and grid^2 patches, [1 + grid^2, width].
 
-    Sines and cosines of rows and columns (Beyer et al. 2022, arXiv 2205.01580), which help training
-    from scratch on few images.
+    Sines and cosines of rows and columns (Beyer et al. 2022, arXiv 2205.01580).
     """
     quarter = -(-width // 4)
     angle = jnp.arange(grid)[:, None] / 10_000 ** (jnp.arange(quarter) / quarter)
@@ -54,9 +53,8 @@ def resize_positions(table: np.ndarray, grid: int) -> np.ndarray:
     """
     old = int(np.sqrt(len(table) - 1))
     if old * old != len(table) - 1:
-        raise CheckpointError(
-            f"{len(table)} position embeddings cannot be resized: they are no square of patches."
-        )
+        fault = f"{len(table)} position embeddings are no square of patches"
+        raise CheckpointError(f"{fault}, and cannot be resized; leave image_size empty.")
     if old == grid:
         return table
     matrix = bicubic_matrix(old, grid)
