@@ -1,5 +1,6 @@
 """Loading ahead in threads and in processes: order, errors, and how processes end."""
 
+import importlib
 import os
 import pathlib
 import signal
@@ -63,6 +64,27 @@ def test_workers_give_the_same_in_the_same_order_without_fork_or_jax(monkeypatch
     assert {found[1] for found in threads} == {os.getpid()}
     assert len({found[1] for found in processes} - {os.getpid()}) == 2
     assert not any(found[2] for found in processes)
+
+
+class Pause:
+    def __reduce__(self):
+        return time.sleep, (1,)
+
+
+def test_a_worker_never_imports_one_package_in_two_threads(tmp_path, monkeypatch):
+    """Python would let one of them see it half made: `load` needs `slow`, its items `slow.part`."""
+    package = tmp_path / "slow"
+    package.mkdir()
+    (package / "__init__.py").write_text("import slow.other\n")
+    text = "import time\n\ntime.sleep(2)\nfrom slow.part import Item\n"
+    (package / "other.py").write_text(text)
+    (package / "part.py").write_text("import slow.other\n\n\nclass Item(int):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    slow = importlib.import_module("slow")
+    # The pause: items are read while `slow` is being imported.
+    prepare = lambda number: (Pause(), slow.part.Item(number))
+    items = load_ahead(lambda item: int(slow.other.Item(item[1])), 0, 3, workers=1, prepare=prepare)
+    assert list(items) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
