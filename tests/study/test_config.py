@@ -157,13 +157,14 @@ def test_nothing_below_the_door_knows_config_dicts():
 
 
 @pytest.mark.slow
-def test_a_study_from_python_leaves_no_files(tmp_path, monkeypatch):
+def test_a_study_from_python_leaves_no_files(tmp_path, monkeypatch, photos, wee_clip):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
     (tmp_path / "tmp").mkdir()
     study = Study(
-        data=Data(domains=("sketch",)),
+        encoder=Encoder(model=str(wee_clip)),
+        data=Data(root=str(photos), source="real", target="sketch", domains=("sketch",)),
         training=Training(seeds=(0,), epochs=1),
         stages=("head",),
         methods={"head": HEAD},
@@ -171,6 +172,6 @@ def test_a_study_from_python_leaves_no_files(tmp_path, monkeypatch):
     found = run(study)
     assert [row["method"] for row in found.rows].count("head") == 4  # test, val; two domains
     assert {record["phase"] for record in found.curves} == {"head"}
-    assert found.params["head"]["classifier"]["layer_1"]["bias"].shape == (1, 28)
+    assert found.params["head"]["classifier"]["layer_1"]["bias"].shape == (1, 3)
     assert found.results["seeds"] == [0] and found.workdir is None
     assert [p.name for p in tmp_path.rglob("*")] == ["tmp"]
