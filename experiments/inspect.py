@@ -1,4 +1,4 @@
-"""What a run would see, before it runs: `python -m experiments.inspect --config=configs/dann.py`.
+"""Show what a run would see: `python -m experiments.inspect --config=configs/dann.py`.
 
 Counts images, classes, duplicates and unreadable files, and shows some images. Prints it in
 short; --out gets inspect.html with all of it, and a contact sheet (PNG) of each domain. Nothing is

@@ -33,7 +33,7 @@ class Subject(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Whether a run accepts the images that it finds unreadable."""
+    """Return whether a run accepts the images that it finds unreadable."""
 
     parts: Sequence[Part]  # that it reads
     unreadable: int  # images of theirs; an estimate where not all were decoded

@@ -1,4 +1,4 @@
-"""What the command lines share: how a command starts, speaks and ends."""
+"""Shared by the command lines: how a command starts, speaks and ends."""
 
 import contextlib
 import errno

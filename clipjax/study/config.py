@@ -1,4 +1,4 @@
-"""What a run is told, typed: `Study` and `Pretraining`, and `parse`, which makes them of mappings.
+"""The typed configs `Study` and `Pretraining`, and `parse`, which makes them of mappings.
 
 configs/*.py are parsed here once, at the door; nothing below knows ml_collections. In Python:
 

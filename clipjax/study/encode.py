@@ -57,7 +57,7 @@ class Encoded(NamedTuple):
 
     @property
     def study(self) -> Study:
-        """What the run was told."""
+        """The config of the run."""
         return self.plan.study
 
     def labelled_rows(self, data: Data) -> np.ndarray | None:

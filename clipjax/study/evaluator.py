@@ -149,7 +149,7 @@ def distance(source, target) -> float | None:
 
 
 class Outcome(NamedTuple):
-    """What a method makes of the test images of source and target."""
+    """A method's answers to the test images of source and target."""
 
     distances: list[float | None]  # proxy A-distance per seed
     logits: np.ndarray  # of the target, [seeds, N, K]

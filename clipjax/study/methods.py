@@ -55,7 +55,7 @@ class Method(NamedTuple):
 
     @property
     def trains(self) -> bool:
-        """Whether it takes steps."""
+        """Return whether it takes steps."""
         return isinstance(self.kind, contract.Method)
 
     @property

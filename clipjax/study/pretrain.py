@@ -47,7 +47,7 @@ from clipjax.train.stream import Steps, fit_stream
 
 
 class Plan(NamedTuple):
-    """What pretraining reads, opened and checked."""
+    """Model and data of pretraining, opened and checked."""
 
     config: Pretraining
     corpus: pairs.PairCorpus

@@ -1,4 +1,4 @@
-"""What a finished study leaves for people: evidence.json and report.html."""
+"""Write evidence.json and report.html of a finished study."""
 
 import json
 import pathlib

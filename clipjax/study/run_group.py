@@ -131,7 +131,7 @@ class RunGroup:
 
     @property
     def described(self) -> str:
-        """What is about to train, for people."""
+        """Return a line on what is about to train."""
         seeds, epochs = len(self.training.seeds), self.method.config.epochs
         if not self.study.sweep:
             return f"train {self.title}: {epochs} epochs, {seeds} seeds"

@@ -38,7 +38,7 @@ silent = lambda line: None  # in place of `say`
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What a study found."""
+    """Results, curves and parameters of a study."""
 
     study: Study  # what was run
     results: dict[str, Any]  # the content of results.json

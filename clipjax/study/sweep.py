@@ -25,7 +25,7 @@ _KNOWN = "optim.<field>, methods.<name>.<option>, methods.<name>.optim.<field>, 
 
 
 class Entry(NamedTuple):
-    """What a method is made of."""
+    """The parts of a method."""
 
     stage: str
     setting: Setting  # empty without a sweep

@@ -74,7 +74,7 @@ def layer_groups(params: PyTree) -> tuple[str, ...]:
 
 
 def matches(pattern: str, name: str | Name) -> bool:
-    """Whether a whole name (of a `Name`, the group or the path) matches a regex.
+    """Return whether a whole name (of a `Name`, the group or the path) matches a regex.
 
     `block_2..5` in it is a range of blocks.
 
@@ -90,7 +90,7 @@ def matches(pattern: str, name: str | Name) -> bool:
 
 
 def is_frozen(name: str | Name, freeze: Sequence[str]) -> bool:
-    """Whether any pattern of `freeze` matches."""
+    """Return whether any pattern of `freeze` matches."""
     return any(matches(pattern, name) for pattern in freeze)
 
 

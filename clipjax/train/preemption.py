@@ -51,7 +51,7 @@ class Notice:
         self._given = True
 
     def reached(self, step: int) -> bool:
-        """Whether to stop after this step; ask for every step in turn."""
+        """Return whether to stop after this step; ask for every step in turn."""
         return self._given or _all_reached()
 
 
@@ -79,7 +79,7 @@ def leave(checkpointer: Checkpointer, phase: str, step: int) -> NoReturn:
 
 
 def _all_reached() -> bool:
-    """Whether all processes of `jax.distributed` stop together now.
+    """Return whether all processes of `jax.distributed` stop together now.
 
     JAX stops them at the number after the largest asked for; steps restart with every method and
     seed, so it is given a count of the questions.

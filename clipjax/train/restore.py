@@ -71,7 +71,7 @@ def steps_in(path: Path) -> list[int]:
 
 
 def is_step(name: str) -> bool:
-    """Whether a folder of this name counts as a checkpoint, complete or not.
+    """Return whether a folder of this name counts as a checkpoint, complete or not.
 
     >>> [is_step(name) for name in ("12", f"12{_UNFINISHED}", "2layers", "seed0")]
     [True, True, False, False]
@@ -130,7 +130,7 @@ def differences(place: Path, wanted: PyTree) -> list[str]:
 
 
 def of_optimizer(difference: str) -> bool:
-    """Whether one of `differences` is in the optimizer state of a `TrainState`."""
+    """Return whether one of `differences` is in the optimizer state of a `TrainState`."""
     return difference.startswith("opt_state/")
 
 

@@ -115,7 +115,7 @@ def _driven(
 
 
 def _is_late(seconds: float, done: int) -> bool:
-    """Whether the last checkpoint is too old, by the clock of any process."""
+    """Return whether the last checkpoint is too old, by the clock of any process."""
     late = seconds > SAVE_SECONDS
     if processes.several():
         late = done % AGREE_EVERY == 0 and any(processes.gather(late))

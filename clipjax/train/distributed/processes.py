@@ -99,7 +99,7 @@ def see_off() -> None:
 
 
 def _on_cluster() -> bool:
-    """Whether JAX can find the other processes by itself, without asking the network."""
+    """Return whether JAX can find the other processes by itself, without asking the network."""
     slurm = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
     mpi = ("OMPI_MCA_orte_hnp_uri",)
     for names, size in ((slurm, "SLURM_NTASKS"), (mpi, "OMPI_COMM_WORLD_SIZE")):
@@ -111,7 +111,7 @@ def _on_cluster() -> bool:
 
 
 def several() -> bool:
-    """Whether there are other processes."""
+    """Return whether there are other processes."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
@@ -121,7 +121,7 @@ def place() -> tuple[int, int]:
 
 
 def is_first() -> bool:
-    """Whether this is the process that prints and writes."""
+    """Return whether this is the process that prints and writes."""
     return place()[0] == 0
 
 
