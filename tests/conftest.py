@@ -67,7 +67,7 @@ LONGEST = (
 
 
 # Fixtures that train or start processes: whichever test asks first pays for them.
-SLOW = {"eight", "exported", "finished", "swept", "two_stage", "undisturbed"}
+SLOW = {"eight", "said", "exported", "finished", "swept", "two_stage", "undisturbed"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m deselects

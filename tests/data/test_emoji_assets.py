@@ -172,6 +172,7 @@ def test_no_image_is_shared_between_identities_of_test_and_the_rest(rows, decode
             assert found.min() >= threshold, (domain, first, second, found.min())
 
 
+@pytest.mark.slow
 def test_the_distance_sees_a_copy_and_a_mirror_image(decoded):
     images = np.stack([np.asarray(image) for image in decoded["test"][:8]])
     assert relative_distances(images, images[:, :, ::-1]).diagonal().max() < 1e-6

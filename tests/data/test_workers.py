@@ -71,6 +71,7 @@ class Pause:
         return time.sleep, (1,)
 
 
+@pytest.mark.slow
 def test_a_worker_never_imports_one_package_in_two_threads(tmp_path, monkeypatch):
     """Python would let one of them see it half made: `load` needs `slow`, its items `slow.part`."""
     package = tmp_path / "slow"

@@ -71,6 +71,7 @@ def test_episodes_that_the_images_cannot_fill_are_refused_by_class():
         check_episodes(Episodes(2, 1, 2, 1, 3), labels, CLASSES)
 
 
+@pytest.mark.slow
 def test_episodes_are_disjoint_and_class_after_class():
     import jax
 

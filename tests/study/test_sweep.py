@@ -146,6 +146,7 @@ def test_data_that_are_not_there_cannot_be_swept(photos, wee_clip, sweep, word):
         prepare(parsed(config))
 
 
+@pytest.mark.slow
 def test_data_of_methods_that_train_from_pixels_cannot_be_swept(photos, wee_clip):
     config = config_of(photos, wee_clip, dann=DANN | {"augment": {"smallest": 0.5}})
     config.sweep = ({"data.shots": (1, 2)},)
@@ -215,6 +216,7 @@ def products(config, workdir):
     return str(jax.make_jaxpr(step)(one, batch)).count("dot_general[")
 
 
+@pytest.mark.slow
 def test_cached_features_of_both_domains_go_through_the_networks_at_once(
     photos, wee_clip, tmp_path
 ):

@@ -123,6 +123,7 @@ def test_a_non_finite_loss_is_located_and_not_saved(tmp_path):
         assert checkpointer.latest == 6
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path):
     data, step, make = problem()
     states = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32))

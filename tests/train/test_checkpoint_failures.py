@@ -49,6 +49,7 @@ with user_errors(), Checkpointer(folder / "ckpt") as checkpointer:
 """
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_the_disk_is_full(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path)],

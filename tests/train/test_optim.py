@@ -90,6 +90,7 @@ def test_a_mask_that_trains_nothing_is_refused(params):
         frozen_tree(params, [".*"])
 
 
+@pytest.mark.slow
 def test_group_learning_rates_scale_the_updates(params):
     optimizer = make_optimizer(lambda _: 1.0, Rule("sgd", momentum=0.0), lr_mults={"adapter": 0.25})
     grads = jax.tree.map(jnp.ones_like, params)

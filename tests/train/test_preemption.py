@@ -46,6 +46,7 @@ def test_outside_of_loops_it_is_obeyed_at_once():
             time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_stream_goes_on_with_the_same_bits(tmp_path):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     whole = test_loop.fit(tmp_path / "a", 10)
@@ -63,6 +64,7 @@ def test_a_stream_goes_on_with_the_same_bits(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole, again)
 
 
+@pytest.mark.slow
 def test_arrays_go_on_with_the_same_bits_and_log(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "EXAMPLES_A_CALL", 0)  # each epoch is a call
     data, step, make = test_arrays.problem()
