@@ -14,8 +14,6 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 from ml_collections.config_dict import RequiredValueError
 
 from clipjax.errors import ConfigError
-from clipjax.study.config import kind_of, parse
-from clipjax.study.fields import check_names, dotted, no_such
 
 # What ml_collections says where a value is of another type than the field's.
 _MISFIT = re.compile(
@@ -129,6 +127,11 @@ def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
         name, equals, value = word.lstrip("-").partition("=")
         if word.startswith("-"):
             words[name] = value if equals else after
+    if words and words.keys() <= {"help", "helpshort", "helpfull"}:
+        return ""
+    from clipjax.study.config import kind_of, parse  # what help alone need not wait for
+    from clipjax.study.fields import check_names, dotted, no_such
+
     path = words.get("config", default)
     file = path.partition(":")[0]
     given = [w.removeprefix("config.") for w in words if w.startswith("config.")]

@@ -162,7 +162,7 @@ def kind_of(mapping: Mapping[str, Any]) -> type[Study] | type[Pretraining]:
 
 
 def parse(mapping: Mapping[str, Any]) -> Study | Pretraining:
-    """Make a config of a plain nested mapping (`ConfigDict.to_dict()`, a run's config.json).
+    """Make a config of a plain nested mapping (of a config file, of a run's config.json).
 
     Fields that the mapping lacks keep their defaults.
 
