@@ -61,11 +61,6 @@ def _rule(path: str) -> tuple[int, str]:
     return len(_GROUP_RULES), path.split("/")[0]
 
 
-def group_tree(params: PyTree) -> PyTree:
-    """The group of every parameter."""
-    return jax.tree.map(lambda name: name.group, name_tree(params))
-
-
 def layer_groups(params: PyTree) -> tuple[str, ...]:
     """All group names in input-to-output order, block_10 after block_9."""
     found = {_rule(name.path) for name in jax.tree.leaves(name_tree(params))}

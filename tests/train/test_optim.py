@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from clipjax.adapt.step import init_state, make_step
-from clipjax.train.groups import frozen_tree, group_tree, layer_groups, path_name
+from clipjax.train.groups import frozen_tree, layer_groups, name_tree, path_name
 from clipjax.train.optim import Rule, clip_by_global_norm, make_optimizer
 from tests.conftest import random_params, small_config
 
@@ -40,13 +40,13 @@ def test_block_10_comes_after_block_9():
 
 
 def test_every_parameter_has_a_group(params):
-    assert all(jax.tree.leaves(jax.tree.map(bool, group_tree(params))))
+    assert all(jax.tree.leaves(jax.tree.map(lambda name: bool(name.group), name_tree(params))))
 
 
 def test_an_uncovered_parameter_is_named(params):
     strange = {"clip": {**params["clip"], "audio": {"w": jnp.ones(1)}}}
     with pytest.raises(ValueError, match="clip/audio/w"):
-        group_tree(strange)
+        name_tree(strange)
 
 
 def test_freezing_follows_the_patterns(params):
