@@ -1,11 +1,12 @@
 """CLIP's contrastive stage: symmetric InfoNCE with a learned temperature.
 
 Radford et al. 2021 (arXiv 2103.00020, figure 3). All texts of a batch that are true of an image
-count as positives, as in UniCL (Yang et al. 2022, arXiv 2204.03610, equation 3).
+count as positives, as in UniCL (Yang et al. 2022, arXiv 2204.03610, equation 3). A teacher's
+features of the images can be a second target: what a linear map of the embeddings must give.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ import jax.numpy as jnp
 from clipjax.adapt.losses import Axis
 from clipjax.adapt.method import Backbone, Classes, Method, class_weights
 from clipjax.adapt.step import Loss
+
+PyTree = Any
 
 
 class TwoTowers(NamedTuple):
@@ -63,8 +66,22 @@ def true_pairs(text_id: jax.Array, image_text_ids: jax.Array) -> jax.Array:
     return jnp.any(image_text_ids[:, None, :] == text_id[None, :, None], axis=-1)
 
 
-def make_loss(model: TwoTowers, axis_name: Axis = None) -> Loss:
+def feature_distance(
+    params: PyTree, image: jax.Array, teacher: jax.Array, taught: jax.Array
+) -> jax.Array:
+    """Mean squared distance of a linear map of embeddings [B, P] to teacher features [B, D].
+
+    Images whose `taught`, bool [B], is False count as 0; `params` is {"kernel" [P, D], "bias"}.
+    """
+    apart = jnp.sum((image @ params["kernel"] + params["bias"] - teacher) ** 2, axis=1)
+    return jnp.mean(jnp.where(taught, apart, 0.0))
+
+
+def make_loss(model: TwoTowers, axis_name: Axis = None, distill: float = 0.0) -> Loss:
     """The loss on batch = {"inputs", "tokens" [B, T], "text_id" [B], "text_ids" [B, K]}.
+
+    `distill` times `feature_distance` is added, of `params["distill"]` and the batch's "teacher"
+    [B, D] and "taught" [B].
 
     With `axis_name`, the axis that `jax.pmap` or `jax.shard_map` maps, each device compares its own
     images and texts with those of all devices; the mean over devices is the whole batch's loss.
@@ -85,24 +102,41 @@ def make_loss(model: TwoTowers, axis_name: Axis = None) -> Loss:
             value += 0.5 * _one_way((scale * text @ images.T).astype(jnp.float32), backwards)
         best = jnp.argmax(image @ texts.T, axis=1)
         hit = jnp.take_along_axis(positives, best[:, None], axis=1)
-        return value, {"scale": scale, "batch_accuracy": jnp.mean(hit)}
+        metrics = {"scale": scale, "batch_accuracy": jnp.mean(hit)}
+        if distill:
+            teacher = batch["teacher"], batch["taught"]
+            metrics["apart"] = feature_distance(params["distill"], image, *teacher)
+            value += distill * metrics["apart"]
+        return value, metrics
 
     return loss
 
 
 def make_method(
-    backbone: Backbone, classes: Classes | None = None, *, axis_name: Axis = None
+    backbone: Backbone,
+    classes: Classes | None = None,
+    *,
+    axis_name: Axis = None,
+    distill: float = 0.0,
+    widths: tuple[int, int] = (0, 0),
 ) -> Method:
-    """Contrastive training of a backbone's towers, on pairs; predicts by the classes' prompts."""
+    """Contrastive training of a backbone's towers, on pairs; predicts by the classes' prompts.
+
+    With `distill`, `widths` are those of the embeddings and of the teacher's features.
+    """
     towers = TwoTowers(backbone.encode["image"], backbone.encode["text"], backbone.scale)
 
     def predict(params, inputs, texts):
         weights = class_weights(backbone, params, texts.tokens)
         return backbone.scale(params) * towers.encode_image(params, inputs, None) @ weights.T
 
+    def init(rng):
+        linear = {"kernel": jnp.zeros(widths), "bias": jnp.zeros(widths[1:])}
+        return {"distill": linear} if distill else {}
+
     return Method(
-        init=lambda rng: {},
-        loss=make_loss(towers, axis_name),
+        init=init,
+        loss=make_loss(towers, axis_name, distill),
         predict=predict,
         reads=("pairs",),
         towers=("image", "text"),

@@ -114,6 +114,8 @@ class Painting:
 
     strength: float = field(0.5, low=0)  # 0 leaves place and colours alone, 1 is the full range
     white: float = field(0.9, low=0, high=1)  # share of drawings on white paper
+    # Shares of styles that drawings are redrawn in (`clipjax.data.images.restyle`); {} for none.
+    styles: Mapping = field({"colour": 1.0, "grey": 0.5, "stencil": 1.0, "lines": 1.5, "ink": 0.5})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +147,9 @@ class Pretraining:
     devices: parts.Devices = inline(parts.Devices)
     prompts: str = "drawings"  # of the zero-shot validation
     class_names: str = ""  # unused
+    # Weight of the distance to the features of a teacher (tools/teach_corpus.py); 0: none is read.
+    distill: float = field(5.0, low=0)
+    ema: float = field(0.999, low=0, high=1)  # decay of the mean of weights that is exported
     keep_patches: float = field(0.4, low=0, high=1)  # FLIP: share of patches seen in training
     batch_size: int = field(64, low=1)  # pairs a step
     steps: int = field(5000, low=1)  # of both phases

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from clipjax.adapt import average as averages
 from clipjax.adapt import contrastive
 from clipjax.adapt.method import Backbone
 from clipjax.adapt.step import init_state, make_step
@@ -78,8 +79,7 @@ def two_towers(module: CLIP, preprocess: Preprocess, *, augment: Painting, keep:
 
     def encode_image(params, inputs, rng):
         paint, drop = jax.random.split(rng)
-        options = {"strength": augment.strength, "white": augment.white}
-        images = augment_drawings(paint, inputs["rgba"], inputs["mono"], **options)
+        images = augment_drawings(paint, inputs["rgba"], inputs["mono"], **vars(augment))
         pixels = (images - np.array(preprocess.mean)) / np.array(preprocess.std)
         clip = {"params": params["clip"]}
         return normalize(module.apply(clip, pixels, keep=keep, rng=drop, method="encode_image"))
@@ -118,6 +118,12 @@ def prepare(config: Pretraining) -> Plan:
     context = arch.text.max_position_embeddings
     tokenize = load_tokenizer(tokenizer_dir, context=context, tower=arch.text)
     corpus = pairs.PairCorpus(config.data.root)
+    if config.distill and corpus.teacher is None:
+        fault = f"distill={config.distill:g} needs the features of a teacher, and"
+        build = (
+            f"`python tools/teach_corpus.py --corpus={corpus.root}` makes them; or set distill=0"
+        )
+        raise ConfigError(f"{fault} {corpus.root} has none; {build}.")
     pairs.check_mixture(corpus, config.data.mixture)
     if corpus.image_size != arch.vision.image_size:
         fault = f"{config.data.root} holds drawings of {corpus.image_size} pixels"
@@ -148,7 +154,13 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     preprocess, module = Preprocess(size=arch.vision.image_size), CLIP(arch)
     say(f"{len(corpus)} drawings, {len(corpus.texts)} texts")
     optimizer, make = _optimizer(config), _batch_maker(plan)
-    state = init_state({"clip": _start(plan, module)}, optimizer, seed=config.seeds[0])
+    distill = {"distill": config.distill}
+    if config.distill:
+        distill["widths"] = arch.projection_dim, corpus.teacher.shape[1]
+    average = averages.ema(config.ema) if config.ema else None
+    own = contrastive.make_method(make_backbone(module, None), **distill).init(None)
+    start = {"clip": _start(plan, module), **own}
+    state = init_state(start, optimizer, seed=config.seeds[0], average=average)
     evaluate = config.evaluate_every and zero_shot_validation(
         module, preprocess, plan.tokenize, config.prompts
     )
@@ -162,9 +174,11 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     with Notice() as notice, Checkpointer(folder, keep=config.keep, run=name) as checkpointer:
         for phase, keep, until in (half, ("pretrain-full", 1.0, steps)):
             towers = two_towers(module, preprocess, augment=config.augment, keep=keep)
-            method = contrastive.make_method(towers, axis_name=axis)
+            method = contrastive.make_method(towers, axis_name=axis, **distill)
             state = fit_stream(
-                make_step(method.loss, optimizer, total_steps=steps, axis_name=axis),
+                make_step(
+                    method.loss, optimizer, total_steps=steps, axis_name=axis, average=average
+                ),
                 state,
                 functools.partial(load_ahead, make, last=until, threads=1),
                 Steps(phase, until, *every, mesh=mesh, parallel=devices.parallel, trace=trace),
@@ -176,7 +190,7 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
                     stop=notice.reached,
                 ),
             )
-    params = fetch(state.params["clip"])
+    params = fetch((state.average if average else state).params["clip"])
     if processes.is_first():
         now = identity | tokenizer_files(plan.tokenizer_dir)  # it may have changed meanwhile
         check_recorded(workdir, now, plan.tokenizer_dir)

@@ -36,7 +36,7 @@ def corpus(tmp_path):
 @pytest.mark.slow
 def test_the_pretraining_stage_runs_resumes_and_exports(corpus, tmp_path):
     config = pretrain.get_config("smoke")
-    config.data.root = str(corpus)
+    config.data.root, config.distill = str(corpus), 0.0
     for tower in ("vision", "text"):  # narrow and shallow: this test compiles more than it trains
         config.arch[tower].num_hidden_layers, config.arch[tower].num_attention_heads = 1, 2
         config.arch[tower].hidden_size, config.arch[tower].intermediate_size = 32, 64

@@ -1,8 +1,12 @@
 """Augmentation of drawings and photos on the device, as pure functions of an rng."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from clipjax.data.images.restyle import restyle, thicken
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
@@ -43,13 +47,6 @@ def _place(rng, rgba, strength):
     return jnp.einsum("bpj,bojc->bopc", columns, out)
 
 
-def _thicken(rng, alpha):
-    """Make the strokes of some one-coloured drawings a pixel thicker or thinner, [B, S, S]."""
-    pool = lambda a: jax.lax.reduce_window(a, -jnp.inf, jax.lax.max, (1, 3, 3), (1, 1, 1), "SAME")
-    choice = jax.random.uniform(rng, (len(alpha), 1, 1))
-    return jnp.where(choice < 0.3, pool(alpha), jnp.where(choice > 0.9, -pool(-alpha), alpha))
-
-
 def _ink_and_paper(rng, batch, white_share):
     """Draw foreground and background colours [B, 3] that differ in brightness."""
     r = jax.random.split(rng, 4)
@@ -77,21 +74,31 @@ def _jitter_colour(rng, rgb, strength):
 
 
 def augment_drawings(
-    rng: jax.Array, rgba: jax.Array, mono: jax.Array, *, strength: float = 1.0, white: float = 0.5
+    rng: jax.Array,
+    rgba: jax.Array,
+    mono: jax.Array,
+    *,
+    strength: float = 1.0,
+    white: float = 0.5,
+    styles: Mapping[str, float] | None = None,
 ) -> jax.Array:
     """Paint drawings on paper, randomly placed and coloured, float32 [B, S, S, 3] in [0, 1].
 
     `rgba` is uint8 [B, S, S, 4], straight alpha; `mono`, bool [B], tells one-coloured drawings,
     which get a random colour; `strength`, 0 to 1, scales changes in place and colour; `white` is
-    the share of drawings on white paper, others are on a random colour.
+    the share of drawings on white paper, others are on a random colour; `styles` are shares of
+    the styles that drawings are redrawn in (`clipjax.data.images.restyle`).
     """
     r = jax.random.split(rng, 4)
     picture = rgba.astype(jnp.float32) / 255
     is_mono = mono[:, None, None]
-    alpha = jnp.where(is_mono, _thicken(r[0], picture[..., 3]), picture[..., 3])[..., None]
+    alpha = jnp.where(is_mono, thicken(r[0], picture[..., 3]), picture[..., 3])[..., None]
     ink, paper = _ink_and_paper(r[1], len(rgba), white_share=white)
     colour = _jitter_colour(r[2], picture[..., :3], strength)
     colour = jnp.where(is_mono[..., None], ink[:, None, None], jnp.clip(colour, 0, 1))
+    if styles:
+        colour, alpha = restyle(jax.random.fold_in(rng, 4), colour, alpha[..., 0], styles)
+        alpha = alpha[..., None]
     placed = _place(r[3], jnp.concatenate([colour * alpha, alpha], axis=-1), strength)
     return jnp.clip(placed[..., :3] + (1 - placed[..., 3:]) * paper[:, None, None], 0.0, 1.0)
 

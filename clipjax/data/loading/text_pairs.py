@@ -9,6 +9,7 @@ import numpy as np
 from clipjax.errors import DataError
 
 _FILES = ("masks.npy", "rgba.npy", "manifest.parquet")
+_TEACHER = "teacher.npz"  # what `tools/teach_corpus.py` adds
 
 
 class PairCorpus:
@@ -40,6 +41,16 @@ class PairCorpus:
             for k, text in enumerate(list(dict.fromkeys([caption, *more]))[:max_texts]):
                 self.text_ids[i, k] = numbers.setdefault(text, len(numbers))
         self.texts = list(numbers)  # all distinct ones
+        # A teacher's features float32 [M, D], and the row of each image, -1 where it has none.
+        self.teacher = self.teacher_row = None
+        if (root / _TEACHER).exists():
+            with np.load(root / _TEACHER) as file:
+                self.teacher = file["features"].astype(np.float32)
+                self.teacher_row = file["row"]
+            if len(self.teacher_row) != len(self):
+                fault = f"{root / _TEACHER} is of {len(self.teacher_row):,} drawings, not of"
+                build = f"run `python tools/teach_corpus.py --corpus={root}` again"
+                raise DataError(f"{fault} the corpus's {len(self):,}; {build}.")
 
     def __len__(self) -> int:
         return len(self.text_ids)
@@ -105,12 +116,16 @@ def sample_batch(
         for t, p, f in zip(text_id, plain, form, strict=True)
     ]
     rgba, mono = corpus.images(index)
-    return {
+    batch = {
         "inputs": {"rgba": rgba, "mono": mono},
         "tokens": tokenize(texts),
         "text_id": text_id,
         "text_ids": text_ids,
     }
+    if corpus.teacher is not None:
+        row = corpus.teacher_row[index]
+        batch |= {"teacher": corpus.teacher[row], "taught": row >= 0}
+    return batch
 
 
 def check_mixture(corpus: PairCorpus, mixture: Mapping[str, float]) -> None:
