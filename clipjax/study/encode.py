@@ -36,7 +36,7 @@ class Encoded(NamedTuple):
     tokens: np.ndarray  # int32 [K, prompts, T]: the classes' prompts
     plan: Plan
     rows: dict[Part, np.ndarray]  # which examples of a source the features are of, where not all
-    open_crops: dict[Part, Crops]  # those asked for so far
+    open_crops: dict[tuple, Crops]  # those asked for so far
 
     def source(self, domain: str, split: str) -> Source:
         """The examples of a part, row by row those of its features."""
@@ -62,18 +62,19 @@ class Encoded(NamedTuple):
 
     def labelled_rows(self, data: Data) -> np.ndarray | None:
         """Return which of the source's training features this data takes; None for all."""
-        labels = self.parts[data.source_name, "train"].labels
+        labels = self.parts[data.labelled, "train"].labels
         return training_rows(data, labels, self.plan.dataset.classes)
 
-    def crops(self, domain: str, split: str, *, labelled: bool = False) -> Crops:
-        """Return a part's pixels, of `labelled` examples only; decoded once where they fit."""
-        if (domain, split) not in self.open_crops:
+    def crops(self, domain: str, split: str, data: Data | None = None) -> Crops:
+        """Return a part's pixels, decoded once where they fit; of `data`'s labelled examples."""
+        rows = None if data is None else self.labelled_rows(data)
+        key = (domain, split, None if rows is None else rows.tobytes())
+        if key not in self.open_crops:
             source = self.source(domain, split)
-            if labelled and (rows := self.labelled_rows(self.study.data)) is not None:
-                source = Subset(source, rows)
+            source = source if rows is None else Subset(source, rows)
             left = PIXELS_IN_MEMORY - sum(crops.kept_bytes for crops in self.open_crops.values())
-            self.open_crops[domain, split] = Crops(source, self.plan.preprocess, memory_bytes=left)
-        return self.open_crops[domain, split]
+            self.open_crops[key] = Crops(source, self.plan.preprocess, memory_bytes=left)
+        return self.open_crops[key]
 
 
 def encode_texts(plan: Plan) -> Encoded:
@@ -178,11 +179,11 @@ def in_float32(part: feats.Features) -> feats.Features:
 
 
 class Examples:
-    """The training examples of methods that share a source."""
+    """The training examples of methods whose labels are of one domain."""
 
     def __init__(self, data: Sequence[Data], encoded: Encoded):
         self.data, self.encoded = tuple(data), encoded
-        self.source = self.data[0].source_name
+        self.source = self.data[0].labelled
         self.targets = tuple(dict.fromkeys(data.target for data in self.data))
         self.same = len(set(self.data)) == 1  # all methods train on the same examples
 

@@ -17,7 +17,7 @@ _RULES = (
     "last", "source_val", "negative_entropy", "information_maximization",
     "soft_neighbourhood_density", "proxy_a_distance", "oracle", "label_free",
 )  # fmt: skip
-OWN_DATA = ("target", "shots", "fraction", "subset_seed")  # in which methods of a run may differ
+OWN_DATA = ("target", "labels", "shots", "fraction", "subset_seed")  # in which methods of a run may differ
 
 
 def _is_pattern(value: Any) -> bool:
@@ -97,6 +97,8 @@ class Data(DataPlace):
     domains: tuple[str, ...] = ()  # evaluated beside source and target; none: all
     classes: str = field("closed", known=("closed", "intersection"))  # or those shared by both ends
     max_unreadable: float = field(0.01, low=0, high=1, give="a share, 0 to 1")  # left out
+    # Whose labels are trained on; the target's give an upper bound of what adaptation can reach.
+    labels: str = field("source", known=("source", "target"))
     shots: int = field(0, low=0)  # labelled images per class to train on; 0: all
     fraction: float = _share(1.0)  # of each class's labelled images
     subset_seed: int = field(0, low=0)  # which ones; smaller subsets are parts of larger ones
@@ -104,6 +106,11 @@ class Data(DataPlace):
     epoch: str | int = field(  # one pass of a domain, or of the longest, or steps
         "source", fits=_is_epoch, give="source, target, longest, or a number of steps, 1 or more"
     )
+
+    @property
+    def labelled(self) -> str:
+        """The domain whose labels are trained on."""
+        return self.target if self.labels == "target" else self.source_name
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""

@@ -173,7 +173,7 @@ def check_parts(study: Study, dataset: Dataset) -> None:
     for method in study.trained:
         if episodes := method.episodes:
             classes = dataset.classes
-            labels = dataset.source(method.data.source_name, "train").labels
+            labels = dataset.source(method.data.labelled, "train").labels
             rows = training_rows(method.data, labels, classes)
             made = sampler.Episodes(*dataclasses.astuple(episodes), len(classes))
             sampler.check_episodes(made, labels if rows is None else labels[rows], classes)
@@ -215,7 +215,7 @@ def training_rows(data: Data, labels: np.ndarray, classes: tuple[str, ...]) -> n
 
 def planned_sizes(data: Data, dataset: Dataset) -> tuple[int, int]:
     """Return the number of training images of source and target, if all can be read."""
-    source, target = (dataset.source(domain, "train") for domain in (data.source_name, data.target))
+    source, target = (dataset.source(domain, "train") for domain in (data.labelled, data.target))
     chosen = training_rows(data, source.labels, dataset.classes)
     return len(source) if chosen is None else len(chosen), len(target)
 

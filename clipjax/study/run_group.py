@@ -97,7 +97,7 @@ class RunGroup:
         if episodes := self.method.config.episodes:
             return episodes.count
         data, size = self.method.data, self.training.batch_size
-        if (data.source_name, "train") in self.encoded.parts:
+        if (data.labelled, "train") in self.encoded.parts:
             sizes = [len(rows[0]) for rows in self.examples.rows().values()]
             return samplers.steps_per_epoch(*sizes, size, data.epoch)
         for record in read_log(self.log.path):

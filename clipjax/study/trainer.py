@@ -44,7 +44,7 @@ def programs(plan: Plan) -> list[tuple[str, ...]]:
         return plan.dataset.programs
     joins = lambda method: method.trains and all(cached_phases(plan, method))
     # Planned sizes: checkpoints of a program are found again without reading an image.
-    size = lambda method: planned_sizes(method.data, plan.dataset)
+    size = lambda method: (method.data.labelled, *planned_sizes(method.data, plan.dataset))
     return group_runs(plan.methods, joins, size)
 
 
@@ -190,7 +190,7 @@ class Trainer(RunGroup):
             name: {key: part[key] for key in ("zero_shot", "domain") if key in part}
             for name, part in features.items()
         }
-        source = self.encoded.crops(data.source_name, "train", labelled=True)
+        source = self.encoded.crops(data.labelled, "train", data)
         if "target" not in features:
             return source.beside(**more["source"]), None
         target = self.encoded.crops(data.target, "train")
