@@ -1,5 +1,9 @@
 """The report's six tables, one after the other: `python -m experiments.suite`.
 
+Or every method of adaptation on every pair of domains, compared with zero-shot:
+
+    python -m experiments.suite --study=uda
+
 On the embedded data and the tiny CLIP; on DomainNet with
 
     python -m experiments.suite --data=domainnet --data_root=/path/to/domainnet \\
@@ -26,17 +30,20 @@ if TYPE_CHECKING:
 
 DOMAINNET = ("domainnet", "tfds:domainnet")
 PAGES = ("suite.md", "suite.html")
+STUDIES = ("report", "uda")
 REPORT = ("real", "clipart")  # source and target there, where the flags name none
 
 
 def define_flags() -> None:
     """The command line; not on import, so that modules with flags of one name can meet."""
-    flags.DEFINE_list("tables", ["1", "2", "3", "4", "5", "6"], "Which tables.")
-    flags.DEFINE_string("workdir", "runs/suite", "Where the tables' files go.")
+    told = "report: the report's tables. uda: all methods of configs/uda.py on all pairs."
+    flags.DEFINE_enum("study", STUDIES[0], STUDIES, told)
+    flags.DEFINE_list("tables", ["1", "2", "3", "4", "5", "6"], "Which tables, of the report.")
+    flags.DEFINE_string("workdir", "", "Where the files go; runs/suite or runs/uda by default.")
     flags.DEFINE_string("data", "", "emoji (embedded, the default), or as config.data.name.")
     flags.DEFINE_string("data_root", "", "Where the data lies.")
-    flags.DEFINE_string("source", "", "Labelled domain.")
-    flags.DEFINE_string("target", "", "Unlabelled domain.")
+    flags.DEFINE_string("source", "", "Labelled domain; of uda: pairs from it alone.")
+    flags.DEFINE_string("target", "", "Unlabelled domain; of uda: pairs to it alone.")
     flags.DEFINE_string("model", "tiny", "A Hub id or a directory in Hugging Face layout.")
     flags.DEFINE_bool("smoke", False, "An epoch or two and one seed: does everything run?")
 
@@ -52,15 +59,10 @@ def table_studies(
     smoke: bool = False,
 ) -> dict[str, Study]:
     """Return table number -> what it runs."""
-    from clipjax.data.open import KNOWN
     from clipjax.study import parse
     from configs import tables
 
-    prepared = data.startswith("tfds:")  # where TFDS keeps its data unless told otherwise
-    if data and data not in KNOWN and not prepared:
-        raise ConfigError(f"--data={data} is unknown; known: {', '.join(KNOWN)}, tfds:NAME.")
-    if data not in ("", "emoji") and not root and not prepared:
-        raise ConfigError(f"--data={data} needs --data_root=/path.")
+    _check_data(data, root)
     if data in DOMAINNET:
         source, target = source or REPORT[0], target or REPORT[1]
     found = {}
@@ -78,6 +80,50 @@ def table_studies(
             if smoke:
                 tables.shorten(config)
         found[number] = parse(config.to_dict())
+    return found
+
+
+def _check_data(data: str, root: str) -> None:
+    """Raise ConfigError for data that the flags do not make known."""
+    from clipjax.data.open import KNOWN
+
+    prepared = data.startswith("tfds:")  # where TFDS keeps its data unless told otherwise
+    if data and data not in KNOWN and not prepared:
+        raise ConfigError(f"--data={data} is unknown; known: {', '.join(KNOWN)}, tfds:NAME.")
+    if data not in ("", "emoji") and not root and not prepared:
+        raise ConfigError(f"--data={data} needs --data_root=/path.")
+
+
+def pair_studies(
+    *,
+    data: str = "",
+    root: str = "",
+    source: str = "",
+    target: str = "",
+    model: str = "tiny",
+    smoke: bool = False,
+) -> dict[tuple[str, str], Study]:
+    """Return (source, target) -> what the study of all methods runs, of each pair of domains."""
+    from clipjax.data.open import open_dataset
+    from clipjax.study import parse
+    from configs import uda
+
+    _check_data(data, root)
+    config = uda.get_config("smoke" if smoke else None)
+    config.model, config.data.root = model, root
+    config.data.name = data or config.data.name
+    domains = open_dataset(config.data.name, root or None).domains
+    for flag, name in (("source", source), ("target", target)):
+        if name and name not in domains:
+            raise ConfigError(f"--{flag}={name} is no domain; known: {', '.join(domains)}.")
+    pairs = [(s, t) for s in ([source] if source else domains) for t in domains if s != t]
+    found = {}
+    for pair in pairs if not target else [pair for pair in pairs if pair[1] == target]:
+        config.data.source, config.data.target = pair
+        config.data.domains = pair  # others are no part of the comparison
+        found[pair] = parse(config.to_dict())
+    if not found:
+        raise ConfigError("--source and --target are one domain; give two, or leave one out.")
     return found
 
 
@@ -148,8 +194,50 @@ def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool)
             say(f"all tables: {text}, {html}")
 
 
+def run_pairs(workdir: pathlib.Path, studies: dict[tuple[str, str], Study]) -> None:
+    """Run every pair in `workdir/SOURCE-to-TARGET`, then write `uda.md` and `uda.html`."""
+    import time
+    import urllib.parse
+
+    from clipjax.evaluate import pairs, results
+    from clipjax.evaluate.report.tables import aligned
+    from clipjax.io import write_atomically
+    from clipjax.runtime.claim import claimed
+    from clipjax.study import run
+    from clipjax.study.model_record import check_one_model
+    from clipjax.train.distributed import processes
+
+    with contextlib.ExitStack() as held:
+        processes.from_first(lambda: held.enter_context(claimed(workdir)))
+        name = lambda pair: "-to-".join(urllib.parse.quote(end, safe="") for end in pair)
+        places = {pair: workdir / name(pair) for pair in studies}
+        processes.from_first(lambda: [results.read(place) for place in places.values()])
+        found = {}
+        for number, (pair, study) in enumerate(studies.items()):
+            started = time.perf_counter()
+            done = run(study, places[pair], pages=False)
+            if done is None:  # not the first process
+                continue
+            check_one_model(places[next(iter(studies))], places[pair])
+            found[pair] = done.results
+            best = pairs.standings({pair: done.results})[0]
+            say(
+                f"{number + 1}/{len(studies)} {' to '.join(pair)}: best of "
+                f"{len(done.study.stages)} is {best.method}, {best.accuracy[0]:.1f} % "
+                f"({best.gain[0]:+.1f} to zero-shot), {time.perf_counter() - started:.1f} s"
+            )
+        if processes.is_first():
+            text, html = workdir / "uda.md", workdir / "uda.html"
+            write_atomically(text, pairs.markdown(found))
+            write_atomically(html, pairs.page(found))
+            order = pairs.standings(found)
+            say("\n".join(["", *aligned(*pairs.cells(found, order)), ""]))
+            say(f"{pairs.sentence(found, order)}\n")
+            say(f"all pairs: {text}, {html}")
+
+
 def main(argv: list[str]) -> None:
-    """Run the tables that the flags name."""
+    """Run what the flags name."""
     no_words(argv)
     with user_errors():
         from clipjax.runtime.malloc import keep_memory
@@ -158,12 +246,17 @@ def main(argv: list[str]) -> None:
 
         given = flags.FLAGS
         options = {key: given[key].value for key in ("data", "source", "target", "model", "smoke")}
-        studies = table_studies(given.tables, root=given.data_root, **options)
+        options["root"] = given.data_root
+        of_pairs = given.study == "uda"
+        studies = pair_studies(**options) if of_pairs else table_studies(given.tables, **options)
         keep_memory(one_arena=any(map(trains_on_pixels, studies.values())))
         processes.start()  # those of a cluster, or of the environment's variables
-        workdir = as_path(given.workdir)
+        workdir = as_path(given.workdir or ("runs/uda" if of_pairs else "runs/suite"))
         check_reachable(workdir)
-        run_suite(workdir, studies, given.data in DOMAINNET)
+        if of_pairs:
+            run_pairs(workdir, studies)
+        else:
+            run_suite(workdir, studies, given.data in DOMAINNET)
 
 
 if __name__ == "__main__":

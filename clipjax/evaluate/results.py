@@ -147,6 +147,8 @@ def notes(results: dict) -> list[str]:
     if macro_cells(results)[1]:
         macro = "each class's own accuracy, averaged over the classes in the test images"
         said.append(f"macro accuracy in %: {macro}")
+    if labelled := results.get("target_labels"):
+        said.append(f"with labels of the target, an upper bound: {', '.join(labelled)}")
     said += sweeps.sentences(results) if is_sweep else []
     whole = [row for line in lines_of(results["rows"], "all") for row in line.rows.values()]
     found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)

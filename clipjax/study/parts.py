@@ -17,7 +17,8 @@ _RULES = (
     "last", "source_val", "negative_entropy", "information_maximization",
     "soft_neighbourhood_density", "proxy_a_distance", "oracle", "label_free",
 )  # fmt: skip
-OWN_DATA = ("target", "labels", "shots", "fraction", "subset_seed")  # in which methods of a run may differ
+# In which methods of a run may differ.
+OWN_DATA = ("target", "labels", "shots", "fraction", "subset_seed")
 
 
 def _is_pattern(value: Any) -> bool:

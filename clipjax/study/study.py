@@ -65,7 +65,11 @@ class Results:
 
 
 def run(
-    config: Config, workdir: str | os.PathLike | None = None, say: Say = silent
+    config: Config,
+    workdir: str | os.PathLike | None = None,
+    say: Say = silent,
+    *,
+    pages: bool = True,
 ) -> Results | None:
     """Run a study, or pretraining; a run that was killed goes on, a finished one is read.
 
@@ -76,6 +80,7 @@ def run(
       workdir: where its files go, also gs://...; None for none: a study then works in a temporary
         folder that it removes, and writes no pages.
       say: called with each line for people.
+      pages: whether to draw report.html, which takes seconds, beside results.json.
 
     Returns:
       What a study found; None from pretraining, and, where processes share a run, from all but
@@ -86,7 +91,7 @@ def run(
     """
     config = checked(config)
     if workdir is not None:
-        return _run_in(config, as_path(workdir), say)
+        return _run_in(config, as_path(workdir), say, pages)
     if isinstance(config, Pretraining) or processes.several():
         raise ConfigError("pretraining, and runs of several processes, need a workdir.")
     with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +99,7 @@ def run(
         return dataclasses.replace(found, workdir=None)
 
 
-def _run_in(config: Config, workdir: pathlib.Path, say: Say) -> Results | None:
+def _run_in(config: Config, workdir: pathlib.Path, say: Say, pages: bool) -> Results | None:
     """Run with files. Of several processes the first speaks and writes; all must see the files."""
     say = say if processes.is_first() else silent
     processes.agree("config", workdirs.config_text(config), workdirs.differences)
@@ -110,7 +115,7 @@ def _run_in(config: Config, workdir: pathlib.Path, say: Say) -> Results | None:
             return found
         # Everything is checked before the workdir becomes this config's.
         workdirs.check_checkpoints(workdir / "checkpoints", workdirs.name_of(config))
-        open_all, work = prepare, run_study
+        open_all, work = prepare, functools.partial(run_study, pages=pages)
         if isinstance(config, Pretraining):
             open_all, work = pretrain.prepare, pretrain.run
         opened = processes.together(lambda: open_all(config))
@@ -154,7 +159,7 @@ def _check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
 
 
 def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Results | None:
-    """Run a prepared study and write its results; `pages`: also those for people."""
+    """Run a prepared study and write its results, with `pages` report.html too."""
     started, timing = time.perf_counter(), {}
 
     def lap(what: str) -> None:
@@ -194,7 +199,7 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
     if pages:
         report_data.write(encoded, own, results, workdir)
         lap("page with t-SNE")
-        report.write(workdir, results)
+    report.write(workdir, results)
     say(report.table(results))
     say(f"time: {', '.join(f'{what} {seconds:.1f} s' for what, seconds in timing.items())}")
     if pages:
@@ -217,5 +222,6 @@ def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
         "classes": len(dataset.classes),
         "seeds": list(study.training.seeds),
         "selection": study.training.selection,
+        "target_labels": [m.name for m in study.trained if m.data.labels == "target"],
     }
     return report.collect(about, rows, distances, rules, timing, study.target_of)

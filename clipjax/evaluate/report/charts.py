@@ -196,6 +196,41 @@ def _bar(x: Scale, y: float, row: Bar, write: str, unit: str) -> str:
     return f"<g><title>{escape(words)}</title>{body}</g>"
 
 
+class Group(NamedTuple):
+    """Columns of a heat map under one heading."""
+
+    name: str
+    members: Sequence
+
+
+def heat_map(title: str, rows: Sequence[str], columns: Sequence[Group], values: np.ndarray) -> str:
+    """Draw values [rows, columns], those above zero in one colour and those below in another.
+
+    Cells are as strong as their share of the largest magnitude, and say their value on hover.
+    """
+    most = float(np.abs(values).max(initial=0.0)) or 1.0
+    width = min(24.0, (WIDTH - _GUTTER) / max(values.shape[1], 1))
+    names = [name for group in columns for name in group.members]
+    body, at = "", 0
+    for group in columns:
+        room = int(width * len(group.members) / 6)
+        middle = _GUTTER + width * (at + len(group.members) / 2)
+        body += _label(middle, 32, _shorten(group.name, max(room, 3)), anchor="middle")
+        at += len(group.members)
+    for i, (row, line) in enumerate(zip(rows, values, strict=True)):
+        y = 38 + 14 * i
+        body += _label(_GUTTER - 4, y + 11, _shorten(row, 19), "name", "end")
+        for j, (column, value) in enumerate(zip(names, line, strict=True)):
+            words = escape(f"{row}, {column}: {value:+.1f}".replace("-", "−"))
+            kind, strength = "good" if value >= 0 else "bad", abs(value) / most
+            x = _GUTTER + width * j
+            body += (
+                f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="14" '
+                f'fill-opacity="{strength:.2f}"><title>{words}</title></rect>'
+            )
+    return _figure(title, 42 + 14 * len(rows), body)
+
+
 def legal(text: str) -> str:
     """Replace what no page can hold: lone surrogates by escapes, control characters by U+FFFD.
 
