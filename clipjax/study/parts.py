@@ -17,6 +17,7 @@ _RULES = (
     "last", "source_val", "negative_entropy", "information_maximization",
     "soft_neighbourhood_density", "proxy_a_distance", "oracle", "label_free",
 )  # fmt: skip
+ALIGN = ("none", "centre", "standardise", "coral")  # of clipjax.adapt.align
 OWN_DATA = ("target", "shots", "fraction", "subset_seed")  # in which methods of a run may differ
 
 
@@ -275,6 +276,7 @@ class MethodConfig:
     data: Data  # what it trains on, all of it
     phases: tuple[PhaseConfig, ...]
     episodes: Episodes | None = None
+    align: str = "none"  # how features of source and target are made alike (`clipjax.adapt.align`)
 
     @property
     def epochs(self) -> int:
