@@ -79,6 +79,14 @@ class Method(NamedTuple):
     features: Callable[..., jax.Array] | None = None
     # (params, inputs, classes) -> [M, B, K] of an ensemble.
     members: Callable[..., jax.Array] | None = None
+    # (data, classes, own) -> own: called once, after `init`, with the training features that it
+    # reads, as `ClosedForm.fit` (of the encoder as it came, also where that trains), and the
+    # parameters that `init` made; it returns these, changed, or with more entries. It is traced,
+    # under `jax.vmap` over seeds; shapes must not depend on the number of examples, nor values on
+    # what a sweep varies inside one program (`schedules`, label_smoothing).
+    start: Callable[[PyTree, Classes, PyTree], PyTree] | None = None
+    # Top-level names of its own parameters that no phase trains, whatever `freeze` says.
+    constants: tuple[str, ...] = ()
     # (params, pixels) -> embeddings, if it alters the image tower.
     embed: Callable[..., jax.Array] | None = None
     # (params, batch, numeric options) -> measures of validation examples, float32 [].

@@ -59,7 +59,8 @@ def abstract_step(
     with tempfile.TemporaryDirectory() as workdir:
         texts = Encoded({}, weights, 1.0, tokens, plan, {}, {})
         group = RunGroup((method,), texts, workdir)
-    state = jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], group.start()))
+    first = functools.partial(jax.tree.map, lambda x: x[0])
+    state = jax.eval_shape(first, group.start_shapes())
     for at in range(index + 1):
         state = jax.eval_shape(functools.partial(group.begin, at), state, group.joining(at))
     chosen, cached = group.method.phases[index], group.cached[index]

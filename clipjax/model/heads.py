@@ -134,6 +134,23 @@ def init_heads(
     return params
 
 
+def fold_affine(
+    heads: Heads, params: PyTree, mean: jax.Array, matrix: jax.Array
+) -> tuple[Heads, PyTree]:
+    """Return heads that do to x what these do to (x - mean) matrix, with their parameters.
+
+    It goes into the first layer of adapter or class head; `mean` is [P], `matrix` [P, P] or the [P]
+    of a diagonal. The domain head is as before.
+    """
+    part = "classifier" if heads.adapter is None else "adapter"
+    layer = params[part]["layer_0"]
+    kernel = layer["kernel"]  # [P, H], of several members [M, P, H]
+    kernel = matrix[:, None] * kernel if jnp.ndim(matrix) == 1 else jnp.matmul(matrix, kernel)
+    bias = layer.get("bias", 0.0) - jnp.matmul(mean, kernel)
+    made = {**params[part], "layer_0": {"kernel": kernel, "bias": bias}}
+    return heads.clone(class_bias=heads.class_bias or "bias" not in layer), {**params, part: made}
+
+
 def class_embeddings(heads: Heads, params: PyTree, scale: float) -> jax.Array:
     """Convert a linear class head to class embeddings, float32 [K, P].
 

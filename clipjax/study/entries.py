@@ -6,13 +6,13 @@ from typing import Any
 
 from clipjax.errors import ConfigError
 from clipjax.study import parts
-from clipjax.study.fields import flat, no_such, read, short
+from clipjax.study.fields import flat, meant, no_such, read, short
 from clipjax.study.sweep import Entry
 
 # What an entry may hold beside options of its loss.
 FIELDS = (
     "loss", "heads", "epochs", "freeze", "augment", "average", "optim", "data", "episodes",
-    "phases", "phase_order",
+    "align", "phases", "phase_order",
 )  # fmt: skip
 
 
@@ -37,6 +37,12 @@ def _method(
     if not isinstance(loss, str):
         given = f"{where}.loss is {short(loss)}"
         raise ConfigError(f"{given}; give a file of clipjax/adapt, or 'package.module' of yours.")
+    align = options.pop("align", "none")
+    if align not in parts.ALIGN:
+        near = meant(str(align), parts.ALIGN)
+        raise ConfigError(
+            f"{where}.align is {short(align)}; known: {', '.join(parts.ALIGN)}.{near}"
+        )
     episodes = _optional(parts.Episodes, options, "episodes", where)
     own = options.pop("data", {})
     if unknown := sorted(set(own) - set(parts.OWN_DATA)):
@@ -54,7 +60,7 @@ def _method(
         optim = options.get("optim", {}) | phases[label].get("optim", {})
         found.append(_phase(full, label, at, options | phases[label] | {"optim": optim}, training))
     return parts.MethodConfig(
-        name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes
+        name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes, align
     )
 
 

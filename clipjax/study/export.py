@@ -3,10 +3,14 @@
 import json
 import pathlib
 import shutil
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
+from clipjax.adapt import align
+from clipjax.adapt.step import merge
 from clipjax.data.features.identity import tokenizer_files
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate import results as report
@@ -15,7 +19,7 @@ from clipjax.export.adapted import Trained, save_adapted
 from clipjax.export.program import usage
 from clipjax.io import check_reachable, to_json
 from clipjax.model.backbone import as_linear
-from clipjax.model.heads import Heads
+from clipjax.model.heads import Heads, fold_affine, predict
 from clipjax.model.hf.load import load_clip
 from clipjax.runtime.claim import claimed
 from clipjax.study.config import Study, parse
@@ -25,6 +29,8 @@ from clipjax.study.plan import prepare
 from clipjax.study.prepared import Plan, read_record
 from clipjax.study.trainer import trainers
 from clipjax.train.checkpoint import warn
+
+PyTree = Any
 
 
 def choose(results: dict, stages: list[str], method: str, seed: int | None) -> tuple[str, int]:
@@ -113,6 +119,18 @@ def _overlay(params: dict, over: dict) -> dict:
     return {**params, **both}
 
 
+def _check_answers(method: str, answer: Callable, params: PyTree, heads: Heads, exported: PyTree):
+    """Raise ConfigError if a method's answers to embeddings are not those of its heads."""
+    width = exported["adapter" if heads.adapter is not None else "classifier"]["layer_0"]["kernel"]
+    x = np.random.default_rng(0).standard_normal((64, width.shape[-2])).astype(np.float32)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    spread = lambda logits: np.asarray(logits) - np.mean(logits, axis=1, keepdims=True)
+    wanted, found = spread(answer(params, x)[0]), spread(predict(heads, exported, x))
+    if not np.allclose(wanted, found, rtol=1e-3, atol=1e-3 * np.abs(wanted).max()):
+        told = f"{method!r} answers with more than its heads (with {', '.join(sorted(params))})"
+        raise ConfigError(f"{told}, and an export holds heads alone; export another method.")
+
+
 def _export(
     workdir: pathlib.Path, results: dict, out: pathlib.Path, method: str, seed: int | None
 ) -> None:
@@ -125,7 +143,12 @@ def _export(
         warn(f"note: {told}")
     texts = encode_texts(plan)
     (trainer,) = (t for t in trainers(texts, workdir) if method in t.names)
-    one = jax.tree.map(lambda x: x[position], trainer.restored()[method].params)
+    trained = trainer.restored()[method]
+    whole = jax.tree.map(lambda x: x[position], trained.params)
+    parts, maps = ("clip", "adapter", "classifier", "discriminator"), None
+    one = {key: value for key, value in whole.items() if key in parts}
+    if plan.methods[method].config.align != "none":
+        maps = whole[align.OWN]["target"]
     stored = load_clip(plan.model, image_size=study.encoder.image_size or None)[1]
     # The parameters that were compared, each in the dtype it is stored in.
     own = jax.tree.map(lambda value, like: value.astype(like.dtype), plan.params, stored)
@@ -137,6 +160,10 @@ def _export(
         raise ConfigError(f"{method!r} has no heads to export; export another method of {others}.")
     if heads.text:
         heads, one = as_linear(plan.module, clip, texts.classes)
+    if maps is not None:
+        heads, one = fold_affine(heads, one, maps["mean"], maps["map"])
+    if not set(parts).issuperset(whole):  # it may compute more than heads do
+        _check_answers(method, trained.answer, merge(whole, trained.shared), heads, one)
     chosen = results["seeds"][position]
     picked = "as asked" if seed is not None else "the best on the source's validation split"
     scratch = out.with_name(out.name + ".partial")  # a kill leaves nothing that looks whole

@@ -4,7 +4,8 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ import optax
 
 import clipjax.adapt
 from clipjax.adapt import method as contract
+from clipjax.adapt.align import aligned
 from clipjax.adapt.method import Backbone, Classes, ClosedForm
 from clipjax.errors import ConfigError
 from clipjax.model.backbone import TOWERS, make_head
@@ -68,7 +70,8 @@ class Method(NamedTuple):
         given = {**phase.options, **changes}
         if self.heads is not None:
             given["head"] = make_head(self.heads, backbone, classes)
-        return self.make(backbone, classes, **given)
+        made, align = self.make(backbone, classes, **given), self.config.align
+        return made if align == "none" else aligned(made, align)
 
 
 def find_module(where: str, loss: str) -> Any:
@@ -126,7 +129,15 @@ def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
         kinds.append(Method(config, heads, module.make_method, None).on(backbone, classes, phase))
         if isinstance(kinds[-1], contract.Method):
             build_optimizer(phase, 1)
-    return Method(config, heads, module.make_method, kinds[0])
+    fixed = dict.fromkeys(name for kind in kinds for name in getattr(kind, "constants", ()))
+    return Method(_fixing(config, fixed), heads, module.make_method, kinds[0])
+
+
+def _fixing(config: MethodConfig, constants: Iterable[str]) -> MethodConfig:
+    """Freeze a method's constants in every phase."""
+    more = tuple(f"{re.escape(name)}(/.*)?" for name in constants)
+    freeze = lambda phase: dataclasses.replace(phase, freeze=(*phase.freeze, *more))
+    return dataclasses.replace(config, phases=tuple(map(freeze, config.phases)))
 
 
 def _absent(*_, **__):
@@ -225,7 +236,8 @@ def _program_key(method: Method) -> str:
         options = sorted(item for item in phase.options.items() if item[0] not in free)
         optim = sorted(item for item in vars(phase.optim).items() if item[0] not in varying)
         phases.append((phase.epochs, phase.freeze, options, optim))
-    return repr((method.heads, method.config.loss, method.config.episodes, phases))
+    config = method.config
+    return repr((method.heads, config.loss, config.episodes, config.align, phases))
 
 
 def learning_rate(phase: PhaseConfig, steps: int) -> Callable:

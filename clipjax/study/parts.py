@@ -19,6 +19,7 @@ _RULES = (
 )  # fmt: skip
 # In which methods of a run may differ.
 OWN_DATA = ("target", "labels", "shots", "fraction", "subset_seed")
+ALIGN = ("none", "centre", "standardise", "coral")  # of clipjax.adapt.align
 
 
 def _is_pattern(value: Any) -> bool:
@@ -283,6 +284,7 @@ class MethodConfig:
     data: Data  # what it trains on, all of it
     phases: tuple[PhaseConfig, ...]
     episodes: Episodes | None = None
+    align: str = "none"  # how features of source and target are made alike (`clipjax.adapt.align`)
 
     @property
     def epochs(self) -> int:

@@ -100,7 +100,26 @@ def _own_shapes(plan: Plan, method: Method) -> Any:
     classes = Classes(names, tokens, jnp.zeros((len(names), width)), 1.0)
     backbone = make_backbone(plan.module, lambda pixels, rng: pixels, ("image",))
     made = method.on(backbone, classes, method.phases[0])
-    return jax.eval_shape(made.init, jax.random.key(0))
+    own = jax.eval_shape(made.init, jax.random.key(0))
+    if made.start is None:
+        return own
+    start = lambda data, own: made.start(data, classes, own)
+    return jax.eval_shape(start, feature_shapes(plan, method), own)
+
+
+def feature_shapes(plan: Plan, method: Method, examples: int = 1 << 16) -> Any:
+    """Return shapes of a method's training features, of any number of examples a domain."""
+    shape = lambda *sizes, dtype=jnp.float32: jax.ShapeDtypeStruct((examples, *sizes), dtype)
+    found = {"source": {"inputs": shape(plan.clip_config.projection_dim)}}
+    if "target" in method.kind.reads:
+        found["target"] = dict(found["source"])
+    if "zero_shot" in method.kind.reads:
+        for part in found.values():
+            part["zero_shot"] = shape(len(plan.dataset.classes))
+    found["source"]["label"] = shape(dtype=jnp.int32)
+    if (domains := len(method.data.sources)) > 1:
+        found["source"]["domain"] = shape(domains)
+    return found
 
 
 def _clip_groups(plan: Plan, method: Method) -> tuple[str, ...]:
@@ -115,6 +134,10 @@ def check_masks(plan: Plan, method: Method) -> None:
     everything = {"clip": plan.params, **own}
     unused = set(layer_groups(everything)) - {*layer_groups(own), *_clip_groups(plan, method)}
     shared, cached = plan.study.data, all(cached_phases(plan, method))
+    if method.config.align != "none" and not cached:
+        told = f"methods.{method.config.stage}: align={method.config.align} is of cached embeddings"
+        remedy = "freeze the image tower and leave augment out, or leave align out"
+        raise ConfigError(f"{told}, and this method trains from pixels; {remedy}.")
     differs = [name for name in OWN_DATA if getattr(method.data, name) != getattr(shared, name)]
     for phase in method.phases:
         check_groups(phase, everything, unused)

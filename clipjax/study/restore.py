@@ -66,7 +66,7 @@ def histories(group: RunGroup) -> list[list[dict]]:
 def selected(group: RunGroup, history: list[list[dict]]) -> TrainState:
     """Return the states of the epochs that the config's rule picks, stacked over runs."""
     phase, cached, states = group.method.phases[-1], group.cached[-1], []
-    like = jax.eval_shape(group.start)
+    like = group.start_shapes()
     for index in range(len(group.spans)):
         like = jax.eval_shape(jax.vmap(functools.partial(group.begin, index)), like)
     if not cached:  # a checkpoint for each seed

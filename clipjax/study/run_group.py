@@ -24,9 +24,9 @@ from clipjax.model.backbone import make_backbone, tower_params
 from clipjax.study.encode import Encoded, Examples
 from clipjax.study.evaluator import View, answerer
 from clipjax.study.methods import LOSS_FACTORS, OPTIM_FACTORS, build_optimizer, learning_rate
-from clipjax.study.parts import Augment, Average, PhaseConfig
+from clipjax.study.parts import Augment, Average, Data, PhaseConfig
 from clipjax.study.plan import planned_epoch
-from clipjax.study.prepared import cached_phases
+from clipjax.study.prepared import cached_phases, feature_shapes
 from clipjax.study.workdir import run_name
 from clipjax.train.arrays import run_mesh
 from clipjax.train.checkpoint import Checkpointer
@@ -43,6 +43,12 @@ def select_fn(functions: Sequence[Callable], row: jax.Array | int) -> Callable:
     if len(functions) == 1:
         return functions[0]
     return lambda x: jnp.stack([jnp.asarray(f(x), jnp.float32) for f in functions])[row]
+
+
+def widened(data: PyTree) -> PyTree:
+    """Return arrays with floats of any size as float32."""
+    wide = lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    return jax.tree.map(wide, data)
 
 
 def average_rule(average: Average | None) -> averages.Average | None:
@@ -146,13 +152,34 @@ class RunGroup:
 
     def start(self) -> TrainState:
         """Return states of all runs before any phase, stacked, without optimizer state."""
+        read = lambda data: Examples((data,), self.encoded).features(self.method.kind.reads)
+        given = tuple(map(read, self._start_data()))
+        return jax.jit(self._start)(*jax.tree.map(on_each, (self._seeds(), given)))
 
-        def start(seed):
+    def start_shapes(self) -> TrainState:
+        """Return the shapes of `start`, for which no features are needed."""
+        given = tuple(feature_shapes(self.plan, self.method) for _ in self._start_data())
+        return jax.eval_shape(self._start, self._seeds(), given)
+
+    def _seeds(self) -> np.ndarray:
+        return np.array(self.training.seeds, np.uint32)
+
+    def _start_data(self) -> list[Data]:
+        """Return the different data that the methods start from; none where these need none."""
+        return list(dict.fromkeys(m.data for m in self.methods)) if self.functions.start else []
+
+    def _start(self, seeds: jax.Array, given: tuple[PyTree, ...]) -> TrainState:
+        """Return `start`, of each seed and each of the data of `_start_data`."""
+
+        def one(data, seed):
             own = self.functions.init(jax.random.key(seed))
+            own = self.functions.start(data, self.classes, own) if given else own
             return TrainState(jnp.zeros((), jnp.int32), own, (), seed)
 
-        seeds = np.array(tuple(self.training.seeds) * len(self.methods), np.uint32)
-        return jax.jit(jax.vmap(start))(on_each(seeds))
+        each = [jax.vmap(one, (None, 0))(widened(data), seeds) for data in given or ({},)]
+        places = {data: place for place, data in enumerate(self._start_data())}
+        runs = [each[places.get(method.data, 0)] for method in self.methods]
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *runs)
 
     def clip(self, index: int) -> tuple[PyTree, PyTree]:
         """Return the encoder's parameters that a phase uses: of the state, and shared.
