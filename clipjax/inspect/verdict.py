@@ -13,6 +13,8 @@ from clipjax.errors import CheckpointError, ClipjaxError, ConfigError, DataError
 from clipjax.inspect.scan import Reading, unreadable_images
 from clipjax.inspect.stats import Rows
 from clipjax.model.hf.hub import find_preprocessor
+from clipjax.model.prompts import fill_prompts
+from clipjax.model.text import confusable
 from clipjax.study import plan
 from clipjax.study.config import Pretraining, Study
 from clipjax.study.parts import Encoder
@@ -64,7 +66,8 @@ def opened(study: Study | Pretraining) -> Subject:
     encoder, classes = study.encoder, dataset.classes
     try:  # no weights are read
         names = plan.prompt_names(encoder.class_names, classes)
-        notes += plan.read_prompts(encoder, classes, names, encoder.model)[1]
+        tokens = plan.read_prompts(encoder, names, encoder.model)
+        notes += confusable(tokens, classes, fill_prompts(names[0], encoder.prompts))
     except CheckpointError as error:
         notes.append(f"Whether prompts tell the classes apart is not known, because {error}")
     except ConfigError as error:

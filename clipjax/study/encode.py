@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.method import Classes
@@ -21,6 +22,7 @@ from clipjax.study.config import Study
 from clipjax.study.parts import Data
 from clipjax.study.plan import check_unreadable, evaluated, needed_parts, training_rows
 from clipjax.study.prepared import Plan
+from clipjax.study.text_cache import digest_of, kept
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import batch_mesh, deal_out, replicate
 
@@ -82,7 +84,9 @@ def encode_texts(plan: Plan) -> Encoded:
     module, params = plan.module, plan.params
     # Parameters are arguments: as constants of the program they would be in memory twice.
     encode_text = jax.jit(functools.partial(module.apply, method="encode_text"))
-    weights = class_weights(functools.partial(encode_text, {"params": params}), plan.tokens)
+    make = lambda: class_weights(functools.partial(encode_text, {"params": params}), plan.tokens)
+    key = {"tokens": digest_of(plan.tokens), "dtype": plan.study.encoder.compute_dtype}
+    weights = jnp.asarray(kept(plan.study.features, key | plan.identity, make))
     check_class_weights(weights, plan.model)
     scale = float(module.apply({"params": params}, method="scale"))
     return Encoded({}, weights, scale, without_padding(plan.tokens), plan, {}, {})

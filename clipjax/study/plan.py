@@ -1,6 +1,7 @@
 """Opens what a study names, and refuses what cannot run before anything expensive."""
 
 import dataclasses
+import importlib.metadata
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +28,7 @@ from clipjax.study.config import Study
 from clipjax.study.methods import build_methods
 from clipjax.study.parts import Data, Encoder
 from clipjax.study.prepared import Plan, Recorded, check_machine, check_masks
+from clipjax.study.text_cache import kept
 
 FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
 
@@ -48,7 +50,11 @@ def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = 
     for name in names:  # before a model is downloaded
         fill_prompts(name, encoder.prompts)
     model = open_model(study)
-    tokens, more = read_prompts(encoder, dataset.classes, names, model["model"])
+    texts = {"texts": [fill_prompts(name, encoder.prompts) for name in names]}
+    key = texts | model["identity"] | {"transformers": importlib.metadata.version("transformers")}
+    read = lambda: read_prompts(encoder, names, model["model"])
+    tokens = kept(study.features, key, read)
+    more = confusable(tokens, dataset.classes, texts["texts"][0])
     notes = (*notes, *more)
     plan = Plan(study, dataset, names, methods=methods, notes=notes, tokens=tokens, **model)
     for method in methods.values():
@@ -90,17 +96,13 @@ def prompt_names(file: str, classes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(own.get(name, name) for name in classes)
 
 
-def read_prompts(
-    encoder: Encoder, classes: Sequence[str], names: Sequence[str], model: str | pathlib.Path
-) -> tuple[np.ndarray, list[str]]:
-    """Return token ids of the classes' prompts, int32 [K, prompts, T], and notes on classes alike.
+def read_prompts(encoder: Encoder, names: Sequence[str], model: str | pathlib.Path) -> np.ndarray:
+    """Return token ids of the classes' prompts, int32 [K, prompts, T].
 
-    `classes` are named as in the data, `names` as in prompts; `model` is a directory or a Hub id.
+    `names` are the classes as prompts say them; `model` is a directory or a Hub id.
     """
     revision = None if isinstance(model, pathlib.Path) else encoder.revision or None
-    tokenize = load_tokenizer(model, revision=revision)
-    tokens = class_tokens(tokenize, names, encoder.prompts)
-    return tokens, confusable(tokens, classes, fill_prompts(names[0], encoder.prompts))
+    return class_tokens(load_tokenizer(model, revision=revision), names, encoder.prompts)
 
 
 def open_data(study: Study) -> Dataset:
