@@ -2,12 +2,13 @@
 
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from clipjax.errors import ConfigError, DataError
-from clipjax.study import run
+from clipjax.study import Data, Encoder, Study, Training, run
 from clipjax.study.plan import prepare
 from tests.conftest import make_photos, parsed, read_json
 from tests.study.test_study import TRUNK, TWO_STAGE, config_of, row_of, trained
@@ -129,3 +130,29 @@ def test_what_cannot_be_is_refused_at_the_start(photos, wee_clip, field, value, 
         config.data[field] = value
     with pytest.raises((ConfigError, DataError), match=words):
         prepare(parsed(config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("augment", [None, {"smallest": 0.9}])
+def test_labels_of_the_target_train_on_the_target(wee_clip, folder_dataset, augment):
+    """Of one method from cached features, of the run from pixels: as if that were the source."""
+
+    def trained(source, target, labels, *, shared):
+        method = {"loss": "finetune", "heads": {}, "augment": augment}
+        method |= {} if shared else {"data": {"labels": labels}}
+        data = {"source": source, "target": target, "shots": 2}
+        data |= {"labels": labels} if shared else {}
+        study = Study(
+            encoder=Encoder(model=str(wee_clip)),
+            data=Data(root=str(folder_dataset), **data),
+            training=Training(seeds=(0,), epochs=2, batch_size=4),
+            methods={"head": method},
+            stages=("head",),
+        )
+        return run(study)
+
+    bound = trained("real", "sketch", "target", shared=augment is not None)
+    plain = trained("sketch", "real", "source", shared=True)
+    compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    jax.tree.map(compare, bound.params["head"], plain.params["head"])
+    assert bound.results["target_labels"] == ["head"] and not plain.results["target_labels"]
