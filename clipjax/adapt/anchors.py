@@ -44,9 +44,7 @@ def soft_cross_entropy(
     return weighted_mean(-jnp.sum(targets * logp, axis=-1), weight)
 
 
-def divergence(
-    teacher: jax.Array, logits: jax.Array, weight: jax.Array | None = None
-) -> jax.Array:
+def divergence(teacher: jax.Array, logits: jax.Array, weight: jax.Array | None = None) -> jax.Array:
     """KL(q || p) of each example, [N], of a teacher's logits (q) and others (p)."""
     logq, logp = log_probabilities(teacher, weight), log_probabilities(logits, weight)
     return jnp.sum(jnp.exp(logq) * (logq - logp), axis=-1)
