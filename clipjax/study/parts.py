@@ -196,10 +196,14 @@ class Optim:
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Options of `clipjax.data.images.augment.random_resized_crop`."""
+    """A random crop (`clipjax.data.images.augment`), then RandAugment if it has any operations."""
 
     smallest: float = _share(0.5)  # share of the area kept
     flip: bool = True  # mirror half of the images
+    # Of `clipjax.data.images.randaugment`.
+    ops: int = field(0, low=0)  # operations an image; 2 are usual
+    magnitude: float = field(9.0, low=0, high=30)  # their strength
+    cutout: float = field(0.0, low=0, high=1)  # side of a grey square, as a share of the image's
 
 
 @dataclasses.dataclass(frozen=True)

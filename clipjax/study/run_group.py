@@ -15,6 +15,7 @@ from clipjax.adapt.method import Backbone
 from clipjax.adapt.method import Method as Functions
 from clipjax.adapt.step import TrainState, init_state, make_step, merge
 from clipjax.data.images.augment import random_resized_crop
+from clipjax.data.images.randaugment import randaugment
 from clipjax.data.loading import sampler as samplers
 from clipjax.errors import CheckpointError
 from clipjax.evaluate.select import best_steps
@@ -55,6 +56,16 @@ def average_rule(average: Average | None) -> averages.Average | None:
     """Return the running mean that a phase asks for, if any."""
     option = {"uniform": "start", "ema": "decay", "beta": "b"}
     return average and getattr(averages, average.kind)(getattr(average, option[average.kind]))
+
+
+def augmented(augment: Augment, pixels: jax.Array, rng: jax.Array) -> jax.Array:
+    """Return pixels [B, S, S, 3] as a phase's `augment` alters them, float32 in their range."""
+    crop = {"smallest": augment.smallest, "flip": augment.flip}
+    if not augment.ops and not augment.cutout:
+        return random_resized_crop(rng, pixels, **crop)
+    one, two = jax.random.split(rng)
+    more = {"ops": augment.ops, "magnitude": augment.magnitude, "square": augment.cutout}
+    return randaugment(two, random_resized_crop(one, pixels, **crop), **more)
 
 
 class RunGroup:
@@ -117,7 +128,7 @@ class RunGroup:
 
         def look(pixels, rng):
             if augment is not None and rng is not None:
-                pixels = random_resized_crop(rng, pixels, **dataclasses.asdict(augment))
+                pixels = augmented(augment, pixels, rng)
             return normalized(pixels)
 
         return make_backbone(self.plan.module, look, ("image",) if cached else ())
