@@ -89,7 +89,7 @@ def train_group(trainer, encoded) -> np.ndarray:
             Epochs(
                 trainer.names,
                 training.epochs,
-                training.batch_size,
+                trainer.method.config.batch_size,
                 training.save_every,
                 trainer.sampler,
                 mesh=trainer.mesh,

@@ -12,7 +12,7 @@ from clipjax.study.sweep import Entry
 # What an entry may hold beside options of its loss.
 FIELDS = (
     "loss", "heads", "epochs", "freeze", "augment", "average", "optim", "data", "episodes",
-    "align", "phases", "phase_order",
+    "align", "batch_size", "phases", "phase_order",
 )  # fmt: skip
 
 
@@ -44,6 +44,8 @@ def _method(
             f"{where}.align is {short(align)}; known: {', '.join(parts.ALIGN)}.{near}"
         )
     episodes = _optional(parts.Episodes, options, "episodes", where)
+    size = {key: options.pop(key) for key in ("batch_size",) if key in options}
+    size = read(parts.Training, flat(training) | size, f"{where}.").batch_size
     own = options.pop("data", {})
     if unknown := sorted(set(own) - set(parts.OWN_DATA)):
         raise no_such(unknown, parts.OWN_DATA, f"{where}.data")
@@ -60,7 +62,7 @@ def _method(
         optim = options.get("optim", {}) | phases[label].get("optim", {})
         found.append(_phase(full, label, at, options | phases[label] | {"optim": optim}, training))
     return parts.MethodConfig(
-        name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes, align
+        name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes, size, align
     )
 
 

@@ -237,7 +237,8 @@ def _program_key(method: Method) -> str:
         optim = sorted(item for item in vars(phase.optim).items() if item[0] not in varying)
         phases.append((phase.epochs, phase.freeze, options, optim))
     config = method.config
-    return repr((method.heads, config.loss, config.episodes, config.align, phases))
+    about = config.loss, config.episodes, config.align, config.batch_size
+    return repr((method.heads, *about, phases))
 
 
 def learning_rate(phase: PhaseConfig, steps: int) -> Callable:

@@ -288,6 +288,7 @@ class MethodConfig:
     data: Data  # what it trains on, all of it
     phases: tuple[PhaseConfig, ...]
     episodes: Episodes | None = None
+    batch_size: int = 64  # images a domain and step
     align: str = "none"  # how features of source and target are made alike (`clipjax.adapt.align`)
 
     @property

@@ -170,8 +170,8 @@ def check_parts(study: Study, dataset: Dataset) -> None:
     ]
     images = sum(map(len, open_parts(dataset)[0].values()))
     check_unreadable(lost, images, study.data.max_unreadable)
-    for data in dict.fromkeys(method.data for method in study.trained):
-        planned_epoch(data, study.training.batch_size, dataset)
+    for data, size in dict.fromkeys((each.data, each.batch_size) for each in study.trained):
+        planned_epoch(data, size, dataset)
     for method in study.trained:
         if episodes := method.episodes:
             classes = dataset.classes

@@ -153,9 +153,10 @@ def check_machine(plan: Plan) -> None:
         raise ConfigError('config.tensorboard needs tensorboardX: pip install -e ".[tensorboard]".')
     for method in plan.methods.values():
         _check_memory(plan, method)
-    if not all(all(cached_phases(plan, method)) for method in plan.methods.values()):
-        training_mesh(devices, training.batch_size, training.accumulate)  # refuses what cannot be
-    elif plan.methods:
+    pixels = [m.config for m in plan.methods.values() if not all(cached_phases(plan, m))]
+    for config in pixels:
+        training_mesh(devices, config.batch_size, training.accumulate)  # refuses what cannot be
+    if plan.methods and not pixels:
         asked, usual = dotted(flat(devices)), dotted(flat(Devices()))
         if changed := [name for name in asked if asked[name] != usual[name]]:
             field = f"{changed[0]}={asked[changed[0]]!r}"

@@ -113,7 +113,7 @@ class RunGroup:
         """Return steps of an epoch: as logged where no example is at hand (`restored`)."""
         if episodes := self.method.config.episodes:
             return episodes.count
-        data, size = self.method.data, self.training.batch_size
+        data, size = self.method.data, self.method.config.batch_size
         if (data.labelled, "train") in self.encoded.parts:
             sizes = [len(rows[0]) for rows in self.examples.rows().values()]
             return samplers.steps_per_epoch(*sizes, size, data.epoch)

@@ -84,7 +84,7 @@ class Trainer(RunGroup):
                 Epochs(
                     tuple(method.phases[index].name for method in self.methods),
                     (span.start + span.steps) // self.per_epoch,
-                    self.training.batch_size,
+                    self.method.config.batch_size,
                     self.training.save_every,
                     self.sampler,
                     self.examples.chosen_rows(),
@@ -126,7 +126,8 @@ class Trainer(RunGroup):
         shapes = jax.eval_shape(begin, one(0), more)
         training, devices = self.training, self.study.devices
         size = sum(x.size * x.dtype.itemsize for x in leaves((shapes, shared)))
-        mesh = training_mesh(devices, training.batch_size, training.accumulate, state_bytes=size)
+        batch = self.method.config.batch_size
+        mesh = training_mesh(devices, batch, training.accumulate, state_bytes=size)
         axis = DATA if devices.parallel == "pmap" else None
         backbone = self.backbone(phase.augment)
         step = self.step(index, backbone, shapes.params, axis=axis)  # of all seeds: compiled once
@@ -144,7 +145,7 @@ class Trainer(RunGroup):
         """Train one seed of a phase from pixels."""
         phase, span, every = self.method.phases[index], self.spans[index], self.per_epoch
         until, data, shared = span.start + span.steps, self.method.data, self.shared(index)
-        batching = Batching(seed, self.training.batch_size, self.sampler, processes.place())
+        batching = Batching(seed, self.method.config.batch_size, self.sampler, processes.place())
         source, target = self.images()
         devices, saved = self.study.devices, every * self.training.save_every
         first = seed == self.training.seeds[0]
