@@ -17,9 +17,13 @@ import numpy as np
 def study_of(task: str):
     """The study whose work a task is."""
     from clipjax.study import parse
-    from configs import dann, sweep
+    from configs import dann, sweep, uda
 
-    config = sweep.get_config() if task == "grid" else dann.get_config()
+    config = {"grid": sweep, "uda": uda}.get(task, dann).get_config()
+    if task == "uda":
+        from benchmarks.study_uda import METHODS
+
+        config.stages = METHODS
     if task == "single":
         config.stages, config.seeds = ("dann",), (0,)
     return parse(config.to_dict())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks import study_uda
 from benchmarks.study_jax import study_of
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ def run_torch(task: str, file: str, threads: int, compiled: bool) -> dict:
     with np.load(file) as arrays:
         data = {key: torch.from_numpy(np.array(x)) for key, x in arrays.items()}
     study = study_of(task)
-    loss = torch.compile(losses(torch)) if compiled else losses(torch)
     found, warm = [], 0.0
     for method in study.trained:
+        loss = study_uda.losses(torch, method.loss)
+        loss = torch.compile(loss) if compiled else loss
         for seed in study.training.seeds:
-            run = torch_run(torch, loss, method, seed, study.training, data)
+            seen = data if method.align == "none" else study_uda.aligned(data)
+            run = torch_run(torch, loss, method, seed, study.training, seen)
             found.append(run[0])
             warm += run[1]
     return {"warm": warm, "accuracy": np.array(found)}
@@ -55,7 +58,7 @@ def make_parts(torch, heads, width: int, classes: int):
     if "adapter" in heads:
         adapter = torch.nn.Sequential(mlp(torch, [width, *heads["adapter"]]), torch.nn.ReLU())
         width = heads["adapter"][-1]
-    parts = [adapter, mlp(torch, [width, *heads["classifier"], classes])]
+    parts = [adapter, mlp(torch, [width, *heads.get("classifier", ()), classes])]
     if "discriminator" in heads:
         parts.append(mlp(torch, [width, *heads["discriminator"], 2]))
     return torch.nn.ModuleList(parts)
@@ -83,10 +86,14 @@ def torch_run(torch, loss, method: MethodConfig, seed: int, training: Training, 
     torch.manual_seed(seed)
     x, y, z = data["source_train"], data["source_train_y"].long(), data["target_train"]
     parts = make_parts(torch, method.heads, x.shape[1], int(y.max()) + 1)
-    params, size, epochs = list(parts.parameters()), training.batch_size, training.epochs
+    params, size, epochs = list(parts.parameters()), method.batch_size, method.epochs
     (phase,) = method.phases
     optim, lam_max = phase.optim, phase.options.get("lam_max", 0.0)
-    optimizer = torch.optim.AdamW(params, lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
+    faster = dict(optim.lr_mults).get("discriminator", 1.0)
+    rates = [{"params": part.parameters(), "lr": optim.lr} for part in parts]
+    rates[2:] = [rate | {"lr": faster * optim.lr} for rate in rates[2:]]
+    rates = [rate for rate, part in zip(rates, parts, strict=True) if list(part.parameters())]
+    optimizer = torch.optim.AdamW(rates, weight_decay=optim.weight_decay, fused=True)
     steps, step = epochs * -(-len(x) // size), 0
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for epoch in range(epochs):
