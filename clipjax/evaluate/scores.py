@@ -22,8 +22,9 @@ def _softmax(logits: jax.Array) -> jax.Array:
 def ensemble_agreement(probabilities: jax.Array, weights: jax.Array | None = None) -> jax.Array:
     """Return how often each candidate answers as all together do, [M, N, K] -> float32 [M].
 
-    EnsV (Hu et al. 2024, NeurIPS datasets and benchmarks, "A versatile unsupervised model selection
-    method"): the share of examples on which a candidate's class is that of the mean probabilities.
+    EnsV (Hu et al. 2024, NeurIPS datasets and benchmarks, "Towards reliable model selection for
+    unsupervised domain adaptation"): the share of examples on which a candidate's class is that of
+    the mean probabilities.
     `weights`, [M], are the candidates' votes in the mean, by default equal; a candidate of weight 0
     is scored and has no vote.
 

@@ -191,7 +191,8 @@ def choice(results: dict) -> list[Item]:
     """Show every method's label-free scores, of which the verdict's rule comes first."""
     if not (found := results.get("choice")):
         return []
-    names = [*choices.ACROSS_RULES, "effective_classes", "prior_distance"]
+    beside = ("zero_shot_agreement", "effective_classes", "prior_distance")
+    names = [*choices.ACROSS_RULES, *beside]
     shown = [name for name in names if any(name in own for own in found["scores"].values())]
     shown.sort(key=lambda name: name != found["rule"])
     lines = [
@@ -201,7 +202,7 @@ def choice(results: dict) -> list[Item]:
     text = (
         f"Scores of {found['n']} validation images of {results['data']['target']} without their "
         f"labels, mean ± standard deviation over seeds; * taken by {found['rule']}. The highest is "
-        "best; atc and doc estimate target accuracy. Of the last two none decides alone."
+        f"best; atc and doc estimate target accuracy; {', '.join(beside)} take nothing alone."
     )
     out = [f"{name} is not taken: {why}." for name, why in found["refused"].items()]
     return [Note(text), Table(["method", *shown], lines, folded=False), Note(" ".join(out))]
