@@ -94,6 +94,25 @@ def disagreement(logits: jax.Array) -> jax.Array:
     return differ.sum() / max(1, members * (members - 1))
 
 
+def top_class_share(logits: jax.Array) -> jax.Array:
+    """Return the share of examples that get the most predicted class, [N, K] -> float32 [].
+
+    >>> float(top_class_share(jnp.eye(4)[jnp.array([0, 0, 0, 2])]))
+    0.75
+    """
+    answers = jnp.argmax(logits, axis=-1)
+    return jnp.zeros(logits.shape[-1]).at[answers].add(1.0).max() / len(answers)
+
+
+def most_frequent(labels: ArrayLike) -> float:
+    """Return the accuracy of always answering the most frequent label, int [N].
+
+    >>> most_frequent([3, 0, 3, 1])
+    0.5
+    """
+    return round(float(np.unique(labels, return_counts=True)[1].max() / len(np.asarray(labels))), 6)
+
+
 def domain_gap(source_accuracy: float, target_accuracy: float) -> float:
     """Return source minus target accuracy in percentage points.
 

@@ -11,12 +11,14 @@ import numpy as np
 
 from clipjax.errors import DataError
 from clipjax.evaluate import sweeps
+from clipjax.evaluate.choice import verdict
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.evaluate.report.tables import aligned
-from clipjax.evaluate.rows import NEEDED, Line, complete, lines_of
+from clipjax.evaluate.rows import NEEDED, Line, complete, lines_of, marked
 from clipjax.io import write_atomically, write_json
 
 VERSION = 2  # of results.json; a file without a version is of the first
+ONE_CLASS = 0.9  # share of the target's images in one class that is worth a warning
 _KEYS = ("experiment", "model", "data", "classes", "seeds", "selection", "rows", "domain_gap")
 _PACKAGES = ("clipjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
 Cells = tuple[list[str], list[list[str]]]  # header and lines of a table
@@ -46,13 +48,18 @@ def collect(
             variants.setdefault(line.method, {})[line.variant] = gap
     versions = {p: importlib.metadata.version(p) for p in _PACKAGES}
     versions["python"] = platform.python_version()
+    rows = marked(rows, data["target"], ends)
     found = {"version": VERSION, **about, "rows": rows, "domain_gap": own, "variant_gap": variants}
     found |= {"proxy_a_distance": distances, "selection_rules": rules, "timing_s": timing}
     return found | {"versions": versions}
 
 
 def cells(results: dict, *, variants: bool = True) -> Cells:
-    """Return the test table: a line a method (with `variants`, a variant), a column a domain."""
+    """Return the test table: a line a method (with `variants`, a variant), a column a domain.
+
+    Behind them the gap, the target's macro accuracy where it was measured, and a last column for
+    lines below zero-shot on their target, where there are any.
+    """
     found = [line for line in lines_of(results["rows"]) if line.own or variants]
     domains, lines = _domains(results, found), []
     for line in found:
@@ -60,7 +67,25 @@ def cells(results: dict, *, variants: bool = True) -> Cells:
         gap = results["domain_gap"][line.method] if line.own else gaps.get(line.variant)
         spreads = [_spread(line.rows[d], "accuracy") for d in domains]
         lines.append([line.name, *spreads, "" if gap is None else f"{gap:.1f}"])
-    return ["method", *domains.values(), "gap"], lines
+    header = ["method", *domains.values(), "gap"]
+    marks = [_mark(line) for line in found]
+    for head, column in (("target macro", _target_macro(results, found)), ("mark", marks)):
+        if any(column):
+            header.append(head)
+            lines = [[*line, cell] for line, cell in zip(lines, column, strict=True)]
+    return header, lines
+
+
+def _target_macro(results: dict, found: list[Line]) -> list[str]:
+    """Write each line's macro accuracy on the target; empty of versions that had none."""
+    rows = [line.rows.get(results["data"]["target"]) for line in found]
+    known = lambda row: row and row["macro_accuracy_mean"] is not None
+    return [_spread(row, "macro_accuracy") if known(row) else "" for row in rows]
+
+
+def _mark(line: Line) -> str:
+    below = any(row.get("below_zero_shot") for row in line.rows.values())
+    return "below zero-shot" if below else ""
 
 
 def macro_cells(results: dict) -> Cells:
@@ -92,12 +117,14 @@ def _spread(row: dict, measure: str) -> str:
 
 def facts(results: dict) -> str:
     """Explain the numbers of the table, in one sentence without a full stop."""
-    seeds, classes = results["seeds"], results["classes"]
+    seeds, classes, target = results["seeds"], results["classes"], results["data"]["target"]
+    most = (results.get("majority") or {}).get(target)  # older versions did not count
+    always = f", always the most frequent class of {target} {100 * most:.1f}" if most else ""
     n = next(row["n"] for line in lines_of(results["rows"]) for row in line.rows.values())
     return (
         f"test accuracy in %, mean ± standard deviation over seeds {seeds}; {classes} classes, "
-        f"chance {100 / classes:.1f}; {n} test images a domain (standard error of one accuracy "
-        f"near 50 %: {50 / n**0.5:.1f} points); gap = source - target in points; "
+        f"chance {100 / classes:.1f}{always}; {n} test images a domain (standard error of one "
+        f"accuracy near 50 %: {50 / n**0.5:.1f} points); gap = source - target in points; "
         f"checkpoint: {results['selection']}"
     )
 
@@ -131,19 +158,34 @@ def _ensembles(results: dict) -> list[str]:
 
 
 def _selection(results: dict) -> list[str]:
+    """Say what each rule picks, those of one choice together, that of "last" first."""
     percent = lambda accuracies: f"{100 * np.mean(accuracies):.1f}"
     epochs = lambda r: "/".join(map(str, dict.fromkeys(r["epoch"])))
-    told = lambda r: f"{percent(r['source'])}/{percent(r['target'])} (epoch {epochs(r)})"
-    return [
-        f"{method} by selection rule, source/target test accuracy: "
-        + ", ".join(f"{rule} {told(r)}" for rule, r in rules.items())
-        for method, rules in results.get("selection_rules", {}).items()
-    ]
+    said = []
+    for method, rules in results.get("selection_rules", {}).items():
+        alike: dict[str, list[str]] = {}
+        for rule, r in rules.items():
+            told = f"{percent(r['source'])}/{percent(r['target'])} (epoch {epochs(r)})"
+            alike.setdefault(told, []).append(rule)
+        groups = "; ".join(f"{told} {', '.join(names)}" for told, names in alike.items())
+        said.append(f"{method} by selection rule, source/target test accuracy: {groups}")
+    return said
+
+
+def _warnings(results: dict) -> list[str]:
+    """Name the methods that answer one class for nearly every test image of the target."""
+    target, said = results["data"]["target"], []
+    for line in lines_of(results["rows"]):
+        shares = line.rows.get(target, {}).get("top_class_share")
+        if shares and np.mean(shares) > ONE_CLASS:
+            share = f"{100 * np.mean(shares):.0f} % of the target's test images"
+            said.append(f"warning: {line.name} predicts one class for {share}")
+    return said
 
 
 def notes(results: dict) -> list[str]:
     """Return sentences on what the table of test accuracies does not show."""
-    said, is_sweep = [], "sweep" in results
+    said, is_sweep = _warnings(results), "sweep" in results
     if macro_cells(results)[1]:
         macro = "each class's own accuracy, averaged over the classes in the test images"
         said.append(f"macro accuracy in %: {macro}")
@@ -160,13 +202,14 @@ def notes(results: dict) -> list[str]:
 
 def _tables(results: dict) -> list[Cells]:
     sweep = [sweeps.cells(results)] if "sweep" in results else []
-    return [table for table in (cells(results), macro_cells(results), *sweep) if table[1]]
+    return [table for table in (cells(results), *sweep) if table[1]]
 
 
 def table(results: dict) -> str:
-    """Format the results as aligned text for a terminal."""
+    """Format the results as aligned text for a terminal, what to take last."""
     text = [line for each in _tables(results) for line in ("", *aligned(*each))]
-    return "\n".join([*text, "", *notes(results), facts(results), ""])
+    said = [*notes(results), facts(results), *filter(None, [verdict(results)])]
+    return "\n".join([*text, "", *said, ""])
 
 
 def markdown(results: dict) -> str:
@@ -178,7 +221,8 @@ def markdown(results: dict) -> str:
         rows = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
         parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
     parts += [f"{line}." for line in notes(results)]
-    return "\n\n".join([*parts, f"{said[0].upper() + said[1:]}.\n"])
+    parts += [f"{line[0].upper()}{line[1:]}." for line in (said, verdict(results)) if line]
+    return "\n\n".join(parts) + "\n"
 
 
 def write(workdir: pathlib.Path, results: dict) -> None:

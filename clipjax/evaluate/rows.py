@@ -82,6 +82,28 @@ def lines_of(rows: Sequence[Mapping], split: str = "test") -> list[Line]:
     ]
 
 
+def marked(rows: Sequence[Mapping], target: str, targets: Mapping[str, str]) -> list[dict]:
+    """Say of every test row on its method's target whether it is below zero-shot.
+
+    Adds "below_zero_shot": the mean accuracy over seeds is lower than zero-shot's there. `targets`
+    maps methods to the domain they adapt to, where it is not `target`.
+    """
+    zero = {
+        each["domain"]: each["accuracy_mean"]
+        for each in rows
+        if (each["method"], each["split"], each["classes"]) == ("zero_shot", "test", CLASSES)
+    }
+    is_own = lambda each: (each["split"], each["classes"], each["domain"]) == (
+        "test", CLASSES, targets.get(each["method"], target)
+    )  # fmt: skip
+    return [
+        {**each, "below_zero_shot": each["accuracy_mean"] < zero[each["domain"]]}
+        if is_own(each) and each["method"] != "zero_shot" and each["domain"] in zero
+        else {**each}
+        for each in rows
+    ]
+
+
 def own_rows(rows: Sequence[Mapping], split: str = "test") -> dict[tuple[str, str], dict]:
     """Map (method, domain) to the row of the method's own result."""
     own = [line for line in lines_of(rows, split) if line.own]

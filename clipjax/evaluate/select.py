@@ -10,9 +10,11 @@ import numpy as np
 
 RULES = (
     "last", "source_val", "negative_entropy", "information_maximization",
-    "soft_neighbourhood_density", "proxy_a_distance", "oracle",
+    "soft_neighbourhood_density", "proxy_a_distance", "mano", "nuclear_norm", "mixval", "atc",
+    "doc", "oracle",
 )  # fmt: skip
-ALIASES = {"label_free": "information_maximization"}
+LABEL_FREE = "information_maximization"  # the rule without target labels to take by default
+ALIASES = {"label_free": LABEL_FREE}
 
 
 def _entropy(logp: jax.Array) -> jax.Array:
@@ -114,6 +116,10 @@ def select(history: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]
     - "negative_entropy", "information_maximization" (alias "label_free", the default among the
       label-free rules), "soft_neighbourhood_density": this module's functions of the target's
       validation images; the highest wins.
+    - "mano", "nuclear_norm", "mixval" (mean of both kinds of pairs): of `clipjax.evaluate.scores`,
+      of the same images; the highest wins.
+    - "atc", "doc": the highest estimate of target accuracy, from confidences on the source's
+      validation split and the target's (`clipjax.evaluate.scores`).
     - "proxy_a_distance": the smallest distance of source and target features.
     - "oracle": accuracy on the target's validation split, with its labels ("test-domain validation"
       of the same paper).

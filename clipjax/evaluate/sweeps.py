@@ -7,9 +7,14 @@ from typing import Any
 import numpy as np
 
 from clipjax.evaluate.rows import own_rows
-from clipjax.evaluate.select import ALIASES, lower_is_better, select, uses_target_labels
+from clipjax.evaluate.select import (
+    ALIASES,
+    LABEL_FREE,
+    lower_is_better,
+    select,
+    uses_target_labels,
+)
 
-FREE = "information_maximization"  # compares settings where `selection` compares nothing: "last"
 _OF_DATA = re.compile(r"(methods\.[^.]*\.)?data\b")  # fields that choose the training data
 
 
@@ -38,7 +43,8 @@ def sweep_table(
     seed, "score_mean", "source" and "target" {"mean", "std", "each"}: test accuracy}], "best":
     {stage, with its data settings: method}}.
     """
-    rule = FREE if selection == "last" else ALIASES.get(selection, selection)
+    # "last" compares nothing, also no settings.
+    rule = LABEL_FREE if selection == "last" else ALIASES.get(selection, selection)
     found, test = [], own_rows(rows)
     names = {"mean": "accuracy_mean", "std": "accuracy_std", "each": "accuracies"}
     for method, (stage, own) in settings.items():

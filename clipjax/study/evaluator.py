@@ -16,16 +16,23 @@ from clipjax.data.dataset import Part
 from clipjax.data.features.cache import Features
 from clipjax.errors import NonFiniteError
 from clipjax.evaluate import select
-from clipjax.evaluate.metrics import accuracy, calibration_error, disagreement, macro_accuracy
+from clipjax.evaluate.choice import Candidate
+from clipjax.evaluate.metrics import (
+    accuracy,
+    calibration_error,
+    disagreement,
+    macro_accuracy,
+    top_class_share,
+)
 from clipjax.evaluate.rows import VARIANT, row
 from clipjax.io.finite import is_finite
 from clipjax.study.encode import Encoded, in_float32
 from clipjax.study.fields import is_number
 from clipjax.study.parts import Data, PhaseConfig
 from clipjax.study.plan import FEWEST_FOR_DISTANCE
+from clipjax.study.scored import candidate, known, label_free, mixval, scored
 from clipjax.train.distributed import processes, sharding
 
-MOST_FOR_DENSITY = 2000  # images: soft neighbourhood density compares all pairs
 PROBE = 256  # images a domain for the ratio of gradients
 
 
@@ -96,11 +103,12 @@ class Validation:
         }
         given = {key: value for key, value in phase.options.items() if is_number(value)}
         weigh = given if self.diagnoses and given.get("domain_weight") != 0 else None
-        found, adapted = jax.device_get(self._measures(params, parts, weigh))
+        found, answers, adapted = self._measures(params, parts, weigh)
+        # A program of its own, which methods of any kind share.
+        found = found | label_free(answers[0], parts["source_val"].labels, answers[1])
+        found, adapted = jax.device_get((found, adapted))
         entropy = found["negative_entropy"]  # of all answers: finite where they are
         check_answers(phase.name, "validation images", entropy, *adapted)
-        # Some have no value: a ratio to a gradient of 0, the density of a single image.
-        known = lambda value: round(float(value), 6) if np.isfinite(value) else None
         measures = {key: known(value) for key, value in found.items()}
         return measures | {"proxy_a_distance": distance(*adapted)}
 
@@ -113,17 +121,13 @@ def check_answers(method: str, what: str, *arrays) -> None:
 
 
 def _validate(functions: Functions, classes: Classes, params, parts: dict, given: dict | None):
-    """Return scalars of one candidate, and adapted validation features of source and target."""
-    predict = lambda part: functions.predict(params, part.features, classes)
-    logits = {name: predict(part) for name, part in parts.items()}
+    """Return scalars of one candidate, its logits and its features of both validation parts."""
+    predict = lambda features: functions.predict(params, features, classes)
+    logits = {name: predict(part.features) for name, part in parts.items()}
     hits = {name: accuracy(logits[name], part.labels) for name, part in parts.items()}
-    seen, hits["oracle"] = logits["target_val"], hits.pop("target_val")
-    found = hits | {
-        "negative_entropy": select.negative_entropy(seen),
-        "information_maximization": select.information_maximization(seen),
-        "soft_neighbourhood_density": select.soft_neighbourhood_density(seen[:MOST_FOR_DENSITY]),
-    }
+    hits["oracle"] = hits.pop("target_val")
     source, target = parts["source_val"], parts["target_val"]
+    found = hits | {"mixval": mixval(predict, target.features)}
     adapted = [_adapted(functions, params, part.features) for part in (source, target)]
     if given is not None:
         batch = {
@@ -131,7 +135,7 @@ def _validate(functions: Functions, classes: Classes, params, parts: dict, given
             "target": {"inputs": target.features[:PROBE]},
         }
         found |= functions.diagnose(params, batch, given)
-    return found, adapted
+    return found, [logits["source_val"], logits["target_val"]], adapted
 
 
 def _adapted(functions: Functions, params, features: jax.Array) -> jax.Array:
@@ -149,11 +153,15 @@ def distance(source, target) -> float | None:
 
 
 class Outcome(NamedTuple):
-    """A method's answers to the test images of source and target."""
+    """A method's answers to the test images of source and target, and what chooses among methods.
+
+    `candidate` is of validation images; None of a method's further variants.
+    """
 
     distances: list[float | None]  # proxy A-distance per seed
     logits: np.ndarray  # of the target, [seeds, N, K]
     features: tuple[np.ndarray, np.ndarray] | None  # of both, first seed; None where still CLIP's
+    candidate: Candidate | None
 
 
 def _cached_ends(encoded: Encoded, data: Data) -> tuple[np.ndarray, np.ndarray]:
@@ -163,8 +171,12 @@ def _cached_ends(encoded: Encoded, data: Data) -> tuple[np.ndarray, np.ndarray]:
 
 def zero_shot_outcome(encoded: Encoded) -> Outcome:
     """Return the outcome of CLIP without training."""
-    ends = _cached_ends(encoded, encoded.study.data)
-    return Outcome([distance(*ends)], encoded.zero_shot(ends[1])[None], ends)
+    data = encoded.study.data
+    ends, zero_shot = _cached_ends(encoded, data), encoded.zero_shot
+    parts = [encoded.parts[name, "val"] for name in (data.source_name, data.target)]
+    answered = [(part, zero_shot(part.features)) for part in parts]
+    own = candidate([scored(lambda x: jnp.asarray(zero_shot(x)), *answered)])
+    return Outcome([distance(*ends)], zero_shot(ends[1])[None], ends, own)
 
 
 def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[list[dict], Outcome]:
@@ -176,25 +188,33 @@ def measure_method(name: str, trained, data: Data, encoded: Encoded) -> tuple[li
 def _measure_variant(name: str, trained, variant: str, data: Data, encoded: Encoded) -> tuple:
     stacked, view = jax.device_get(trained.variants[variant]), trained.view
     source, target = (data.source_name, "test"), (data.target, "test")
+    held = [(name, "val") for name in (data.source_name, data.target)]
     found: dict[Part, list[dict]] = {part: [] for part in encoded.parts if part[1] != "train"}
-    logits, ends = [], []
+    logits, ends, seeds = [], [], []
+    own = variant == next(iter(trained.variants))
     for i in range(len(encoded.study.training.seeds)):
         params = merge(jax.tree.map(lambda x: x[i], stacked), trained.shared)  # noqa: B023
-        placed, adapted = view.placed(params), {}
+        placed, adapted, kept = view.placed(params), {}, {}
         for part in found:
-            features, labels = view.features(placed, part)
-            *answers, seen = trained.answer(params, features)
+            images = view.features(placed, part)
+            *answers, seen = trained.answer(params, images.features)
             check_answers(name, "/".join(part), *answers, seen)
-            found[part].append(_score(*answers, jnp.asarray(labels)))
+            found[part].append(_score(*answers, jnp.asarray(images.labels)))
             if part in (source, target):
                 adapted[part] = np.asarray(seen)
+            if part in held:
+                kept[part] = images, np.asarray(answers[0])
             if part == target:
                 logits.append(np.asarray(answers[0]))
         ends.append((adapted[source], adapted[target]))
+        if own:
+            predict = lambda x: trained.answer(params, x)[0]  # noqa: B023
+            seeds.append(scored(predict, *(kept[part] for part in held)))
     rows = [_row(name, key, each, encoded.parts[key], variant) for key, each in found.items()]
     same = all(map(np.array_equal, ends[0], _cached_ends(encoded, data)))
     distances = [distance(*pair) for pair in ends]
-    return rows, Outcome(distances, np.stack(logits), None if same else ends[0])
+    features, own = None if same else ends[0], candidate(seeds) if own else None
+    return rows, Outcome(distances, np.stack(logits), features, own)
 
 
 def answerer(functions: Functions, classes: Classes) -> Callable:
@@ -215,6 +235,7 @@ def _measures(logits, members, labels):
         "accuracy": accuracy(logits, labels),
         "macro_accuracy": macro_accuracy(logits, labels),
         "ece": calibration_error(logits, labels),
+        "top_class_share": top_class_share(logits),
         "members": accuracy(members, labels),
         "disagreement": disagreement(members),
     }

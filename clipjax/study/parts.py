@@ -15,7 +15,8 @@ _SEEDS = 2**32  # they are kept in 32 bits
 # Of clipjax.evaluate.select, with its aliases.
 _RULES = (
     "last", "source_val", "negative_entropy", "information_maximization",
-    "soft_neighbourhood_density", "proxy_a_distance", "oracle", "label_free",
+    "soft_neighbourhood_density", "proxy_a_distance", "mano", "nuclear_norm", "mixval", "atc",
+    "doc", "oracle", "label_free",
 )  # fmt: skip
 # In which methods of a run may differ.
 OWN_DATA = ("target", "labels", "shots", "fraction", "subset_seed")

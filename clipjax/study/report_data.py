@@ -21,7 +21,10 @@ from clipjax.study.workdir import config_text
 
 WORST, EXAMPLES = 5, 4
 # What a record holds beside measures, and measures that say what others say.
-_NO_MEASURES = ("phase", "epoch", "step", "seed", "s_per_epoch", "steps_per_s", "negative_entropy")
+_NO_MEASURES = (
+    "phase", "epoch", "step", "seed", "s_per_epoch", "steps_per_s", "negative_entropy", "mano",
+    "nuclear_norm", "mixval", "doc",
+)  # fmt: skip
 
 
 def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from typing import Any
 
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate import results as report
+from clipjax.evaluate.choice import choose
+from clipjax.evaluate.metrics import most_frequent
 from clipjax.evaluate.sweeps import candidate, sweep_table
 from clipjax.io import as_path, write_json
 from clipjax.log import MetricsLog, read_log
@@ -191,6 +193,8 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
     # Maps, distances and mistakes are of the study's own target.
     own = {k: v for k, v in outcomes.items() if study.target_of.get(k) in (None, study.data.target)}
     results = _collect(encoded, rows, own, rules, timing)
+    if len(own) > 1:
+        results["choice"] = choose({name: outcome.candidate for name, outcome in own.items()})
     if study.sweep:
         ends = {"selection": selection, "source": study.data.source_name}
         results["sweep"] = sweep_table(study.settings, rows, scores, study.target_of, **ends)
@@ -215,11 +219,15 @@ def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
     if None in distances["zero_shot"]:  # too few test images
         distances = {}
     data = {"name": dataset.name, "source": study.data.source_name, "target": study.data.target}
+    labels = {
+        domain: part.labels for (domain, split), part in encoded.parts.items() if split == "test"
+    }
     about = {
         "experiment": study.experiment,
         "model": study.encoder.model,
         "data": data,
         "classes": len(dataset.classes),
+        "majority": {domain: most_frequent(found) for domain, found in labels.items()},
         "seeds": list(study.training.seeds),
         "selection": study.training.selection,
         "target_labels": [m.name for m in study.trained if m.data.labels == "target"],

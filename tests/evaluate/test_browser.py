@@ -23,6 +23,7 @@ pytestmark = [
 def seen(request):
     """(scheme, measures by width, console) of a page with everything on it."""
     results = synthetic.results() | {"selection_rules": synthetic.selection_rules()}
+    results["choice"] = synthetic.choice()
     text = page.run_page(results, synthetic.metrics(), synthetic.found(), {"long": "x" * 500})
     return request.param, *browser.look(text, WIDTHS, dark=request.param == "dark")
 

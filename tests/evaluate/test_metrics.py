@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
 
 from clipjax.evaluate import results as report
@@ -14,7 +15,9 @@ from clipjax.evaluate.metrics import (
     calibration_error,
     disagreement,
     macro_accuracy,
+    most_frequent,
     per_class_accuracy,
+    top_class_share,
 )
 from clipjax.evaluate.rows import row
 from clipjax.evaluate.select import (
@@ -124,6 +127,14 @@ def test_padding_never_counts():
     )
 
 
+def test_shares_of_classes_equal_counts():
+    answers = LOGITS.argmax(axis=1)
+    expected = max(np.mean(answers == k) for k in range(4))
+    assert float(top_class_share(jnp.asarray(LOGITS))) == pytest.approx(expected)
+    dummy = DummyClassifier(strategy="most_frequent").fit(LOGITS, LABELS)
+    assert most_frequent(LABELS) == pytest.approx(dummy.score(LOGITS, LABELS), abs=1e-6)
+
+
 def test_label_free_scores_rank_as_they_should():
     sure_and_varied, one_class = 20.0 * np.eye(4), 20.0 * np.eye(4)[[0, 0, 0, 0]]
     unsure = np.zeros((4, 4))
@@ -154,9 +165,11 @@ def results():
 
 def test_tables_put_the_source_first_and_show_spread():
     lines = report.table(results()).splitlines()
-    assert lines[1].split() == ["method", "b", "(source)", "a", "(target)", "gap"]
+    header = ["method", "b", "(source)", "a", "(target)", "gap", "target", "macro"]
+    assert lines[1].split() == header
     assert "55.0 ± 7.1" in report.table(results())
-    assert "| dann | 27.5 ± 3.5 | 55.0 ± 7.1 | -27.5 |" in report.markdown(results())
+    line = "| dann | 27.5 ± 3.5 | 55.0 ± 7.1 | -27.5 | 55.0 ± 7.1 |"
+    assert line in report.markdown(results())
 
 
 def test_results_are_written_whole(tmp_path):

@@ -16,7 +16,7 @@ from clipjax.evaluate.report.figures import curves
 from tests.evaluate import synthetic
 
 VOID = {"meta", "link", "img", "br"}
-ALL = ["results", "learning", "features", "classes", "mistakes", "selection", "run"]
+ALL = ["results", "learning", "features", "classes", "mistakes", "methods", "selection", "run"]
 
 
 class Outline(html.parser.HTMLParser):
@@ -50,7 +50,8 @@ class Outline(html.parser.HTMLParser):
 
 def full(**changes) -> str:
     parts = {
-        "results": synthetic.results() | {"selection_rules": synthetic.selection_rules()},
+        "results": synthetic.results()
+        | {"selection_rules": synthetic.selection_rules(), "choice": synthetic.choice()},
         "metrics": synthetic.metrics(),
         "evidence": synthetic.found(),
         "config": {"prompts": synthetic.EVIL, "lr": 1e-3},
@@ -243,6 +244,17 @@ def test_phases_that_count_from_the_start_of_the_run_stay_where_they_are():
         for p, e in (("a", 1), ("a", 2), ("b", 3), ("b", 4))
     ]
     assert curves(metrics)["m"]["loss"][0] == [1, 2, 3, 4]
+
+
+def test_the_choice_of_a_method_shows_scores_and_what_was_refused():
+    words = Outline(full()).words
+    text = " ".join(words)
+    assert "Take dann: best by ensemble agreement on 40 unlabelled images of sketch" in text
+    assert "dann *" in words and "zero_shot *" not in words
+    assert "finetune is not taken: predicts 1.0 effective classes, zero-shot 5.0." in words
+    rules = ["ensemble_agreement", "source_val", "atc", "effective_classes"]
+    at = words.index(rules[0])
+    assert [word for word in words[at:] if word.strip()][:4] == rules
 
 
 def test_rules_show_mean_and_spread():

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from clipjax.evaluate.select import ALIASES, RULES, select, uses_target_labels
+from clipjax.evaluate.select import ALIASES, LABEL_FREE, RULES, select, uses_target_labels
 
 NAN = float("nan")
 COLUMNS = (
@@ -15,29 +15,43 @@ COLUMNS = (
     "soft_neighbourhood_density",
     "proxy_a_distance",
     "oracle",
+    "mano",
+    "nuclear_norm",
+    "mixval",
+    "atc",
+    "doc",
 )
 # Every rule has its own winner; the label-free ones run away after the target accuracy's best.
 HISTORY = [
     dict(zip(COLUMNS, row, strict=True))
     for row in [
-        (1, 0.70, -1.2, 0.30, 2.0, 1.9, 0.40),
-        (2, 0.80, -0.9, 0.40, 2.1, 1.8, 0.55),
-        (3, 0.82, -0.8, 0.60, 2.2, 1.7, 0.50),
-        (4, 0.90, -0.7, 0.50, 2.3, 1.6, 0.45),
-        (5, 0.88, -0.5, 0.45, 2.4, 1.5, 0.35),
-        (6, 0.85, -0.6, 0.42, 2.8, 1.4, 0.30),
-        (7, 0.84, -0.65, 0.41, 2.5, 1.1, 0.25),
-        (8, 0.83, -0.66, 0.35, 2.6, 1.3, 0.20),
+        (1, 0.70, -1.2, 0.30, 2.0, 1.9, 0.40, 0.1, 0.1, 0.5, 0.1, 0.9),
+        (2, 0.80, -0.9, 0.40, 2.1, 1.8, 0.55, 0.2, 0.2, 0.5, 0.2, 0.8),
+        (3, 0.82, -0.8, 0.60, 2.2, 1.7, 0.50, 0.3, 0.3, 0.5, 0.3, 0.7),
+        (4, 0.90, -0.7, 0.50, 2.3, 1.6, 0.45, 0.4, 0.4, 0.5, 0.4, 0.6),
+        (5, 0.88, -0.5, 0.45, 2.4, 1.5, 0.35, 0.5, 0.5, 0.5, 0.5, 0.5),
+        (6, 0.85, -0.6, 0.42, 2.8, 1.4, 0.30, 0.6, 0.6, 0.6, 0.6, 0.4),
+        (7, 0.84, -0.65, 0.41, 2.5, 1.1, 0.25, 0.7, 0.7, 0.7, 0.7, 0.3),
+        (8, 0.83, -0.66, 0.35, 2.6, 1.3, 0.20, 0.9, 0.8, 0.8, 0.8, 0.2),
+        (9, 0.83, -0.66, 0.35, 2.6, 1.3, 0.20, 0.8, 0.9, 0.8, 0.8, 0.2),
+        (10, 0.83, -0.66, 0.35, 2.6, 1.3, 0.20, 0.8, 0.8, 0.9, 0.8, 0.2),
+        (11, 0.83, -0.66, 0.35, 2.6, 1.3, 0.20, 0.8, 0.8, 0.8, 0.9, 0.2),
+        (12, 0.83, -0.66, 0.35, 2.6, 1.3, 0.20, 0.8, 0.8, 0.8, 0.8, 0.2),
     ]
 ]
 WINNERS = {
-    "last": 8,
+    "last": 12,
     "source_val": 4,
     "negative_entropy": 5,
     "information_maximization": 3,
     "soft_neighbourhood_density": 6,
     "proxy_a_distance": 7,
     "oracle": 2,
+    "mano": 8,
+    "nuclear_norm": 9,
+    "mixval": 10,
+    "atc": 11,
+    "doc": 1,
 }
 
 
@@ -48,7 +62,7 @@ def test_every_rule_has_its_own_winner(rule, epoch):
 
 def test_rules_are_complete_and_the_label_free_default_is_one_of_them():
     assert set(RULES) == set(WINNERS) and set(ALIASES.values()) <= set(RULES)
-    assert select(HISTORY, "label_free") is select(HISTORY, "information_maximization")
+    assert select(HISTORY, "label_free") is select(HISTORY, LABEL_FREE)
 
 
 @pytest.mark.parametrize("rule", RULES)

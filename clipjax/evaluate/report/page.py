@@ -16,7 +16,7 @@ def run_page(results: dict, metrics: list[dict], evidence: dict, config: dict) -
         f"{results['experiment']}: {data['source']} → {data['target']}",
         f"{data['name']}, {results['classes']} classes; model {results['model']}; "
         f"seeds {', '.join(map(str, results['seeds']))}",
-        [sections.summary(results)],
+        [sections.summary(results), sections.verdict(results)],
         [
             Chapter("results", "Results", items=sections.headline(results)),
             Chapter("sweep", "Sweep", items=sections.sweep(results)),
@@ -24,6 +24,7 @@ def run_page(results: dict, metrics: list[dict], evidence: dict, config: dict) -
             Chapter("features", "Features", items=sections.features(evidence)),
             Chapter("classes", "Change per class", items=sections.class_changes(evidence)),
             Chapter("mistakes", "Worst classes", items=sections.worst(evidence)),
+            Chapter("methods", "Choice of the method", items=sections.choice(results)),
             Chapter("selection", "Choice of the checkpoint", items=sections.selection(results)),
             Chapter("run", "About the run", items=sections.about(results, config)),
         ],

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.evaluate import choice as choices
 from clipjax.evaluate import results as report
 from clipjax.evaluate import sweeps
 from clipjax.evaluate.report.charts import COLOURS, Bar, bars, colour, scatter
@@ -34,6 +35,12 @@ def summary(results: dict) -> str:
         if name == "gap" or "(source)" in name or "(target)" in name
     ]
     return f"From zero-shot to {after[0]}: {', '.join(changes)}."
+
+
+def verdict(results: dict) -> str:
+    """Name the method to take, in a sentence; "" of results that compare none."""
+    said = choices.verdict(results)
+    return f"{said[0].upper()}{said[1:]}." if said else ""
 
 
 def headline(results: dict) -> list[Item]:
@@ -178,6 +185,31 @@ def _card(each: dict, evidence: dict) -> Card:
     pictures = [Picture(images[str(e["row"])], name, names[e["predicted"]]) for e in shown]
     right = f"{round(each['accuracy'] * n)} of {n} right"
     return Card(name, right, pictures, f"Taken for {', '.join(taken)}")
+
+
+def choice(results: dict) -> list[Item]:
+    """Show every method's label-free scores, of which the verdict's rule comes first."""
+    if not (found := results.get("choice")):
+        return []
+    beside = ("zero_shot_agreement", "effective_classes", "prior_distance")
+    names = [*choices.ACROSS_RULES, *beside]
+    shown = [name for name in names if any(name in own for own in found["scores"].values())]
+    shown.sort(key=lambda name: name != found["rule"])
+    lines = [
+        [name + " *" * (name == found["pick"]), *(_value(_whole(own.get(k)), 3) for k in shown)]
+        for name, own in found["scores"].items()
+    ]
+    text = (
+        f"Scores of {found['n']} validation images of {results['data']['target']} without their "
+        f"labels, mean ± standard deviation over seeds; * taken by {found['rule']}. The highest is "
+        f"best; atc and doc estimate target accuracy; {', '.join(beside)} take nothing alone."
+    )
+    out = [f"{name} is not taken: {why}." for name, why in found["refused"].items()]
+    return [Note(text), Table(["method", *shown], lines, folded=False), Note(" ".join(out))]
+
+
+def _whole(values: list | None) -> list | None:
+    return None if values is None or None in values else values
 
 
 def selection(results: dict) -> list[Item]:

@@ -1,0 +1,130 @@
+"""Which method of a run to take, without target labels."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.nn
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.evaluate.rows import own_rows
+from clipjax.evaluate.scores import agreement, ensemble_agreement, prior_distance
+
+ZERO_SHOT = "zero_shot"
+ACROSS = "ensemble_agreement"  # the rule that the verdict of a run takes its method by
+# A candidate below these is not taken: of source validation accuracy, and of zero-shot's classes.
+SOURCE_LOSS, CLASSES_KEPT = 0.05, 0.5
+# Scores that could choose among methods, the highest best.
+ACROSS_RULES = (
+    "ensemble_agreement", "source_val", "negative_entropy",
+    "information_maximization", "soft_neighbourhood_density", "mano", "nuclear_norm", "mixval",
+    "atc", "doc",
+)  # fmt: skip
+
+
+class Candidate(NamedTuple):
+    """A method as the choice among methods sees it."""
+
+    logits: np.ndarray  # of target validation images, [seeds, N, K]
+    scores: Mapping[str, Sequence[float | None]]  # by rule, of each seed
+
+
+def refused(scores: Mapping[str, Mapping[str, Sequence[float | None]]]) -> dict[str, str]:
+    """Say of each method that must not be taken why; zero-shot always may.
+
+    By "source_val" and "effective_classes" of each method's scores, means over seeds: a method that
+    lost more than `SOURCE_LOSS` of the best one's accuracy on held-out source images, or whose
+    predictions on the target spread over less than `CLASSES_KEPT` of zero-shot's classes, has
+    collapsed, whatever its other scores.
+
+    >>> some = {"source_val": [0.5], "effective_classes": [8.0]}
+    >>> refused({"zero_shot": some, "one": some | {"effective_classes": [1.5]}})
+    {'one': 'predicts 1.5 effective classes, zero-shot 8.0'}
+    """
+    best = max(
+        (m for s in scores.values() if (m := mean(s.get("source_val"))) is not None), default=0
+    )
+    spread, found = mean(scores[ZERO_SHOT].get("effective_classes")), {}
+    for name, own in scores.items():
+        accuracy, classes = mean(own.get("source_val")), mean(own.get("effective_classes"))
+        if name == ZERO_SHOT:
+            continue
+        if None not in (classes, spread) and classes < CLASSES_KEPT * spread:
+            found[name] = f"predicts {classes:.1f} effective classes, zero-shot {spread:.1f}"
+        elif accuracy is not None and accuracy < best - SOURCE_LOSS:
+            found[name] = f"{100 * accuracy:.1f} % on source validation, the best {100 * best:.1f}"
+    return found
+
+
+def mean(values: Sequence[float | None] | None) -> float | None:
+    """Return the mean over seeds; None where one has no value.
+
+    >>> mean([1.0, 2.0]), mean([1.0, None]), mean(None)
+    (1.5, None, None)
+    """
+    known = bool(values) and None not in values
+    return float(np.mean(values)) if known else None
+
+
+def taken(scores: Mapping[str, Mapping], rule: str, barred: Iterable[str] = ()) -> str | None:
+    """Return the method of the best mean score; the first of equals, None where none has one.
+
+    >>> scores = {"zero_shot": {"atc": [0.3]}, "a": {"atc": [0.3]}, "b": {"atc": [0.4, 0.6]}}
+    >>> taken(scores, "atc"), taken(scores, "atc", ["b"]), taken(scores, "doc")
+    ('b', 'zero_shot', None)
+    """
+    barred, known = set(barred), {name: mean(own.get(rule)) for name, own in scores.items()}
+    ranked = {name: v for name, v in known.items() if v is not None and name not in barred}
+    return max(ranked, key=ranked.__getitem__) if ranked else None
+
+
+def choose(candidates: Mapping[str, Candidate]) -> dict[str, Any]:
+    """Score every method on target validation images without labels, and take one.
+
+    EnsV (`ensemble_agreement`) over all methods' seeds and zero-shot, each method one vote shared
+    by its seeds; methods that are `refused` have no vote and are not taken. `candidates` hold
+    "zero_shot", and no method that reads target labels.
+
+    Returns {"rule": `ACROSS`, "n": images, "scores": {method: {rule: of each seed}}, "refused":
+    {method: why}, "pick": method}.
+    """
+    scores = {name: dict(each.scores) for name, each in candidates.items()}
+    out, sizes = refused(scores), [len(each.logits) for each in candidates.values()]
+    votes = [0.0 if name in out else 1 / n for name, n in zip(candidates, sizes, strict=True)]
+    answers = [jax.nn.softmax(np.asarray(c.logits, np.float32)) for c in candidates.values()]
+    together = ensemble_agreement(jnp.concatenate(answers), np.repeat(votes, sizes))
+    shares = np.split(np.asarray(together), np.cumsum(sizes)[:-1])
+    before = candidates[ZERO_SHOT].logits[0]
+    for (name, each), share in zip(candidates.items(), shares, strict=True):
+        scores[name] |= {
+            "ensemble_agreement": _round(share),
+            "zero_shot_agreement": _round([agreement(z, before) for z in each.logits]),
+            "prior_distance": _round([prior_distance(z, before) for z in each.logits]),
+        }
+    found = {"rule": ACROSS, "n": len(before), "scores": scores, "refused": out}
+    return found | {"pick": taken(scores, ACROSS, out)}
+
+
+def _round(values: Iterable) -> list[float]:
+    return [round(float(v), 6) for v in values]
+
+
+def verdict(results: Mapping[str, Any]) -> str:
+    """Say which method of a run to take, in one sentence without a full stop; "" of no choice."""
+    found = results.get("choice")
+    if not found or not found.get("pick"):
+        return ""
+    pick, target, rule = found["pick"], results["data"]["target"], found["rule"]
+    test = own_rows(results["rows"])
+    ours, zero = (100 * test[name, target]["accuracy_mean"] for name in (pick, ZERO_SHOT))
+    score, before = (mean(found["scores"][name][rule]) for name in (pick, ZERO_SHOT))
+    how = f"{rule.replace('_', ' ')} on {found['n']} unlabelled images of {target}"
+    if pick == ZERO_SHOT:
+        left = len(found["refused"]) < len(found["scores"]) - 1
+        told = f"no other method is better by {how}" if left else "every other method collapsed"
+        return f"take zero_shot, without adaptation: {told}; {zero:.1f} % on the test images"
+    told = f"take {pick}: best by {how} ({score:.2f}, zero_shot {before:.2f})"
+    if ours < zero:
+        but = "but their labels say otherwise: it is below zero-shot"
+        return f"{told}, {but} on the test images, {ours:.1f} against {zero:.1f} %"
+    return f"{told}; {ours:.1f} % on the test images, zero_shot {zero:.1f}"

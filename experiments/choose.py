@@ -1,0 +1,57 @@
+"""Which label-free rule to trust: `python -m experiments.choose --workdir=runs/uda`.
+
+Reads the finished runs in and below a folder and compares the rules that choose a method: how well
+each ranks the methods, and what it would have won. Prints the table, writes it to choosing.md in
+that folder and, with --page=docs/choosing.md, between the marks of that page. Nothing is trained.
+"""
+
+import pathlib
+
+from absl import app, flags
+
+from clipjax.runtime.cli import no_words, say, user_errors
+
+PATTERNS = ("results.json", "*/results.json", "*/*/results.json")
+
+
+def define_flags() -> None:
+    """The command line; not on import, so that modules with flags of one name can meet."""
+    flags.DEFINE_string("workdir", "runs/uda", "Folder of finished runs.")
+    flags.DEFINE_string("page", "", "A page with marks to write the table between, too.")
+
+
+def compare(workdir: pathlib.Path, page: pathlib.Path | None = None) -> str:
+    """Return the table of a folder's runs as Markdown, and write it; DataError: there is none."""
+    from clipjax.errors import ConfigError, DataError
+    from clipjax.evaluate import judged, results
+    from clipjax.io import write_atomically
+
+    places = sorted({path.parent for pattern in PATTERNS for path in workdir.glob(pattern)})
+    runs = [run for place in places if "choice" in (run := results.read(place))]
+    if not runs:
+        there = f"{workdir} has {len(places)} finished runs and none that compares methods"
+        raise DataError(f"{there}; run configs/dann.py into a folder below it first.")
+    made = judged.markdown(runs)
+    if page is not None:
+        try:
+            text = judged.filled(page.read_text(), made)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"--page={page} cannot be filled: {error}.") from None
+        write_atomically(page, text)
+    write_atomically(workdir / "choosing.md", made + "\n")
+    return made
+
+
+def main(argv: list[str]) -> None:
+    """Compare the runs that the flags name."""
+    no_words(argv)
+    with user_errors():
+        from clipjax.io import as_path
+
+        given = flags.FLAGS
+        say(compare(as_path(given.workdir), pathlib.Path(given.page) if given.page else None))
+
+
+if __name__ == "__main__":
+    define_flags()
+    app.run(main)
