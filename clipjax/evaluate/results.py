@@ -68,7 +68,8 @@ def cells(results: dict, *, variants: bool = True) -> Cells:
         spreads = [_spread(line.rows[d], "accuracy") for d in domains]
         lines.append([line.name, *spreads, "" if gap is None else f"{gap:.1f}"])
     header = ["method", *domains.values(), "gap"]
-    marks = [_mark(line) for line in found]
+    labelled = results.get("target_labels", ())
+    marks = ["target labels" if line.method in labelled else _mark(line) for line in found]
     for head, column in (("target macro", _target_macro(results, found)), ("mark", marks)):
         if any(column):
             header.append(head)

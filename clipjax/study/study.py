@@ -193,8 +193,9 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
     # Maps, distances and mistakes are of the study's own target.
     own = {k: v for k, v in outcomes.items() if study.target_of.get(k) in (None, study.data.target)}
     results = _collect(encoded, rows, own, rules, timing)
-    if len(own) > 1:
-        results["choice"] = choose({name: outcome.candidate for name, outcome in own.items()})
+    free = {k: v.candidate for k, v in own.items() if k not in results["target_labels"]}
+    if len(free) > 1:
+        results["choice"] = choose(free)
     if study.sweep:
         ends = {"selection": selection, "source": study.data.source_name}
         results["sweep"] = sweep_table(study.settings, rows, scores, study.target_of, **ends)
