@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 
 from clipjax import load_adapted
-from clipjax.log import read_log
 from clipjax.study import export, run
 from configs import uda
-from tests.conftest import methods_of, parsed, read_json
-from tests.study.test_study import config_of, row_of, trained
+from tests.conftest import methods_of, parsed
+from tests.study.test_study import config_of, row_of
 
 SMALL = {"adapter": (8,), "discriminator": (8,)}
 TERMS = {
@@ -40,46 +39,42 @@ def test_each_method_of_the_config_has_its_entry_and_what_its_paper_says():
 def finished(photos, wee_clip, tmp_path_factory):
     """A finished run of every entry of configs/uda.py, on one seed."""
     workdir = tmp_path_factory.mktemp("classics") / "run"
-    entries = uda.methods()
+    entries = {name: entry for name, entry in uda.methods().items() if name in TERMS}
     for entry in entries.values():
         if "adapter" in entry["heads"]:
             entry["heads"] = SMALL if "discriminator" in entry["heads"] else {"adapter": (8,)}
     wide = {"loss": "cdan", "heads": SMALL, "randomized": 7, "entropy": False}
     config = config_of(photos, wee_clip, **entries, wide=wide)
     config.seeds, config.epochs, config.save_every = (3,), 2, 2
-    run(parsed(config), workdir, print)
-    return config, workdir
+    return run(parsed(config), workdir), workdir
 
 
 def test_all_methods_train_as_stages_of_one_run(finished):
-    config, workdir = finished
-    results = read_json(workdir / "results.json")
-    log = read_log(workdir / "metrics.jsonl")
+    found, _ = finished
     for name, term in (TERMS | {"wide": "domain_loss"}).items():
-        assert 0 <= row_of(results, name)["accuracies"][0] <= 1
-        records = [r for r in log if r["phase"] == name and term in r]
+        assert 0 <= row_of(found.results, name)["accuracies"][0] <= 1
+        records = [r for r in found.curves if r["phase"] == name and term in r]
         assert len(records) == 2 and all(np.isfinite(r[term]).all() for r in records)
         assert records[0]["loss"] != records[1]["loss"]
 
 
 def test_the_domain_head_of_cdan_takes_products_of_features_and_classes(finished):
-    config, workdir = finished
-    kernel = lambda name: trained(config, workdir, name).params["discriminator"]["layer_0"]
+    params = finished[0].params
+    kernel = lambda name: params[name]["discriminator"]["layer_0"]
     assert kernel("cdan")["kernel"].shape == (1, 8 * 3, 8)
     assert kernel("wide")["kernel"].shape == (1, 7, 8)
-    maps = trained(config, workdir, "wide").params["random_map"]
+    maps = params["wide"]["random_map"]
     assert [maps[key].shape for key in ("features", "shares")] == [(1, 8, 7), (1, 3, 7)]
 
 
 @pytest.mark.parametrize("name", ["cdan", "wide"])
 def test_it_is_exported_without_its_domain_head(finished, tmp_path, name):
-    config, workdir = finished
-    export.export(workdir, tmp_path / "out", name, 3)
+    export.export(finished[1], tmp_path / "out", name, 3)
     assert load_adapted(tmp_path / "out").classes == ("blue", "green", "red")
 
 
 @pytest.mark.slow
-def test_from_pixels_they_train_what_they_do_from_cached_features(photos, wee_clip, tmp_path):
+def test_from_pixels_they_train_what_they_do_from_cached_features(photos, wee_clip):
     """Without augmentation, the whole image as it is; in both forms of the batch."""
     pixels = {"augment": {"smallest": 1.0, "flip": False}, "joined": True}
     losses = {"cdan": {"loss": "cdan", "heads": SMALL}}
@@ -87,9 +82,9 @@ def test_from_pixels_they_train_what_they_do_from_cached_features(photos, wee_cl
     entries = {f"{name}_cached": entry for name, entry in losses.items()}
     entries |= {f"{name}_pixels": entry | pixels for name, entry in losses.items()}
     config = config_of(photos, wee_clip, **entries)
-    config.seeds, config.epochs, config.optim.weight_decay = (0,), 1, 0.0
-    run(parsed(config), tmp_path / "run", print)
+    # By its own size, a gradient of rounding errors would be a whole step of AdamW.
+    config.seeds, config.epochs, config.optim.name = (0,), 1, "sgd"
+    found = run(parsed(config)).params
     for name in losses:
-        one, two = (trained(config, tmp_path / "run", f"{name}_{way}").params for way in
-                    ("cached", "pixels"))  # fmt: skip
+        one, two = (found[f"{name}_{way}"] for way in ("cached", "pixels"))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 2e-3, 2e-4), one, two)
