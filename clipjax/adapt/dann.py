@@ -77,12 +77,12 @@ def dann_loss(
     else:
         of_target = model.features(params, target["inputs"], keys[1])
         domain_logits = [discriminate(of_source), discriminate(of_target)]
-    domain_loss, more = _domain_loss(domain_logits, source, target)
+    apart, more = domain_loss(domain_logits, source, target)
     metrics |= more | {"lam": jnp.asarray(lam, jnp.float32)}
-    return loss + domain_weight * domain_loss, metrics
+    return loss + domain_weight * apart, metrics
 
 
-def _domain_loss(
+def domain_loss(
     logits: Sequence[jax.Array], source: dict[str, jax.Array], target: dict[str, jax.Array]
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """(loss, metrics) of source and target logits, a mean over each source domain."""
@@ -115,7 +115,7 @@ def gradient_ratio(
     seen = [model.features(params, part["inputs"], None) for part in (source, target)]
     classes = lambda f: class_loss(model.classify(params, f[0]), source, label_smoothing)[0]
     logits = lambda f: [model.discriminate(params, x) for x in f]
-    domains = lambda f: _domain_loss(logits(f), source, target)[0]
+    domains = lambda f: domain_loss(logits(f), source, target)[0]
     size = lambda loss: optax.global_norm(jax.grad(loss)(seen))
     return size(domains) * lam * domain_weight / jnp.maximum(size(classes), 1e-12)
 

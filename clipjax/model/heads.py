@@ -103,6 +103,10 @@ class Heads(nn.Module):
         """Map adapted features to domain logits [B, D]."""
         return self._discriminator(features)
 
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Map CLIP features to class logits; the domain head may be of other inputs."""
+        return self.classify(self.features(x))
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """Run every part, for initialisation; return class logits."""
         features = self.features(x)
@@ -171,7 +175,7 @@ def class_embeddings(heads: Heads, params: PyTree, scale: float) -> jax.Array:
 
 def member_logits(heads: Heads, params: PyTree, features: jax.Array) -> jax.Array:
     """Compute every member's class logits [M, B, K] from CLIP features [B, P], without dropout."""
-    logits = heads.apply({"params": params}, features)
+    logits = heads.apply({"params": params}, features, method="logits")
     return logits if heads.members > 1 else logits[None]
 
 

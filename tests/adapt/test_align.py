@@ -113,6 +113,7 @@ def test_a_method_sees_each_domain_through_its_map_and_answers_through_the_targe
     assert float(value) == pytest.approx(float(linear().loss(params, plain, None, 0.0)[0]), 1e-4)
 
 
+@pytest.mark.slow
 def test_padding_does_not_count_behind_a_map():
     made = aligned(linear(), "standardise")
     params = made.start(DATA, None, made.init(None))

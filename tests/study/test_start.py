@@ -98,6 +98,7 @@ def finished(photos, wee_clip, tmp_path_factory):
     return config, workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dann", "linear", "ridge"])
 def test_maps_are_of_the_training_features_and_exports_hold_them(finished, tmp_path, name):
     config, workdir = finished
@@ -120,6 +121,7 @@ def test_maps_are_of_the_training_features_and_exports_hold_them(finished, tmp_p
     np.testing.assert_allclose(answers, jax.nn.softmax(logits), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_its_maps(finished, tmp_path):
     config, workdir = finished
     place, original = tmp_path / "run", train.fit_arrays
@@ -137,6 +139,7 @@ def test_a_stopped_run_goes_on_with_its_maps(finished, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *both)
 
 
+@pytest.mark.slow
 def test_answers_of_more_than_heads_are_not_exported(photos, wee_clip, tmp_path):
     heads = {"loss": "tests.contract.centred", "heads": {}, "epochs": 1}
     config = config_of(photos, wee_clip, centred=heads)
