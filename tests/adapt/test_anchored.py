@@ -265,15 +265,22 @@ def test_a_linear_head_starts_as_the_zero_shot_classifier(module):
     params = method.init(jax.random.key(0))
     found = method.predict(params, jnp.asarray(ROWS[0]), CLASSES)
     np.testing.assert_allclose(found, 7 * ROWS[0] @ CLASSES.weights.T, rtol=1e-4, atol=1e-4)
-    assert ("zero_shot" in method.reads) == (module is not cmkd)
+    assert method.reads == ("source", "target", "zero_shot")
     assert method.per_example == (module is fixmatch)  # others compare the examples of a batch
 
 
 def test_terms_of_the_texts_alone_need_a_free_encoder():
+    batch = batch_of()
     for cached, metrics in ((("image",), set()), ((), {"text_loss", "text_gini"})):
         method = method_of(cmkd, cached)
-        _, found = method.loss(method.init(jax.random.key(0)), batch_of(), None, 0.5)
+        params = method.init(jax.random.key(0))
+        _, found = method.loss(params, batch, None, 0.5)
         assert found.keys() & {"text_loss", "text_gini"} == metrics
+        head = params["classifier"]["layer_0"]["kernel"]
+        texts = 7 * batch["target"]["inputs"] @ CLASSES.weights.T
+        texts = batch["target"]["zero_shot"] if cached else texts
+        want = cmkd.gini_terms(batch["target"]["inputs"] @ head, texts)
+        np.testing.assert_allclose((found["task_gini"], found["mixed_gini"]), want, rtol=1e-4)
 
 
 @pytest.mark.slow
