@@ -7,7 +7,6 @@ in the head.
 """
 
 from configs import common
-from configs.anchored import TEXTS
 
 TEXT_TOWER = ("clip/text/.*", "clip/logit_scale")
 # Patterns of single parameters, none of which is a layer group's name: all but the biases.
@@ -20,7 +19,7 @@ ALL_BUT_BIASES = (
 
 def methods() -> dict:
     """The methods by name: BitFit (Zaken et al. 2022, arXiv 2106.10199) trains biases alone."""
-    cmkd = {"loss": "cmkd", "heads": TEXTS, "freeze": TEXT_TOWER}
+    cmkd = {"loss": "cmkd", "heads": {"class_bias": False}, "freeze": TEXT_TOWER}
     # A square of half the side and two strong operations on a crop: the strong view of FixMatch.
     strong = {"smallest": 0.5, "ops": 2, "magnitude": 20.0, "cutout": 0.5}
     return {

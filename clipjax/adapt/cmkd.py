@@ -8,8 +8,9 @@ itself and from CLIP's text head q, each as far as KL(q || p) allows:
     c = exp(-KL(q || p)) of each image,  GI(p; c) = sum_i c_i (1 - sum_k p_ik^2 / sum_j p_jk)
 
 with no gradient through c, through q in the mixture or through the sums over j, and the ramp
-r = 2 / (1 + exp(-10 t)) - 1 of progress t. Where the image tower is frozen the terms of q alone
-have no parameters and are left out. Use heads = {}: a linear head that starts at the texts.
+r = 2 / (1 + exp(-10 t)) - 1 of progress t. Where embeddings are cached q is the cached zero-shot
+answer, and the terms of q alone, which have no parameters there, are left out. Use heads = {}: a
+linear head that starts at the texts.
 """
 
 from collections.abc import Callable
@@ -77,12 +78,12 @@ def make_loss(
     label_smoothing: float = 0.1,
     encoder_free: bool = True,
 ) -> Loss:
-    """The loss on batch = {"source": {"inputs", "label", "mask"?}, "target": {"inputs", "mask"?}}.
+    """The loss on {"source": {"inputs", "label"}, "target": {"inputs", "zero_shot"}}, "mask"s too.
 
     `gini_weight`, `text_weight`, `text_gini_weight` are l1, l2, l3 (published: .25, .1, .025; a
     tenth of l1 and l3 on DomainNet's 345 classes), `gamma` is the ramp's. Beyond the paper:
-    `source_weight` on the first term, and `anchor` times the mean KL(q || p) on the target.
-    `encoder_free` is whether q has parameters.
+    `source_weight` on the first term, and `anchor` times the mean KL(zero-shot || p) on the target.
+    `encoder_free` is whether q is of the encoder as it trains, and not "zero_shot".
 
     ValueError: a negative weight.
     """
@@ -94,20 +95,21 @@ def make_loss(
     def loss(params, batch, rng, progress):
         batch = weigh(batch)
         source = check_domain(batch, "source", "inputs", "label")
-        target = check_domain(batch, "target", "inputs")
+        target = check_domain(batch, "target", "inputs", "zero_shot")
         keys = (None, None) if rng is None else jax.random.split(rng)
         logits, by_text = two_heads(params, source["inputs"], keys[0])
         value, metrics = class_loss(logits, source, label_smoothing)
         value = source_weight * value
         seen, texts = two_heads(params, target["inputs"], keys[1])
         weight, r = target.get("weight"), ramp(progress)
+        texts = texts if encoder_free else target["zero_shot"]
         own, mixed = gini_terms(seen, texts, weight)
         value = value + gini_weight * r * (own + mixed)
         metrics |= {"task_gini": own, "mixed_gini": mixed, "ramp": r}
         if anchor:
-            away = divergence(jax.lax.stop_gradient(texts), seen, weight)
-            metrics["kl_to_texts"] = weighted_mean(away, weight)
-            value = value + anchor * metrics["kl_to_texts"]
+            away = weighted_mean(divergence(target["zero_shot"], seen, weight), weight)
+            metrics["kl_to_zero_shot"] = away
+            value = value + anchor * away
         if encoder_free:
             named = smoothed_cross_entropy(by_text, source["label"], weight=source.get("weight"))
             of_texts = gini(jnp.exp(log_probabilities(texts, weight)), weight=weight)
@@ -134,4 +136,5 @@ def make_method(backbone: Backbone, classes: Classes, *, head: Head, **options: 
     """CMKD on a backbone; `options` are those of `make_loss` but `encoder_free`."""
     free = "image" not in backbone.cached
     loss = make_loss(with_texts(backbone, classes, head), **{"encoder_free": free} | options)
-    return with_head(backbone, head, loss, reads=("source", "target"), per_example=False)
+    reads = ("source", "target", "zero_shot")
+    return with_head(backbone, head, loss, reads=reads, per_example=False)

@@ -3,11 +3,12 @@
 Deng & Jia 2023 (arXiv 2305.11092) distil CLIP's calibrated answers on the target; Westfechtel et
 al. 2023 calibrate such a teacher for domain adaptation:
 
-    L = CE(softmax(z / T), p) on the target + s CE(p, source)
+    L = CE(softmax(z / T - d log m), p) on the target + s CE(p, source)
 
-of cached zero-shot logits z. T is fitted on the source half of each batch: by the likelihood of its
-labels, or so that the largest probability is 0.9 in the mean. Use heads = {}: a linear head that
-starts at the texts.
+of cached zero-shot logits z, where m is the mean of softmax(z / T) over the batch: d > 0 takes the
+teacher's preference for some classes away (Wang et al. 2022, arXiv 2201.01490). T is fitted on the
+source half of each batch: by the likelihood of its labels, or so that the largest probability is
+0.9 in the mean. Use heads = {}: a linear head that starts at the texts.
 """
 
 from typing import Any
@@ -15,13 +16,29 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.anchors import confident_temperature, fit_temperature, soft_cross_entropy
+from clipjax.adapt.anchors import (
+    confident_temperature,
+    fit_temperature,
+    log_probabilities,
+    soft_cross_entropy,
+)
 from clipjax.adapt.checks import check_domain
 from clipjax.adapt.losses import class_loss, weigh
 from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
 from clipjax.adapt.step import Loss
 
 CALIBRATIONS = ("likelihood", "confidence", "none")
+
+
+def debiased(logits: jax.Array, strength: float, weight: jax.Array | None = None) -> jax.Array:
+    """Log-probabilities [N, K] less `strength` times the logarithm of their mean probability.
+
+    They are not normalised. The mean is of the batch, without examples whose weight is 0.
+    """
+    logp = log_probabilities(logits, weight)
+    p = jnp.exp(logp)
+    mean = jnp.mean(p if weight is None else p * weight[:, None], axis=0)
+    return logp - strength * jnp.log(jnp.maximum(mean, 1e-12))
 
 
 def make_loss(
@@ -31,13 +48,14 @@ def make_loss(
     confidence: float = 0.9,
     source_weight: float = 1.0,
     distill_weight: float = 1.0,
+    debias: float = 0.0,
     label_smoothing: float = 0.1,
 ) -> Loss:
     """The loss on {"source": {"inputs", "label", "zero_shot"}, "target": {"inputs", "zero_shot"}}.
 
     Both may have a "mask". `calibration` is "likelihood" (`fit_temperature`), "confidence" (mean
-    largest probability `confidence`, `confident_temperature`) or "none" (T = 1). Batches should
-    hold some 100 source examples, of which T is a statistic.
+    largest probability `confidence`, `confident_temperature`) or "none" (T = 1); `debias` is d and
+    `source_weight` s above. Batches should hold some 100 examples, of which T and m are statistics.
 
     ValueError: an unknown calibration, a share outside (0, 1), or a negative weight.
     """
@@ -46,8 +64,8 @@ def make_loss(
         raise ValueError(f"unknown calibration {calibration!r}; known: {known}.")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence}; give a share between 0 and 1.")
-    if min(source_weight, distill_weight) < 0:
-        raise ValueError("source_weight and distill_weight must not be negative.")
+    if min(source_weight, distill_weight, debias) < 0:
+        raise ValueError("source_weight, distill_weight and debias must not be negative.")
 
     def temperature(source):
         logits, weight = source["zero_shot"], source.get("weight")
@@ -65,9 +83,10 @@ def make_loss(
         logits = model.classify(params, model.features(params, source["inputs"], keys[0]))
         value, metrics = class_loss(logits, source, label_smoothing)
         heat = temperature(source)
-        taught = jax.nn.softmax(target["zero_shot"].astype(jnp.float32) / heat, axis=-1)
+        weight = target.get("weight")
+        taught = jax.nn.softmax(debiased(target["zero_shot"] / heat, debias, weight))
         logits = model.classify(params, model.features(params, target["inputs"], keys[1]))
-        away = soft_cross_entropy(logits, taught, target.get("weight"))
+        away = soft_cross_entropy(logits, taught, weight)
         metrics |= {"distill_loss": away, "temperature": heat}
         return source_weight * value + distill_weight * away, metrics
 

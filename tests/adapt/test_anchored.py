@@ -86,6 +86,14 @@ def test_the_temperature_is_that_of_scipys_minimiser(scale):
     assert softmax(logits / heat).max(axis=1).mean() == pytest.approx(0.8, abs=1e-4)
 
 
+def test_debiased_logits_by_numpy():
+    p = softmax(LOGITS)
+    want = np.log(p) - 0.5 * np.log(p.mean(axis=0))
+    np.testing.assert_allclose(distill.debiased(LOGITS, 0.5), want, rtol=1e-4, atol=1e-5)
+    even = softmax(np.asarray(distill.debiased(LOGITS, 1.0))).mean(axis=0)
+    assert np.std(even) < np.std(p.mean(axis=0))
+
+
 def test_temperatures_stay_in_their_range():
     right, wrong = np.eye(K, dtype=np.float32)[LABELS], -np.eye(K, dtype=np.float32)[LABELS]
     assert float(anchors.fit_temperature(right, LABELS)) == pytest.approx(1 / anchors.WIDEST, 1e-3)
@@ -131,6 +139,7 @@ TERMS = {
     "temperature": lambda x: anchors.fit_temperature(x, jnp.asarray(LABELS), WEIGHT),
     "gini": lambda x: sum(cmkd.gini_terms(x, x, WEIGHT)),
     "centroids": lambda x: shot.centroid_labels(x, x, WEIGHT)[:7].astype(jnp.float32).sum(),
+    "debiased": lambda x: distill.debiased(x, 0.7, WEIGHT)[:7].sum(),
     "pseudo": lambda x: fixmatch.pseudo_label_loss(x, x, 0.5, WEIGHT)[0],
 }
 
@@ -164,7 +173,7 @@ LOSSES = {
     "cmkd": cmkd.make_loss(two_heads, anchor=0.3),
     "shot": shot.make_loss(MODEL, pseudo_weight=0.3),
     "source free": shot.make_loss(MODEL, source_weight=0.0),
-    "distill": distill.make_loss(MODEL),
+    "distill": distill.make_loss(MODEL, debias=0.5),
     "confident": distill.make_loss(MODEL, calibration="confidence", source_weight=0.3),
     "fixmatch": fixmatch.make_loss(MODEL, threshold=0.5),
     "by the head": fixmatch.make_loss(MODEL, threshold=0.4, teacher="head"),
@@ -265,15 +274,22 @@ def test_a_linear_head_starts_as_the_zero_shot_classifier(module):
     params = method.init(jax.random.key(0))
     found = method.predict(params, jnp.asarray(ROWS[0]), CLASSES)
     np.testing.assert_allclose(found, 7 * ROWS[0] @ CLASSES.weights.T, rtol=1e-4, atol=1e-4)
-    assert ("zero_shot" in method.reads) == (module is not cmkd)
+    assert method.reads == ("source", "target", "zero_shot")
     assert method.per_example == (module is fixmatch)  # others compare the examples of a batch
 
 
 def test_terms_of_the_texts_alone_need_a_free_encoder():
+    batch = batch_of()
     for cached, metrics in ((("image",), set()), ((), {"text_loss", "text_gini"})):
         method = method_of(cmkd, cached)
-        _, found = method.loss(method.init(jax.random.key(0)), batch_of(), None, 0.5)
+        params = method.init(jax.random.key(0))
+        _, found = method.loss(params, batch, None, 0.5)
         assert found.keys() & {"text_loss", "text_gini"} == metrics
+        head = params["classifier"]["layer_0"]["kernel"]
+        texts = 7 * batch["target"]["inputs"] @ CLASSES.weights.T
+        texts = batch["target"]["zero_shot"] if cached else texts
+        want = cmkd.gini_terms(batch["target"]["inputs"] @ head, texts)
+        np.testing.assert_allclose((found["task_gini"], found["mixed_gini"]), want, rtol=1e-4)
 
 
 @pytest.mark.slow
@@ -299,6 +315,7 @@ def test_fixmatch_is_a_mean_over_examples_and_alters_cached_embeddings():
         (lambda: shot.make_loss(MODEL, anchor=-1.0), "none may be negative"),
         (lambda: distill.make_loss(MODEL, calibration="mle"), "known: likelihood, confidence"),
         (lambda: distill.make_loss(MODEL, confidence=1.0), "share between 0 and 1"),
+        (lambda: distill.make_loss(MODEL, debias=-1.0), "must not be negative"),
         (lambda: fixmatch.make_loss(MODEL, teacher="text"), "known: both, head"),
         (lambda: fixmatch.make_loss(MODEL, threshold=2.0), "threshold from 0 to 1"),
         (lambda: method_of(fixmatch, noise=-1.0), "must not be negative"),
