@@ -51,13 +51,19 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     >>> mean.tolist(), cov.tolist()
     ([1.0, 1.0], [[2.0, 0.0], [0.0, 0.0]])
     """
-    mean = sum_blocks(lambda weight, rows: weight @ rows, (x,)) / len(x)
+    return weighted_moments(x, jnp.ones(len(x), jnp.float32))
 
-    def scatter(weight, rows):
+
+def weighted_moments(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`moments` of the rows of x [N, P] whose weight [N] is 1, those of weight 0 left out."""
+    count = jnp.sum(weight)
+    mean = sum_blocks(lambda real, own, rows: (real * own) @ rows, (weight, x)) / count
+
+    def scatter(real, own, rows):
         apart = rows - mean
-        return (apart * weight[:, None]).T @ apart
+        return (apart * (real * own)[:, None]).T @ apart
 
-    return mean, sum_blocks(scatter, (x,)) / max(len(x) - 1, 1)
+    return mean, sum_blocks(scatter, (weight, x)) / jnp.maximum(count - 1, 1)
 
 
 def coral_map(source_cov: jax.Array, target_cov: jax.Array, shrink: float = 1e-2) -> jax.Array:

@@ -38,7 +38,9 @@ def debias(logits: jax.Array, prior: jax.Array, tau: float = 0.5) -> jax.Array:
 def check_prior(prior: jax.Array, classes: int) -> None:
     """Raise ValueError for a prior that is no distribution over the classes."""
     if jnp.shape(prior) != (classes,):
-        raise ValueError(f"a prior of shape {jnp.shape(prior)} for {classes} classes; give one each.")
+        raise ValueError(
+            f"a prior of shape {jnp.shape(prior)} for {classes} classes; give one each."
+        )
     if isinstance(prior, jax.core.Tracer):
         return
     values = np.asarray(prior, np.float64)

@@ -3,8 +3,9 @@
 Wang et al. 2024 (ICLR, arXiv 2402.04087, equations 4 to 6): one Gaussian a class with a shared
 covariance is a linear head, kernel S^-1 mu_c and bias log p_c - mu_c' S^-1 mu_c / 2. The inverse
 is the ridge estimate of Kubokawa and Srivastava 2008, P ((N - 1) cov + tr(cov) I)^-1 of the
-covariance within classes, which N < P examples allow. No steps: one pass over the features, a
-solve and CORAL's two eigendecompositions.
+covariance within classes, which N < P examples allow; of many examples P is replaced by the factor
+without bias, N - K - P - 1, or the logits would vanish beside log p_c. No steps: one pass over the
+features, a solve and CORAL's two eigendecompositions.
 """
 
 from typing import Any
@@ -15,31 +16,32 @@ import jax.numpy as jnp
 from clipjax.adapt.alignment import DomainMap, check_align, domain_map, moments, sum_blocks
 from clipjax.adapt.debias import check_tau, debiased
 from clipjax.adapt.linear import (
+    Examples,
     checked,
     count_classes,
+    every,
+    in_order,
     linear_head,
     predict_linear,
 )
-from clipjax.adapt.logistic import in_order
 from clipjax.adapt.method import Backbone, Classes, ClosedForm
 
 PyTree = Any
 
 
-def class_means(x: jax.Array, labels: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
+def class_means(examples: Examples, classes: int) -> tuple[jax.Array, jax.Array]:
     """Number [K] and means [K, P] of each class's examples; 0 of a class without any."""
 
-    def part(weight, rows, truth):
-        own = jax.nn.one_hot(truth, classes) * weight[:, None]
+    def part(real, rows, truth, weight):
+        own = jax.nn.one_hot(truth, classes) * (real * weight)[:, None]
         return jnp.sum(own, axis=0), own.T @ rows
 
-    counts, sums = sum_blocks(part, (x, labels))
+    counts, sums = sum_blocks(part, examples)
     return counts, sums / jnp.maximum(counts, 1)[:, None]
 
 
 def fit_gda(
-    x: jax.Array,
-    labels: jax.Array,
+    examples: Examples,
     classes: int,
     to_target: DomainMap,
     source: tuple[jax.Array, jax.Array],
@@ -47,21 +49,22 @@ def fit_gda(
     """The discriminant of mapped source features as a linear head for target features.
 
     Args:
-      x, labels: float32 [N, P], int [N].
+      examples: of the source.
       classes: K; those without examples get a prior of half an example.
       to_target: the source's map.
       source: the source's `moments`.
     """
-    (count, width), (mean, cov) = x.shape, source
-    counts, means = class_means(x, labels, classes)
+    mean, cov = source
+    width, count = len(mean), jnp.sum(examples.weight)
+    counts, means = class_means(examples, classes)
     apart = jnp.where(counts[:, None] > 0, means - mean, 0)
-    within = cov * max(count - 1, 1) - (apart * counts[:, None]).T @ apart
     matrix = to_target.matrix
+    within = cov * (count - 1) - (apart * counts[:, None]).T @ apart  # (N - 1) cov of the paper
     within = matrix.T @ within @ matrix
-    # (N - 1) cov is the scatter itself.
-    ridge = jnp.maximum(jnp.trace(within) / max(count - 1, 1), 1e-12)
+    ridge = jnp.maximum(jnp.trace(within) / jnp.maximum(count - 1, 1), 1e-12)
     mapped = apart @ matrix + to_target.mean
-    kernel = width * jnp.linalg.solve(within + ridge * jnp.eye(width), mapped.T)
+    freedom = jnp.maximum(width, count - classes - width - 1)
+    kernel = freedom * jnp.linalg.solve(within + ridge * jnp.eye(width), mapped.T)
     shares = jnp.maximum(counts, 0.5) / count
     return linear_head(kernel, jnp.log(shares) - jnp.sum(mapped * kernel.T, axis=1) / 2)
 
@@ -100,7 +103,7 @@ def make_method(
     def solve(x, labels, target):
         source = moments(x)
         to_target = domain_map(source, moments(target), align, shrink)
-        head = fit_gda(x, labels, len(classes.names), to_target, source)
+        head = fit_gda(every(x, labels), len(classes.names), to_target, source)
         return {"gda": head, "debiased": debiased(head, target, tau)}
 
     def fit(data, texts):

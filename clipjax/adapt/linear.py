@@ -1,7 +1,7 @@
 """Linear heads of closed-form methods: logits, their mean probabilities, and checked data."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,19 @@ from clipjax.adapt.checks import check_domain, check_labels
 from clipjax.adapt.method import Classes, check_classes
 
 PyTree = Any
+
+
+class Examples(NamedTuple):
+    """Labelled features of a fit."""
+
+    inputs: jax.Array  # float32 [N, P]
+    label: jax.Array  # int [N]
+    weight: jax.Array  # float32 [N]: 1, or 0 of an example that is left out
+
+
+def every(inputs: jax.Array, label: jax.Array) -> Examples:
+    """All examples, none left out."""
+    return Examples(inputs, label, jnp.ones(len(inputs), jnp.float32))
 
 
 def linear_head(kernel: jax.Array, bias: jax.Array) -> PyTree:
@@ -44,6 +57,11 @@ def with_bias(params: PyTree, more: jax.Array) -> PyTree:
     """The head with `more` [K] added to its logits."""
     layer = params["classifier"]["layer_0"]
     return linear_head(layer["kernel"], layer["bias"] + more)
+
+
+def in_order(variants: PyTree, first: str) -> PyTree:
+    """The variants with `first` first: jit sorts them."""
+    return {first: variants[first]} | variants
 
 
 def predict_linear(made_for: Classes):

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from clipjax.adapt.alignment import DomainMap, check_align, domain_map, moments, sum_blocks
 from clipjax.adapt.debias import check_tau, debiased
-from clipjax.adapt.linear import checked, linear_head, predict_linear
+from clipjax.adapt.linear import Examples, checked, every, in_order, linear_head, predict_linear
 from clipjax.adapt.method import Backbone, Classes, ClosedForm
 
 PyTree = Any
@@ -75,8 +75,11 @@ def minimise(
     def step(state: _State) -> _State:
         towards = direction(state)
         slope = state.gradient @ towards
-        enough = lambda size, value: value <= (
-            state.value + 1e-4 * size * slope + 1e-7 * jnp.abs(state.value)  # rounding
+        enough = lambda size, value: (
+            value
+            <= (
+                state.value + 1e-4 * size * slope + 1e-7 * jnp.abs(state.value)  # rounding
+            )
         )
 
         def shorter(tried):
@@ -109,31 +112,28 @@ def minimise(
 
 
 def cross_entropy(
-    kernel: jax.Array, bias: jax.Array, x: jax.Array, labels: jax.Array
+    kernel: jax.Array, bias: jax.Array, examples: Examples
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Mean cross-entropy of a linear head on x [N, P], and its gradients, in blocks of rows."""
+    """Mean cross-entropy of a linear head, and its gradients, in blocks of rows."""
 
-    def part(weight, rows, truth):
+    def part(real, rows, truth, own):
         logp = jax.nn.log_softmax(rows @ kernel + bias)
         picked = jnp.take_along_axis(logp, truth[:, None], axis=1)[:, 0]
+        weight = real * own
         apart = (jnp.exp(logp) - jax.nn.one_hot(truth, len(bias))) * weight[:, None]
         return -weight @ picked, (rows.T @ apart, jnp.sum(apart, axis=0))
 
-    return jax.tree.map(lambda total: total / len(x), sum_blocks(part, (x, labels)))
+    count = jnp.sum(examples.weight)
+    return jax.tree.map(lambda total: total / count, sum_blocks(part, examples))
 
 
 def fit_logistic(
-    x: jax.Array,
-    labels: jax.Array,
-    classes: int,
-    strength: float,
-    to_target: DomainMap,
-    cov: jax.Array,
+    examples: Examples, classes: int, strength: float, to_target: DomainMap, cov: jax.Array
 ) -> tuple[PyTree, jax.Array]:
     """Logistic regression on mapped source features, as a head for target features.
 
     Args:
-      x, labels: float32 [N, P], int [N].
+      examples: of the source.
       classes: K; one without examples keeps about half an example's share.
       strength: scikit-learn's C, on features of variance 1.
       to_target: the source's map.
@@ -142,14 +142,15 @@ def fit_logistic(
     Returns:
       (linear head, number of steps).
     """
-    count = len(x)
+    x, labels, weight = examples
+    count = jnp.sum(weight)
     ridge = 1 / (strength * count)
     seen = to_target.matrix.T @ cov @ to_target.matrix  # the mapped source's covariance
     # Over N, as scikit-learn's scaler; a feature without variance gets no weight.
-    spread = jnp.sqrt(jnp.diag(seen) * (max(count - 1, 1) / count))
+    spread = jnp.sqrt(jnp.diag(seen) * (jnp.maximum(count - 1, 1) / count))
     per_spread = jnp.where(spread > 1e-6, 1 / jnp.maximum(spread, 1e-6), 0)
     values, vectors = jnp.linalg.eigh(seen * per_spread[:, None] * per_spread)
-    shares = jnp.zeros(classes).at[labels].add(1.0) / count
+    shares = jnp.zeros(classes).at[labels].add(weight) / count
     own, mixed = jnp.linalg.eigh(jnp.diag(shares) - shares[:, None] * shares)
     scale = jax.lax.rsqrt(jnp.maximum(values, 0)[:, None] * jnp.maximum(own, 0) + ridge)
     free = own > 1e-6 * own[-1]  # a constant added to all biases changes nothing
@@ -164,9 +165,8 @@ def fit_logistic(
     def value_and_gradient(flat):
         z = flat.reshape(-1, classes)
         kernel, bias = layer(z)
-        value, (to_kernel, to_bias) = cross_entropy(
-            kernel, bias - to_target.shift @ kernel, x, labels
-        )
+        moved = bias - to_target.shift @ kernel
+        value, (to_kernel, to_bias) = cross_entropy(kernel, moved, examples)
         to_kernel = to_kernel - to_target.shift[:, None] * to_bias
         penalty = z[:-1] * scale
         to_z = ((whole.T @ to_kernel) @ mixed + ridge * penalty) * scale
@@ -204,9 +204,10 @@ def make_method(
 
     @jax.jit
     def solve(x, labels, target):
-        source, other = moments(x), moments(target)
-        to_target = domain_map(source, other, align, shrink)
-        head, _ = fit_logistic(x, labels, len(classes.names), strength, to_target, source[1])
+        source = moments(x)
+        to_target = domain_map(source, moments(target), align, shrink)
+        examples = every(x, labels)
+        head, _ = fit_logistic(examples, len(classes.names), strength, to_target, source[1])
         return {"logistic": head, "debiased": debiased(head, target, tau)}
 
     def fit(data, texts):
@@ -214,8 +215,3 @@ def make_method(
         return in_order(solve(*found["source"].values(), found["target"]["inputs"]), "logistic")
 
     return ClosedForm(fit, predict_linear(classes), reads=("source", "target"))
-
-
-def in_order(variants: PyTree, first: str) -> PyTree:
-    """The variants with `first` first: jit sorts them."""
-    return {first: variants[first]} | variants
