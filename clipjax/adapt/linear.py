@@ -1,0 +1,101 @@
+"""Linear heads of closed-form methods: logits, their mean probabilities, and checked data."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.adapt.alignment import sum_blocks
+from clipjax.adapt.checks import check_domain, check_labels
+from clipjax.adapt.method import Classes, check_classes
+
+PyTree = Any
+
+
+class Examples(NamedTuple):
+    """Labelled features of a fit."""
+
+    inputs: jax.Array  # float32 [N, P]
+    label: jax.Array  # int [N]
+    weight: jax.Array  # float32 [N]: 1, or 0 of an example that is left out
+
+
+def every(inputs: jax.Array, label: jax.Array) -> Examples:
+    """All examples, none left out."""
+    return Examples(inputs, label, jnp.ones(len(inputs), jnp.float32))
+
+
+def linear_head(kernel: jax.Array, bias: jax.Array) -> PyTree:
+    """A head of one layer, named as those that train are: kernel [P, K], bias [K]."""
+    return {"classifier": {"layer_0": {"kernel": kernel, "bias": bias}}}
+
+
+def linear_logits(params: PyTree, x: jax.Array) -> jax.Array:
+    """Logits [N, K] of features [N, P]."""
+    layer = params["classifier"]["layer_0"]
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def zero_shot_head(classes: Classes) -> PyTree:
+    """CLIP's own prediction as a head: its class weights times its scale, no bias."""
+    kernel = jnp.asarray(classes.weights, jnp.float32).T * classes.scale
+    return linear_head(kernel, jnp.zeros(kernel.shape[1]))
+
+
+def mean_probability(params: PyTree, x: jax.Array) -> jax.Array:
+    """The mean prediction [K] over features [N, P], never 0."""
+
+    def part(weight, rows):
+        return weight @ jax.nn.softmax(linear_logits(params, rows))
+
+    return jnp.maximum(sum_blocks(part, (x,)) / len(x), 1e-20)
+
+
+def with_bias(params: PyTree, more: jax.Array) -> PyTree:
+    """The head with `more` [K] added to its logits."""
+    layer = params["classifier"]["layer_0"]
+    return linear_head(layer["kernel"], layer["bias"] + more)
+
+
+def in_order(variants: PyTree, first: str) -> PyTree:
+    """The variants with `first` first: jit sorts them."""
+    return {first: variants[first]} | variants
+
+
+def predict_linear(made_for: Classes):
+    """`predict` of a closed form whose parameters are a `linear_head` of these classes."""
+
+    def predict(params, embeddings, classes):
+        check_classes(made_for, classes)
+        return linear_logits(params, embeddings)
+
+    return predict
+
+
+def checked(data: Mapping[str, Any], classes: int, *parts: str) -> Mapping[str, Any]:
+    """Return the data of a fit, `parts` of "source" and "target", as arrays.
+
+    Raises:
+      ValueError: a part is missing or empty, the domains' widths differ, or labels are no classes.
+    """
+    found = {}
+    for part in parts:
+        keys = ("inputs", "label") if part == "source" else ("inputs",)
+        rows = check_domain(data, part, *keys)
+        found[part] = {key: jnp.asarray(rows[key]) for key in keys}
+        if part == "source":
+            logits = jax.ShapeDtypeStruct((len(rows["inputs"]), classes), jnp.float32)
+            check_labels(logits, rows["label"])
+    widths = {part: rows["inputs"].shape[1] for part, rows in found.items()}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"the domains' features differ in width: {widths}; encode both alike.")
+    return found
+
+
+def count_classes(labels: jax.Array, classes: int) -> np.ndarray | None:
+    """Examples of each class, int [K]; None where labels are traced."""
+    if isinstance(labels, jax.core.Tracer):
+        return None
+    return np.bincount(np.asarray(labels), minlength=classes)
