@@ -88,20 +88,17 @@ def marked(rows: Sequence[Mapping], target: str, targets: Mapping[str, str]) -> 
     Adds "below_zero_shot": the mean accuracy over seeds is lower than zero-shot's there. `targets`
     maps methods to the domain they adapt to, where it is not `target`.
     """
-    zero = {
-        each["domain"]: each["accuracy_mean"]
-        for each in rows
-        if (each["method"], each["split"], each["classes"]) == ("zero_shot", "test", CLASSES)
-    }
-    is_own = lambda each: (each["split"], each["classes"], each["domain"]) == (
-        "test", CLASSES, targets.get(each["method"], target)
-    )  # fmt: skip
-    return [
-        {**each, "below_zero_shot": each["accuracy_mean"] < zero[each["domain"]]}
-        if is_own(each) and each["method"] != "zero_shot" and each["domain"] in zero
-        else {**each}
-        for each in rows
-    ]
+    test = own_rows(rows)
+    found = []
+    for each in rows:
+        domain = targets.get(each["method"], target)
+        zero = test.get(("zero_shot", domain))
+        here = (each["split"], each["classes"], each["domain"]) == ("test", CLASSES, domain)
+        told = {}
+        if here and zero and each is not zero:
+            told = {"below_zero_shot": each["accuracy_mean"] < zero["accuracy_mean"]}
+        found.append({**each, **told})
+    return found
 
 
 def own_rows(rows: Sequence[Mapping], split: str = "test") -> dict[tuple[str, str], dict]:

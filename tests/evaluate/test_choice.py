@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score
 from clipjax.evaluate import choice, judged
 from clipjax.evaluate import results as report
 from clipjax.evaluate.report import page
-from clipjax.evaluate.rows import row
+from clipjax.evaluate.rows import marked, row
 
 FINE = {"source_val": [0.5, 0.5], "effective_classes": [8.0, 8.0]}
 
@@ -219,6 +219,15 @@ def test_marks_are_of_each_methods_own_target():
         found = report.collect(about, rows, {}, {}, {}, targets)["rows"]
         assert [r["below_zero_shot"] for r in found if "below_zero_shot" in r] == expected
     assert not any("below_zero_shot" in each for each in rows)  # as it was given
+
+
+def test_marks_compare_with_zero_shots_own_result_not_its_variants():
+    made = lambda name, value, variant: row(
+        name, "b", "test", 9, {"accuracy": [value], "macro_accuracy": [value]}, variant=variant
+    )
+    rows = [made("zero_shot", 0.4, "last"), made("zero_shot", 0.3, "debiased")]
+    found = marked([*rows, made("dann", 0.35, "last")], "b", {})
+    assert [each.get("below_zero_shot") for each in found] == [None, True, True]
 
 
 def test_one_class_for_nearly_everything_is_a_warning():
