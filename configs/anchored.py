@@ -17,7 +17,7 @@ def methods() -> dict:
     slow = {"lr": 1e-3, "lr_mults": ((".*/bias", 30.0),)}
     texts = {"heads": {}, "optim": fast, "source_weight": 0.1, "label_smoothing": 0.1}
     cmkd = {"gini_weight": 0.25, "text_weight": 0.1, "text_gini_weight": 0.025, "anchor": 1.0}
-    shot = {"anchor": 0.5, "entropy_weight": 0.3, "diversity_weight": 1.0}
+    shot = {"anchor": 0.5, "entropy_weight": 0.3, "spread_weight": 1.0}
     return {
         "cmkd": texts | cmkd | {"loss": "cmkd", "optim": slow},
         "shot": texts | shot | {"loss": "shot"},
