@@ -2,9 +2,9 @@
 
 python -m experiments.main --config=configs/anchored.py:source=render,target=stencil
 
-Weights are the published ones; the pull of CMKD to the zero-shot answer (`anchor`), the rates and
-the debiased teacher are not: with them no pair of styles of the embedded data was seen to end below
-zero-shot.
+CMKD's l1 to l3 are the published ones. Not published, and chosen on the embedded data, where heads
+that fit the source as hard as the papers do end below zero-shot: a source loss of a tenth, the pull
+to the zero-shot answer, rates, SHOT's entropy of 0.3, and the debiased teacher.
 """
 
 from configs import common
@@ -13,15 +13,16 @@ from configs import common
 def methods() -> dict:
     """The methods by name, each on a linear head that starts as the zero-shot classifier."""
     # Biases take a style's preference for some classes away; they have further to go than weights.
-    optim = {"lr": 3e-3, "lr_mults": ((".*/bias", 10.0),)}
-    texts = {"heads": {}, "optim": optim, "label_smoothing": 0.1}
-    cmkd = {"gini_weight": 0.25, "text_weight": 0.1, "text_gini_weight": 0.025}
-    shot = {"anchor": 1.0, "entropy_weight": 1.0, "diversity_weight": 1.0}
+    fast = {"lr": 3e-3, "lr_mults": ((".*/bias", 10.0),)}
+    slow = {"lr": 1e-3, "lr_mults": ((".*/bias", 30.0),)}
+    texts = {"heads": {}, "optim": fast, "source_weight": 0.1, "label_smoothing": 0.1}
+    cmkd = {"gini_weight": 0.25, "text_weight": 0.1, "text_gini_weight": 0.025, "anchor": 1.0}
+    shot = {"anchor": 0.5, "entropy_weight": 0.3, "spread_weight": 1.0}
     return {
-        "cmkd": {"loss": "cmkd", "anchor": 1.0} | cmkd | texts,
-        "shot": {"loss": "shot", "source_weight": 1.0} | shot | texts,
-        "shot_source_free": {"loss": "shot", "source_weight": 0.0} | shot | texts,
-        "distill": {"loss": "distill", "calibration": "likelihood", "debias": 0.5} | texts,
+        "cmkd": texts | cmkd | {"loss": "cmkd", "optim": slow},
+        "shot": texts | shot | {"loss": "shot"},
+        "shot_source_free": texts | shot | {"loss": "shot", "source_weight": 0.0},
+        "distill": texts | {"loss": "distill", "calibration": "likelihood", "debias": 0.5},
     }
 
 

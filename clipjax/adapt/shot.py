@@ -60,7 +60,7 @@ def make_loss(
     anchor: float = 1.0,
     source_weight: float = 1.0,
     entropy_weight: float = 1.0,
-    diversity_weight: float = 1.0,
+    spread_weight: float = 1.0,
     pseudo_weight: float = 0.0,
     label_smoothing: float = 0.1,
 ) -> Loss:
@@ -70,7 +70,7 @@ def make_loss(
 
     ValueError: a negative weight.
     """
-    weights = (anchor, source_weight, entropy_weight, diversity_weight, pseudo_weight)
+    weights = (anchor, source_weight, entropy_weight, spread_weight, pseudo_weight)
     if min(weights) < 0:
         raise ValueError(f"the weights are {weights}; none may be negative.")
 
@@ -88,7 +88,7 @@ def make_loss(
         logits = model.classify(params, features)
         certain, spread = mean_entropy(logits, weight), entropy_of_mean(logits, weight)
         away = weighted_mean(divergence(target["zero_shot"], logits, weight), weight)
-        value = value + entropy_weight * certain - diversity_weight * spread + anchor * away
+        value = value + entropy_weight * certain - spread_weight * spread + anchor * away
         metrics |= {"entropy": certain, "diversity": spread, "kl_to_zero_shot": away}
         if pseudo_weight:
             labels = centroid_labels(features, logits, weight)

@@ -191,12 +191,15 @@ def randaugment(
         raise ValueError(f"images have the shape {shape}; give square ones, [B, S, S, 3].")
 
     def alter(key, image):
-        keys = jax.random.split(key, ops + 1)
-        for one in keys[:ops]:
-            which, turn = jax.random.split(one)
+        def step(image, key):
+            which, turn = jax.random.split(key)
             operation = jax.random.randint(which, (), 0, len(OPERATIONS))
             sign = jnp.where(jax.random.bernoulli(turn), 1.0, -1.0)
-            image = apply_operation(image, operation, magnitude, sign)
+            return apply_operation(image, operation, magnitude, sign), None
+
+        keys = jax.random.split(key, ops + 1)
+        if ops:  # as a loop: all operations are compiled once, however many follow each other
+            image, _ = jax.lax.scan(step, image, keys[:ops])
         return cutout(keys[ops], image, square) if square else image
 
     return jax.vmap(alter)(jax.random.split(rng, shape[0]), jnp.asarray(images, jnp.float32))
