@@ -37,7 +37,9 @@ STARTED = time.perf_counter()
 import numpy as np  # noqa: E402
 from absl import app, flags, logging  # noqa: E402
 
-_TASKS = flags.DEFINE_list("tasks", ["grid", "single", "tables"], "grid, single, uda, tables, photos.")
+_TASKS = flags.DEFINE_list(
+    "tasks", ["grid", "single", "tables"], "grid, single, uda, tables, photos."
+)
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "Processes of each side.")
 _IMAGES = flags.DEFINE_integer("images", 128, "JPEGs of the task photos.")
 _SIDE = flags.DEFINE_string("side", "", "Of a started process: jax, torch or torch_compile.")

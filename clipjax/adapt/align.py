@@ -5,69 +5,19 @@ as an offset and a spread of its features; taking them away is worth more than m
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from clipjax.adapt.losses import weigh
 from clipjax.adapt.method import Classes, ClosedForm, Method
+from clipjax.adapt.moments import coral_map, moments
 
 PyTree = Any
 KINDS = ("none", "centre", "standardise", "coral")
 OWN = "align"  # the name of the maps among a method's own parameters
 _FLAT = 1e-6  # a spread below which a feature is a constant, for features of length 1
-
-
-class Moments(NamedTuple):
-    """Mean and covariance of features."""
-
-    mean: jax.Array  # float32 [P]
-    cov: jax.Array  # float32 [P, P], the mean of products
-
-
-def moments(x: jax.Array) -> Moments:
-    """Mean [P] and covariance [P, P] (divided by N) of features [N, P], in float32.
-
-    >>> import jax.numpy as jnp
-    >>> [m.tolist() for m in moments(jnp.array([[0.0, 1.0], [2.0, 1.0]]))]
-    [[1.0, 1.0], [[1.0, 0.0], [0.0, 0.0]]]
-    """
-    x = x.astype(jnp.float32)
-    mean = x.mean(axis=0)
-    away = x - mean
-    return Moments(mean, jnp.matmul(away.T, away, precision="highest") / len(x))
-
-
-def domain_statistics(data: PyTree) -> dict[str, Moments]:
-    """`moments` of each domain of {"source": {"inputs" [N, P]}, "target": {"inputs"}}."""
-    return {domain: moments(data[domain]["inputs"]) for domain in ("source", "target")}
-
-
-def shrunk(cov: jax.Array, shrink: float = 1e-2) -> jax.Array:
-    """A covariance [P, P] plus `shrink` times its mean variance on the diagonal.
-
-    With fewer examples than features, or features that never vary, it can be inverted then.
-    """
-    return cov + shrink * jnp.trace(cov) / len(cov) * jnp.eye(len(cov), dtype=cov.dtype)
-
-
-def power(cov: jax.Array, exponent: float) -> jax.Array:
-    """A symmetric positive matrix [P, P] to a power; directions without variance stay without."""
-    values, vectors = jnp.linalg.eigh(cov)
-    floor = 1e-7 * jnp.maximum(values[-1], 1e-30)
-    raised = jnp.where(values > floor, jnp.maximum(values, floor) ** exponent, 0.0)
-    return jnp.matmul(vectors * raised, vectors.T, precision="highest")
-
-
-def coral_map(source_cov: jax.Array, target_cov: jax.Array, shrink: float = 1e-2) -> jax.Array:
-    """The matrix [P, P] that gives centred source features the covariance of the target.
-
-    C_s^-1/2 C_t^1/2, the source whitened and coloured as the target, with C = `shrunk`(cov): CORAL
-    (Sun, Feng & Saenko 2016, arXiv 1511.05547, algorithm 1, there with the identity added).
-    """
-    whiten, colour = power(shrunk(source_cov, shrink), -0.5), power(shrunk(target_cov, shrink), 0.5)
-    return jnp.matmul(whiten, colour, precision="highest")
 
 
 def spread(variance: jax.Array) -> jax.Array:
@@ -90,18 +40,20 @@ def domain_maps(data: PyTree, kind: str, shrink: float = 1e-2) -> PyTree:
     Args:
       data: {"source": {"inputs" float [N, P]}, "target": {"inputs" float [M, P]}}; labels are not
         read.
-      shrink: of "coral", as `shrunk`.
+      shrink: of "coral", as for `coral_map`.
 
     ValueError: an unknown kind.
     """
     if kind == "coral":
-        found = domain_statistics(data)
-        matrix = coral_map(found["source"].cov, found["target"].cov, shrink)
-        mapped = jnp.matmul(found["source"].cov, matrix, precision="highest")
+        (source_mean, source), (target_mean, target) = (
+            moments(data[domain]["inputs"].astype(jnp.float32)) for domain in ("source", "target")
+        )
+        matrix = coral_map(source, target, shrink)
+        mapped = jnp.matmul(source, matrix, precision="highest")
         factor = 1.0 / spread(jnp.sum(matrix * mapped, axis=0))
         return {
-            "source": {"mean": found["source"].mean, "map": matrix * factor},
-            "target": {"mean": found["target"].mean, "map": factor},
+            "source": {"mean": source_mean, "map": matrix * factor},
+            "target": {"mean": target_mean, "map": factor},
         }
     if kind not in ("centre", "standardise"):
         raise ValueError(f"unknown alignment {kind!r}; known: {', '.join(KINDS)}.")

@@ -19,14 +19,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.alignment import (
-    DomainMap,
-    check_align,
-    domain_map,
-    moments,
-    sum_blocks,
-    weighted_moments,
-)
 from clipjax.adapt.debias import check_tau, debiased
 from clipjax.adapt.gda import check_counts, fit_gda
 from clipjax.adapt.linear import (
@@ -41,6 +33,14 @@ from clipjax.adapt.linear import (
 )
 from clipjax.adapt.logistic import fit_logistic
 from clipjax.adapt.method import Backbone, Classes, ClosedForm
+from clipjax.adapt.moments import (
+    DomainMap,
+    check_match,
+    domain_map,
+    moments,
+    sum_blocks,
+    weighted_moments,
+)
 
 PyTree = Any
 HEADS = ("logistic", "gda")
@@ -102,7 +102,7 @@ def make_method(
     kind: str = "logistic",
     weight: float | None = None,
     tau: float = 0.5,
-    align: str = "coral",
+    match: str = "coral",
     strength: float = 0.02,
     shrink: float = 1e-2,
     folds: int = 4,
@@ -116,14 +116,14 @@ def make_method(
       kind: of the head, "logistic" or "gda".
       weight: w in place of the chosen one; 0 is debiased zero-shot.
       tau: of debiasing.
-      align, strength, shrink: of the head, as for `clipjax.adapt.logistic`.
+      match, strength, shrink: of the head, as for `clipjax.adapt.logistic`.
       folds: of the source, each held out once.
 
     Raises:
       ValueError: an unknown head or map, a number out of range; in the fit, missing or empty
         parts, fewer source examples than folds, and for "gda" a class without source images.
     """
-    check_align(align)
+    check_match(match)
     check_tau(tau)
     if kind not in HEADS:
         raise ValueError(f"kind is {kind!r}; known: {', '.join(HEADS)}.")
@@ -134,7 +134,7 @@ def make_method(
     @jax.jit
     def fit_head(examples: Examples, target):
         source = weighted_moments(examples.inputs, examples.weight)
-        to_target = domain_map(source, target, align, shrink)
+        to_target = domain_map(source, target, match, shrink)
         if kind == "gda":
             found = fit_gda(examples, count, to_target, source)
         else:

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.alignment import DomainMap, check_align, domain_map, moments, sum_blocks
 from clipjax.adapt.debias import check_tau, debiased
 from clipjax.adapt.linear import (
     Examples,
@@ -25,6 +24,7 @@ from clipjax.adapt.linear import (
     predict_linear,
 )
 from clipjax.adapt.method import Backbone, Classes, ClosedForm
+from clipjax.adapt.moments import DomainMap, check_match, domain_map, moments, sum_blocks
 
 PyTree = Any
 
@@ -85,7 +85,7 @@ def make_method(
     backbone: Backbone,
     classes: Classes,
     *,
-    align: str = "coral",
+    match: str = "coral",
     tau: float = 0.5,
     shrink: float = 1e-2,
 ) -> ClosedForm:
@@ -96,13 +96,13 @@ def make_method(
     ValueError: an unknown map; in the fit, missing or empty parts, a class without source images
     (of traced labels such a class is unlikely instead).
     """
-    check_align(align)
+    check_match(match)
     check_tau(tau)
 
     @jax.jit
     def solve(x, labels, target):
         source = moments(x)
-        to_target = domain_map(source, moments(target), align, shrink)
+        to_target = domain_map(source, moments(target), match, shrink)
         head = fit_gda(every(x, labels), len(classes.names), to_target, source)
         return {"gda": head, "debiased": debiased(head, target, tau)}
 

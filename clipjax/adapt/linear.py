@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.adapt.alignment import sum_blocks
 from clipjax.adapt.checks import check_domain, check_labels
 from clipjax.adapt.method import Classes, check_classes
+from clipjax.adapt.moments import sum_blocks
 
 PyTree = Any
 

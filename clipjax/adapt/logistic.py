@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.alignment import DomainMap, check_align, domain_map, moments, sum_blocks
 from clipjax.adapt.debias import check_tau, debiased
 from clipjax.adapt.linear import Examples, checked, every, in_order, linear_head, predict_linear
 from clipjax.adapt.method import Backbone, Classes, ClosedForm
+from clipjax.adapt.moments import DomainMap, check_match, domain_map, moments, sum_blocks
 
 PyTree = Any
 HISTORY = 10  # pairs of steps and gradients that L-BFGS remembers
@@ -185,19 +185,19 @@ def make_method(
     backbone: Backbone,
     classes: Classes,
     *,
-    align: str = "coral",
+    match: str = "coral",
     strength: float = 0.02,
     tau: float = 0.5,
     shrink: float = 1e-2,
 ) -> ClosedForm:
     """Logistic regression on aligned features: variants "logistic", and "debiased" by `tau`.
 
-    `strength` is scikit-learn's C, `align` one of `clipjax.adapt.alignment.ALIGN`, `shrink`
+    `strength` is scikit-learn's C, `match` one of `clipjax.adapt.moments.MATCHES`, `shrink`
     regularises CORAL's covariances. What is fitted is a head for the target.
 
     ValueError: an unknown map, a strength that is not positive; in the fit, missing or empty parts.
     """
-    check_align(align)
+    check_match(match)
     check_tau(tau)
     if strength <= 0:
         raise ValueError(f"strength is {strength}; give a positive one, as scikit-learn's C.")
@@ -205,7 +205,7 @@ def make_method(
     @jax.jit
     def solve(x, labels, target):
         source = moments(x)
-        to_target = domain_map(source, moments(target), align, shrink)
+        to_target = domain_map(source, moments(target), match, shrink)
         examples = every(x, labels)
         head, _ = fit_logistic(examples, len(classes.names), strength, to_target, source[1])
         return {"logistic": head, "debiased": debiased(head, target, tau)}

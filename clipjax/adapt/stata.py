@@ -19,9 +19,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.alignment import check_align, domain_map, moments, sum_blocks
 from clipjax.adapt.linear import checked, in_order, linear_logits, zero_shot_head
 from clipjax.adapt.method import Backbone, Classes, ClosedForm, check_classes
+from clipjax.adapt.moments import check_match, domain_map, moments, sum_blocks
 
 PyTree = Any
 ANCHORS = ("text", "shared")
@@ -115,7 +115,7 @@ def make_method(
     steps: int = 10,
     source_weight: float = 0.1,
     anchor: str = "text",
-    align: str = "coral",
+    match: str = "coral",
     shrink: float = 1e-2,
 ) -> ClosedForm:
     """Variants "stata", with source images as anchors, and "target_only", without.
@@ -126,11 +126,11 @@ def make_method(
       steps: rounds.
       source_weight: of a source image, in target images.
       anchor: "text", a covariance a class, or "shared", one for all.
-      align, shrink: the source's map, as for `clipjax.adapt.logistic`.
+      match, shrink: the source's map, as for `clipjax.adapt.logistic`.
 
     ValueError: an option out of range; in the fit, missing or empty parts.
     """
-    check_align(align)
+    check_match(match)
     if anchor not in ANCHORS:
         raise ValueError(f"anchor is {anchor!r}; known: {', '.join(ANCHORS)}.")
     if alpha <= 0 or temperature <= 0 or source_weight < 0 or steps < 1:
@@ -142,7 +142,7 @@ def make_method(
     @jax.jit
     def solve(x, labels, target, weights, scale):
         own = zero_shot_head(classes._replace(weights=weights, scale=scale))
-        to_target = domain_map(moments(x), moments(target), align, shrink)
+        to_target = domain_map(moments(x), moments(target), match, shrink)
 
         def part(real, rows, truth):
             rows = (rows - to_target.shift) @ to_target.matrix + to_target.mean

@@ -8,8 +8,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
 from clipjax.adapt import blend, debias, gda, logistic, stata
-from clipjax.adapt.alignment import ALIGN, coral_map, domain_map, moments, sum_blocks
 from clipjax.adapt.method import Classes
+from clipjax.adapt.moments import MATCHES, coral_map, domain_map, moments, sum_blocks
 from configs import closed_form
 from tests.conftest import parsed
 
@@ -79,11 +79,11 @@ def test_coral_gives_the_source_the_targets_covariance(data):
         np.testing.assert_allclose(found.mean, source[0] if align == "none" else target[0])
 
 
-@pytest.mark.parametrize("align", ALIGN)
+@pytest.mark.parametrize("align", MATCHES)
 @pytest.mark.parametrize("strength", [0.02, 1.0])
 def test_logistic_regression_is_scikit_learns(data, classes, align, strength):
     x, y = data["source"].values()
-    found = layer(fit(logistic, data, classes, align=align, strength=strength)["logistic"])
+    found = layer(fit(logistic, data, classes, match=align, strength=strength)["logistic"])
     to_target = domain_map(moments(x), moments(data["target"]["inputs"]), align)
     mapped = (x - np.asarray(to_target.shift)) @ np.asarray(to_target.matrix, np.float64)
     scale = mapped.std(axis=0)
@@ -96,7 +96,7 @@ def test_logistic_regression_is_scikit_learns(data, classes, align, strength):
 
 def test_gaussian_discriminants_are_scikit_learns_at_the_same_shrinkage(data, classes):
     x, y = data["source"].values()
-    found, count = layer(fit(gda, data, classes, align="none")["gda"]), len(x)
+    found, count = layer(fit(gda, data, classes, match="none")["gda"]), len(x)
     ratio = WIDTH / (count - 1)
     lda = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=ratio / (1 + ratio))
     lda.fit(x.astype(np.float64), y)
@@ -178,7 +178,7 @@ def by_hand(x, texts, rounds, more):
 
 @pytest.mark.parametrize("name", ["stata", "target_only"])
 def test_stata_is_a_loop_in_numpy(data, classes, name):
-    method = stata.make_method(None, classes, align="none", steps=3)
+    method = stata.make_method(None, classes, match="none", steps=3)
     target = data["target"]["inputs"]
     found = method.predict(method.fit(data, classes)[name], target, classes)
     more = tuple(data["source"].values()) if name == "stata" else None
@@ -211,7 +211,7 @@ def test_a_class_without_source_images(data, classes):
     for module, options in ((gda, {}), (blend, {"kind": "gda"})):
         with pytest.raises(ValueError, match="no source image of class 'owl': a Gaussian needs"):
             fit(module, fewer, classes, **options)
-    found = layer(fit(logistic, fewer, classes, align="none")["logistic"])
+    found = layer(fit(logistic, fewer, classes, match="none")["logistic"])
     logits = x @ found["kernel"] + found["bias"]
     assert np.isfinite(logits).all() and (logits.argmax(axis=1) != 2).all()
 
@@ -233,7 +233,7 @@ def test_priors_that_are_no_distribution(prior, words):
 @pytest.mark.parametrize(
     "module, options, words",
     [
-        (logistic, {"align": "corral"}, "align is 'corral'; known: coral, standardise"),
+        (logistic, {"match": "corral"}, "match is 'corral'; known: coral, standardise"),
         (logistic, {"strength": 0.0}, "strength is 0.0; give a positive one"),
         (debias, {"tau": -1.0}, "tau is -1.0; it must not be negative"),
         (blend, {"kind": "svm"}, "kind is 'svm'; known: logistic, gda"),

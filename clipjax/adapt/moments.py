@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 PyTree = Any
 BLOCK = 8192  # rows worked on at once: 17 MB of 512 float32 features, 11 MB of 345 logits
-ALIGN = ("coral", "standardise", "centre", "none")
+MATCHES = ("coral", "standardise", "centre", "none")
 
 
 class DomainMap(NamedTuple):
@@ -61,7 +61,7 @@ def weighted_moments(x: jax.Array, weight: jax.Array) -> tuple[jax.Array, jax.Ar
 
     def scatter(real, own, rows):
         apart = rows - mean
-        return (apart * (real * own)[:, None]).T @ apart
+        return jnp.matmul((apart * (real * own)[:, None]).T, apart, precision="highest")
 
     return mean, sum_blocks(scatter, (weight, x)) / jnp.maximum(count - 1, 1)
 
@@ -79,35 +79,36 @@ def coral_map(source_cov: jax.Array, target_cov: jax.Array, shrink: float = 1e-2
         cov = cov + shrink * (jnp.trace(cov) / size) * jnp.eye(size)
         values, vectors = jnp.linalg.eigh(cov)
         values = jnp.maximum(values, 1e-12)  # all 0 where a domain is a single point
-        return (vectors * values**power) @ vectors.T
+        return jnp.matmul(vectors * values**power, vectors.T, precision="highest")
 
-    return root(source_cov, -0.5) @ root(target_cov, 0.5)
+    whiten, colour = root(source_cov, -0.5), root(target_cov, 0.5)
+    return jnp.matmul(whiten, colour, precision="highest")
 
 
 def domain_map(
     source: tuple[jax.Array, jax.Array],
     target: tuple[jax.Array, jax.Array],
-    align: str = "coral",
+    match: str = "coral",
     shrink: float = 1e-2,
 ) -> DomainMap:
-    """The map of `ALIGN` from two domains' `moments`.
+    """The map of `MATCHES` from two domains' `moments`.
 
     "coral" matches mean and covariance, "standardise" mean and variances, "centre" means, "none"
     is the identity.
     """
     (source_mean, source_cov), (target_mean, target_cov) = source, target
     one = jnp.eye(len(source_mean))
-    if align == "none":
+    if match == "none":
         return DomainMap(source_mean, one, source_mean)
-    if align == "coral":
+    if match == "coral":
         one = coral_map(source_cov, target_cov, shrink)
-    elif align == "standardise":
+    elif match == "standardise":
         spread = lambda cov: jnp.sqrt(jnp.maximum(jnp.diag(cov), 1e-12))
         one = one * (spread(target_cov) / spread(source_cov))
     return DomainMap(source_mean, one, target_mean)
 
 
-def check_align(align: str) -> None:
+def check_match(match: str) -> None:
     """Raise ValueError for an unknown map."""
-    if align not in ALIGN:
-        raise ValueError(f"align is {align!r}; known: {', '.join(ALIGN)}.")
+    if match not in MATCHES:
+        raise ValueError(f"match is {match!r}; known: {', '.join(MATCHES)}.")
