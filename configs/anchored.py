@@ -15,14 +15,16 @@ def methods() -> dict:
     # Biases take a style's preference for some classes away; they have further to go than weights.
     fast = {"lr": 3e-3, "lr_mults": ((".*/bias", 10.0),)}
     slow = {"lr": 1e-3, "lr_mults": ((".*/bias", 30.0),)}
-    texts = {"heads": {}, "optim": fast, "source_weight": 0.1, "label_smoothing": 0.1}
+    # Class-balanced terms compare the examples of a batch, of which there should be some a class.
+    texts = {"heads": {}, "batch_size": 224, "source_weight": 0.1, "label_smoothing": 0.1}
     cmkd = {"gini_weight": 0.25, "text_weight": 0.1, "text_gini_weight": 0.025, "anchor": 1.0}
     shot = {"anchor": 0.5, "entropy_weight": 0.3, "spread_weight": 1.0}
     return {
         "cmkd": texts | cmkd | {"loss": "cmkd", "optim": slow},
-        "shot": texts | shot | {"loss": "shot"},
-        "shot_source_free": texts | shot | {"loss": "shot", "source_weight": 0.0},
-        "distill": texts | {"loss": "distill", "calibration": "likelihood", "debias": 0.5},
+        "shot": texts | shot | {"loss": "shot", "optim": fast},
+        "shot_source_free": texts | shot | {"loss": "shot", "optim": fast, "source_weight": 0.0},
+        "distill": texts
+        | {"loss": "distill", "optim": fast, "calibration": "likelihood", "debias": 0.5},
     }
 
 
@@ -30,10 +32,7 @@ def get_config(arg: str | None = None):
     """`--config=configs/anchored.py[:source=...,target=...,smoke]`."""
     config = common.study()
     config.experiment = "anchored"
-    config.methods = methods()
-    config.stages = tuple(config.methods)
-    # Class-balanced terms compare the examples of a batch, of which there should be some a class.
-    config.batch_size = 224
+    config.methods, config.stages = methods(), tuple(methods())
     if common.apply_arg(config, arg):
         config.epochs = 2
     return config

@@ -6,16 +6,22 @@ python -m experiments.main --config=configs/closed_form.py
 from configs import common
 
 
+def methods() -> dict[str, dict]:
+    """Return an entry for each method, by name."""
+    return {
+        "debias": {"loss": "debias", "tau": 0.5},
+        "logistic": {"loss": "logistic", "match": "coral", "strength": 0.02},
+        "gda": {"loss": "gda", "match": "coral"},
+        "blend": {"loss": "blend", "kind": "logistic"},
+        "blend_gda": {"loss": "blend", "kind": "gda"},
+        "stata": {"loss": "stata", "anchor": "text"},
+    }
+
+
 def get_config(arg: str | None = None):
     """`--config=configs/closed_form.py[:source=...,target=...,smoke]`."""
     config = common.study()
     config.experiment = "closed_form"
-    config.stages = ("debias", "logistic", "gda", "blend", "blend_gda", "stata")
-    config.methods.debias = {"loss": "debias", "tau": 0.5}
-    config.methods.logistic = {"loss": "logistic", "match": "coral", "strength": 0.02}
-    config.methods.gda = {"loss": "gda", "match": "coral"}
-    config.methods.blend = {"loss": "blend", "kind": "logistic"}
-    config.methods.blend_gda = {"loss": "blend", "kind": "gda"}
-    config.methods.stata = {"loss": "stata", "anchor": "text"}
+    config.methods, config.stages = methods(), tuple(methods())
     common.apply_arg(config, arg)
     return config

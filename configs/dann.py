@@ -29,7 +29,7 @@ def get_config(arg: str | None = None):
         "heads": trunk | {"discriminator": (256,)},
     }
     config.methods.blend = {"loss": "blend"}
-    config.methods.upper_bound = common.mlp_head() | {"data": {"labels": "target"}}
+    config.methods.upper_bound = {"loss": "logistic", "data": {"labels": "target"}}
     if common.apply_arg(config, arg):
         config.epochs = 2
     return config

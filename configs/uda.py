@@ -1,59 +1,27 @@
-"""The classics of unsupervised domain adaptation on cached features, CLIP frozen.
+"""Every method of adaptation on cached features, CLIP frozen, beside the report's rows.
 
 python -m experiments.main --config=configs/uda.py:source=render,target=stencil
+python -m experiments.suite --study=uda     all pairs of domains
 
-Each domain goes through statistics of its own first (`align`): that is worth more than most of
-these losses, and small, strongly regularised heads are worth more than deep ones.
+Closed forms, anchored training and the classics have configs of their own, where they are told.
 """
 
-from configs import common
-
-STAGES = (
-    "head_aligned", "head_coral", "dann_aligned", "cdan", "deep_coral", "dan", "jan", "mcc", "afn",
-    "bnm",
-)  # fmt: skip
+from configs import anchored, classics, closed_form, common, dann
 
 
 def get_config(arg: str | None = None):
     """`--config=configs/uda.py[:source=...,target=...,smoke]`."""
     config = common.study()
     config.experiment = "uda"
-    config.stages = STAGES
-    config.methods = methods()
+    report = dann.get_config().methods
+    methods = {
+        **closed_form.methods(),
+        **anchored.methods(),
+        **{name: report[name] for name in ("finetune", "source_only", "dann")},
+        **classics.methods(),
+        "upper_bound": report.upper_bound,
+    }
+    config.methods, config.stages = methods, tuple(methods)
     if common.apply_arg(config, arg):
         config.epochs = 2
     return config
-
-
-def methods() -> dict[str, dict]:
-    """Return an entry for each method, by name."""
-    # A linear head; a layer in front of it where the method moves features.
-    small = {"align": "standardise", "optim": {"weight_decay": 1.0}, "label_smoothing": 0.1}
-    linear, layer = small | {"heads": {}}, small | {"heads": {"adapter": (128,)}}
-    trunk = {"adapter": (256, 256, 256), "classifier": (256,), "discriminator": (256,)}
-    faster = (("discriminator", 10.0),)  # a discriminator that keeps up
-    return {
-        "head_aligned": linear | {"loss": "finetune"},
-        "head_coral": linear | {"loss": "finetune", "align": "coral"},
-        # The report's network and lambda, on aligned inputs.
-        "dann_aligned": {
-            "loss": "dann",
-            "align": "standardise",
-            "label_smoothing": 0.1,
-            "lam_max": 0.3,
-            "heads": trunk,
-            "optim": {"lr": 3e-4, "lr_mults": faster},
-        },
-        "cdan": layer
-        | {
-            "loss": "cdan",
-            "heads": {"adapter": (128,), "discriminator": (256,)},
-            "lam_max": 0.3,
-        },
-        "deep_coral": layer | {"loss": "coral"},
-        "dan": layer | {"loss": "mmd"},
-        "jan": layer | {"loss": "mmd", "joint": True},
-        "mcc": linear | {"loss": "mcc"},
-        "afn": layer | {"loss": "afn"},
-        "bnm": linear | {"loss": "bnm"},
-    }

@@ -6,7 +6,7 @@ import pytest
 
 from clipjax import load_adapted
 from clipjax.study import export, run
-from configs import uda
+from configs import classics
 from tests.conftest import methods_of, parsed
 from tests.study.test_study import config_of, row_of
 
@@ -24,8 +24,8 @@ TERMS = {
 
 
 def test_each_method_of_the_config_has_its_entry_and_what_its_paper_says():
-    built = methods_of(uda.get_config("source=flat,target=stencil"), 28)
-    assert set(TERMS) < set(built) == set(uda.STAGES)
+    built = methods_of(classics.get_config("source=flat,target=stencil"), 28)
+    assert set(TERMS) < set(built) == set(classics.STAGES)
     for name, method in built.items():
         assert method.trains and method.kind.reads == ("source", "target")
         assert method.kind.per_example == (name in ("head_aligned", "head_coral", "dann_aligned",
@@ -39,7 +39,7 @@ def test_each_method_of_the_config_has_its_entry_and_what_its_paper_says():
 def finished(photos, wee_clip, tmp_path_factory):
     """A finished run of every entry of configs/uda.py, on one seed."""
     workdir = tmp_path_factory.mktemp("classics") / "run"
-    entries = {name: entry for name, entry in uda.methods().items() if name in TERMS}
+    entries = {name: entry for name, entry in classics.methods().items() if name in TERMS}
     for entry in entries.values():
         if "adapter" in entry["heads"]:
             entry["heads"] = SMALL if "discriminator" in entry["heads"] else {"adapter": (8,)}
