@@ -7,7 +7,7 @@ import pytest
 
 from clipjax import Heads, zero_shot_classifier
 from clipjax.model.clip import CLIP, pool_positions
-from clipjax.model.heads import as_model, class_embeddings, init_heads, predict
+from clipjax.model.heads import as_model, class_embeddings, fold_affine, init_heads, predict
 from clipjax.model.text import without_padding
 from tests.conftest import random_params, small_config
 
@@ -128,3 +128,27 @@ def test_a_linear_head_without_bias_folds_into_class_embeddings():
         class_embeddings(Heads(3), biased, 20.0)
     with pytest.raises(ValueError, match="linear head"):
         class_embeddings(Heads(3, classifier=(4,)), params, 20.0)
+
+
+@pytest.mark.parametrize("diagonal", [True, False])
+@pytest.mark.parametrize(
+    "heads",
+    [
+        Heads(3, class_bias=False),
+        Heads(3, classifier=(4,), members=2, class_bias=False),
+        Heads(3, members=2, class_bias=False),
+        Heads(3, adapter=(4,), discriminator=(5,)),
+    ],
+    ids=["linear", "ensemble", "linear ensemble", "adapter"],
+)
+def test_an_affine_map_folds_into_the_first_layer(heads, diagonal):
+    rng = np.random.default_rng(0)
+    x, mean = rng.normal(size=(7, 6)), rng.normal(size=6)
+    matrix = rng.normal(size=6 if diagonal else (6, 6))
+    mapped = (x - mean) * matrix if diagonal else (x - mean) @ matrix
+    params = heads.init(jax.random.key(0), jnp.zeros((1, 6)))["params"]
+    made, folded = fold_affine(heads, params, jnp.float32(mean), jnp.float32(matrix))
+    shapes = jax.eval_shape(made.init, jax.random.key(0), jnp.zeros((1, 6)))["params"]
+    assert jax.tree.map(jnp.shape, dict(folded)) == jax.tree.map(jnp.shape, dict(shapes))
+    wanted = predict(heads, params, jnp.float32(mapped))
+    np.testing.assert_allclose(predict(made, folded, jnp.float32(x)), wanted, rtol=1e-4, atol=1e-4)
