@@ -4,7 +4,8 @@ python -m experiments.main --config=configs/anchored.py:source=render,target=ste
 
 CMKD's l1 to l3 are the published ones. Not published, and chosen on the embedded data, where heads
 that fit the source as hard as the papers do end below zero-shot: a source loss of a tenth, the pull
-to the zero-shot answer, rates, SHOT's entropy of 0.3, and the debiased teacher.
+to the zero-shot answer, rates, SHOT's entropy of 0.3, and the debiased teacher. There SHOT and
+distillation gain a point or two; CMKD stays about where zero-shot is.
 """
 
 from configs import common
@@ -14,7 +15,7 @@ def methods() -> dict:
     """The methods by name, each on a linear head that starts as the zero-shot classifier."""
     # Biases take a style's preference for some classes away; they have further to go than weights.
     fast = {"lr": 3e-3, "lr_mults": ((".*/bias", 10.0),)}
-    slow = {"lr": 1e-3, "lr_mults": ((".*/bias", 30.0),)}
+    slow = {"lr": 1e-3}  # CMKD sharpens its answers with every step
     texts = {"heads": {}, "optim": fast, "source_weight": 0.1, "label_smoothing": 0.1}
     cmkd = {"gini_weight": 0.25, "text_weight": 0.1, "text_gini_weight": 0.025, "anchor": 1.0}
     shot = {"anchor": 0.5, "entropy_weight": 0.3, "spread_weight": 1.0}
