@@ -74,14 +74,13 @@ def make_loss(
     text_gini_weight: float = 0.025,
     source_weight: float = 1.0,
     anchor: float = 0.0,
-    gamma: float = 10.0,
     label_smoothing: float = 0.1,
     encoder_free: bool = True,
 ) -> Loss:
     """The loss on {"source": {"inputs", "label"}, "target": {"inputs", "zero_shot"}}, "mask"s too.
 
     `gini_weight`, `text_weight`, `text_gini_weight` are l1, l2, l3 (published: .25, .1, .025; a
-    tenth of l1 and l3 on DomainNet's 345 classes), `gamma` is the ramp's. Beyond the paper:
+    tenth of l1 and l3 on DomainNet's 345 classes). Beyond the paper:
     `source_weight` on the first term, and `anchor` times the mean KL(zero-shot || p) on the target.
     `encoder_free` is whether q is of the encoder as it trains, and not "zero_shot".
 
@@ -90,7 +89,7 @@ def make_loss(
     weights = (gini_weight, text_weight, text_gini_weight, source_weight, anchor)
     if min(weights) < 0:
         raise ValueError(f"the weights are {weights}; none may be negative.")
-    ramp = lambda_schedule("ganin", gamma=gamma)
+    ramp = lambda_schedule("ganin", gamma=10.0)
 
     def loss(params, batch, rng, progress):
         batch = weigh(batch)
