@@ -22,6 +22,7 @@ def get_config(arg: str | None = None):
         "upper_bound": report.upper_bound,
     }
     config.methods, config.stages = methods, tuple(methods)
+    config.save_every = config.epochs  # one checkpoint, one validation
     if common.apply_arg(config, arg):
-        config.epochs = 2
+        config.epochs = config.save_every = 2
     return config

@@ -75,6 +75,7 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits  # scikit-learn's own dependency
 
     rng = np.random.default_rng(seed)
     n = min(len(source), len(target)) // 2 * 2
@@ -84,7 +85,8 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -
     halves = [np.concatenate([one[i::2], two[i::2]]) for i in (0, 1)]
     domain = np.repeat([0, 1], n // 2)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    error = 1.0 - classifier.fit(halves[0], domain).score(halves[1], domain)
+    with threadpool_limits(1):  # so small that threads would wait for each other
+        error = 1.0 - classifier.fit(halves[0], domain).score(halves[1], domain)
     return float(np.clip(2.0 * (1.0 - 2.0 * error), 0.0, 2.0))
 
 
