@@ -75,7 +75,7 @@ class PairData(parts.DataPlace):
 
     root: str = "corpus"
     # Shares of a batch, by group of the corpus's manifest.
-    mixture: Mapping = field({"emoji-train": 0.55, "icon-colour": 0.33, "icon-mono": 0.12})
+    mixture: Mapping = field({"emoji-train": 0.45, "icon-colour": 0.3, "icon-mono": 0.25})
     # What is said of a drawing: its own name, its category, else any other of its texts.
     caption_share: float = field(0.35, low=0, high=1)
     category_share: float = field(0.3, low=0, high=1)
@@ -123,7 +123,7 @@ class PairOptim:
     """The optimizer of the contrastive stage; see `Optim`."""
 
     name: str = field("adamw", known=("adamw", "sgd"))
-    lr: float = field(3e-4, low=0)
+    lr: float = field(5e-4, low=0)
     schedule: str = field("cosine", known=("constant", "cosine", "step"))
     warmup: float = field(0.03, low=0, high=1)
     weight_decay: float = field(0.1, low=0)
@@ -149,15 +149,15 @@ class Pretraining:
     class_names: str = ""  # unused
     # Weight of the distance to the features of a teacher (tools/teach_corpus.py); 0: none is read.
     distill: float = field(5.0, low=0)
-    ema: float = field(0.999, low=0, high=1)  # decay of the mean of weights that is exported
+    ema: float = field(0.998, low=0, high=1)  # decay of the mean of weights that is exported
     keep_patches: float = field(0.4, low=0, high=1)  # FLIP: share of patches seen in training
-    batch_size: int = field(64, low=1)  # pairs a step
-    steps: int = field(5000, low=1)  # of both phases
-    full_steps: int = field(300, low=0)  # the last steps see whole images, as at test time
+    batch_size: int = field(128, low=1)  # pairs a step
+    steps: int = field(2300, low=1)  # of both phases
+    full_steps: int = field(150, low=0)  # the last steps see whole images, as at test time
     optim: PairOptim = PairOptim()
     keep: int = field(2, low=1)  # newest checkpoints on disk
-    log_every: int = field(100, low=1)  # steps
-    save_every: int = field(500, low=1)  # steps; a checkpoint each
+    log_every: int = field(50, low=1)  # steps
+    save_every: int = field(250, low=1)  # steps; a checkpoint each
     evaluate_every: int = field(250, low=0)  # steps; zero-shot on the embedded data; 0: never
 
 
