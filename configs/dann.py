@@ -4,7 +4,8 @@ python -m experiments.main --config=configs/dann.py
 
 CLIP is frozen. The report's rows (Tables 3 and 5), beside them the anchored row to deploy and the
 upper bound that labels of the target would give. README.md shows what it prints on the embedded
-data, whose pair is that with the largest gap of zero-shot.
+data. There the source is render, the style nearest to photographs, and the target that with the
+largest gap of zero-shot to it on validation images.
 """
 
 from configs import common

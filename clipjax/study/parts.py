@@ -74,7 +74,7 @@ class DataPlace:
     source: str | tuple[str, ...] = field(
         "render", give="the name of a domain, or a tuple of names"
     )
-    target: str = field("sketch", give="the name of a domain")  # training sees its images only
+    target: str = field("stencil", give="the name of a domain")  # training sees its images only
     decoder: str = field("fast", known=("fast", "reference"))  # same bits; reference is PIL alone
     workers: int = field(0, low=0)  # processes that decode; 0: threads of this one
 
