@@ -155,7 +155,7 @@ def distance(source, target) -> float | None:
 class Outcome(NamedTuple):
     """A method's answers to the test images of source and target, and what chooses among methods.
 
-    `candidate` is of validation images; None of a method's further variants.
+    `candidate` is of validation images; None of further variants, and where none were encoded.
     """
 
     distances: list[float | None]  # proxy A-distance per seed
@@ -173,9 +173,12 @@ def zero_shot_outcome(encoded: Encoded) -> Outcome:
     """Return the outcome of CLIP without training."""
     data = encoded.study.data
     ends, zero_shot = _cached_ends(encoded, data), encoded.zero_shot
-    parts = [encoded.parts[name, "val"] for name in (data.source_name, data.target)]
+    held = [(name, "val") for name in (data.source_name, data.target)]
+    parts = [encoded.parts[part] for part in held if part in encoded.parts]
     answered = [(part, zero_shot(part.features)) for part in parts]
-    own = candidate([scored(lambda x: jnp.asarray(zero_shot(x)), *answered)])
+    predict = lambda x: jnp.asarray(zero_shot(x))
+    # Of a run without methods nothing is to be chosen, and no validation image is encoded.
+    own = candidate([scored(predict, *answered)]) if len(parts) == len(held) else None
     return Outcome([distance(*ends)], zero_shot(ends[1])[None], ends, own)
 
 

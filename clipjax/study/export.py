@@ -34,10 +34,14 @@ PyTree = Any
 
 
 def choose(results: dict, stages: list[str], method: str, seed: int | None) -> tuple[str, int]:
-    """Return the method and the position of the seed to export, target labels unseen."""
+    """Return the method and the position of the seed to export.
+
+    By default the last method that sees no target labels, and the seed that is best on the source.
+    """
     if not stages:
         raise ConfigError("this run trained nothing (zero-shot only); there is nothing to export.")
-    method = method or stages[-1]
+    labelled = results.get("target_labels", ())
+    method = method or [name for name in stages if name not in labelled or len(stages) == 1][-1]
     if method not in stages:
         raise ConfigError(f"the run trained no method {method!r}; it trained {', '.join(stages)}.")
     seeds = results["seeds"]

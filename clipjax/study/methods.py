@@ -129,8 +129,16 @@ def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
         kinds.append(Method(config, heads, module.make_method, None).on(backbone, classes, phase))
         if isinstance(kinds[-1], contract.Method):
             build_optimizer(phase, 1)
+    config = _with_defaults(config, _options(module))
     fixed = dict.fromkeys(name for kind in kinds for name in getattr(kind, "constants", ()))
     return Method(_fixing(config, fixed), heads, module.make_method, kinds[0])
+
+
+def _with_defaults(config: MethodConfig, usual: Mapping[str, Any]) -> MethodConfig:
+    """Write the defaults of loss factors out: methods of one program may differ in them."""
+    known = {key: usual[key] for key in LOSS_FACTORS if is_number(usual.get(key))}
+    filled = lambda phase: dataclasses.replace(phase, options=known | dict(phase.options))
+    return dataclasses.replace(config, phases=tuple(map(filled, config.phases)))
 
 
 def _fixing(config: MethodConfig, constants: Iterable[str]) -> MethodConfig:

@@ -18,6 +18,7 @@ from clipjax.data.features.cache import fingerprint
 from clipjax.data.features.identity import sizes, tokenizer_files
 from clipjax.data.images.augment import augment_drawings
 from clipjax.data.images.preprocess import Preprocess, save_preprocess
+from clipjax.data.images.restyle import check_styles
 from clipjax.data.loading import text_pairs as pairs
 from clipjax.data.loading.sampler import process_rows
 from clipjax.data.loading.workers import load_ahead
@@ -113,6 +114,7 @@ def zero_shot_validation(module, preprocess, tokenize, prompts):
 def prepare(config: Pretraining) -> Plan:
     """Open the corpus and the tokenizer and check them against the config."""
     training_mesh(config.devices, config.batch_size, most=1)  # refuses one that cannot be
+    check_styles(config.augment.styles)
     tokenizer_dir = find_model(config.tokenizer)
     arch = clip_config(config.arch, tokenizer_dir)
     context = arch.text.max_position_embeddings

@@ -15,7 +15,7 @@ from clipjax.io import to_json, write_atomically
 from clipjax.log import read_log
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Outcome
-from clipjax.study.prepared import RECORD
+from clipjax.study.prepared import RECORD, Plan
 from clipjax.study.trainer import programs
 from clipjax.study.workdir import config_text
 
@@ -25,6 +25,15 @@ _NO_MEASURES = (
     "phase", "epoch", "step", "seed", "s_per_epoch", "steps_per_s", "negative_entropy", "mano",
     "nuclear_norm", "mixval", "doc",
 )  # fmt: skip
+
+
+def record(plan: Plan) -> dict[str, Any]:
+    """Return what stands for a finished run's data (`clipjax.study.prepared.Recorded`)."""
+    return {
+        "classes": list(plan.dataset.classes),
+        "class_names": list(plan.class_names),
+        "programs": [list(names) for names in programs(plan)],
+    }
 
 
 def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
@@ -46,10 +55,7 @@ def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
     }
     rows = sorted({e["row"] for found in worst.values() for c in found for e in c["examples"]})
     examples, crop = encoded.source(data.target, "test"), plan.preprocess.crop
-    return {
-        "classes": list(plan.dataset.classes),
-        "class_names": list(plan.class_names),
-        "programs": [list(names) for names in programs(plan)],
+    return record(plan) | {
         "source": data.source_name,
         "target": data.target,
         "seed": seed,

@@ -16,6 +16,7 @@ from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate import results as report
 from clipjax.evaluate.choice import choose
 from clipjax.evaluate.metrics import most_frequent
+from clipjax.evaluate.select import uses_target_labels
 from clipjax.evaluate.sweeps import candidate, sweep_table
 from clipjax.io import as_path, write_json
 from clipjax.log import MetricsLog, read_log
@@ -27,7 +28,7 @@ from clipjax.study.encode import Encoded, encode, encode_texts
 from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
 from clipjax.study.model_record import check_finished, check_same_model
 from clipjax.study.plan import prepare
-from clipjax.study.prepared import Plan, idle_domain_losses, read_record
+from clipjax.study.prepared import RECORD, Plan, idle_domain_losses, read_record
 from clipjax.study.trainer import trainers
 from clipjax.train.distributed import processes
 
@@ -194,14 +195,16 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
     own = {k: v for k, v in outcomes.items() if study.target_of.get(k) in (None, study.data.target)}
     results = _collect(encoded, rows, own, rules, timing)
     free = {k: v.candidate for k, v in own.items() if k not in results["target_labels"]}
-    if len(free) > 1:
+    if len(free) > 1 and not uses_target_labels(selection):
         results["choice"] = choose(free)
     if study.sweep:
         ends = {"selection": selection, "source": study.data.source_name}
         results["sweep"] = sweep_table(study.settings, rows, scores, study.target_of, **ends)
         best = {"zero_shot", *results["sweep"]["best"].values()}
         own = {name: outcome for name, outcome in own.items() if name in best}
-    if pages:
+    if not pages:  # what exports read of a finished run
+        write_json(workdir / RECORD, report_data.record(plan))
+    else:
         report_data.write(encoded, own, results, workdir)
         lap("page with t-SNE")
     report.write(workdir, results)

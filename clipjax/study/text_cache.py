@@ -13,6 +13,7 @@ from clipjax.io import as_path, default_cache_dir, write_atomically
 from clipjax.study.parts import Features
 from clipjax.train.checkpoint import warn
 
+FORMAT = 1  # raised where prompts become other tokens, or texts other embeddings
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
@@ -25,7 +26,7 @@ def kept(features: Features, key: Mapping[str, Any], make: Callable[[], np.ndarr
     if not features.cache:
         return make()
     folder = as_path(features.cache_dir or default_cache_dir() / "features") / "texts"
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    name = hashlib.sha256(json.dumps([FORMAT, key], sort_keys=True).encode()).hexdigest()[:32]
     file = folder / f"{name}.npz"
     try:
         with np.load(io.BytesIO(file.read_bytes())) as found:

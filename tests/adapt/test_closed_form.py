@@ -134,6 +134,11 @@ def test_the_blend_is_debiased_zero_shot_and_so_much_of_the_head(data, classes, 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), nothing, base)
 
 
+def test_one_example_a_class_is_dealt_to_all_folds():
+    fold = np.asarray(blend.fold_of(jnp.array([2, 0, 1, 3]), 2))
+    assert np.bincount(fold).tolist() == [2, 2]
+
+
 def test_folds_hold_each_example_out_once_and_classes_evenly(data):
     labels = jnp.asarray(data["source"]["label"])
     fold = np.asarray(blend.fold_of(labels, 3))

@@ -61,9 +61,11 @@ def test_a_run_leaves_what_it_promises(finished, photos):
         results
     )
     methods = {r["method"] for r in results["rows"]}
-    assert methods == {"zero_shot", "finetune", "source_only", "dann"}
+    trained = {"finetune", "source_only", "dann", "blend", "upper_bound"}
+    assert methods == {"zero_shot"} | trained
     test_rows = [r for r in results["rows"] if r["split"] == "test"]
-    assert len(test_rows) == 4 * 2 and all(r["n"] == 5 for r in test_rows)
+    assert len(test_rows) == 7 * 2  # the upper bound has a variant
+    assert all(r["n"] == 5 for r in test_rows)
     assert all(0 <= a <= 1 for r in results["rows"] for a in r["accuracies"])
     for name in ("config.json", "metrics.jsonl", "results.md"):
         assert (workdir / name).exists()

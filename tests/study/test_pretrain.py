@@ -7,9 +7,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from clipjax.adapt.contrastive import feature_distance
+from clipjax.errors import ConfigError
 from clipjax.log import read_log
 from clipjax.model.hf.load import load_clip
-from clipjax.study import run
+from clipjax.study import parse, run
+from clipjax.study.pretrain import prepare
 from configs import pretrain
 from tests.conftest import parsed
 
@@ -30,13 +33,47 @@ def corpus(tmp_path):
         "group": ["icon-mono"] * 20 + ["icon-colour"] * 10 + ["emoji-train"] * 10,
     }
     pq.write_table(pa.table(columns), root / "manifest.parquet")
+    taught = np.where(np.arange(40) % 3, np.arange(40), -1).astype(np.int32)
+    features = rng.normal(size=(40, 5)).astype(np.float16)
+    np.savez(root / "teacher.npz", features=features, row=taught)
     return root
+
+
+def test_the_distance_to_a_teacher_is_that_of_taught_images_over_all():
+    rng = np.random.default_rng(0)
+    image, teacher = rng.normal(size=(4, 3)), rng.normal(size=(4, 2))
+    linear = {"kernel": rng.normal(size=(3, 2)), "bias": rng.normal(size=2)}
+    taught = np.array([True, False, True, True])
+    away = ((image @ linear["kernel"] + linear["bias"] - teacher) ** 2).sum(axis=1)
+    found = feature_distance(linear, image, np.where(taught[:, None], teacher, np.nan), taught)
+    assert float(found) == pytest.approx(away[taught].sum() / 4, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "styles, words",
+    [({"stencl": 1.0}, "no 'stencl'; known: colour, grey"), ({"grey": 0.0}, "one above 0")],
+)
+def test_shares_of_styles_that_cannot_be_are_refused(styles, words):
+    config = pretrain.get_config().to_dict()
+    config["augment"]["styles"] = styles
+    with pytest.raises(ConfigError, match=words):
+        prepare(parse(config))
+
+
+def test_a_corpus_without_a_teacher_is_named(corpus, tmp_path):
+    (corpus / "teacher.npz").unlink()
+    config = pretrain.get_config("smoke")
+    config.data.root = str(corpus)
+    with pytest.raises(
+        ConfigError, match=r"none; `python tools/teach_corpus.py --corpus=.*makes them"
+    ):
+        run(parsed(config), tmp_path / "run")
 
 
 @pytest.mark.slow
 def test_the_pretraining_stage_runs_resumes_and_exports(corpus, tmp_path):
     config = pretrain.get_config("smoke")
-    config.data.root, config.distill = str(corpus), 0.0
+    config.data.root = str(corpus)
     for tower in ("vision", "text"):  # narrow and shallow: this test compiles more than it trains
         config.arch[tower].num_hidden_layers, config.arch[tower].num_attention_heads = 1, 2
         config.arch[tower].hidden_size, config.arch[tower].intermediate_size = 32, 64

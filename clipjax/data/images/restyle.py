@@ -9,9 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.errors import ConfigError
+
 STYLES = ("colour", "grey", "stencil", "lines", "ink")
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _REACH = 5  # pixels of a blur's kernel to each side
+
+
+def check_styles(shares: Mapping[str, float]) -> None:
+    """Raise ConfigError for shares of unknown styles, negative ones, or none above 0."""
+    if unknown := [name for name in shares if name not in STYLES]:
+        known = ", ".join(STYLES)
+        raise ConfigError(f"augment.styles has no {unknown[0]!r}; known: {known}.")
+    if shares and not min(shares.values()) >= 0 < sum(shares.values()):
+        fault = f"augment.styles is {dict(shares)}"
+        raise ConfigError(f"{fault}; give shares, none negative and one above 0.")
 
 
 def _uniform(rng, batch, low, high):

@@ -28,7 +28,8 @@ def summary(results: dict) -> str:
     header, (before, *others) = report.cells(results, variants=False)
     if before[0] != "zero_shot" or not others:
         return ""
-    after = others[-1]
+    labelled = [name for name in results.get("target_labels", ())]
+    after = next((line for line in reversed(others) if line[0] not in labelled), others[-1])
     changes = [
         f"{name} {old} → {new} {'points' if name == 'gap' else '%'}"
         for name, old, new in zip(header, before, after, strict=True)
