@@ -12,6 +12,8 @@ import argparse
 import functools
 import json
 import pathlib
+import re
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +110,7 @@ def corpus_section(summary: dict) -> str:
     groups = ", ".join(f"{v:,} {k}" for k, v in summary["groups"].items())
     licences = ", ".join(f"{k} {v:,}" for k, v in summary["licenses"].items())
     return f"""## Corpus
+
 {summary["images"]:,} drawings with {summary["captions"]:,} captions and \
 {summary["texts"]:,} texts: {groups}. Icon sets from @iconify/json 2.2.535,
 coloured emoji of six further sources; texts are names, tags, categories and WordNet
@@ -153,7 +156,7 @@ def options_of(config: dict, usual: dict, prefix: str = "--config.") -> list[str
     for key, value in config.items():
         if isinstance(value, dict):
             found += options_of(value, usual[key], f"{prefix}{key}.")
-        elif value != usual[key] and key not in ("init", "root"):
+        elif value != usual[key] and key not in ("init", "root", "target"):
             found.append(f"{prefix}{key}={value}".replace(".mixture.", ".mixture['"))
     quoted = lambda x: f'"{x}"'.replace("=", "']=") if "mixture['" in x else x
     return [quoted(option) if prefix == "--config." else option for option in found]
@@ -236,6 +239,7 @@ show an honest domain-adaptation study without a download. It is no good for pho
 This file is written by `tools/model_card.py`.
 
 ## Accuracy on the embedded dataset
+
 Test split, {n} images a domain, 28 classes: chance 3.6 %, the most frequent class 10.8 %,
 standard error of an accuracy near 30 %: {100 * (0.3 * 0.7 / n) ** 0.5:.1f} points.
 One seed. In %; macro is the mean of the classes' own accuracies:
@@ -247,15 +251,17 @@ render, flat, clipart and cartoon: {core:.1f} %. The linear probe is logistic
 regression, its strength chosen on the validation split.
 
 ## Training
+
 ```
 python tools/build_icon_corpus.py --out=corpus --assets=clipjax/assets/tiny_clip
 python tools/train_tokenizer.py --texts=corpus/texts.txt --out=clipjax/assets/tiny_clip
 python tools/teach_corpus.py --corpus=corpus
 {commands}
 ```
+
 {FIRST_RUNS}
 
-Runs {" and ".join(numbers)} saw {seen:,} drawings in {hours:.1f} hours on {machine}; loss at
+The {" and ".join(numbers)} runs saw {seen:,} drawings in {hours:.1f} hours on {machine}; loss at
 the end
 {last["loss"]:.2f}. Three things are new in them.
 - **Styles.** Every drawing of the corpus is redrawn on the fly
@@ -284,6 +290,28 @@ the end
 """ + corpus_section(summary)
 
 
+def reflowed(page: str) -> str:
+    """Wrap a page's paragraphs and lists; headings, tables and code stay."""
+    blocks = []
+    for block in page.split("\n\n"):
+        first, _, rest = block.partition("\n")
+        head = [first] if first.startswith("#") and rest else []
+        body = rest if head else block
+        if body.startswith(("#", "|", "```", " ")):
+            blocks.append(block)
+            continue
+        items = re.split(r"\n(?=- )", body)
+        wrap = lambda item: textwrap.wrap(
+            " ".join(item.split()),
+            98,
+            subsequent_indent="  " * item.startswith("- "),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        blocks.append("\n".join([*head, *(line for item in items for line in wrap(item))]))
+    return "\n\n".join(blocks).rstrip() + "\n"
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -298,7 +326,7 @@ def main() -> None:
         return
     summary = json.loads(args.summary.read_text())
     page = card(summary, [training_facts(run) for run in args.runs], args.hours, args.machine)
-    (TINY / "README.md").write_text(page)
+    (TINY / "README.md").write_text(reflowed(page))
     print(TINY / "README.md")
 
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.evaluate.choice import ACROSS_RULES, ZERO_SHOT, mean, taken
+from clipjax.evaluate.choice import ACROSS_RULES, ZERO_SHOT, mean, refused, taken
 from clipjax.evaluate.rows import own_rows
 
 BEGIN, END = (
@@ -59,7 +59,7 @@ def _judge_rule(rule: str, runs: Sequence[Mapping], tested: Sequence[Mapping]) -
             continue
         there.append(accuracy)
         picks.append(pick)
-        safe.append(taken(scores, rule, run["choice"]["refused"]) or ZERO_SHOT)
+        safe.append(taken(scores, rule, refused(scores)) or ZERO_SHOT)
         known = {name: v for name, own in scores.items() if (v := mean(own.get(rule))) is not None}
         ranks.append(spearman(list(known.values()), [accuracy[name] for name in known]))
     if not there:

@@ -249,7 +249,10 @@ def test_phases_that_count_from_the_start_of_the_run_stay_where_they_are():
 def test_the_choice_of_a_method_shows_scores_and_what_was_refused():
     words = Outline(full()).words
     text = " ".join(words)
-    assert "Take dann: best by ensemble agreement on 40 unlabelled images of sketch" in text
+    how = (
+        "by ensemble agreement, of those that agree with zero-shot on 60 % of 40 unlabelled images"
+    )
+    assert f"Take dann: best {how} of sketch" in text
     assert "dann *" in words and "zero_shot *" not in words
     assert "finetune is not taken: predicts 1.0 effective classes, zero-shot 5.0." in words
     rules = ["ensemble_agreement", "source_val", "atc", "effective_classes"]
