@@ -32,6 +32,13 @@ def run(module, *arguments):
     )
 
 
+def test_the_upper_bound_is_not_exported_unless_it_is_named():
+    results = {"seeds": [0], "rows": [], "target_labels": ["bound"]}
+    assert export.choose(results, ["dann", "blend", "bound"], "", 0) == ("blend", 0)
+    assert export.choose(results, ["dann", "blend", "bound"], "bound", 0) == ("bound", 0)
+    assert export.choose(results, ["bound"], "", 0) == ("bound", 0)
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, photos):
     """The tiny CLIP's run on a folder of pictures, in this process; the export by its command."""

@@ -107,3 +107,19 @@ def test_checkpoints_of_a_version_that_trained_from_pixels_are_refused(tmp_path)
     (tmp_path / "checkpoints" / "m" / "seed0").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="seed0 is of a clipjax that trained m from pixels"):
         group.checkpointer(phase)
+
+
+def test_methods_of_one_program_keep_their_own_label_smoothing():
+    """One that leaves it at its loss's default, not 0, has that beside one that sets another."""
+    entry = {"loss": "shot", "heads": {}}
+    assert build(entry).phases[0].options["label_smoothing"] == 0.1
+    assert build(entry | {"label_smoothing": 0.0}).phases[0].options["label_smoothing"] == 0.0
+    assert "label_smoothing" not in build({"loss": "blend"}).config.phases[0].options
+
+
+def test_an_entry_has_a_batch_size_of_its_own():
+    entry = {"loss": "finetune", "heads": HEADS, "batch_size": 12}
+    assert build(entry).config.batch_size == 12
+    assert build({"loss": "finetune", "heads": HEADS}, batch_size=8).config.batch_size == 8
+    with pytest.raises(ConfigError, match="batch_size=12 cannot be dealt out to accumulate=5"):
+        build(entry, accumulate=5, batch_size=10)
