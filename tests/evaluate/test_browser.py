@@ -60,7 +60,7 @@ def test_everything_is_visible_and_nothing_sticks_out(seen, width):
     assert found["inner"] == width and found["overflow"] == 0
     names = [name for name, *_ in found["sections"]]
     assert names == [
-        "results", "learning", "features", "classes", "mistakes", "selection", "run",
+        "results", "learning", "features", "classes", "mistakes", "methods", "selection", "run",
     ]  # fmt: skip
     assert all(w > 300 and h > 50 for _, w, h in found["sections"])
     assert all(w > 250 and h > 30 for w, h in found["charts"]) and len(found["charts"]) > 15

@@ -68,7 +68,7 @@ def planted(tmp_path):
 def test_the_embedded_data_in_a_process_of_its_own(tmp_path):
     done = command("--config=configs/dann.py", f"--out={tmp_path}", "--decode=20")
     assert done.returncode == 0, done.stderr
-    for words in ("render (source)", "sketch (target)", "A run would start", "20 images of each"):
+    for words in ("render (source)", "stencil (target)", "A run would start", "20 images of each"):
         assert words in done.stdout
     page = (tmp_path / "inspect.html").read_text()
     for name in ("counts", "balance", "classes", "images", "skipped", "duplicates", "sheets"):
