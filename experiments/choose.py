@@ -6,6 +6,7 @@ that folder and, with --page=docs/choosing.md, between the marks of that page. N
 """
 
 import pathlib
+from collections.abc import Sequence
 
 from absl import app, flags
 
@@ -17,11 +18,18 @@ PATTERNS = ("results.json", "*/results.json", "*/*/results.json")
 def define_flags() -> None:
     """The command line; not on import, so that modules with flags of one name can meet."""
     flags.DEFINE_string("workdir", "runs/uda", "Folder of finished runs.")
+    told = "The methods to choose among; by default all. Ensembles stay those of all."
+    flags.DEFINE_list("methods", [], told)
     flags.DEFINE_string("page", "", "A page with marks to write the table between, too.")
 
 
-def compare(workdir: pathlib.Path, page: pathlib.Path | None = None) -> str:
-    """Return the table of a folder's runs as Markdown, and write it; DataError: there is none."""
+def compare(
+    workdir: pathlib.Path, page: pathlib.Path | None = None, methods: Sequence[str] = ()
+) -> str:
+    """Return the table of a folder's runs as Markdown, and write it; DataError: there is none.
+
+    With `methods`, of a choice among these alone and zero-shot; ConfigError: a run lacks one.
+    """
     from clipjax.errors import ConfigError, DataError
     from clipjax.evaluate import judged, results
     from clipjax.io import write_atomically
@@ -31,7 +39,10 @@ def compare(workdir: pathlib.Path, page: pathlib.Path | None = None) -> str:
     if not runs:
         there = f"{workdir} has {len(places)} finished runs and none that compares methods"
         raise DataError(f"{there}; run configs/dann.py into a folder below it first.")
-    made = judged.markdown(runs)
+    try:
+        made = judged.markdown([judged.among(run, methods) for run in runs] if methods else runs)
+    except ValueError as error:
+        raise ConfigError(f"--methods: {error}") from None
     if page is not None:
         try:
             text = judged.filled(page.read_text(), made)
@@ -49,7 +60,8 @@ def main(argv: list[str]) -> None:
         from clipjax.io import as_path
 
         given = flags.FLAGS
-        say(compare(as_path(given.workdir), pathlib.Path(given.page) if given.page else None))
+        page = pathlib.Path(given.page) if given.page else None
+        say(compare(as_path(given.workdir), page, given.methods))
 
 
 if __name__ == "__main__":

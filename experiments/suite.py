@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from absl import app, flags
 
@@ -26,6 +26,8 @@ from clipjax.io import as_path, check_reachable
 from clipjax.runtime.cli import no_words, say, user_errors
 
 if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
     from clipjax.study import Study
 
 DOMAINNET = ("domainnet", "tfds:domainnet")
@@ -48,21 +50,29 @@ def define_flags() -> None:
     flags.DEFINE_bool("smoke", False, "An epoch or two and one seed: does everything run?")
 
 
-def table_studies(
-    numbers: list[str],
-    *,
-    data: str = "",
-    root: str = "",
-    source: str = "",
-    target: str = "",
-    model: str = "tiny",
-    smoke: bool = False,
-) -> dict[str, Study]:
+class Choices(NamedTuple):
+    """What the flags say of data and model."""
+
+    data: str = ""
+    root: str = ""
+    source: str = ""
+    target: str = ""
+    model: str = "tiny"
+    smoke: bool = False
+
+    def put_into(self, config: ConfigDict) -> None:
+        """Set a config's data and model, its domains apart; ConfigError: no such data."""
+        _check_data(self.data, self.root)
+        config.model, config.data.root = self.model, self.root
+        config.data.name = self.data or config.data.name
+
+
+def table_studies(numbers: list[str], given: Choices) -> dict[str, Study]:
     """Return table number -> what it runs."""
     from clipjax.study import parse
     from configs import tables
 
-    _check_data(data, root)
+    data, _, source, target, _, smoke = given
     if data in DOMAINNET:
         source, target = source or REPORT[0], target or REPORT[1]
     found = {}
@@ -71,8 +81,7 @@ def table_studies(
             config = tables.get_config(number + (",smoke" if smoke else ""))
         except ValueError as error:
             raise ConfigError(str(error)) from None
-        config.model, config.data.root = model, root
-        config.data.name = data or config.data.name
+        given.put_into(config)
         config.data.source = source or config.data.source
         config.data.target = target or config.data.target
         if data in DOMAINNET:  # the report's lengths: an epoch of 120,000 photos is long
@@ -94,25 +103,16 @@ def _check_data(data: str, root: str) -> None:
         raise ConfigError(f"--data={data} needs --data_root=/path.")
 
 
-def pair_studies(
-    *,
-    data: str = "",
-    root: str = "",
-    source: str = "",
-    target: str = "",
-    model: str = "tiny",
-    smoke: bool = False,
-) -> dict[tuple[str, str], Study]:
+def pair_studies(given: Choices) -> dict[tuple[str, str], Study]:
     """Return (source, target) -> what the study of all methods runs, of each pair of domains."""
     from clipjax.data.open import open_dataset
     from clipjax.study import parse
     from configs import uda
 
-    _check_data(data, root)
-    config = uda.get_config("smoke" if smoke else None)
-    config.model, config.data.root = model, root
-    config.data.name = data or config.data.name
-    domains = open_dataset(config.data.name, root or None).domains
+    config = uda.get_config("smoke" if given.smoke else None)
+    given.put_into(config)
+    domains = open_dataset(config.data.name, given.root or None).domains
+    source, target = given.source, given.target
     for flag, name in (("source", source), ("target", target)):
         if name and name not in domains:
             raise ConfigError(f"--{flag}={name} is no domain; known: {', '.join(domains)}.")
@@ -245,10 +245,11 @@ def main(argv: list[str]) -> None:
         from clipjax.train.distributed import processes
 
         given = flags.FLAGS
-        options = {key: given[key].value for key in ("data", "source", "target", "model", "smoke")}
-        options["root"] = given.data_root
-        of_pairs = given.study == "uda"
-        studies = pair_studies(**options) if of_pairs else table_studies(given.tables, **options)
+        shared = {key: given[key].value for key in ("data", "source", "target", "model", "smoke")}
+        choices, of_pairs = Choices(root=given.data_root, **shared), given.study == "uda"
+        if of_pairs and given["tables"].present:
+            raise ConfigError("--tables are of --study=report; leave them out of --study=uda.")
+        studies = pair_studies(choices) if of_pairs else table_studies(given.tables, choices)
         keep_memory(one_arena=any(map(trains_on_pixels, studies.values())))
         processes.start()  # those of a cluster, or of the environment's variables
         workdir = as_path(given.workdir or ("runs/uda" if of_pairs else "runs/suite"))

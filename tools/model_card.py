@@ -193,8 +193,7 @@ little). On the
 test images the control had 41.2, 38.8, 43.1, 41.9, 16.5 and 19.2 %. So the teacher and longer
 training on one-coloured
 icons lift both styles without any redrawing, and how much redrawing adds over a whole run was not
-measured. In an earlier study on coloured drawings alone, without a teacher, 500 steps gave 21.2 and
-23.8 % with redrawing and 8.1 and 5.8 % without (test images)."""
+measured."""
 
 TRIED = """What else was tried on the same corpus, one run each; validation accuracies (79
 images a domain, so

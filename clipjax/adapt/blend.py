@@ -14,7 +14,7 @@ so the blend is one linear head.
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +94,71 @@ def choose_weight(accuracy: jax.Array, confidence: jax.Array) -> jax.Array:
     return jnp.minimum(accuracy / confidence, 1.0)
 
 
+class Recipe(NamedTuple):
+    """How a head is fitted."""
+
+    kind: str  # of `HEADS`
+    classes: int
+    match: str  # the source's map
+    strength: float  # of "logistic"
+
+
+@functools.partial(jax.jit, static_argnames="recipe")
+def fit_head(
+    examples: Examples, target: tuple[jax.Array, jax.Array], recipe: Recipe
+) -> tuple[PyTree, PyTree]:
+    """A head for target features, whose `moments` are given, and the same for source features."""
+    source = weighted_moments(examples.inputs, examples.weight)
+    to_target = domain_map(source, target, recipe.match)
+    if recipe.kind == "gda":
+        found = fit_gda(examples, recipe.classes, to_target, source)
+    else:
+        found, _ = fit_logistic(examples, recipe.classes, recipe.strength, to_target, source[1])
+    return found, on_source(found, to_target)
+
+
+def held_out_logits(
+    x: jax.Array, labels: jax.Array, target: tuple[jax.Array, jax.Array], recipe: Recipe, folds: int
+) -> tuple[jax.Array, jax.Array]:
+    """(logits, labels) of source examples, each by a head that was fitted without its fold.
+
+    At most `HELD_OUT` examples, evenly spaced. ValueError: fewer examples than folds.
+    """
+    if len(x) < folds:
+        raise ValueError(f"{len(x)} source examples for {folds} folds; give more of them.")
+    step = -(-len(x) // HELD_OUT)
+    x, labels = x[::step], labels[::step]
+    fold, logits = fold_of(labels, folds), jnp.zeros((len(x), recipe.classes))
+    for each in range(folds):
+        others = Examples(x, labels, (fold != each).astype(jnp.float32))
+        answers = linear_logits(fit_head(others, target, recipe)[1], x)
+        logits = jnp.where((fold == each)[:, None], answers, logits)
+    return logits, labels
+
+
+@jax.jit
+def blended(
+    head: PyTree,
+    own: PyTree,
+    target: jax.Array,
+    held_out: tuple[jax.Array, jax.Array],
+    tau: jax.Array | float,
+    weight: jax.Array | float | None,
+) -> PyTree:
+    """The blend of an aligned head and zero-shot's `own` head, and what was "chosen".
+
+    `held_out` are the logits and labels of `held_out_logits`, `target` features [N, P]; a `weight`
+    replaces that of `choose_weight`.
+    """
+    logits, labels = held_out
+    accuracy = jnp.mean((jnp.argmax(logits, axis=1) == labels).astype(jnp.float32))
+    confidence, factor = mean_confidence(own, target), calibration(logits, labels)
+    w = choose_weight(accuracy, confidence) if weight is None else jnp.float32(weight)
+    chosen = {"weight": w, "factor": factor, "accuracy": accuracy, "confidence": confidence}
+    both = jax.tree.map(lambda a, b: a + w * factor * b, debiased(own, target, tau), head)
+    return both | {"chosen": chosen}
+
+
 def make_method(
     backbone: Backbone,
     classes: Classes,
@@ -103,7 +168,6 @@ def make_method(
     tau: float = 0.5,
     match: str = "coral",
     strength: float = 0.02,
-    shrink: float = 1e-2,
     folds: int = 4,
 ) -> ClosedForm:
     """Debiased zero-shot and an aligned head of `HEADS`, with a weight chosen for the pair.
@@ -115,7 +179,7 @@ def make_method(
       kind: of the head, "logistic" or "gda".
       weight: w in place of the chosen one; 0 is debiased zero-shot.
       tau: of debiasing.
-      match, strength, shrink: of the head, as for `clipjax.adapt.logistic`.
+      match, strength: of the head, as for `clipjax.adapt.logistic`.
       folds: of the source, each held out once.
 
     Raises:
@@ -128,51 +192,16 @@ def make_method(
         raise ValueError(f"kind is {kind!r}; known: {', '.join(HEADS)}.")
     if strength <= 0 or folds < 2 or (weight is not None and weight < 0):
         raise ValueError("give a positive strength, at least 2 folds and a weight of at least 0.")
-    count = len(classes.names)
-
-    @jax.jit
-    def fit_head(examples: Examples, target):
-        source = weighted_moments(examples.inputs, examples.weight)
-        to_target = domain_map(source, target, match, shrink)
-        if kind == "gda":
-            found = fit_gda(examples, count, to_target, source)
-        else:
-            found, _ = fit_logistic(examples, count, strength, to_target, source[1])
-        return found, on_source(found, to_target)
-
-    @functools.partial(jax.jit, static_argnames="n")
-    def hold_out(x, labels, n):
-        step = -(-len(x) // n)
-        x, labels = x[::step], labels[::step]
-        return x, labels, fold_of(labels, folds)
-
-    @jax.jit
-    def finish(found, held_out, labels, target, weights, scale):
-        own = zero_shot_head(classes._replace(weights=weights, scale=scale))
-        accuracy = jnp.mean((jnp.argmax(held_out, axis=1) == labels).astype(jnp.float32))
-        confidence = mean_confidence(own, target)
-        factor = calibration(held_out, labels)
-        w = choose_weight(accuracy, confidence) if weight is None else jnp.float32(weight)
-        add = lambda a, b: a + w * factor * b
-        chosen = {"weight": w, "factor": factor, "accuracy": accuracy, "confidence": confidence}
-        return jax.tree.map(add, debiased(own, target, tau), found) | {"chosen": chosen}
+    recipe = Recipe(kind, len(classes.names), match, strength)
 
     def fit(data, texts):
-        found = checked(data, len(texts.names), "source", "target")
+        found = checked(data, recipe.classes, "source", "target")
         (x, labels), target = found["source"].values(), found["target"]["inputs"]
-        if len(x) < folds:
-            raise ValueError(f"{len(x)} source examples for {folds} folds; give more of them.")
         if kind == "gda":
-            check_counts(count_classes(labels, count), texts.names)
+            check_counts(count_classes(labels, recipe.classes), texts.names)
         statistics = jax.jit(moments)(target)
-        tried, truth, fold = hold_out(x, labels, HELD_OUT)
-        held_out = jnp.zeros((len(tried), count))
-        for each in range(folds):
-            others = Examples(tried, truth, (fold != each).astype(jnp.float32))
-            logits = linear_logits(fit_head(others, statistics)[1], tried)
-            held_out = jnp.where((fold == each)[:, None], logits, held_out)
-        whole = fit_head(every(x, labels), statistics)[0]
-        weights, scale = jnp.asarray(texts.weights), texts.scale
-        return {"blend": finish(whole, held_out, truth, target, weights, scale)}
+        held_out = held_out_logits(x, labels, statistics, recipe, folds)
+        head, _ = fit_head(every(x, labels), statistics, recipe)
+        return {"blend": blended(head, zero_shot_head(texts), target, held_out, tau, weight)}
 
     return ClosedForm(fit, predict_linear(classes), reads=("source", "target"))

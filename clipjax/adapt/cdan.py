@@ -3,8 +3,7 @@
 The discriminator sees the multilinear map of features f and class probabilities g, all products
 f_i g_j (equation 5), so that it compares classes, not domains as a whole. It stands behind the
 gradient reversal layer, as in `clipjax.adapt.dann`. CDAN+E weighs examples by 1 + exp(-H(g))
-(equation 8). As in the authors' code no gradient flows through g and the weights, and these have
-the mean 1 in each domain.
+(equation 8). No gradient flows through g and the weights, and these have the mean 1 in each domain.
 """
 
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.dann import SCHEDULED, domain_loss
+from clipjax.adapt.dann import SCHEDULED, domain_loss, reversal_schedule
 from clipjax.adapt.grl import Schedule, grl, lambda_schedule
 from clipjax.adapt.losses import class_loss
 from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
@@ -60,7 +59,6 @@ def make_loss(
     *,
     schedule: str | Schedule = "ganin",
     lam_max: float = 1.0,
-    gamma: float = 10.0,
     start: float = 0.0,
     entropy: bool = True,
     domain_weight: float = 1.0,
@@ -70,7 +68,7 @@ def make_loss(
     """The class loss plus the conditional domain loss, its gradient reversed for the features.
 
     Args:
-      schedule, lam_max, gamma, start: of the reversal's strength, as `lambda_schedule`.
+      schedule, lam_max, start: of the reversal's strength, as `lambda_schedule`.
       entropy: CDAN+E; False is CDAN.
       domain_weight: factor on the mean of both domains' losses.
       label_smoothing: of the class loss.
@@ -82,7 +80,7 @@ def make_loss(
     if domain_weight < 0:
         raise ValueError(f"domain_weight is {domain_weight}; it must not be negative.")
     if isinstance(schedule, str):
-        schedule = lambda_schedule(schedule, lam_max=lam_max, gamma=gamma, start=start)
+        schedule = lambda_schedule(schedule, lam_max=lam_max, start=start)
 
     def loss(params, batch, rng, progress):
         both = see_both(model, params, batch, rng, joined=joined)
@@ -143,8 +141,7 @@ def make_method(
     """
     if not head.domains:
         raise ValueError("it needs heads.discriminator, the widths of a domain head.")
-    named = {key: options.pop(key) for key in SCHEDULED if key in options}
-    lam = (schedules or {}).get("lam") or lambda_schedule(named.pop("schedule", "ganin"), **named)
+    lam, options = reversal_schedule(schedules, options)
     joined = "image" in backbone.cached if joined is None else joined
     loss = make_loss(on_backbone(backbone, head), schedule=lam, joined=joined, **options)
     made = with_head(

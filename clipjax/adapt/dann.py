@@ -182,6 +182,16 @@ def make_loss(
     return loss
 
 
+def reversal_schedule(
+    schedules: Mapping[str, Schedule] | None, options: Mapping[str, Any]
+) -> tuple[Schedule, dict[str, Any]]:
+    """(lambda's schedule, the options without `SCHEDULED`): `schedules["lam"]`, or as they say."""
+    named = {key: options[key] for key in SCHEDULED if key in options}
+    rest = {key: value for key, value in options.items() if key not in named}
+    lam = (schedules or {}).get("lam") or lambda_schedule(named.pop("schedule", "ganin"), **named)
+    return lam, rest
+
+
 def make_method(
     backbone: Backbone,
     classes: Classes,
@@ -200,8 +210,7 @@ def make_method(
     """
     if not head.domains:
         raise ValueError("it needs heads.discriminator, the widths of a domain head.")
-    named = {key: options.pop(key) for key in SCHEDULED if key in options}
-    lam = (schedules or {}).get("lam") or lambda_schedule(named.pop("schedule", "ganin"), **named)
+    lam, options = reversal_schedule(schedules, options)
     joined = "image" in backbone.cached if joined is None else joined
     model, weight = on_backbone(backbone, head), options.get("domain_weight", 1.0)
 

@@ -116,7 +116,6 @@ def make_method(
     source_weight: float = 0.1,
     anchor: str = "text",
     match: str = "coral",
-    shrink: float = 1e-2,
 ) -> ClosedForm:
     """Variants "stata", with source images as anchors, and "target_only", without.
 
@@ -126,7 +125,7 @@ def make_method(
       steps: rounds.
       source_weight: of a source image, in target images.
       anchor: "text", a covariance a class, or "shared", one for all.
-      match, shrink: the source's map, as for `clipjax.adapt.logistic`.
+      match: the source's map, as for `clipjax.adapt.logistic`.
 
     ValueError: an option out of range; in the fit, missing or empty parts.
     """
@@ -142,7 +141,7 @@ def make_method(
     @jax.jit
     def solve(x, labels, target, weights, scale):
         own = zero_shot_head(classes._replace(weights=weights, scale=scale))
-        to_target = domain_map(moments(x), moments(target), match, shrink)
+        to_target = domain_map(moments(x), moments(target), match)
 
         def part(real, rows, truth):
             rows = (rows - to_target.shift) @ to_target.matrix + to_target.mean

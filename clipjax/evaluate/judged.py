@@ -27,6 +27,15 @@ class Judged(NamedTuple):
     guarded: tuple[float, float, int] | None = None  # accuracy, worst, below without the refused
 
 
+def among(run: Mapping[str, Any], methods: Sequence[str]) -> dict[str, Any]:
+    """A run whose choice is among some methods and zero-shot alone; ValueError: it lacks one."""
+    scores = run["choice"]["scores"]
+    if missing := [name for name in methods if name not in scores]:
+        raise ValueError(f"a run has no method {missing[0]!r}; it has {', '.join(scores)}.")
+    kept = {name: own for name, own in scores.items() if name in (ZERO_SHOT, *methods)}
+    return {**run, "choice": {**run["choice"], "scores": kept}}
+
+
 def judge(runs: Sequence[Mapping[str, Any]]) -> list[Judged]:
     """Compare rules by what they would have chosen, of results with a "choice".
 

@@ -146,6 +146,19 @@ def test_scores_that_some_runs_lack_are_judged_by_the_others():
     assert judged.judge([]) == []
 
 
+def test_a_choice_among_some_methods_leaves_the_others_out():
+    few = [judged.among(each, ["dann"]) for each in RUNS]
+    found = {each.rule: each for each in judged.judge(few)}
+    assert {name for name in found if name.startswith("always")} == {
+        "always zero_shot",
+        "always dann",
+    }
+    assert found["oracle"].accuracy == pytest.approx((30 + 50) / 2)
+    assert "blend" in RUNS[0]["choice"]["scores"]
+    with pytest.raises(ValueError, match="a run has no method 'dan'; it has zero_shot, dann"):
+        judged.among(RUNS[0], ["dan"])
+
+
 def test_the_page_gets_the_table_and_keeps_its_words():
     made = judged.markdown(RUNS)
     assert made.startswith("2 runs, photos, model tiny, 1 seeds: real → sketch. Methods: zero_shot")

@@ -1,15 +1,18 @@
-"""The report's tables as configs, and the suite that runs them."""
+"""The report's tables and pairs of domains as configs, and the suite that runs them."""
 
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from clipjax import load_adapted
 from clipjax.evaluate.rows import row
-from configs import tables
-from experiments.suite import published, table_studies
-from tests.conftest import REPO, methods_of, read_json
+from clipjax.study import export
+from configs import tables, uda
+from experiments.suite import Choices, pair_studies, published, run_pairs, table_studies
+from tests.conftest import REPO, make_photos, methods_of, read_json
 
 
 @pytest.mark.parametrize("table", tables.TABLES)
@@ -33,7 +36,7 @@ def test_rows_change_what_the_report_changed():
 
 
 def test_domainnet_gets_the_reports_domains_and_lengths():
-    found = table_studies(list("123456"), data="domainnet", root="/data/domainnet", model="a/b")
+    found = table_studies(list("123456"), Choices("domainnet", "/data/domainnet", model="a/b"))
     for study in found.values():
         data = study.data
         assert (data.source, data.target) == ("real", "clipart")
@@ -45,9 +48,9 @@ def test_domainnet_gets_the_reports_domains_and_lengths():
     assert {phase.optim.lr for method in found["2"].trained for phase in method.phases} == {1e-3}
     assert {method.epochs for method in found["6"].trained} == {20}
     assert {method.epochs for method in found["5"].trained} == {10}
-    prepared = table_studies(["5"], data="tfds:domainnet")["5"]
+    prepared = table_studies(["5"], Choices("tfds:domainnet"))["5"]
     assert (prepared.data.name, prepared.data.source) == ("tfds:domainnet", "real")
-    short = table_studies(["6"], data="domainnet", root="/data", smoke=True)["6"]
+    short = table_studies(["6"], Choices("domainnet", "/data", smoke=True))["6"]
     assert {method.epochs for method in short.trained} == {2}
 
 
@@ -105,3 +108,52 @@ def test_the_suite_runs_and_resumes(tmp_path, folder_dataset):
     again = suite(*options)
     assert again.returncode == 0 and "finished" in again.stdout
     assert (tmp_path / "suite.md").read_text() == page
+
+
+@pytest.fixture
+def few_methods(monkeypatch):
+    """configs/uda.py with a closed form, a trained method and the upper bound."""
+    whole = uda.get_config
+
+    def get_config(arg=None):
+        config = whole(arg)
+        config.stages = ("blend", "shot", "upper_bound")
+        return config
+
+    monkeypatch.setattr(uda, "get_config", get_config)
+
+
+@pytest.mark.slow
+def test_pairs_of_any_folders_run_resume_and_export(tmp_path, wee_clip, few_methods, capsys):
+    root, workdir = tmp_path / "data", tmp_path / "all pairs"
+    make_photos(root)
+    (root / "real").rename(root / "my photos")
+    (root / "sketch").rename(root / "line+art")
+    studies = pair_studies(Choices("folder", str(root), model=str(wee_clip), smoke=True))
+    assert list(studies) == [("line+art", "my photos"), ("my photos", "line+art")]
+    run_pairs(workdir, studies)
+    page = (workdir / "uda.md").read_text()
+    assert "| upper_bound (target labels) |" in page and page.count("| blend |") == 1
+    assert "line+art to my photos" in (workdir / "uda.html").read_text()
+    places = [place for place in workdir.iterdir() if place.is_dir()]
+    assert all(read_json(place / "results.json")["choice"]["pick"] for place in places)
+    # Killed in the second pair: the first is read, the other goes on.
+    (places[1] / "results.json").unlink()
+    run_pairs(workdir, studies)
+    assert (workdir / "uda.md").read_text() == page
+    shutil.rmtree(root)  # nothing of the data is needed any more
+    export.export(places[0], tmp_path / "out", "blend", 0)
+    assert load_adapted(tmp_path / "out").classes == ("blue", "green", "red")
+
+
+@pytest.mark.slow
+def test_pairs_that_cannot_be_are_refused(tmp_path, folder_dataset):
+    ends = ("--study=uda", "--data=folder", f"--data_root={folder_dataset}")
+    for options, word in (
+        ((*ends, "--source=photo"), "--source=photo is no domain; known: real, sketch"),
+        ((*ends, "--source=real", "--target=real"), "are one domain"),
+        ((*ends, "--tables=3"), "--tables are of --study=report"),
+        (("--study=uda", "--data=folder"), "--data_root"),
+    ):
+        done = suite(f"--workdir={tmp_path}", *options)
+        assert done.returncode == 1 and word in done.stderr and "Traceback" not in done.stderr
