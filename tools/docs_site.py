@@ -1,0 +1,86 @@
+"""Hooks of mkdocs: files of the repository as pages, the API's list, links between them.
+
+README.md, ARCHITECTURE.md and the cards of the embedded assets lie where people and tools look for
+them; the site shows them without a second copy. The reference is made of what `clipjax` exports and
+of the methods in `clipjax/adapt`, so that nothing is left out.
+"""
+
+import pathlib
+import posixpath
+import re
+
+from mkdocs.structure.files import File
+
+import clipjax
+
+ROOT = pathlib.Path(__file__).parents[1]
+# Pages that are files elsewhere in the repository.
+PAGES = {
+    "index.md": "README.md",
+    "architecture.md": "ARCHITECTURE.md",
+    "changelog.md": "CHANGELOG.md",
+    "emoji.md": "clipjax/assets/emoji/README.md",
+    "tiny_clip.md": "clipjax/assets/tiny_clip/README.md",
+}
+_LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def linked(text: str, place: str) -> str:
+    """Return a page's Markdown with links as the site needs them.
+
+    A link to a file that is a page leads to that page; one to another file of the repository is
+    shown as its path. `place` is where the text lies in the repository.
+
+    >>> linked("[data](docs/your-data.md#splits), [notice](NOTICE)", "README.md")
+    '[data](your-data.md#splits), notice (`NOTICE`)'
+    >>> linked("[card](../clipjax/assets/emoji/README.md)", "docs/your-data.md")
+    '[card](emoji.md)'
+    """
+    of = {source: page for page, source in PAGES.items()}
+
+    def mend(match: re.Match) -> str:
+        image, label, target, anchor = match.groups()
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(place), target))
+        if path in of or path.startswith("docs/"):
+            return f"{image}[{label}]({of.get(path, path.removeprefix('docs/'))}{anchor or ''})"
+        if not (ROOT / path).exists():
+            return match[0]  # mkdocs says so
+        return label if label.strip("`") == path else f"{label} (`{path}`)"
+
+    return _LINK.sub(mend, text)
+
+
+def api() -> str:
+    """Return the page of everything that `clipjax` exports, by module."""
+    lines = [
+        "# Python",
+        "",
+        "What `import clipjax` offers; nothing heavy is loaded before it is used.",
+    ]
+    for module, names in clipjax._MODULES.items():
+        lines += ["", f"## `{module}`"]
+        lines += ["", *(f"::: {module}.{name}" for name in names.split())]
+    return "\n\n".join(lines) + "\n"
+
+
+def methods() -> str:
+    """Return the page of the methods: each file's own account, formula and source."""
+    lines = ["# Methods", "", "The `loss` of a config's method is a file of `clipjax/adapt`."]
+    for file in sorted((ROOT / "clipjax/adapt").glob("*.py")):
+        if "def make_method(" in file.read_text():
+            options = "    options:\n      members: [make_method]\n      show_root_full_path: true"
+            lines += ["", f"::: clipjax.adapt.{file.stem}\n{options}"]
+    return "\n\n".join(lines) + "\n"
+
+
+def on_files(files, config):
+    """Add the pages that are not in docs/."""
+    made = {page: (ROOT / source).read_text() for page, source in PAGES.items()}
+    for page, content in (made | {"api.md": api(), "methods.md": methods()}).items():
+        files.append(File.generated(config, page, content=content))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Mend a page's links."""
+    return linked(markdown, PAGES.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
