@@ -6,16 +6,7 @@ import griffe
 
 
 def fenced(text: str) -> str:
-    """Return a docstring whose doctests are in fences.
-
-    >>> print(fenced("Add.\\n\\n>>> 1 + 1\\n2"))
-    Add.
-    <BLANKLINE>
-    ```pycon
-    >>> 1 + 1
-    2
-    ```
-    """
+    """Return a docstring whose doctests are in fences, as Markdown shows code."""
     blocks = re.compile(r"^( *)>>> .*(?:\n\1\S.*|\n\1 +\S.*)*", re.M)
     return blocks.sub(lambda m: f"{m[1]}```pycon\n{m[0]}\n{m[1]}```", text)
 
