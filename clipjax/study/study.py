@@ -21,6 +21,7 @@ from clipjax.evaluate.sweeps import candidate, sweep_table
 from clipjax.io import as_path, write_json
 from clipjax.log import MetricsLog, read_log
 from clipjax.runtime.claim import claimed
+from clipjax.runtime.machine import command, machine
 from clipjax.study import pretrain, report_data
 from clipjax.study import workdir as workdirs
 from clipjax.study.config import Pretraining, Study, checked
@@ -235,5 +236,7 @@ def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
         "seeds": list(study.training.seeds),
         "selection": study.training.selection,
         "target_labels": [m.name for m in study.trained if m.data.labels == "target"],
+        "command": command(),
+        "machine": machine(),
     }
     return report.collect(about, rows, distances, rules, timing, study.target_of)

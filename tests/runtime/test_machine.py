@@ -1,11 +1,14 @@
 """How the commands set up the process, seen from a fresh one."""
 
 import os
+import socket
 import subprocess
 import sys
+import types
 
 import pytest
 
+from clipjax.runtime import machine as record
 from clipjax.study.methods import trains_on_pixels
 from clipjax.study.plan import prepare
 from clipjax.study.prepared import cached_phases
@@ -136,3 +139,27 @@ def test_the_words_of_a_config_say_what_its_plan_says(own, photos, wee_clip):
     plan = prepare(parsed(config))
     cached = [all(cached_phases(plan, method)) for method in plan.methods.values()]
     assert trains_on_pixels(plan.study) == (not all(cached))
+
+
+def test_results_can_say_where_they_were_made():
+    found = record.machine()
+    assert set(found) == {"devices", "processor", "cores", "system"}
+    assert found["devices"].endswith(" x cpu") and found["cores"] > 0 and found["processor"]
+    assert socket.gethostname() not in str(found)
+
+
+@pytest.mark.parametrize(
+    "argv, module, said",
+    [
+        (["/opt/bin/clipjax", "run", "a b"], None, "clipjax run 'a b'"),
+        (["/x/main.py", "--config=c.py"], "experiments.main", "python -m experiments.main --config=c.py"),
+        (["/x/pytest", "-q"], "pytest.__main__", ""),
+        (["/x/script.py"], None, ""),
+        ([""], None, ""),
+    ],
+)  # fmt: skip
+def test_the_command_is_one_to_repeat(monkeypatch, argv, module, said):
+    main = types.SimpleNamespace(__spec__=module and types.SimpleNamespace(name=module))
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert record.command() == said
