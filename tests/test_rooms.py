@@ -90,6 +90,7 @@ def test_methods_need_arrays_alone():
     allowed = {
         "__future__",
         "collections",
+        "difflib",
         "functools",
         "typing",
         "jax",

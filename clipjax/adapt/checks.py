@@ -4,7 +4,8 @@ Wrong shapes and dtypes, and wrong labels that are no tracers, are a ValueError;
 only on the device turn loss, accuracy and gradients into NaN (`known_labels`).
 """
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -16,23 +17,67 @@ PyTree = Any
 
 def check_domain(batch: Mapping[str, Mapping], name: str, *keys: str) -> Mapping[str, Any]:
     """Return `batch[name]`; ValueError if it is missing, lacks one of `keys`, or is empty."""
-    if name not in batch:
-        raise ValueError(f"the batch has no {name!r}; it has {_listed(batch)}.")
-    part = batch[name]
+    part = _entry(batch, name, "the batch")
     for key in keys:
-        if key not in part:
-            raise ValueError(f"batch[{name!r}] has no {key!r}; it has {_listed(part)}.")
-        for leaf in jax.tree.leaves(part[key]):
-            if jnp.ndim(leaf) and not jnp.shape(leaf)[0]:
+        for leaf in jax.tree.leaves(_entry(part, key, f"batch[{name!r}]")):
+            if not hasattr(leaf, "shape"):
+                given = f"batch[{name!r}][{key!r}] holds {type(leaf).__name__}, no array"
+                raise ValueError(f"{given}; give jnp.asarray of it.")
+            if leaf.ndim and not leaf.shape[0]:
                 raise ValueError(
-                    f"batch[{name!r}][{key!r}] is empty, shape {jnp.shape(leaf)}; a step needs "
+                    f"batch[{name!r}][{key!r}] is empty, shape {leaf.shape}; a step needs "
                     "examples of this domain."
                 )
     return part
 
 
-def _listed(keys: Mapping) -> str:
+def _entry(mapping: Any, key: str, where: str) -> Any:
+    """Return an entry of a batch or of a part of it."""
+    if not isinstance(mapping, Mapping):
+        form = '{"source": {"inputs": ..., "label": ...}, "target": {"inputs": ...}}'
+        kind = "array" if hasattr(mapping, "shape") else type(mapping).__name__
+        raise ValueError(f"{where} is of type {kind}; a batch is {form}.")
+    if key not in mapping:
+        near = difflib.get_close_matches(key, [k for k in mapping if isinstance(k, str)], 1)
+        hint = f" Rename {near[0]!r} to {key!r}." if near else ""
+        raise ValueError(f"{where} has no {key!r}; it has {_listed(mapping)}.{hint}")
+    return mapping[key]
+
+
+def _listed(keys: Iterable) -> str:
     return ", ".join(map(repr, keys)) or "nothing"
+
+
+def check_keys(part: Mapping[str, Any], name: str, known: Collection[str]) -> None:
+    """Raise ValueError for a key that nothing reads, as a misspelt mask, which would not count."""
+    if unknown := [key for key in part if key not in known]:
+        near = difflib.get_close_matches(str(unknown[0]), known, 1)
+        hint = f" Rename it to {near[0]!r}." if near else " Leave it out."
+        raise ValueError(
+            f"batch[{name!r}] has {unknown[0]!r}, which nothing reads; known: {_listed(known)}."
+            f"{hint}"
+        )
+
+
+def check_rows(values: Any, rows: int, what: str) -> jax.Array:
+    """Return an array whose first axis is that of `rows` examples; ValueError for any other."""
+    if not hasattr(values, "shape"):
+        raise ValueError(f"{what} gives a {type(values).__name__}; it must give an array.")
+    if not values.ndim or len(values) != rows:
+        raise ValueError(
+            f"{what} gives an array of shape {values.shape} for {rows} examples; it must give one "
+            f"row for each, [{rows}, ...]."
+        )
+    return values
+
+
+def check_strength(lam: Any) -> None:
+    """Raise ValueError for a strength of the reversal that is no scalar."""
+    if callable(lam):
+        raise ValueError("lam is a function; give its value, lam(step / total_steps).")
+    if isinstance(lam, str) or jnp.ndim(lam):
+        given = repr(lam) if isinstance(lam, str) else f"an array of shape {jnp.shape(lam)}"
+        raise ValueError(f"lam is {given}; give a number, as lambda_schedule()(progress).")
 
 
 def check_weight(weight: jax.Array, examples: int, what: str = "weight") -> None:

@@ -10,14 +10,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from clipjax.adapt.checks import check_domain
+from clipjax.adapt.checks import check_domain, check_keys, check_rows, check_strength
 from clipjax.adapt.grl import Schedule, grl, lambda_schedule
 from clipjax.adapt.losses import Axis, class_loss, domain_cross_entropy, weigh
 from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
-from clipjax.adapt.step import Loss, TrainState, update
+from clipjax.adapt.step import Loss, TrainState, check_state, update
 
 PyTree = Any
 SCHEDULED = ("schedule", "lam_max", "gamma", "start")  # options that make lambda's schedule
+# What parts of a batch may hold; "zero_shot" is for other methods, and not read here.
+_KEYS = ("inputs", "label", "mask", "weight", "domain", "domain_weight", "zero_shot")
 
 
 def dann_loss(
@@ -41,8 +43,9 @@ def dann_loss(
       model: features, classifier and discriminator.
       params: of all three.
       batch: {"source": {"inputs", "label" int [B], "mask"? bool [B], "domain"? float [B, S]},
-        "target": {"inputs", "mask"?}}. Domain labels are source 0, target 1; of S source domains
-        "domain" is the one-hot rows, and the others are 2, 3, ... Masked rows may hold anything.
+        "target": {"inputs", "mask"?}}; inputs may be trees of arrays. Domain labels are source 0,
+        target 1; of S source domains "domain" is the one-hot rows, and the others are 2, 3, ...
+        Masked rows may hold anything.
       lam: strength of the reversal, scalar.
       rng: for `model.features` (dropout, augmentation), split between the domains.
       domain_weight: factor on the mean of both domains' losses; 2 gives the sum of the paper's
@@ -56,30 +59,79 @@ def dann_loss(
       domain_accuracy_source, domain_accuracy_target, lam.
 
     Raises:
-      ValueError: a domain is missing or empty, or labels or the discriminator's logits do not fit.
-        Traced labels outside 0..K-1 make loss, source_accuracy and gradients NaN instead.
+      ValueError: a domain is missing or empty, a key is unknown, or labels, features or the
+        discriminator's logits do not fit the examples. Traced labels outside 0..K-1 make loss,
+        source_accuracy and gradients NaN instead.
     """
     source_only = isinstance(domain_weight, (int, float)) and domain_weight == 0
+    check_strength(lam)
     batch = weigh(batch, axis_name)
     source = check_domain(batch, "source", "inputs", "label")
     target = None if source_only else check_domain(batch, "target", "inputs")
+    for name, part in (("source", source), ("target", target or {})):
+        check_keys(part, name, _KEYS)
     keys = (None, None) if rng is None else jax.random.split(rng)
-    joined = joined and not source_only
-    inputs = jnp.concatenate([source["inputs"], target["inputs"]]) if joined else source["inputs"]
-    features = model.features(params, inputs, keys[0])
-    of_source = features[: len(source["inputs"])]
-    loss, metrics = class_loss(model.classify(params, of_source), source, label_smoothing)
+    size, joined = _size(source), joined and not source_only
+    inputs = _joined(source["inputs"], target["inputs"]) if joined else source["inputs"]
+    rows = size + _size(target) if joined else size
+    features = check_rows(model.features(params, inputs, keys[0]), rows, "model.features")
+    loss, metrics = class_loss(model.classify(params, features[:size]), source, label_smoothing)
     if source_only:
         return loss, metrics
-    discriminate = lambda f: model.discriminate(params, grl(f, lam))
+
+    def discriminate(features):
+        logits = model.discriminate(params, grl(features, lam))
+        return check_rows(logits, len(features), "model.discriminate")
+
     if joined:
-        domain_logits = jnp.split(discriminate(features), [len(of_source)])
+        domain_logits = jnp.split(discriminate(features), [size])
     else:
-        of_target = model.features(params, target["inputs"], keys[1])
-        domain_logits = [discriminate(of_source), discriminate(of_target)]
+        of_target = _features_of_target(model, params, source, target, keys[1])
+        domain_logits = [discriminate(features), discriminate(of_target)]
     apart, more = domain_loss(domain_logits, source, target)
     metrics |= more | {"lam": jnp.asarray(lam, jnp.float32)}
     return loss + domain_weight * apart, metrics
+
+
+def _size(part: Mapping[str, Any]) -> int:
+    """Return the number of a part's examples."""
+    return len(jax.tree.leaves(part["inputs"])[0])
+
+
+def _shapes(inputs: PyTree) -> str:
+    """Return the shapes of an array, or of a tree of them, as text."""
+    shapes = jax.tree.map(lambda x: f"[{', '.join(map(str, x.shape))}]", inputs)
+    return shapes if isinstance(shapes, str) else str(shapes)
+
+
+def _unlike(source: PyTree, target: PyTree) -> ValueError:
+    return ValueError(
+        f"batch['source']['inputs'] has the shape {_shapes(source)} and batch['target']['inputs'] "
+        f"{_shapes(target)}; all but the first axis must be the same."
+    )
+
+
+def _joined(source: PyTree, target: PyTree) -> PyTree:
+    """Concatenate the inputs of both domains; ValueError: their examples differ in shape."""
+    try:
+        return jax.tree.map(lambda *x: jnp.concatenate(x), source, target)
+    except (TypeError, ValueError) as error:
+        raise _unlike(source, target) from error
+
+
+def _features_of_target(
+    model: DannModel, params: PyTree, source: Mapping, target: Mapping, rng: jax.Array | None
+) -> jax.Array:
+    """Return the target's features [B, F]; ValueError: these inputs have a shape of their own."""
+    try:
+        found = model.features(params, target["inputs"], rng)
+    except (TypeError, ValueError) as error:
+        pair = source["inputs"], target["inputs"]
+        one, other = (jax.tree.map(lambda x: x.shape[1:], each) for each in pair)
+        if one == other:
+            raise  # it fits the source's: the fault is the function's own
+        raise _unlike(*pair) from error
+    return check_rows(found, _size(target), "model.features")
 
 
 def domain_loss(
@@ -146,8 +198,12 @@ def dann_step(
 
     Returns:
       (new state, metrics of `dann_loss` plus loss and grad_norm).
+
+    Raises:
+      ValueError: a state that is none, and as `dann_loss`.
     """
     options = {"domain_weight": domain_weight, "label_smoothing": label_smoothing, "joined": joined}
+    check_state(state)
 
     def loss(params, rng):
         return dann_loss(model, params, batch, lam, rng=rng, axis_name=axis_name, **options)

@@ -81,6 +81,13 @@ def init_state(
     return TrainState(step, params, optimizer.init(trainable), seed, running)
 
 
+def check_state(state: Any) -> None:
+    """Raise ValueError for what is no state, as bare parameters."""
+    if any(not hasattr(state, name) for name in TrainState._fields):
+        given = f"the state is a {type(state).__name__}"
+        raise ValueError(f"{given}; make one with init_state(params, optimizer).")
+
+
 def update(
     state: TrainState,
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]],

@@ -1,6 +1,8 @@
 """Labels and heads of another shape: told where shapes or values tell, NaN where only a device
 knows, and one-logit discriminators as they are meant."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,15 +83,70 @@ def test_one_logit_is_torchs_binary_cross_entropy():
         (batch() | {"target": {"inputs": INPUTS[1, :0]}}, None, "'target'.*empty, shape .0, 5."),
         (batch(inputs=INPUTS[0, :0], label=LABELS[:0]), None, "'source'.*'inputs'. is empty"),
         (batch(), lambda p, f: f @ p["head"][:, :0], r"shape \(8, 0\) for 2 domains"),
-        (batch(), lambda p, f: jnp.sum(f), r"shape \(\) for 2 domains"),
-        (batch(), lambda p, f: (f @ p["domain"])[None], r"shape \(1, 8, 2\) for 2 domains"),
+        (batch(), lambda p, f: jnp.sum(f), r"shape \(\) for 8 examples"),
+        (batch(), lambda p, f: (f @ p["domain"])[None], r"shape \(1, \d+, 2\) for 8 examples"),
+        (batch(), lambda p, f: jnp.mean(f @ p["domain"], 0), r"shape \(2,\) for 8 examples"),
+        ((INPUTS[0], LABELS, INPUTS[1]), None, "the batch is of type tuple; a batch is {.source"),
+        (batch() | {"target": INPUTS[1]}, None, "batch.'target'. is of type array; a batch is"),
+        ({"source": {"inputs": INPUTS[0], "labels": LABELS}}, None, "Rename 'labels' to 'label'"),
+        ({"sources": batch()["source"]}, None, "no 'source'.* Rename 'sources' to 'source'"),
+        (batch(masks=jnp.ones(N, bool)), None, "'masks', which nothing reads.* to 'mask'"),
+        (batch(idx=LABELS), None, "'idx', which nothing reads; known: .*Leave it out"),
+        (
+            batch() | {"target": {"inputs": INPUTS[1, :, :3]}},
+            None,
+            r"\[8, 5\] and batch.'target'.*\[8, 3\]",
+        ),
     ],
 )
-def test_what_shapes_tell_is_refused_when_traced(given, discriminate, says):
+@pytest.mark.parametrize("joined", [False, True])
+def test_what_shapes_tell_is_refused_when_traced(given, discriminate, says, joined):
     chosen = model(*([discriminate] if discriminate else []))
-    step = lambda s, b: dann_step(chosen, s, b, 0.5, optimizer=optax.sgd(0.1))
+    step = lambda s, b: dann_step(chosen, s, b, 0.5, optimizer=optax.sgd(0.1), joined=joined)
+    says = says.replace("for 8", "for 16") if joined else says  # logits of both domains at once
     with pytest.raises(ValueError, match=says):
         jax.eval_shape(step, init_state(PARAMS, optax.sgd(0.1)), given)
+
+
+@pytest.mark.parametrize(
+    "lam, says",
+    [
+        (jnp.ones(N), r"lam is an array of shape \(8,\); give a number"),
+        ("ganin", "lam is 'ganin'; give a number"),
+        (lambda progress: progress, r"give its value, lam\(step / total_steps\)"),
+    ],
+)
+def test_a_strength_that_is_no_number_is_refused(lam, says):
+    with pytest.raises(ValueError, match=says):
+        dann_loss(model(), PARAMS, batch(), lam)
+
+
+def test_states_features_and_lists_that_do_not_fit_are_refused():
+    step = functools.partial(dann_step, lam=0.5, optimizer=optax.sgd(0.1))
+    state = init_state(PARAMS, optax.sgd(0.1))
+    with pytest.raises(ValueError, match=r"state is a dict; .*init_state\(params, optimizer\)"):
+        step(model(), PARAMS, batch())
+    for features, says in (
+        (lambda p, x, rng: jnp.sum(x), r"model.features gives .* shape \(\) for 8 examples"),
+        (lambda p, x, rng: (x, x), "model.features gives a tuple; it must give an array"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            step(model()._replace(features=features), state, batch())
+    with pytest.raises(ValueError, match="'label'. holds int, no array; give jnp.asarray"):
+        step(model(), state, batch(LABELS.tolist()))
+    own = lambda p, x, rng: 1 + "x"  # an error of the function itself, not of the shapes
+    with pytest.raises(TypeError, match="unsupported operand"):
+        step(model()._replace(features=own), state, batch())
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_inputs_may_be_trees_of_arrays(joined):
+    tree = lambda b: {k: part | {"inputs": {"x": part["inputs"]}} for k, part in b.items()}
+    inner = model().features
+    of_trees = model()._replace(features=lambda p, x, rng: inner(p, x["x"], rng))
+    want, _ = dann_loss(model(), PARAMS, batch(), 0.5, joined=joined)
+    found, _ = dann_loss(of_trees, PARAMS, tree(batch()), 0.5, joined=joined)
+    assert float(found) == float(want)
 
 
 def test_one_logit_for_three_domains_or_for_classes_is_refused():
