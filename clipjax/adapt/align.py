@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from clipjax.adapt.linear import linear_head
 from clipjax.adapt.losses import weigh
 from clipjax.adapt.method import Classes, ClosedForm, Method
 from clipjax.adapt.moments import coral_map, moments
@@ -83,7 +84,20 @@ def align_batch(maps: PyTree, batch: PyTree) -> PyTree:
     return {part: moved(part, x) if part in domain_of else x for part, x in batch.items()}
 
 
-def aligned(made: Method | ClosedForm, kind: str) -> Method | ClosedForm:
+def through(affine: PyTree, head: PyTree) -> PyTree:
+    """A linear head of features x as one of `apply_map(affine, x)`, with the same logits.
+
+    Args:
+      affine: of a target: "map" are factors [P].
+      head: with a bias, named as a `clipjax.adapt.linear.linear_head`; other entries stay.
+    """
+    layer = head["classifier"]["layer_0"]
+    kernel = layer["kernel"] / affine["map"][:, None]
+    bias = layer["bias"] + jnp.matmul(affine["mean"], layer["kernel"], precision="highest")
+    return {**head, **linear_head(kernel, bias)}
+
+
+def aligned(made: Method | ClosedForm, kind: str, from_texts: bool = False) -> Method | ClosedForm:
     """A method over cached embeddings whose source and target go through `domain_maps` first.
 
     Its loss, `start`, `fit` and `diagnose` see aligned inputs. What it is asked to predict goes
@@ -91,6 +105,13 @@ def aligned(made: Method | ClosedForm, kind: str) -> Method | ClosedForm:
     results on the source and on other domains are those of that model, and what it computes of the
     inputs itself (texts against embeddings) is of aligned ones; zero-shot logits of the batch stay.
     The maps are constants, "align" of its own parameters.
+
+    Args:
+      kind: of `KINDS` but "none".
+      from_texts: its `init` makes a linear head with a bias that answers raw features as zero-shot
+        does (`clipjax.adapt.linear.linear_head`). It then starts `through` the target's map, so
+        that mapped target images get their zero-shot logits. Any other start is taken as it is: a
+        head without bias, which cannot make up for the mean, and random layers.
     """
     reads = tuple(dict.fromkeys((*made.reads, "target")))
     to_target = lambda params, inputs: apply_map(params[OWN]["target"], inputs)
@@ -103,14 +124,16 @@ def aligned(made: Method | ClosedForm, kind: str) -> Method | ClosedForm:
             return {variant: {**params, OWN: maps} for variant, params in fitted.items()}
 
         return made._replace(fit=fit, predict=predict, reads=reads)
-    return _aligned_method(made, kind, to_target)._replace(predict=predict, reads=reads)
+    method = _aligned_method(made, kind, to_target, from_texts)
+    return method._replace(predict=predict, reads=reads)
 
 
-def _aligned_method(made: Method, kind: str, to_target: Callable) -> Method:
+def _aligned_method(made: Method, kind: str, to_target: Callable, from_texts: bool) -> Method:
     """`aligned` of a method that trains, but for what both kinds have."""
 
     def start(data, classes: Classes, own):
         maps = domain_maps(data, kind)
+        own = through(maps["target"], own) if from_texts and "classifier" in own else own
         more = own if made.start is None else made.start(align_batch(maps, data), classes, own)
         return {**more, OWN: maps}
 

@@ -76,6 +76,12 @@ class Heads(nn.Module):
             raise ValueError("adapter has no layers; give widths, or None for no adapter.")
         super().__post_init__()
 
+    @property
+    def from_texts(self) -> bool:
+        """Whether the class head is linear on bare features: it starts as zero-shot."""
+        bare = self.adapter is None and not self.classifier
+        return bare and self.members == 1 and not self.text
+
     def setup(self):
         if self.adapter is not None:
             *hidden, out = self.adapter
@@ -130,7 +136,7 @@ def init_heads(
     random. `example` are features float [1, P], `text_weights` zero-shot class weights [K, P].
     """
     params = heads.init(key, example).get("params", {})
-    if heads.adapter is None and not heads.classifier and heads.members == 1 and not heads.text:
+    if heads.from_texts:
         linear = {"kernel": scale * text_weights.T}
         if heads.class_bias:
             linear["bias"] = jnp.zeros(heads.num_classes)

@@ -71,7 +71,8 @@ class Method(NamedTuple):
         if self.heads is not None:
             given["head"] = make_head(self.heads, backbone, classes)
         made, align = self.make(backbone, classes, **given), self.config.align
-        return made if align == "none" else aligned(made, align)
+        texts = self.heads is not None and self.heads.from_texts and self.heads.class_bias
+        return made if align == "none" else aligned(made, align, texts)
 
 
 def find_module(where: str, loss: str) -> Any:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipjax.adapt import bnm, finetune, mcc
 from clipjax.adapt.align import (
     KINDS,
     align_batch,
@@ -15,7 +16,9 @@ from clipjax.adapt.align import (
     moments,
 )
 from clipjax.adapt.losses import class_loss, weigh
-from clipjax.adapt.method import ClosedForm, Method
+from clipjax.adapt.method import Backbone, Classes, ClosedForm, Method
+from clipjax.model.backbone import make_head
+from clipjax.model.heads import Heads
 
 P = 5
 RNG = np.random.default_rng(0)
@@ -111,6 +114,41 @@ def test_a_method_sees_each_domain_through_its_map_and_answers_through_the_targe
     plain = {"source": DATA["source"] | {"inputs": jnp.asarray(source, jnp.float32)}}
     value, _ = made.loss(params, DATA, None, 0.0)
     assert float(value) == pytest.approx(float(linear().loss(params, plain, None, 0.0)[0]), 1e-4)
+
+
+def on_texts(loss, kind, **heads):
+    """A method behind a map, its classes' texts, and the parameters that it starts from."""
+    texts = RNG.normal(size=(3, P)).astype(np.float32)
+    classes = Classes(("a", "b", "c"), None, jnp.asarray(texts), 9.0)
+    encode = {"image": lambda params, x, rng=None: x}
+    backbone = Backbone(encode, lambda params: 9.0, None, {}, frozenset({"image"}))
+    made = loss.make_method(backbone, classes, head=make_head(Heads(3, **heads), backbone, classes))
+    heads = Heads(3, **heads)
+    made = aligned(made, kind, heads.from_texts and heads.class_bias)
+    start = jax.vmap(lambda data, key: made.start(data, classes, made.init(key)), (None, 0))
+    params = jax.jit(start)(DATA, jax.random.split(jax.random.key(0), 2))
+    return made, classes, jax.tree.map(lambda x: x[1], params)
+
+
+@pytest.mark.parametrize("loss", [finetune, mcc, bnm])
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_a_linear_head_starts_with_zero_shot_logits_of_raw_target_features(kind, loss):
+    made, classes, params = on_texts(loss, kind)
+    zero_shot = 9.0 * TARGET @ np.asarray(classes.weights).T
+    found = made.predict(params, TARGET, classes)
+    np.testing.assert_allclose(found, zero_shot, rtol=1e-4, atol=1e-4)
+    # Of raw features the texts, which mapped ones do not fit, would be wrong by far.
+    moved = apply_map(params["align"]["target"], TARGET)
+    assert np.abs(9.0 * moved @ np.asarray(classes.weights).T - zero_shot).max() > 0.5
+
+
+def test_other_heads_start_behind_a_map_as_they_do_without():
+    for heads in ({"class_bias": False}, {"classifier": (4,)}, {"adapter": (4,)}):
+        made, classes, params = on_texts(finetune, "standardise", **heads)
+        own = made.init(jax.random.split(jax.random.key(0), 2)[1])
+        jax.tree.map(
+            np.testing.assert_array_equal, {k: v for k, v in params.items() if k != "align"}, own
+        )
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """The classics through a study: all as stages of one run, and from pixels."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from clipjax import load_adapted
+from clipjax.adapt.method import Backbone, Classes
 from clipjax.study import export, run
 from configs import classics
 from tests.conftest import methods_of, parsed
@@ -33,6 +35,21 @@ def test_each_method_of_the_config_has_its_entry_and_what_its_paper_says():
         assert method.config.align == ("coral" if name == "head_coral" else "standardise")
     (phase,) = built["dann_aligned"].phases
     assert phase.optim.lr == 3e-4 and phase.optim.lr_mults == (("discriminator", 10.0),)
+
+
+@pytest.mark.parametrize("name", ["head_coral", "mcc"])
+def test_linear_heads_of_the_config_start_as_zero_shot_behind_their_map(name):
+    rng = np.random.default_rng(0)
+    x = {part: jnp.asarray(rng.normal(0.3, 0.1, (40, 5)), jnp.float32) for part in "st"}
+    data = {"source": {"inputs": x["s"], "label": jnp.arange(40) % 3}, "target": {"inputs": x["t"]}}
+    classes = Classes(("a", "b", "c"), None, rng.normal(size=(3, 5)), 9.0)
+    method = methods_of(classics.get_config(), 3)[name]
+    encode = {"image": lambda params, x, rng=None: x}
+    backbone = Backbone(encode, None, None, {}, frozenset({"image"}))
+    made = method.on(backbone, classes, method.phases[0])
+    params = made.start(data, classes, made.init(jax.random.key(0)))
+    zero_shot = 9.0 * np.asarray(x["t"]) @ classes.weights.T
+    np.testing.assert_allclose(made.predict(params, x["t"], classes), zero_shot, 1e-4, 1e-4)
 
 
 @pytest.fixture(scope="module")
