@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import jax
 
 from clipjax.aot.step import AbstractStep, abstract_step
+from clipjax.configs import dann_two_stage, finetune
 from clipjax.model.shapes import named_shape
 from clipjax.study import Study, parse
-from configs import dann_two_stage, finetune
 
 BATCH = 8  # images a domain: few, so that parameters stand out from activations
 

@@ -16,8 +16,8 @@ import numpy as np
 
 def study_of(task: str):
     """The study whose work a task is."""
+    from clipjax.configs import dann, sweep, uda
     from clipjax.study import parse
-    from configs import dann, sweep, uda
 
     config = {"grid": sweep, "uda": uda}.get(task, dann).get_config()
     if task == "uda":

@@ -13,8 +13,8 @@ IMAGES = 10_000  # of each domain, in the study whose time is worked out
 
 def passes() -> int:
     """How often Tables 3 to 5 read a domain where features are computed anew in every epoch."""
+    from clipjax.configs import tables
     from clipjax.study import parse
-    from configs import tables
 
     studies = [parse(tables.get_config(str(number)).to_dict()) for number in (3, 4, 5)]
     return sum(

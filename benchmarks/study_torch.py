@@ -140,11 +140,11 @@ def tables_torch() -> dict:
     from transformers import CLIPModel
 
     from benchmarks.memory import peak
+    from clipjax.configs import tables
     from clipjax.model.hf.hub import find_model
     from clipjax.study import parse
     from clipjax.study.encode import encode_texts
     from clipjax.study.plan import prepare
-    from configs import tables
 
     studies = [parse(tables.get_config(str(number)).to_dict()) for number in (3, 4, 5)]
     plan = prepare(studies[0])

@@ -1,0 +1,1 @@
+"""The configs that come with clipjax: `from clipjax.configs import common, dann`."""

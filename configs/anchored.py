@@ -8,7 +8,7 @@ below zero-shot there: a source loss of a tenth, the pull to the zero-shot answe
 entropy of 0.3, and the debiased teacher.
 """
 
-from configs import common
+from clipjax.configs import common
 
 
 def methods() -> dict:

@@ -6,7 +6,7 @@ Each domain goes through statistics of its own first (`align`): that is worth mo
 these losses, and small, strongly regularised heads are worth more than deep ones.
 """
 
-from configs import common
+from clipjax.configs import common
 
 STAGES = (
     "head_aligned", "head_coral", "dann_aligned", "cdan", "deep_coral", "dan", "jan", "mcc", "afn",

@@ -3,7 +3,7 @@
 python -m experiments.main --config=configs/closed_form.py
 """
 
-from configs import common
+from clipjax.configs import common
 
 
 def methods() -> dict[str, dict]:

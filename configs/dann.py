@@ -8,7 +8,7 @@ data. There the source is render, the style nearest to photographs, and the targ
 largest gap of zero-shot to it on validation images.
 """
 
-from configs import common
+from clipjax.configs import common
 
 
 def get_config(arg: str | None = None):

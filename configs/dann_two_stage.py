@@ -8,7 +8,7 @@ compute in bfloat16 and each block's inside is computed again in the backward pa
 16 GB needs for ViT-L/14.
 """
 
-from configs import common, tables
+from clipjax.configs import common, tables
 
 
 def get_config(arg: str | None = None):

@@ -6,7 +6,7 @@ Rates are those published for CMKD on ViT-B (Zhou & Zhou 2024): 3e-6 in the towe
 in the head.
 """
 
-from configs import common
+from clipjax.configs import common
 
 TEXT_TOWER = ("clip/text/.*", "clip/logit_scale")
 # Patterns of single parameters, none of which is a layer group's name: all but the biases.

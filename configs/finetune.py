@@ -4,7 +4,7 @@ python -m experiments.main --config=configs/finetune.py
 python -m experiments.main --config=configs/finetune.py --config.optim.schedule=step
 """
 
-from configs import common
+from clipjax.configs import common
 
 
 def get_config(arg: str | None = None):

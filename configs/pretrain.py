@@ -8,7 +8,7 @@ Results, corpus counts, machine and time: clipjax/assets/tiny_clip/README.md.
 
 from ml_collections import ConfigDict
 
-from configs import common
+from clipjax.configs import common
 
 
 def get_config(arg: str | None = None) -> ConfigDict:

@@ -5,7 +5,7 @@ python -m experiments.main --config=configs/sweep.py
 `report.html` and `results.md` put the settings side by side; validation data pick the best.
 """
 
-from configs import common, dann
+from clipjax.configs import common, dann
 
 
 def get_config(arg: str | None = None):

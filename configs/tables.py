@@ -9,7 +9,7 @@ for 4, and 3 + 5 in two stages (a step of 64 images takes a second on 2 cores). 
 the report's lengths, for its own data. Rates are the report's everywhere.
 """
 
-from configs import common
+from clipjax.configs import common
 
 TABLES = (1, 2, 3, 4, 5, 6)
 

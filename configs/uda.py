@@ -6,7 +6,7 @@ python -m experiments.suite --study=uda     all pairs of domains
 Closed forms, anchored training and the classics have configs of their own, where they are told.
 """
 
-from configs import anchored, classics, closed_form, common, dann
+from clipjax.configs import anchored, classics, closed_form, common, dann
 
 
 def get_config(arg: str | None = None):

@@ -3,7 +3,7 @@
 python -m experiments.main --config=configs/zero_shot.py
 """
 
-from configs import common
+from clipjax.configs import common
 
 
 def get_config(arg: str | None = None):

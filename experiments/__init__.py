@@ -1,0 +1,1 @@
+"""The commands of a checkout that is not installed: `python -m experiments.main ...`."""

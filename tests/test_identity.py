@@ -11,6 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from clipjax import Heads, load_adapted, save_adapted
+from clipjax.commands import suite
+from clipjax.configs import dann
 from clipjax.data.features.identity import differences, identity_of
 from clipjax.data.images.preprocess import load_preprocess
 from clipjax.errors import CheckpointError, NonFiniteError
@@ -23,8 +25,6 @@ from clipjax.study.model_record import (
     check_same_model,
     open_identity,
 )
-from configs import dann
-from experiments import suite
 from tests.conftest import parsed, read_json
 
 

@@ -4,16 +4,18 @@ import ast
 import graphlib
 import re
 
+from clipjax.commands.cli import COMMANDS
 from tests.conftest import REPO
 
 ROOMS = (
-    "errors io log adapt model data evaluate train export runtime study inspect aot experiments"
+    "errors io log adapt model data evaluate train export runtime study inspect aot configs "
+    "commands"
 ).split()
 FILES = {
     str(file.relative_to(REPO).with_suffix("")).replace("/", ".").removesuffix(".__init__"): file
-    for top in ("clipjax", "experiments")
-    for file in sorted((REPO / top).rglob("*.py"))
-}
+    for file in sorted((REPO / "clipjax").rglob("*.py"))
+    if file.stem != "__main__"  # starts a command
+} | {f"clipjax.configs.{file.stem}": file for file in (REPO / "configs").glob("[!_]*.py")}
 
 
 def room(name: str) -> str:
@@ -82,8 +84,16 @@ def test_the_pages_example_is_the_one_that_the_contract_tests_train():
 def test_nothing_else_imports_the_commands():
     for folder in ("clipjax", "benchmarks", "tools"):
         for file in (REPO / folder).rglob("*.py"):
-            names = {name for name in imports(file) if room(name) == "experiments"}
-            assert not names, (file, names)
+            if "commands" not in file.parts and file.stem != "__main__":
+                names = {name for name in imports(file) if room(name) == "commands"}
+                assert not names, (file, names)
+
+
+def test_the_entries_of_a_checkout_only_start_a_command():
+    for file in (REPO / "experiments").glob("[!_]*.py"):
+        (start,) = re.findall(r'^    start\("(\w+)"\)$', file.read_text(), re.M)
+        assert start in COMMANDS and start == {"main": "run"}.get(file.stem, file.stem)
+        assert len(file.read_text().splitlines()) < 8
 
 
 def test_methods_need_arrays_alone():

@@ -18,6 +18,7 @@ import textwrap
 import jax
 import jax.numpy as jnp
 import numpy as np
+from clipjax.configs.common import pretraining
 
 from clipjax.data.features.cache import encode_source
 from clipjax.data.features.encode import ImageEncoder
@@ -28,7 +29,6 @@ from clipjax.model.clip import CLIP, normalize
 from clipjax.model.hf.load import load_clip
 from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.text import zero_shot_classifier
-from configs.common import pretraining
 
 TINY = pathlib.Path(__file__).parent.parent / "clipjax" / "assets" / "tiny_clip"
 ABSENT = ("cartoon", "stencil", "sketch")  # styles of which the corpus holds no drawing

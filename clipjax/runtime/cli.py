@@ -19,14 +19,6 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def no_words(argv: list[str]) -> None:
-    """Raise UsageError for words on the command line that are no options."""
-    from absl import app
-
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected words {argv[1:]}; options start with --.")
-
-
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Turn our errors into a line and exit code 1, Ctrl-C into a line and 130, SIGTERM: 75.

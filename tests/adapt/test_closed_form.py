@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from clipjax.adapt import blend, debias, gda, logistic, stata
 from clipjax.adapt.method import Classes
 from clipjax.adapt.moments import MATCHES, coral_map, domain_map, moments, sum_blocks
-from configs import closed_form
+from clipjax.configs import closed_form
 from tests.conftest import parsed
 
 WIDTH, COUNT = 8, 4

@@ -15,12 +15,12 @@ from clipjax.aot.ask import Answer, Question
 from clipjax.aot.compiled import Compiled
 from clipjax.aot.step import abstract_step
 from clipjax.aot.topology import Topology
+from clipjax.configs import dann_two_stage
 from clipjax.errors import ConfigError
 from clipjax.model.hf.load import load_clip
 from clipjax.model.hf.params import abstract_params
 from clipjax.model.shapes import SHAPES, named_shape
 from clipjax.study import trainer as train
-from configs import dann_two_stage
 from tests.conftest import REPO, parsed, small_config
 
 # Few layers compile sooner; wide ones make parameters stand out from activations.
@@ -136,7 +136,7 @@ def test_named_shapes_have_the_published_sizes():
     ("option", "message"),
     [
         ("--topology=v5e:3x5", "clipjax: there is no topology 'v5e:3x5'; known: v4:2x2x1 "),
-        ("--config.lam_max=1", "clipjax: configs/dann_two_stage.py has no field lam_max"),
+        ("--config.lam_max=1", "clipjax: dann_two_stage has no field lam_max"),
     ],
 )
 def test_the_command_answers_a_typing_error_with_a_sentence(option, message):

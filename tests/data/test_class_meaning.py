@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipjax import open_dataset
+from clipjax.configs import dann
 from clipjax.data.classes import match_classes
 from clipjax.data.dataset import ArraySource
 from clipjax.data.readers import folder_index as index
@@ -20,7 +21,6 @@ from clipjax.data.readers.parquet import ParquetDataset
 from clipjax.errors import ConfigError, DataError
 from clipjax.model.prompts import read_class_names
 from clipjax.study.workdir import config_text
-from configs import dann
 from tests.conftest import parsed
 
 NAMES = ("cat", "dog", "emu")

@@ -13,12 +13,12 @@ from PIL import Image
 import clipjax
 import clipjax.study
 from clipjax import load_adapted, load_clip, open_dataset
+from clipjax.configs import dann
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.export.adapted import Adapted
 from clipjax.study import export
 from clipjax.study.workdir import config_text
-from configs import dann
 from tests.conftest import REPO, TINY, parsed, read_json
 
 

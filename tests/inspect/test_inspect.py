@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipjax.configs import dann
 from clipjax.data.dataset import ArrayDataset, ArraySource, open_parts
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.open import open_dataset
@@ -22,7 +23,6 @@ from clipjax.inspect import stats as census
 from clipjax.inspect import survey as inspect
 from clipjax.inspect import verdict as subject
 from clipjax.study import plan
-from configs import dann
 from tests.conftest import REPO, parsed
 
 

@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 
+from clipjax.configs import common, dann
 from clipjax.errors import ClipjaxError
 from clipjax.study import run
-from configs import common, dann
 from tests.conftest import REPO, parsed, read_json
 
 SMOKE = "--config=configs/dann.py:smoke"
@@ -190,7 +190,7 @@ def test_a_nan_is_located_and_the_checkpoint_before_it_named(photos, tmp_path):
 @pytest.mark.parametrize(
     "arguments, word",
     [
-        (["--help"], "configs/dann.py"),
+        (["--help"], "clipjax run dann"),
         (["--confg=configs/dann.py"], "confg"),
         (["--config=configs/dann.py:sorce=render"], "sorce"),
         (["--config=configs/nothing.py"], "configs/nothing.py"),

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from clipjax.configs import anchored, common, encoder_free
 from clipjax.data.loading.pairing import Batching, paired_batches
 from clipjax.model.hf.load import load_clip
 from clipjax.study import Augment, run
@@ -12,7 +13,6 @@ from clipjax.study.plan import prepare
 from clipjax.study.run_group import augmented
 from clipjax.study.trainer import trainers
 from clipjax.train.groups import name_tree
-from configs import anchored, common, encoder_free
 from tests.conftest import parsed
 
 FIXMATCH = {"loss": "fixmatch", "heads": {"class_bias": False}, "threshold": 0.3}

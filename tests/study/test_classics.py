@@ -7,8 +7,8 @@ import pytest
 
 from clipjax import load_adapted
 from clipjax.adapt.method import Backbone, Classes
+from clipjax.configs import classics
 from clipjax.study import export, run
-from configs import classics
 from tests.conftest import methods_of, parsed
 from tests.study.test_study import config_of, row_of
 

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from clipjax.configs import dann
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.model.hf.hub import find_model
 from clipjax.study import plan as plans
 from clipjax.study import run
 from clipjax.study.encode import encode
-from configs import dann
 from tests.conftest import parsed
 
 

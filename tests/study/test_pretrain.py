@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipjax.adapt.contrastive import feature_distance
+from clipjax.configs import pretrain
 from clipjax.errors import ConfigError
 from clipjax.log import read_log
 from clipjax.model.hf.load import load_clip
 from clipjax.study import parse, run
 from clipjax.study.pretrain import prepare
-from configs import pretrain
 from tests.conftest import parsed
 
 

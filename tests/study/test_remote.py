@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from clipjax.configs import finetune, pretrain
 from clipjax.errors import ConfigError
 from clipjax.evaluate import results as report
 from clipjax.io import as_path
@@ -15,7 +16,6 @@ from clipjax.model.prompts import read_class_names
 from clipjax.study import run
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.restore import absolute
-from configs import finetune, pretrain
 from tests.conftest import parsed
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from clipjax import load_adapted
+from clipjax.configs import common, tables
 from clipjax.data.loading.pairing import paired_batches
 from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.log import read_log
@@ -24,7 +25,6 @@ from clipjax.study.plan import prepare
 from clipjax.study.restore import restored
 from clipjax.study.trainer import Trainer, trainers
 from clipjax.train.preemption import Preempted
-from configs import common, tables
 from tests.conftest import REPO, methods_of, parsed, read_json
 
 TRUNK = {"adapter": (8,), "classifier": (8,), "discriminator": (8,)}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from clipjax import load_adapted
+from clipjax.configs import sweep as sweep_config
 from clipjax.errors import ConfigError
 from clipjax.log import read_log
 from clipjax.study import export, parse, run
@@ -17,7 +18,6 @@ from clipjax.study.methods import group_runs
 from clipjax.study.plan import needed_parts, open_data, prepare
 from clipjax.study.sweep import settings
 from clipjax.study.trainer import trainers
-from configs import sweep as sweep_config
 from tests.conftest import methods_of, parsed, read_json
 from tests.study.test_study import TRUNK, config_of, row_of, trained
 

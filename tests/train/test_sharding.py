@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from clipjax.configs import dann
 from clipjax.errors import ConfigError
 from clipjax.study.mesh import check_divides, training_mesh
 from clipjax.train.checkpoint import Checkpointer
@@ -22,7 +23,6 @@ from clipjax.train.distributed.sharding import (
     replicate,
     sharing,
 )
-from configs import dann
 from tests.conftest import REPO, parsed
 
 # Twenty steps at a usual learning rate, in float32, of DANN on heads alone, of DANN on a CLIP whose

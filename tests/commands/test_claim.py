@@ -9,13 +9,13 @@ import time
 
 import pytest
 
+from clipjax.commands import suite
+from clipjax.configs import finetune
 from clipjax.errors import ConfigError
 from clipjax.io import as_path
 from clipjax.runtime import claim
 from clipjax.runtime.claim import claimed
 from clipjax.study import run
-from configs import finetune
-from experiments import suite
 from tests.conftest import REPO, parsed
 from tests.study.test_remote import bucket  # noqa: F401
 

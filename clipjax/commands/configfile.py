@@ -5,16 +5,20 @@ import os
 import pathlib
 import re
 import runpy
-import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, FrozenConfigDict, config_flags
 from ml_collections.config_dict import RequiredValueError
 
+from clipjax import configs
 from clipjax.errors import ConfigError
+from clipjax.study.config import kind_of, parse
+from clipjax.study.fields import check_names, dotted, meant, no_such
 
+SHIPPED = pathlib.Path(configs.__path__[0]).resolve()  # the folder of those of clipjax
 # What ml_collections says where a value is of another type than the field's.
 _MISFIT = re.compile(
     r"Could not override field '(\w+)' .*?\)\. (.*) is of original type <class '([\w.]+)'> "
@@ -22,41 +26,59 @@ _MISFIT = re.compile(
 )
 
 
-def define_config(default: str, help: str) -> flags.FlagHolder:
-    """Define the flag --config, whose files may have a `get_config` without an argument."""
-    holder = config_flags.DEFINE_config_file("config", default, help)
-    flags.FLAGS["config"].parser = _Files()
-    return holder
+def define_config(argv: list[str]) -> None:
+    """Define the option --config and, as `argv` has them, those of its fields."""
+    told = "A config that comes with clipjax, by name, or a file; `:key=value,flag` after it."
+    # Set before ml_collections reads the file: its own parser calls `get_config` in its way alone.
+    config_flags.DEFINE_config_file("config", None, told, sys_argv=argv)
+    flags.FLAGS["config"].parser = Files()
 
 
-class _Files(flags.ArgumentParser):
+class Files(flags.ArgumentParser):
     """Reads the file as `load_config` does; in place of ml_collections' own parser."""
 
     def parse(self, path: str) -> ConfigDict:
         return load_config(path).lock()
 
 
+def find_config(name: str) -> str:
+    """Return the file of a config: one that comes with clipjax, by name, or a path."""
+    shipped = {file.stem: str(file) for file in sorted(SHIPPED.glob("[!_]*.py"))}
+    del shipped["common"]
+    if os.path.isfile(name):
+        return name
+    if name in shipped:
+        return shipped[name]
+    known = ", ".join(shipped)
+    hint = meant(pathlib.Path(name).stem, shipped)
+    raise ConfigError(f"there is no config {name}; give a file, or one of {known}.{hint}")
+
+
 def load_config(path: str) -> ConfigDict:
     """Call a file's `get_config`; `path` may go on with `:argument`."""
-    file, _, argument = path.partition(":")
-    if not os.path.isfile(file):
-        raise ConfigError(f"there is no config file {file}; configs/ holds those of clipjax.")
+    name, _, argument = path.partition(":")
+    file = find_config(name)
     try:
         made = runpy.run_path(file).get("get_config")
         if not callable(made):
-            raise ConfigError(f"{file} has no function get_config; let one return the config.")
-        config = made(*_arguments(made, file, argument))
+            raise ConfigError(f"{name} has no function get_config; let one return the config.")
+        config = made(*_arguments(made, name, argument))
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(_sentence(error, file)) from error
+        raise ConfigError(_sentence(error, name, file)) from error
     if isinstance(config, FrozenConfigDict):
         config = ConfigDict(config)
     if not isinstance(config, ConfigDict):
         found = "None" if config is None else f"a {type(config).__name__}"
-        wanted = "no ml_collections.ConfigDict, as of configs.common.study()"
-        raise ConfigError(f"get_config of {file} returns {found}, {wanted}; return one.")
+        wanted = "no ml_collections.ConfigDict, as of clipjax.configs.common.study()"
+        raise ConfigError(f"get_config of {name} returns {found}, {wanted}; return one.")
     return config
+
+
+def fields_of(path: str) -> list[str]:
+    """Return the dotted names of a config's fields."""
+    return list(dotted(as_mapping(load_config(path))))
 
 
 def _arguments(get_config: Any, file: str, argument: str) -> tuple[str, ...]:
@@ -71,21 +93,20 @@ def _arguments(get_config: Any, file: str, argument: str) -> tuple[str, ...]:
     return (argument,) if argument or needed else ()
 
 
-def _sentence(error: Exception, file: str) -> str:
-    """Return the fault and its line as a sentence."""
+def _sentence(error: Exception, name: str, file: str) -> str:
+    """Return the fault and its line as a sentence; the file was asked for by this name."""
     text = " ".join(str(error).split()) or "no reason given"
     if isinstance(error, SyntaxError):
-        where = error.filename or file  # or that of a file it imports
+        where = error.filename or name  # or that of a file it imports
         return (
             f"{where}{f', line {error.lineno}' if error.lineno else ''}: {error.msg}; correct it."
         )
     frames = traceback.extract_tb(error.__traceback__)
     line = next((f.lineno for f in reversed(frames) if f.filename == file), None)
-    configs = pathlib.Path(__file__).parent.parent / "configs"
-    ours = pathlib.Path(frames[-1].filename).resolve().parent == configs
+    ours = pathlib.Path(frames[-1].filename).resolve().parent == SHIPPED
     if isinstance(error, ValueError) and (ours or not line):  # a wrong word after the colon
-        return f"{file}: {text}"
-    at = f"{file}, line {line}" if line else file
+        return f"{name}: {text}"
+    at = f"{name}, line {line}" if line else name
     if told := _MISFIT.search(text):
         field, shown, given, kind = told.groups()
         value = repr(shown) if given == "str" else shown
@@ -120,33 +141,27 @@ def _opened(value: Any) -> Any:
     return as_mapping(value) if isinstance(value, ConfigDict) else value
 
 
-def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
-    """Return a sentence on options that the config, or `default`, cannot take; "" if none."""
-    words: dict[str, str] = {}
-    for word, after in zip(argv, [*argv[1:], ""], strict=False):
-        name, equals, value = word.lstrip("-").partition("=")
-        if word.startswith("-"):
-            words[name] = value if equals else after
-    if words and words.keys() <= {"help", "helpshort", "helpfull"}:
-        return ""
-    from clipjax.study.config import kind_of, parse  # what help alone need not wait for
-    from clipjax.study.fields import check_names, dotted, no_such
+def config_complaint(options: Sequence[str]) -> str:
+    """Return a sentence on options that the config named by the first cannot take; "" if none.
 
-    path = words.get("config", default)
-    file = path.partition(":")[0]
-    given = [w.removeprefix("config.") for w in words if w.startswith("config.")]
+    Ask before flags are defined: ml_collections parses the command line as it defines them, and
+    answers an unknown field with a bare AttributeError, three exceptions deep.
+    """
+    path, words = options[0].partition("=")[2], [word.partition("=")[0] for word in options[1:]]
+    given = [re.sub("^-+(no)?config.", "", w) for w in words if re.match("-+(no)?config[.]", w)]
+    name = path.partition(":")[0]
     try:
         config = as_mapping(load_config(path))
         if "experiment" not in config:
-            return f"{file} has no experiment; give the run a name in config.experiment."
-        check_names(kind_of(config), config, where=file)
+            return f"{name} has no experiment; give the run a name in config.experiment."
+        check_names(kind_of(config), config, where=name)
     except ConfigError as error:
         return str(error)
     try:
         if not given:  # options may still change it
             parse(config)
     except ConfigError as error:
-        return f"{file}: {error}"
+        return f"{name}: {error}"
     names = list(dotted(config))
     # A key that is no Python name stands in brackets: data.mixture['icon-mono']; so does an index.
     plain = [re.sub(r"\[\d+\]", "", re.sub(r"\[['\"](.+?)['\"]\]", r".\1", w)) for w in given]
@@ -154,15 +169,4 @@ def config_complaint(argv: list[str], default: str = "configs/dann.py") -> str:
         outer, _, key = unquoted[0].rpartition(".")
         return f"write --config.{outer}['{key}'], in quotes: {key!r} is no Python name."
     unknown = [name for name in plain if name not in names]
-    return str(no_such(unknown, names, file)) if unknown else ""
-
-
-def refuse_bad_config(default: str = "configs/dann.py") -> None:
-    """End the process with one sentence where the config cannot take an option.
-
-    Call this before flags are defined: ml_collections parses the command line as it defines them,
-    and answers an unknown field with a bare AttributeError, three exceptions deep.
-    """
-    if complaint := config_complaint(sys.argv[1:], default):
-        print(f"clipjax: {complaint}", file=sys.stderr)
-        sys.exit(1)
+    return str(no_such(unknown, names, name)) if unknown else ""

@@ -8,10 +8,10 @@ import sys
 import pytest
 
 from clipjax import load_adapted
+from clipjax.commands.suite import Choices, pair_studies, published, run_pairs, table_studies
+from clipjax.configs import tables, uda
 from clipjax.evaluate.rows import row
 from clipjax.study import export
-from configs import tables, uda
-from experiments.suite import Choices, pair_studies, published, run_pairs, table_studies
 from tests.conftest import REPO, make_photos, methods_of, read_json
 
 

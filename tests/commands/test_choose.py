@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from clipjax.commands.choose import compare
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate import judged
-from experiments.choose import compare
 from tests.evaluate import synthetic
 
 

@@ -5,15 +5,15 @@ import re
 import ml_collections
 import pytest
 
+from clipjax.commands.configfile import Files, config_complaint
+from clipjax.configs import dann, pretrain, tables
 from clipjax.errors import ConfigError, DataError
 from clipjax.model.hf.hub import find_model
 from clipjax.study import run
 from clipjax.study.pretrain import clip_config
-from configs import dann, pretrain, tables
-from experiments.configfile import config_complaint
 from tests.conftest import methods_of, parsed
 
-HEAD = "import ml_collections\nfrom configs import common, dann, pretrain\n\n"
+HEAD = "import ml_collections\nfrom clipjax.configs import common, dann, pretrain\n\n"
 MINE = HEAD + "def get_config():\n    config = dann.get_config()\n    {}\n    return config\n"
 
 
@@ -101,13 +101,9 @@ def test_get_config_with_and_without_an_argument(complaint, heading):
 
 
 def test_the_flag_loads_what_was_checked(tmp_path):
-    from absl import flags
-
-    from experiments import main  # noqa: F401  defines --config
-
     file = tmp_path / "mine.py"
     file.write_text(HEAD + "def get_config(arg): return dann.get_config(arg)\n")
-    parser = flags.FLAGS["config"].parser
+    parser = Files()
     assert parser.parse(f"{file}:smoke").seeds == (0,)
     assert parser.parse(str(file)).seeds == (0, 1, 2)
     assert parser.parse(str(file)).is_locked

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from clipjax.aot import report as scaling_report
+from clipjax.commands import suite
+from clipjax.configs import dann, pretrain
 from clipjax.data.features import cache as features
 from clipjax.data.readers.folder_index import find_files
 from clipjax.errors import ConfigError, DataError
@@ -25,8 +27,6 @@ from clipjax.runtime import claim, cli
 from clipjax.study import export, run, study
 from clipjax.study.encode import once
 from clipjax.study.workdir import config_text
-from configs import dann, pretrain
-from experiments import suite
 from tests.conftest import REPO, parsed
 from tests.evaluate.test_metrics import results
 

@@ -1,0 +1,132 @@
+"""The command line: `clipjax run dann epochs=20`; `python -m clipjax` and experiments/*.py, too.
+
+A command is a module beside this one: `define_flags()`, `main()`, the option `WORD` that its first
+word without dashes stands for ("" where it takes none) and `CONFIG`, its default config, or "".
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from absl import app, flags
+
+from clipjax.commands.configfile import config_complaint, define_config, fields_of
+from clipjax.errors import ConfigError
+from clipjax.study.fields import meant, nearest
+
+COMMANDS = {
+    "run": "train and compare what a config names",
+    "inspect": "show what a run would see: counts, unreadable files, duplicates, contact sheets",
+    "export": "write a finished run's model as a directory for transformers and for clipjax",
+    "suite": "run the report's tables, or every method on every pair of domains",
+    "choose": "compare the rules that choose a method without labels, over finished runs",
+    "compile": "compile a train step for a TPU that is not there: memory, time",
+}
+# Words that stand for a longer field; others are fields themselves.
+SHORT = {"source": "data.source", "target": "data.target", "root": "data.root"}
+
+
+def main() -> None:
+    """Start the command that the first word names."""
+    words = sys.argv[1:]
+    if words and words[0] in COMMANDS:
+        start(words[0], words[1:])
+        return
+    known = "\n".join(f"  {name:9}{told}" for name, told in COMMANDS.items())
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(f"usage: clipjax COMMAND ...\n\n{known}\n\nclipjax COMMAND --help has the options.")
+        return
+    if words[0] == "--version":
+        from clipjax import __version__
+
+        print(f"clipjax {__version__}")
+        return
+    sys.exit(f"clipjax: there is no command {words[0]}.{meant(words[0], COMMANDS)}\n{known}")
+
+
+def start(command: str, words: Sequence[str] | None = None) -> None:
+    """Run a command with these words, by default those that the process was started with."""
+    module = importlib.import_module(f"clipjax.commands.{command}")
+    module.define_flags()
+    try:
+        words = as_options(command, module, sys.argv[1:] if words is None else words)
+        argv = [f"clipjax {command}", *words]
+        if module.CONFIG:
+            if complaint := config_complaint(words):
+                raise ConfigError(complaint)
+            define_config(argv)
+    except ConfigError as error:
+        sys.exit(f"clipjax: {error}")
+    app.run(lambda _: module.main(), argv, _parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"clipjax: {error}")
+
+
+def as_options(command: str, module: ModuleType, words: Sequence[str]) -> list[str]:
+    """Return a command line as options alone, the config's file first.
+
+    Raises:
+      ConfigError: words that the command does not take, options that it lacks.
+    """
+    options, others = _sorted(words)
+    first = [option for option in options if _name(option) == module.WORD]
+    options = [option for option in options if option not in first]
+    if others and module.WORD and not first and "=" not in others[0]:
+        first = [f"--{module.WORD}={others.pop(0)}"]
+    if module.CONFIG:
+        config = first[-1].partition("=")[2] if first else module.CONFIG
+        choices = ",".join(word for word in others if "=" not in word)
+        if choices:  # `dann smoke` is `dann:smoke`
+            config += ("," if ":" in config else ":") + choices
+        first = [f"--config={config}"]
+        _check_known(command, options, config)
+        for key, _, value in (word.partition("=") for word in others if "=" in word):
+            options.append(f"--config.{SHORT.get(key, key)}={value}")
+    elif others:
+        raise ConfigError(f"{command}: unexpected word {others[0]!r}; options start with --.")
+    else:
+        _check_known(command, options)
+    return [*first, *options]
+
+
+def _sorted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return (options, each with its value; other words)."""
+    options, others, rest = [], [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("-"):
+            others.append(word)
+            continue
+        flag = flags.FLAGS[_name(word)] if _name(word) in flags.FLAGS else None
+        complete = not rest or "=" in word or (flag is not None and flag.boolean)
+        # A field may be True or False, which needs no value.
+        field = flag is None and _name(word) != "config"
+        if complete or field and (rest[0].startswith("--") or "=" in rest[0]):
+            options.append(word)
+        else:
+            options.append(f"{word}={rest.pop(0)}")
+    return options, others
+
+
+def _name(option: str) -> str:
+    return option.lstrip("-").partition("=")[0]
+
+
+def _check_known(command: str, options: Sequence[str], config: str = "") -> None:
+    """Raise ConfigError for an option that there is not, naming the one that was meant."""
+    known = [name for name in flags.FLAGS]
+    for option in options:
+        name, equals, value = option.lstrip("-").partition("=")
+        plain = name.removeprefix("no")
+        if name in known or plain in known or (config and plain.startswith("config.")):
+            continue
+        there_is = f"{command} has no option --{name}"
+        if config and (near := nearest(SHORT.get(name, name), fields_of(config))):
+            raise ConfigError(f"{there_is}; the config's field is --config.{near}{equals}{value}.")
+        raise ConfigError(f"{there_is}.{meant(name, sorted(known))}")

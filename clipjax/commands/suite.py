@@ -1,0 +1,259 @@
+"""The report's six tables, one after the other: `clipjax suite`.
+
+Or every method of adaptation on every pair of domains, compared with zero-shot:
+
+    clipjax suite --study=uda
+
+On the embedded data and the tiny CLIP; on DomainNet with
+
+    clipjax suite --data=domainnet --data_root=/path --model=openai/clip-vit-base-patch32
+
+the report's own figures are printed beside. Features are encoded once and shared; a killed suite
+goes on where it was, row by row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from absl import flags
+
+from clipjax.errors import ConfigError
+from clipjax.io import as_path, check_reachable
+from clipjax.runtime.cli import say, user_errors
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from clipjax.study import Study
+
+WORD, CONFIG = "", ""
+DOMAINNET = ("domainnet", "tfds:domainnet")
+PAGES = ("suite.md", "suite.html")
+STUDIES = ("report", "uda")
+REPORT = ("real", "clipart")  # source and target there, where the flags name none
+
+
+def define_flags() -> None:
+    """The command line."""
+    told = "report: the report's tables. uda: all methods of configs/uda.py on all pairs."
+    flags.DEFINE_enum("study", STUDIES[0], STUDIES, told)
+    flags.DEFINE_list("tables", ["1", "2", "3", "4", "5", "6"], "Which tables, of the report.")
+    flags.DEFINE_string("workdir", "", "Where the files go; runs/suite or runs/uda by default.")
+    flags.DEFINE_string("data", "", "emoji (embedded, the default), or as config.data.name.")
+    flags.DEFINE_string("data_root", "", "Where the data lies.")
+    flags.DEFINE_string("source", "", "Labelled domain; of uda: pairs from it alone.")
+    flags.DEFINE_string("target", "", "Unlabelled domain; of uda: pairs to it alone.")
+    flags.DEFINE_string("model", "tiny", "A Hub id or a directory in Hugging Face layout.")
+    flags.DEFINE_bool("smoke", False, "An epoch or two and one seed: does everything run?")
+
+
+class Choices(NamedTuple):
+    """What the flags say of data and model."""
+
+    data: str = ""
+    root: str = ""
+    source: str = ""
+    target: str = ""
+    model: str = "tiny"
+    smoke: bool = False
+
+    def put_into(self, config: ConfigDict) -> None:
+        """Set a config's data and model, its domains apart; ConfigError: no such data."""
+        _check_data(self.data, self.root)
+        config.model, config.data.root = self.model, self.root
+        config.data.name = self.data or config.data.name
+
+
+def table_studies(numbers: list[str], given: Choices) -> dict[str, Study]:
+    """Return table number -> what it runs."""
+    from clipjax.configs import tables
+    from clipjax.study import parse
+
+    data, _, source, target, _, smoke = given
+    if data in DOMAINNET:
+        source, target = source or REPORT[0], target or REPORT[1]
+    found = {}
+    for number in numbers:
+        try:
+            config = tables.get_config(number + (",smoke" if smoke else ""))
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        given.put_into(config)
+        config.data.source = source or config.data.source
+        config.data.target = target or config.data.target
+        if data in DOMAINNET:  # the report's lengths: an epoch of 120,000 photos is long
+            tables.as_published(config)
+            if smoke:
+                tables.shorten(config)
+        found[number] = parse(config.to_dict())
+    return found
+
+
+def _check_data(data: str, root: str) -> None:
+    """Raise ConfigError for data that the flags do not make known."""
+    from clipjax.data.open import KNOWN
+
+    prepared = data.startswith("tfds:")  # where TFDS keeps its data unless told otherwise
+    if data and data not in KNOWN and not prepared:
+        raise ConfigError(f"--data={data} is unknown; known: {', '.join(KNOWN)}, tfds:NAME.")
+    if data not in ("", "emoji") and not root and not prepared:
+        raise ConfigError(f"--data={data} needs --data_root=/path.")
+
+
+def pair_studies(given: Choices) -> dict[tuple[str, str], Study]:
+    """Return (source, target) -> what the study of all methods runs, of each pair of domains."""
+    from clipjax.configs import uda
+    from clipjax.data.open import open_dataset
+    from clipjax.study import parse
+
+    config = uda.get_config("smoke" if given.smoke else None)
+    given.put_into(config)
+    domains = open_dataset(config.data.name, given.root or None).domains
+    source, target = given.source, given.target
+    for flag, name in (("source", source), ("target", target)):
+        if name and name not in domains:
+            raise ConfigError(f"--{flag}={name} is no domain; known: {', '.join(domains)}.")
+    pairs = [(s, t) for s in ([source] if source else domains) for t in domains if s != t]
+    found = {}
+    for pair in pairs if not target else [pair for pair in pairs if pair[1] == target]:
+        config.data.source, config.data.target = pair
+        config.data.domains = pair  # others are no part of the comparison
+        found[pair] = parse(config.to_dict())
+    if not found:
+        raise ConfigError("--source and --target are one domain; give two, or leave one out.")
+    return found
+
+
+def published_rows(number: str, results: dict) -> list[tuple[str, str, str, str]]:
+    """Return (method, domain, published accuracy, ours), in %, of a run on DomainNet from real."""
+    from clipjax.configs import tables
+    from clipjax.evaluate.rows import own_rows
+
+    if results["data"]["source"] != REPORT[0]:
+        return []
+    ours = own_rows(results["rows"], "all" if number == "1" else "test")
+    return [
+        (method, domain, f"{100 * value:.0f}", f"{100 * ours[method, domain]['accuracy_mean']:.1f}")
+        for method, domains in tables.PUBLISHED[int(number)].items()
+        for domain, value in domains.items()
+        if (method, domain) in ours
+    ]
+
+
+def published(number: str, results: dict) -> str:
+    """Return the report's accuracies beside ours as Markdown; "" where there are none."""
+    rows = published_rows(number, results)
+    head = ["| method | domain | published | measured |", "| --- | --- | ---: | ---: |"]
+    lines = [*head, *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) + "\n" if rows else ""
+
+
+def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool) -> None:
+    """Run every table in `workdir/tableN`, then write `suite.md` and `suite.html`.
+
+    On `domainnet` the report's figures are printed beside ours.
+    """
+    from clipjax.evaluate import results
+    from clipjax.evaluate.report import page as html_page
+    from clipjax.io import write_atomically
+    from clipjax.runtime.claim import claimed
+    from clipjax.study import run
+    from clipjax.study.model_record import check_one_model
+    from clipjax.train.distributed import processes
+
+    with contextlib.ExitStack() as held:
+        processes.from_first(lambda: held.enter_context(claimed(workdir)))
+        for page in PAGES:
+            if (workdir / page).is_dir():
+                raise ConfigError(f"{workdir / page} is a folder; choose another --workdir.")
+        # Before the first table's work: what the last one's file has to say.
+        processes.from_first(lambda: [results.read(workdir / f"table{n}") for n in studies])
+        pages, entries = [], []
+        for number, study in studies.items():
+            if processes.is_first():
+                say(f"== table {number}")
+            place = workdir / f"table{number}"
+            if (found := run(study, place, say)) is None:  # not the first process
+                continue
+            check_one_model(workdir / f"table{next(iter(studies))}", place)
+            pages.append(results.markdown(found.results))
+            rows = published_rows(number, found.results) if domainnet else []
+            if rows:
+                say(published(number, found.results))
+                pages.append(published(number, found.results))
+            # A run of an earlier version has no page of its own.
+            href = f"{place.name}/report.html" if (place / "report.html").exists() else None
+            entries.append((f"Table {number}", found.results, rows or None, href))
+        if processes.is_first():
+            text, html = (workdir / name for name in PAGES)
+            write_atomically(text, "\n".join(pages))
+            write_atomically(html, html_page.suite_page(entries))
+            say(f"all tables: {text}, {html}")
+
+
+def run_pairs(workdir: pathlib.Path, studies: dict[tuple[str, str], Study]) -> None:
+    """Run every pair in `workdir/SOURCE-to-TARGET`, then write `uda.md` and `uda.html`."""
+    import time
+    import urllib.parse
+
+    from clipjax.evaluate import pairs, results
+    from clipjax.evaluate.report.tables import aligned
+    from clipjax.io import write_atomically
+    from clipjax.runtime.claim import claimed
+    from clipjax.study import run
+    from clipjax.study.model_record import check_one_model
+    from clipjax.train.distributed import processes
+
+    with contextlib.ExitStack() as held:
+        processes.from_first(lambda: held.enter_context(claimed(workdir)))
+        name = lambda pair: "-to-".join(urllib.parse.quote(end, safe="") for end in pair)
+        places = {pair: workdir / name(pair) for pair in studies}
+        processes.from_first(lambda: [results.read(place) for place in places.values()])
+        found = {}
+        for number, (pair, study) in enumerate(studies.items()):
+            started = time.perf_counter()
+            done = run(study, places[pair], pages=False)
+            if done is None:  # not the first process
+                continue
+            check_one_model(places[next(iter(studies))], places[pair])
+            found[pair] = done.results
+            best = pairs.standings({pair: done.results})[0]
+            say(
+                f"{number + 1}/{len(studies)} {' to '.join(pair)}: best of "
+                f"{len(done.study.stages)} is {best.method}, {best.accuracy[0]:.1f} % "
+                f"({best.gain[0]:+.1f} to zero-shot), {time.perf_counter() - started:.1f} s"
+            )
+        if processes.is_first():
+            text, html = workdir / "uda.md", workdir / "uda.html"
+            write_atomically(text, pairs.markdown(found))
+            write_atomically(html, pairs.page(found))
+            order = pairs.standings(found)
+            say("\n".join(["", *aligned(*pairs.cells(found, order)), ""]))
+            say(f"{pairs.sentence(found, order)}\n")
+            say(f"all pairs: {text}, {html}")
+
+
+def main() -> None:
+    """Run what the flags name."""
+    with user_errors():
+        from clipjax.runtime.malloc import keep_memory
+        from clipjax.study.methods import trains_on_pixels
+        from clipjax.train.distributed import processes
+
+        given = flags.FLAGS
+        shared = {key: given[key].value for key in ("data", "source", "target", "model", "smoke")}
+        choices, of_pairs = Choices(root=given.data_root, **shared), given.study == "uda"
+        if of_pairs and given["tables"].present:
+            raise ConfigError("--tables are of --study=report; leave them out of --study=uda.")
+        studies = pair_studies(choices) if of_pairs else table_studies(given.tables, choices)
+        keep_memory(one_arena=any(map(trains_on_pixels, studies.values())))
+        processes.start()  # those of a cluster, or of the environment's variables
+        workdir = as_path(given.workdir or ("runs/uda" if of_pairs else "runs/suite"))
+        check_reachable(workdir)
+        if of_pairs:
+            run_pairs(workdir, studies)
+        else:
+            run_suite(workdir, studies, given.data in DOMAINNET)
