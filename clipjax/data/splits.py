@@ -72,38 +72,53 @@ def members(
 ) -> np.ndarray:
     """Return which examples of the part `origin(split, given)` are of the split, bool [N].
 
+    Every class is dealt by itself: its examples in the order of their hashes, cut at the rounded
+    shares, so that each split with a share has one of every class that has enough for all. A
+    class with fewer examples fills the split it was given in first, then train, test, val.
+    Examples of one hash, which have one name, stay together. One more example of a class moves at
+    most one other (or those of one name) over each cut, and none of another class.
+
     `where`, float64 [N], holds the `positions` of that part's examples, `labels` int32 [N] their
-    classes, and `fractions` the shares of train, val and test.
+    classes, -1 where there is none, and `fractions` the shares of train, val and test.
+
+    ConfigError if the splits dealt out of the part have no share.
     """
     base, sharing = origin(split, given)
     if len(sharing) == 1:
         return np.ones(len(labels), bool)
-    edges = np.cumsum([fractions[SPLITS.index(s)] for s in sharing])
-    if edges[-1] <= 0:
+    shares = [fractions[SPLITS.index(s)] for s in sharing]
+    if sum(shares) <= 0:
         dealt = f"{' and '.join(sharing)} are to be dealt out of {base}"
         raise ConfigError(f"{dealt}; give one of them a share in data.fractions above zero.")
-    fell = np.searchsorted(edges, where * edges[-1], side="right")
-    fell = np.minimum(fell, len(sharing) - 1)
-    if base != WHOLE and len(labels):  # the only example of a class stays where it was given
-        fell[np.bincount(labels)[labels] == 1] = sharing.index(base)
+    _, classes, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    ordered = where[np.argsort(classes, kind="stable")]
+    ends = np.cumsum(counts)
+    for start, end in zip(ends - counts, ends, strict=True):
+        ordered[start:end].sort()
+    ordered = np.append(ordered, np.inf)
+    fell = np.zeros(len(labels), np.int8)
+    for edges in _edges(counts, shares, sharing, base):
+        limits = np.where(edges < counts, ordered[ends - counts + edges], np.inf)
+        fell += where >= limits[classes]
     return fell == sharing.index(split)
 
 
-def check_single(
-    split: str,
-    given: Collection[str],
-    labels: np.ndarray,
-    classes: Sequence[str],
-    domain: str,
-    fractions: Sequence[float],
-) -> None:
-    """Raise DataError if all splits are dealt out of a part with a class of one example."""
-    dealt = origin(split, given)[1] == SPLITS and sum(share > 0 for share in fractions) > 1
-    single = np.flatnonzero(np.bincount(labels, minlength=len(classes)) == 1) if dealt else ()
-    if len(single):
-        more = f" ({len(single)} classes have)" if len(single) > 1 else ""
-        fault = f"class {classes[single[0]]!r} of domain {domain!r} has a single image{more}"
-        raise DataError(f"{fault} for train, val and test; add images, or give the splits.")
+def _edges(
+    counts: np.ndarray, shares: Sequence[float], sharing: Sequence[str], base: str
+) -> list[np.ndarray]:
+    """Return from which rank on the examples of each class, int64 [K], are of the next split."""
+    active = [s for s, share in zip(sharing, shares, strict=True) if share > 0]
+    filled = sorted(active, key=(base, "train", "test", "val").index)  # by classes of few
+    few = [[], [base] if base in sharing else filled[:1], filled[:2], filled]
+    least = np.array([[s in row for s in sharing] for row in few], np.int64)
+    least = least[np.minimum(counts, len(few) - 1)].T  # of each split
+    found, edge = [], np.zeros_like(counts)
+    for number in range(1, len(sharing)):
+        share = round(sum(shares[:number]) / sum(shares), 12)  # 0.1 + 0.7 is not 0.8
+        ideal = np.floor(counts * share + 0.5).astype(np.int64)
+        edge = np.clip(ideal, edge + least[number - 1], counts - least[number:].sum(axis=0))
+        found.append(edge)
+    return found
 
 
 def deal(
@@ -111,12 +126,9 @@ def deal(
     given: Collection[str],
     where: Callable[[], np.ndarray],
     labels: np.ndarray,
-    classes: Sequence[str],
-    domain: str,
     fractions: Sequence[float],
 ) -> np.ndarray:
-    """Return the rows of a part that are of the split, int64 [M], by `check_single`, `members`."""
-    check_single(split, given, labels, classes, domain, fractions)
+    """Return the rows of a part that are of the split, int64 [M], by `members`."""
     if len(origin(split, given)[1]) == 1:
         return np.arange(len(labels))
     return np.flatnonzero(members(split, given, where(), labels, fractions))

@@ -190,12 +190,13 @@ def test_classes_txt_must_not_contradict_the_files(tmp_path):
         ParquetDataset(tmp_path)
 
 
-def test_shares_and_single_images_are_checked(tmp_path):
+def test_shares_are_checked_and_single_images_are_trained_on(tmp_path):
     write(tmp_path / "train.parquet", table(4))
     with pytest.raises(ConfigError, match="three shares"):
         ParquetDataset(tmp_path, fractions=(0.5, 0.5))
-    with pytest.raises(DataError, match="'dog' .* has a single image"):
-        ParquetDataset(tmp_path).source(tmp_path.name, "train")
+    dataset = ParquetDataset(tmp_path)
+    found = [dataset.source(tmp_path.name, s).labels.tolist() for s in SPLITS]
+    assert sorted(sum(found, [])) == [0, 0, 1, 2] and sorted(found[0]) == [0, 1, 2]
 
 
 def test_big_row_groups_are_kept_one_at_a_time(tmp_path, monkeypatch):

@@ -19,9 +19,10 @@ from clipjax.io.texts import class_name, nfc, shown
 class FolderDataset(Dataset):
     """`root/domain/class/image`, or `root/domain/{train,val,test}/class/image`.
 
-    Splits without a folder are dealt out of train by a hash of each file's class and name, in
-    shares of `fractions`, so they are the same on every machine and adding files moves no others.
-    `validation`, `valid` and `dev` are val, in any letter case.
+    Splits without a folder are dealt out of train, class by class, by a hash of each file's class
+    and name, in shares of `fractions`: the same on every machine, and a new file moves at most two
+    others of its class (`clipjax.data.splits.members`). `validation`, `valid` and `dev` are val, in
+    any letter case.
 
     Names are compared in NFC and without blanks around those of classes; letter case counts. Links
     to files and folders are followed. Hidden files, `Thumbs.db` and the like are ignored; other
@@ -77,7 +78,7 @@ class FolderDataset(Dataset):
         given = self._given[domain]
         rows = self._rows_of(domain, splits.origin(split, given)[0])
         where, labels = lambda: self._positions[rows], self._label_of[self._files.folder[rows]]
-        kept = splits.deal(split, given, where, labels, self.classes, domain, self.fractions)
+        kept = splits.deal(split, given, where, labels, self.fractions)
         return FileSource(self._files.take(rows[kept]), labels[kept], self.classes, domain, split)
 
     def _rows_of(self, domain: str, part: str) -> np.ndarray:

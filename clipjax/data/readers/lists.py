@@ -36,7 +36,8 @@ class ListDataset(Dataset):
     The official DomainNet is one: its six folders, or the six zips as downloaded, beside its lists.
     Lists may also lie in `splits`, `lists`, `splits_mini`, `image_list` or `txt` below the root.
     `find_lists` documents their names, `read_list` their content. Splits without a list are taken
-    out of train by a hash of class and file name; `{domain}_list.txt` is split so as a whole.
+    out of train, class by class, by a hash of class and file name; `{domain}_list.txt` is split so
+    as a whole.
 
     A class is named after the folder of its images, unless labels are names or a `classes.txt`,
     beside the lists or in the root, names their numbers (`0.0` and `00` are 0, too). All domains
@@ -103,9 +104,8 @@ class ListDataset(Dataset):
         domain = check_domain(self, domain)
         given = self._given[domain]
         files, labels, where = self._parts[domain, splits.origin(split, given)[0]]
-        shares, classes = self.fractions, self.classes
-        rows = splits.deal(split, given, lambda: where, labels, classes, domain, shares)
-        return FileSource(files.take(rows), labels[rows], classes, domain, split)
+        rows = splits.deal(split, given, lambda: where, labels, self.fractions)
+        return FileSource(files.take(rows), labels[rows], self.classes, domain, split)
 
 
 def _open(root: pathlib.Path, lists: Sequence[Lines]) -> Sequence[Store]:

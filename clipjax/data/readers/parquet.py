@@ -137,9 +137,8 @@ class ParquetDataset(Dataset):
             why = ", ".join(f"{reason} in {count}" for reason, count in counts if count)
             place = f"domain {domain!r}, {split}, of {shown(self.root)}"
             raise DataError(f"no usable row in {place} ({why}); complete or take out its files.")
-        labels, shares = self._labels[rows], self.fractions
-        where = lambda: splits.positions(self._images.names(rows))
-        kept = splits.deal(split, given, where, labels, self.classes, domain, shares)
+        labels, where = self._labels[rows], lambda: splits.positions(self._images.names(rows))
+        kept = splits.deal(split, given, where, labels, self.fractions)
         rows, labels = rows[kept], labels[kept]
         if not self._small:
             return RowSource(self._images, rows, labels, self.classes, domain, split)

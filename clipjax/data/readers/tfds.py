@@ -60,9 +60,8 @@ class TfdsDataset(Dataset):
         count = builder.counts[base]
         labels = read_labels(records, count)
         where = lambda: splits.positions(f"{builder.name}/{base}/{row}" for row in range(count))
-        given, names, shares = builder.splits, builder.classes, self.fractions
-        rows = splits.deal(split, given, where, labels, names, domain, shares)
-        numbers = np.array([self.classes.index(name) for name in names], np.int32)
+        rows = splits.deal(split, builder.splits, where, labels, self.fractions)
+        numbers = np.array([self.classes.index(name) for name in builder.classes], np.int32)
         return RowSource(records, rows, numbers[labels[rows]], self.classes, domain, split)
 
 
