@@ -7,7 +7,6 @@ import jax.nn
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.evaluate.rows import own_rows
 from clipjax.evaluate.scores import agreement, ensemble_agreement, prior_distance
 
 ZERO_SHOT = "zero_shot"
@@ -107,24 +106,3 @@ def choose(candidates: Mapping[str, Candidate]) -> dict[str, Any]:
 
 def _round(values: Iterable) -> list[float]:
     return [round(float(v), 6) for v in values]
-
-
-def verdict(results: Mapping[str, Any]) -> str:
-    """Say which method of a run to take, in one sentence without a full stop; "" of no choice."""
-    found = results.get("choice")
-    if not found or not found.get("pick"):
-        return ""
-    pick, target, rule = found["pick"], results["data"]["target"], found["rule"]
-    test = own_rows(results["rows"])
-    ours, zero = (100 * test[name, target]["accuracy_mean"] for name in (pick, ZERO_SHOT))
-    score, before = (mean(found["scores"][name][rule]) for name in (pick, ZERO_SHOT))
-    where = f"{100 * AGREES:.0f} % of {found['n']} unlabelled images of {target}"
-    how = f"by {rule.replace('_', ' ')}, of those that agree with zero-shot on {where}"
-    if pick == ZERO_SHOT:
-        told = f"no method is better {how}"
-        return f"take zero_shot, without adaptation: {told}; {zero:.1f} % on the test images"
-    told = f"take {pick}: best {how} ({score:.2f}, zero_shot {before:.2f})"
-    if ours < zero:
-        but = "but their labels say otherwise: it is below zero-shot"
-        return f"{told}, {but} on the test images, {ours:.1f} against {zero:.1f} %"
-    return f"{told}; {ours:.1f} % on the test images, zero_shot {zero:.1f}"

@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 
 from clipjax.errors import DataError
-from clipjax.evaluate import sweeps
-from clipjax.evaluate.choice import verdict
+from clipjax.evaluate import rule_table, sweeps, verdict
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.evaluate.report.tables import aligned
 from clipjax.evaluate.rows import NEEDED, Line, complete, lines_of, marked
 from clipjax.io import write_atomically, write_json
 
 VERSION = 2  # of results.json; a file without a version is of the first
-ONE_CLASS = 0.9  # share of the target's images in one class that is worth a warning
 _KEYS = ("experiment", "model", "data", "classes", "seeds", "selection", "rows", "domain_gap")
 _PACKAGES = ("clipjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
 Cells = tuple[list[str], list[list[str]]]  # header and lines of a table
@@ -48,7 +46,7 @@ def collect(
             variants.setdefault(line.method, {})[line.variant] = gap
     versions = {p: importlib.metadata.version(p) for p in _PACKAGES}
     versions["python"] = platform.python_version()
-    rows = marked(rows, data["target"], ends)
+    rows = marked(rows, data["target"], ends, about.get("majority"))
     found = {"version": VERSION, **about, "rows": rows, "domain_gap": own, "variant_gap": variants}
     found |= {"proxy_a_distance": distances, "selection_rules": rules, "timing_s": timing}
     return found | {"versions": versions}
@@ -158,35 +156,9 @@ def _ensembles(results: dict) -> list[str]:
     return said
 
 
-def _selection(results: dict) -> list[str]:
-    """Say what each rule picks, those of one choice together, that of "last" first."""
-    percent = lambda accuracies: f"{100 * np.mean(accuracies):.1f}"
-    epochs = lambda r: "/".join(map(str, dict.fromkeys(r["epoch"])))
-    said = []
-    for method, rules in results.get("selection_rules", {}).items():
-        alike: dict[str, list[str]] = {}
-        for rule, r in rules.items():
-            told = f"{percent(r['source'])}/{percent(r['target'])} (epoch {epochs(r)})"
-            alike.setdefault(told, []).append(rule)
-        groups = "; ".join(f"{told} {', '.join(names)}" for told, names in alike.items())
-        said.append(f"{method} by selection rule, source/target test accuracy: {groups}")
-    return said
-
-
-def _warnings(results: dict) -> list[str]:
-    """Name the methods that answer one class for nearly every test image of the target."""
-    target, said = results["data"]["target"], []
-    for line in lines_of(results["rows"]):
-        shares = line.rows.get(target, {}).get("top_class_share")
-        if shares and np.mean(shares) > ONE_CLASS:
-            share = f"{100 * np.mean(shares):.0f} % of the target's test images"
-            said.append(f"warning: {line.name} predicts one class for {share}")
-    return said
-
-
 def notes(results: dict) -> list[str]:
     """Return sentences on what the table of test accuracies does not show."""
-    said, is_sweep = _warnings(results), "sweep" in results
+    said, is_sweep = [], "sweep" in results
     if macro_cells(results)[1]:
         macro = "each class's own accuracy, averaged over the classes in the test images"
         said.append(f"macro accuracy in %: {macro}")
@@ -196,9 +168,7 @@ def notes(results: dict) -> list[str]:
     whole = [row for line in lines_of(results["rows"], "all") for row in line.rows.values()]
     found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)
     said += [f"zero-shot over whole domains, % (images): {found}"] if whole else []
-    said += _ensembles(results) + _distances(results)
-    # Of a sweep hundreds of numbers, which results.json has.
-    return said if is_sweep else said + _selection(results)
+    return said + _ensembles(results) + _distances(results)
 
 
 def _tables(results: dict) -> list[Cells]:
@@ -206,29 +176,37 @@ def _tables(results: dict) -> list[Cells]:
     return [table for table in (cells(results), *sweep) if table[1]]
 
 
-def table(results: dict) -> str:
-    """Format the results as aligned text for a terminal, what to take last."""
+def table(results: dict, workdir: Any = None) -> str:
+    """Format the results as aligned text for a terminal, what to take first."""
+    told = verdict.told(results, workdir)
+    first = ["", *told[:1], *(f"  {line}" for line in told[1:])] if told else []
     text = [line for each in _tables(results) for line in ("", *aligned(*each))]
-    said = [*notes(results), facts(results), *filter(None, [verdict(results)])]
-    return "\n".join([*text, "", *said, ""])
+    return "\n".join([*first, *text, "", *notes(results), facts(results), ""])
 
 
-def markdown(results: dict) -> str:
+def markdown(results: dict, workdir: Any = None) -> str:
     """Format the results as a Markdown page."""
-    data, said = results["data"], facts(results)
+    data = results["data"]
     run = f"{results['experiment']}: {data['name']}, {data['source']} -> {data['target']}"
-    parts = [f"# {run}, model {results['model']}"]
-    for header, body in _tables(results):
-        rows = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
-        parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
-    parts += [f"{line}." for line in notes(results)]
-    parts += [f"{line[0].upper()}{line[1:]}." for line in (said, verdict(results)) if line]
+    parts, capital = [f"# {run}, model {results['model']}"], lambda s: f"{s[0].upper()}{s[1:]}."
+    if told := verdict.told(results, workdir, "`"):
+        parts += [f"**{capital(told[0])}**", "\n".join(f"- {capital(line)}" for line in told[1:])]
+    parts += map(_markdown_table, _tables(results))
+    parts += map(capital, (*notes(results), facts(results)))
+    if (others := rule_table.cells(results))[1]:
+        parts += ["## Other selection rules", _markdown_table(others), rule_table.ABOUT]
     return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(cells: Cells) -> str:
+    header, body = cells
+    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *body]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def write(workdir: pathlib.Path, results: dict) -> None:
     """Write results.md, then results.json, whose presence means that the run is finished."""
-    write_atomically(workdir / "results.md", markdown(results))
+    write_atomically(workdir / "results.md", markdown(results, workdir))
     write_json(workdir / "results.json", results)
 
 

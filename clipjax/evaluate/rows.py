@@ -82,11 +82,18 @@ def lines_of(rows: Sequence[Mapping], split: str = "test") -> list[Line]:
     ]
 
 
-def marked(rows: Sequence[Mapping], target: str, targets: Mapping[str, str]) -> list[dict]:
+def marked(
+    rows: Sequence[Mapping],
+    target: str,
+    targets: Mapping[str, str],
+    majority: Mapping[str, float] | None = None,
+) -> list[dict]:
     """Say of every test row on its method's target whether it is below zero-shot.
 
-    Adds "below_zero_shot": the mean accuracy over seeds is lower than zero-shot's there. `targets`
-    maps methods to the domain they adapt to, where it is not `target`.
+    Adds "below_zero_shot": the mean accuracy over seeds is lower than zero-shot's there, and
+    "below_majority": it is no better than always answering the domain's most frequent class, by
+    `majority`. `targets` maps methods to the domain they adapt to, where it is not `target`. Rows
+    without accuracy, of images without labels, get neither.
     """
     test = own_rows(rows)
     found = []
@@ -94,9 +101,12 @@ def marked(rows: Sequence[Mapping], target: str, targets: Mapping[str, str]) -> 
         domain = targets.get(each["method"], target)
         zero = test.get(("zero_shot", domain))
         here = (each["split"], each["classes"], each["domain"]) == ("test", CLASSES, domain)
-        told = {}
-        if here and zero and each is not zero:
-            told = {"below_zero_shot": each["accuracy_mean"] < zero["accuracy_mean"]}
+        told, value = {}, each["accuracy_mean"]
+        if here and value is not None:
+            if zero and each is not zero:
+                told["below_zero_shot"] = value < zero["accuracy_mean"]
+            if (most := (majority or {}).get(domain)) is not None:
+                told["below_majority"] = value <= most
         found.append({**each, **told})
     return found
 

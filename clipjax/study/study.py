@@ -24,6 +24,7 @@ from clipjax.runtime.claim import claimed
 from clipjax.runtime.machine import command, machine
 from clipjax.study import pretrain, report_data
 from clipjax.study import workdir as workdirs
+from clipjax.study.concluded import conclude
 from clipjax.study.config import Pretraining, Study, checked
 from clipjax.study.encode import Encoded, encode, encode_texts
 from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
@@ -135,7 +136,7 @@ def _finished(config: Config, workdir: pathlib.Path, say: Say) -> Results | None
     told = ""
     if isinstance(config, Study):
         told = processes.from_first(lambda: check_finished(workdir, config))
-    say(report.table(results))
+    say(report.table(results, workdir))
     say(f"this run is finished: {workdir / 'results.json'}; use another --workdir to repeat it.")
     if told:
         say(f"note: {told}")
@@ -198,6 +199,7 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
     free = {k: v.candidate for k, v in own.items() if k not in results["target_labels"]}
     if len(free) > 1 and not uses_target_labels(selection):
         results["choice"] = choose(free)
+    results["verdict"] = conclude(encoded, own, results)
     if study.sweep:
         ends = {"selection": selection, "source": study.data.source_name}
         results["sweep"] = sweep_table(study.settings, rows, scores, study.target_of, **ends)
@@ -209,7 +211,7 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
         report_data.write(encoded, own, results, workdir)
         lap("page with t-SNE")
     report.write(workdir, results)
-    say(report.table(results))
+    say(report.table(results, workdir))
     say(f"time: {', '.join(f'{what} {seconds:.1f} s' for what, seconds in timing.items())}")
     if pages:
         files = (workdir / file for file in ("results.json", "results.md", "report.html"))

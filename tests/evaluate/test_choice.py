@@ -1,6 +1,5 @@
-"""The choice among methods: its guard, its vote, its words, and what rules were worth."""
+"""The choice among methods: its guard, its vote, its marks, and what rules were worth."""
 
-import html
 import json
 
 import numpy as np
@@ -178,39 +177,6 @@ def test_ranks_are_spearmans_with_ties():
     assert judged.spearman([1], [2]) is None
 
 
-@pytest.mark.parametrize(
-    "number, words",
-    [
-        (0, "take blend: best by ensemble agreement, of those that agree with zero-shot on 60 % of "
-            "50 unlabelled images of sketch (0.90, zero_shot 0.80); 40.0 % on the test images, "
-            "zero_shot 30.0"),
-        (1, "take zero_shot, without adaptation: no method is better by ensemble agreement, of "
-            "those that agree with zero-shot on 60 % of 50 unlabelled images of sketch; 50.0 % on "
-            "the test images"),
-    ],
-)  # fmt: skip
-def test_the_verdict_ends_every_output(number, words):
-    found = RUNS[number]
-    assert choice.verdict(found) == words
-    assert report.table(found).rstrip().splitlines()[-1] == words
-    assert report.markdown(found).rstrip().splitlines()[-1] == f"T{words[1:]}."
-    assert f"T{words[1:]}." in page.run_page(found, [], {}, {})
-
-
-def test_a_verdict_below_zero_shot_says_so():
-    found = run(scored(0.3, 0.2, 0.1), {"ensemble_agreement": scored(0.3, 0.4, 0.2)})
-    told = choice.verdict(found)
-    assert told.startswith("take dann: ")
-    assert told.endswith("it is below zero-shot on the test images, 20.0 against 30.0 %")
-    everything = run(
-        scored(0.3, 0.2, 0.1),
-        {"ensemble_agreement": scored(0.1, 0.4, 0.2)},
-        refused=["dann", "blend"],
-    )
-    assert choice.verdict(everything).startswith("take zero_shot, without adaptation: no method")
-    assert choice.verdict({key: v for key, v in found.items() if key != "choice"}) == ""
-
-
 def test_lines_below_zero_shot_are_marked_everywhere():
     found = RUNS[1]
     marked = {
@@ -247,17 +213,6 @@ def test_marks_compare_with_zero_shots_own_result_not_its_variants():
     rows = [made("zero_shot", 0.4, "last"), made("zero_shot", 0.3, "debiased")]
     found = marked([*rows, made("dann", 0.35, "last")], "b", {})
     assert [each.get("below_zero_shot") for each in found] == [None, True, True]
-
-
-def test_one_class_for_nearly_everything_is_a_warning():
-    found = RUNS[0] | {"rows": [dict(each) for each in RUNS[0]["rows"]]}
-    shares = {"zero_shot": [0.2], "dann": [0.96, 0.98], "blend": [0.7, 0.99]}
-    for each in found["rows"]:
-        each["top_class_share"] = shares[each["method"]] if each["domain"] == "sketch" else [1.0]
-    words = "warning: dann predicts one class for 97 % of the target's test images"
-    assert [line for line in report.notes(found) if "warning" in line] == [words]
-    shown = html.unescape(page.run_page(found, [], {}, {}))
-    assert f"W{words[1:]}." in shown and f"{words}." in report.markdown(found)
 
 
 def test_the_most_frequent_class_stands_beside_chance():

@@ -16,7 +16,7 @@ def run_page(results: dict, metrics: list[dict], evidence: dict, config: dict) -
         f"{results['experiment']}: {data['source']} → {data['target']}",
         f"{data['name']}, {results['classes']} classes; model {results['model']}; "
         f"seeds {', '.join(map(str, results['seeds']))}",
-        [sections.summary(results), sections.verdict(results)],
+        [*sections.verdict(results), sections.summary(results)],
         [
             Chapter("results", "Results", items=sections.headline(results)),
             Chapter("sweep", "Sweep", items=sections.sweep(results)),

@@ -8,6 +8,7 @@ import numpy as np
 from clipjax.evaluate import choice as choices
 from clipjax.evaluate import results as report
 from clipjax.evaluate import sweeps
+from clipjax.evaluate import verdict as verdicts
 from clipjax.evaluate.report.charts import COLOURS, Bar, bars, colour, scatter
 from clipjax.evaluate.report.figures import kept, learning_charts, sweep_chart
 from clipjax.evaluate.report.tables import Card, Cards, Grid, Item, Listing, Note, Picture, Table
@@ -38,10 +39,9 @@ def summary(results: dict) -> str:
     return f"From zero-shot to {after[0]}: {', '.join(changes)}."
 
 
-def verdict(results: dict) -> str:
-    """Name the method to take, in a sentence; "" of results that compare none."""
-    said = choices.verdict(results)
-    return f"{said[0].upper()}{said[1:]}." if said else ""
+def verdict(results: dict) -> list[str]:
+    """Say what to take and why, and what next; [] of results without a verdict."""
+    return [f"{line[0].upper()}{line[1:]}." for line in verdicts.told(results)]
 
 
 def headline(results: dict) -> list[Item]:
