@@ -9,6 +9,7 @@ import numpy as np
 
 from clipjax.data.dataset import Dataset, Example, Source, check_domain, digest
 from clipjax.data.derived import Subset
+from clipjax.data.unlabelled import NO_LABEL, labelled
 from clipjax.errors import ConfigError
 from clipjax.io.texts import nfc, some
 
@@ -24,7 +25,8 @@ def match_classes(
       dataset, source, target: a dataset, the labelled domain, the one that training adapts to.
       domains: those evaluated.
       how: "closed" requires the same classes in source and target, and none in `domains` that the
-        source lacks; "intersection" keeps what source and target share.
+        source lacks; "intersection" keeps what source and target share. Images without labels may
+        be of any class of the source, so their domain has all of these.
 
     Returns:
       A dataset (`dataset` itself, if all are kept: features cached for it stay valid), and
@@ -37,6 +39,9 @@ def match_classes(
     source, target = nfc(source), nfc(target)
     names = dict.fromkeys(check_domain(dataset, name) for name in (source, target, *domains))
     declared = {domain: set(dataset.classes_of(domain)) for domain in names}
+    for domain in names:
+        if domain != source and dataset.unlabelled(domain):
+            declared[domain] |= declared[source]
     if how == "closed":
         _check_closed(dataset, source, target, declared)
     shared = declared[source] & declared[target]
@@ -107,6 +112,9 @@ class ClassSubset(Dataset):
         declared = set(self._dataset.classes_of(domain))
         return tuple(name for name in self.classes if name in declared)
 
+    def unlabelled(self, domain: str) -> bool:
+        return self._dataset.unlabelled(domain)
+
     def has_split(self, split: str) -> bool:
         return self._dataset.has_split(split)
 
@@ -115,13 +123,18 @@ class ClassSubset(Dataset):
 
 
 class ClassSubsetSource(Subset):
-    """The examples of a source whose class is in `classes`, relabelled 0 .. K - 1 in that order."""
+    """The examples of a source whose class is in `classes`, relabelled 0 .. K - 1 in that order.
+
+    Those without a label stay, without one.
+    """
 
     def __init__(self, source: Source, classes: Sequence[str]):
-        number = {name: k for k, name in enumerate(classes)}
-        renumbered = np.array([number.get(name, -1) for name in source.classes], np.int32)
-        labels = renumbered[np.asarray(source.labels)]
-        super().__init__(source, np.flatnonzero(labels >= 0))
+        number, left_out = {name: k for k, name in enumerate(classes)}, NO_LABEL - 1
+        renumbered = [number.get(name, left_out) for name in source.classes]
+        renumbered = np.array([*renumbered, NO_LABEL], np.int32)
+        given = np.asarray(source.labels)
+        labels = renumbered[np.where(labelled(given), given, len(source.classes))]
+        super().__init__(source, np.flatnonzero(labels != left_out))
         self.labels, self.classes = labels[self.rows], tuple(classes)
 
     def __getitem__(self, index: int) -> Example:

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from clipjax.data.splits import SPLITS
+from clipjax.data.unlabelled import NO_LABEL, labelled
 from clipjax.errors import ConfigError, DataError, sentence
 from clipjax.io import is_remote
 from clipjax.io.texts import check_class_names, nfc, shown, some
@@ -20,7 +21,7 @@ class Example(NamedTuple):
     """One image, still encoded."""
 
     image: bytes | np.ndarray  # encoded file, or uint8 [H, W, 3]
-    label: int
+    label: int  # of a class, or NO_LABEL
     name: str  # for error messages and reports
 
 
@@ -85,12 +86,16 @@ class Source(Protocol):
     domain: str
     split: str
     classes: tuple[str, ...]
-    labels: np.ndarray  # int32 [N]
+    labels: np.ndarray  # int32 [N], NO_LABEL where there is none
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Example: ...
+
+    def name_of(self, index: int) -> str:
+        """Return the name of an example; sources that know it without reading the image say so."""
+        return self[index].name
 
 
 class Dataset(Protocol):
@@ -109,6 +114,11 @@ class Dataset(Protocol):
         check_domain(self, domain)
         return self.classes
 
+    def unlabelled(self, domain: str) -> bool:
+        """Return whether some images of this domain have no label: they may be of any class."""
+        check_domain(self, domain)
+        return False
+
     def has_split(self, split: str) -> bool:
         """Return whether every domain has this split."""
         return split in SPLITS
@@ -117,7 +127,7 @@ class Dataset(Protocol):
 
 
 class ArraySource(Source):
-    """A source over images in memory.
+    """A source over images in memory; `labels` int [N] may be NO_LABEL; None: all are.
 
     >>> images = np.zeros((2, 8, 8, 3), np.uint8)
     >>> source = ArraySource(images, [0, 1], classes=("cat", "dog"), domain="photo")
@@ -128,23 +138,28 @@ class ArraySource(Source):
     def __init__(
         self,
         images: Sequence[bytes] | np.ndarray,
-        labels: Sequence[int],
+        labels: Sequence[int] | None,
         *,
         classes: Sequence[str],
         domain: str,
         split: str = "train",
         names: Sequence[str] | None = None,
     ):
+        labels = np.full(len(images), NO_LABEL) if labels is None else labels
         self.images, self.labels = images, np.asarray(labels, np.int32)
         self.classes = check_class_names(classes, f"the source {domain}/{split}")
         self.domain, self.split = nfc(domain), split
         self.names = names or [f"{domain}/{split}/{i}" for i in range(len(images))]
         if len(images) != len(self.labels):
             raise DataError(f"{len(images)} images but {len(self.labels)} labels; give one each.")
-        check_labels(self.labels, len(classes), f"the source {domain}/{split}")
+        known = self.labels[labelled(self.labels)]
+        check_labels(known, len(classes), f"the source {domain}/{split}")
 
     def __getitem__(self, index: int) -> Example:
         return Example(self.images[index], int(self.labels[index]), self.names[index])
+
+    def name_of(self, index: int) -> str:
+        return self.names[index]
 
     def __repr__(self) -> str:
         # Shapes tell 2 x 6 pixels from 3 x 4.
@@ -179,6 +194,11 @@ class ArrayDataset(Dataset):
             else:
                 continue
             raise DataError(f"the source given as {domain}/{split} {fault}.")
+
+    def unlabelled(self, domain: str) -> bool:
+        domain = check_domain(self, domain)
+        sources = (source for (d, _), source in self._parts.items() if d == domain)
+        return not all(labelled(source.labels).all() for source in sources)
 
     def has_split(self, split: str) -> bool:
         return all((domain, split) in self._parts for domain in self.domains)

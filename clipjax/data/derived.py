@@ -32,6 +32,10 @@ class JoinedDataset(Dataset):
         declared = {name for each in self._joined for name in self._dataset.classes_of(each)}
         return tuple(name for name in self.classes if name in declared)
 
+    def unlabelled(self, domain: str) -> bool:
+        domains = self._joined if domain == self._name else (domain,)
+        return any(self._dataset.unlabelled(each) for each in domains)
+
     def has_split(self, split: str) -> bool:
         return self._dataset.has_split(split)
 
@@ -56,8 +60,16 @@ class JoinedSource(Source):
         self._starts = np.cumsum([0, *lengths])
 
     def __getitem__(self, index: int) -> Example:
+        source, row = self._place(index)
+        return source[row]
+
+    def name_of(self, index: int) -> str:
+        source, row = self._place(index)
+        return source.name_of(row)
+
+    def _place(self, index: int) -> tuple[Source, int]:
         group = int(self.groups[index])
-        return self._sources[group][int(index - self._starts[group])]
+        return self._sources[group], int(index - self._starts[group])
 
     def __repr__(self) -> str:
         sources = digest(["\n".join(map(repr, self._sources))])
@@ -87,6 +99,9 @@ class Subset(Source):
 
     def __getitem__(self, index: int) -> Example:
         return self.source[int(self.rows[index])]
+
+    def name_of(self, index: int) -> str:
+        return self.source.name_of(int(self.rows[index]))
 
     def __repr__(self) -> str:
         rows = digest([self.rows.astype("<i8").tobytes()])

@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
+from clipjax.data.unlabelled import labelled
 from clipjax.errors import ConfigError, DataError
 from clipjax.io.texts import nfc
 
@@ -128,7 +129,18 @@ def deal(
     labels: np.ndarray,
     fractions: Sequence[float],
 ) -> np.ndarray:
-    """Return the rows of a part that are of the split, int64 [M], by `members`."""
-    if len(origin(split, given)[1]) == 1:
+    """Return the rows of a part that are of the split, int64 [M], by `members`.
+
+    Of a part with and without labels the images without one stay where they were given, in train of
+    a whole: what is tested has labels. A part without any is dealt as if all were of one class.
+    """
+    base, sharing = origin(split, given)
+    known = labelled(labels)
+    if len(sharing) == 1:
         return np.arange(len(labels))
-    return np.flatnonzero(members(split, given, where(), labels, fractions))
+    if known.all() or not known.any():
+        return np.flatnonzero(members(split, given, where(), labels, fractions))
+    rows = np.flatnonzero(known)
+    dealt = rows[members(split, given, where()[rows], labels[rows], fractions)]
+    keeps = split == (base or SPLITS[0])
+    return np.union1d(dealt, np.flatnonzero(~known)) if keeps else dealt

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from clipjax.data.classes import match_classes
-from clipjax.data.dataset import ArraySource
+from clipjax.data.dataset import ArraySource, Dataset
 from clipjax.errors import ConfigError
 
 
-class Shapes:
+class Shapes(Dataset):
     """A dataset whose domains declare what they are given; each class has two examples."""
 
     name, skipped = "shapes", ()

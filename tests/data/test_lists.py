@@ -330,7 +330,7 @@ def test_what_is_only_called_like_a_list_is_none(folder_dataset):
 
 def test_a_list_that_begins_badly_is_not_left_out(folder_dataset):
     (folder_dataset / "real_test.txt").write_text("real/red/0.png 0\n")
-    (folder_dataset / "real_train.txt").write_text("real/red/1.png\n")
+    (folder_dataset / "real_train.txt").write_text("real/red/1.png\nreal/red/2.png 0\n")
     with pytest.raises(DataError, match="real_train.txt, line 1"):
         open_dataset(root=str(folder_dataset))
 

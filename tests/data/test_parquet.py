@@ -13,6 +13,7 @@ from clipjax import open_dataset
 from clipjax.data.readers import parquet
 from clipjax.data.readers.parquet import ParquetDataset
 from clipjax.data.splits import SPLITS
+from clipjax.data.unlabelled import NO_LABEL
 from clipjax.errors import ChangedError, ConfigError, DataError, UnreachableError
 
 NAMES = ["cat", "dog", "emu"]
@@ -127,21 +128,20 @@ def test_declared_names_are_matched_across_files(tmp_path, size):
     assert sorted(everything(dataset, "toy")) == [(blob(0, "toy"), "emu"), (blob(1, "toy"), "ant")]
 
 
-def test_rows_without_image_or_label_are_skipped(tmp_path, size):
+def test_rows_without_image_are_skipped_and_those_without_label_have_none(tmp_path, size):
     whole = table(6, label=[0, None, 2, -1, 1, 0])
     images = whole["image"].to_pylist()
     images[2], images[5]["bytes"] = None, None
     struct = pa.array(images, whole["image"].type)
     write(tmp_path / "test.parquet", whole.set_column(0, "image", struct))
     dataset = ParquetDataset(tmp_path, fractions=(0, 0, 1))
-    assert sorted(everything(dataset, tmp_path.name)) == [(blob(0), "cat"), (blob(4), "dog")]
+    source = dataset.source(tmp_path.name, "test")
+    assert source.labels.tolist() == [0, NO_LABEL, NO_LABEL, 1]
+    assert [source[i].label for i in range(4)] == source.labels.tolist()
+    assert [source[i].image for i in range(4)] == [blob(0), blob(1), blob(3), blob(4)]
     reasons = {skipped.name: skipped.reason for skipped in dataset.skipped}
-    assert reasons == {
-        "test.parquet:1": "no label",
-        "test.parquet:2": "no image",
-        "test.parquet:3": "no label",
-        "test.parquet:5": "no image",
-    }
+    assert reasons == {"test.parquet:2": "no image", "test.parquet:5": "no image"}
+    assert dataset.unlabelled(tmp_path.name)
 
 
 def test_domains_may_be_numbers(tmp_path, size):
@@ -151,24 +151,46 @@ def test_domains_may_be_numbers(tmp_path, size):
     assert len(everything(dataset, "7")) == 6 and len(everything(dataset, "0")) == 3
 
 
-def test_a_split_without_labels_is_none(tmp_path, size):
+def test_a_split_without_labels_stays_one(tmp_path, size):
     """As published test files have them: the split is not taken from train in their place."""
     write(tmp_path / "train.parquet", table(60))
     write(tmp_path / "test.parquet", table(6, label=[-1] * 6))
     dataset = ParquetDataset(tmp_path)
-    assert dataset.has_split("val") and not dataset.has_split("test")
-    assert sum(len(dataset.source(tmp_path.name, split)) for split in ("train", "val")) == 60
-    with pytest.raises(DataError, match=r"no usable row .* test, .*\(no label in 6\)"):
-        dataset.source(tmp_path.name, "test")
+    assert dataset.has_split("val") and dataset.has_split("test")
+    parts = {split: dataset.source(tmp_path.name, split).labels for split in SPLITS}
+    assert (parts["train"] >= 0).all() and (parts["val"] >= 0).all()
+    assert len(parts["train"]) + len(parts["val"]) == 60
+    assert parts["test"].tolist() == [NO_LABEL] * 6
 
 
-def test_a_domain_without_labels_is_explained(tmp_path, size):
-    write(tmp_path / "art" / "train.parquet", table(6))
-    write(tmp_path / "toy" / "train.parquet", table(4, label=[-1] * 4))
+@pytest.mark.parametrize("how", ["-1", "null", "no column"])
+def test_a_domain_without_labels(tmp_path, size, how):
+    write(tmp_path / "art" / "train.parquet", table(30))
+    bare = table(40, label=[None if how == "null" else -1] * 40, names=None)
+    bare = bare.drop_columns(["label"]) if how == "no column" else bare
+    write(tmp_path / "toy" / "train.parquet", bare)
     dataset = ParquetDataset(tmp_path)
-    assert len(everything(dataset, "art")) == 6
-    with pytest.raises(DataError, match=r"no usable row in domain 'toy'.*\(no label in 4\)"):
-        dataset.source("toy", "val")
+    assert dataset.classes == ("cat", "dog", "emu")  # in the declared order
+    assert dataset.unlabelled("toy") and not dataset.unlabelled("art")
+    assert dataset.classes_of("toy") == ()
+    parts = [dataset.source("toy", split) for split in SPLITS]
+    assert sum(map(len, parts)) == 40 and all(map(len, parts))
+    assert {label for part in parts for label in part.labels.tolist()} == {NO_LABEL}
+    named = {part[i].name: part.name_of(i) for part in parts for i in range(len(part))}
+    assert len(set(named.values())) == 40
+
+
+def test_labels_and_none_mix_in_a_domain(tmp_path, size):
+    """What is dealt to val and test has labels; all others are trained on."""
+    write(
+        tmp_path / "train.parquet", table(90, label=[k % 3 if k < 60 else None for k in range(90)])
+    )
+    dataset = ParquetDataset(tmp_path)
+    labels = {split: dataset.source(tmp_path.name, split).labels for split in SPLITS}
+    assert (labels["train"] == NO_LABEL).sum() == 30
+    assert (labels["val"] >= 0).all() and (labels["test"] >= 0).all()
+    assert 0 < len(labels["val"]) and 0 < len(labels["test"])
+    assert sum(map(len, labels.values())) == 90
 
 
 @pytest.mark.parametrize("below", ["", "photo", "photo/Test", "data/", "photo/data"])

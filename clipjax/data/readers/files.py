@@ -233,6 +233,9 @@ class RowSource(Source):
         image, name = self.store.read(int(self.rows[index]))
         return Example(image, int(self.labels[index]), name)
 
+    def name_of(self, index: int) -> str:
+        return self.store.name(int(self.rows[index]))
+
     @functools.cached_property
     def _digest(self) -> str:
         # Of names, sizes and times of files: hashing their content would read every image.
@@ -255,8 +258,10 @@ class FileSource(Source):
 
     def __getitem__(self, index: int) -> Example:
         index = range(len(self))[index]
-        name = shown(self.files.path(index))
-        return Example(self.files.read(index), int(self.labels[index]), name)
+        return Example(self.files.read(index), int(self.labels[index]), self.name_of(index))
+
+    def name_of(self, index: int) -> str:
+        return shown(self.files.path(index))
 
     @functools.cached_property
     def _digest(self) -> str:

@@ -22,7 +22,7 @@ from clipjax.errors import DataError
 from clipjax.io import default_cache_dir, replaced
 from clipjax.io.texts import shown
 
-FORMAT = 3  # raise when what is stored, or what a walk looks for, changes
+FORMAT = 4  # raise when what is stored, or what a walk looks for, changes
 LEAST = 5000  # fewer files are found again as fast as they are read
 _DIGEST = 32  # bytes of SHA-256, in front of an index
 _SETTLED = 2_000_000_000  # ns; a file system may stamp changes of so long with the same time
@@ -30,6 +30,7 @@ _HEADER = ("domains", "folders", "skipped", "directories", "repeatable", "time")
 # Ignored, as hidden files are.
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "lost+found", "@eadir", "#recycle")
 _SYSTEM += ("$recycle.bin", "system volume information")
+_UNLABELLED = ("unlabeled", "unlabelled")
 
 
 class State(NamedTuple):
@@ -45,7 +46,8 @@ class Found(NamedTuple):
     """The findings of a walk, which do not depend on the content of the files."""
 
     domains: tuple[str, ...]
-    # (domain, split, class), as the folders are called; split "" where none is given
+    # (domain, split, class), as the folders are called; split "" where none is given, class "" of
+    # images that lie in no folder of a class
     folders: tuple[tuple[str, str, str], ...]
     folder: np.ndarray  # int32 [N], of each image
     names: Names  # [N]
@@ -62,6 +64,15 @@ class _Listing(NamedTuple):
     folders: list[str]
     files: list[str]
     broken: list[str]  # links to nothing
+
+
+def is_unlabelled(folder: str) -> bool:
+    """Return whether a folder in the place of a class holds images without labels.
+
+    >>> [is_unlabelled(name) for name in ("", "Unlabeled", "unlabelled", "cat")]
+    [True, True, True, False]
+    """
+    return not folder or folder.lower() in _UNLABELLED
 
 
 def state(path: str) -> State:
@@ -96,10 +107,8 @@ class _Walk:
         return found
 
     def enter(self, *parts: str) -> _Listing:
-        """List a directory above classes, and note images and links that are lost there."""
+        """List a directory above classes, and note links that are lost there."""
         found = self.list(*parts)
-        for name in filter(is_picture_name, found.files):
-            self.skip("outside of any class folder", *parts, name)
         for name in found.broken:
             self.repeatable = False  # its target may appear
             self.skip("a link to nothing", *parts, name)
@@ -118,32 +127,48 @@ class _Walk:
         """Note what is not read."""
         self.skipped.append((shown(os.path.join(self.root, *parts)), shown(reason)))
 
+    def inside(self, found: _Listing, *parts: str) -> Iterator[str]:
+        """Return the class folders of a directory, or "" for its own images if it has none."""
+        pictures = list(filter(is_picture_name, found.files))
+        yield from found.folders or [""] * bool(pictures)
+        for name in pictures if found.folders else ():
+            self.skip("outside of any class folder", *parts, name)
+
     def classes(self, domain: str) -> Iterator[tuple[str, str, str]]:
-        """Find the class folders of a domain, with the folders of splits that they lie in."""
+        """Find the class folders of a domain, with the folders of splits that they lie in.
+
+        Folders called `unlabeled` count as such, and a folder of plain images is one of class "".
+        """
         top = self.enter(domain)
+        loose = list(filter(is_unlabelled, top.folders))
         given = {name: split for name in top.folders if (split := split_of(name))}
         # A folder `train` that holds images is a class (DomainNet has that one), not a split.
         inside = [self.list(domain, name) for name in given]
         parted = any(f.folders and not any(map(is_image_name, f.files)) for f in inside)
-        if not given or (not parted and set(given) < set(top.folders)):
-            yield from ((domain, WHOLE, name) for name in top.folders)
+        if not given or (not parted and set(given) < set(top.folders).difference(loose)):
+            yield from ((domain, WHOLE, name) for name in self.inside(top, domain))
             return
         for split in SPLITS:
             if len(same := [name for name in given if given[name] == split]) > 1:
                 both = f"both {same[0]} and {same[1]}, two folders for {split}"
                 place = shown(os.path.join(self.root, domain))
                 raise DataError(f"{place} holds {both}; put their images into one.")
-        for name in (name for name in top.folders if name not in given):
+        for name in filter(is_picture_name, top.files):
+            self.skip("outside of any class folder", domain, name)
+        for name in (name for name in top.folders if name not in [*given, *loose]):
             self.skip(f"beside the split folders {', '.join(given)}", domain, name)
         for part in sorted(given, key=lambda name: SPLITS.index(given[name])):
-            yield from ((domain, part, name) for name in self.enter(domain, part).folders)
+            found = self.enter(domain, part)
+            yield from ((domain, part, name) for name in self.inside(found, domain, part))
+        yield from ((domain, WHOLE, name) for name in loose)
 
     def images(self, folder: tuple[str, str, str], found: _Listing) -> list[str]:
-        """Return the images of a class folder, and note all else."""
+        """Return the images of a class folder, and note all else; `enter` has its broken links."""
         place = os.path.join(*filter(None, folder))
         for name in found.folders:
             self.skip("a folder inside a class folder", place, name)
-        files = sorted(found.files + found.broken)  # `look` finds out about broken links
+        broken = found.broken if folder[2] else []  # `look` finds out about these
+        files = sorted(found.files + broken)
         for name in itertools.filterfalse(is_image_name, files):
             unread = is_picture_name(name)
             why = "images of this kind are not read" if unread else "not an image by its name"
@@ -154,7 +179,10 @@ class _Walk:
 def walk(root: str | os.PathLike, *, threads: int = 4) -> Found:
     """Find every image below a folder of domains; threads help where a file system is slow."""
     began, at = time.time_ns(), _Walk(os.path.abspath(root))
-    domains = tuple(at.enter().folders)
+    top = at.enter()
+    domains = tuple(top.folders)
+    for name in filter(is_picture_name, top.files):
+        at.skip("outside of any class folder", name)
     folders = tuple(f for domain in domains for f in at.classes(domain))
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         listings = pool.map(lambda f: at.list(*f), folders)

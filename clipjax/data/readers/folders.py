@@ -8,12 +8,13 @@ import numpy as np
 
 from clipjax.data import splits
 from clipjax.data.dataset import Dataset, Skipped, check_domain, check_root, reasons
-from clipjax.data.readers.files import FileSource, look, unusable
-from clipjax.data.readers.folder_index import find_files
+from clipjax.data.readers.files import FileSource, is_image_name, look, unusable
+from clipjax.data.readers.folder_index import find_files, is_unlabelled
 from clipjax.data.readers.list_files import PLACES
-from clipjax.data.splits import WHOLE, split_of
+from clipjax.data.splits import SPLITS, WHOLE, split_of
+from clipjax.data.unlabelled import NO_LABEL
 from clipjax.errors import DataError
-from clipjax.io.texts import class_name, nfc, shown
+from clipjax.io.texts import class_name, nfc, shown, some
 
 
 class FolderDataset(Dataset):
@@ -24,12 +25,17 @@ class FolderDataset(Dataset):
     others of its class (`clipjax.data.splits.members`). `validation`, `valid` and `dev` are val, in
     any letter case.
 
+    Images without labels lie in a folder `unlabeled` (or `unlabelled`) in the place of a class or
+    beside the split folders, where they count as train; or right in a domain's or a split's folder
+    that has no class folders.
+
     Names are compared in NFC and without blanks around those of classes; letter case counts. Links
     to files and folders are followed. Hidden files, `Thumbs.db` and the like are ignored; other
     files that are no images, empty files and broken links are in `skipped`. `cache_dir` holds the
     file index; default: `index` in clipjax's cache folder.
 
-    DataError for no domains, a domain without classes, or folders side by side of one name.
+    DataError for no domains, one without images, no class at all, or folders side by side of one
+    name.
     """
 
     def __init__(
@@ -49,9 +55,11 @@ class FolderDataset(Dataset):
         _check_apart(self.root, found.domains, found.folders)
         self.domains = tuple(nfc(shown(d)) for d in found.domains)
         self._positions = found.positions
-        self._folders = [
-            (nfc(shown(d)), split_of(part) or WHOLE, class_name(shown(c)))
-            for d, part, c in found.folders
+        parted = {nfc(shown(d)) for d, part, _ in found.folders if split_of(part)}
+        whole = lambda domain: SPLITS[0] if domain in parted else WHOLE
+        self._folders = [  # class "": images without labels
+            (d, split_of(part) or whole(d), "" if is_unlabelled(c) else class_name(shown(c)))
+            for d, part, c in ((nfc(shown(d)), part, c) for d, part, c in found.folders)
         ]
         self._given = {}
         for domain in self.domains:
@@ -59,9 +67,13 @@ class FolderDataset(Dataset):
             self._given[domain] = tuple(parts)
             if not parts:
                 fault = f"domain folder {shown(self.root)}/{domain} holds no class folders"
-                raise DataError(f"{fault} of domain/class/image; add some, or move it elsewhere.")
-        self.classes = tuple(sorted({name for _, _, name in self._folders}))
-        number = {name: label for label, name in enumerate(self.classes)}
+                raise DataError(f"{fault} and no images; add domain/class/image, or move it away.")
+        self.classes = tuple(sorted({name for _, _, name in self._folders if name}))
+        if not self.classes:
+            fault = f"no folder in {shown(self.root)} holds folders of classes, so nothing is"
+            lies = "labelled images lie in domain/class/image"
+            raise DataError(f"{fault} labelled; {lies}, and {some(self.domains, 3)} hold images.")
+        number = {name: label for label, name in enumerate(self.classes)} | {"": NO_LABEL}
         self._label_of = np.array([number[name] for _, _, name in self._folders], np.int32)
         self._paths = [os.path.join(*filter(None, folder)) for folder in found.folders]
         self._files = look(self.root, self._paths, found.folder, found.names)
@@ -70,7 +82,11 @@ class FolderDataset(Dataset):
     def classes_of(self, domain: str) -> tuple[str, ...]:
         """Return the class folders of all splits of a domain, sorted."""
         domain = check_domain(self, domain)
-        return tuple(sorted({name for d, _, name in self._folders if d == domain}))
+        return tuple(sorted({name for d, _, name in self._folders if d == domain and name}))
+
+    def unlabelled(self, domain: str) -> bool:
+        domain = check_domain(self, domain)
+        return any(d == domain and not name for d, _, name in self._folders)
 
     def source(self, domain: str, split: str) -> FileSource:
         """Return the examples of a domain and split, in the order of classes and names."""
@@ -92,7 +108,8 @@ class FolderDataset(Dataset):
             whole = shown(os.path.abspath(place))
             held = reasons(s for s in self.skipped if os.path.dirname(s.name) == whole)
             why = f"no images that can be read ({held})" if held else "no images"
-            raise DataError(f"class folder {shown(place)} has {why}; add some or remove it.")
+            kind = "class folder" if self._folders[number][2] else "folder"
+            raise DataError(f"{kind} {shown(place)} has {why}; add some or remove it.")
         return rows
 
 
@@ -103,7 +120,11 @@ def _check_filled(root: pathlib.Path, domains: Sequence[str]) -> None:
         lists = f"{archives[0].stem}_train.txt and so on (DomainNet offers them)"
         raise DataError(f"{fault}, and no lists: put {lists} beside them, or unpack them.")
     if not domains:
-        raise DataError(f"data.root {shown(root)!r} is empty; give domain/class/image folders.")
+        fault, wanted = f"data.root {shown(root)!r}", "give domain/class/image folders"
+        if any(is_image_name(file.name) for file in root.iterdir()):
+            remedy = f"{wanted}, and this folder as --config.data.target={shown(root)}/"
+            raise DataError(f"{fault} holds images and no folders, so no labels; {remedy}.")
+        raise DataError(f"{fault} is empty; {wanted}.")
 
 
 def _check_apart(
@@ -112,7 +133,7 @@ def _check_apart(
     """Raise DataError for folders side by side whose names `nfc` or `class_name` makes equal."""
     first: dict[tuple[str, ...], str] = {}
     named = [((nfc(shown(d)),), d) for d in domains]
-    named += [((d, part, class_name(shown(c))), c) for d, part, c in folders]
+    named += [((d, part, class_name(shown(c))), c) for d, part, c in folders if c]
     for key, folder in named:
         place = shown(os.path.join(root, *filter(None, key[:-1])))
         if not key[-1]:

@@ -9,6 +9,7 @@ from typing import NoReturn
 import numpy as np
 
 from clipjax.data.readers.list_files import CLASSES, Lines
+from clipjax.data.unlabelled import NO_LABEL
 from clipjax.errors import DataError
 from clipjax.io.texts import brief, class_name
 
@@ -88,10 +89,11 @@ def number_labels(
 ) -> tuple[tuple[str, ...], list[np.ndarray]]:
     """Name the classes of a dataset, and turn the labels of each list into indices, int32 [N].
 
+    The label "" is none, NO_LABEL.
     Classes are those of a `classes.txt`, else the labels, or the folders where labels are numbers.
     A DataError names the file and line of a label that does not fit.
     """
-    texts = {text for lines in lists for text in lines.labels}
+    texts = {text for lines in lists for text in lines.labels} - {""}
     digits = {text for text in texts if is_number(text)}
     absent = {text for text in texts if is_missing(text)} - set(classes)
     others = texts - digits - set(classes) if digits else set()
@@ -109,6 +111,7 @@ def number_labels(
         known = sorted({whole(t) for t in digits}) if digits else names
         dense = {value: label for label, value in enumerate(known)}  # without unused numbers
         number = {text: dense[whole(text) if digits else text] for text in texts}
+    number = number | {"": NO_LABEL}
     numbers = [np.array([number[t] for t in lines.labels], np.int32) for lines in lists]
     for lines, found in zip(lists, numbers, strict=True):
         _check_single_labels(lines, found)
@@ -154,7 +157,8 @@ def _first_of(lists: Sequence[Lines]) -> dict[tuple[str, str], tuple[Lines, int]
     first: dict[tuple[str, str], tuple[Lines, int]] = {}
     for lines in lists:
         for i, (path, text) in enumerate(zip(lines.paths, lines.labels, strict=True)):
-            first.setdefault((folder_and_name(path)[0], text), (lines, i))
+            if text:
+                first.setdefault((folder_and_name(path)[0], text), (lines, i))
     return first
 
 

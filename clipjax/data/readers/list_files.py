@@ -14,6 +14,7 @@ import numpy as np
 
 from clipjax.data.readers import tables
 from clipjax.data.readers.files import glimpse, is_picture_name, reachable
+from clipjax.data.readers.folder_index import is_unlabelled
 from clipjax.data.readers.tables import SEPARATORS, Columns, Row
 from clipjax.data.splits import SPLITS, WHOLE, split_of
 from clipjax.errors import DataError
@@ -22,6 +23,7 @@ from clipjax.io.texts import GLANCE, begin_text, brief, class_name, nfc, read_te
 SUFFIXES = (".txt", ".csv", ".tsv")
 PLACES = ("", "splits", "lists", "splits_mini", "image_list", "txt")  # below the root, in turn
 CLASSES = "classes.txt"
+UNLABELLED = "unlabelled"  # in place of a split: a list whose labels, if any, are not read
 
 
 class Lines(NamedTuple):
@@ -33,9 +35,22 @@ class Lines(NamedTuple):
     numbers: np.ndarray  # int32 [N], of the lines, from 1
     splits: list[str] | None = None  # where a column names them
     domains: list[str] | None = None
+    more: pathlib.Path | None = None  # where the last lines are from, whose labels are all ""
+    first: int = 0  # of these
 
     def at(self, index: int) -> str:
-        return f"{shown(self.file)}, line {self.numbers[index]}"
+        file = self.more if self.more and index >= self.first else self.file
+        return f"{shown(file)}, line {self.numbers[index]}"
+
+    def without_labels(self) -> Lines:
+        """Return the same images without their labels."""
+        return Lines(self.file, self.paths, [""] * len(self.paths), self.numbers)
+
+    def followed_by(self, others: Lines) -> Lines:
+        """Return these images, then those of a list `without_labels`."""
+        both = [[*one, *two] for one, two in zip(self[1:3], others[1:3], strict=True)]
+        numbers = np.concatenate([self.numbers, others.numbers])
+        return Lines(self.file, *both, numbers, more=others.file, first=len(self.paths))
 
     def take(self, rows: Sequence[int]) -> Lines:
         """Return some of the lines, without columns for splits and domains."""
@@ -44,14 +59,17 @@ class Lines(NamedTuple):
 
 
 def read_list(file: str | os.PathLike) -> Lines:
-    """Read `path label`, `path,label`, `path;label` or `path<tab>label` lines.
+    """Read `path label`, `path,label`, `path;label` or `path<tab>label` lines, or paths alone.
 
     The first line decides the separator. Paths may hold spaces; fields may be quoted. A header may
     name the columns, in any order, with others between them: of paths (`filepath`, `image`, ...),
     labels (`class`, `target`, ...), `split` and `domain`. A DataError names the unclear line.
+    Images of a list of paths alone have the label "": none.
     """
     file = pathlib.Path(file)
     name, text = shown(file), read_text(file)
+    if tables.bare([line for line in text.split("\n") if line.strip()][:2] or [""]):
+        return _paths(file, text)
     first = next((line for line in text.split("\n") if line.strip()), "")
     mark = tables.separator(first, file.suffix)
     found = list(tables.rows(text, mark, name))
@@ -74,6 +92,19 @@ def read_list(file: str | os.PathLike) -> Lines:
         column(columns.split),
         column(columns.domain),
     )
+
+
+def _paths(file: pathlib.Path, text: str) -> Lines:
+    """Read a list of paths alone, one a line, with or without a header."""
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    found = [(n, tables.lone(line)) for n, line in lines]
+    for (number, path), (_, line) in list(zip(found, lines, strict=True))[1:]:
+        if not is_picture_name(path):
+            told = f"{shown(file)}, line {number}: expected the path of an image alone, as in the"
+            raise DataError(f"{told} first line, and it is {brief(line)!r}; correct it.")
+    found = found[not is_picture_name(found[0][1]) :]
+    paths = [path.removeprefix("./") for _, path in found]
+    return Lines(file, paths, [""] * len(found), np.array([n for n, _ in found], np.int32))
 
 
 def _check_row(row: Row, columns: Columns, mark: str, name: str) -> None:
@@ -114,43 +145,54 @@ def find_lists(
 ) -> dict[str, dict[str, pathlib.Path]]:
     """Find the lists in a folder: domain -> split -> file; split "" for a list without splits.
 
-    They are called `{domain}_train.txt`, `_val`, `_test`, or `{domain}_list.txt` (.csv and .tsv
-    too), and one of a domain's files begins like a list: `class_list.txt` counts only if no other
-    file is a list. Without such names, every text file that begins like a list is that of the
-    domain it is named after; but unless lists are `asked` for, a table of more than two columns
-    beside folders of classes (`metadata.csv`) is none. No part may have two lists.
+    They are called `{domain}_train.txt`, `_val`, `_test`, `_unlabeled` (or `_unlabelled`), or
+    `{domain}_list.txt` (.csv and .tsv too), and one of a domain's files begins like a list:
+    `class_list.txt` counts only if no other file is a list. Without such names, every text file
+    that begins like a list is that of the domain it is named after. But unless lists are `asked`
+    for, tables of more than two columns beside folders of classes (`metadata.csv`) are none, nor
+    are paths alone without other lists. No part may have two lists.
     """
     plain = (f for f in sorted(pathlib.Path(folder).iterdir()) if not f.name.startswith("."))
     files = [f for f in plain if f.suffix.lower() in SUFFIXES and f.name != CLASSES and f.is_file()]
     named: dict[str, dict[str, pathlib.Path]] = {}
     for file in files:
         domain, _, kind = nfc(shown(file.stem)).rpartition("_")
-        split = WHOLE if kind.lower() == "list" else split_of(kind)
+        split = UNLABELLED if is_unlabelled(kind) else split_of(kind)
+        split = WHOLE if kind.lower() == "list" else split
         if domain and split is not None:
             _add(named, domain, split, file)
     named = {d: f for d, f in named.items() if any(map(_names_images, f.values()))} or named
     if not named:
         widths = {file: width for file in files if (width := _columns_of(file))}
         found = [file for file, width in widths.items() if width == 2]
-        if not found and widths and (asked or not _holds_classes(folder)):
-            found = list(widths)
+        wide = [file for file, width in widths.items() if width > 2]
+        if not found and wide and (asked or not _holds_classes(folder)):
+            found = wide
+        if found or asked:
+            found += [file for file, width in widths.items() if width == 1]
         for file in found:
             _add(named, nfc(shown(file.stem)), WHOLE, file)
-    order = (WHOLE, *SPLITS)
+    order = (WHOLE, *SPLITS, UNLABELLED)
     return {d: dict(sorted(f.items(), key=lambda p: order.index(p[0]))) for d, f in named.items()}
 
 
 def _add(lists: dict, domain: str, split: str, file: pathlib.Path) -> None:
     parts = lists.setdefault(domain, {})
-    for other in (f for s, f in parts.items() if s == split or WHOLE in (s, split)):
+    alike = (f for s, f in parts.items() if s == split or WHOLE in (s, split))
+    for other in alike if split != UNLABELLED else filter(None, [parts.get(split)]):
         both = f"{shown(file.parent)} holds both {other.name} and {file.name}, two lists of"
         raise DataError(f"{both} domain {domain!r}; keep one, or choose a folder by data.lists.")
     parts[split] = file
 
 
 def _columns_of(file: pathlib.Path) -> int:
-    """Count the columns of the first line that names an image and more, of two; 0 for neither."""
+    """Count the columns of the first line that names an image and more, of two; 0 for neither.
+
+    1: the lines are paths alone.
+    """
     lines = _first_lines(file)
+    if lines and tables.bare(lines):
+        return 1
     mark = tables.separator(lines[0], file.suffix) if lines else " "
     for line in lines:
         row = tables.words(line) if mark == " " else next(csv.reader([line], delimiter=mark), [])

@@ -16,8 +16,9 @@ from clipjax.data.readers.archive_names import find_archive
 from clipjax.data.readers.archives import open_archive
 from clipjax.data.readers.files import Files, FileSource, Names, Store, look, unusable
 from clipjax.data.readers.labels import folder_and_name, number_labels
-from clipjax.data.readers.list_files import PLACES, Lines
+from clipjax.data.readers.list_files import PLACES, UNLABELLED, Lines
 from clipjax.data.splits import SPLITS, WHOLE
+from clipjax.data.unlabelled import labelled
 from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown, some
 
@@ -26,7 +27,7 @@ class _Part(NamedTuple):
     """The usable images of one list."""
 
     files: Store
-    labels: np.ndarray  # int32 [N]
+    labels: np.ndarray  # int32 [N], NO_LABEL for none
     positions: np.ndarray  # float64 [N], for splits by hash
 
 
@@ -41,7 +42,8 @@ class ListDataset(Dataset):
 
     A class is named after the folder of its images, unless labels are names or a `classes.txt`,
     beside the lists or in the root, names their numbers (`0.0` and `00` are 0, too). All domains
-    share one numbering, so a domain may lack a class.
+    share one numbering, so a domain may lack a class. Images in a list of paths alone, and in
+    `{domain}_unlabeled.txt`, which is train beside others, have no label.
 
     Args:
       root: folder that paths are relative to.
@@ -68,6 +70,9 @@ class ListDataset(Dataset):
         lines = list(parts.values())
         names = list_files.class_names(lines[0].file.parent, self.root)
         self.classes, numbers = number_labels(lines, names)
+        if not any(labelled(found).any() for found in numbers):
+            told = f"{shown(lines[0].file)} is a list of paths alone, and no other list has labels"
+            raise DataError(f"{told}; write `path label` into those of the labelled domain.")
         self._parts: dict[tuple[str, str], _Part] = {}
         skipped: list[Skipped] = []
         for key, labels, store in zip(parts, numbers, _open(self.root, lines), strict=True):
@@ -87,7 +92,10 @@ class ListDataset(Dataset):
             raise DataError(f"{fault}, of lines `path label` (DomainNet offers them).")
         files = [(domain, split, file) for domain in found for split, file in found[domain].items()]
         parts: dict[tuple[str, str], Lines] = {}
+        unlabelled = {domain: file for domain, split, file in files if split == UNLABELLED}
         for named_after, split_of_all, file in files:
+            if split_of_all == UNLABELLED:
+                continue
             read = list_files.divided(list_files.read_list(file), named_after, split_of_all)
             for (domain, split), lines in read.items():
                 for name, part in parts:
@@ -96,8 +104,18 @@ class ListDataset(Dataset):
                         part = f"images of domain {domain!r}{', ' + split if split else ''}"
                         raise DataError(f"{both} {part}; keep them in one.")
                 parts[domain, split] = lines
+        for domain, file in unlabelled.items():
+            lines = list_files.read_list(file).without_labels()
+            split = SPLITS[0] if any((domain, split) in parts for split in SPLITS) else WHOLE
+            others = parts.get((domain, split))
+            parts[domain, split] = others.followed_by(lines) if others else lines
         order = (WHOLE, *SPLITS)
         return dict(sorted(parts.items(), key=lambda part: (part[0][0], order.index(part[0][1]))))
+
+    def unlabelled(self, domain: str) -> bool:
+        domain = check_domain(self, domain)
+        parts = (part for (name, _), part in self._parts.items() if name == domain)
+        return not all(labelled(part.labels).all() for part in parts)
 
     def source(self, domain: str, split: str) -> FileSource:
         """Return the examples of a domain and split, in the order of the list."""

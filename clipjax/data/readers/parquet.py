@@ -10,17 +10,18 @@ from clipjax.data.dataset import ArraySource, Dataset, Skipped, check_domain, ch
 from clipjax.data.readers.files import RowSource
 from clipjax.data.readers.labels import is_number
 from clipjax.data.readers.list_files import class_names
-from clipjax.data.readers.parquet_columns import Column, nameless
+from clipjax.data.readers.parquet_columns import LABEL_NAMES, Column, nameless
 from clipjax.data.readers.parquet_io import ImageColumn, find_shards, read_shard
 from clipjax.data.splits import SPLITS
+from clipjax.data.unlabelled import labelled
 from clipjax.errors import DataError
-from clipjax.io.texts import nfc, shown
+from clipjax.io.texts import nfc, shown, some
 
 SMALL = 256 << 20  # bytes of files that are held in memory as a whole
 
 
 class ParquetDataset(Dataset):
-    """Parquet files with an image column and a label column; the embedded dataset is one.
+    """Parquet files with a column of images and one of labels; the embedded dataset is one.
 
     Files lie in `root`, `root/data` or a folder per domain. The first word of a file's name, or a
     folder, names its split (`train-00000-of-00002.parquet`, `validation.parquet`,
@@ -29,7 +30,8 @@ class ParquetDataset(Dataset):
     word, in `sketch-00000-of-00001.parquet`), else there is one domain, named after `root`.
 
     Labels are class names, or numbers whose names `classes.txt` in `root` has one a line, or the
-    `ClassLabel` in the files' metadata. Rows without image or label are in `skipped`.
+    `ClassLabel` in the files' metadata. Rows without a label (null, NaN, -1), and files without a
+    column of labels, are images without labels; rows without an image are in `skipped`.
 
     Args:
       root, name: folder of the dataset, and its name; the folder's by default.
@@ -61,6 +63,11 @@ class ParquetDataset(Dataset):
         self._splits = np.repeat(given, [len(file.imageless) for file in files])
         self._number_domains([file.domain for file in files])
         self._number_classes([shown(s.path) for s in shards], [file.label for file in files])
+        if not self.classes:
+            fault = f"no row of {shown(self.root)} has a label"
+            columns = some(dict.fromkeys(name for file in files for name in file.columns), 20)
+            remedy = f"call the column of labels {' or '.join(LABEL_NAMES)}"
+            raise DataError(f"{fault}; columns: {columns}; {remedy}.")
         if listed:
             self._declared = [set(listed)] * len(self.domains)
         self._leave_out(np.concatenate([file.imageless for file in files]))
@@ -81,7 +88,9 @@ class ParquetDataset(Dataset):
         for file, column in zip(files, columns, strict=True):
             if column.found and column.names and all(map(is_number, texts)):
                 raise nameless(file, f"numbers in strings, like {min(texts)!r},")
-        self._labels, names = _joined(columns, sort=any(column.found for column in columns))
+        self._labels, names = _joined(
+            columns, sort=any(column.found and column.names for column in columns)
+        )
         self.classes = tuple(names)
         self._declared: list[set[str]] = [set() for _ in self.domains]
         end = 0
@@ -95,8 +104,7 @@ class ParquetDataset(Dataset):
 
     def _leave_out(self, imageless: np.ndarray) -> None:
         """Fill `skipped`, and note which rows are left."""
-        reasons = {"no domain": self._domains < 0, "no label": self._labels < 0}
-        reasons["no image"] = imageless
+        reasons = {"no domain": self._domains < 0, "no image": imageless}
         unusable = np.logical_or.reduce(list(reasons.values()))
         if unusable.all():
             what = max(reasons, key=lambda reason: reasons[reason].sum())
@@ -109,6 +117,10 @@ class ParquetDataset(Dataset):
             for name, row in zip(self._images.names(rows), rows, strict=True)
         )
         self._reasons, self._usable = reasons, ~unusable
+
+    def unlabelled(self, domain: str) -> bool:
+        mine = self._domains == self.domains.index(check_domain(self, domain))
+        return not labelled(self._labels[mine & self._usable]).all()
 
     def classes_of(self, domain: str) -> tuple[str, ...]:
         domain = check_domain(self, domain)

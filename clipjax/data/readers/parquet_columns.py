@@ -113,13 +113,12 @@ class Schema:
         return found[0]
 
     def label(self, wanted: str) -> str:
-        """Return the column of labels: the one wanted, or found by its name or kind."""
+        """Return the column of labels: the one wanted, or found by its name or kind; "" of none."""
         usual = [name for name in LABEL_NAMES if name in self.names]
         others = (name for name in self.names if name != "domain")
         noted = [name for name in others if self._feature(name, "ClassLabel").get("names")]
-        found = wanted or next(iter(usual or (noted if len(noted) == 1 else [])), LABEL_NAMES[0])
-        self.check(found)
-        return found
+        self.check(wanted)
+        return wanted or next(iter(usual or (noted if len(noted) == 1 else [])), "")
 
 
 def _holds_images(kind: Any) -> bool:

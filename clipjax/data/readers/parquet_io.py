@@ -15,6 +15,7 @@ from clipjax.data.readers import parquet_columns as columns
 from clipjax.data.readers.files import check_unchanged, glimpse
 from clipjax.data.readers.parquet_columns import Column, parts_of, reading
 from clipjax.data.splits import SPLITS, split_of
+from clipjax.data.unlabelled import NO_LABEL
 from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown
 
@@ -49,6 +50,7 @@ class Rows(NamedTuple):
     domain: Column
     imageless: np.ndarray  # bool [rows]
     images: Images
+    columns: list[str]  # all names
 
 
 def find_shards(root: pathlib.Path) -> list[Shard]:
@@ -92,11 +94,14 @@ def read_shard(shard: Shard, wanted: Mapping[str, str], listed: Sequence[str]) -
         image, label = schema.image(wanted["image"]), schema.label(wanted["label"])
         domain = wanted["domain"] or ("domain" if "domain" in schema.names else "")
         schema.check(domain)
-        table = file.read(columns=[label, domain] if domain else [label])
+        table = file.read(columns=list(filter(None, (label, domain))))
         place = shown(shard.path)
         where, names = lambda name: f"column {name!r} of {place}", schema.declared_names
-        labels = columns.labels_of(where(label), table[label], names(label), listed, place)
-        domains = Column(np.zeros(len(table), np.int64), [shard.domain], False)
+        rows = file.metadata.num_rows
+        labels = Column(np.full(rows, NO_LABEL), [], False)
+        if label:
+            labels = columns.labels_of(where(label), table[label], names(label), listed, place)
+        domains = Column(np.zeros(rows, np.int64), [shard.domain], False)
         if domain:
             column = table[domain]
             column = column.cast("string") if str(column.type) == "bool" else column
@@ -105,7 +110,7 @@ def read_shard(shard: Shard, wanted: Mapping[str, str], listed: Sequence[str]) -
             check_labels(domains.codes[domains.codes >= 0], len(domains.names), where(domain))
         leaves, imageless = columns.imageless_rows(file, file.schema_arrow, image)
         groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
-    return Rows(labels, domains, imageless, Images(shard, leaves, groups))
+    return Rows(labels, domains, imageless, Images(shard, leaves, groups), schema.names)
 
 
 class ImageColumn:
@@ -141,6 +146,10 @@ class ImageColumn:
         pairs = zip(files.tolist(), numbers.tolist(), strict=True)
         return [f"{self._files[file].shard.name}:{number}" for file, number in pairs]
 
+    def name(self, row: int) -> str:
+        """Return file and number of a row."""
+        return self.names(np.array([row]))[0]
+
     def read(self, row: int) -> tuple[bytes, str]:
         """Return the encoded image of a row, and its name: file and path, or number, of it."""
         group = int(np.searchsorted(self._starts, row, side="right")) - 1
@@ -149,7 +158,7 @@ class ImageColumn:
             data, paths = self._group(group)
             at = row - int(self._starts[group])
             path = paths[at].as_py() if paths is not None else None
-            name = f"{shard.name}:{path}" if path else self.names(np.array([row]))[0]
+            name = f"{shard.name}:{path}" if path else self.name(row)
             return data[at].as_py(), name
 
     def _group(self, group: int) -> tuple:

@@ -22,6 +22,7 @@ NAMES = {
 _MEANINGS = {name: meaning for meaning, names in NAMES.items() for name in names}
 # A path and, behind the last blank, a label, each quoted or not.
 _WORDS = re.compile(r"""\s*(?:"([^"]*)"|(\S|\S.*?\S))\s+(?:"([^"]*)"|(\S+))\s*""")
+_LONE = re.compile(r"""\s*(?:"([^"]*)"|([^\s,;"]+))\s*""")  # a single field
 Row = tuple[int, tuple[str, ...]]  # number of the line, from 1, and its fields
 
 
@@ -34,6 +35,27 @@ class Columns(NamedTuple):
     domain: int | None = None
     header: bool = False  # whether the first row is one
     width: int = 2  # fields of every row
+
+
+def lone(line: str) -> str:
+    """Return the one field of a line, which is quoted if it holds blanks; "" of several.
+
+    >>> lone(' a.jpg'), lone('"a b.jpg"'), lone("cat a.jpg"), lone("a.jpg,cat")
+    ('a.jpg', 'a b.jpg', '', '')
+    """
+    found = _LONE.fullmatch(line)
+    return (found[1] or found[2]) if found else ""
+
+
+def bare(lines: Sequence[str]) -> bool:
+    """Return whether the first lines of a list, without blank ones, are paths alone.
+
+    >>> bare(["a.jpg", "c.jpg"]), bare(["path", "a.jpg"]), bare(["a.jpg 3"]), bare(["path"])
+    (True, True, False, False)
+    """
+    first, *others = map(lone, lines)
+    header = bool(others) and _meaning(first) == "path"
+    return all(map(is_picture_name, others)) and (is_picture_name(first) or header)
 
 
 def words(line: str) -> list[str]:
@@ -127,9 +149,10 @@ def _named_columns(header: Row, meanings: Sequence[str], name: str) -> Columns:
         if len(at) > 1 or (not at and meaning in ("path", "label")):
             columns = some(repr(fields[k]) for k in at or range(len(fields)))
             fault = f"has {len(at)} columns that may hold" if at else "has no column for"
-            called = " or ".join(NAMES[meaning][:3])
+            called = f"call just one column {' or '.join(NAMES[meaning][:3])}"
+            called += ", or list the paths alone where there are no labels" * (not at)
             fault = f"{name}, line {line} {fault} the {meaning} ({columns})"
-            raise DataError(f"{fault}; call just one column {called}.")
+            raise DataError(f"{fault}; {called}.")
     places = {meaning: next(iter(at), None) for meaning, at in found.items()}
     return Columns(**places, header=True, width=len(fields))
 

@@ -120,7 +120,11 @@ class Records:
             data, image, *_ = self._opened
             skip = {self.builder.image: SkipDecoding()}
             found = image.deserialize_example_np(data[row], decoders=skip)[self.builder.image]
-        return found, f"{self.builder.name}/{self.split}:{row}"
+        return found, self.name(row)
+
+    def name(self, row: int) -> str:
+        """Return the name of a record."""
+        return f"{self.builder.name}/{self.split}:{row}"
 
     def labels(self, rows: Sequence[int]) -> list[int]:
         """Return the labels of records, as the builder numbers them."""
