@@ -1,4 +1,4 @@
-"""Studies: `run(Study(...))` from Python; `experiments.main` from a command line.
+"""Studies: `run(Study(...))` from Python; `clipjax run` from a command line.
 
     from clipjax.study import Data, Study, Training, run
 
@@ -11,10 +11,12 @@ The names are imported on first use, so that importing this package costs nothin
 import importlib
 from typing import Any
 
-_PARTS = "Augment Data Devices Encoder Features Mesh MethodConfig Optim PhaseConfig Training"
+_PARTS = "Data Devices Encoder Features Mesh"
+_TRAINING = "Augment MethodConfig Optim PhaseConfig Training"
 _EXPORTS = {"run": "study", "Results": "study", "flat": "fields"}
 _EXPORTS |= dict.fromkeys(("Study", "Pretraining", "parse"), "config")
 _EXPORTS |= dict.fromkeys(_PARTS.split(), "parts")
+_EXPORTS |= dict.fromkeys(_TRAINING.split(), "training")
 
 __all__ = list(_EXPORTS)
 

@@ -16,6 +16,7 @@ from clipjax.study import parts
 from clipjax.study.entries import read_method
 from clipjax.study.fields import field, flat, inline, plain, read, short
 from clipjax.study.sweep import Setting, expand
+from clipjax.study.training import MethodConfig, Training, seed_field
 
 PRETRAIN = "pretrain"  # the experiment that is no study
 
@@ -24,24 +25,26 @@ PRETRAIN = "pretrain"  # the experiment that is no study
 class Study:
     """Zero-shot on every domain, then the methods that `stages` names."""
 
-    experiment: str = "study"
+    experiment: str = field("study", "name of the run")
     encoder: parts.Encoder = inline(parts.Encoder)
     data: parts.Data = parts.Data()
     features: parts.Features = parts.Features()
     devices: parts.Devices = inline(parts.Devices)
-    training: parts.Training = inline(parts.Training)
-    whole_domains: bool = False  # zero-shot over train + val + test together too (Table 1)
-    stages: tuple[str, ...] = ()  # which of the methods run, in this order, after zero-shot
-    # name -> {"loss": file of clipjax/adapt, "heads": {...}, options of the loss}; "epochs",
-    # "freeze", "optim", "augment" and "data" (target, ...) where it has its own; "phases": {name:
-    # the same keys} with "phase_order" where these change. configs/tables.py has examples.
-    methods: Mapping = field({})
-    # Grids, ({"optim.lr": (1e-3, 3e-3), ...},), each meaning all combinations of its values;
-    # docs/sweeps.md says what can vary.
-    sweep: tuple = field((), give="a tuple of grids, ({field: values},)")
+    training: Training = inline(Training)
+    whole_domains: bool = field(
+        False, "zero-shot over train, val and test together too, as in Table 1"
+    )
+    stages: tuple[str, ...] = field((), "which of the methods run, in this order, after zero-shot")
+    # configs/tables.py has examples.
+    methods: Mapping = field({}, "name -> a method: its loss, heads, options and phases")
+    sweep: tuple = field(
+        (),
+        "grids ({'optim.lr': (1e-3, 3e-3), ...},): all combinations of values (docs/sweeps.md)",
+        give="a tuple of grids, ({field: values},)",
+    )
 
     @functools.cached_property
-    def trained(self) -> tuple[parts.MethodConfig, ...]:
+    def trained(self) -> tuple[MethodConfig, ...]:
         """The methods that are trained: each stage, with a sweep at each of its settings."""
         found = expand(flat(self))
         return tuple(
@@ -73,20 +76,25 @@ class Study:
 class PairData(parts.DataPlace):
     """The corpus of pairs that `tools/build_icon_corpus.py` builds, and how batches mix it."""
 
-    root: str = "corpus"
-    # Shares of a batch, by group of the corpus's manifest.
-    mixture: Mapping = field({"emoji-train": 0.45, "icon-colour": 0.3, "icon-mono": 0.25})
-    # What is said of a drawing: its own name, its category, else any other of its texts.
-    caption_share: float = field(0.35, low=0, high=1)
-    category_share: float = field(0.3, low=0, high=1)
-    templates: tuple[str, ...] = ("a picture of a {}", "a drawing of a {}", "an icon of a {}")
+    root: str = field("corpus", "folder of the corpus")
+    mixture: Mapping = field(
+        {"emoji-train": 0.45, "icon-colour": 0.3, "icon-mono": 0.25},
+        "shares of a batch, by group of the corpus's manifest",
+    )
+    caption_share: float = field(0.35, "of drawings called by their own name", low=0, high=1)
+    category_share: float = field(
+        0.3, "of drawings called by their category; the rest by another text", low=0, high=1
+    )
+    templates: tuple[str, ...] = field(
+        ("a picture of a {}", "a drawing of a {}", "an icon of a {}"), "sentences around a name"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Arch:
     """Sizes of a CLIP from scratch (`clipjax.model.clip`); the vocabulary is the tokenizer's."""
 
-    projection_dim: int = field(128, low=1)  # width of an embedding
+    projection_dim: int = field(128, "width of an embedding", low=1)
     vision: Mapping = field(
         {
             "hidden_size": 192,
@@ -95,7 +103,8 @@ class Arch:
             "num_attention_heads": 3,
             "image_size": 64,
             "patch_size": 8,
-        }
+        },
+        "sizes of the image tower",
     )
     text: Mapping = field(
         {
@@ -104,7 +113,8 @@ class Arch:
             "num_hidden_layers": 3,
             "num_attention_heads": 2,
             "max_position_embeddings": 16,
-        }
+        },
+        "sizes of the text tower",
     )
 
 
@@ -112,53 +122,62 @@ class Arch:
 class Painting:
     """Options of `clipjax.data.images.augment.augment_drawings`: mostly on white paper."""
 
-    strength: float = field(0.5, low=0)  # 0 leaves place and colours alone, 1 is the full range
-    white: float = field(0.9, low=0, high=1)  # share of drawings on white paper
-    # Shares of styles that drawings are redrawn in (`clipjax.data.images.restyle`); {} for none.
-    styles: Mapping = field({"colour": 1.0, "grey": 0.5, "stencil": 1.0, "lines": 1.5, "ink": 0.5})
+    strength: float = field(
+        0.5, "0 leaves place and colours alone, 1 is the full range of changes", low=0
+    )
+    white: float = field(0.9, "share of drawings on white paper", low=0, high=1)
+    styles: Mapping = field(
+        {"colour": 1.0, "grey": 0.5, "stencil": 1.0, "lines": 1.5, "ink": 0.5},
+        "shares of styles that drawings are redrawn in; {} for none",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class PairOptim:
     """The optimizer of the contrastive stage; see `Optim`."""
 
-    name: str = field("adamw", known=("adamw", "sgd"))
-    lr: float = field(5e-4, low=0)
-    schedule: str = field("cosine", known=("constant", "cosine", "step"))
-    warmup: float = field(0.03, low=0, high=1)
-    weight_decay: float = field(0.1, low=0)
-    clip_norm: float = field(1.0, low=0)
-    b2: float = field(0.98, low=0, high=1)  # of Adam's second moment
+    name: str = field("adamw", "the optimizer", known=("adamw", "sgd"))
+    lr: float = field(5e-4, "learning rate, at its peak", low=0)
+    schedule: str = field("cosine", "of the rate", known=("constant", "cosine", "step"))
+    warmup: float = field(0.03, "share of the run to the peak", low=0, high=1)
+    weight_decay: float = field(0.1, "as PyTorch's AdamW has it", low=0)
+    clip_norm: float = field(1.0, "global norm that gradients are clipped to; 0: off", low=0)
+    b2: float = field(0.98, "decay of Adam's second moment", low=0, high=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretraining:
     """A CLIP from scratch on image-text pairs: how clipjax/assets/tiny_clip was made."""
 
-    experiment: str = field(PRETRAIN, known=(PRETRAIN,))
-    model: str = "scratch"  # what results call the model
-    revision: str = ""  # unused
-    init: str = ""  # a model of this architecture to go on from; empty: random weights
-    tokenizer: str = "tiny"  # directory with vocab.json and merges.txt
-    seeds: tuple[int, ...] = parts.seed_field((0,))  # the first is taken
+    experiment: str = field(PRETRAIN, "name of the run", known=(PRETRAIN,))
+    model: str = field("scratch", "what results call the model")
+    revision: str = field("", "unused")
+    init: str = field("", "a model of this architecture to go on from; empty: random weights")
+    tokenizer: str = field("tiny", "directory with vocab.json and merges.txt")
+    seeds: tuple[int, ...] = seed_field((0,), "random seeds; the first is taken")
     data: PairData = PairData()
     arch: Arch = Arch()
     augment: Painting = Painting()
     devices: parts.Devices = inline(parts.Devices)
-    prompts: str = "drawings"  # of the zero-shot validation
-    class_names: str = ""  # unused
-    # Weight of the distance to the features of a teacher (tools/teach_corpus.py); 0: none is read.
-    distill: float = field(5.0, low=0)
-    ema: float = field(0.998, low=0, high=1)  # decay of the mean of weights that is exported
-    keep_patches: float = field(0.4, low=0, high=1)  # FLIP: share of patches seen in training
-    batch_size: int = field(128, low=1)  # pairs a step
-    steps: int = field(2300, low=1)  # of both phases
-    full_steps: int = field(150, low=0)  # the last steps see whole images, as at test time
+    prompts: str = field("drawings", "of the zero-shot validation")
+    class_names: str = field("", "unused")
+    distill: float = field(
+        5.0,
+        "weight of the distance to a teacher's features (tools/teach_corpus.py); 0: none are read",
+        low=0,
+    )
+    ema: float = field(0.998, "decay of the mean of weights that is exported", low=0, high=1)
+    keep_patches: float = field(0.4, "share of patches seen in training, as FLIP", low=0, high=1)
+    batch_size: int = field(128, "pairs a step", low=1)
+    steps: int = field(2300, "steps of both phases together", low=1)
+    full_steps: int = field(150, "last steps, which see whole images as at test time", low=0)
     optim: PairOptim = PairOptim()
-    keep: int = field(2, low=1)  # newest checkpoints on disk
-    log_every: int = field(50, low=1)  # steps
-    save_every: int = field(250, low=1)  # steps; a checkpoint each
-    evaluate_every: int = field(250, low=0)  # steps; zero-shot on the embedded data; 0: never
+    keep: int = field(2, "newest checkpoints on disk", low=1)
+    log_every: int = field(50, "steps between records", low=1)
+    save_every: int = field(250, "steps between checkpoints", low=1)
+    evaluate_every: int = field(
+        250, "steps between zero-shot tests on the embedded data; 0: none", low=0
+    )
 
 
 def kind_of(mapping: Mapping[str, Any]) -> type[Study] | type[Pretraining]:

@@ -6,19 +6,31 @@ from typing import Any
 
 from clipjax.errors import ConfigError
 from clipjax.study import parts
+from clipjax.study import training as trains
 from clipjax.study.fields import flat, meant, no_such, read, short
 from clipjax.study.sweep import Entry
 
-# What an entry may hold beside options of its loss.
-FIELDS = (
-    "loss", "heads", "epochs", "freeze", "augment", "average", "optim", "data", "episodes",
-    "align", "batch_size", "phases", "phase_order",
-)  # fmt: skip
+# What an entry may hold beside options of its loss, and what it means.
+FIELDS = {
+    "loss": "the method: a file of clipjax/adapt, or 'package.module' of yours",
+    "heads": "widths of adapter, classifier and discriminator; members, ...; {}: a linear head",
+    "epochs": "its own, as of the run",
+    "freeze": "its own, as of the run",
+    "augment": "how training images are cropped and altered: smallest, flip, ops, ...; none: not",
+    "average": "a running mean of what trains, a further result: kind, start, decay, b",
+    "optim": "its own fields of optim",
+    "data": "its own target, labels, shots, fraction or subset_seed",
+    "episodes": "few-shot episodes instead of batches: way, shot, query, count",
+    "align": "how features of source and target are made alike: none, centre, standardise, coral",
+    "batch_size": "its own, as of the run",
+    "phases": "stretches of its training, each with the keys above and options of the loss",
+    "phase_order": "the phases' names, in order",
+}
 
 
 def read_method(
-    name: str, entry: Entry, data: parts.Data, training: parts.Training
-) -> parts.MethodConfig:
+    name: str, entry: Entry, data: parts.Data, training: trains.Training
+) -> trains.MethodConfig:
     """Read a method's entry; `data` and `training` are what it does not say itself."""
     try:
         return _method(name, f"methods.{entry.stage}", entry, data, training)
@@ -27,8 +39,8 @@ def read_method(
 
 
 def _method(
-    name: str, where: str, entry: Entry, data: parts.Data, training: parts.Training
-) -> parts.MethodConfig:
+    name: str, where: str, entry: Entry, data: parts.Data, training: trains.Training
+) -> trains.MethodConfig:
     options = dict(entry.fields)
     _check_dicts(options, where)
     if "loss" not in options:
@@ -38,14 +50,14 @@ def _method(
         given = f"{where}.loss is {short(loss)}"
         raise ConfigError(f"{given}; give a file of clipjax/adapt, or 'package.module' of yours.")
     align = options.pop("align", "none")
-    if align not in parts.ALIGN:
-        near = meant(str(align), parts.ALIGN)
+    if align not in trains.ALIGN:
+        near = meant(str(align), trains.ALIGN)
         raise ConfigError(
-            f"{where}.align is {short(align)}; known: {', '.join(parts.ALIGN)}.{near}"
+            f"{where}.align is {short(align)}; known: {', '.join(trains.ALIGN)}.{near}"
         )
-    episodes = _optional(parts.Episodes, options, "episodes", where)
+    episodes = _optional(trains.Episodes, options, "episodes", where)
     size = {key: options.pop(key) for key in ("batch_size",) if key in options}
-    size = read(parts.Training, flat(training) | size, f"{where}.").batch_size
+    size = read(trains.Training, flat(training) | size, f"{where}.").batch_size
     own = options.pop("data", {})
     if unknown := sorted(set(own) - set(parts.OWN_DATA)):
         raise no_such(unknown, parts.OWN_DATA, f"{where}.data")
@@ -61,7 +73,7 @@ def _method(
         full, at = (f"{name}/{label}", f"{where}.phases.{label}") if label else (name, where)
         optim = options.get("optim", {}) | phases[label].get("optim", {})
         found.append(_phase(full, label, at, options | phases[label] | {"optim": optim}, training))
-    return parts.MethodConfig(
+    return trains.MethodConfig(
         name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes, size, align
     )
 
@@ -82,18 +94,18 @@ def _check_dict(given: Any, where: str) -> None:
 
 
 def _phase(
-    name: str, label: str, where: str, entry: dict[str, Any], training: parts.Training
-) -> parts.PhaseConfig:
+    name: str, label: str, where: str, entry: dict[str, Any], training: trains.Training
+) -> trains.PhaseConfig:
     """Read a phase's entry: what is not its own is an option of the loss."""
     augment, average = (
         _optional(kind, entry, key, where)
-        for key, kind in (("augment", parts.Augment), ("average", parts.Average))
+        for key, kind in (("augment", trains.Augment), ("average", trains.Average))
     )
-    optim = read(parts.Optim, flat(training.optim) | entry.pop("optim"), f"{where}.optim.")
+    optim = read(trains.Optim, flat(training.optim) | entry.pop("optim"), f"{where}.optim.")
     factors = tuple((pattern, float(factor)) for pattern, factor in optim.lr_mults)
     own = {key: entry.pop(key) for key in ("epochs", "freeze") if key in entry}
-    read(parts.Training, own, f"{where}.")  # refuses wrong ones
-    return parts.PhaseConfig(
+    read(trains.Training, own, f"{where}.")  # refuses wrong ones
+    return trains.PhaseConfig(
         name,
         label,
         own.get("epochs", training.epochs),

@@ -28,9 +28,10 @@ from clipjax.evaluate.rows import VARIANT, row
 from clipjax.io.finite import is_finite
 from clipjax.study.encode import Encoded, in_float32
 from clipjax.study.fields import is_number
-from clipjax.study.parts import Data, PhaseConfig
+from clipjax.study.parts import Data
 from clipjax.study.plan import FEWEST_FOR_DISTANCE
 from clipjax.study.scored import candidate, known, label_free, mixval, scored
+from clipjax.study.training import PhaseConfig
 from clipjax.train.distributed import processes, sharding
 
 PROBE = 256  # images a domain for the ratio of gradients

@@ -21,6 +21,7 @@ _hints = functools.cache(typing.get_type_hints)  # class -> {field: type}
 
 def field(
     default: Any,
+    told: str = "",
     *,
     known: Sequence[str] = (),
     low: float | None = None,
@@ -32,16 +33,23 @@ def field(
 
     Args:
       default: value where none is given.
+      told: its meaning, in the words of `--help`.
       known: all values allowed, where they are a closed list of texts.
       low: smallest number.
       high: largest number.
       fits: whether a value of the right type and range is allowed.
       give: what to give, in words, where type and range do not say it.
     """
-    rule = dict(known=known, low=low, high=high, fits=fits, give=give)
+    rule = dict(told=told, known=known, low=low, high=high, fits=fits, give=give)
     if isinstance(default, dict):
         return dataclasses.field(default_factory=default.copy, metadata=rule)
     return dataclasses.field(default=default, metadata=rule)
+
+
+def share_field(default: float, told: str) -> Any:
+    """Declare a field of a share that is not 0."""
+    fits = lambda value: 0 < value <= 1
+    return field(default, told, fits=fits, give="a share above 0 and at most 1")
 
 
 def inline(cls: type) -> Any:
@@ -126,21 +134,20 @@ def _entries(cls: type) -> Iterator[tuple[str, Any, Mapping]]:
             yield each.name, hint, each.metadata
 
 
-def names(cls: type, prefix: str = "") -> list[str]:
-    """Return every field as a dotted name."""
-    return [
-        full
-        for name, hint, _ in _entries(cls)
-        for full in (
-            names(hint, f"{prefix}{name}.") if dataclasses.is_dataclass(hint) else [prefix + name]
-        )
-    ]
+def meanings(cls: type, prefix: str = "") -> dict[str, str]:
+    """Return dotted name of every field -> its meaning."""
+    found = {}
+    for name, hint, rule in _entries(cls):
+        inner = dataclasses.is_dataclass(hint)
+        full = prefix + name
+        found |= meanings(hint, f"{full}.") if inner else {full: rule.get("told", "")}
+    return found
 
 
 def check_names(cls: type, given: Mapping, prefix: str = "", where: str = "the config") -> None:
     """Raise ConfigError for unknown fields at any depth; `where` is what has them."""
     if unknown := list(_unknown(cls, given, prefix)):
-        raise no_such(unknown, names(cls, prefix), where)
+        raise no_such(unknown, meanings(cls, prefix), where)
 
 
 def _unknown(cls: type, given: Mapping[str, Any], prefix: str) -> Iterator[str]:

@@ -22,7 +22,8 @@ from clipjax.model.heads import Heads
 from clipjax.study.config import Pretraining, Study
 from clipjax.study.entries import FIELDS
 from clipjax.study.fields import is_number, meant, no_such, short
-from clipjax.study.parts import Data, MethodConfig, PhaseConfig
+from clipjax.study.parts import Data
+from clipjax.study.training import MethodConfig, PhaseConfig
 from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
 from clipjax.train.optim import Rule, make_optimizer, make_schedule
 from clipjax.train.phases import Span, training_since

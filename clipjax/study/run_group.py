@@ -25,9 +25,10 @@ from clipjax.model.backbone import make_backbone, tower_params
 from clipjax.study.encode import Encoded, Examples
 from clipjax.study.evaluator import View, answerer
 from clipjax.study.methods import LOSS_FACTORS, OPTIM_FACTORS, build_optimizer, learning_rate
-from clipjax.study.parts import Augment, Average, Data, PhaseConfig
+from clipjax.study.parts import Data
 from clipjax.study.plan import planned_epoch
 from clipjax.study.prepared import cached_phases, feature_shapes
+from clipjax.study.training import Augment, Average, PhaseConfig
 from clipjax.study.workdir import run_name
 from clipjax.train.arrays import run_mesh
 from clipjax.train.checkpoint import Checkpointer

@@ -25,7 +25,8 @@ from clipjax.errors import ConfigError
 from clipjax.evaluate.select import ALIASES, RULES
 from clipjax.model.transformer import REMAT
 from clipjax.study import Data, Encoder, Features, Pretraining, Study, Training, flat, parse, run
-from clipjax.study.parts import Augment
+from clipjax.study.fields import meanings
+from clipjax.study.training import Augment, Average, Episodes
 from clipjax.study.workdir import config_text, name_of
 from clipjax.train.distributed.program import WAYS
 from tests.conftest import REPO, parsed
@@ -52,6 +53,13 @@ def test_defaults_are_those_of_the_dataclasses():
     assert common.study().to_dict() == flat(Study())
     assert pretrain.get_config().to_dict() == flat(Pretraining())
     assert parse({}) == Study() and parse({"experiment": "pretrain"}) == Pretraining()
+
+
+def test_every_field_has_a_meaning():
+    for kind in (Study, Pretraining, Augment, Average, Episodes):
+        found = meanings(kind)
+        assert {name: told for name, told in found.items() if not told} == {}
+    assert meanings(Study)["optim.lr"] == "learning rate, at its peak"
 
 
 def known(cls, name):

@@ -13,7 +13,7 @@ from clipjax.adapt import align
 from clipjax.adapt.align import domain_maps
 from clipjax.aot.step import abstract_step
 from clipjax.errors import ConfigError
-from clipjax.study import export, parts, run
+from clipjax.study import export, run, training
 from clipjax.study import trainer as train
 from clipjax.study.encode import Examples, encode, encode_texts
 from clipjax.study.methods import group_runs
@@ -158,7 +158,7 @@ def test_alignment_is_refused_where_pixels_are_read(photos, wee_clip, change):
 def test_alignments_are_known_by_name_and_are_programs_of_their_own():
     config = config_of("", "tiny", one=DANN, two=DANN, three=DANN | {"align": "coral"})
     assert group_runs(methods_of(config), lambda m: True) == [("one", "two"), ("three",)]
-    assert parts.ALIGN == align.KINDS
+    assert training.ALIGN == align.KINDS
     config.methods.one.align = "standardize"
     with pytest.raises(ConfigError, match="one.align is 'standardize'; .*Did you mean standardise"):
         parsed(config)

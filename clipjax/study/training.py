@@ -1,0 +1,175 @@
+"""The parts of a config that say how methods train: optimizer, phases, what a method is.
+
+Choices are repeated here as in clipjax/study/parts.py.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from clipjax.study.fields import field, is_number, share_field
+from clipjax.study.parts import Data
+
+_SEEDS = 2**32  # they are kept in 32 bits
+# Of clipjax.evaluate.select, with its aliases.
+_RULES = (
+    "last", "source_val", "negative_entropy", "information_maximization",
+    "soft_neighbourhood_density", "proxy_a_distance", "mano", "nuclear_norm", "mixval", "atc",
+    "doc", "oracle", "label_free",
+)  # fmt: skip
+ALIGN = ("none", "centre", "standardise", "coral")  # of clipjax.adapt.align
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(re.compile(value))
+    except re.error:
+        return False
+
+
+def _is_factor(pair: Any) -> bool:
+    """Return whether this is (pattern, factor)."""
+    fits = isinstance(pair, tuple) and len(pair) == 2
+    return fits and _is_pattern(pair[0]) and is_number(pair[1])
+
+
+def seed_field(default: tuple[int, ...], told: str) -> Any:
+    """Declare a field of random seeds."""
+    return field(
+        default,
+        told,
+        fits=lambda value: 0 < len(value) == len({s for s in value if 0 <= s < _SEEDS}),
+        give=f"a tuple of whole numbers, different ones from 0 to {_SEEDS - 1}",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Optim:
+    """The optimizer and its learning rate; warm-up and steps are fractions of the run."""
+
+    name: str = field("adamw", "the optimizer", known=("adamw", "sgd"))
+    lr: float = field(1e-3, "learning rate, at its peak", low=0)
+    schedule: str = field("cosine", "of the rate", known=("constant", "cosine", "step"))
+    warmup: float = field(
+        0.0, "share of the run to the peak", low=0, high=1, give="a share of the run, 0 to 1"
+    )
+    step_every: float = field(1 / 3, "share of the run between steps of schedule=step", low=0)
+    gamma: float = field(0.1, "factor of each step of schedule=step", low=0)
+    weight_decay: float = field(1e-2, "as PyTorch's AdamW has it", low=0)
+    clip_norm: float = field(1.0, "global norm that gradients are clipped to; 0: off", low=0)
+    lr_mults: tuple = field(
+        (),
+        "factors of the rate for layer groups, (('clip/.*', 0.1), ...); the first match wins",
+        fits=lambda value: all(map(_is_factor, value)),
+        give="pairs of a pattern and a factor, as in (('clip/.*', 0.1),), in a sweep a tuple of "
+        "such tuples; a factor is a finite number",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """A random crop (`clipjax.data.images.augment`), then RandAugment if it has any operations."""
+
+    smallest: float = share_field(0.5, "smallest share of the area that a crop keeps")
+    flip: bool = field(True, "mirror half of the images")
+    ops: int = field(0, "RandAugment's operations an image; 2 are usual", low=0)
+    magnitude: float = field(9.0, "strength of these operations", low=0, high=30)
+    cutout: float = field(
+        0.0, "side of a grey square, as a share of the image's; 0: none", low=0, high=1
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Average:
+    """A running mean of what trains (`clipjax.adapt.average`): a variant of the results."""
+
+    kind: str = field("uniform", "how updates are weighted", known=("uniform", "ema", "beta"))
+    start: float = field(0.0, "of uniform: share of the run before it begins", low=0, high=1)
+    decay: float = field(0.999, "of ema: weight of the mean so far", low=0, high=1)
+    b: float = field(0.5, "of beta: below 1 favours both ends of the run", low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+    """Few-shot episodes instead of batches (`clipjax.data.loading.sampler.Episodes`)."""
+
+    way: int = field(5, "classes of an episode", low=1)
+    shot: int = field(1, "images of each class to learn from", low=1)
+    query: int = field(5, "others of each class to be judged on", low=1)
+    count: int = field(20, "episodes of an epoch", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How methods train, where they say nothing of their own."""
+
+    seeds: tuple[int, ...] = seed_field((0, 1, 2), "random seeds, a run each")
+    epochs: int = field(40, "passes over the data; few images need many", low=1)
+    batch_size: int = field(64, "images a domain and step", low=1)
+    accumulate: int = field(
+        1, "microbatches of a step: less memory where the encoder trains", low=1
+    )
+    freeze: tuple[str, ...] = field(
+        ("clip/.*",),
+        "layer groups that do not train, by patterns: clip/vision/block_0..5, clip/text/.*, ...",
+        fits=lambda value: all(map(_is_pattern, value)),
+        give="a tuple of regular expressions, as in ('clip/.*',)",
+    )
+    optim: Optim = Optim()
+    selection: str = field("last", "the rule that picks a checkpoint", known=_RULES)
+    save_every: int = field(10, "epochs between checkpoints, with a validation each", low=1)
+    keep: int = field(2, "newest checkpoints of a phase on disk", low=1)
+    keep_best: int = field(
+        0, "best checkpoints by `selection` on disk; 0: the one that it needs", low=0
+    )
+    tensorboard: bool = field(False, "write events too; needs the extra of that name")
+
+    def problem(self) -> str:
+        """Return what is wrong with the fields together."""
+        if self.keep_best and self.selection == "last":
+            return (
+                f"keep_best={self.keep_best} keeps the best checkpoints by `selection`, and "
+                "selection=last ranks none; choose a rule, or set keep_best=0."
+            )
+        if self.batch_size % self.accumulate:
+            return (
+                f"batch_size={self.batch_size} cannot be dealt out to accumulate="
+                f"{self.accumulate} microbatches; choose a divisor."
+            )
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PhaseConfig:
+    """A stretch of a method's training with one loss, one freezing mask and one schedule."""
+
+    name: str  # in logs and folders: the method's, and its own where there are several
+    label: str  # its own; "" where the method is one phase
+    epochs: int
+    freeze: tuple[str, ...]
+    optim: Optim
+    augment: Augment | None
+    options: Mapping[str, Any]  # of the loss
+    average: Average | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodConfig:
+    """A method that is trained: a stage, of a sweep at one of its settings."""
+
+    name: str
+    stage: str  # its entry of `methods`
+    setting: Mapping[str, Any]  # field -> value: what the sweep changed
+    loss: str  # file of clipjax/adapt, or the module of a user's own
+    heads: Mapping[str, Any] | None  # fields of clipjax.model.heads.Heads
+    data: Data  # what it trains on, all of it
+    phases: tuple[PhaseConfig, ...]
+    episodes: Episodes | None = None
+    batch_size: int = 64  # images a domain and step
+    align: str = "none"  # how features of source and target are made alike (`clipjax.adapt.align`)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases together."""
+        return sum(phase.epochs for phase in self.phases)
