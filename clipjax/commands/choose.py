@@ -37,8 +37,10 @@ def compare(
 
     places = sorted({path.parent for pattern in PATTERNS for path in workdir.glob(pattern)})
     runs = [run for place in places if "choice" in (run := results.read(place))]
+    runs = list(filter(judged.measured, runs))
     if not runs:
-        there = f"{workdir} has {len(places)} finished runs and none that compares methods"
+        there = f"{workdir} has {len(places)} finished runs and none that compares methods on a"
+        there += " target with labels"
         raise DataError(f"{there}; `clipjax run dann` into a folder below it first.")
     try:
         made = judged.markdown([judged.among(run, methods) for run in runs] if methods else runs)

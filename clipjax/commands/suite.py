@@ -106,16 +106,24 @@ def _check_data(data: str, root: str) -> None:
 def pair_studies(given: Choices) -> dict[tuple[str, str], Study]:
     """Return (source, target) -> what the study of all methods runs, of each pair of domains."""
     from clipjax.configs import uda
+    from clipjax.data.dataset import has_labels
     from clipjax.data.open import open_dataset
     from clipjax.study import parse
 
     config = uda.get_config("smoke" if given.smoke else None)
     given.put_into(config)
-    domains = open_dataset(config.data.name, given.root or None).domains
+    dataset = open_dataset(config.data.name, given.root or None)
     source, target = given.source, given.target
     for flag, name in (("source", source), ("target", target)):
+        if name and name not in dataset.domains:
+            known = ", ".join(dataset.domains)
+            raise ConfigError(f"--{flag}={name} is no domain; known: {known}.")
+    # Methods are compared by their test accuracy.
+    domains = [name for name in dataset.domains if has_labels(dataset, name, "train", "test")]
+    for flag, name in (("source", source), ("target", target)):
         if name and name not in domains:
-            raise ConfigError(f"--{flag}={name} is no domain; known: {', '.join(domains)}.")
+            told = f"--{flag}={name} has no labels, by which a suite compares methods"
+            raise ConfigError(f"{told}; leave it out, or adapt to it by `clipjax run`.")
     pairs = [(s, t) for s in ([source] if source else domains) for t in domains if s != t]
     found = {}
     for pair in pairs if not target else [pair for pair in pairs if pair[1] == target]:

@@ -219,13 +219,21 @@ def check_domain(dataset: Dataset, domain: str) -> str:
     return name
 
 
+def has_labels(dataset: Dataset, domain: str, *splits: str) -> bool:
+    """Return whether an image of these splits of a domain, by default of any, has a label."""
+    if not dataset.unlabelled(domain):
+        return True
+    sources = (dataset.source(domain, split) for split in splits or SPLITS)
+    return any(labelled(source.labels).any() for source in sources)
+
+
 Part = tuple[str, str]  # (domain, split)
 
 
-def open_parts(dataset: Dataset) -> tuple[dict[Part, Source], dict[Part, str]]:
-    """Open every split of every domain: the sources, and the errors of those that fail."""
+def open_parts(dataset: Dataset, *domains: str) -> tuple[dict[Part, Source], dict[Part, str]]:
+    """Open every split of these domains, by default all: sources, and errors of those that fail."""
     found, failed = {}, {}
-    for domain, split in itertools.product(dataset.domains, SPLITS):
+    for domain, split in itertools.product(domains or dataset.domains, SPLITS):
         try:
             source = dataset.source(domain, split)
             np.asarray(source.labels)  # a source may open its files only for these

@@ -4,8 +4,57 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from clipjax.data.dataset import Dataset, Example, Source, check_domain, digest
+from clipjax.data.dataset import (
+    Dataset,
+    Example,
+    Skipped,
+    Source,
+    check_domain,
+    digest,
+    open_parts,
+)
+from clipjax.data.unlabelled import labelled
 from clipjax.errors import ConfigError, DataError
+from clipjax.io.texts import nfc
+
+UNUSED = "has no label, and its domain is data.source"  # why an image is passed over
+
+
+class LabelledDomains(Dataset):
+    """A dataset without the images that have no label in some domains, the sources of a run.
+
+    They are in `skipped`. DataError for a domain that has no labels at all.
+    """
+
+    def __init__(self, dataset: Dataset, domains: Sequence[str]):
+        self._dataset = dataset
+        self.name, self.domains, self.classes = dataset.name, dataset.domains, dataset.classes
+        self._only = [d for d in map(nfc, domains) if dataset.unlabelled(d)]
+        found = list(dataset.skipped)
+        for domain in self._only:
+            parts, failed = open_parts(dataset, domain)
+            bare = {s: np.flatnonzero(~labelled(part.labels)) for s, part in parts.items()}
+            if sum(map(len, bare.values())) == sum(map(len, parts.values())):
+                told = f"domain {domain!r} is data.source, and none of its images has a label"
+                remedy = "give them labels (class folders, `path label` lines, a label column)"
+                raise DataError(f"{told}; {remedy}, or make it data.target.")
+            found += [Skipped(parts[s].name_of(i), UNUSED) for s in bare for i in bare[s].tolist()]
+        self.skipped = tuple(found)
+
+    def classes_of(self, domain: str) -> tuple[str, ...]:
+        return self._dataset.classes_of(domain)
+
+    def unlabelled(self, domain: str) -> bool:
+        return domain not in self._only and self._dataset.unlabelled(domain)
+
+    def has_split(self, split: str) -> bool:
+        return self._dataset.has_split(split)
+
+    def source(self, domain: str, split: str) -> Source:
+        source = self._dataset.source(domain, split)
+        rows = np.flatnonzero(labelled(source.labels))
+        whole = domain not in self._only or len(rows) == len(source)
+        return source if whole else Subset(source, rows)
 
 
 class JoinedDataset(Dataset):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.evaluate.choice import ACROSS_RULES, ZERO_SHOT, mean, refused, taken
-from clipjax.evaluate.rows import own_rows
+from clipjax.evaluate.rows import not_measured, own_rows
 
 BEGIN, END = (
     "<!-- made by experiments.choose: begin -->",
@@ -34,6 +34,11 @@ def among(run: Mapping[str, Any], methods: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"a run has no method {missing[0]!r}; it has {', '.join(scores)}.")
     kept = {name: own for name, own in scores.items() if name in (ZERO_SHOT, *methods)}
     return {**run, "choice": {**run["choice"], "scores": kept}}
+
+
+def measured(run: Mapping[str, Any]) -> bool:
+    """Return whether the target of a run has labels, by which its choice can be judged."""
+    return run["data"]["target"] not in not_measured(run["rows"])
 
 
 def judge(runs: Sequence[Mapping[str, Any]]) -> list[Judged]:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from clipjax.adapt.checks import check_labels, known_labels
+from clipjax.data.unlabelled import NO_LABEL, labelled
 
 
 def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
@@ -104,13 +105,26 @@ def top_class_share(logits: jax.Array) -> jax.Array:
     return jnp.zeros(logits.shape[-1]).at[answers].add(1.0).max() / len(answers)
 
 
-def most_frequent(labels: ArrayLike) -> float:
-    """Return the accuracy of always answering the most frequent label, int [N].
+def most_frequent(labels: ArrayLike) -> float | None:
+    """Return the accuracy of always answering the most frequent label, int [N]; None of no labels.
 
-    >>> most_frequent([3, 0, 3, 1])
-    0.5
+    >>> most_frequent([3, 0, 3, 1, NO_LABEL]), most_frequent([NO_LABEL])
+    (0.5, None)
     """
-    return round(float(np.unique(labels, return_counts=True)[1].max() / len(np.asarray(labels))), 6)
+    known = np.asarray(labels)[labelled(labels)]
+    if not len(known):
+        return None
+    return round(float(np.unique(known, return_counts=True)[1].max() / len(known)), 6)
+
+
+def accuracy_if_labelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return `accuracy` on the examples whose label is not NO_LABEL, NaN if none has one.
+
+    >>> float(accuracy_if_labelled(jnp.eye(2), jnp.array([0, NO_LABEL])))
+    1.0
+    """
+    known = labels != NO_LABEL
+    return jnp.where(known.any(), accuracy(logits, labels, known), jnp.nan)
 
 
 def domain_gap(source_accuracy: float, target_accuracy: float) -> float:

@@ -28,7 +28,8 @@ class Standing(NamedTuple):
 def standings(found: Mapping[Pair, Mapping[str, Any]]) -> list[Standing]:
     """Return the methods in the order of their mean accuracy, those with target labels last.
 
-    `found` maps pairs to results.json's content; methods that a pair lacks are left out.
+    `found` maps pairs to results.json's content, each of a target with labels; methods that a pair
+    lacks are left out.
     """
     rows = {pair: own_rows(results["rows"]) for pair, results in found.items()}
     names = [method for method, domain in rows[next(iter(rows))] if domain == next(iter(rows))[1]]

@@ -13,12 +13,13 @@ from clipjax.errors import DataError
 from clipjax.evaluate import rule_table, sweeps, verdict
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.evaluate.report.tables import aligned
-from clipjax.evaluate.rows import NEEDED, Line, complete, lines_of, marked
+from clipjax.evaluate.rows import NEEDED, Line, complete, lines_of, marked, not_measured
 from clipjax.io import write_atomically, write_json
 
 VERSION = 2  # of results.json; a file without a version is of the first
 _KEYS = ("experiment", "model", "data", "classes", "seeds", "selection", "rows", "domain_gap")
 _PACKAGES = ("clipjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
+NOT_MEASURED = "–"  # in a table
 Cells = tuple[list[str], list[list[str]]]  # header and lines of a table
 
 
@@ -39,7 +40,8 @@ def collect(
     variants: dict[str, dict[str, float]] = {}
     for line in lines_of(rows):
         domains = data["source"], ends.get(line.method, data["target"])
-        gap = round(domain_gap(*(line.rows[name]["accuracy_mean"] for name in domains)), 2)
+        measured = [line.rows[name]["accuracy_mean"] for name in domains]
+        gap = None if None in measured else round(domain_gap(*measured), 2)
         if line.own:
             own[line.method] = gap
         else:
@@ -64,7 +66,7 @@ def cells(results: dict, *, variants: bool = True) -> Cells:
         gaps = results["variant_gap"].get(line.method, {})
         gap = results["domain_gap"][line.method] if line.own else gaps.get(line.variant)
         spreads = [_spread(line.rows[d], "accuracy") for d in domains]
-        lines.append([line.name, *spreads, "" if gap is None else f"{gap:.1f}"])
+        lines.append([line.name, *spreads, NOT_MEASURED if gap is None else f"{gap:.1f}"])
     header = ["method", *domains.values(), "gap"]
     labelled = results.get("target_labels", ())
     marks = ["target labels" if line.method in labelled else _mark(line) for line in found]
@@ -109,8 +111,10 @@ def _domains(results: dict, found: list[Line]) -> dict[str, str]:
 
 
 def _spread(row: dict, measure: str) -> str:
-    """Write the mean in %, and ± standard deviation where there are several seeds."""
+    """Write the mean in %, and ± standard deviation where there are several seeds, or a dash."""
     mean, std = row[f"{measure}_mean"], row[f"{measure}_std"]
+    if mean is None:
+        return NOT_MEASURED
     return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if len(row["accuracies"]) > 1 else "")
 
 
@@ -119,7 +123,8 @@ def facts(results: dict) -> str:
     seeds, classes, target = results["seeds"], results["classes"], results["data"]["target"]
     most = (results.get("majority") or {}).get(target)  # older versions did not count
     always = f", always the most frequent class of {target} {100 * most:.1f}" if most else ""
-    n = next(row["n"] for line in lines_of(results["rows"]) for row in line.rows.values())
+    measured = [row for line in lines_of(results["rows"]) for row in line.rows.values()]
+    n = next(row["n"] for row in measured if row["accuracy_mean"] is not None)
     return (
         f"test accuracy in %, mean ± standard deviation over seeds {seeds}; {classes} classes, "
         f"chance {100 / classes:.1f}{always}; {n} test images a domain (standard error of one "
@@ -145,7 +150,7 @@ def _distances(results: dict) -> list[str]:
 def _ensembles(results: dict) -> list[str]:
     target, said = results["data"]["target"], []
     for line in lines_of(results["rows"]):
-        if "members" in (r := line.rows.get(target, {})):
+        if (r := line.rows.get(target, {})).get("members"):
             members = np.asarray(r["members"])  # [seeds, M]
             said.append(
                 f"{line.name} on {target}: {members.shape[1]} members of "
@@ -156,9 +161,15 @@ def _ensembles(results: dict) -> list[str]:
     return said
 
 
+def _not_measured(results: dict) -> list[str]:
+    found = not_measured(results["rows"])
+    domains = lambda why: ", ".join(domain for domain in found if found[domain] == why)
+    return [f"{why}: not measured on {domains(why)}" for why in dict.fromkeys(found.values())]
+
+
 def notes(results: dict) -> list[str]:
     """Return sentences on what the table of test accuracies does not show."""
-    said, is_sweep = [], "sweep" in results
+    said, is_sweep = _not_measured(results), "sweep" in results
     if macro_cells(results)[1]:
         macro = "each class's own accuracy, averaged over the classes in the test images"
         said.append(f"macro accuracy in %: {macro}")
@@ -166,6 +177,7 @@ def notes(results: dict) -> list[str]:
         said.append(f"with labels of the target, an upper bound: {', '.join(labelled)}")
     said += sweeps.sentences(results) if is_sweep else []
     whole = [row for line in lines_of(results["rows"], "all") for row in line.rows.values()]
+    whole = [row for row in whole if row["accuracy_mean"] is not None]
     found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)
     said += [f"zero-shot over whole domains, % (images): {found}"] if whole else []
     return said + _ensembles(results) + _distances(results)

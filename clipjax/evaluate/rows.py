@@ -5,11 +5,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from clipjax.data.unlabelled import NO_LABELS
+
 METRIC, VARIANT, CLASSES = "accuracy", "last", "all"
 # Of rows that a version before these fields wrote.
 _DEFAULTS = {"metric": METRIC, "variant": VARIANT, "classes": CLASSES}
 _DEFAULTS |= dict.fromkeys(("macro_accuracy_mean", "macro_accuracy_std", "macro_accuracies"))
-NEEDED = ("method", "domain", "split", "n", "accuracy_mean", "accuracy_std", "accuracies")
+_ACCURACY = ("accuracy_mean", "accuracy_std", "accuracies")
+NEEDED = ("method", "domain", "split", "n", *_ACCURACY)
 
 
 def row(
@@ -26,9 +29,12 @@ def row(
 
     Args:
       method: its name; "zero_shot" for CLIP without training.
-      domain, split, n: of the images and their number; "all" splits for a whole domain.
+      domain, split, n: of the images and the number of those that were measured; "all" splits for
+        a whole domain.
       measures: name -> values over seeds: "accuracy", "macro_accuracy" (`clipjax.evaluate.metrics`)
-        and others, which are copied: "ece", "disagreement" and "members" (accuracies).
+        and others, which are copied: "ece", "disagreement" and "members" (accuracies). Those that
+        need labels are left out where no image has one; the row then has None in place of
+        accuracies, and "not_measured", the reason.
       variant: which of the method's results; "last" where there is only one.
       classes: the set of candidate classes.
 
@@ -39,6 +45,9 @@ def row(
     """
     found = {"method": method, "variant": variant, "domain": domain, "split": split}
     found |= {"classes": classes, "n": int(n), "metric": METRIC}
+    if "accuracy" not in measures:
+        keys = (f"{prefix}{key}" for prefix in ("", "macro_") for key in _ACCURACY)
+        return found | dict.fromkeys(keys) | {"not_measured": NO_LABELS} | dict(measures)
     for prefix in ("", "macro_"):
         values = np.asarray(measures[f"{prefix}accuracy"], np.float64)
         spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
@@ -109,6 +118,18 @@ def marked(
                 told["below_majority"] = value <= most
         found.append({**each, **told})
     return found
+
+
+def best_seed(rows: Sequence[Mapping], method: str, source: str) -> int:
+    """Return the position of the seed that is best on the source's held-out images."""
+    return int(np.argmax(own_rows(rows, "val")[method, source]["accuracies"]))
+
+
+def not_measured(rows: Sequence[Mapping], split: str = "test") -> dict[str, str]:
+    """Map the domains whose accuracy is missing to the reason."""
+    lines = (line.rows.items() for line in lines_of(rows, split))
+    pairs = ((d, row.get("not_measured")) for each in lines for d, row in each)
+    return {domain: why for domain, why in pairs if why}
 
 
 def own_rows(rows: Sequence[Mapping], split: str = "test") -> dict[tuple[str, str], dict]:

@@ -76,17 +76,23 @@ def cells(results: dict) -> tuple[list[str], list[list[str]]]:
     found, varied = results["sweep"], fields(results)
     header = ["method", *varied, f"{found['rule']} (validation)", "source test", "target test"]
     best = set(found["best"].values())
-    percent = lambda accuracy: f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f}"
     return header, [
         [
             row["stage"] + (" *" if row["method"] in best else ""),
             *(str(row["settings"].get(field, "")) for field in varied),
             "" if row["score_mean"] is None else f"{row['score_mean']:.3f}",
-            percent(row["source"]),
-            percent(row["target"]),
+            _percent(row["source"]),
+            _percent(row["target"]),
         ]
         for row in found["rows"]
     ]
+
+
+def _percent(accuracy: Mapping[str, Any]) -> str:
+    """Write mean and standard deviation in %; a dash where nothing was measured."""
+    if accuracy["mean"] is None:
+        return "–"
+    return f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['std']:.1f}"
 
 
 def fields(results: dict) -> list[str]:
@@ -102,7 +108,8 @@ def sentences(results: dict) -> list[str]:
     oracle = " (it reads target labels)" if uses_target_labels(found["rule"]) else ""
     for group, method in found["best"].items():
         row = rows[method]
-        source, target = (f"{100 * row[end]['mean']:.1f}" for end in ("source", "target"))
+        means = (row[end]["mean"] for end in ("source", "target"))
+        source, target = ("–" if mean is None else f"{100 * mean:.1f}" for mean in means)
         best = f"best of {group} by {found['rule']} on validation data{oracle}: {method}"
         test = f"test accuracy {source} on the source, {target} on {row['target_domain']}"
         said.append(f"{best} ({row['score_mean']:.3f}), {test}")

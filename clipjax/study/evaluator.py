@@ -14,11 +14,13 @@ from clipjax.adapt.method import Method as Functions
 from clipjax.adapt.step import merge
 from clipjax.data.dataset import Part
 from clipjax.data.features.cache import Features
+from clipjax.data.unlabelled import labelled
 from clipjax.errors import NonFiniteError
 from clipjax.evaluate import select
 from clipjax.evaluate.choice import Candidate
 from clipjax.evaluate.metrics import (
     accuracy,
+    accuracy_if_labelled,
     calibration_error,
     disagreement,
     macro_accuracy,
@@ -125,7 +127,7 @@ def _validate(functions: Functions, classes: Classes, params, parts: dict, given
     """Return scalars of one candidate, its logits and its features of both validation parts."""
     predict = lambda features: functions.predict(params, features, classes)
     logits = {name: predict(part.features) for name, part in parts.items()}
-    hits = {name: accuracy(logits[name], part.labels) for name, part in parts.items()}
+    hits = {name: accuracy_if_labelled(logits[name], part.labels) for name, part in parts.items()}
     hits["oracle"] = hits.pop("target_val")
     source, target = parts["source_val"], parts["target_val"]
     found = hits | {"mixval": mixval(predict, target.features)}
@@ -203,7 +205,7 @@ def _measure_variant(name: str, trained, variant: str, data: Data, encoded: Enco
             images = view.features(placed, part)
             *answers, seen = trained.answer(params, images.features)
             check_answers(name, "/".join(part), *answers, seen)
-            found[part].append(_score(*answers, jnp.asarray(images.labels)))
+            found[part].append(_score(*answers, images.labels))
             if part in (source, target):
                 adapted[part] = np.asarray(seen)
             if part in held:
@@ -239,22 +241,30 @@ def _measures(logits, members, labels):
         "accuracy": accuracy(logits, labels),
         "macro_accuracy": macro_accuracy(logits, labels),
         "ece": calibration_error(logits, labels),
-        "top_class_share": top_class_share(logits),
         "members": accuracy(members, labels),
-        "disagreement": disagreement(members),
     }
 
 
-def _score(logits, members, labels) -> dict:
-    found = _measures(logits, members, labels)
+@jax.jit
+def _measures_without_labels(logits, members):
+    return {"top_class_share": top_class_share(logits), "disagreement": disagreement(members)}
+
+
+def _score(logits, members, labels: np.ndarray) -> dict:
+    """Measure all images, and with their labels those that have one; without any, nothing else."""
+    found, known = _measures_without_labels(logits, members), labelled(labels)
+    if known.any():
+        mine = (logits, members) if known.all() else (logits[known], members[:, known])
+        found = _measures(*mine, jnp.asarray(labels[known])) | found
     if len(members) == 1:
-        del found["members"], found["disagreement"]
+        found = {k: v for k, v in found.items() if k not in ("members", "disagreement")}
     return {key: np.asarray(v, np.float64).round(6).tolist() for key, v in found.items()}
 
 
 def _row(name: str, key: Part, scores: list[dict], part: Features, variant=VARIANT) -> dict:
     columns = {measure: [score[measure] for score in scores] for measure in scores[0]}
-    return row(name, *key, len(part.labels), columns, variant=variant)
+    measured = int(labelled(part.labels).sum()) or len(part.labels)
+    return row(name, *key, measured, columns, variant=variant)
 
 
 def zero_shot_rows(encoded: Encoded) -> list[dict]:
@@ -268,7 +278,7 @@ def zero_shot_rows(encoded: Encoded) -> list[dict]:
     rows = []
     for key, part in parts.items():
         logits = jnp.asarray(encoded.scale * part.features @ encoded.text_weights.T)
-        scores = [_score(logits, logits[None], jnp.asarray(part.labels))]
+        scores = [_score(logits, logits[None], part.labels)]
         rows.append(_row("zero_shot", key, scores, part))
     return rows
 

@@ -10,14 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.classes import match_classes
-from clipjax.data.dataset import Dataset, Part, Skipped, check_domain, open_parts, reasons
-from clipjax.data.derived import JoinedDataset, few_shot, fraction
+from clipjax.data.dataset import (
+    Dataset,
+    Part,
+    Skipped,
+    check_domain,
+    has_labels,
+    open_parts,
+    reasons,
+)
+from clipjax.data.derived import UNUSED, JoinedDataset, LabelledDomains, few_shot, fraction
 from clipjax.data.features.identity import identity_of
 from clipjax.data.images.preprocess import load_preprocess
 from clipjax.data.loading import sampler
 from clipjax.data.open import open_dataset
 from clipjax.data.readers.files import is_image_name
+from clipjax.data.readers.places import WithPlace, is_place
+from clipjax.data.unlabelled import labelled
 from clipjax.errors import ConfigError, DataError
+from clipjax.io.texts import some
 from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.hf.hub import find_model
 from clipjax.model.hf.load import check_size, load_clip
@@ -26,6 +37,7 @@ from clipjax.model.prompts import fill_prompts, read_class_names
 from clipjax.model.text import class_tokens, confusable
 from clipjax.study.config import Study
 from clipjax.study.methods import build_methods
+from clipjax.study.needs import check_readable, check_target_labels
 from clipjax.study.parts import Data, Encoder
 from clipjax.study.prepared import Plan, Recorded, check_machine, check_masks
 from clipjax.study.text_cache import kept
@@ -109,8 +121,13 @@ def open_data(study: Study) -> Dataset:
     """Open the study's dataset and check its source and targets."""
     data = study.data
     dataset = open_dataset(data.name, data.root, fractions=data.fractions, lists=data.lists)
+    for target in study.targets:
+        if target not in dataset.domains and is_place(target):
+            dataset = WithPlace(dataset, target, data.root, data.fractions)
     for domain in data.sources:
         check_domain(dataset, domain)
+    if any(map(dataset.unlabelled, data.sources)):
+        dataset = LabelledDomains(dataset, data.sources)
     if len(data.sources) > 1:
         dataset = JoinedDataset(dataset, data.sources, data.source_name)
     for target in study.targets:
@@ -131,7 +148,9 @@ def matched_data(study: Study) -> tuple[Dataset, list[str]]:
         count, first = len(dataset.skipped), dataset.skipped[0].name
         told = f"{count:,} files are passed over" if count > 1 else "1 file is passed over"
         notes = [*notes, f"{told}: {reasons(dataset.skipped)}; the first: {first}"]
-    return dataset, notes
+    bare = [domain for domain in domains if not has_labels(dataset, domain)]
+    told = "what needs them, like test accuracy, is not measured"
+    return dataset, [*notes, *([f"{some(bare)}: no labels; {told}"] if bare else [])]
 
 
 def evaluated(study: Study, dataset: Dataset) -> tuple[str, ...]:
@@ -145,9 +164,12 @@ def evaluated(study: Study, dataset: Dataset) -> tuple[str, ...]:
 
 
 def needed_parts(study: Study, dataset: Dataset) -> list[Part]:
-    """Return what a run encodes: test splits, and what training and tuning need."""
+    """Return what a run encodes: test splits, what training and tuning need, unlabelled targets."""
     domains = evaluated(study, dataset)
     parts = [(domain, "test") for domain in domains]
+    bare = [target for target in study.targets if dataset.unlabelled(target)]
+    there = lambda part: len(dataset.source(*part))
+    parts += filter(there, [(target, split) for target in bare for split in ("train", "val")])
     if study.whole_domains:
         others = [split for split in ("train", "val") if dataset.has_split(split)]
         parts += [(domain, split) for domain in domains for split in others]
@@ -159,17 +181,24 @@ def needed_parts(study: Study, dataset: Dataset) -> list[Part]:
 
 def check_parts(study: Study, dataset: Dataset) -> None:
     """Raise ConfigError or DataError if the data lack what a run needs of them."""
+    bare = [study.data.source_name] * any(why == UNUSED for _, why in dataset.skipped)
     for domain, split in needed_parts(study, dataset):
         if not len(dataset.source(domain, split)):
-            raise DataError(f"split {split!r} of domain {domain!r} has no images; add some.")
+            wanted = "images with labels" if domain in bare else "images"
+            fault = f"split {split!r} of domain {domain!r} has no {wanted}"
+            raise DataError(f"{fault}; add some.")
     # Of the files passed over, those that are images by name and place, or rows of a table.
     lost = [
         Skipped(name, reason)
         for name, reason in dataset.skipped
         if ".parquet:" in name or (is_image_name(name) and "outside of" not in reason)
+        if reason != UNUSED
     ]
     images = sum(map(len, open_parts(dataset)[0].values()))
     check_unreadable(lost, images, study.data.max_unreadable)
+    for domain in (*study.data.sources, *study.targets):
+        check_readable(dataset.source(domain, "train" if study.stages else "test"))
+    check_target_labels(study, dataset)
     for data, size in dict.fromkeys((each.data, each.batch_size) for each in study.trained):
         planned_epoch(data, size, dataset)
     for method in study.trained:
@@ -207,12 +236,14 @@ def check_unreadable(skipped: Sequence[Skipped], images: int, most: float) -> st
 
 
 def training_rows(data: Data, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray | None:
-    """Return which of these labelled examples are trained on; None for all."""
+    """Return which of the examples with these labels are trained on; None for all."""
+    known = np.flatnonzero(labelled(labels))
+    own = labels[known]
     if data.shots:
-        return few_shot(labels, data.shots, data.subset_seed, classes)
+        return known[few_shot(own, data.shots, data.subset_seed, classes)]
     if data.fraction != 1:
-        return fraction(labels, data.fraction, data.subset_seed)
-    return None
+        return known[fraction(own, data.fraction, data.subset_seed)]
+    return known if len(known) < len(labels) else None
 
 
 def planned_sizes(data: Data, dataset: Dataset) -> tuple[int, int]:

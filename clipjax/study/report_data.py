@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.data.unlabelled import labelled
 from clipjax.evaluate.metrics import per_class_accuracy
 from clipjax.evaluate.report import page
 from clipjax.evaluate.report import tsne as evidence
@@ -44,7 +45,7 @@ def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
     """
     data, seed, plan = encoded.study.data, encoded.study.training.seeds[0], encoded.plan
     source, target = (encoded.parts[domain, "test"] for domain in (data.source_name, data.target))
-    num_classes = len(plan.dataset.classes)
+    num_classes, known = len(plan.dataset.classes), labelled(target.labels)
     features = kept({name: o.features for name, o in outcomes.items() if o.features is not None})
     logits = {name: o.logits for name, o in outcomes.items()}
     maps = evidence.tsne_maps(features, seed=seed)
@@ -61,8 +62,10 @@ def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
         "seed": seed,
         "tsne": maps | {"labels": np.concatenate(labels).tolist()},
         "per_class": {
-            "n": np.bincount(target.labels, minlength=num_classes).tolist(),
-            "accuracy": {k: _mean_per_class(v, target.labels) for k, v in logits.items()},
+            "n": np.bincount(target.labels[known], minlength=num_classes).tolist(),
+            "accuracy": {
+                k: _mean_per_class(v[:, known], target.labels[known]) for k, v in logits.items()
+            },
         },
         "worst": worst,
         "images": {  # as the model saw them

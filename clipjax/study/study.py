@@ -22,7 +22,7 @@ from clipjax.io import as_path, write_json
 from clipjax.log import MetricsLog, read_log
 from clipjax.runtime.claim import claimed
 from clipjax.runtime.machine import command, machine
-from clipjax.study import pretrain, report_data
+from clipjax.study import predictions, pretrain, report_data
 from clipjax.study import workdir as workdirs
 from clipjax.study.concluded import conclude
 from clipjax.study.config import Pretraining, Study, checked
@@ -179,7 +179,7 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
     encoded = encode(plan, say)
     _check_same_images(workdir, encoded)
     lap("encode")
-    rows, params = zero_shot_rows(encoded), {}
+    rows, done = zero_shot_rows(encoded), {}
     outcomes, rules, scores = {"zero_shot": zero_shot_outcome(encoded)}, {}, {}
     for trainer in trainers(encoded, workdir):
         say(trainer.described)
@@ -189,10 +189,8 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
             if any(trained.history):  # a closed form has none
                 rules[name] = rule_table(trained.history)
                 scores[name] = candidate(trained.history, selection)
-            params[name] = trained.params
+            done[name] = trained
         lap(trainer.title)
-    if not processes.is_first():
-        return None
     # Maps, distances and mistakes are of the study's own target.
     own = {k: v for k, v in outcomes.items() if study.target_of.get(k) in (None, study.data.target)}
     results = _collect(encoded, rows, own, rules, timing)
@@ -205,6 +203,11 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
         results["sweep"] = sweep_table(study.settings, rows, scores, study.target_of, **ends)
         best = {"zero_shot", *results["sweep"]["best"].values()}
         own = {name: outcome for name, outcome in own.items() if name in best}
+    answers = predictions.predict(encoded, {k: v for k, v in done.items() if k in own}, rows)
+    if not processes.is_first():
+        return None
+    predictions.write(workdir, encoded, answers)
+    lap("predictions")
     if not pages:  # what exports read of a finished run
         write_json(workdir / RECORD, report_data.record(plan))
     else:
@@ -214,8 +217,9 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
     say(report.table(results, workdir))
     say(f"time: {', '.join(f'{what} {seconds:.1f} s' for what, seconds in timing.items())}")
     if pages:
-        files = (workdir / file for file in ("results.json", "results.md", "report.html"))
-        say(f"results: {', '.join(map(str, files))}")
+        names = ("results.json", "results.md", "report.html", predictions.FILE)
+        say(f"results: {', '.join(str(workdir / name) for name in names)}")
+    params = {name: trained.params for name, trained in done.items()}
     return Results(study, results, read_log(workdir / "metrics.jsonl"), workdir, params)
 
 

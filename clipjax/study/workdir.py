@@ -15,7 +15,7 @@ from clipjax.train.distributed import processes
 # How a run is computed, not what: another run of the same workdir may have other values.
 _HOW = ("parallel", "mesh", "profile")
 _FILES = ("config.json", "images.json", "metrics.jsonl", "evidence.json", "report.html")
-_FILES += ("results.json", "results.md")
+_FILES += ("results.json", "results.md", "predictions.csv")
 _FOLDERS = ("checkpoints", "events", "export", "profile")
 
 

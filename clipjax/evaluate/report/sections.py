@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.data.unlabelled import NO_LABEL, labelled
 from clipjax.evaluate import choice as choices
 from clipjax.evaluate import results as report
 from clipjax.evaluate import sweeps
@@ -35,6 +36,7 @@ def summary(results: dict) -> str:
         f"{name} {old} → {new} {'points' if name == 'gap' else '%'}"
         for name, old, new in zip(header, before, after, strict=True)
         if name == "gap" or "(source)" in name or "(target)" in name
+        if report.NOT_MEASURED not in (old, new)
     ]
     return f"From zero-shot to {after[0]}: {', '.join(changes)}."
 
@@ -84,22 +86,27 @@ def features(evidence: dict) -> list[Item]:
     names, classes = [evidence["source"], evidence["target"]], evidence["classes"]
     sizes = len(found["source"]), len(found["target"])
     domain, label = np.repeat([0, 1], sizes), np.asarray(found["labels"])
-    notes = [f"{classes[k]}, {names[d]}" for k, d in zip(label, domain, strict=True)]
-    # A colour for each of the most frequent classes, ties by index.
-    present, times = np.unique(label[domain == 1] if sizes[1] else label, return_counts=True)
+    of_class = lambda k: "no label" if k == NO_LABEL else classes[k]
+    notes = [f"{of_class(k)}, {names[d]}" for k, d in zip(label, domain, strict=True)]
+    # A colour for each of the most frequent classes of the target, if known; ties by index.
+    known, of_target = labelled(label), domain == 1
+    counted = label[known & of_target] if (known & of_target).any() else label[known]
+    present, times = np.unique(counted, return_counts=True)
     shown = sorted(present[np.argsort(-times, kind="stable")[:COLOURS]].tolist())
     group = [shown.index(k) if k in shown else -1 for k in label]
     rings: dict[str, Any] = {"shapes": domain, "shape_names": names, "notes": notes}
     labels = [classes[k] for k in shown]
     by_domain = [scatter(f"{k}, by domain", v, domain, names, notes=notes) for k, v in maps.items()]
     by_class = [scatter(f"{k}, by class", v, group, labels, **rings) for k, v in maps.items()]
-    others = len(set(label.tolist())) - len(shown)
+    others = len(set(label[known].tolist())) - len(shown)
     text = (
         f"t-SNE of the features of {sizes[0]} + {sizes[1]} test images, the same on every map "
         f"(seed {evidence['seed']}); only neighbourhoods mean something, not axes or distances "
         "between groups. Methods without an adapter leave CLIP's features as they are."
     )
-    text += f" By class: {len(shown)} classes, {others} others grey." if others else ""
+    bare = ", images without a label" * (not known.all())
+    text += f" By class: {len(shown)} classes, {others} others{bare} grey." if others else ""
+    text += " By class: images without a label are grey." if bare and not others else ""
     return [Note(" ".join([text, *said])), Grid(by_domain), Grid(by_class)]
 
 
@@ -108,7 +115,7 @@ def _accuracy_bars(results: dict) -> list[str]:
     for role in ("target", "source"):
         domain, rows = results["data"][role], []
         for line in lines_of(results["rows"]):
-            if r := line.rows.get(domain):
+            if (r := line.rows.get(domain)) and r["accuracies"]:
                 values = 100 * np.asarray(r["accuracies"])
                 note = f"seeds: {', '.join(f'{v:.1f}' for v in values)}" if len(values) > 1 else ""
                 mean, std = 100 * r["accuracy_mean"], 100 * r["accuracy_std"]
@@ -217,7 +224,12 @@ def selection(results: dict) -> list[Item]:
     """Show the epoch that each rule picks, and its accuracy on both domains."""
     ends = ("source", "target")
     lines = [
-        [method, rule, _value(v.get("epoch"), 0), *(_value(v.get(end), 1, 100) for end in ends)]
+        [
+            method,
+            rule,
+            _value(v.get("epoch"), 0),
+            *(_value(_whole(v.get(end)), 1, 100) for end in ends),
+        ]
         for method, by_rule in (results.get("selection_rules") or {}).items()
         for rule, v in by_rule.items()
     ]

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.data.unlabelled import labelled
+
 THUMBNAIL = 64  # pixels
 _COMPONENTS = 50  # of a PCA before t-SNE, as van der Maaten and Hinton 2008 do
 _ITERATIONS = 500  # twice sklearn's 250 of early exaggeration; twice as many move little
@@ -68,12 +70,15 @@ def worst_classes(
 ) -> list[dict[str, Any]]:
     """Find the `worst` classes by logits [N, K] and labels int [N], with wrong `examples` of each.
 
+    Examples without a label (NO_LABEL) do not count.
     Classes without mistakes are left out. Among equal accuracies, the class with more examples
     comes first, then the one of lower index. Examples are those of the largest margin, logit of the
     answer over logit of the label. Returns [{"class", "accuracy", "n", "confusions": [[class,
     count], ...] most frequent first, "examples": [{"row", "predicted"}, ...]}, ...].
     """
     logits, labels = np.asarray(logits), np.asarray(labels)
+    known = np.flatnonzero(labelled(labels))
+    logits, labels = logits[known], labels[known]
     answers = np.argmax(logits, axis=-1)
     margin = logits.max(axis=-1) - logits[np.arange(len(labels)), labels]
     n = np.bincount(labels, minlength=num_classes)
@@ -87,7 +92,7 @@ def worst_classes(
         shown = rows[np.argsort(-margin[rows], kind="stable")][:examples]
         each = {"class": int(c), "accuracy": round(float(accuracy[c]), 4), "n": int(n[c])}
         each["confusions"] = [[int(k), int(counts[k])] for k in confused]
-        each["examples"] = [{"row": int(i), "predicted": int(answers[i])} for i in shown]
+        each["examples"] = [{"row": int(known[i]), "predicted": int(answers[i])} for i in shown]
         found.append(each)
     return found
 
