@@ -13,7 +13,8 @@ from absl import app, flags
 
 from clipjax.commands.configfile import config_complaint, define_config, fields_of
 from clipjax.errors import ConfigError
-from clipjax.study.fields import meant, nearest
+from clipjax.study.config import Study
+from clipjax.study.fields import dotted, flat, meant, nearest
 
 COMMANDS = {
     "run": "train and compare what a config names",
@@ -23,6 +24,7 @@ COMMANDS = {
     "choose": "compare the rules that choose a method without labels, over finished runs",
     "compile": "compile a train step for a TPU that is not there: memory, time",
 }
+HELP = {"-h", "--h", "-help", "--help", "--helpshort", "--helpfull", "-?"}
 # Words that stand for a longer field; others are fields themselves.
 SHORT = {"source": "data.source", "target": "data.target", "root": "data.root"}
 
@@ -34,7 +36,7 @@ def main() -> None:
         start(words[0], words[1:])
         return
     known = "\n".join(f"  {name:9}{told}" for name, told in COMMANDS.items())
-    if not words or words[0] in ("-h", "--help", "help"):
+    if not words or words[0] in {*HELP, "help"}:
         print(f"usage: clipjax COMMAND ...\n\n{known}\n\nclipjax COMMAND --help has the options.")
         return
     if words[0] == "--version":
@@ -49,8 +51,16 @@ def start(command: str, words: Sequence[str] | None = None) -> None:
     """Run a command with these words, by default those that the process was started with."""
     module = importlib.import_module(f"clipjax.commands.{command}")
     module.define_flags()
+    words = sys.argv[1:] if words is None else words
     try:
-        words = as_options(command, module, sys.argv[1:] if words is None else words)
+        if HELP & set(words):
+            from clipjax.commands.help import command_help
+
+            words = [word for word in words if word not in HELP]
+            config = as_options(command, module, words)[0] if module.CONFIG else ""
+            print(command_help(command, module, config.partition("=")[2]))
+            return
+        words = as_options(command, module, words)
         argv = [f"clipjax {command}", *words]
         if module.CONFIG:
             if complaint := config_complaint(words):
@@ -87,6 +97,8 @@ def as_options(command: str, module: ModuleType, words: Sequence[str]) -> list[s
         first = [f"--config={config}"]
         _check_known(command, options, config)
         for key, _, value in (word.partition("=") for word in others if "=" in word):
+            if key in flags.FLAGS and key not in fields_of(config):
+                raise ConfigError(f"{key} is an option of {command}: write --{key}={value}.")
             options.append(f"--config.{SHORT.get(key, key)}={value}")
     elif others:
         raise ConfigError(f"{command}: unexpected word {others[0]!r}; options start with --.")
@@ -97,17 +109,14 @@ def as_options(command: str, module: ModuleType, words: Sequence[str]) -> list[s
 
 def _sorted(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return (options, each with its value; other words)."""
+    switches = {name for name in flags.FLAGS if flags.FLAGS[name].boolean}
+    switches |= {f"config.{k}" for k, v in dotted(flat(Study())).items() if isinstance(v, bool)}
     options, others, rest = [], [], list(words)
     while rest:
         word = rest.pop(0)
         if not word.startswith("-"):
             others.append(word)
-            continue
-        flag = flags.FLAGS[_name(word)] if _name(word) in flags.FLAGS else None
-        complete = not rest or "=" in word or (flag is not None and flag.boolean)
-        # A field may be True or False, which needs no value.
-        field = flag is None and _name(word) != "config"
-        if complete or field and (rest[0].startswith("--") or "=" in rest[0]):
+        elif "=" in word or not rest or _name(word).removeprefix("no") in switches:
             options.append(word)
         else:
             options.append(f"{word}={rest.pop(0)}")
@@ -129,4 +138,5 @@ def _check_known(command: str, options: Sequence[str], config: str = "") -> None
         there_is = f"{command} has no option --{name}"
         if config and (near := nearest(SHORT.get(name, name), fields_of(config))):
             raise ConfigError(f"{there_is}; the config's field is --config.{near}{equals}{value}.")
-        raise ConfigError(f"{there_is}.{meant(name, sorted(known))}")
+        near = nearest(name, sorted(known))
+        raise ConfigError(f"{there_is}.{f' Did you mean --{near}?' if near else ''}")

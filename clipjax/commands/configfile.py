@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, FrozenConfigDict, config_flags
+from ml_collections import ConfigDict, FrozenConfigDict, config_dict, config_flags
 from ml_collections.config_dict import RequiredValueError
 
 from clipjax import configs
+from clipjax.commands import entry
 from clipjax.errors import ConfigError
 from clipjax.study.config import kind_of, parse
 from clipjax.study.fields import check_names, dotted, meant, no_such
@@ -31,14 +32,17 @@ def define_config(argv: list[str]) -> None:
     told = "A config that comes with clipjax, by name, or a file; `:key=value,flag` after it."
     # Set before ml_collections reads the file: its own parser calls `get_config` in its way alone.
     config_flags.DEFINE_config_file("config", None, told, sys_argv=argv)
-    flags.FLAGS["config"].parser = Files()
+    flags.FLAGS["config"].parser = Files(_fields(argv))
 
 
 class Files(flags.ArgumentParser):
     """Reads the file as `load_config` does; in place of ml_collections' own parser."""
 
+    def __init__(self, given: Sequence[str] = ()):
+        self.given = given
+
     def parse(self, path: str) -> ConfigDict:
-        return load_config(path).lock()
+        return load_config(path, self.given).lock()
 
 
 def find_config(name: str) -> str:
@@ -54,8 +58,11 @@ def find_config(name: str) -> str:
     raise ConfigError(f"there is no config {name}; give a file, or one of {known}.{hint}")
 
 
-def load_config(path: str) -> ConfigDict:
-    """Call a file's `get_config`; `path` may go on with `:argument`."""
+def load_config(path: str, given: Sequence[str] = ()) -> ConfigDict:
+    """Call a file's `get_config`; `path` may go on with `:argument`.
+
+    Of the fields `given`, those that a method may have get their usual values where it lacks them.
+    """
     name, _, argument = path.partition(":")
     file = find_config(name)
     try:
@@ -73,7 +80,30 @@ def load_config(path: str) -> ConfigDict:
         found = "None" if config is None else f"a {type(config).__name__}"
         wanted = "no ml_collections.ConfigDict, as of clipjax.configs.common.study()"
         raise ConfigError(f"get_config of {name} returns {found}, {wanted}; return one.")
+    with config.unlocked():
+        for field in given:
+            _add_usual(config, field)
     return config
+
+
+def _add_usual(config: ConfigDict, field: str) -> None:
+    """Put a field of a method that may have it, as "methods.dann.optim.lr", where it is missing."""
+    block, _, rest = field.partition(".")
+    name, _, own = rest.partition(".")
+    if block != "methods" or name not in config.get(block, {}):
+        return
+    place = config.methods[name]
+    *outer, last = own.split(".")
+    try:
+        value = entry.usual(config, place, own)
+    except (AttributeError, KeyError):
+        return  # `config_complaint` says so
+    for key in outer:
+        if key not in place:
+            place[key] = ConfigDict()
+        place = place[key]
+    if last not in place:
+        place[last] = config_dict.placeholder(object) if value is entry.OPEN else value
 
 
 def fields_of(path: str) -> list[str]:
@@ -141,17 +171,23 @@ def _opened(value: Any) -> Any:
     return as_mapping(value) if isinstance(value, ConfigDict) else value
 
 
+def _fields(options: Sequence[str]) -> list[str]:
+    """Return the fields that options change: `--config.optim.lr=1` is optim.lr."""
+    names = [option.partition("=")[0] for option in options]
+    of_config = re.compile("-+(no)?config[.]")
+    return [of_config.sub("", name) for name in names if of_config.match(name)]
+
+
 def config_complaint(options: Sequence[str]) -> str:
     """Return a sentence on options that the config named by the first cannot take; "" if none.
 
     Ask before flags are defined: ml_collections parses the command line as it defines them, and
     answers an unknown field with a bare AttributeError, three exceptions deep.
     """
-    path, words = options[0].partition("=")[2], [word.partition("=")[0] for word in options[1:]]
-    given = [re.sub("^-+(no)?config.", "", w) for w in words if re.match("-+(no)?config[.]", w)]
+    path, given = options[0].partition("=")[2], _fields(options)
     name = path.partition(":")[0]
     try:
-        config = as_mapping(load_config(path))
+        config = as_mapping(load_config(path, given))
         if "experiment" not in config:
             return f"{name} has no experiment; give the run a name in config.experiment."
         check_names(kind_of(config), config, where=name)
@@ -168,5 +204,11 @@ def config_complaint(options: Sequence[str]) -> str:
     if unquoted := [name for name in given if "-" in name and "[" not in name and name in names]:
         outer, _, key = unquoted[0].rpartition(".")
         return f"write --config.{outer}['{key}'], in quotes: {key!r} is no Python name."
-    unknown = [name for name in plain if name not in names]
-    return str(no_such(unknown, names, name)) if unknown else ""
+    if not (unknown := [field for field in plain if field not in names]):
+        return ""
+    possible = (
+        f"methods.{method}.{own}"
+        for method, its in config.get("methods", {}).items()
+        for own in entry.possible(its["loss"])
+    )
+    return str(no_such(unknown, dict.fromkeys([*names, *possible]), name))

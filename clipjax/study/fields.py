@@ -117,10 +117,23 @@ def meant(unknown: str, names: Iterable[str]) -> str:
 
 
 def no_such(unknown: Sequence[str], known: Iterable[str], where: str) -> ConfigError:
-    """Return the error for unknown fields: those there are, and which was probably meant."""
+    """Return the error for unknown fields: those beside the first, and which was probably meant.
+
+    >>> str(no_such(["optim.lrr"], ["optim.lr", "optim.name", "data.root"], "it"))
+    'it has no field optim.lrr; its fields: optim.lr, optim.name. Did you mean optim.lr?'
+    >>> str(no_such(["x"], ["optim.lr", "optim.name", "epochs"], "it"))
+    'it has no field x; its fields: epochs, optim.*.'
+    """
+    known, prefix = list(known), unknown[0]
+    while True:  # the innermost block that there is
+        prefix = prefix[: prefix.rstrip(".").rfind(".") + 1]
+        if inside := [name.removeprefix(prefix) for name in known if name.startswith(prefix)]:
+            break
+    ends = [name.partition(".") for name in inside]
+    there = dict.fromkeys(prefix + name + ".*" * bool(dot) for name, dot, _ in ends)
+    shown = ", ".join(sorted(there, key=lambda name: name.endswith("*")))
     return ConfigError(
-        f"{where} has no field {', '.join(unknown)}; its fields: {', '.join(known)}."
-        f"{meant(unknown[0], known)}"
+        f"{where} has no field {', '.join(unknown)}; its fields: {shown}.{meant(unknown[0], known)}"
     )
 
 
@@ -134,14 +147,24 @@ def _entries(cls: type) -> Iterator[tuple[str, Any, Mapping]]:
             yield each.name, hint, each.metadata
 
 
+def groups(cls: type, prefix: str = "") -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (what a block is about, {dotted name of a field: its meaning}), block by block."""
+    own, blocks = {}, []
+    for each in dataclasses.fields(cls):
+        hint, inline = _hints(cls)[each.name], each.metadata.get("inline")
+        if dataclasses.is_dataclass(hint):
+            blocks.append((hint, prefix if inline else f"{prefix}{each.name}."))
+        else:
+            known = ", ".join(each.metadata.get("known", ()))
+            own[prefix + each.name] = each.metadata.get("told", "") + f" ({known})" * bool(known)
+    yield (cls.__doc__ or "").partition("\n")[0], own
+    for hint, inner in blocks:
+        yield from groups(hint, inner)
+
+
 def meanings(cls: type, prefix: str = "") -> dict[str, str]:
     """Return dotted name of every field -> its meaning."""
-    found = {}
-    for name, hint, rule in _entries(cls):
-        inner = dataclasses.is_dataclass(hint)
-        full = prefix + name
-        found |= meanings(hint, f"{full}.") if inner else {full: rule.get("told", "")}
-    return found
+    return {name: told for _, block in groups(cls, prefix) for name, told in block.items()}
 
 
 def check_names(cls: type, given: Mapping, prefix: str = "", where: str = "the config") -> None:

@@ -208,7 +208,7 @@ def test_help_and_wrong_flags_answer_without_importing_jax(arguments, word):
 @pytest.mark.parametrize("field", ["optim.lrr", "methods.dann.lam", "workdir", "optim.lr.x"])
 def test_an_unknown_field_is_named_beside_those_there_are(field):
     message = fails(f"--config.{field}=1", word=f"no field {field}; its fields: ")
-    assert "methods.dann.lam_max" in message and len(message.splitlines()) == 1
+    assert len(message) < 800 and len(message.splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -1,0 +1,82 @@
+"""What the options of losses mean, in the words of `--help` and docs/config.md.
+
+By name; as "loss.name" where a loss gives a common name a meaning of its own.
+"""
+
+OPTIONS = {
+    # of most
+    "label_smoothing": "of the class loss: the share that all classes divide",
+    "weight": "factor on the term that is added to the class loss",
+    "source_weight": "factor on the class loss of the source",
+    "joined": "both domains as one batch: faster, more memory; None: where features are cached",
+    "match": "how the source is mapped onto the target: coral, standardise, centre or none",
+    "tau": "how much of the target's mean prediction debiasing takes away; 0: none",
+    "shrink": "added to the diagonal of covariances, as a share of their mean variance",
+    "strength": "scikit-learn's C: larger follows the source closer",
+    "pseudo_weight": "factor on the loss of pseudo-labels",
+    # dann, cdan
+    "schedule": "of lambda over the run: ganin, linear or constant",
+    "lam_max": "largest lambda: how strongly the domain loss is reversed",
+    "gamma": "steepness of schedule=ganin",
+    "start": "share of the run before lambda rises from 0",
+    "domain_weight": "factor on the domain loss; 0: none",
+    "entropy": "CDAN+E: sure examples count more; False is CDAN",
+    "randomized": "width of the randomised map, for many features and classes; 0: all products",
+    # finetune
+    "diversity_weight": "factor on the loss that draws an ensemble's members apart",
+    "diversity_margin": "spread of the members' logits from which they are left alone",
+    # blend, debias, stata
+    "kind": "of the head: logistic or gda",
+    "blend.weight": "of the head beside debiased zero-shot; None: chosen without target labels",
+    "folds": "parts of the source, each held out once to choose the weight",
+    "others": "further values of tau, each a variant",
+    "alpha": "images that a text weighs as much as",
+    "stata.temperature": "of the log densities",
+    "steps": "rounds",
+    "stata.source_weight": "weight of a source image, in target images",
+    "stata.anchor": "text, a covariance a class, or shared, one for all",
+    # cmkd, shot, distill, fixmatch
+    "gini_weight": "l1: factor on the class-balanced impurity of the head's answers",
+    "text_weight": "l2: factor on the distance to the texts' answers",
+    "text_gini_weight": "l3: factor on the impurity of the texts' answers",
+    "anchor": "factor on the distance to the zero-shot answers",
+    "encoder_free": "the texts' answers are of the encoder as it trains; default: where it trains",
+    "entropy_weight": "factor on the entropy of each answer",
+    "spread_weight": "factor on the entropy of the mean answer",
+    "calibration": "of the teacher: likelihood, confidence or none",
+    "confidence": "mean largest probability that calibration=confidence aims at",
+    "distill_weight": "factor on the loss of the teacher's answers",
+    "debias": "how much of the teacher's mean prediction is taken away; 0: none",
+    "threshold": "probability from which an answer is a pseudo-label",
+    "teacher": "who gives pseudo-labels: zero_shot, head or both",
+    "noise": "of features, the strong view where embeddings are cached",
+    # coral, mmd, mcc, afn
+    "means": "compare means, too, as DomainBed does",
+    "on": "what is compared: features or logits",
+    "joint": "of features and answers together: JAN",
+    "widths": "of the kernels, as multiples of the median distance",
+    "temperature": "of the answers that are compared",
+    "delta": "by how much each step enlarges the norm of a feature",
+}
+
+
+# Of clipjax.model.heads.Heads.
+HEADS = {
+    "adapter": "widths of the layers that all heads share; None leaves features as they are",
+    "classifier": "hidden widths of the class head; (): a linear one",
+    "discriminator": "hidden widths of the domain head; None makes none",
+    "dropout": "share of the features that training drops",
+    "class_bias": "biases in a linear class head",
+    "members": "class heads side by side, an ensemble",
+    "text": "CLIP's own text tower classifies, and trains",
+    "num_domains": "domains to tell apart: sources and target",
+}
+
+
+def meaning(loss: str, option: str) -> str:
+    """Return what an option of a loss means; "" for one that clipjax does not have.
+
+    >>> meaning("dann", "gamma"), meaning("stata", "anchor")
+    ('steepness of schedule=ganin', 'text, a covariance a class, or shared, one for all')
+    """
+    return OPTIONS.get(f"{loss}.{option}", OPTIONS.get(option, ""))
