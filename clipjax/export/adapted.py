@@ -2,6 +2,8 @@
 
 config.json, model.safetensors, preprocessor_config.json, tokenizer files: a CLIP
 heads.json, heads.safetensors: adapter and class head, class names
+classifier.safetensors: of heads that are affine in CLIP's embeddings, for torch: weight, bias
+image_classifier.onnx, text_encoder.onnx: where they are asked for
 predict.jaxexport: prediction as a program for jax alone
 README.md: model card
 """
@@ -22,12 +24,13 @@ from flax.traverse_util import unflatten_dict
 
 from clipjax.data.features.identity import differences, sizes
 from clipjax.data.images.preprocess import Preprocess, load_preprocess, save_preprocess
-from clipjax.errors import CheckpointError, DataError, NonFiniteError
+from clipjax.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from clipjax.export.onnx import check_onnx, save_onnx
 from clipjax.export.program import make_forward, save_program
 from clipjax.io import write_atomically, write_json
 from clipjax.io.finite import is_finite
 from clipjax.model.clip import CLIPConfig
-from clipjax.model.heads import Heads
+from clipjax.model.heads import Heads, as_affine
 from clipjax.model.hf.hub import copy_tokenizer
 from clipjax.model.hf.load import check_size, load_clip, save_clip
 from clipjax.model.hf.params import flat
@@ -36,6 +39,7 @@ from clipjax.model.hf.weights import checked, read_json, read_tensor, stored_in,
 PyTree = Any
 FORMAT = 1  # of heads.json; raise when its meaning changes
 HEADS = "heads.json"
+CLASSIFIER = "classifier.safetensors"
 FIELDS = ("adapter", "classifier", "class_bias", "members")  # of `Heads`, in heads.json
 
 
@@ -166,6 +170,13 @@ def _damaged(fault: str) -> CheckpointError:
     return CheckpointError(f"{fault}; export the run again.")
 
 
+def check_names(classes: Sequence[str]) -> None:
+    """Raise ConfigError for classes of one name, which no answer by name could tell apart."""
+    if twice := sorted({name for name in classes if list(classes).count(name) > 1}):
+        told = f"{', '.join(map(repr, twice))} names more than one class"
+        raise ConfigError(f"{told}; give every class a name of its own.")
+
+
 def save_adapted(
     directory: str | os.PathLike,
     *,
@@ -176,24 +187,43 @@ def save_adapted(
     tokenizer: str | os.PathLike,
     card: str,
     dtype: Any = None,
+    onnx: bool = False,
 ) -> None:
     """Write an adapted model; files of the same names in `directory` are replaced.
+
+    transformers opens the CLIP. `CLIPForImageClassification` is no class for it: that one reads the
+    mean of the patches, not the projected class token. Its `id2label` is empty, so that no pipeline
+    makes up a classifier.
 
     Args:
       config, params, preprocess: of the CLIP, which is stored in `dtype`, or that of `params`.
       trained: adapter and class head; a domain head is left out.
       tokenizer: a model directory whose tokenizer files are copied.
       card: text of README.md.
+      onnx: whether to write two ONNX files too, as `clipjax.export.onnx`, with its errors.
+
+    ConfigError, before anything is written: two classes of one name, or what ONNX lacks.
     """
     directory = pathlib.Path(directory)
+    check_names(trained.classes)
+    if onnx:
+        check_onnx(config)
     (directory / HEADS).unlink(missing_ok=True)  # written last: where it is, the rest is whole
     save_clip(directory, config, params, dtype)
+    file = directory / "config.json"
+    write_json(file, read_json(file) | {"id2label": {}, "label2id": {}})
     save_preprocess(directory, preprocess)
     copy_tokenizer(pathlib.Path(tokenizer), directory)
     kept = {k: v for k, v in trained.params.items() if k != "discriminator"}
     file = directory / "heads.safetensors"
     named = {n: checked(n, np.asarray(x), x.dtype, file) for n, x in flat(kept).items()}
     write_tensors(file, named)
+    (directory / CLASSIFIER).unlink(missing_ok=True)
+    if affine := as_affine(trained.heads, kept):
+        named = dict(zip(("weight", "bias"), (np.asarray(x, np.float32) for x in affine)))
+        write_tensors(directory / CLASSIFIER, named)
+    if onnx:
+        save_onnx(directory, config, params, trained.heads, kept, trained.classes)
     write_atomically(directory / "README.md", card)
     stored = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype or x.dtype), params)
     heads = trained.heads.clone(discriminator=None)  # flax looks for parameters of all it has

@@ -161,6 +161,18 @@ def fold_affine(
     return heads.clone(class_bias=heads.class_bias or "bias" not in layer), {**params, part: made}
 
 
+def as_affine(heads: Heads, params: PyTree) -> tuple[jax.Array, jax.Array] | None:
+    """Return the weight [K, P] and the bias [K] of heads that are affine in bare CLIP features.
+
+    Logits are then `features @ weight.T + bias`. None of an adapter, of hidden layers, and of an
+    ensemble, whose mean probability is of no such form.
+    """
+    if heads.adapter is not None or heads.classifier or heads.members > 1 or heads.text:
+        return None
+    layer = params["classifier"]["layer_0"]
+    return layer["kernel"].T, layer.get("bias", jnp.zeros(heads.num_classes))
+
+
 def class_embeddings(heads: Heads, params: PyTree, scale: float) -> jax.Array:
     """Convert a linear class head to class embeddings, float32 [K, P].
 
@@ -169,7 +181,7 @@ def class_embeddings(heads: Heads, params: PyTree, scale: float) -> jax.Array:
     features, or has biases that differ by class.
     """
     remedy = "train with heads = {'classifier': (), 'class_bias': False}."
-    if heads.adapter is not None or heads.classifier or heads.members > 1:
+    if as_affine(heads, params) is None:
         fault = "only a linear head on bare CLIP features is a table of class embeddings"
         raise ValueError(f"{fault}; {remedy}")
     layer = params["classifier"]["layer_0"]
