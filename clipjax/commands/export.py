@@ -15,8 +15,11 @@ def define_flags() -> None:
     """The command line."""
     flags.DEFINE_string("workdir", None, "A finished run.", required=True)
     flags.DEFINE_string("out", None, "Directory to write; must not exist.", required=True)
-    flags.DEFINE_string("method", "", "Default the last trained, of a sweep its best.")
+    flags.DEFINE_string("method", "", "Default what the run's verdict takes; zero_shot is one too.")
     flags.DEFINE_integer("seed", None, "Default the best on the source's validation split.")
+    flags.DEFINE_bool("onnx", False, "Two ONNX files too: image encoder with head, text encoder.")
+    flags.DEFINE_string("push", "", "owner/name on the Hugging Face Hub; a new one is private.")
+    flags.DEFINE_string("license", "", "For the card; default what the encoder's own says.")
 
 
 def main() -> None:
@@ -26,4 +29,5 @@ def main() -> None:
 
         given = flags.FLAGS
         out = local_only(given.out, "the exported model")
-        export(as_path(given.workdir), out, given.method, given.seed)
+        more = {"onnx": given.onnx, "push_to": given.push, "license": given.license}
+        export(as_path(given.workdir), out, given.method, given.seed, **more)

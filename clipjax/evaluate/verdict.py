@@ -204,3 +204,24 @@ def _seeds(found: Mapping) -> str:
     """Write the spread over seeds, where there is one."""
     some, n = found["seed_std"], len(found["each"])
     return f", ± {some:.1f} over {n} seeds" if some else ""
+
+
+def against_zero_shot(results: Mapping[str, Any], method: str) -> str:
+    """Say that a method is below zero-shot on its target's test images; "" where it is not.
+
+    >>> row = {"metric": "accuracy", "classes": "all", "split": "test", "variant": "last"}
+    >>> row |= {"domain": "scan", "accuracy_mean": 0.4}
+    >>> both = [row | {"method": "zero_shot", "accuracy_mean": 0.5}, row | {"method": "a"}]
+    >>> against_zero_shot({"rows": both, "data": {"target": "scan"}}, "a")
+    'a is below zero-shot on the test images of scan, 40.0 against 50.0 %'
+    """
+    test = own_rows(results["rows"])
+    own = {domain: row for (name, domain), row in test.items() if name == method}
+    # Of a sweep over targets the method's own, which is marked.
+    marked = [domain for domain, row in own.items() if row.get("below_zero_shot")]
+    domain = (marked or [results["data"]["target"]])[0]
+    ours, zero = (test.get((name, domain), {}).get("accuracy_mean") for name in (method, ZERO_SHOT))
+    if ours is None or zero is None or ours >= zero:
+        return ""
+    told = f"{method} is below zero-shot on the test images of {domain}"
+    return f"{told}, {100 * ours:.1f} against {100 * zero:.1f} %"

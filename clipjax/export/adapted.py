@@ -220,8 +220,8 @@ def save_adapted(
     write_tensors(file, named)
     (directory / CLASSIFIER).unlink(missing_ok=True)
     if affine := as_affine(trained.heads, kept):
-        named = dict(zip(("weight", "bias"), (np.asarray(x, np.float32) for x in affine)))
-        write_tensors(directory / CLASSIFIER, named)
+        weight, bias = (np.ascontiguousarray(x, np.float32) for x in affine)
+        write_tensors(directory / CLASSIFIER, {"weight": weight, "bias": bias})
     if onnx:
         save_onnx(directory, config, params, trained.heads, kept, trained.classes)
     write_atomically(directory / "README.md", card)

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from huggingface_hub import metadata_load
 from PIL import Image
 
 import clipjax
@@ -16,6 +17,7 @@ from clipjax import load_adapted, load_clip, open_dataset
 from clipjax.configs import dann
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import CheckpointError, ConfigError, DataError
+from clipjax.evaluate.rows import row
 from clipjax.export.adapted import Adapted
 from clipjax.study import export
 from clipjax.study.workdir import config_text
@@ -32,23 +34,66 @@ def run(module, *arguments):
     )
 
 
-def test_the_upper_bound_is_not_exported_unless_it_is_named():
-    results = {"seeds": [0], "rows": [], "target_labels": ["bound"]}
-    assert export.choose(results, ["dann", "blend", "bound"], "", 0) == ("blend", 0)
-    assert export.choose(results, ["dann", "blend", "bound"], "bound", 0) == ("bound", 0)
-    assert export.choose(results, ["bound"], "", 0) == ("bound", 0)
+def rows_of(**methods):
+    """Rows of source validation and target test images, (accuracies there, accuracies here)."""
+    measures = lambda values: {"accuracy": values, "macro_accuracy": values}
+    return [
+        row(name, domain, split, 10, measures(values))
+        for name, both in methods.items()
+        for (domain, split), values in zip((("real", "val"), ("scan", "test")), both, strict=True)
+    ]
+
+
+def results_of(choice=None, **methods):
+    data = {"source": "real", "target": "scan"}
+    found = {"seeds": [3, 5], "rows": rows_of(**methods), "data": data}
+    return found | ({"choice": choice} if choice else {})
+
+
+def test_the_method_of_the_verdict_is_exported_not_the_last():
+    methods = {
+        "zero_shot": ([0.5], [0.5]),
+        "a": ([0.6, 0.7], [0.6] * 2),
+        "b": ([0.9] * 2, [0.1] * 2),
+    }
+    scores = {name: {"source_val": found[0]} for name, found in methods.items()}
+    choice = {"rule": "source_val", "n": 9, "scores": scores, "refused": {}, "pick": "a"}
+    found = results_of(choice, **methods)
+    taken = export.choose(found, ["a", "b"])
+    assert taken[:2] == ("a", 1) and taken.why.startswith("take a: best by source val")
+    asked = export.choose(found, ["a", "b"], "b", 5)
+    assert asked[:2] == ("b", 1) and asked.why.startswith("asked for; the run's rule says: take a")
+    found["choice"]["pick"] = "zero_shot"
+    assert export.choose(found, ["a", "b"])[:2] == ("zero_shot", 0)
+
+
+def test_a_run_without_a_choice_goes_by_the_source_and_takes_no_upper_bound():
+    methods = {
+        "zero_shot": ([0.5], [0.5]),
+        "a": ([0.6, 0.5], [0.6] * 2),
+        "b": ([0.9] * 2, [0.1] * 2),
+    }
+    found = results_of(**methods) | {"target_labels": ["b"]}
+    assert export.choose(found, ["a", "b"])[:2] == ("a", 0)
+    assert export.choose(found, ["a", "b"], "b", 3)[:2] == ("b", 0)
+    assert export.choose(found, ["b"])[:2] == ("zero_shot", 0)
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, photos):
     """The tiny CLIP's run on a folder of pictures, in this process; the export by its command."""
     root = tmp_path_factory.mktemp("export")
-    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
-    config.stages = ("source_only", "dann")
-    clipjax.study.run(parsed(config), root / "run", print)
-    done = run("experiments.export", f"--workdir={root / 'run'}", f"--out={root / 'out'}")
+    clipjax.study.run(parsed(config_of(photos)), root / "run", print)
+    options = (f"--workdir={root / 'run'}", f"--out={root / 'out'}", "--method=dann")
+    done = run("experiments.export", *options)
     assert done.returncode == 0, done.stderr
     return root
+
+
+def config_of(photos):
+    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
+    config.stages = ("source_only", "dann", "blend")
+    return config
 
 
 @pytest.mark.slow
@@ -91,6 +136,11 @@ def test_transformers_opens_the_exported_clip_and_agrees(exported):
 def test_the_card_tells_results_and_config(exported):
     card = (exported / "out" / "README.md").read_text()
     assert "| zero_shot |" in card and '"lam_max": 0.3' in card and "Method `dann`, seed 0" in card
+    about = metadata_load(exported / "out" / "README.md")
+    assert (about["license"], about["library_name"]) == ("apache-2.0", "clipjax")
+    assert {"clip", "domain-adaptation", "dann"} <= set(about["tags"])
+    assert "`blue`, `green`, `red`" in card and "asked for; the run's rule says: take" in card
+    assert '"root": ".../photos' in card and str(exported.parent) not in card
 
 
 @pytest.mark.slow
@@ -99,7 +149,7 @@ def test_what_cannot_be_exported_is_refused_by_name(exported):
     options = (f"--workdir={workdir}", f"--out={new}", "--method=mmd")
     done = run("experiments.export", *options)
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "source_only, dann" in done.stderr and not new.exists()
+    assert "source_only, dann, blend, zero_shot" in done.stderr and not new.exists()
     for asked, word in (
         ((workdir, out, "", None), "exists"),
         ((workdir, new, "", 7), "no seed 7"),
@@ -130,8 +180,7 @@ def test_a_run_whose_model_was_replaced_ends_in_a_sentence(
     with pytest.raises(CheckpointError, match=f"changed: (weights|{file})"):
         export.export(exported / "run", tmp_path / "out", "", None)
     assert not (tmp_path / "out").exists()
-    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
-    config.stages = ("source_only", "dann")
+    config = config_of(photos)
     with pytest.raises(CheckpointError, match="is not the one that the run in"):
         clipjax.study.run(parsed(config), exported / "run")
 
@@ -147,11 +196,10 @@ def gone(photos):
 @pytest.mark.slow
 def test_data_that_moved_after_a_run_are_not_missed(exported, gone, photos, tmp_path, capsys):
     run_dir, out = exported / "run", tmp_path / "out"
-    export.export(run_dir, out, "", None)
+    export.export(run_dir, out, "dann")
     for name in ("heads.safetensors", "heads.json", "model.safetensors"):
         assert (out / name).read_bytes() == (exported / "out" / name).read_bytes()
-    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
-    config.stages = ("source_only", "dann")
+    config = config_of(photos)
     clipjax.study.run(parsed(config), run_dir, print)
     said = capsys.readouterr().out
     assert "source_only" in said and "this run is finished" in said
