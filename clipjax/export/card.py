@@ -7,8 +7,6 @@ from typing import Any, NamedTuple
 import huggingface_hub as hub
 
 from clipjax.data.images.preprocess import Preprocess
-from clipjax.evaluate.choice import against_zero_shot
-from clipjax.evaluate.results import markdown
 from clipjax.export.program import usage
 from clipjax.io import ASSETS, to_json
 from clipjax.model.clip import CLIPConfig
@@ -26,6 +24,8 @@ class Card(NamedTuple):
     method: str
     seed: str
     why: str  # this method
+    below: str  # how far below zero-shot it is, or ""
+    tables: str  # the results in Markdown, without a title
     classes: tuple[str, ...]
     clip: CLIPConfig
     preprocess: Preprocess
@@ -66,7 +66,6 @@ def model_card(card: Card) -> str:
         tags=["clip", "domain-adaptation", "clipjax", card.method],
         metrics=["accuracy"],
     )
-    below = against_zero_shot(results, card.method)
     listed = ", ".join(f"`{name}`" for name in card.classes)
     command, settings = results.get("command", ""), to_json(card.config, indent=2, sort_keys=True)
     parts = [
@@ -74,14 +73,16 @@ def model_card(card: Card) -> str:
         f"# {shown} adapted: {data['source']} -> {data['target']} ({data['name']})",
         f"Method `{card.method}`, seed {card.seed}, checkpoint by the rule "
         f"`{results['selection']}`. Why this method: {card.why}.",
-        f"**Below zero-shot**: {below}. CLIP without adaptation is better there." if below else "",
+        f"**Below zero-shot**: {card.below}. CLIP as it came is better there."
+        if card.below
+        else "",
         f"Licence: {_license(card.license, shown)}",
         f"## Classes\n{len(card.classes)}, in the order of the probabilities: {listed}.",
         _template("clipjax"),
         _in_transformers(card),
         _in_onnx(card) if card.onnx else "",
         usage(card.preprocess.size, len(card.classes)).strip(),
-        f"## The run it comes from\n{markdown(results).split(chr(10), 2)[2].strip()}",
+        f"## The run it comes from\n{card.tables}",
         f"## Command\n```\n{without_places(command)}\n```" if command else "",
         f"## Config\n```json\n{without_places(settings)}\n```",
     ]

@@ -161,12 +161,15 @@ def _export(
         picked = "which plays no part"
     known = _EMBEDDED if study.encoder.model == "tiny" else license_of(plan.model)
     prompts = [fill_prompts(name, study.encoder.prompts)[0] for name in plan.class_names]
+    below = against_zero_shot(results, method)
     card = Card(
         results=results,
         config=raw,
         method=method,
         seed=f"{chosen} ({picked})",
         why=why,
+        below=below,
+        tables=report.markdown(results).split("\n", 2)[2].strip(),
         classes=plan.dataset.classes,
         clip=plan.clip_config,
         preprocess=plan.preprocess,
@@ -193,6 +196,6 @@ def _export(
     if copied != {name: plan.identity.get(name) for name in copied}:
         raise CheckpointError(f"the tokenizer in {plan.model} changed meanwhile; export again.")
     scratch.rename(out)
-    if below := against_zero_shot(results, method):
+    if below:
         warn(f"warning: {below}")
     print(f"{method}, seed {chosen}: {out}\n{why}")

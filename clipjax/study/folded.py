@@ -22,6 +22,8 @@ from clipjax.study.trainer import trainers
 PyTree = Any
 _PARTS = ("clip", "adapter", "classifier", "discriminator")
 
+_LINEAR = {"classifier", "layer_0"}  # what a closed form's linear head is made of
+
 
 class Folded(NamedTuple):
     """What answers as a method does, on embeddings of length 1."""
@@ -61,8 +63,9 @@ def folded(texts: Encoded, workdir: Any, method: str, position: int) -> Folded:
     one = {key: value for key, value in whole.items() if key in _PARTS}
     tuned = one.pop("clip", {})
     clip, heads, by_texts = _overlay(own, tuned), made.heads, False
-    if heads is None and set(one) == {"classifier"} and set(one["classifier"]) == {"layer_0"}:
-        heads = Heads(len(plan.dataset.classes), class_bias="bias" in one["classifier"]["layer_0"])
+    layers = one.get("classifier")
+    if heads is None and isinstance(layers, dict) and set(one) | set(layers) == _LINEAR:
+        heads = Heads(len(plan.dataset.classes), class_bias="bias" in layers["layer_0"])
     aligned, encoder = made.config.align != "none", bool(tuned.get("vision"))
     if heads is not None:
         if heads.text:
@@ -93,8 +96,8 @@ def as_affine(answer: Callable[[jax.Array], jax.Array], width: int) -> PyTree | 
     logarithms of probabilities are affine where logits are.
 
     >>> logits = lambda x: jax.nn.log_softmax(x @ jnp.array([[1.0, 2.0, 4.0], [3.0, 5.0, 9.0]]) - 1)
-    >>> as_affine(logits, 2)["classifier"]["layer_0"]["kernel"].round(3).tolist()
-    [[-1.333, -0.333, 1.667], [-2.667, -0.667, 3.333]]
+    >>> (3 * as_affine(logits, 2)["classifier"]["layer_0"]["kernel"]).round(3).tolist()
+    [[-4.0, -1.0, 5.0], [-8.0, -2.0, 10.0]]
     >>> as_affine(lambda x: logits(x) ** 2, 2)
     """
     ends = np.eye(width, dtype=np.float32)

@@ -92,7 +92,7 @@ def exported(tmp_path_factory, photos):
 
 def config_of(photos):
     config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
-    config.stages = ("source_only", "dann", "blend")
+    config.stages, config.prompts = ("source_only", "dann", "blend"), "a photo of a {}"
     return config
 
 
@@ -131,6 +131,81 @@ def test_transformers_opens_the_exported_clip_and_agrees(exported):
         clipjax.load_tokenizer(out)(["a bird"]),
     )
     assert float(ours[0, 0]) == pytest.approx(theirs, rel=1e-3)
+
+
+def lines_of(card, heading):
+    """The Python of a card behind some words, where its place and its image are here."""
+    code = card.read_text().split(heading)[1].split("```python\n")[1].split("```")[0]
+    return code.replace("path/to/this/directory", str(card.parent))
+
+
+@pytest.fixture(scope="module")
+def pictures(photos, tmp_path_factory):
+    """Paths of the target's images, one of them copied to image.jpg."""
+    place = tmp_path_factory.mktemp("pictures")
+    found = sorted((photos / "sketch").glob("*/*.png"))
+    Image.open(found[0]).save(place / "image.jpg", quality=95)
+    return [str(place / "image.jpg"), *map(str, found)]
+
+
+@pytest.fixture(scope="module")
+def heads(exported):
+    """Exports of what transformers can hold: a closed form, with ONNX files, and zero-shot."""
+    for method in ("blend", "zero_shot"):
+        export.export(exported / "run", exported / method, method, onnx=method == "blend")
+    return exported
+
+
+@pytest.mark.slow
+def test_transformers_gives_the_probabilities_by_the_lines_of_the_card(heads, pictures):
+    pytest.importorskip("torch", reason='pip install -e ".[parity]"')
+    scope, place = {"pictures": pictures}, heads / "blend"
+    lines = lines_of(place / "README.md", "## With transformers")
+    assert len(lines.splitlines()) <= 15
+    exec(lines.replace('Image.open("image.jpg")', "*map(Image.open, pictures)"), scope)
+    wanted = load_adapted(place).predict(pictures)
+    np.testing.assert_allclose(scope["probabilities"], wanted, atol=1e-4)
+    assert np.ptp(wanted, axis=0).max() > 1e-2  # the images differ, by more than is tolerated
+
+
+@pytest.mark.slow
+def test_pipelines_of_transformers_are_right_or_fail(heads, pictures):
+    pytest.importorskip("torch", reason='pip install -e ".[parity]"')
+    from transformers import pipeline
+
+    code = lines_of(heads / "zero_shot" / "README.md", "transformers' own pipeline")
+    code = code.replace("image.jpg", pictures[0]).replace("print(", "found = (")
+    scope = {}
+    exec(code, scope)
+    found = {each["label"]: each["score"] for each in scope["found"]}
+    wanted = load_adapted(heads / "zero_shot").predict(pictures[:1])[0]
+    np.testing.assert_allclose([found[text] for text in scope["texts"]], wanted, atol=1e-4)
+    tags = {
+        name: metadata_load(heads / name / "README.md") for name in ("zero_shot", "blend", "out")
+    }
+    tags = {name: about.get("pipeline_tag") for name, about in tags.items()}
+    assert tags == {"zero_shot": "zero-shot-image-classification", "blend": None, "out": None}
+    for name in tags:  # nothing makes up a classifier of random weights
+        with pytest.raises(KeyError):
+            pipeline("image-classification", str(heads / name))(pictures[0])
+
+
+@pytest.mark.slow
+def test_onnx_files_give_the_probabilities(heads, pictures):
+    pytest.importorskip("onnx", reason='pip install -e ".[onnx]"')
+    pytest.importorskip("onnxruntime", reason='pip install -e ".[onnx]"')
+    model = load_adapted(heads / "blend")
+    cropped = [model.preprocess.crop(open(path, "rb").read()) for path in pictures]
+    pixels = model.preprocess.normalize(np.stack(cropped)).transpose(0, 3, 1, 2)
+    scope = {"given": pixels}
+    lines = lines_of(heads / "blend" / "README.md", "## With ONNX").splitlines()
+    exec("\n".join("pixels = given" if x.startswith("pixels") else x for x in lines), scope)
+    np.testing.assert_allclose(scope["probabilities"], model.predict(pictures), atol=1e-4)
+    told = (heads / "blend" / "README.md").read_text()
+    assert "shorter side has 64 pixels (bicubic), cropped to its middle 64 x 64" in told
+    assert not list((heads / "zero_shot").glob("*.onnx")) and "## With ONNX" not in (
+        (heads / "zero_shot" / "README.md").read_text()
+    )
 
 
 def test_the_card_tells_results_and_config(exported):
@@ -302,3 +377,35 @@ def test_predict_scales_grey_of_16_bits_however_it_is_given(tmp_path):
     np.testing.assert_array_equal(seen[0], np.broadcast_to(grey[..., None], (4, 8, 8, 3)))
     with pytest.raises(DataError, match="bytes-like object is required"):
         adapted.predict([picture])
+
+
+def test_a_method_below_zero_shot_is_marked_in_terminal_and_card(exported, tmp_path, capsys):
+    """With a target on which the method is made to be worse; asked for by name, and said."""
+    shutil.copytree(exported / "run", tmp_path / "run")
+    file = tmp_path / "run" / "results.json"
+    results = json.loads(file.read_text())
+    for each in results["rows"]:
+        if each["domain"] == "sketch" and each["split"] == "test":
+            each["accuracy_mean"] = 0.25 if each["method"] == "dann" else 0.5
+    file.write_text(json.dumps(results))
+    export.export(tmp_path / "run", tmp_path / "out", "dann")
+    told = "dann is below zero-shot on the test images of sketch, 25.0 against 50.0 %"
+    assert f"warning: {told}\n" in capsys.readouterr().err
+    assert f"**Below zero-shot**: {told}." in (tmp_path / "out" / "README.md").read_text()
+    export.export(tmp_path / "run", tmp_path / "other", "blend")
+    assert "below zero-shot" not in capsys.readouterr().err
+
+
+def test_bad_input_is_one_sentence_before_anything_is_written(exported, tmp_path, monkeypatch):
+    ask = lambda **more: export.export(exported / "run", tmp_path / "out", "dann", **more)
+    with monkeypatch.context() as patch:
+        patch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ConfigError, match="ONNX files need onnx and onnxruntime: pip install"):
+            ask(onnx=True)
+    shutil.copytree(exported / "run", tmp_path / "run")
+    file = tmp_path / "run" / "evidence.json"
+    record = json.loads(file.read_text()) | {"classes": ["red", "green", "red"]}
+    file.write_text(json.dumps(record))
+    with pytest.raises(ConfigError, match="^'red' names more than one class; give every class a n"):
+        export.export(tmp_path / "run", tmp_path / "out", "dann")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]

@@ -139,15 +139,6 @@ def test_a_stopped_run_goes_on_with_its_maps(finished, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *both)
 
 
-@pytest.mark.slow
-def test_answers_of_more_than_heads_are_not_exported(photos, wee_clip, tmp_path):
-    heads = {"loss": "tests.contract.centred", "heads": {}, "epochs": 1}
-    config = config_of(photos, wee_clip, centred=heads)
-    run(parsed(config), tmp_path / "run", print)
-    with pytest.raises(ConfigError, match="answers with more than its heads.*known"):
-        export.export(tmp_path / "run", tmp_path / "out", "", 0)
-
-
 @pytest.mark.parametrize("change", [{"freeze": ("clip/text/.*",)}, PIXELS])
 def test_alignment_is_refused_where_pixels_are_read(photos, wee_clip, change):
     config = config_of(photos, wee_clip, dann=DANN | change)
