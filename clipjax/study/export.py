@@ -11,8 +11,9 @@ import numpy as np
 from clipjax.data.features.identity import tokenizer_files
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate import results as report
-from clipjax.evaluate.choice import ACROSS, ZERO_SHOT, against_zero_shot, verdict
+from clipjax.evaluate.choice import ACROSS, ZERO_SHOT
 from clipjax.evaluate.rows import own_rows
+from clipjax.evaluate.verdict import against_zero_shot, headline
 from clipjax.export.adapted import Trained, check_names, save_adapted
 from clipjax.export.card import Card, license_of, model_card
 from clipjax.export.onnx import check_onnx
@@ -50,16 +51,19 @@ def choose(
     labels. And the seed that is best there.
     """
     labelled, why = results.get("target_labels", ()), "asked for"
-    pick, told = results.get("choice", {}).get("pick"), verdict(results)
+    found = results.get("verdict") or {}
+    pick = found.get("method")
     validated = own_rows(results["rows"], "val")
     source, seeds = results["data"]["source"], results["seeds"]
     if pick is None:
         free = [name for name in (ZERO_SHOT, *trained) if name not in labelled]
         score = lambda name: validated.get((name, source), {}).get("accuracy_mean", -1.0)
         pick = max(free, key=score)
-        told = f"take {pick}: best by {ACROSS}, and the run recorded no choice"
+        told = f"best by {ACROSS}, and the run has no verdict"
+    else:
+        told = "; ".join(filter(None, [headline(found), found["why"]]))
     if method and method != pick:
-        why = f"asked for; the run's rule says: {told}"
+        why = f"asked for; the run's rule takes {pick}: {told}"
     elif not method:
         method, why = pick, told
     if method not in (ZERO_SHOT, *trained):
@@ -169,7 +173,7 @@ def _export(
         seed=f"{chosen} ({picked})",
         why=why,
         below=below,
-        tables=report.markdown(results).split("\n", 2)[2].strip(),
+        tables=report.markdown(results).split("\n", 2)[2].strip().replace("\n## ", "\n### "),
         classes=plan.dataset.classes,
         clip=plan.clip_config,
         preprocess=plan.preprocess,

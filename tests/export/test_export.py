@@ -35,7 +35,7 @@ def run(module, *arguments):
 
 
 def rows_of(**methods):
-    """Rows of source validation and target test images, (accuracies there, accuracies here)."""
+    """Rows of methods with (accuracies on source validation, on target test images)."""
     measures = lambda values: {"accuracy": values, "macro_accuracy": values}
     return [
         row(name, domain, split, 10, measures(values))
@@ -44,36 +44,29 @@ def rows_of(**methods):
     ]
 
 
-def results_of(choice=None, **methods):
+def results_of(**methods):
     data = {"source": "real", "target": "scan"}
-    found = {"seeds": [3, 5], "rows": rows_of(**methods), "data": data}
-    return found | ({"choice": choice} if choice else {})
+    return {"seeds": [3, 5], "rows": rows_of(**methods), "data": data}
 
 
 def test_the_method_of_the_verdict_is_exported_not_the_last():
-    methods = {
-        "zero_shot": ([0.5], [0.5]),
-        "a": ([0.6, 0.7], [0.6] * 2),
-        "b": ([0.9] * 2, [0.1] * 2),
-    }
-    scores = {name: {"source_val": found[0]} for name, found in methods.items()}
-    choice = {"rule": "source_val", "n": 9, "scores": scores, "refused": {}, "pick": "a"}
-    found = results_of(choice, **methods)
+    found = results_of(
+        zero_shot=([0.5], [0.5]), a=([0.6, 0.7], [0.6, 0.6]), b=([0.9] * 2, [0.1] * 2)
+    )
+    found["verdict"] = {"method": "a", "target": "scan", "why": "best source val"}
     taken = export.choose(found, ["a", "b"])
-    assert taken[:2] == ("a", 1) and taken.why.startswith("take a: best by source val")
+    assert taken == ("a", 1, "take a for scan; best source val")
     asked = export.choose(found, ["a", "b"], "b", 5)
-    assert asked[:2] == ("b", 1) and asked.why.startswith("asked for; the run's rule says: take a")
-    found["choice"]["pick"] = "zero_shot"
+    assert asked[:2] == ("b", 1) and asked.why.startswith("asked for; the run's rule takes a: take")
+    found["verdict"]["method"] = "zero_shot"
     assert export.choose(found, ["a", "b"])[:2] == ("zero_shot", 0)
 
 
-def test_a_run_without_a_choice_goes_by_the_source_and_takes_no_upper_bound():
-    methods = {
-        "zero_shot": ([0.5], [0.5]),
-        "a": ([0.6, 0.5], [0.6] * 2),
-        "b": ([0.9] * 2, [0.1] * 2),
-    }
-    found = results_of(**methods) | {"target_labels": ["b"]}
+def test_a_run_without_a_verdict_goes_by_the_source_and_takes_no_upper_bound():
+    found = results_of(
+        zero_shot=([0.5], [0.5]), a=([0.6, 0.5], [0.6, 0.6]), b=([0.9] * 2, [0.1] * 2)
+    )
+    found |= {"target_labels": ["b"], "verdict": {"method": None}}
     assert export.choose(found, ["a", "b"])[:2] == ("a", 0)
     assert export.choose(found, ["a", "b"], "b", 3)[:2] == ("b", 0)
     assert export.choose(found, ["b"])[:2] == ("zero_shot", 0)
@@ -214,7 +207,7 @@ def test_the_card_tells_results_and_config(exported):
     about = metadata_load(exported / "out" / "README.md")
     assert (about["license"], about["library_name"]) == ("apache-2.0", "clipjax")
     assert {"clip", "domain-adaptation", "dann"} <= set(about["tags"])
-    assert "`blue`, `green`, `red`" in card and "asked for; the run's rule says: take" in card
+    assert "`blue`, `green`, `red`" in card and "asked for; the run's rule takes" in card
     assert '"root": ".../photos' in card and str(exported.parent) not in card
 
 
