@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.evaluate.report.charts import Bar, Group, bars, heat_map
+from clipjax.evaluate.report.charts import Bar, bars
+from clipjax.evaluate.report.matrices import Group, heat_map, pair_map
 from clipjax.evaluate.report.page import document
 from clipjax.evaluate.report.tables import Chapter, Grid, Note, Table
 from clipjax.evaluate.rows import own_rows
@@ -109,6 +110,25 @@ def charts(found: Mapping[Pair, Mapping], order: Sequence[Standing]) -> list[str
     ]
 
 
+def maps(found: Mapping[Pair, Mapping], order: Sequence[Standing]) -> list[str]:
+    """Draw source by target: zero-shot's accuracy, and what the method of best mean adds."""
+    sources, targets = (list(dict.fromkeys(pair[i] for pair in found)) for i in (0, 1))
+    best = next((s for s in order if s.method != ZERO_SHOT and not s.uses_labels), None)
+    before = next(s for s in order if s.method == ZERO_SHOT)
+
+    def matrix(values: np.ndarray) -> np.ndarray:
+        cells = np.full((len(sources), len(targets)), np.nan)
+        for (source, target), value in zip(found, values, strict=True):
+            cells[sources.index(source), targets.index(target)] = value
+        return cells
+
+    drawn = [pair_map("Zero-shot on the target, %", sources, targets, matrix(before.accuracy))]
+    if best:
+        title = f"{best.method}: points above zero-shot"
+        drawn.append(pair_map(title, sources, targets, matrix(best.gain), signed=True))
+    return drawn
+
+
 def markdown(found: Mapping[Pair, Mapping]) -> str:
     """Format the comparison as a Markdown page."""
     order = standings(found)
@@ -131,6 +151,8 @@ def page(found: Mapping[Pair, Mapping]) -> str:
         for i, pair in enumerate(found)
     ]
     items = [
+        Grid(maps(found, order), big=True),
+        Note("Rows: source. Columns: target."),
         Grid(charts(found, order)),
         Table(header, lines, folded=False),
         Note(f"{said[0].upper()}{said[1:]}."),

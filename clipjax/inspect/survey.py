@@ -57,8 +57,8 @@ def _inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) ->
     refusals = [*dict.fromkeys(subject.refusals + refusals)]
     folder = study.features.cache_dir or default_cache_dir() / "features"
     kept = report.cache_chapter(cache.list_cache(folder), str(folder), study.features.cache)
-    found += [kept, _sheets(subject, options.seed, out)]
-    for text in filter(None, map(as_text, found)):
+    sheets = _sheets(subject, options.seed, out)
+    for text in filter(None, map(as_text, [*found, kept, sheets])):
         _say(text)
     starts = "A run would start, as far as the data goes."
     said = f"No run would start: {refusals[0]}" if refusals else starts
@@ -67,7 +67,7 @@ def _inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) ->
         f"What a run would see: {data.source_name} → {data.target}",
         f"{name}{f' ({data.root})' if data.root else ''}; model {study.encoder.model}",
         [said, *refusals[1:]],
-        found,
+        [sheets, *found, kept],  # what one looks at comes first
     )
     write_atomically(out / PAGE, html)
     _say(f"\n{said}\nAll of it: {out / PAGE} ({time.perf_counter() - began:.0f} s)")
@@ -114,11 +114,13 @@ def _decoded_rows(rows: Rows, options: Options) -> tuple[np.ndarray, str]:
 
 
 def _sheets(subject: verdict.Subject, seed: int, out: pathlib.Path) -> Chapter:
-    """Make a contact sheet of each domain, as a PNG file and on the page."""
-    dataset = subject.dataset
+    """Make a contact sheet of each domain, as a PNG file and on the page, the run's own first."""
+    dataset, data = subject.dataset, subject.study.data
+    ends = (*data.sources, data.target)
+    domains = sorted(dataset.domains, key=lambda d: ends.index(d) if d in ends else len(ends))
     classes = contact.choose_classes(len(dataset.classes), seed)
     pictures, files = [], []
-    for domain in progress(dataset.domains, what="contact sheets", unit="domain"):
+    for domain in progress(domains, what="contact sheets", unit="domain"):
         parts = [part for part, s in subject.sources.items() if part[0] == domain and len(s)]
         if not parts:
             continue
@@ -128,12 +130,13 @@ def _sheets(subject: verdict.Subject, seed: int, out: pathlib.Path) -> Chapter:
         title = f"{dataset.name}: {shown}, as the model sees it"
         write_atomically(file, contact.sheet_png(title, strips))
         files.append(str(file))
-        pictures.append(contact.sheet(shown, strips))
+        pictures.append(contact.sheet(shown, strips, folded=domain not in ends))
     note = (
         f"{len(classes)} of {len(dataset.classes)} classes, the same of every domain, and of each "
         f"up to {contact.PER_CLASS} images as the model sees them; drawn with seed {seed}."
     )
-    return Chapter("sheets", "Contact sheets", [note], [Listing("Files:", files), *pictures])
+    listed = Listing("Files:", files, folded=True)
+    return Chapter("sheets", "Contact sheets", [note], [*pictures, listed])
 
 
 def _strip(subject: verdict.Subject, part: Part, label: int, seed: int) -> contact.Strip:

@@ -9,7 +9,7 @@ import numpy as np
 
 from clipjax.data.unlabelled import labelled
 from clipjax.evaluate.metrics import per_class_accuracy
-from clipjax.evaluate.report import page
+from clipjax.evaluate.report import answers, page
 from clipjax.evaluate.report import tsne as evidence
 from clipjax.evaluate.report.figures import kept
 from clipjax.io import to_json, write_atomically
@@ -41,7 +41,9 @@ def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
     """Return what the page shows beyond results and metrics, as JSON; "zero_shot" comes first.
 
     "programs" are the methods that trained as one each, "per_class" has {method: accuracy of each
-    target class, mean over seeds}, "worst" is of the first seed, "images" {target row: data URI}.
+    target class, mean over seeds}, "confusion" and "calibration" are of all seeds
+    (`clipjax.evaluate.report.answers`), "worst" is of the first one, "images" {target row: data
+    URI}. "tsne" holds the maps, and under "sheet" the images mapped.
     """
     data, seed, plan = encoded.study.data, encoded.study.training.seeds[0], encoded.plan
     source, target = (encoded.parts[domain, "test"] for domain in (data.source_name, data.target))
@@ -60,19 +62,34 @@ def gather(encoded: Encoded, outcomes: dict[str, Outcome]) -> dict[str, Any]:
         "source": data.source_name,
         "target": data.target,
         "seed": seed,
-        "tsne": maps | {"labels": np.concatenate(labels).tolist()},
+        "tsne": maps | {"labels": np.concatenate(labels).tolist(), "sheet": _sheet(encoded, maps)},
         "per_class": {
             "n": np.bincount(target.labels[known], minlength=num_classes).tolist(),
             "accuracy": {
                 k: _mean_per_class(v[:, known], target.labels[known]) for k, v in logits.items()
             },
         },
+        "confusion": {k: answers.confusion(v, target.labels) for k, v in logits.items()},
+        "calibration": {k: answers.reliability(v, target.labels) for k, v in logits.items()},
         "worst": worst,
         "images": {  # as the model saw them
             str(row): evidence.thumbnail(crop(examples[row].image, examples[row].name))
             for row in rows
         },
     }
+
+
+def _sheet(encoded: Encoded, maps: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the images that are mapped, source first, as the model saw them; {} without a map."""
+    data, crop = encoded.study.data, encoded.plan.preprocess.crop
+
+    def images():
+        for end, domain in (("source", data.source_name), ("target", data.target)):
+            examples = encoded.source(domain, "test")
+            for row in maps[end]:
+                yield crop(examples[row].image, examples[row].name)
+
+    return evidence.mosaic(images()) if maps["maps"] else {}
 
 
 def _mean_per_class(logits: np.ndarray, labels: np.ndarray) -> list[float | None]:
@@ -118,4 +135,5 @@ def write(encoded: Encoded, outcomes, results: dict, workdir: pathlib.Path) -> N
     shown = {phase: name for phase, name in study.method_of.items() if name in outcomes}
     metrics = training_curves(read_log(workdir / "metrics.jsonl"), shown)
     settings = json.loads(config_text(study))
-    write_atomically(workdir / "report.html", page.run_page(results, metrics, found, settings))
+    text = page.run_page(results, metrics, found, settings, workdir)
+    write_atomically(workdir / "report.html", text)

@@ -27,13 +27,31 @@ addEventListener("load", () => {
     const box = e => { const r = e.getBoundingClientRect(); return [r.width, r.height]; };
     const style = (e, what) => frame.contentWindow.getComputedStyle(e)[what];
     const section = page.querySelector("section");
+    const dot = page.querySelector("circle[data-i]"), tip = page.querySelector(".tip");
+    let pointed = null;
+    if (dot) {
+      const before = tip.hidden, bubbles = {bubbles: true};
+      dot.scrollIntoView();
+      dot.dispatchEvent(new frame.contentWindow.PointerEvent("pointerover", bubbles));
+      const t = tip.getBoundingClientRect();
+      pointed = {
+        before, hidden: tip.hidden, words: tip.textContent,
+        inside: t.left >= 0 && t.right <= root.clientWidth && t.width > 40,
+        image: style(tip.firstChild, "backgroundImage").slice(0, 20),
+        marked: page.querySelectorAll(".on").length,
+      };
+      page.body.dispatchEvent(new frame.contentWindow.PointerEvent("pointerover", bubbles));
+      pointed.after = tip.hidden && !page.querySelector(".on");
+    }
     found[frame.width] = {
       inner: frame.contentWindow.innerWidth,
       overflow: root.scrollWidth - root.clientWidth,
       sections: [...page.querySelectorAll("section")].map(e => [e.id, ...box(e)]),
-      charts: [...page.querySelectorAll("svg")].map(box),
+      charts: [...page.querySelectorAll("figure > svg")].filter(e => e.checkVisibility()).map(box),
+      tracks: [...page.querySelectorAll("svg.track")].map(box),
+      pointed,
       broken: [...page.querySelectorAll("details[open] img")].filter(e => !e.naturalWidth).length,
-      outside: [...page.querySelectorAll("svg text")].filter(e => {
+      outside: [...page.querySelectorAll("svg text")].filter(e => e.checkVisibility()).filter(e => {
         const t = e.getBoundingClientRect(), s = e.closest("svg").getBoundingClientRect();
         return t.left < s.left - 12 || t.right > s.right + 12 || t.bottom > s.bottom + 2;
       }).map(e => e.textContent),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from clipjax.evaluate.metrics import per_class_accuracy
+from clipjax.evaluate.report import answers
 from clipjax.evaluate.report import tsne as evidence
 from clipjax.evaluate.rows import row
 from clipjax.evaluate.verdict import decide
@@ -36,6 +37,9 @@ def results(seeds=(0, 1), methods=METHODS) -> dict:
         "proxy_a_distance": {m: [1.2] * len(seeds) for m in methods},
         "timing_s": {"encode": 1.0},
         "versions": {"clipjax": "0.1.0"},
+        "majority": {"real": 0.2, "sketch": 0.25},
+        "command": f"clipjax run dann 'root={EVIL}'",
+        "machine": {"devices": "1 x cpu", "processor": EVIL, "cores": 2, "system": "Linux"},
     }
 
 
@@ -86,7 +90,10 @@ def found(methods=METHODS, num_classes=6, n=40) -> dict:
             "maps": {m: rng.standard_normal((2 * n, 2)).round(2).tolist() for m in methods},
             "collapsed": [],
             "labels": [*labels.tolist(), *labels.tolist()],
+            "sheet": evidence.mosaic(rng.integers(0, 255, (2 * n, 9, 9, 3), dtype=np.uint8)),
         },
+        "confusion": {m: answers.confusion(x[None], labels) for m, x in logits.items()},
+        "calibration": {m: answers.reliability(x[None], labels) for m, x in logits.items()},
         "per_class": {
             "n": np.bincount(labels, minlength=num_classes).tolist(),
             "accuracy": {m: per_class(x, labels, num_classes) for m, x in logits.items()},
@@ -117,9 +124,7 @@ def choice(methods=METHODS, seeds=2) -> dict:
 def with_verdict(found: dict) -> dict:
     """Results with the verdict of made-up answers to 40 test images; finetune is source-only."""
     rng = np.random.default_rng(4)
-    right = {}
-    for name in dict.fromkeys(row["method"] for row in found["rows"]):
-        right[name] = (
-            rng.uniform(size=(1 if name == "zero_shot" else len(found["seeds"]), 40)) < 0.6
-        )
+    runs = lambda name: 1 if name == "zero_shot" else len(found["seeds"])
+    names = dict.fromkeys(each["method"] for each in found["rows"])
+    right = {name: rng.uniform(size=(runs(name), 40)) < 0.6 for name in names}
     return found | {"verdict": decide(found, right, source_only=["finetune"])}

@@ -23,7 +23,7 @@ pytestmark = [
 def seen(request):
     """(scheme, measures by width, console) of a page with everything on it."""
     results = synthetic.results() | {"selection_rules": synthetic.selection_rules()}
-    results["choice"] = synthetic.choice()
+    results = synthetic.with_verdict(results | {"choice": synthetic.choice()})
     text = page.run_page(results, synthetic.metrics(), synthetic.found(), {"long": "x" * 500})
     return request.param, *browser.look(text, WIDTHS, dark=request.param == "dark")
 
@@ -60,12 +60,23 @@ def test_everything_is_visible_and_nothing_sticks_out(seen, width):
     assert found["inner"] == width and found["overflow"] == 0
     names = [name for name, *_ in found["sections"]]
     assert names == [
-        "results", "learning", "features", "classes", "mistakes", "methods", "selection", "run",
+        "verdict", "results", "learning", "features", "confusions", "calibration", "classes",
+        "mistakes", "methods", "selection", "run",
     ]  # fmt: skip
     assert all(w > 300 and h > 50 for _, w, h in found["sections"])
     assert all(w > 250 and h > 30 for w, h in found["charts"]) and len(found["charts"]) > 15
+    assert len(found["tracks"]) == 3 + 3 + 2  # two axes of three methods, and their numbers
+    assert all(w > 250 and h > 15 for w, h in found["tracks"])
     assert found["broken"] == 0
     assert found["outside"] == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pointing_at_a_dot_shows_its_image_on_every_map(seen, width):
+    found = seen[1][str(width)]["pointed"]
+    assert found["before"] and not found["hidden"] and found["inside"] and found["after"]
+    assert found["image"].startswith('url("data:image/webp') and found["marked"] == 6
+    assert found["words"].endswith((", real", ", sketch"))
 
 
 def test_text_can_be_read(seen):

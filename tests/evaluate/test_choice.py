@@ -188,7 +188,8 @@ def test_lines_below_zero_shot_are_marked_everywhere():
     assert lines[1].split()[-3:] == ["target", "macro", "mark"]
     assert [line.endswith("below zero-shot") for line in lines[2:5]] == [False, True, True]
     assert report.markdown(found).count("| below zero-shot |") == 2
-    assert page.run_page(found, [], {}, {}).count("below zero-shot</td>") == 2
+    tag = '<span class="tag bad">below zero-shot</span>'
+    assert page.run_page(found, [], {}, {}).count(tag) == 2
     above = run(scored(0.3, 0.4, 0.3), {})
     assert "below zero-shot" not in report.table(above) + page.run_page(above, [], {}, {})
 

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipjax.evaluate.report.tsne import thumbnail, tsne_maps, worst_classes
+from clipjax.data.unlabelled import NO_LABEL
+from clipjax.evaluate.metrics import calibration_error
+from clipjax.evaluate.report import tsne
+from clipjax.evaluate.report.answers import confusion, reliability
+from clipjax.evaluate.report.tsne import mosaic, thumbnail, tsne_maps, worst_classes
 
 
 def logits_of(answers, num_classes, strength=None):
@@ -136,3 +140,46 @@ def test_thumbnails_are_small_and_keep_their_shape(shape):
     if max(shape) <= 64:
         assert picture.size == (shape[1], shape[0])
     np.testing.assert_allclose(np.asarray(picture.convert("RGB"))[0, 0], (200, 30, 90), atol=12)
+
+
+def test_confusions_count_every_answer_and_keep_the_classes_of_most_mistakes():
+    rng = np.random.default_rng(6)
+    logits, labels = rng.standard_normal((2, 400, 50)), rng.integers(0, 50, 400)
+    whole, some = confusion(logits, labels, limit=50), confusion(logits, labels, limit=7)
+    answers = logits.argmax(-1)
+    for i, c in enumerate(whole["classes"]):
+        for j, k in enumerate(whole["classes"]):
+            wanted = ((labels == c) & (answers == k)).sum()
+            assert whole["counts"][i][j] == wanted
+    wrong = (answers != labels).sum(axis=0)
+    times = np.array([wrong[labels == c].sum() for c in range(50)])
+    assert sorted(times)[-7] == min(times[some["classes"]]) and len(some["classes"]) == 7
+    assert [sum(row) for row in some["counts"]] == [
+        2 * (labels == c).sum() for c in some["classes"]
+    ]
+
+
+def test_reliability_adds_up_to_the_calibration_error():
+    rng = np.random.default_rng(7)
+    logits, labels = 3 * rng.standard_normal((1, 300, 4)), rng.integers(0, 4, 300)
+    points = np.array(reliability(logits, labels))
+    assert points[:, 2].sum() == pytest.approx(1, abs=1e-3)
+    error = float((np.abs(points[:, 0] - points[:, 1]) * points[:, 2]).sum())
+    assert error == pytest.approx(float(calibration_error(logits[0], labels)), abs=1e-3)
+
+
+def test_without_labels_there_is_nothing_to_count():
+    logits, labels = np.zeros((2, 5, 3)), np.full(5, NO_LABEL)
+    assert confusion(logits, labels) == {"classes": [], "counts": []}
+    assert reliability(logits, labels) == []
+
+
+def test_a_mosaic_has_every_image_in_its_tile_up_to_a_number(monkeypatch):
+    images = [np.full((30, 60, 3), shade, np.uint8) for shade in (0, 60, 120, 180, 240)]
+    monkeypatch.setattr(tsne, "MOST_TILES", 4)
+    found = mosaic(iter(images))
+    assert (found["tile"], found["columns"], found["count"]) == (40, 2, 4) and mosaic([]) == {}
+    picture = Image.open(io.BytesIO(base64.b64decode(found["src"].partition(",")[2])))
+    pixels = np.asarray(picture.convert("L"), int)
+    for i, shade in enumerate((0, 60, 120, 180)):
+        assert abs(pixels[40 * (i // 2) + 20, 40 * (i % 2) + 20] - shade) < 8

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 
 from clipjax.evaluate import pairs
-from clipjax.evaluate.report.charts import Group, heat_map
+from clipjax.evaluate.report.matrices import Group, heat_map
 from clipjax.evaluate.rows import row
 from tests.evaluate.synthetic import EVIL
 
@@ -54,7 +54,7 @@ def test_a_method_that_a_pair_lacks_is_left_out():
 
 def test_the_page_shows_every_method_and_pair():
     page, text = pairs.page(FOUND), pairs.markdown(FOUND)
-    assert page.count("<svg") == 2 and "b to a" in page and "blend, a to b: +10.0" in page
+    assert page.count("<svg") == 4 and "b to a" in page and "blend, a to b: +10.0" in page
     assert "| blend | 52.5 |" in text
 
 

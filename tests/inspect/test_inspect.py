@@ -71,6 +71,7 @@ def test_the_embedded_data_in_a_process_of_its_own(tmp_path):
     for words in ("render (source)", "stencil (target)", "A run would start", "20 images of each"):
         assert words in done.stdout
     page = (tmp_path / "inspect.html").read_text()
+    assert page.index('id="sheets"') < page.index('id="counts"')  # what one looks at
     for name in ("counts", "balance", "classes", "images", "skipped", "duplicates", "sheets"):
         assert f'<section id="{name}">' in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)  # nothing is loaded from anywhere

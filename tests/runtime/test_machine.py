@@ -152,12 +152,12 @@ def test_results_can_say_where_they_were_made():
     "argv, module, said",
     [
         (["/opt/bin/clipjax", "run", "a b"], None, "clipjax run 'a b'"),
-        (["/x/main.py", "--config=c.py"], "experiments.main", "python -m experiments.main --config=c.py"),
+        (["/x/main.py", "--a=c.py"], "experiments.main", "python -m experiments.main --a=c.py"),
         (["/x/pytest", "-q"], "pytest.__main__", ""),
         (["/x/script.py"], None, ""),
         ([""], None, ""),
     ],
-)  # fmt: skip
+)
 def test_the_command_is_one_to_repeat(monkeypatch, argv, module, said):
     main = types.SimpleNamespace(__spec__=module and types.SimpleNamespace(name=module))
     monkeypatch.setattr(sys, "argv", argv)

@@ -72,14 +72,14 @@ def line_chart(
     low, high = (end if fixed is None else fixed for fixed, end in zip(y_range, ends, strict=True))
     x = Scale(*spread(points[0]), 40, WIDTH - 8)
     y = Scale(low, high if low < high else low + 1, top + 140, top)
-    body += _grid(x, y, x_label, y_label)
+    body += grid(x, y, x_label, y_label)
     body += "".join(_band(x, y, v, colours[n]) for n, v in kept.items())
     if guide:
         at = y.at(guide[0])
         body += f'<path class="guide" d="M{x.start} {at}H{x.end}"/>'
-        body += _label(x.end, at - 4, guide[1], "tick words", "end")
+        body += label(x.end, at - 4, guide[1], "tick words", "end")
     body += "".join(_curve(x, y, n, v, colours[n]) for n, v in kept.items())
-    return _figure(title, top + 172, body)
+    return figure(title, top + 172, body)
 
 
 def _finite(values: Sequence) -> np.ndarray | None:
@@ -125,6 +125,7 @@ def scatter(
     shapes: Sequence[int] | None = None,
     shape_names: Sequence[str] = (),
     notes: Sequence[str] | None = None,
+    pictures: int = 0,
 ) -> str:
     """Draw a cloud of points, float [N, 2], without axes (only distances matter); "" of none.
 
@@ -132,6 +133,7 @@ def scatter(
       groups: int [N], indices into `names`; -1 is drawn faintly, unnamed.
       shapes: 0 (disc) or 1 (ring) for each point.
       notes: shown on hover, for each point.
+      pictures: the first so many points say their number in `data-i`, for the page's script.
       names, shape_names: for the legend.
     """
     points, groups = np.asarray(points, float).reshape(-1, 2), np.asarray(groups, int)
@@ -148,15 +150,16 @@ def scatter(
     places = (points - (low + high) / 2) * (scale, -scale) + size / 2 + (0, top)
     body += f'<rect class="frame" y="{top:g}" width="{WIDTH}" height="{_CLOUD}" rx="4"/>'
     dots = []
-    for (x, y), note in zip(places, notes or [""] * len(points), strict=True):
-        inside = f" ><title>{escape(note)}</title></circle>" if note else "/>"
-        dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"{inside}')
+    for i, ((x, y), note) in enumerate(zip(places, notes or [""] * len(points), strict=True)):
+        inside = f"><title>{escape(note)}</title></circle>" if note else "/>"
+        of = f' data-i="{i}"' if i < pictures else ""
+        dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"{of}{inside}')
     for group, kind in ((-1, "other"), *enumerate(kinds)):  # the faint ones first, below the others
         for shape, ring in enumerate(("", " ring")):
             rows = np.flatnonzero((groups == group) & (shapes == shape))
             inner = "".join(dots[i] for i in rows)
             body += f'<g class="cloud {kind}{ring}">{inner}</g>' if inner else ""
-    return _figure(title, top + _CLOUD + 1, body)
+    return figure(title, top + _CLOUD + 1, body)
 
 
 def bars(
@@ -177,7 +180,7 @@ def bars(
     body = f'<path class="axis" d="M{x.at(0)} 26V{bottom}"/>'
     write = f"{'+' if signed else ''}.{digits}f"
     body += "".join(_bar(x, 26 + 17 * i, row, write, unit) for i, row in enumerate(rows))
-    return _figure(title, bottom + 6, body)
+    return figure(title, bottom + 6, body)
 
 
 def _bar(x: Scale, y: float, row: Bar, write: str, unit: str) -> str:
@@ -185,50 +188,15 @@ def _bar(x: Scale, y: float, row: Bar, write: str, unit: str) -> str:
     value = f"{row.value:{write}}".replace("-", "−") if row.value else "0"
     words = f"{row.label}: {value}{unit}" + (f", {row.note}" if row.note else "")
     left, width = min(zero, tip), max(abs(tip - zero), 0.8)
-    body = _label(_GUTTER - 2, y + 12, _shorten(row.label, 19), "name", "end")
+    body = label(_GUTTER - 2, y + 12, shorten(row.label, 19), "name", "end")
     body += f'<rect class="{row.colour}" x="{left:g}" y="{y + 3}" width="{width:.1f}" height="11"/>'
     if row.low is not None and row.high is not None and row.low < row.high:
         one, two = x.at(row.low), x.at(row.high)
         body += f'<path class="whisker" d="M{one} {y + 8.5}H{two}"/>'
         tip = two if row.value >= 0 else one
     room, anchor = (4, "start") if row.value >= 0 else (-4, "end")
-    body += _label(tip + room, y + 12, value, "tick", anchor)
+    body += label(tip + room, y + 12, value, "tick", anchor)
     return f"<g><title>{escape(words)}</title>{body}</g>"
-
-
-class Group(NamedTuple):
-    """Columns of a heat map under one heading."""
-
-    name: str
-    members: Sequence
-
-
-def heat_map(title: str, rows: Sequence[str], columns: Sequence[Group], values: np.ndarray) -> str:
-    """Draw values [rows, columns], those above zero in one colour and those below in another.
-
-    Cells are as strong as their share of the largest magnitude, and say their value on hover.
-    """
-    most = float(np.abs(values).max(initial=0.0)) or 1.0
-    width = min(24.0, (WIDTH - _GUTTER) / max(values.shape[1], 1))
-    names = [name for group in columns for name in group.members]
-    body, at = "", 0
-    for group in columns:
-        room = int(width * len(group.members) / 6)
-        middle = _GUTTER + width * (at + len(group.members) / 2)
-        body += _label(middle, 32, _shorten(group.name, max(room, 3)), anchor="middle")
-        at += len(group.members)
-    for i, (row, line) in enumerate(zip(rows, values, strict=True)):
-        y = 38 + 14 * i
-        body += _label(_GUTTER - 4, y + 11, _shorten(row, 19), "name", "end")
-        for j, (column, value) in enumerate(zip(names, line, strict=True)):
-            words = escape(f"{row}, {column}: {value:+.1f}".replace("-", "−"))
-            kind, strength = "good" if value >= 0 else "bad", abs(value) / most
-            x = _GUTTER + width * j
-            body += (
-                f'<rect class="{kind}" x="{x:.1f}" y="{y}" width="{width:.1f}" height="14" '
-                f'fill-opacity="{strength:.2f}"><title>{words}</title></rect>'
-            )
-    return _figure(title, 42 + 14 * len(rows), body)
 
 
 def legal(text: str) -> str:
@@ -249,7 +217,8 @@ def escape(text: object) -> str:
     return html.escape(legal(str(text)))
 
 
-def _shorten(text: str, length: int) -> str:
+def shorten(text: str, length: int) -> str:
+    """Cut a text that is longer, with an ellipsis."""
     text = legal(text)
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
@@ -282,16 +251,20 @@ def colour(index: int) -> str:
     return f"c{index % COLOURS}" + (" dashed" if index // COLOURS % 2 else "")
 
 
-def _figure(title: str, height: float, body: str) -> str:
-    name = escape(title)
+def figure(title: str, height: float, body: str, width: float = WIDTH) -> str:
+    """Frame a drawing; a wider one than others is shown larger, and scrolls on a small screen."""
+    name, wide = escape(title), int(width)
+    style = f' style="max-width:{wide}px;min-width:{wide * 4 // 5}px"' if width > WIDTH else ""
+    heading = escape(shorten(title, int(54 * width / WIDTH)))
     return (
-        f'<svg role="img" viewBox="0 0 {WIDTH} {height:g}" aria-label="{name}">'
+        f'<svg role="img" viewBox="0 0 {width:g} {height:g}" aria-label="{name}"{style}>'
         f"<title>{name}</title>"
-        f'<text class="heading" x="0" y="13">{escape(_shorten(title, 54))}</text>{body}</svg>'
+        f'<text class="heading" x="0" y="13">{heading}</text>{body}</svg>'
     )
 
 
-def _label(x: float, y: float, words: str, kind: str = "tick", anchor: str = "start") -> str:
+def label(x: float, y: float, words: str, kind: str = "tick", anchor: str = "start") -> str:
+    """Write words at a place."""
     return f'<text class="{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
@@ -299,29 +272,30 @@ def _legend(entries: Iterable[tuple[str, str]]) -> tuple[str, float]:
     """Draw rows of names with marks (SVG around the origin); return the y of the last row too."""
     x, y, text = 0.0, 32, ""
     for name, mark in entries:
-        name = _shorten(name, 40)
+        name = shorten(name, 40)
         # An estimate of the width at 11 px, in a wide font.
         wide = [3.9 if c in "fijlrt.,:'()| " else 10.5 if c in "mwMW@%" else 7.2 for c in name]
         room = 25 + sum(wide)
         if x and x + room > WIDTH:
             x, y = 0.0, y + 15
         text += f'<g transform="translate({x + 6:g} {y - 4:g})">{mark}</g>'
-        text += _label(x + 15, y, name, "key")
+        text += label(x + 15, y, name, "key")
         x += room
     return text, y
 
 
-def _grid(x: Scale, y: Scale, x_label: str, y_label: str) -> str:
+def grid(x: Scale, y: Scale, x_label: str, y_label: str) -> str:
+    """Draw the lines, numbers and names of two axes."""
     text = ""
     for value in ticks(y.low, y.high):
         at = y.at(value)
         text += f'<path class="grid" d="M{x.start:g} {at:g}H{x.end:g}"/>'
-        text += _label(x.start - 5, at + 4, number(value), anchor="end")
+        text += label(x.start - 5, at + 4, number(value), anchor="end")
     for value in ticks(x.low, x.high, 6):
         if value == int(value) or x.high - x.low < 2:
-            text += _label(x.at(value), y.start + 14, number(value), anchor="middle")
-    text += _label(x.end, y.start + 27, x_label, anchor="end")
-    return text + _label(0, y.end - 8, y_label)
+            text += label(x.at(value), y.start + 14, number(value), anchor="middle")
+    text += label(x.end, y.start + 27, x_label, anchor="end")
+    return text + label(0, y.end - 8, y_label)
 
 
 def spread(values: Sequence[float], pad: float = 0.0) -> tuple[float, float]:

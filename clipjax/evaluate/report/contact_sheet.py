@@ -34,10 +34,11 @@ def choose_rows(labels: np.ndarray, label: int, seed: int, limit: int = PER_CLAS
     return np.random.default_rng([seed, label]).permutation(rows)[:limit].tolist()
 
 
-def sheet(title: str, strips: Sequence[Strip]) -> Cards:
+def sheet(title: str, strips: Sequence[Strip], folded: bool = False) -> Cards:
     """Make the sheet for a page: a card for each class, with its images as data URIs."""
     pictures = lambda strip: [Picture(thumbnail(image), strip.name) for image in strip.images]
-    return Cards(title, [Card(s.name, counted(s.count, "image"), pictures(s)) for s in strips])
+    cards = [Card(s.name, counted(s.count, "image"), pictures(s)) for s in strips]
+    return Cards(title, cards, folded)
 
 
 def sheet_png(title: str, strips: Sequence[Strip]) -> bytes:

@@ -1,12 +1,14 @@
 """The charts of a run: curves of metrics.jsonl, scores of a sweep."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.evaluate.report.charts import line_chart
+from clipjax.evaluate.report.charts import WIDTH, Scale, escape, figure, grid, line_chart
 
+FIRST = 4  # curves that are not folded
 MAPS = 6  # shown of a run; each costs the page some 80 kB
 # Fields of records beside measures; the time of an epoch says nothing about learning.
 _NOT_MEASURES = ("epoch", "step", "phase", "method", "s_per_epoch", "seconds")
@@ -29,13 +31,18 @@ _DOMAINS = ("domain_accuracy_source", "domain_accuracy_target")
 # The known measures, in the order they are shown.
 PANELS = (
     Panel("Class loss on the source", "nats", ("class_loss",)),
+    Panel("Accuracy on validation images of the source", "%", ("source_val",), 100),
+    Panel("Domain classifier's accuracy", "%", _DOMAINS, 100, _CHANCE),
+    Panel("Test accuracy on the target (decides nothing)", "%", ("target_test",), 100),
     Panel("Training accuracy on the source", "%", ("source_accuracy",), 100),
     Panel("Domain loss", "nats", ("domain_loss",), 1, {"guide": (math.log(2), "guessing (ln 2)")}),
-    Panel("Domain classifier's accuracy", "%", _DOMAINS, 100, _CHANCE),
     Panel("Strength of the reversal, lambda", "lambda", ("lam",), 1, _POSITIVE),
     Panel("Learning rate", "rate", ("lr",), 1, _POSITIVE),
     Panel("Gradient norms, domain loss to class loss", "ratio", ("grad_ratio",), 1, _POSITIVE),
     Panel("Gradient norm", "norm", ("grad_norm",)),
+    Panel("Test accuracy on the source", "%", ("source_test",), 100),
+    Panel("Accuracy on validation images of the target (oracle)", "%", ("oracle",), 100),
+    Panel("Proxy A-distance of source and target", "0 alike, 2 apart", ("proxy_a_distance",)),
 )
 
 
@@ -126,3 +133,27 @@ def sweep_chart(results: dict, field: str) -> str:
             columns = ([summary(v) for v in values] for summary in (np.mean, min, max))
             series[stage] = (sorted(scores), *columns)
     return line_chart(f"{found['rule']} over {field}", series, field, "score on validation data")
+
+
+def reliability_chart(title: str, points: Sequence, kind: str = "c0") -> str:
+    """Draw accuracy over confidence; "" of no points.
+
+    Args:
+      points: (mean confidence, accuracy, share of the answers) of each range of confidence.
+      kind: class of the style sheet.
+    """
+    if not len(points):
+        return ""
+    x, y = Scale(0, 100, 40, WIDTH - 8), Scale(0, 100, 220, 38)
+    body, dots = grid(x, y, "confidence, %", "right, %"), ""
+    body += f'<path class="guide" d="M{x.start:g} {y.start:g}L{x.end:g} {y.end:g}"/>'
+    places = [(x.at(100 * sure), y.at(100 * right)) for sure, right, _ in points]
+    body += f'<path class="line thin {kind}" d="M{"L".join(f"{a:g} {b:g}" for a, b in places)}"/>'
+    for (a, b), (sure, right, share) in zip(places, points, strict=True):
+        words = f"{100 * share:.0f} % of the answers: {100 * sure:.0f} % sure, "
+        words += f"{100 * right:.0f} % right"
+        radius = 2.5 + 14 * share**0.5
+        dots += (
+            f'<circle cx="{a}" cy="{b}" r="{radius:.1f}"><title>{escape(words)}</title></circle>'
+        )
+    return figure(title, 252, f'{body}<g class="bubbles {kind}">{dots}</g>')

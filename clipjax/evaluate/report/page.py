@@ -1,31 +1,41 @@
-"""report.html and suite.html by assets/report: one file each, offline, without JavaScript."""
+"""report.html and suite.html by assets/report: one file each, to be read offline."""
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 from clipjax.evaluate.report import sections
+from clipjax.evaluate.report.card import card
 from clipjax.evaluate.report.charts import legal
-from clipjax.evaluate.report.tables import Chapter, Link, Table
+from clipjax.evaluate.report.tables import Chapter, Link, Sheet, Table
 from clipjax.io import ASSETS
 
 
-def run_page(results: dict, metrics: list[dict], evidence: dict, config: dict) -> str:
-    """Render the page of a run from results.json, metrics.jsonl, evidence.json and config.json."""
+def run_page(
+    results: dict, metrics: list[dict], evidence: dict, config: dict, workdir: Any = None
+) -> str:
+    """Render the page of a run from results.json, metrics.jsonl, evidence.json and config.json.
+
+    `workdir` is the run's folder, which commands name.
+    """
     data = results["data"]
     return document(
         f"{results['experiment']}: {data['source']} → {data['target']}",
         f"{data['name']}, {results['classes']} classes; model {results['model']}; "
         f"seeds {', '.join(map(str, results['seeds']))}",
-        [*sections.verdict(results), sections.summary(results)],
+        [],
         [
+            Chapter("verdict", "", items=card(results, workdir)),
             Chapter("results", "Results", items=sections.headline(results)),
             Chapter("sweep", "Sweep", items=sections.sweep(results)),
             Chapter("learning", "Learning", items=sections.learning(results, metrics)),
-            Chapter("features", "Features", items=sections.features(evidence)),
-            Chapter("classes", "Change per class", items=sections.class_changes(evidence)),
-            Chapter("mistakes", "Worst classes", items=sections.worst(evidence)),
+            Chapter("features", "Features", items=sections.features(results, evidence)),
+            Chapter("confusions", "Confusions", items=sections.confusions(results, evidence)),
+            Chapter("calibration", "Calibration", items=sections.calibration(results, evidence)),
+            Chapter("classes", "Change per class", items=sections.class_changes(results, evidence)),
+            Chapter("mistakes", "Worst classes", items=sections.worst(results, evidence)),
             Chapter("methods", "Choice of the method", items=sections.choice(results)),
-            Chapter("selection", "Choice of the checkpoint", items=sections.selection(results)),
+            Chapter("selection", "Other selection rules", items=sections.selection(results)),
             Chapter("run", "About the run", items=sections.about(results, config)),
         ],
     )
@@ -55,7 +65,8 @@ def suite_page(entries: Sequence[tuple[str, dict, Sequence | None, str | None]])
 def document(title: str, subtitle: str, lead: Sequence[str], parts: Sequence[Chapter]) -> str:
     """Render a whole page: header, lead sentences, the chapters that are not empty and links."""
     page = _templates().get_template("page.html")
-    return page.render(title=title, subtitle=subtitle, lead=lead, chapters=parts)
+    script = any(isinstance(item, Sheet) for part in parts for item in part.items)
+    return page.render(title=title, subtitle=subtitle, lead=lead, chapters=parts, script=script)
 
 
 @functools.cache

@@ -8,54 +8,52 @@ import numpy as np
 from clipjax.data.unlabelled import NO_LABEL, labelled
 from clipjax.evaluate import choice as choices
 from clipjax.evaluate import results as report
-from clipjax.evaluate import sweeps
-from clipjax.evaluate import verdict as verdicts
-from clipjax.evaluate.report.charts import COLOURS, Bar, bars, colour, scatter
-from clipjax.evaluate.report.figures import kept, learning_charts, sweep_chart
-from clipjax.evaluate.report.tables import Card, Cards, Grid, Item, Listing, Note, Picture, Table
-from clipjax.evaluate.rows import lines_of
+from clipjax.evaluate import rule_table, sweeps
+from clipjax.evaluate.report.card import accuracies, colours, compared
+from clipjax.evaluate.report.charts import COLOURS, Bar, bars, scatter
+from clipjax.evaluate.report.figures import (
+    FIRST,
+    kept,
+    learning_charts,
+    reliability_chart,
+    sweep_chart,
+)
+from clipjax.evaluate.report.matrices import confusion_map
+from clipjax.evaluate.report.tables import (
+    Card,
+    Cards,
+    Facts,
+    Grid,
+    Item,
+    Listing,
+    Note,
+    Picture,
+    Sheet,
+    Table,
+)
+from clipjax.evaluate.rows import own_rows
+from clipjax.io.texts import counted
 
 BARS = 30  # of changes per class; of more classes the best and the worst halves of that
 CONFUSIONS = 4  # named for each class
 
 
-def colours(results: dict) -> dict[str, str]:
-    """Map methods to classes of the style sheet, the same in every chart; zero-shot is grey."""
-    trained = dict.fromkeys(r["method"] for r in results["rows"] if r["method"] != "zero_shot")
-    return {"zero_shot": "zero"} | {name: colour(i) for i, name in enumerate(trained)}
-
-
-def summary(results: dict) -> str:
-    """Compare zero-shot with the last method, in a sentence."""
-    header, (before, *others) = report.cells(results, variants=False)
-    if before[0] != "zero_shot" or not others:
-        return ""
-    labelled = [name for name in results.get("target_labels", ())]
-    after = next((line for line in reversed(others) if line[0] not in labelled), others[-1])
-    changes = [
-        f"{name} {old} → {new} {'points' if name == 'gap' else '%'}"
-        for name, old, new in zip(header, before, after, strict=True)
-        if name == "gap" or "(source)" in name or "(target)" in name
-        if report.NOT_MEASURED not in (old, new)
-    ]
-    return f"From zero-shot to {after[0]}: {', '.join(changes)}."
-
-
-def verdict(results: dict) -> list[str]:
-    """Say what to take and why, and what next; [] of results without a verdict."""
-    return [f"{line[0].upper()}{line[1:]}." for line in verdicts.told(results)]
-
-
 def headline(results: dict) -> list[Item]:
-    """Show the accuracies of methods: bars on target and source, tables on all domains, macro."""
-    target = f"{results['data']['target']} (target)"
-    tables = [
-        Table(header, body, mark=header.index(target) if target in header else -1, folded=False)
-        for header, body in (report.cells(results), report.macro_cells(results))
-    ]
+    """Show the accuracies of methods: on one axis, then tables on all domains, macro."""
+    target, tables = f"{results['data']['target']} (target)", []
+    for title, (header, body) in (
+        ("", report.cells(results)),
+        ("Macro", report.macro_cells(results)),
+    ):
+        kept = [i for i, head in enumerate(header) if head != "mark"]  # beside the names above
+        header, *body = [[line[i] for i in kept] for line in (header, *body)]
+        mark = header.index(target) if target in header else -1
+        tables.append(
+            Table(header, body, title and f"{title} accuracy, %", mark=mark, folded=bool(title))
+        )
     said = [*report.notes(results), report.facts(results)]
     notes = [Note(f"{words[0].upper()}{words[1:]}.") for words in said]
-    return [Grid([*_accuracy_bars(results), distances(results)]), *tables, *notes]
+    return [accuracies(results), *tables, *notes]
 
 
 def sweep(results: dict) -> list[Item]:
@@ -73,16 +71,17 @@ def learning(results: dict, metrics: list[dict]) -> list[Item]:
     found = learning_charts(metrics, data["source"], data["target"], colours(results))
     seeds = ", and over seeds; bands from lowest to highest." * (len(results["seeds"]) > 1)
     note = f"Mean of each epoch{seeds}"
-    return [Note(note), Grid(found)] if found else []
+    more = Grid(found[FIRST:], f"{len(found) - FIRST} more curves")
+    return [Note(note), Grid(found[:FIRST], big=True), more] if found else []
 
 
-def features(evidence: dict) -> list[Item]:
-    """Show maps of the features, coloured by domain, then by class."""
+def features(results: dict, evidence: dict) -> list[Item]:
+    """Show maps of the features, coloured by domain, then by class; domains' distances."""
     found = evidence.get("tsne") or {}
     collapsed = "The features of {} are all the same: nothing to map."
     said = [collapsed.format(name) for name in found.get("collapsed", [])]
     if not (maps := kept(found.get("maps", {}))):
-        return [Note(" ".join(said))]
+        return [Note(" ".join(said)), Grid([distances(results)])]
     names, classes = [evidence["source"], evidence["target"]], evidence["classes"]
     sizes = len(found["source"]), len(found["target"])
     domain, label = np.repeat([0, 1], sizes), np.asarray(found["labels"])
@@ -94,10 +93,14 @@ def features(evidence: dict) -> list[Item]:
     present, times = np.unique(counted, return_counts=True)
     shown = sorted(present[np.argsort(-times, kind="stable")[:COLOURS]].tolist())
     group = [shown.index(k) if k in shown else -1 for k in label]
-    rings: dict[str, Any] = {"shapes": domain, "shape_names": names, "notes": notes}
+    rings: dict[str, Any] = {"shapes": domain, "shape_names": names}
     labels = [classes[k] for k in shown]
-    by_domain = [scatter(f"{k}, by domain", v, domain, names, notes=notes) for k, v in maps.items()]
-    by_class = [scatter(f"{k}, by class", v, group, labels, **rings) for k, v in maps.items()]
+    sheet = found.get("sheet") or {}
+    common: dict[str, Any] = {"notes": notes, "pictures": sheet.get("count", 0)}
+    by_domain = [scatter(f"{k}, by domain", v, domain, names, **common) for k, v in maps.items()]
+    by_class = [
+        scatter(f"{k}, by class", v, group, labels, **rings, **common) for k, v in maps.items()
+    ]
     others = len(set(label[known].tolist())) - len(shown)
     text = (
         f"t-SNE of the features of {sizes[0]} + {sizes[1]} test images, the same on every map "
@@ -107,22 +110,13 @@ def features(evidence: dict) -> list[Item]:
     bare = ", images without a label" * (not known.all())
     text += f" By class: {len(shown)} classes, {others} others{bare} grey." if others else ""
     text += " By class: images without a label are grey." if bare and not others else ""
-    return [Note(" ".join([text, *said])), Grid(by_domain), Grid(by_class)]
-
-
-def _accuracy_bars(results: dict) -> list[str]:
-    kinds, charts = colours(results), []
-    for role in ("target", "source"):
-        domain, rows = results["data"][role], []
-        for line in lines_of(results["rows"]):
-            if (r := line.rows.get(domain)) and r["accuracies"]:
-                values = 100 * np.asarray(r["accuracies"])
-                note = f"seeds: {', '.join(f'{v:.1f}' for v in values)}" if len(values) > 1 else ""
-                mean, std = 100 * r["accuracy_mean"], 100 * r["accuracy_std"]
-                ends = mean - std, mean + std
-                rows.append(Bar(line.name, mean, *ends, note, kinds[line.method]))
-        charts.append(bars(f"Test accuracy on {domain} ({role}), %", rows, unit=" %"))
-    return charts
+    items = [Note(" ".join([text, *said])), Grid(by_domain), Grid(by_class)]
+    if sheet:
+        count = sheet["count"]
+        items[0] = Note(f"{items[0].text} Pointing at a dot shows its image, on every map at once.")
+        title = f"The {count} images of these dots"
+        items.append(Sheet(title, sheet["src"], sheet["tile"], sheet["columns"]))
+    return [*items, Grid([distances(results)])]
 
 
 def distances(results: dict) -> str:
@@ -135,27 +129,36 @@ def distances(results: dict) -> str:
     return bars("Proxy A-distance (0 alike, 2 apart)", rows, digits=2)
 
 
-def class_changes(evidence: dict) -> list[Item]:
-    """Show the change of each class's target accuracy from zero-shot to every method, sorted."""
+def class_changes(results: dict, evidence: dict) -> list[Item]:
+    """Show the change of each class's target accuracy from zero-shot to every method, sorted.
+
+    Methods that the verdict does not compare are folded.
+    """
     found = evidence.get("per_class") or {}
     accuracy, n = found.get("accuracy", {}), found.get("n", [])
     before = accuracy.get("zero_shot") or []
-    seen, charts = sum(old is not None for old in before), []
-    for method, after in accuracy.items():
+    seen, charts, others = sum(old is not None for old in before), [], {}
+    first = [name for name in reversed(shown(results)) if name in accuracy]
+    for method in dict.fromkeys([*first, *accuracy]):
+        after = accuracy[method]
         if method != "zero_shot" and seen:
             rows = _changes(evidence["classes"], before, after, n)
             left = f", {seen - len(rows)} unchanged" if len(rows) < seen else ""
             if len(rows) > BARS:
                 left += f", {BARS // 2} best and worst"
                 rows = rows[: BARS // 2] + rows[-(BARS // 2) :]
-            charts.append(bars(f"{method}{left}", rows, unit=" points", signed=True))
-    if not charts:
+            chart = bars(f"{method}{left}", rows, unit=" points", signed=True)
+            if method in first:
+                charts.append(chart)
+            else:
+                others[method] = chart
+    if not (charts or others):
         return []
     text = (
         f"From zero-shot to each method: change of accuracy on the test images of "
         f"{evidence['target']}, in points, mean over seeds, for {seen} classes."
     )
-    return [Note(text), Grid(charts)]
+    return [Note(text), Grid(charts), Grid([*others.values()], ", ".join(others))]
 
 
 def _changes(classes: list, before: list, after: list, n: list) -> list[Bar]:
@@ -167,8 +170,53 @@ def _changes(classes: list, before: list, after: list, n: list) -> list[Bar]:
     return sorted(rows, key=lambda row: -row.value)
 
 
-def worst(evidence: dict) -> list[Item]:
-    """Show the worst classes of each method with images; the last method's unfolded."""
+def confusions(results: dict, evidence: dict) -> list[Item]:
+    """Show what is taken for what: of the taken method, then of those it is compared with."""
+    found, classes = evidence.get("confusion") or {}, evidence.get("classes", [])
+    names = [name for name in reversed(shown(results)) if name in found]
+    if not names:
+        return []
+    charts = []
+    for name in names:
+        chosen = [classes[k] for k in found[name]["classes"]]
+        left = len(classes) - len(chosen)
+        title = f"{name}, {len(chosen)} classes of most mistakes" if left else name
+        charts.append(confusion_map(title, chosen, found[name]["counts"]))
+    text = (
+        f"Test images of {evidence['target']}, all seeds. A row is a class, a column the answer; a "
+        "cell is as strong as its share of the row. Blue: right."
+    )
+    first, between = charts[:1] + charts[1:][-1:], charts[1:-1]
+    return [Note(text), Grid(first, big=True), Grid(between, ", ".join(names[1:-1]), True)]
+
+
+def calibration(results: dict, evidence: dict) -> list[Item]:
+    """Show whether answers are as often right as they are sure."""
+    found, kinds = evidence.get("calibration") or {}, colours(results)
+    test, target = own_rows(results["rows"]), results["data"]["target"]
+    charts = []
+    for name in shown(results):
+        if name in found:
+            error = (test.get((name, target)) or {}).get("ece")
+            known = bool(error) and None not in error
+            off = f": off by {100 * np.mean(error):.1f} points" if known else ""
+            charts.append(reliability_chart(f"{name}{off}", found[name], kinds[name]))
+    text = (
+        "Accuracy over confidence on the target's test images, all seeds; a dot is a range of "
+        "confidence, as large as its share of the answers. Above the diagonal: right more often "
+        "than it is sure. Off by: the expected calibration error, mean over seeds."
+    )
+    return [Note(text), Grid(charts)] if any(charts) else []
+
+
+def shown(results: dict) -> list[str]:
+    """Name the methods of which everything is shown: those of the verdict, else first and last."""
+    own = list(dict.fromkeys(row["method"] for row in results["rows"]))
+    return compared(results) if results.get("verdict") else [*dict.fromkeys((own[0], own[-1]))]
+
+
+def worst(results: dict, evidence: dict) -> list[Item]:
+    """Show the worst classes of each method with images; the taken method's unfolded."""
     found = {name: classes for name, classes in (evidence.get("worst") or {}).items() if classes}
     if not found:
         return []
@@ -176,9 +224,10 @@ def worst(evidence: dict) -> list[Item]:
         f"Classes of lowest accuracy on {evidence['target']}, seed {evidence['seed']}, what "
         "they are mistaken for, and the surest mistakes as the model saw them."
     )
+    first = dict.fromkeys([*(n for n in reversed(shown(results)) if n in found), *reversed(found)])
     cards = [
         Cards(name, [_card(each, evidence) for each in found[name]], folded=i > 0)
-        for i, name in enumerate(reversed(found))
+        for i, name in enumerate(first)
     ]
     return [Note(note), *cards]
 
@@ -221,21 +270,10 @@ def _whole(values: list | None) -> list | None:
 
 
 def selection(results: dict) -> list[Item]:
-    """Show the epoch that each rule picks, and its accuracy on both domains."""
-    ends = ("source", "target")
-    lines = [
-        [
-            method,
-            rule,
-            _value(v.get("epoch"), 0),
-            *(_value(_whole(v.get(end)), 1, 100) for end in ends),
-        ]
-        for method, by_rule in (results.get("selection_rules") or {}).items()
-        for rule, v in by_rule.items()
-    ]
-    text = "The epoch that each rule picks, and test accuracy there; an oracle sees target labels."
-    header = ["method", "rule", "epoch", *(f"{results['data'][end]} ({end}), %" for end in ends)]
-    return [Note(text), Table(header, lines, folded=False)] if lines else []
+    """Show what each rule picks: epochs of methods, and a method."""
+    header, lines = rule_table.cells(results)
+    table = Table(header, lines, folded=False, words=len(header) - 1)
+    return [Note(rule_table.ABOUT), table] if lines else []
 
 
 def _value(value: Any, digits: int, factor: float = 1) -> str:
@@ -247,13 +285,16 @@ def _value(value: Any, digits: int, factor: float = 1) -> str:
 
 
 def about(results: dict, config: dict) -> list[Item]:
-    """Show times, versions and the whole config."""
-    seconds = results.get("timing_s") or {}
-    steps = ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
-    versions = ", ".join(f"{k} {v}" for k, v in (results.get("versions") or {}).items())
+    """Show the command, machine, times, versions and the whole config."""
+    seconds, where = results.get("timing_s") or {}, results.get("machine") or {}
+    spent = ", ".join(f"{name} {s:.1f} s" for name, s in seconds.items())
+    known = {
+        "command": results.get("command"),
+        "machine": where
+        and f"{where['devices']}; {where['processor']}, "
+        f"{counted(where['cores'], 'core')}; {where['system']}",
+        "versions": ", ".join(f"{k} {v}" for k, v in (results.get("versions") or {}).items()),
+        "time": spent and f"{spent}; {sum(seconds.values()):.0f} s together",
+    }
     lines = [json.dumps(config, indent=2, ensure_ascii=False)] if config else []
-    return [
-        Note(f"Time: {steps}; {sum(seconds.values()):.0f} s together." if steps else ""),
-        Note(f"With {versions}." if versions else ""),
-        Listing("Config", lines, folded=True),
-    ]
+    return [Facts([(k, v) for k, v in known.items() if v]), Listing("Config", lines, folded=True)]

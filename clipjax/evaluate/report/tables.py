@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from clipjax.evaluate.report.axis import Axis
+
 
 class Table(NamedTuple):
     """Aligned columns; the first one names the lines."""
@@ -14,6 +16,7 @@ class Table(NamedTuple):
     tail: int = 0  # ... and from the end
     mark: int = -1  # column that a page highlights
     folded: bool | None = None  # on a page; None: if it is long
+    words: int = -1  # column of texts: to the left, in several lines
     kind = "table"
     __bool__ = lambda self: bool(self.lines)
 
@@ -38,9 +41,11 @@ class Note(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Charts (SVG) side by side."""
+    """Charts (SVG) side by side; under a title, folded."""
 
     charts: Sequence[str]
+    title: str = ""
+    big: bool = False  # charts that are wider than others
     kind = "grid"
     __bool__ = lambda self: any(self.charts)
 
@@ -72,6 +77,61 @@ class Cards(NamedTuple):
     __bool__ = lambda self: bool(self.cards)
 
 
+class Words(NamedTuple):
+    """What counts: a sentence in large, then others, then warnings."""
+
+    lead: str
+    notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
+    kind = "words"
+    __bool__ = lambda self: bool(self.lead or self.notes or self.warnings)
+
+
+class Next(NamedTuple):
+    """What to do, and what to type."""
+
+    words: str
+    code: str = ""
+    kind = "next"
+    __bool__ = lambda self: bool(self.words)
+
+
+class Tile(NamedTuple):
+    """A number in large, what it is, and its uncertainty."""
+
+    value: str
+    words: str
+    below: str
+    tone: str = "plain"  # plain, good, bad
+
+
+class Tiles(NamedTuple):
+    """Numbers side by side."""
+
+    tiles: Sequence[Tile]
+    kind = "tiles"
+    __bool__ = lambda self: bool(self.tiles)
+
+
+class Sheet(NamedTuple):
+    """The images of the dots of maps, folded; the page's script shows them one by one."""
+
+    title: str
+    src: str  # data URI
+    tile: int  # side of an image, in pixels
+    columns: int
+    kind = "sheet"
+    __bool__ = lambda self: bool(self.src)
+
+
+class Facts(NamedTuple):
+    """(name, words) pairs."""
+
+    facts: Sequence[tuple[str, str]]
+    kind = "facts"
+    __bool__ = lambda self: bool(self.facts)
+
+
 class Link(NamedTuple):
     """A link to another page."""
 
@@ -81,7 +141,7 @@ class Link(NamedTuple):
     __bool__ = lambda self: bool(self.href)
 
 
-Item = Table | Listing | Note | Grid | Cards | Link
+Item = Table | Listing | Note | Grid | Cards | Link | Axis | Words | Next | Tiles | Sheet | Facts
 
 
 class Chapter(NamedTuple):
