@@ -183,6 +183,11 @@ def notes(results: dict) -> list[str]:
     return said + _ensembles(results) + _distances(results)
 
 
+def data_notes(results: dict) -> list[str]:
+    """Return what the run said of its data before it began, as sentences without a full stop."""
+    return [note.removesuffix(".") for note in results.get("notes", ())]
+
+
 def _tables(results: dict) -> list[Cells]:
     sweep = [sweeps.cells(results)] if "sweep" in results else []
     return [table for table in (cells(results), *sweep) if table[1]]
@@ -205,6 +210,8 @@ def markdown(results: dict, workdir: Any = None) -> str:
         parts += [f"**{capital(told[0])}**", "\n".join(f"- {capital(line)}" for line in told[1:])]
     parts += map(_markdown_table, _tables(results))
     parts += map(capital, (*notes(results), facts(results)))
+    if said := data_notes(results):
+        parts += ["## Notes on the data", "\n".join(f"- {capital(line)}" for line in said)]
     if (others := rule_table.cells(results))[1]:
         parts += ["## Other selection rules", _markdown_table(others), rule_table.ABOUT]
     return "\n\n".join(parts) + "\n"

@@ -91,6 +91,7 @@ def _survey(subject: verdict.Subject, options: Options) -> tuple[list[Chapter], 
     judged = verdict.judge(subject.needed, rows, reading, most)
     found = [
         report.counts_chapter(dataset, counts, subject.closed, data),
+        Chapter("few", "Few images", subject.few_notes),
         report.balance_chapter(dataset, counts),
         report.classes_chapter(dataset, counts, subject.class_notes),
         report.images_chapter(rows, reading, [how, *subject.crop_notes], judged, most),

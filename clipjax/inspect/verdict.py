@@ -17,6 +17,7 @@ from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import confusable
 from clipjax.study import plan
 from clipjax.study.config import Pretraining, Study
+from clipjax.study.methods import build_methods
 from clipjax.study.parts import Encoder
 
 
@@ -30,6 +31,7 @@ class Subject(NamedTuple):
     needed: tuple[Part, ...]  # those of `sources` that a run reads
     preprocess: Preprocess
     class_notes: list[str]
+    few_notes: list[str]  # warnings about parts, classes and epochs of few images
     crop_notes: list[str]
     refusals: list[str]  # why a run would not start, as far as is known without reading images
 
@@ -54,7 +56,7 @@ def opened(study: Study | Pretraining) -> Subject:
     except Exception as error:
         where = f"{study.data.name} {study.data.root}".strip()
         raise DataError(f"{where!r} cannot be opened ({sentence(error)}).") from error
-    data, notes, refusals = study.data, [], []
+    data, notes, refusals, few = study.data, [], [], []
     domains = plan.evaluated(study, dataset)
     wrong = lambda error: [f"A run refuses this: {error}"]
     try:
@@ -62,7 +64,10 @@ def opened(study: Study | Pretraining) -> Subject:
         dataset, notes = matched[0], [*matched[1]]
     except ClipjaxError as error:
         notes, refusals = wrong(error), [str(error)]
-    refusals += _refused(plan.check_parts, study, dataset)
+    if refused := _refused(plan.check_parts, study, dataset):
+        refusals += refused
+    else:
+        few = _too_little(study, dataset, refusals)
     encoder, classes = study.encoder, dataset.classes
     try:  # no weights are read
         names = plan.prompt_names(encoder.class_names, classes)
@@ -76,7 +81,18 @@ def opened(study: Study | Pretraining) -> Subject:
     sources, closed = open_parts(dataset)
     needed = tuple(part for part in plan.needed_parts(study, dataset) if part in sources)
     preprocess, cropped = find_preprocess(encoder, data.decoder)
-    return Subject(study, dataset, sources, closed, needed, preprocess, notes, cropped, refusals)
+    said = (notes, few, cropped, refusals)
+    return Subject(study, dataset, sources, closed, needed, preprocess, *said)
+
+
+def _too_little(study: Study, dataset: Any, refusals: list[str]) -> list[str]:
+    """Return the run's warnings about few images; methods that it refuses are added."""
+    try:
+        methods = build_methods(study, tuple(dataset.classes))
+    except ConfigError as error:
+        refusals.append(str(error))
+        methods = {}
+    return plan.too_little(study, dataset, methods.values())
 
 
 def _refused(check: Callable, *arguments) -> list[str]:

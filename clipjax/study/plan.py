@@ -3,7 +3,7 @@
 import dataclasses
 import importlib.metadata
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -36,7 +36,8 @@ from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.prompts import fill_prompts, read_class_names
 from clipjax.model.text import class_tokens, confusable
 from clipjax.study.config import Study
-from clipjax.study.methods import build_methods
+from clipjax.study.coverage import short_epochs, thin_classes
+from clipjax.study.methods import Method, build_methods
 from clipjax.study.needs import check_readable, check_target_labels
 from clipjax.study.parts import Data, Encoder
 from clipjax.study.prepared import Plan, Recorded, check_machine, check_masks
@@ -58,6 +59,7 @@ def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = 
         names = recorded.class_names
     else:
         check_parts(study, dataset)
+        notes += too_little(study, dataset, methods.values())
         names = prompt_names(encoder.class_names, dataset.classes)
     for name in names:  # before a model is downloaded
         fill_prompts(name, encoder.prompts)
@@ -216,6 +218,15 @@ def check_parts(study: Study, dataset: Dataset) -> None:
                 "selection=proxy_a_distance needs at least "
                 f"{FEWEST_FOR_DISTANCE} validation images a domain; choose another rule."
             )
+
+
+def too_little(study: Study, dataset: Dataset, methods: Iterable[Method]) -> list[str]:
+    """Return sentences on parts, classes and epochs of few images (`clipjax.study.coverage`)."""
+    parts = needed_parts(study, dataset)
+    labels = {part: np.asarray(dataset.source(*part).labels) for part in parts}
+    methods = [method for method in methods if method.trains]
+    sizes = {data: planned_sizes(data, dataset) for data in {m.data for m in methods}}
+    return [*thin_classes(labels, dataset.classes), *short_epochs(methods, sizes)]
 
 
 def check_unreadable(skipped: Sequence[Skipped], images: int, most: float) -> str:

@@ -174,7 +174,8 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
     if processes.is_first():  # drops a line that a kill cut short
         MetricsLog(workdir / "metrics.jsonl").rewind(lambda record: True)
     told = check_same_model(workdir, plan.identity, plan.model)
-    for note in (*plan.notes, *filter(None, [told]), *idle_domain_losses(plan)):
+    notes = [*plan.notes, *idle_domain_losses(plan)]
+    for note in (*notes, *filter(None, [told])):
         say(f"note: {note}")
     encoded = encode(plan, say)
     _check_same_images(workdir, encoded)
@@ -193,7 +194,7 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
         lap(trainer.title)
     # Maps, distances and mistakes are of the study's own target.
     own = {k: v for k, v in outcomes.items() if study.target_of.get(k) in (None, study.data.target)}
-    results = _collect(encoded, rows, own, rules, timing)
+    results = _collect(encoded, rows, own, rules, timing) | {"notes": notes}
     free = {k: v.candidate for k, v in own.items() if k not in results["target_labels"]}
     if len(free) > 1 and not uses_target_labels(selection):
         results["choice"] = choose(free)

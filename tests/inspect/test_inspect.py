@@ -122,8 +122,11 @@ def test_planted_duplicates_are_found_and_named(planted, tmp_path, capsys):
 
 
 def test_different_images_are_no_duplicates(planted, tmp_path, capsys):
-    _, text, _ = look(planted, tmp_path / "out", capsys)
+    _, text, page = look(planted, tmp_path / "out", capsys)
     assert "120 images, all of different content" in text
+    few = "ewer than 5 images of 3 of 3 classes (of blue 4) in real/val, sketch/val"
+    for said in (few, "an epoch of finetune, source_only, dann has 1 step"):
+        assert said in text and said[1:] in page
     _, text, _ = look(planted, tmp_path / "out", capsys, duplicates=False)
     assert "different content" not in text
 

@@ -65,7 +65,7 @@ def test_a_run_leaves_what_it_promises(finished, photos):
     assert methods == {"zero_shot"} | trained
     test_rows = [r for r in results["rows"] if r["split"] == "test"]
     assert len(test_rows) == 7 * 2  # the upper bound has a variant
-    assert all(r["n"] == 5 for r in test_rows)
+    assert all(r["n"] == 3 for r in test_rows)  # of 6 images a class 4, 1 and 1
     assert all(0 <= a <= 1 for r in results["rows"] for a in r["accuracies"])
     for name in ("config.json", "metrics.jsonl", "results.md"):
         assert (workdir / name).exists()
@@ -74,7 +74,7 @@ def test_a_run_leaves_what_it_promises(finished, photos):
         assert f'<section id="{part}">' in page
     # Of the methods, those with an adapter have features of their own.
     assert set(evidence["tsne"]["maps"]) == {"zero_shot", "source_only", "dann"}
-    assert len(evidence["tsne"]["labels"]) == 2 * 5
+    assert len(evidence["tsne"]["labels"]) == 2 * 3
     # Results and evidence speak of the same predictions.
     n = np.array(evidence["per_class"]["n"])
     for name, accuracy in evidence["per_class"]["accuracy"].items():
@@ -85,6 +85,12 @@ def test_a_run_leaves_what_it_promises(finished, photos):
     last = [r for r in records if r["phase"] == "dann" and "evaluation" not in r][-1]
     assert {"class_loss", "domain_loss", "domain_accuracy_target", "lam", "grad_norm"} <= set(last)
     assert "zero_shot" in done.stdout and "gap" in done.stdout
+    few = "fewer than 5 images of 3 of 3 classes (of blue 1) in "
+    short = "an epoch of finetune, source_only, dann has 1 step"
+    assert f"note: {few}" in done.stdout and f"note: {short}" in done.stdout
+    for words in (few, short):
+        assert sum(words in note for note in results["notes"]) == 1
+        assert words[1:] in (workdir / "results.md").read_text() and words[1:] in page
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def headline(results: dict) -> list[Item]:
         tables.append(
             Table(header, body, title and f"{title} accuracy, %", mark=mark, folded=bool(title))
         )
-    said = [*report.notes(results), report.facts(results)]
+    said = [*report.notes(results), report.facts(results), *report.data_notes(results)]
     notes = [Note(f"{words[0].upper()}{words[1:]}.") for words in said]
     return [accuracies(results), *tables, *notes]
 

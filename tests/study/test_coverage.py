@@ -1,0 +1,54 @@
+"""Warnings about parts, classes and epochs of few images."""
+
+import types
+
+import numpy as np
+import pytest
+
+from clipjax.study.coverage import short_epochs, thin_classes
+from clipjax.study.parts import Data
+
+CLASSES = ("ant", "bee", "cat")
+
+
+def labels(*counts):
+    return np.repeat(range(len(counts)), counts)
+
+
+def test_parts_that_lack_a_class_and_classes_of_few_images_are_named():
+    parts = {
+        ("photo", "train"): labels(20, 20, 20),
+        ("photo", "val"): labels(5, 4, 2),
+        ("photo", "test"): labels(9, 0, 0),
+        ("scan", "val"): labels(5, 4, 2),
+        ("scan", "test"): np.full(7, -1),  # no labels: nothing is known
+        ("scan", "train"): np.append(labels(0, 0, 5), [-1, -1]),
+    }
+    lacking, few = thin_classes(parts, CLASSES)
+    assert "of 2 of 3 classes (bee, cat) in photo/test" in lacking
+    assert "of 2 of 3 classes (ant, bee) in scan/train" in lacking
+    assert "fewer than 5 images of 2 of 3 classes (of cat 2) in photo/val, scan/val: " in few
+    assert "photo/train" not in lacking + few and "scan/test" not in lacking + few
+    assert thin_classes({("photo", "train"): labels(5, 5, 5)}, CLASSES) == []
+
+
+def test_many_ways_are_told_in_few_words():
+    parts = {(f"d{i}", "val"): labels(9, 9, 1 + i % 4, *[9] * (i % 5)) for i in range(40)}
+    (few,) = thin_classes(parts, [*CLASSES, "dog", "eel", "fox", "gnu"])[1:]
+    assert len(few) < 400 and "more parts" in few
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "epoch", "steps"),
+    [(448, 448, "source", 7), (448, 90, "target", 2), (9000, 448, "longest", 0), (640, 9, 3, 3)],
+)
+def test_epochs_of_fewer_than_ten_steps_are_told(source, target, epoch, steps):
+    data = Data(epoch=epoch)
+    config = types.SimpleNamespace(name="dann", batch_size=64, episodes=None)
+    dann = types.SimpleNamespace(trains=True, data=data, config=config)
+    closed = types.SimpleNamespace(trains=False, data=data, config=config)
+    said = short_epochs([closed, dann], {data: (source, target)})
+    assert len(said) == (steps > 0)
+    if steps:
+        assert said[0].startswith(f"an epoch of dann has {steps} steps ({source:,} labelled")
+        assert "fewer than 10" in said[0]
