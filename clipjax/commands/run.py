@@ -1,6 +1,6 @@
 """Trains and compares what a config names, zero-shot first: `clipjax run dann`.
 
-clipjax run dann source=photo target=sketch root=/path/to/images
+clipjax run dann root=/path/to/images source=photo target=sketch model=openai/clip-vit-base-patch32
 clipjax run dann epochs=20 methods.dann.lam_max=0.5 --workdir=runs/mine
 clipjax run ./my_config.py
 """

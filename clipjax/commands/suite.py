@@ -42,11 +42,12 @@ def define_flags() -> None:
     flags.DEFINE_enum("study", STUDIES[0], STUDIES, told)
     flags.DEFINE_list("tables", ["1", "2", "3", "4", "5", "6"], "Which tables, of the report.")
     flags.DEFINE_string("workdir", "", "Where the files go; runs/suite or runs/uda by default.")
-    flags.DEFINE_string("data", "", "emoji (embedded, the default), or as config.data.name.")
-    flags.DEFINE_string("data_root", "", "Where the data lies.")
+    flags.DEFINE_string("data", "", "As config.data.name; by default what lies at data_root.")
+    flags.DEFINE_string("data_root", "", "Where the data lies; without it the embedded data.")
     flags.DEFINE_string("source", "", "Labelled domain; of uda: pairs from it alone.")
     flags.DEFINE_string("target", "", "Unlabelled domain; of uda: pairs to it alone.")
-    flags.DEFINE_string("model", "tiny", "A Hub id or a directory in Hugging Face layout.")
+    told = "A Hub id or a directory in Hugging Face layout; tiny with the embedded data."
+    flags.DEFINE_string("model", "", told)
     flags.DEFINE_bool("smoke", False, "An epoch or two and one seed: does everything run?")
 
 
@@ -57,13 +58,13 @@ class Choices(NamedTuple):
     root: str = ""
     source: str = ""
     target: str = ""
-    model: str = "tiny"
+    model: str = ""
     smoke: bool = False
 
     def put_into(self, config: ConfigDict) -> None:
         """Set a config's data and model, its domains apart; ConfigError: no such data."""
         _check_data(self.data, self.root)
-        config.model, config.data.root = self.model, self.root
+        config.model, config.data.root = self.model or config.model, self.root
         config.data.name = self.data or config.data.name
 
 
@@ -71,6 +72,7 @@ def table_studies(numbers: list[str], given: Choices) -> dict[str, Study]:
     """Return table number -> what it runs."""
     from clipjax.configs import tables
     from clipjax.study import parse
+    from clipjax.study.defaults import check_model
 
     data, _, source, target, _, smoke = given
     if data in DOMAINNET:
@@ -89,6 +91,7 @@ def table_studies(numbers: list[str], given: Choices) -> dict[str, Study]:
             if smoke:
                 tables.shorten(config)
         found[number] = parse(config.to_dict())
+        check_model(found[number].encoder)
     return found
 
 
@@ -99,7 +102,7 @@ def _check_data(data: str, root: str) -> None:
     prepared = data.startswith("tfds:")  # where TFDS keeps its data unless told otherwise
     if data and data not in KNOWN and not prepared:
         raise ConfigError(f"--data={data} is unknown; known: {', '.join(KNOWN)}, tfds:NAME.")
-    if data not in ("", "emoji") and not root and not prepared:
+    if data not in ("", "auto", "emoji") and not root and not prepared:
         raise ConfigError(f"--data={data} needs --data_root=/path.")
 
 
@@ -109,6 +112,7 @@ def pair_studies(given: Choices) -> dict[tuple[str, str], Study]:
     from clipjax.data.dataset import has_labels
     from clipjax.data.open import open_dataset
     from clipjax.study import parse
+    from clipjax.study.defaults import check_model
 
     config = uda.get_config("smoke" if given.smoke else None)
     given.put_into(config)
@@ -130,6 +134,7 @@ def pair_studies(given: Choices) -> dict[tuple[str, str], Study]:
         config.data.source, config.data.target = pair
         config.data.domains = pair  # others are no part of the comparison
         found[pair] = parse(config.to_dict())
+        check_model(found[pair].encoder)
     if not found:
         raise ConfigError("--source and --target are one domain; give two, or leave one out.")
     return found

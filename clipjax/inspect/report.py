@@ -53,9 +53,12 @@ def age(seconds: float) -> str:
 
 
 def counts_chapter(
-    dataset: Dataset, counts: Counts, closed: Mapping[Part, str], data: Data
+    dataset: Dataset, counts: Counts, closed: Mapping[Part, str], data: Data, said: Sequence[str]
 ) -> Chapter:
-    """Count the images of each domain and split; `closed` says why some splits cannot be opened."""
+    """Count the images of each domain and split; `closed` says why some splits cannot be opened.
+
+    `said` are notes on what the data decided.
+    """
     marks = {data.source_name: " (source)", data.target: " (target)"}
     whole, lines = census.domain_counts(counts), []
     for domain in dataset.domains:
@@ -68,7 +71,7 @@ def counts_chapter(
     why = [f"{domain}/{split}: {reason}" for (domain, split), reason in closed.items()]
     table = Table(["domain", *SPLITS, "all", "classes"], lines)
     shut = Listing("Splits that cannot be opened:", why)
-    return Chapter("counts", "Images", [note], [table, shut])
+    return Chapter("counts", "Images", [note, *said], [table, shut])
 
 
 def balance_chapter(dataset: Dataset, counts: Counts) -> Chapter:

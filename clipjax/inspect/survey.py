@@ -65,7 +65,7 @@ def _inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) ->
     data, name = study.data, subject.dataset.name
     html = page.document(
         f"What a run would see: {data.source_name} → {data.target}",
-        f"{name}{f' ({data.root})' if data.root else ''}; model {study.encoder.model}",
+        f"{name}{f' ({data.root})' if data.root else ''}; model {study.encoder.model or 'unnamed'}",
         [said, *refusals[1:]],
         [sheets, *found, kept],  # what one looks at comes first
     )
@@ -90,7 +90,7 @@ def _survey(subject: verdict.Subject, options: Options) -> tuple[list[Chapter], 
     most = data.max_unreadable
     judged = verdict.judge(subject.needed, rows, reading, most)
     found = [
-        report.counts_chapter(dataset, counts, subject.closed, data),
+        report.counts_chapter(dataset, counts, subject.closed, data, subject.data_notes),
         Chapter("few", "Few images", subject.few_notes),
         report.balance_chapter(dataset, counts),
         report.classes_chapter(dataset, counts, subject.class_notes),

@@ -17,6 +17,7 @@ from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import confusable
 from clipjax.study import plan
 from clipjax.study.config import Pretraining, Study
+from clipjax.study.defaults import check_model
 from clipjax.study.methods import build_methods
 from clipjax.study.parts import Encoder
 
@@ -30,6 +31,7 @@ class Subject(NamedTuple):
     closed: dict[Part, str]  # the others, and why
     needed: tuple[Part, ...]  # those of `sources` that a run reads
     preprocess: Preprocess
+    data_notes: list[str]  # what the data decided
     class_notes: list[str]
     few_notes: list[str]  # warnings about parts, classes and epochs of few images
     crop_notes: list[str]
@@ -50,7 +52,7 @@ def opened(study: Study | Pretraining) -> Subject:
     if not isinstance(study, Study):
         raise ConfigError("pretraining reads a corpus of pairs; inspect looks at data of studies.")
     try:
-        dataset = plan.open_data(study)
+        dataset, chosen = plan.open_data(study)
     except ClipjaxError:
         raise
     except Exception as error:
@@ -70,6 +72,7 @@ def opened(study: Study | Pretraining) -> Subject:
         few = _too_little(study, dataset, refusals)
     encoder, classes = study.encoder, dataset.classes
     try:  # no weights are read
+        check_model(encoder)
         names = plan.prompt_names(encoder.class_names, classes)
         tokens = plan.read_prompts(encoder, names, encoder.model)
         notes += confusable(tokens, classes, fill_prompts(names[0], encoder.prompts))
@@ -81,7 +84,7 @@ def opened(study: Study | Pretraining) -> Subject:
     sources, closed = open_parts(dataset)
     needed = tuple(part for part in plan.needed_parts(study, dataset) if part in sources)
     preprocess, cropped = find_preprocess(encoder, data.decoder)
-    said = (notes, few, cropped, refusals)
+    said = (chosen, notes, few, cropped, refusals)
     return Subject(study, dataset, sources, closed, needed, preprocess, *said)
 
 
@@ -108,7 +111,10 @@ def find_preprocess(encoder: Encoder, decoder: str) -> tuple[Preprocess, list[st
     """Find how a run crops images, without weights; if unknown, CLIP's usual way and a note."""
     found, said = Preprocess(), []
     try:
-        found = load_preprocess(find_preprocessor(encoder.model, encoder.revision or None))
+        if encoder.model:
+            found = load_preprocess(find_preprocessor(encoder.model, encoder.revision or None))
+        else:
+            said.append(f"Cropped to CLIP's usual {found.size} pixels, because no model is named.")
     except CheckpointError as error:
         said.append(f"Cropped to CLIP's usual {found.size} pixels, because {error}")
     found = found.with_size(encoder.image_size or found.size)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from clipjax.adapt.method import Backbone, Classes, Head, check_classes, class_weights
 from clipjax.model.clip import CLIP, clamp_logit_scale, normalize
@@ -66,7 +67,7 @@ def tower_params(clip_params: PyTree, towers: Collection[str]) -> PyTree:
 def make_head(heads: Heads, backbone: Backbone, classes: Classes) -> Head:
     """Make heads over a backbone: MLPs, or CLIP's text tower as classifier (`heads.text`)."""
     model = as_model(heads)
-    example = jnp.zeros((1, jnp.shape(classes.weights)[-1]))
+    example = np.zeros((1, np.shape(classes.weights)[-1]), np.float32)
     init = lambda rng: init_heads(heads, rng, example, classes.weights, classes.scale)
 
     def text_logits(params, embeddings, texts):

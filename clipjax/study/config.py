@@ -13,6 +13,7 @@ from typing import Any
 from clipjax.errors import ConfigError
 from clipjax.io.texts import nfc
 from clipjax.study import parts
+from clipjax.study.defaults import settled
 from clipjax.study.entries import read_method
 from clipjax.study.fields import field, flat, inline, plain, read, short
 from clipjax.study.sweep import Setting, expand
@@ -188,7 +189,8 @@ def kind_of(mapping: Mapping[str, Any]) -> type[Study] | type[Pretraining]:
 def parse(mapping: Mapping[str, Any]) -> Study | Pretraining:
     """Make a config of a plain nested mapping (of a config file, of a run's config.json).
 
-    Fields that the mapping lacks keep their defaults.
+    Fields that the mapping lacks keep their defaults; `clipjax.study.defaults` fills in what
+    depends on the data.
 
     Raises:
       ConfigError: the field as on the command line, its value, what is allowed, and the nearest
@@ -205,6 +207,7 @@ def parse(mapping: Mapping[str, Any]) -> Study | Pretraining:
     if not made.experiment:
         raise ConfigError("experiment is ''; give the run a name.")
     if isinstance(made, Study):
+        made = settled(made)
         made.trained  # noqa: B018  (refuses what is wrong with them)
     return made
 

@@ -29,18 +29,22 @@ class DataPlace:
     """Where images lie, and which domains a run is between."""
 
     name: str = field(
-        "emoji",
-        "embedded; with a root what lies there decides, or folder, lists, domainnet, parquet; "
-        "tfds:NAME for TensorFlow Datasets",
+        "auto",
+        "what lies at the root decides, without one the embedded emoji; or folder, lists, "
+        "domainnet, parquet; tfds:NAME for TensorFlow Datasets",
     )
     root: str = field("", "folder of the data")
     lists: str = field("", "folder of list files that lie elsewhere than root")
     fractions: tuple[float, ...] = field((0.6, 0.1, 0.3), "train, val, test of data without splits")
     source: str | tuple[str, ...] = field(
-        "render", "labelled domain, or several", give="the name of a domain, or a tuple of names"
+        "",
+        "labelled domain, or several; of the embedded data render",
+        give="the name of a domain, or a tuple of names",
     )
     target: str = field(
-        "stencil", "domain adapted to: training sees its images only", give="the name of a domain"
+        "",
+        "domain adapted to: training sees its images only; of the embedded data stencil",
+        give="the name of a domain",
     )
     decoder: str = field(
         "fast", "of images: the same bits, reference is Pillow alone", known=("fast", "reference")
@@ -115,12 +119,18 @@ class Data(DataPlace):
 class Encoder:
     """The CLIP, and how it sees images and names classes."""
 
-    model: str = field("tiny", "the embedded CLIP; else a Hub id or a directory in its layout")
+    model: str = field(
+        "", "a Hub id, or a directory in its layout; with the embedded data tiny, the embedded CLIP"
+    )
     revision: str = field("", "branch, tag or commit of a Hub id; directories have none")
     image_size: int = field(
         0, "side in pixels; 0: the model's, else position embeddings are interpolated", low=0
     )
-    prompts: str = field("drawings", "a set of clipjax.model.prompts, or a template with {}")
+    prompts: str = field(
+        "",
+        "a set of clipjax.model.prompts, or a template with {}; with the embedded data drawings, "
+        "with others simple",
+    )
     class_names: str = field("", 'JSON file {"class": "what prompts call it"}')
     compute_dtype: str = field("float32", "of the towers", known=("float32", "bfloat16"))
     remat: str = field(

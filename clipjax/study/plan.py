@@ -26,6 +26,7 @@ from clipjax.data.loading import sampler
 from clipjax.data.open import open_dataset
 from clipjax.data.readers.files import is_image_name
 from clipjax.data.readers.places import WithPlace, is_place
+from clipjax.data.recognise import recognise
 from clipjax.data.unlabelled import labelled
 from clipjax.errors import ConfigError, DataError
 from clipjax.io.texts import some
@@ -37,6 +38,7 @@ from clipjax.model.prompts import fill_prompts, read_class_names
 from clipjax.model.text import class_tokens, confusable
 from clipjax.study.config import Study
 from clipjax.study.coverage import short_epochs, thin_classes
+from clipjax.study.defaults import check_ends, check_model, choices, is_demo, settled
 from clipjax.study.methods import Method, build_methods
 from clipjax.study.needs import check_readable, check_target_labels
 from clipjax.study.parts import Data, Encoder
@@ -52,7 +54,10 @@ def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = 
     With `training` this machine must have the devices and the memory. `recorded` is what a finished
     run has kept of its data, which are then not opened.
     """
+    study = settled(study)
     encoder = study.encoder
+    if all((study.data.source, study.data.target)):
+        check_model(encoder)  # before the data are read
     dataset, notes = (recorded, []) if recorded else matched_data(study)
     methods = build_methods(study, tuple(dataset.classes))
     if recorded:
@@ -119,10 +124,18 @@ def read_prompts(encoder: Encoder, names: Sequence[str], model: str | pathlib.Pa
     return class_tokens(load_tokenizer(model, revision=revision), names, encoder.prompts)
 
 
-def open_data(study: Study) -> Dataset:
-    """Open the study's dataset and check its source and targets."""
-    data = study.data
-    dataset = open_dataset(data.name, data.root, fractions=data.fractions, lists=data.lists)
+def open_data(study: Study) -> tuple[Dataset, list[str]]:
+    """Open the study's dataset and check its source and targets.
+
+    Also returns notes on what the data decided.
+    """
+    data, name = study.data, study.data.name
+    notes = choices(data, study.encoder)
+    if name == "auto" and not is_demo(data):
+        name, why = recognise(data.root, data.lists)
+        notes.insert(0, f"data.name=auto: {why}")
+    dataset = open_dataset(name, data.root, fractions=data.fractions, lists=data.lists)
+    check_ends(data, study.encoder, dataset.domains)
     for target in study.targets:
         if target not in dataset.domains and is_place(target):
             dataset = WithPlace(dataset, target, data.root, data.fractions)
@@ -138,18 +151,19 @@ def open_data(study: Study) -> Dataset:
             both = f"data.source and data.target are both {target!r}"
             known = ", ".join(dataset.domains)
             raise ConfigError(f"{both}; give two different domains of {known}.")
-    return dataset
+    return dataset, notes
 
 
 def matched_data(study: Study) -> tuple[Dataset, list[str]]:
     """Return the study's dataset with classes matched by name, and notes on it."""
-    dataset, data = open_data(study), study.data
+    (dataset, notes), data = open_data(study), study.data
     domains = evaluated(study, dataset)
-    dataset, notes = match_classes(dataset, data.source_name, data.target, domains, data.classes)
+    dataset, more = match_classes(dataset, data.source_name, data.target, domains, data.classes)
+    notes += more
     if dataset.skipped:
         count, first = len(dataset.skipped), dataset.skipped[0].name
         told = f"{count:,} files are passed over" if count > 1 else "1 file is passed over"
-        notes = [*notes, f"{told}: {reasons(dataset.skipped)}; the first: {first}"]
+        notes.append(f"{told}: {reasons(dataset.skipped)}; the first: {first}")
     bare = [domain for domain in domains if not has_labels(dataset, domain)]
     told = "what needs them, like test accuracy, is not measured"
     return dataset, [*notes, *([f"{some(bare)}: no labels; {told}"] if bare else [])]

@@ -48,7 +48,7 @@ def holder(tmp_path):
 
 def test_a_second_run_is_refused_by_name_until_the_first_was_killed(holder, tmp_path, photos):
     process, children = holder
-    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
+    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch,model=tiny")
     for second in (
         lambda: run(parsed(config), tmp_path / "run"),
         lambda: suite.run_suite(tmp_path / "run", {}, False),

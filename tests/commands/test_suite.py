@@ -48,9 +48,9 @@ def test_domainnet_gets_the_reports_domains_and_lengths():
     assert {phase.optim.lr for method in found["2"].trained for phase in method.phases} == {1e-3}
     assert {method.epochs for method in found["6"].trained} == {20}
     assert {method.epochs for method in found["5"].trained} == {10}
-    prepared = table_studies(["5"], Choices("tfds:domainnet"))["5"]
+    prepared = table_studies(["5"], Choices("tfds:domainnet", model="a/b"))["5"]
     assert (prepared.data.name, prepared.data.source) == ("tfds:domainnet", "real")
-    short = table_studies(["6"], Choices("domainnet", "/data", smoke=True))["6"]
+    short = table_studies(["6"], Choices("domainnet", "/data", smoke=True, model="a/b"))["6"]
     assert {method.epochs for method in short.trained} == {2}
 
 
@@ -81,7 +81,8 @@ def test_unknown_tables_and_choices_are_refused(tmp_path):
     for options, word in (
         (["--tables=7"], "1, 2, 3, 4, 5, 6"),
         (["--data=domainnet"], "--data_root"),
-        (["--data=imagenet"], "known: emoji, folder, lists, domainnet, parquet, tfds:NAME"),
+        (["--data=imagenet"], "known: auto, emoji, folder, lists, domainnet, parquet, tfds:NAME"),
+        (["--data_root=/photos"], "no model named: the embedded one knows 64 px drawings only"),
     ):
         done = suite(f"--workdir={tmp_path}", *options)
         assert done.returncode == 1 and word in done.stderr and "Traceback" not in done.stderr
@@ -89,7 +90,7 @@ def test_unknown_tables_and_choices_are_refused(tmp_path):
 
 @pytest.mark.slow
 def test_the_suite_runs_and_resumes(tmp_path, folder_dataset):
-    data = (f"--data_root={folder_dataset}", "--source=real", "--target=sketch")
+    data = (f"--data_root={folder_dataset}", "--source=real", "--target=sketch", "--model=tiny")
     options = (f"--workdir={tmp_path}", "--tables=1,4", "--smoke", *data)
     done = suite(*options)
     assert done.returncode == 0, done.stderr
@@ -148,7 +149,7 @@ def test_pairs_of_any_folders_run_resume_and_export(tmp_path, wee_clip, few_meth
 
 @pytest.mark.slow
 def test_pairs_that_cannot_be_are_refused(tmp_path, folder_dataset):
-    ends = ("--study=uda", "--data=folder", f"--data_root={folder_dataset}")
+    ends = ("--study=uda", f"--data_root={folder_dataset}", "--model=tiny")
     for options, word in (
         ((*ends, "--source=photo"), "--source=photo is no domain; known: real, sketch"),
         ((*ends, "--source=real", "--target=real"), "are one domain"),

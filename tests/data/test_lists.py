@@ -339,7 +339,7 @@ def test_zips_without_lists(zipped):
     (zipped / "splits").mkdir()
     for file in zipped.glob("*.txt"):
         file.unlink()
-    for name in ("domainnet", "folder", "emoji"):
+    for name in ("domainnet", "folder", "auto"):
         with pytest.raises(DataError, match=r"holds \d zips.*no lists: put real_train.txt"):
             open_dataset(name, str(zipped))
 

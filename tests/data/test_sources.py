@@ -29,7 +29,10 @@ def test_a_root_decides_what_it_is(folder_dataset, tmp_path):
     assert open_dataset(root=str(folder_dataset)).domains == ("real",)
     assert open_dataset("folder", str(folder_dataset)).domains == ("real", "sketch")
     assert open_dataset(root=str(EMOJI)).domains == open_dataset("emoji").domains
-    for name in ("emoji", "folder", "lists", "domainnet", "parquet"):
+    assert open_dataset().domains == open_dataset("emoji").domains
+    with pytest.raises(ConfigError, match="data.name=emoji is the embedded data, and /x is named"):
+        open_dataset("emoji", "/x")
+    for name in ("auto", "folder", "lists", "domainnet", "parquet"):
         with pytest.raises(DataError, match="nowhere"):
             open_dataset(name, str(tmp_path / "nowhere"))
     for name in ("folder", "lists", "parquet"):
@@ -39,7 +42,7 @@ def test_a_root_decides_what_it_is(folder_dataset, tmp_path):
 
 def test_a_root_that_is_no_folder(folder_dataset, monkeypatch):
     file = folder_dataset / "real" / "red" / "0.png"
-    for name in ("emoji", "folder", "lists", "domainnet", "parquet"):
+    for name in ("auto", "folder", "lists", "domainnet", "parquet"):
         with pytest.raises(DataError, match="0.png' is a file; give the folder"):
             open_dataset(name, str(file))
     monkeypatch.setenv("HOME", str(folder_dataset.parent))

@@ -84,7 +84,7 @@ def exported(tmp_path_factory, photos):
 
 
 def config_of(photos):
-    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
+    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos},model=tiny")
     config.stages, config.prompts = ("source_only", "dann", "blend"), "a photo of a {}"
     return config
 

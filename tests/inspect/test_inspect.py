@@ -40,7 +40,7 @@ def command(*arguments, **env):
 
 def look(root, out, capsys, *, source="real", target="sketch", **changes):
     """Inspects a folder in this process: (refusals, what was printed, the page)."""
-    config = dann.get_config(f"source={source},target={target},root={root}")
+    config = dann.get_config(f"source={source},target={target},root={root},model=tiny")
     options = {k: changes.pop(k) for k in ("decode", "duplicates", "seed") if k in changes}
     with config.unlocked():
         for field, value in changes.items():
@@ -184,7 +184,7 @@ def test_empty_files_count_as_in_a_run(planted, tmp_path, capsys):
     for i in range(2):
         (planted / "real" / "train" / "red" / f"{i}.png").write_bytes(b"")
     refusals, _, _ = look(planted, tmp_path / "out", capsys)
-    config = dann.get_config(f"source=real,target=sketch,root={planted}")
+    config = dann.get_config(f"source=real,target=sketch,root={planted},model=tiny")
     study = parsed(config)
     with pytest.raises(DataError) as error:
         plan.check_parts(study, plan.matched_data(study)[0])
@@ -275,7 +275,8 @@ def test_a_refusal_is_the_exit_code(planted, tmp_path):
     for i in range(3):
         (planted / "real" / "train" / "red" / f"{i}.png").write_bytes(b"no image")
     done = command(
-        f"--config=configs/dann.py:source=real,target=sketch,root={planted}", f"--out={tmp_path}"
+        f"--config=configs/dann.py:source=real,target=sketch,root={planted},model=tiny",
+        f"--out={tmp_path}",
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "3 of 120 images cannot be read" in done.stderr
@@ -287,7 +288,7 @@ def test_a_class_that_one_domain_lacks_is_named(planted, tmp_path):
     for folder in (planted / "sketch").iterdir():
         shutil.rmtree(folder / "red")
     done = command(
-        f"--config=configs/dann.py:source=real,target=sketch,root={planted}",
+        f"--config=configs/dann.py:source=real,target=sketch,root={planted},model=tiny",
         f"--out={tmp_path / 'out'}",
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -370,7 +371,7 @@ def test_what_is_passed_over_is_one_line_of_inspect_and_of_a_run(planted):
     for i in range(30):
         (planted / "real" / "train" / "red" / f"{i}.heic").write_bytes(b"x")
     (planted / "real" / "train" / "red" / "notes.txt").write_text("x")
-    config = dann.get_config(f"source=real,target=sketch,root={planted}")
+    config = dann.get_config(f"source=real,target=sketch,root={planted},model=tiny")
     dataset, notes = plan.matched_data(parsed(config))
     counted = "30 images of this kind are not read (.heic); 1 not an image by its name (.txt)"
     assert notes[-1].startswith(f"31 files are passed over: {counted}; the first: {planted}")

@@ -39,7 +39,7 @@ def fails(*arguments, word):
 
 def on_photos(photos, workdir):
     """The smoke run on a folder of images, as a command."""
-    return f"{SMOKE},source=real,target=sketch,root={photos}", f"--workdir={workdir}"
+    return f"{SMOKE},source=real,target=sketch,root={photos},model=tiny", f"--workdir={workdir}"
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def refused(config, changes, workdir, word):
 
 @pytest.mark.slow
 def test_a_workdir_of_another_config_is_refused(finished, photos):
-    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos}")
+    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos},model=tiny")
     refused(config, {"optim.lr": 0.5}, finished[0], "optim.lr: 0.* -> 0.5")
 
 
@@ -181,7 +181,7 @@ def test_a_workdir_of_another_config_is_refused(finished, photos):
 def test_a_corrupt_image_stops_the_run_by_name(tmp_path, folder_dataset):
     for path in (folder_dataset / "sketch" / "red").iterdir():
         path.write_bytes(b"not an image")
-    config = dann.get_config(f"smoke,source=real,target=sketch,root={folder_dataset}")
+    config = dann.get_config(f"smoke,source=real,target=sketch,root={folder_dataset},model=tiny")
     refused(config, {}, tmp_path / "w", "sketch/red/")
 
 

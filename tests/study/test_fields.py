@@ -17,7 +17,7 @@ from tests.conftest import parsed
 @pytest.fixture
 def config(folder_dataset):
     """The smoke config on 36 plain pictures; no trained method: these fields act before any."""
-    config = dann.get_config(f"smoke,root={folder_dataset},source=real,target=sketch")
+    config = dann.get_config(f"smoke,root={folder_dataset},source=real,target=sketch,model=tiny")
     config.stages = ()
     return config
 

@@ -103,7 +103,7 @@ def test_a_checkpoint_that_a_store_refuses_ends_no_training(bucket, monkeypatch,
 
 @pytest.mark.slow
 def test_a_run_leaves_its_files_in_the_bucket(bucket, photos, capsys):
-    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
+    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch,model=tiny")
     config.stages = ()
     for _ in range(2):
         run(parsed(config), bucket, print)
@@ -120,7 +120,7 @@ def test_a_run_leaves_its_files_in_the_bucket(bucket, photos, capsys):
 def test_what_needs_this_machine_is_refused(bucket, photos):
     with pytest.raises(ConfigError, match="a pretraining run cannot go to gs://bucket/run"):
         run(parsed(pretrain.get_config("smoke")), bucket)
-    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
+    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch,model=tiny")
     config.tensorboard = True
     with pytest.raises(ConfigError, match="TensorBoard's events cannot go to gs://bucket/run"):
         run(parsed(config), bucket, print)
@@ -131,7 +131,7 @@ def test_a_store_that_is_not_there_is_said_in_one_sentence(monkeypatch, photos):
     monkeypatch.setenv("EPATH_USE_TF", "false")
     if importlib.util.find_spec("gcsfs"):
         pytest.skip("gcsfs is installed")
-    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch")
+    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch,model=tiny")
     with pytest.raises(ConfigError, match="gs://bucket/run needs a package: pip install gcsfs"):
         run(parsed(config), as_path("gs://bucket/run"), print)
     with pytest.raises(ConfigError, match="pip install gcsfs"):

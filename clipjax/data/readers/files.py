@@ -9,6 +9,7 @@ import functools
 import hashlib
 import itertools
 import os
+import pathlib
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
@@ -194,6 +195,13 @@ def glimpse(folder: str | os.PathLike) -> list[str]:
     """List 100 entries of a folder, to see what it holds."""
     with reachable(folder, "listed"), os.scandir(folder) as entries:
         return [entry.name for entry in itertools.islice(entries, 100)]
+
+
+def subfolders(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """List the folders in a folder, sorted, hidden ones aside; quick beside millions of images."""
+    is_folder = lambda e: not e.name.startswith(".") and not is_picture_name(e.name) and e.is_dir()
+    with reachable(folder, "listed"), os.scandir(folder) as entries:
+        return sorted(pathlib.Path(entry.path) for entry in filter(is_folder, entries))
 
 
 def check_unchanged(

@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import os
 import pathlib
 import re
 import threading
@@ -12,7 +13,7 @@ import numpy as np
 
 from clipjax.data.dataset import check_labels
 from clipjax.data.readers import parquet_columns as columns
-from clipjax.data.readers.files import check_unchanged, glimpse
+from clipjax.data.readers.files import check_unchanged, glimpse, subfolders
 from clipjax.data.readers.parquet_columns import Column, parts_of, reading
 from clipjax.data.splits import SPLITS, split_of
 from clipjax.data.unlabelled import NO_LABEL
@@ -66,11 +67,13 @@ def find_shards(root: pathlib.Path) -> list[Shard]:
 
 def begins_parquet(root: pathlib.Path) -> bool:
     """Look for Parquet files at a root, down to `domain/test/x.parquet`; quick for many images."""
-    if any(root.glob("*.parquet")) or any(root.glob("*/*.parquet")):
+    domains = subfolders(root)
+    names = itertools.chain.from_iterable(map(os.listdir, (root, *domains)))
+    if any(name.endswith(".parquet") and not name.startswith(".") for name in names):
         return True
-    inner = (f for f in root.glob("*/*") if split_of(f.name) or f.name.lower() in NO_DOMAIN)
-    names = itertools.chain.from_iterable(glimpse(folder) for folder in inner if folder.is_dir())
-    return any(name.endswith(".parquet") for name in names)
+    inner = (f for domain in domains for f in subfolders(domain))
+    inner = (f for f in inner if split_of(f.name) or f.name.lower() in NO_DOMAIN)
+    return any(name.endswith(".parquet") for folder in inner for name in glimpse(folder))
 
 
 def _shard(path: pathlib.Path, below: pathlib.Path) -> Shard:

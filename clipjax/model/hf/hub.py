@@ -136,7 +136,7 @@ def _explain(error: Exception, repo: str, revision: str | None) -> str:
     """Say in one sentence what an error of huggingface_hub means."""
     model, cache = f"model {repo!r}", constants.HF_HUB_CACHE
     why = " ".join(str(error).split())[:200]
-    tiny = "or use 'tiny', the embedded CLIP."
+    tiny = "or use 'tiny', the embedded CLIP for 64 px drawings."
     later = f"try again later, what has arrived is kept in {cache}; {tiny}"
     known = {  # in this order: a gated repository is a kind of one that is not found
         errors.GatedRepoError: f"{model} is gated; accept its terms on the Hub and log in with "
