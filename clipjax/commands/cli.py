@@ -19,6 +19,7 @@ from clipjax.study.fields import dotted, flat, meant, nearest
 COMMANDS = {
     "run": "train and compare what a config names",
     "inspect": "show what a run would see: counts, unreadable files, duplicates, contact sheets",
+    "report": "print a finished run's results, and write its page again",
     "export": "write a finished run's model as a directory for transformers and for clipjax",
     "suite": "run the report's tables, or every method on every pair of domains",
     "choose": "compare the rules that choose a method without labels, over finished runs",

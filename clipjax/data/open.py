@@ -1,5 +1,6 @@
 """Opens any dataset by name and root."""
 
+import importlib.util
 from collections.abc import Sequence
 
 from clipjax.data.dataset import Dataset, check_local
@@ -38,6 +39,9 @@ def open_dataset(
     nothing readable there, or what fits several readers.
     """
     if name.startswith("tfds:"):
+        if importlib.util.find_spec("tensorflow_datasets") is None:
+            install = "pip install 'clipjax[tfds]'"
+            raise ConfigError(f"data.name={name} needs TensorFlow Datasets: {install}.")
         return TfdsDataset(name, data_dir=root, fractions=fractions)
     if name not in KNOWN:
         raise ConfigError(f"unknown data.name {name!r}; known: {', '.join(KNOWN)}, tfds:NAME.")

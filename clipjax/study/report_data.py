@@ -14,6 +14,7 @@ from clipjax.evaluate.report import tsne as evidence
 from clipjax.evaluate.report.figures import kept
 from clipjax.io import to_json, write_atomically
 from clipjax.log import read_log
+from clipjax.study.config import Study
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Outcome
 from clipjax.study.prepared import RECORD, Plan
@@ -129,10 +130,18 @@ def training_curves(records: list[dict], method_of: Mapping[str, str]) -> list[d
 
 def write(encoded: Encoded, outcomes, results: dict, workdir: pathlib.Path) -> None:
     """Write evidence.json and report.html of a study that has its results."""
-    study, found = encoded.study, gather(encoded, outcomes)
+    found = gather(encoded, outcomes)
     write_atomically(workdir / RECORD, to_json(found) + "\n")
+    write_page(encoded.study, found, results, workdir)
+
+
+def write_page(
+    study: Study, found: dict[str, Any], results: dict[str, Any], workdir: pathlib.Path
+) -> None:
+    """Write report.html of what a run has left: its evidence, results and metrics."""
     # Of a sweep the best settings alone are shown.
-    shown = {phase: name for phase, name in study.method_of.items() if name in outcomes}
+    names = found["per_class"]["accuracy"]
+    shown = {phase: name for phase, name in study.method_of.items() if name in names}
     metrics = training_curves(read_log(workdir / "metrics.jsonl"), shown)
     settings = json.loads(config_text(study))
     text = page.run_page(results, metrics, found, settings, workdir)

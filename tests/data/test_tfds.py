@@ -224,11 +224,17 @@ def test_what_is_not_prepared_comes_with_its_command(tmp_path):
     said = str(error.value)
     assert "download_and_prepare" in said and "file_format='array_record'" in said
     assert "'domainnet/real', 'domainnet/painting'" in said and str(tmp_path) in said
-    assert "clipjax[tfds]" in said and "TensorFlow" in said and "18 GB" in said
+    assert "clipjax[tfds-prepare]" in said and "TensorFlow" in said and "18 GB" in said
     with pytest.raises(ConfigError, match="'domainet'.*mean domainnet"):
         TfdsDataset("domainet", str(tmp_path))
     with pytest.raises(DataError, match="no prepared TFDS"):
         TfdsDataset(str(tmp_path))
+
+
+def test_without_tensorflow_datasets_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ConfigError, match=r"tfds:toys needs TensorFlow Datasets: pip install 'cl"):
+        open_dataset("tfds:toys")
 
 
 def test_tfrecord_data_comes_with_the_conversion(data_dir, tmp_path):

@@ -3,6 +3,7 @@
 import http.server
 import json
 import pathlib
+import re
 import shutil
 import threading
 import time
@@ -277,13 +278,24 @@ def test_who_may_not_read_a_model_learns_why(hub, loader, name, words):
     assert len(message.splitlines()) == 1 and "cannot be reached" not in message
 
 
-def test_without_a_network_the_cache_and_the_embedded_model_are_named(hub, monkeypatch):
+def test_without_a_network_the_cache_and_the_embedded_model_are_named(
+    hub, monkeypatch, capfd, caplog
+):
     go(monkeypatch, NOWHERE, offline=True)
     offline = refusal("me/other")
     assert "no directory 'me/other'" in offline and "tiny" in offline
     assert constants.HF_HUB_CACHE in offline
     go(monkeypatch, NOWHERE)
-    assert "cannot be reached" in refusal("me/other")
+    waits = []
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waits.append)
+    capfd.readouterr()
+    with caplog.at_level("WARNING"):
+        assert "cannot be reached" in refusal("me/other")
+    said = capfd.readouterr().err
+    assert len(waits) == 5 and not caplog.records  # tried again, and said once
+    assert re.fullmatch(
+        r"note: the Hub does not answer for me/other \(.*\); trying again.*\n", said
+    )
 
 
 @pytest.mark.parametrize("name", ["tiny", TINY])

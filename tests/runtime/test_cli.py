@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +13,8 @@ import numpy as np
 import pytest
 
 from clipjax.configs import common, dann
-from clipjax.errors import ClipjaxError
-from clipjax.study import run
+from clipjax.errors import ClipjaxError, ConfigError, DataError
+from clipjax.study import again, run
 from tests.conftest import REPO, parsed, read_json
 
 SMOKE = "--config=configs/dann.py:smoke"
@@ -100,6 +102,25 @@ def test_a_finished_run_says_so(finished, photos):
     done = main(*on_photos(photos, workdir))
     assert done.returncode == 0 and "finished" in done.stdout
     assert (workdir / "results.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_its_pages_are_written_again_of_what_it_left(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    told = (workdir / "results.md").read_bytes()
+    before = re.sub(">Time: .*?<", "", (workdir / "report.html").read_text())  # with the page's own
+    for name in ("results.md", "report.html"):
+        (workdir / name).unlink()
+    results, files = again.write_again(workdir)
+    assert results == read_json(workdir / "results.json")
+    assert files == [workdir / "results.md", workdir / "report.html"]
+    assert (workdir / "results.md").read_bytes() == told
+    assert re.sub(">Time: .*?<", "", (workdir / "report.html").read_text()) == before
+    (workdir / "evidence.json").write_text("[")
+    with pytest.raises(DataError, match="evidence.json cannot be read"):
+        again.write_again(workdir)
+    with pytest.raises(ConfigError, match="holds no finished run"):
+        again.write_again(tmp_path)
 
 
 @pytest.mark.slow

@@ -142,6 +142,6 @@ def _unprepared(root: pathlib.Path, name: str) -> ClipjaxError:
         f"file_format='array_record').download_and_prepare() for name in {names}]"
     )
     return DataError(
-        f"tfds:{name} is not prepared in {root}. Prepare it once: pip install 'clipjax[tfds]' && "
+        f"tfds:{name} is not prepared in {root}. Prepare it once: pip install 'clipjax[tfds-prepare]' && "
         f'python -c "{code}"; this needs TensorFlow, a network connection and disk space{size}.'
     )

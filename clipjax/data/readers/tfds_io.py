@@ -41,7 +41,7 @@ def read_builder(folder: str) -> Builder:
     formats = {f.value for f in info.available_file_formats()}
     if "array_record" not in formats:
         fault = f"{folder} holds {', '.join(sorted(formats))} files, which need TensorFlow"
-        install = "pip install 'clipjax[tfds]' apache-beam && tfds convert_format"
+        install = "pip install 'clipjax[tfds-prepare]' apache-beam && tfds convert_format"
         options = f"--dataset_version_dir={folder} --out_file_format=array_record"
         raise DataError(f"{fault}. Write ArrayRecord beside them: {install} {options}")
     image = _feature(folder, info.features, tfds.features.Image, "image")

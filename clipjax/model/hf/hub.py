@@ -1,10 +1,13 @@
 """Find a model by name: the embedded one, a local directory, or a Hub id that is downloaded."""
 
+import contextlib
+import logging
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 
 import huggingface_hub as hub
 from huggingface_hub import constants, errors
@@ -66,9 +69,31 @@ def _find(name_or_path, revision: str | None, optional: Iterable[str], weights=F
             "'openai/clip-vit-base-patch32', nor 'tiny', the embedded CLIP."
         )
     try:
-        return _download(name, revision, optional, weights)
+        with _retries_said_once(name):
+            return _download(name, revision, optional, weights)
     except (errors.HFValidationError, errors.HTTPError, OSError) as error:
         raise CheckpointError(_explain(error, name, revision)) from None
+
+
+@contextlib.contextmanager
+def _retries_said_once(repo: str) -> Iterator[None]:
+    """Say one line where huggingface_hub warns twice before each of its retries."""
+    said, logger = [], logging.getLogger("huggingface_hub.utils._http")
+
+    def quiet(record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        if not said:
+            said.append(why := record.getMessage())
+            line = f"note: the Hub does not answer for {repo} ({why}); trying again, for a while"
+            print(line, file=sys.stderr, flush=True)
+        return False
+
+    logger.addFilter(quiet)
+    try:
+        yield
+    finally:
+        logger.removeFilter(quiet)
 
 
 def _download(repo: str, revision: str | None, optional: Iterable[str], weights: bool):

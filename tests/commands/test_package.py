@@ -1,0 +1,84 @@
+"""The wheel: what is in it, and that it works in a folder whose packages have our folders' names."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+from tests.conftest import REPO
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The unpacked wheel, built without a network of a copy of the checkout's files."""
+    place = tmp_path_factory.mktemp("package")
+    checkout = place / "checkout"
+    for name in ("clipjax", "configs", "experiments"):
+        skipped = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPO / name, checkout / name, ignore=skipped)
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
+        shutil.copy(REPO / name, checkout)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "-w", place, checkout], check=True)
+    (wheel,) = place.glob("clipjax-*.whl")
+    zipfile.ZipFile(wheel).extractall(place / "site")
+    return place / "site"
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """A user's folder with packages of their own, none of which clipjax may import."""
+    for name in ("configs", "experiments", "commands"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise AssertionError('a user\\'s package')")
+        (tmp_path / name / "dann.py").write_text("raise AssertionError('a user\\'s file')")
+    return tmp_path
+
+
+def clipjax(site, cwd, *words):
+    """Run the console script's entry."""
+    entry = "import sys; sys.argv[0] = 'clipjax'; from clipjax.commands.cli import main; main()"
+    env = os.environ | {"PYTHONPATH": str(site), "CI": "true"}
+    command = [sys.executable, "-c", entry, *map(str, words)]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def test_the_wheel_has_one_package_with_everything_in_it(site):
+    assert {path.name.partition("-")[0] for path in site.iterdir()} == {"clipjax"}
+    shipped = {path.name for path in (site / "clipjax" / "configs").glob("*.py")}
+    assert shipped == {path.name for path in (REPO / "configs").glob("*.py")}
+    files = {path.relative_to(site) for path in (site / "clipjax").rglob("*") if path.is_file()}
+    ours = {path.relative_to(REPO) for path in (REPO / "clipjax").rglob("*") if path.is_file()}
+    lost = {path for path in ours - files if "__pycache__" not in path.parts}
+    assert not lost and (site / "clipjax" / "py.typed").exists()
+    (about,) = site.glob("*.dist-info")
+    assert (about / "entry_points.txt").read_text().split()[-1] == "clipjax.commands.cli:main"
+    assert {path.name for path in (about / "licenses").iterdir()} == {"LICENSE", "NOTICE"}
+
+
+def test_commands_work_anywhere(site, elsewhere):
+    done = clipjax(site, elsewhere, "inspect", "dann", "--decode=none", "--noduplicates")
+    assert done.returncode == 0 and "stencil" in done.stdout, done.stderr
+    assert list((elsewhere / "runs").glob("inspect-*/inspect.html"))
+    mine = "from clipjax.configs import dann\n\ndef get_config():\n    return dann.get_config('smoke')\n"
+    (elsewhere / "mine.py").write_text(mine)
+    for words in (["./mine.py", "epochs=3"], ["tables:5", "smoke", "source=flat"]):
+        done = clipjax(site, elsewhere, "run", *words, "--only_check_args")
+        assert done.returncode == 0, done.stderr
+    done = clipjax(site, elsewhere, "run", "configs/dann.py")  # that one is the user's own
+    assert done.returncode == 1 and "a user's file" in done.stderr
+    assert "FILE.py" in clipjax(site, elsewhere, "run", "--help").stdout
+
+
+def test_the_package_speaks_of_one_version():
+    import clipjax as package
+
+    project = tomllib.loads((REPO / "pyproject.toml").read_text())["project"]
+    citation = (REPO / "CITATION.cff").read_text()
+    assert project["version"] == package.__version__
+    assert f"\nversion: {project['version']}\n" in citation
+    assert f"\nlicense: {project['license']}\n" in citation
