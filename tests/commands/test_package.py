@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works in a folder whose packages have our folders' names."""
+"""The wheel: what is in it, and that it works beside a user's packages `configs`, `experiments`."""
 
 import os
 import shutil
@@ -64,8 +64,8 @@ def test_commands_work_anywhere(site, elsewhere):
     done = clipjax(site, elsewhere, "inspect", "dann", "--decode=none", "--noduplicates")
     assert done.returncode == 0 and "stencil" in done.stdout, done.stderr
     assert list((elsewhere / "runs").glob("inspect-*/inspect.html"))
-    mine = "from clipjax.configs import dann\n\ndef get_config():\n    return dann.get_config('smoke')\n"
-    (elsewhere / "mine.py").write_text(mine)
+    mine = ["from clipjax.configs import dann", "def get_config(): return dann.get_config('smoke')"]
+    (elsewhere / "mine.py").write_text("\n".join(mine))
     for words in (["./mine.py", "epochs=3"], ["tables:5", "smoke", "source=flat"]):
         done = clipjax(site, elsewhere, "run", *words, "--only_check_args")
         assert done.returncode == 0, done.stderr

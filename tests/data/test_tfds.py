@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from clipjax.data.classes import match_classes
+from clipjax.data.open import open_dataset
 from clipjax.data.readers import tfds_io as tfds_records
 from clipjax.data.readers.tfds import TfdsDataset
 from clipjax.data.splits import SPLITS

@@ -141,7 +141,8 @@ def _unprepared(root: pathlib.Path, name: str) -> ClipjaxError:
         f"import tensorflow_datasets as tfds; [tfds.builder(name, data_dir={str(root)!r}, "
         f"file_format='array_record').download_and_prepare() for name in {names}]"
     )
+    install = "pip install 'clipjax[tfds-prepare]'"
     return DataError(
-        f"tfds:{name} is not prepared in {root}. Prepare it once: pip install 'clipjax[tfds-prepare]' && "
+        f"tfds:{name} is not prepared in {root}. Prepare it once: {install} && "
         f'python -c "{code}"; this needs TensorFlow, a network connection and disk space{size}.'
     )
