@@ -7,6 +7,7 @@ import numpy as np
 
 from clipjax.data.dataset import Dataset, Part, Skipped, reasons
 from clipjax.data.splits import SPLITS
+from clipjax.data.unlabelled import NO_LABEL, labelled
 from clipjax.evaluate.report.tables import Chapter, Listing, Table
 from clipjax.inspect import stats as census
 from clipjax.inspect.scan import Reading
@@ -53,25 +54,43 @@ def age(seconds: float) -> str:
 
 
 def counts_chapter(
-    dataset: Dataset, counts: Counts, closed: Mapping[Part, str], data: Data, said: Sequence[str]
+    dataset: Dataset,
+    counts: Counts,
+    closed: Mapping[Part, str],
+    data: Data,
+    said: Sequence[str],
+    bare: Mapping[Part, int],
 ) -> Chapter:
     """Count the images of each domain and split; `closed` says why some splits cannot be opened.
 
-    `said` are notes on what the data decided.
+    `said` are notes on what the data decided, `bare` the numbers of images without a label, which
+    `counts` leaves out.
     """
     marks = {data.source_name: " (source)", data.target: " (target)"}
     whole, lines = census.domain_counts(counts), []
     for domain in dataset.domains:
-        found = [int(counts[domain, s].sum()) if (domain, s) in counts else None for s in SPLITS]
+        parts = [(domain, s) for s in SPLITS]
+        found = [int(counts[p].sum()) + bare.get(p, 0) if p in counts else None for p in parts]
         cells = ["–" if n is None else f"{n:,}" for n in (*found, sum(n or 0 for n in found))]
         classes = np.count_nonzero(whole.get(domain, 0))
-        lines.append([domain + marks.get(domain, ""), *cells, str(classes)])
-    total = sum(int(each.sum()) for each in counts.values())
-    note = f"{total:,} images, {len(dataset.domains)} domains, {len(dataset.classes)} classes."
+        without = f"{sum(bare.get(part, 0) for part in parts):,}"
+        lines.append([domain + marks.get(domain, ""), *cells, str(classes), without])
+    total = sum(int(each.sum()) for each in counts.values()) + sum(bare.values())
+    notes = [f"{total:,} images, {len(dataset.domains)} domains, {len(dataset.classes)} classes."]
+    if silent := [d for d in dataset.domains if _bare(bare, d) and not whole[d].any()]:
+        told = "no labels: what needs them, like test accuracy, is not measured."
+        notes.append(f"{', '.join(silent)}: {told}")
     why = [f"{domain}/{split}: {reason}" for (domain, split), reason in closed.items()]
-    table = Table(["domain", *SPLITS, "all", "classes"], lines)
+    columns = ["domain", *SPLITS, "all", "classes", "no label"]
+    columns = columns[: None if bare else -1]
+    table = Table(columns, [line[: len(columns)] for line in lines])
     shut = Listing("Splits that cannot be opened:", why)
-    return Chapter("counts", "Images", [note, *said], [table, shut])
+    return Chapter("counts", "Images", [*notes, *said], [table, shut])
+
+
+def _bare(bare: Mapping[Part, int], domain: str) -> bool:
+    """Return whether a domain has images without a label."""
+    return any(d == domain for d, _ in bare)
 
 
 def balance_chapter(dataset: Dataset, counts: Counts) -> Chapter:
@@ -91,13 +110,19 @@ def balance_chapter(dataset: Dataset, counts: Counts) -> Chapter:
     return Chapter("balance", "Balance of the classes", [note], [Table(header, lines)])
 
 
-def classes_chapter(dataset: Dataset, counts: Counts, notes: Sequence[str]) -> Chapter:
-    """Count the images of each class in each domain; `notes` are of matching classes by name."""
+def classes_chapter(
+    dataset: Dataset, counts: Counts, notes: Sequence[str], bare: Mapping[Part, int]
+) -> Chapter:
+    """Count the images of each class in each domain; `notes` are of matching classes by name.
+
+    Of domains with images without a label, `bare`, it is not known which classes they lack.
+    """
     names = dataset.classes
+    counts = {part: each for part, each in counts.items() if each.any() or part not in bare}
     lacking = [
         f"{domain} lacks {len(missing)}: {', '.join(names[c] for c in missing)}"
         for domain, missing in census.missing_classes(counts).items()
-        if missing
+        if missing and not _bare(bare, domain)
     ]
     items = [Listing("Classes without any image in a domain:", lacking)]
     for domain, whole in census.domain_counts(counts).items():
@@ -107,7 +132,8 @@ def classes_chapter(dataset: Dataset, counts: Counts, notes: Sequence[str]) -> C
         lines = [[names[c], *(f"{column[c]:,}" for column in columns)] for c in order]
         title = f"{domain}, images of each class:"
         items.append(Table(["class", *splits, "all"], lines, title, head=3, tail=2))
-    same = [] if lacking else ["Every class has images in every domain."]
+    labels = " with labels" * bool(bare)
+    same = [] if lacking else [f"Every class has images in every domain{labels}."]
     return Chapter("classes", "Classes", [*notes, *same], items)
 
 
@@ -192,13 +218,16 @@ def duplicates_chapter(rows: Rows, reading: Reading, classes: Sequence[str]) -> 
     kinds = {"split": rows.key(1), "domain": rows.key(0), "class": rows.labels}
     found, alike = [], groups
     for kind, key in kinds.items():
-        crosses = lambda group, key=key: len(np.unique(key[group])) > 1
+        known = labelled(key)  # an image without a label may be of any class
+        crosses = lambda group, key=key, known=known: len(np.unique(key[group][known[group]])) > 1
         title = f"{sum(map(crosses, groups)):,} in more than one {kind}"
-        found.append((title, census.crossings(groups, key)))
+        named = [group[known[group]] for group in groups if known[group].any()]
+        found.append((title, census.crossings(named, key)))
         alike = [group for group in alike if not crosses(group)]
     pairs = [(group[0], row) for group in alike for row in group[1:]]
     found.append((f"{len(alike):,} inside one split and class", pairs))
-    place = lambda row: f"{'/'.join(rows.parts[rows.part[row]])}, {classes[rows.labels[row]]}"
+    of_class = lambda label: "no label" if label == NO_LABEL else classes[label]
+    place = lambda row: f"{'/'.join(rows.parts[rows.part[row]])}, {of_class(rows.labels[row])}"
     told = lambda row: f"{reading.names[row]} ({place(row)})"
     shared = [
         ["/".join(one), "itself" if one == two else "/".join(two), f"{number:,}"]

@@ -9,6 +9,7 @@ import numpy as np
 
 from clipjax.data.dataset import Part, Source
 from clipjax.data.derived import JoinedSource
+from clipjax.data.unlabelled import labelled
 
 
 class Rows(JoinedSource):
@@ -26,8 +27,15 @@ class Rows(JoinedSource):
 
 
 def class_counts(sources: Mapping[Part, Source], num_classes: int) -> dict[Part, np.ndarray]:
-    """Count the images of each class in each part, int64 [K]."""
-    return {part: np.bincount(s.labels, minlength=num_classes) for part, s in sources.items()}
+    """Count the images of each class in each part, int64 [K]; those without a label in none."""
+    known = {part: s.labels[labelled(s.labels)] for part, s in sources.items()}
+    return {part: np.bincount(labels, minlength=num_classes) for part, labels in known.items()}
+
+
+def bare_counts(sources: Mapping[Part, Source]) -> dict[Part, int]:
+    """Count the images without a label in each part that has some."""
+    found = {part: int((~labelled(s.labels)).sum()) for part, s in sources.items()}
+    return {part: count for part, count in found.items() if count}
 
 
 def domain_counts(counts: Mapping[Part, np.ndarray]) -> dict[str, np.ndarray]:

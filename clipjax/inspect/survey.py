@@ -10,13 +10,14 @@ import numpy as np
 
 from clipjax.data.dataset import Part
 from clipjax.data.features import cache
+from clipjax.data.unlabelled import NO_LABEL
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate.report import contact_sheet as contact
 from clipjax.evaluate.report import page
 from clipjax.evaluate.report.tables import Chapter, Listing, as_text
 from clipjax.inspect import report, verdict
 from clipjax.inspect.scan import read
-from clipjax.inspect.stats import Rows, class_counts, sample_rows
+from clipjax.inspect.stats import Rows, bare_counts, class_counts, sample_rows
 from clipjax.io import check_reachable, default_cache_dir, write_atomically
 from clipjax.log import progress, writable
 from clipjax.runtime.claim import claimed
@@ -83,6 +84,7 @@ def _survey(subject: verdict.Subject, options: Options) -> tuple[list[Chapter], 
     """Count and read images; return the chapters on that, and refusals."""
     data, dataset, sources = subject.study.data, subject.dataset, subject.sources
     rows, counts = Rows(sources), class_counts(sources, len(dataset.classes))
+    bare = bare_counts(sources)
     chosen, how = _decoded_rows(rows, options)
     reading = read(
         rows, subject.preprocess, decode=chosen, hashing=options.duplicates, workers=data.workers
@@ -90,10 +92,10 @@ def _survey(subject: verdict.Subject, options: Options) -> tuple[list[Chapter], 
     most = data.max_unreadable
     judged = verdict.judge(subject.needed, rows, reading, most)
     found = [
-        report.counts_chapter(dataset, counts, subject.closed, data, subject.data_notes),
+        report.counts_chapter(dataset, counts, subject.closed, data, subject.data_notes, bare),
         Chapter("few", "Few images", subject.few_notes),
         report.balance_chapter(dataset, counts),
-        report.classes_chapter(dataset, counts, subject.class_notes),
+        report.classes_chapter(dataset, counts, subject.class_notes, bare),
         report.images_chapter(rows, reading, [how, *subject.crop_notes], judged, most),
         report.skipped_chapter(dataset.skipped),
     ]
@@ -126,8 +128,12 @@ def _sheets(subject: verdict.Subject, seed: int, out: pathlib.Path) -> Chapter:
         if not parts:
             continue
         shown = "/".join(parts[0])  # train, or the first split with images
-        strips = [_strip(subject, parts[0], label, seed) for label in classes]
-        file = out / ("contact-" + domain.replace("/", "_") + ".png")
+        held = set(np.unique(subject.sources[parts[0]].labels).tolist())
+        wanted = classes if held & set(classes) or NO_LABEL not in held else []
+        wanted = [*wanted, *([NO_LABEL] if NO_LABEL in held else [])]
+        strips = [_strip(subject, parts[0], label, seed) for label in wanted]
+        name = domain.replace("/", "_")[-100:]  # a domain may be a place
+        file = out / f"contact-{name}.png"
         title = f"{dataset.name}: {shown}, as the model sees it"
         write_atomically(file, contact.sheet_png(title, strips))
         files.append(str(file))
@@ -148,4 +154,5 @@ def _strip(subject: verdict.Subject, part: Part, label: int, seed: int) -> conta
             example = source[row]
             images.append(subject.preprocess.crop(example.image, example.name))
     count = int((source.labels == label).sum())
-    return contact.Strip(subject.dataset.classes[label], count, images)
+    name = "no label" if label == NO_LABEL else subject.dataset.classes[label]
+    return contact.Strip(name, count, images)

@@ -377,3 +377,32 @@ def test_what_is_passed_over_is_one_line_of_inspect_and_of_a_run(planted):
     assert notes[-1].startswith(f"31 files are passed over: {counted}; the first: {planted}")
     chapter = findings.skipped_chapter(dataset.skipped)
     assert chapter.notes == [f"Passed over: 31 files: {counted}."]
+
+
+@pytest.mark.parametrize("place", ["scan", "scan/unlabeled", "*"])
+def test_a_target_without_labels(planted, tmp_path, capsys, place):
+    """Its images are counted, read, compared and shown; nothing takes them for the last class."""
+    shutil.rmtree(planted / "sketch")
+    folder = tmp_path / "elsewhere" if place == "*" else planted / place
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(7)
+    for i in range(20):
+        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    shutil.copy(folder / "0.png", folder / "twice.png")
+    shutil.copy(planted / "real" / "train" / "blue" / "0.png", folder / "blue.png")
+    target = f"{folder}/*.png" if place == "*" else "scan"
+    refusals, said, page = look(planted, tmp_path / "out", capsys, target=target)
+    assert not refusals and "A run would start" in said
+    assert "82 images, 2 domains, 3 classes." in said
+    assert f"{target}: no labels: what needs them, like test accuracy, is not measured." in said
+    (line,) = (line for line in said.split("\n") if line.strip().startswith(f"{target} (target)"))
+    assert line.split()[-3:] == ["22", "0", "22"]  # all, classes, no label
+    assert "lacks" not in said and "0 in more than one class" in said
+    assert re.search(r"0.png \(.*, no label\) = .*twice.png \(.*, no label\)", said)
+    assert "1 in more than one domain" in said and "no label" in page
+    pictures = sorted(path.name for path in (tmp_path / "out").glob("contact-*.png"))
+    assert len(pictures) == 2
+    for name in pictures:
+        height = Image.open(tmp_path / "out" / name).size[1]
+        assert (height < 200) == (name != "contact-real.png")  # one line of images without labels

@@ -29,9 +29,9 @@ def choose_classes(num_classes: int, seed: int, limit: int = CLASSES) -> list[in
 
 
 def choose_rows(labels: np.ndarray, label: int, seed: int, limit: int = PER_CLASS) -> list[int]:
-    """Draw at most `limit` rows of a class, in random order; `labels` is int [N]."""
+    """Draw at most `limit` rows of a class, or NO_LABEL, in random order; `labels` is int [N]."""
     rows = np.flatnonzero(np.asarray(labels) == label)
-    return np.random.default_rng([seed, label]).permutation(rows)[:limit].tolist()
+    return np.random.default_rng([seed, label % 2**32]).permutation(rows)[:limit].tolist()
 
 
 def sheet(title: str, strips: Sequence[Strip], folded: bool = False) -> Cards:
