@@ -19,6 +19,7 @@ from clipjax.study import plan
 from clipjax.study.config import Pretraining, Study
 from clipjax.study.defaults import check_model
 from clipjax.study.methods import build_methods
+from clipjax.study.needs import with_labels
 from clipjax.study.parts import Encoder
 
 
@@ -66,6 +67,11 @@ def opened(study: Study | Pretraining) -> Subject:
         dataset, notes = matched[0], [*matched[1]]
     except ClipjaxError as error:
         notes, refusals = wrong(error), [str(error)]
+    try:
+        study, left_out = with_labels(study, dataset)
+        notes += left_out
+    except ClipjaxError as error:
+        refusals.append(str(error))
     if refused := _refused(plan.check_parts, study, dataset):
         refusals += refused
     else:

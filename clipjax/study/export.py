@@ -151,7 +151,9 @@ def _export(
     license: str,
 ) -> None:
     study, raw = recorded_config(workdir)
-    method, position, why = choose(results, [made.name for made in study.trained], method, seed)
+    there = {row["method"] for row in results["rows"]}  # one without labels was left out
+    trained = [made.name for made in study.trained if made.name in there]
+    method, position, why = choose(results, trained, method, seed)
     plan = prepared(study, workdir)
     check_names(plan.dataset.classes)
     if onnx:

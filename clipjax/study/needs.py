@@ -1,17 +1,46 @@
 """What a study needs of its images: labels where they are read, and one that can be read at all."""
 
+import dataclasses
+from collections.abc import Collection
+
 from clipjax.data.dataset import Dataset, Source, has_labels
 from clipjax.data.images.decode import decode
 from clipjax.errors import ChangedError, ConfigError, DataError
 from clipjax.study.config import Study
 
 
-def check_target_labels(study: Study, dataset: Dataset) -> None:
-    """Raise ConfigError for labels of a target that are asked for where there are none."""
-    for data in dict.fromkeys(each.data for each in study.trained):
-        if data.labels == "target" and not has_labels(dataset, data.target, "train"):
-            told = f"data.labels=target trains on labels of {data.target!r}, whose training images"
-            raise ConfigError(f"{told} have none; leave it out.")
+def with_labels(study: Study, dataset: Dataset) -> tuple[Study, list[str]]:
+    """Leave out upper bounds by target labels where there are none, with a sentence on it.
+
+    ConfigError where nothing is left, or a stage of a sweep is one in some of its settings.
+    """
+    needed = [each for each in study.trained if each.data.labels == "target"]
+    bare = {name for name in {each.data.target for each in needed} if not _trainable(dataset, name)}
+    lost = [each for each in needed if each.data.target in bare]
+    if not lost:
+        return study, []
+    out = {each.stage for each in lost}
+    kept = tuple(stage for stage in study.stages if stage not in out)
+    reads = f"labels of {lost[0].data.target!r}, whose training images have none"
+    if not kept or any(each.stage in out for each in study.trained if each not in lost):
+        raise ConfigError(f"data.labels=target trains on {reads}; leave it out.")
+    told = f"{', '.join(s for s in study.stages if s in out)} is left out: it trains on {reads}"
+    return dataclasses.replace(study, stages=kept), [told]
+
+
+def as_recorded(study: Study, names: Collection[str]) -> Study:
+    """Leave out the stages that a finished run has left out: it trained these methods."""
+    there = {each.stage for each in study.trained if each.name in names}
+    kept = tuple(stage for stage in study.stages if stage in there)
+    return study if kept == study.stages else dataclasses.replace(study, stages=kept)
+
+
+def _trainable(dataset: Dataset, domain: str) -> bool:
+    return has_labels(dataset, domain, "train")
+
+
+def check_selection(study: Study, dataset: Dataset) -> None:
+    """Raise ConfigError for a rule that reads labels of a target where there are none."""
     if study.stages and study.training.selection == "oracle":
         for target in study.targets:
             if not has_labels(dataset, target, "val"):

@@ -40,7 +40,7 @@ from clipjax.study.config import Study
 from clipjax.study.coverage import short_epochs, thin_classes
 from clipjax.study.defaults import check_ends, check_model, choices, is_demo, settled
 from clipjax.study.methods import Method, build_methods
-from clipjax.study.needs import check_readable, check_target_labels
+from clipjax.study.needs import as_recorded, check_readable, check_selection, with_labels
 from clipjax.study.parts import Data, Encoder
 from clipjax.study.prepared import Plan, Recorded, check_machine, check_masks
 from clipjax.study.text_cache import kept
@@ -59,6 +59,11 @@ def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = 
     if all((study.data.source, study.data.target)):
         check_model(encoder)  # before the data are read
     dataset, notes = (recorded, []) if recorded else matched_data(study)
+    if recorded:
+        study = as_recorded(study, [name for names in recorded.programs for name in names])
+    else:
+        study, left_out = with_labels(study, dataset)
+        notes = [*notes, *left_out]
     methods = build_methods(study, tuple(dataset.classes))
     if recorded:
         names = recorded.class_names
@@ -214,7 +219,7 @@ def check_parts(study: Study, dataset: Dataset) -> None:
     check_unreadable(lost, images, study.data.max_unreadable)
     for domain in (*study.data.sources, *study.targets):
         check_readable(dataset.source(domain, "train" if study.stages else "test"))
-    check_target_labels(study, dataset)
+    check_selection(study, dataset)
     for data, size in dict.fromkeys((each.data, each.batch_size) for each in study.trained):
         planned_epoch(data, size, dataset)
     for method in study.trained:

@@ -10,12 +10,14 @@ import pytest
 
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate import results as report
-from clipjax.study import Data, Encoder, Study, Training, run
+from clipjax.study import Data, Encoder, Study, Training, parse, run
+from clipjax.study.export import export
 from clipjax.study.plan import matched_data, prepare
 from tests.conftest import make_photos, read_json
 
 HEADS = {"adapter": (4,), "classifier": (), "discriminator": (4,)}
 METHODS = {"dann": {"loss": "dann", "heads": HEADS}, "gda": {"loss": "gda"}}
+BOUND = {"upper_bound": {"loss": "logistic", "data": {"labels": "target"}}}
 
 
 def study_of(root, wee_clip, target="scan", stages=tuple(METHODS), **changes):
@@ -25,7 +27,7 @@ def study_of(root, wee_clip, target="scan", stages=tuple(METHODS), **changes):
         encoder=Encoder(model=str(wee_clip)),
         data=Data(**data | changes.pop("data", {})),
         training=Training(**training | changes),
-        methods=METHODS,
+        methods=METHODS | BOUND,
         stages=stages,
     )
 
@@ -44,7 +46,8 @@ def root(tmp_path_factory):
 def finished(root, wee_clip, tmp_path_factory):
     said = []
     workdir = tmp_path_factory.mktemp("unlabelled_run") / "run"
-    return run(study_of(root, wee_clip), workdir, said.append), said
+    study = study_of(root, wee_clip, stages=(*METHODS, *BOUND))  # as the main config has them
+    return run(study, workdir, said.append), said
 
 
 def table_of(workdir):
@@ -74,6 +77,8 @@ def test_everything_but_what_needs_labels_is_measured(finished):
     rules = results["selection_rules"]["dann"]
     assert "oracle" not in rules and rules["last"]["target"] == [None, None]
     assert any("note: scan: no labels" in line for line in said)
+    left_out = "upper_bound is left out: it trains on labels of 'scan'"
+    assert any(left_out in line for line in said) and results["target_labels"] == []
     line = next(line for line in report.table(results).split("\n") if line.startswith("dann"))
     assert "–" in line and "nan" not in report.table(results).lower()
     assert "no labels: not measured on scan" in report.table(results)
@@ -89,6 +94,21 @@ def test_the_page_and_its_maps_show_it(finished):
     assert set(evidence["per_class"]["n"]) == {0}
     assert "no label, scan" in page and "nan" not in page.split("</style>")[1].lower()
     assert "No labels: not measured on scan." in page
+
+
+def test_a_finished_run_is_read_and_exported_without_what_was_left_out(finished, tmp_path):
+    found, _ = finished
+    again = run(study_of_run(found), found.workdir)
+    assert again.results == found.results and set(again.params) == set(METHODS)
+    export(found.workdir, tmp_path / "out")
+    export(found.workdir, tmp_path / "dann", "dann")
+    with pytest.raises(ConfigError, match="no method 'upper_bound'; it has dann, gda, zero_shot"):
+        export(found.workdir, tmp_path / "other", "upper_bound")
+
+
+def study_of_run(found):
+    """The study as its folder has it."""
+    return parse(read_json(found.workdir / "config.json"))
 
 
 def test_every_image_is_predicted(finished, root):
