@@ -1,6 +1,6 @@
 """Methods that adapt without leaving the zero-shot answer, CLIP frozen: CMKD, SHOT, distillation.
 
-python -m experiments.main --config=configs/anchored.py:source=render,target=stencil
+clipjax run anchored source=render target=stencil
 
 CMKD's l1 to l3 are the published ones. Not published, and chosen on the embedded data by target
 test accuracy on five of its pairs, since heads that fit the source as hard as the papers do end

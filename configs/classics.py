@@ -1,6 +1,6 @@
 """The classics of unsupervised domain adaptation on cached features, CLIP frozen.
 
-python -m experiments.main --config=configs/classics.py:source=render,target=stencil
+clipjax run classics source=render target=stencil
 
 Each domain goes through statistics of its own first (`align`): that is worth more than most of
 these losses, and small, strongly regularised heads are worth more than deep ones.

@@ -1,6 +1,6 @@
 """Methods without steps, fitted at once on cached features.
 
-python -m experiments.main --config=configs/closed_form.py
+clipjax run closed_form
 """
 
 from clipjax.configs import common

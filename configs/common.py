@@ -1,9 +1,11 @@
 """What every experiment has in common: defaults, and the `:key=value,flag` argument string.
 
---config=configs/dann.py                                  the defaults of an experiment
---config=configs/dann.py:source=render,target=stencil     common choices
---config=configs/dann.py:smoke                            seconds instead of a minute
---config=configs/dann.py --config.optim.lr=3e-4           any field
+clipjax run dann                                     the defaults of an experiment
+clipjax run dann source=render target=stencil        common choices
+clipjax run dann smoke                               seconds instead of a minute
+clipjax run dann optim.lr=3e-4                       any field
+
+--config=configs/dann.py:source=render,smoke --config.optim.lr=3e-4 says the same in options.
 """
 
 from ml_collections import ConfigDict
@@ -17,10 +19,10 @@ _FLAGS = ("smoke",)
 def study() -> ConfigDict:
     """Zero-shot on every domain; experiments add their trained methods.
 
-    Every field with its default and its meaning is in clipjax/study/parts.py and, for `stages`,
-    `methods` and `sweep`, in `Study` of clipjax/study/config.py. Encoder, devices and training are
-    no blocks here: `model`, `seeds`, `epochs`, `mesh.fsdp`, ... Blocks are `data`, `features`,
-    `mesh`, `optim` and `methods`.
+    `clipjax run --help` has every field with its default and its meaning; they are declared in
+    clipjax/study/parts.py, training.py and, `stages`, `methods` and `sweep`, config.py. Encoder,
+    devices and training are no blocks here: `model`, `seeds`, `epochs`, `mesh.fsdp`, ... Blocks are
+    `data`, `features`, `mesh`, `optim` and `methods`.
     """
     return ConfigDict(flat(Study()))
 

@@ -1,6 +1,6 @@
 """The main job: zero-shot, heads on the source, DANN, and what stays anchored to zero-shot.
 
-python -m experiments.main --config=configs/dann.py
+clipjax run dann
 
 CLIP is frozen. The report's rows (Tables 3 and 5), beside them the anchored row to deploy and the
 upper bound that labels of the target would give. README.md shows what it prints on the embedded

@@ -1,7 +1,7 @@
 """DANN in two stages for full-size CLIPs: heads behind a frozen encoder, then the image tower too.
 
-python -m experiments.main --config=configs/dann_two_stage.py:model=openai/clip-vit-base-patch16
-python -m experiments.compile --topology=v5e:2x4 --model=vit_b16
+clipjax run dann_two_stage model=openai/clip-vit-base-patch16
+clipjax compile --topology=v5e:2x4 --model=vit_b16
 
 Table 6's method with lambda to 0.3 (`configs/tables.py:6` has it beside the others). The towers
 compute in bfloat16 and each block's inside is computed again in the backward pass: what a chip of

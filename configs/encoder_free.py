@@ -1,6 +1,6 @@
 """Anchored methods that train the image tower too: CMKD, of biases alone, and FixMatch.
 
-python -m experiments.main --config=configs/encoder_free.py:model=openai/clip-vit-base-patch16
+clipjax run encoder_free model=openai/clip-vit-base-patch16
 
 Rates are those published for CMKD on ViT-B (Zhou & Zhou 2024): 3e-6 in the tower, 1000 times that
 in the head.

@@ -1,7 +1,7 @@
 """Zero-shot and a 2-layer MLP head trained on the source domain, CLIP frozen (Table 3).
 
-python -m experiments.main --config=configs/finetune.py
-python -m experiments.main --config=configs/finetune.py --config.optim.schedule=step
+clipjax run finetune
+clipjax run finetune optim.schedule=step
 """
 
 from clipjax.configs import common

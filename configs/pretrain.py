@@ -1,7 +1,7 @@
 """Pretrains the tiny CLIP on icon-name pairs: how clipjax/assets/tiny_clip was made.
 
     python tools/build_icon_corpus.py --out=corpus
-    python -m experiments.main --config=configs/pretrain.py --config.data.root=corpus
+    clipjax run pretrain data.root=corpus
 
 Results, corpus counts, machine and time: clipjax/assets/tiny_clip/README.md.
 """

@@ -1,6 +1,6 @@
 """24 runs in one go: a head and DANN at several rates and lambdas, three seeds each.
 
-python -m experiments.main --config=configs/sweep.py
+clipjax run sweep
 
 `report.html` and `results.md` put the settings side by side; validation data pick the best.
 """

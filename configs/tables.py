@@ -1,7 +1,7 @@
 """The report's six tables.
 
-python -m experiments.main --config=configs/tables.py:3     one table
-python -m experiments.suite                                 all of them
+clipjax run tables:3     one table
+clipjax suite                                 all of them
 
 The report trains 10 epochs on 120,000 photos, and 6 + 14 in two stages. The embedded dataset has
 448 images a domain: heads on frozen features train for `common.study`'s 40 epochs there, encoders

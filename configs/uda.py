@@ -1,7 +1,7 @@
 """Every method of adaptation on cached features, CLIP frozen, beside the report's rows.
 
-python -m experiments.main --config=configs/uda.py:source=render,target=stencil
-python -m experiments.suite --study=uda     all pairs of domains
+clipjax run uda source=render target=stencil
+clipjax suite --study=uda     all pairs of domains
 
 Closed forms, anchored training and the classics have configs of their own, where they are told.
 """

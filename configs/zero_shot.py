@@ -1,6 +1,6 @@
 """Zero-shot accuracy of a CLIP on every domain: nothing is trained (the report's Table 1).
 
-python -m experiments.main --config=configs/zero_shot.py
+clipjax run zero_shot
 """
 
 from clipjax.configs import common

@@ -14,21 +14,19 @@ PAGES = sorted(REPO.glob("docs/*.md"))
 
 
 def commands():
-    """Every `python -m experiments...` line of a code block, with its page."""
+    """Every `clipjax ...` line of a code block."""
     for page in PAGES:
         for block in re.findall(r"^```\n(.*?)^```", page.read_text(), re.S | re.M):
             for line in block.splitlines():
-                if line.startswith("python -m experiments"):
-                    yield pytest.param(line, id=line.split("--config=configs/")[-1])
+                if line.startswith("clipjax "):
+                    yield pytest.param(line, id=line.removeprefix("clipjax "))
 
 
 @pytest.mark.parametrize("line", commands())
 def test_commands_parse(line):
     """absl reads the config and every override, then leaves before anything runs."""
-    words = shlex.split(line)[1:]
-    done = subprocess.run(
-        [sys.executable, *words, "--only_check_args"], cwd=REPO, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", *shlex.split(line), "--only_check_args"]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

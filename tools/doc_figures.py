@@ -2,7 +2,7 @@
 
 The figures of docs/reading-a-dann-run.md come from
 
-    python -m experiments.suite --tables=5
+    clipjax suite --tables=5
     python -m tools.doc_figures --workdir=runs/suite/table5
 """
 

@@ -1,6 +1,6 @@
 """Draws the README's picture: five things in six styles, and how well CLIP knows each style.
 
-    python -m experiments.main --config=configs/dann.py --workdir=runs/first
+    clipjax run dann --workdir=runs/first
     python -m tools.readme_picture --workdir=runs/first
 
 The drawings are test images of the embedded data, the figures are the run's.

@@ -19,7 +19,7 @@ ROOM = 0.98  # of HBM; the compiler keeps the rest (it gives 15.75 of 16 GiB on 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """A step to compile; empty names and zeros mean the defaults of `experiments.compile`."""
+    """A step to compile; empty names and zeros mean the defaults of `clipjax compile`."""
 
     model: str
     topology: str

@@ -9,8 +9,8 @@ from clipjax.evaluate.choice import ACROSS_RULES, ZERO_SHOT, mean, refused, take
 from clipjax.evaluate.rows import not_measured, own_rows
 
 BEGIN, END = (
-    "<!-- made by experiments.choose: begin -->",
-    "<!-- made by experiments.choose: end -->",
+    "<!-- made by clipjax choose: begin -->",
+    "<!-- made by clipjax choose: end -->",
 )
 
 
@@ -152,9 +152,9 @@ def filled(page: str, made: str) -> str:
 
     >>> print(filled(f"above\\n{BEGIN}\\nold\\n{END}\\nbelow", "new"))
     above
-    <!-- made by experiments.choose: begin -->
+    <!-- made by clipjax choose: begin -->
     new
-    <!-- made by experiments.choose: end -->
+    <!-- made by clipjax choose: end -->
     below
     """
     before, begin, rest = page.partition(BEGIN)

@@ -92,7 +92,7 @@ class Adapted(NamedTuple):
 
 
 def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
-    """Load what `save_adapted` or `python -m experiments.export` wrote.
+    """Load what `save_adapted` or `clipjax export` wrote.
 
         model = load_adapted("adapted")
         probabilities = model.predict(["cat.jpg"])
@@ -103,9 +103,7 @@ def load_adapted(directory: str | os.PathLike, *, dtype: Any = None) -> Adapted:
     """
     directory = pathlib.Path(directory)
     if not directory.is_dir():
-        raise CheckpointError(
-            f"{directory} is not a directory; `python -m experiments.export` writes one."
-        )
+        raise CheckpointError(f"{directory} is not a directory; `clipjax export` writes one.")
     trained, record = _read_heads(directory)
     config, params = load_clip(directory)
     if config.vision is None:
@@ -141,7 +139,7 @@ def _read_heads(directory: pathlib.Path) -> tuple[Trained, dict[str, Any]]:
     if not file.exists():
         raise CheckpointError(
             f"{directory} has no {HEADS}: it is a plain CLIP (`load_clip` reads it), not an "
-            "adapted one; `python -m experiments.export` writes those."
+            "adapted one; `clipjax export` writes those."
         )
     data = read_json(file)
     if data.get("format") != FORMAT:

@@ -1,4 +1,4 @@
-"""The chapters of `experiments.inspect`: what was counted and read, as sentences and tables."""
+"""The chapters of `clipjax inspect`: what was counted and read, as sentences and tables."""
 
 import collections
 from collections.abc import Mapping, Sequence

@@ -46,5 +46,7 @@ def command() -> str:
         return shlex.join([_COMMAND, *words])
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     name = (getattr(spec, "name", None) or "").removesuffix(".__main__")
+    if name == _COMMAND:  # python -m clipjax
+        return shlex.join([_COMMAND, *words])
     ours = name.partition(".")[0] in ("clipjax", "experiments")
     return shlex.join(["python", "-m", name, *words]) if ours else ""

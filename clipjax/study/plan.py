@@ -260,7 +260,7 @@ def check_unreadable(skipped: Sequence[Skipped], images: int, most: float) -> st
     if len(skipped) > most * images:
         raise DataError(
             f"{len(skipped)} of {images} images cannot be read, more than data.max_unreadable="
-            f"{most} allows: {first}. Replace them; `python -m experiments.inspect` lists all."
+            f"{most} allows: {first}. Replace them; `clipjax inspect` lists all."
         )
     return f"{len(skipped)} of {images} images cannot be read and are left out: {first}"
 

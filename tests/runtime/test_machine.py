@@ -152,6 +152,7 @@ def test_results_can_say_where_they_were_made():
     "argv, module, said",
     [
         (["/opt/bin/clipjax", "run", "a b"], None, "clipjax run 'a b'"),
+        (["/x/clipjax/__main__.py", "run"], "clipjax.__main__", "clipjax run"),
         (["/x/main.py", "--a=c.py"], "experiments.main", "python -m experiments.main --a=c.py"),
         (["/x/pytest", "-q"], "pytest.__main__", ""),
         (["/x/script.py"], None, ""),
