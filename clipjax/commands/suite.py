@@ -233,6 +233,9 @@ def run_pairs(workdir: pathlib.Path, studies: dict[tuple[str, str], Study]) -> N
                 continue
             check_one_model(places[next(iter(studies))], places[pair])
             found[pair] = done.results
+            if not number:  # each pair's results.json has its own
+                for note in done.results.get("notes", ()):
+                    say(f"note: {note}")
             best = pairs.standings({pair: done.results})[0]
             say(
                 f"{number + 1}/{len(studies)} {' to '.join(pair)}: best of "

@@ -133,6 +133,7 @@ def test_pairs_of_any_folders_run_resume_and_export(tmp_path, wee_clip, few_meth
     studies = pair_studies(Choices("folder", str(root), model=str(wee_clip), smoke=True))
     assert list(studies) == [("line+art", "my photos"), ("my photos", "line+art")]
     run_pairs(workdir, studies)
+    assert capsys.readouterr().out.count("note: fewer than 5 images of 3 of 3 classes") == 1
     page = (workdir / "uda.md").read_text()
     assert "| upper_bound (target labels) |" in page and page.count("| blend |") == 1
     assert "line+art to my photos" in (workdir / "uda.html").read_text()
