@@ -1,6 +1,5 @@
 """A study with its data, model and methods opened, and what of it cannot train."""
 
-import importlib.util
 import json
 import pathlib
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from clipjax.adapt.method import Classes
 from clipjax.data.dataset import Dataset
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import ConfigError, DataError
+from clipjax.log import sinks as trackers
 from clipjax.model.backbone import make_backbone, tower_params
 from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.study.config import Study
@@ -149,8 +149,7 @@ def check_masks(plan: Plan, method: Method) -> None:
 def check_machine(plan: Plan) -> None:
     """Raise ConfigError for packages, memory or devices that this machine lacks."""
     training, devices = plan.study.training, plan.study.devices
-    if training.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise ConfigError('config.tensorboard needs tensorboardX: pip install -e ".[tensorboard]".')
+    trackers.check(training.track)
     for method in plan.methods.values():
         _check_memory(plan, method)
     pixels = [m.config for m in plan.methods.values() if not all(cached_phases(plan, m))]

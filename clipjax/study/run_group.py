@@ -21,9 +21,11 @@ from clipjax.errors import CheckpointError
 from clipjax.evaluate.select import best_steps
 from clipjax.io import as_path
 from clipjax.log import MetricsLog, NoLog, read_log
+from clipjax.log import sinks as trackers
 from clipjax.model.backbone import make_backbone, tower_params
 from clipjax.study.encode import Encoded, Examples
 from clipjax.study.evaluator import View, answerer
+from clipjax.study.fields import dotted, flat
 from clipjax.study.methods import LOSS_FACTORS, OPTIM_FACTORS, build_optimizer, learning_rate
 from clipjax.study.parts import Data
 from clipjax.study.plan import planned_epoch
@@ -83,9 +85,8 @@ class RunGroup:
         self.cached = cached_phases(self.plan, self.method)
         self.encoded, self.workdir = encoded, as_path(workdir)
         self.examples = Examples([method.data for method in self.methods], encoded)
-        events = self.workdir / "events" / names[0] if self.training.tensorboard else None
         log = MetricsLog if processes.is_first() else NoLog
-        self.log = log(self.workdir / "metrics.jsonl", events)
+        self.log = log(self.workdir / "metrics.jsonl", self._trackers())
         self.classes, self.per_epoch = encoded.classes, self._epoch_length()
         # Its length as a number, which needs no target to be known.
         self.sampler = samplers.Sampling(self.per_epoch, self.study.data.balanced)
@@ -99,6 +100,14 @@ class RunGroup:
         self.total_steps = sum(lengths)
         self.functions = self.method.on(self.backbone(cached=True), self.classes, phases[-1])
         self.answer = answerer(self.functions, self.classes)
+
+    def _trackers(self) -> dict[str, Callable]:
+        """Return what opens each tracker of experiments that gets the numbers."""
+        run = run_name(self.workdir) or self.workdir.name
+        config, place = dotted(flat(self.study)), self.workdir / "events"
+        about = trackers.About(self.names[0], self.title, run, place, config)
+        asked = trackers.names(self.training.track)
+        return {name: functools.partial(trackers.TRACKERS[name].open, about) for name in asked}
 
     @functools.cached_property
     def view(self) -> View:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from clipjax.log import sinks as trackers
 from clipjax.study.fields import field, is_number, share_field
 from clipjax.study.parts import Data
 
@@ -123,7 +124,13 @@ class Training:
     keep_best: int = field(
         0, "best checkpoints by `selection` on disk; 0: the one that it needs", low=0
     )
-    tensorboard: bool = field(False, "write events too; needs the extra of that name")
+    track: str = field(
+        "",
+        "where numbers go beside metrics.jsonl: tensorboard, wandb, mlflow, several with commas; "
+        "each needs the extra of its name",
+        fits=lambda value: set(trackers.names(value)) <= set(trackers.TRACKERS),
+        give=f"names among {', '.join(trackers.TRACKERS)}, with commas between them",
+    )
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""

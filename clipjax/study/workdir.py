@@ -13,7 +13,7 @@ from clipjax.train import restore
 from clipjax.train.distributed import processes
 
 # How a run is computed, not what: another run of the same workdir may have other values.
-_HOW = ("parallel", "mesh", "profile")
+_HOW = ("parallel", "mesh", "profile", "track")
 _FILES = ("config.json", "images.json", "metrics.jsonl", "evidence.json", "report.html")
 _FILES += ("results.json", "results.md", "predictions.csv")
 _FOLDERS = ("checkpoints", "events", "export", "profile")
@@ -65,8 +65,8 @@ def check_workdir(workdir: pathlib.Path, config: Study | Pretraining) -> None:
     check_reachable(workdir)
     if isinstance(config, Pretraining):
         local_only(workdir, "a pretraining run")
-    elif config.training.tensorboard:
-        local_only(workdir, "TensorBoard's events")
+    elif config.training.track:
+        local_only(workdir, f"what track={config.training.track} writes")
     if not is_remote(workdir):  # objects do not stand in each other's way
         _check_kinds(workdir)
     record = workdir / "config.json"

@@ -48,7 +48,7 @@ def clipjax(*words, cwd=REPO):
         ("epochs=3 --workdir w", {"epochs": 3, "experiment": "dann", "workdir": "w"}),
         ("tables:3 smoke --config.epochs=4", {"experiment": "table3", "epochs": 4, "seeds": (0,)}),
         ("dann smoke --config.optim.lr 3e-4", {"optim.lr": 3e-4, "seeds": (0,)}),
-        ("--config.tensorboard dann model=x/y", {"tensorboard": True, "model": "x/y"}),
+        ("--config.whole_domains dann model=x/y", {"whole_domains": True, "model": "x/y"}),
         ("--config=configs/dann.py:target=flat seeds=(4,5)", {"seeds": (4, 5)}),
         (
             "dann methods.dann.start=0.2 methods.dann.epochs=7 methods.dann.optim.lr=1",

@@ -121,8 +121,10 @@ def test_what_needs_this_machine_is_refused(bucket, photos):
     with pytest.raises(ConfigError, match="a pretraining run cannot go to gs://bucket/run"):
         run(parsed(pretrain.get_config("smoke")), bucket)
     config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch,model=tiny")
-    config.tensorboard = True
-    with pytest.raises(ConfigError, match="TensorBoard's events cannot go to gs://bucket/run"):
+    config.track = "tensorboard"
+    with pytest.raises(
+        ConfigError, match="what track=tensorboard writes cannot go to gs://bucket/run"
+    ):
         run(parsed(config), bucket, print)
 
 

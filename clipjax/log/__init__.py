@@ -1,23 +1,26 @@
-"""The output of a run while it runs: metrics.jsonl, TensorBoard events, progress bars."""
+"""The output of a run while it runs: metrics.jsonl, trackers of experiments, progress bars."""
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from clipjax.io import append_text, as_path, to_json, write_atomically, write_errors
+from clipjax.log.sinks import Sink
 
 
 class MetricsLog:
-    """Appends JSON objects to a file, one a line, and numbers to a folder of TensorBoard `events`.
+    """Appends JSON objects to a file, one a line, and sends their numbers to trackers.
 
-    TensorBoard (extra `tensorboard`) shows the steps that a resumed stage repeats twice.
+    `sinks` open a tracker each (`clipjax.log.sinks`), by name, with the first number. One that
+    fails is said once and left out: the file has every number.
     """
 
-    def __init__(self, path: str | os.PathLike, events: str | os.PathLike | None = None):
+    def __init__(self, path: str | os.PathLike, sinks: Mapping[str, Callable[[], Sink]] = {}):
         self.path = as_path(path)
-        self._events, self._writer = events, None
+        self._sinks, self._open = dict(sinks), {}
         self._unwritten = ""
 
     def append(self, record: dict[str, Any]) -> None:
@@ -31,12 +34,25 @@ class MetricsLog:
                 why = getattr(error, "strerror", None) or error
                 told = f"clipjax: {self.path} could not be written ({why})"
                 print(f"{told}; tried again with every record.", file=sys.stderr, flush=True)
-        if self._events and "step" in record:
-            from tensorboardX import SummaryWriter
+        if "step" in record:
+            place, values = scalars(record)
+            for name in [*self._sinks] if values else []:
+                with self._saying(name):
+                    if name not in self._open:
+                        self._open[name] = self._sinks[name]()
+                    self._open[name].write(place, values, record["step"])
 
-            self._writer = self._writer or SummaryWriter(str(self._events), flush_secs=10)
-            for name, value in scalars(record).items():
-                self._writer.add_scalar(name, value, record["step"])
+    @contextlib.contextmanager
+    def _saying(self, name: str):
+        """Say that a tracker failed, and leave it out from then on."""
+        try:
+            yield
+        except Exception as error:  # of a package or a server that is not ours
+            why = " ".join(str(error).split()) or type(error).__name__
+            told = f"clipjax: {name} gets no more numbers ({why})"
+            print(f"{told}; {self.path} has them all.", file=sys.stderr, flush=True)
+            del self._sinks[name]
+            self._open.pop(name, None)
 
     def _flush(self) -> None:
         if self._unwritten:
@@ -51,8 +67,9 @@ class MetricsLog:
             if isinstance(error, OSError):
                 raise
             raise OSError(f"{self.path} could not be written ({error})") from error
-        if self._writer:
-            self._writer.close()
+        for name, sink in [*self._open.items()]:
+            with self._saying(name):
+                sink.close()
 
     def rewind(self, keep: Callable[[dict[str, Any]], bool]) -> None:
         """Drop the records that `keep` refuses, and a last line that a kill cut short."""
@@ -71,18 +88,18 @@ class NoLog(MetricsLog):
         """Do nothing."""
 
 
-def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers of a record by their TensorBoard names; lists over seeds as their mean.
+def scalars(record: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    """Return the phase (and seed) of a record and its numbers; lists over seeds as their mean.
 
     >>> scalars({"phase": "dann", "step": 7, "loss": [1.0, 3.0], "evaluation": {"oracle": [0.5]}})
-    {'dann/loss': 2.0, 'dann/evaluation/oracle': 0.5}
+    ('dann', {'loss': 2.0, 'evaluation/oracle': 0.5})
     """
-    place = f"{record['phase']}/" + (f"seed{record['seed']}/" if "seed" in record else "")
+    place = record["phase"] + (f"/seed{record['seed']}" if "seed" in record else "")
     named = ("phase", "step", "epoch", "seed", "evaluation")
     measures = {k: v for k, v in record.items() if k not in named}
     measures |= {f"evaluation/{k}": v for k, v in record.get("evaluation", {}).items()}
     lists = {k: v if isinstance(v, list) else [v] for k, v in measures.items()}
-    return {place + k: sum(v) / len(v) for k, v in lists.items() if v and None not in v}
+    return place, {k: sum(v) / len(v) for k, v in lists.items() if v and None not in v}
 
 
 def read_log(path: str | os.PathLike) -> list[dict[str, Any]]:
