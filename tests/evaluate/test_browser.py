@@ -61,7 +61,7 @@ def test_everything_is_visible_and_nothing_sticks_out(seen, width):
     names = [name for name, *_ in found["sections"]]
     assert names == [
         "verdict", "results", "learning", "features", "confusions", "calibration", "classes",
-        "mistakes", "methods", "selection", "run",
+        "mistakes", "methods", "selection", "run", "reading",
     ]  # fmt: skip
     assert all(w > 300 and h > 50 for _, w, h in found["sections"])
     assert all(w > 250 and h > 30 for w, h in found["charts"]) and len(found["charts"]) > 15

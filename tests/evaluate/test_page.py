@@ -20,7 +20,7 @@ from tests.evaluate import synthetic
 
 VOID = {"meta", "link", "img", "br"}
 ALL = ["verdict", "results", "learning", "features", "confusions", "calibration", "classes"]
-ALL += ["mistakes", "methods", "selection", "run"]
+ALL += ["mistakes", "methods", "selection", "run", "reading"]
 
 
 class Outline(html.parser.HTMLParser):
@@ -218,6 +218,7 @@ def test_the_script_is_small_and_only_for_thumbnails():
 def test_the_page_says_how_to_repeat_the_run():
     words = Outline(full()).words
     assert f"clipjax run dann 'root={synthetic.EVIL}'" in words
+    assert "How to read this page" in words
     assert any(word.startswith("1 x cpu; ") and "2 cores" in word for word in words)
 
 
@@ -277,10 +278,10 @@ def test_what_is_missing_leaves_no_section():
     for key in ("proxy_a_distance", "timing_s", "versions", "command", "machine"):
         del results[key]
     bare = full(results=results, metrics=[], evidence={}, config={})
-    assert Outline(bare).sections == ["results"]
+    assert Outline(bare).sections == ["results", "reading"]
     assert "nan" not in bare.lower()
     untrained = full(results=results, metrics=[], evidence=synthetic.found(("zero_shot",)))
-    shown = ["results", "features", "confusions", "calibration", "mistakes", "run"]
+    shown = ["results", "features", "confusions", "calibration", "mistakes", "run", "reading"]
     assert Outline(untrained).sections == shown
 
 

@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
+from clipjax.evaluate.report.axis import Guide, track
 from clipjax.evaluate.report.charts import (
     COLOURS,
     Bar,
@@ -14,10 +15,11 @@ from clipjax.evaluate.report.charts import (
     escape,
     line_chart,
     number,
-    scatter,
     spread,
     ticks,
 )
+from clipjax.evaluate.report.figures import reliability_chart, scatter
+from clipjax.evaluate.report.matrices import confusion_map, pair_map
 from tests.evaluate.synthetic import EVIL
 
 
@@ -153,12 +155,34 @@ def test_whiskers_reach_their_ends():
     assert left < float(a.get("x")) + float(a.get("width")) < right
 
 
+def test_a_map_of_pairs_leaves_missing_ones_empty_and_writes_the_others():
+    values = np.array([[np.nan, 2.0], [-4.0, np.nan]])
+    tree = parsed(pair_map("t", ["a", "b"], ["a", "b"], values, signed=True))
+    assert titles(tree) == ["a to b: +2.0", "b to a: −4.0"]
+    strengths = {r.get("class"): float(r.get("fill-opacity")) for r in tree.iter("rect")}
+    assert set(strengths) == {"good", "bad"} and strengths["bad"] > strengths["good"]
+    assert pair_map("t", ["a"], ["a"], np.full((1, 1), np.nan)) == ""
+
+
+def test_confusions_say_shares_and_leave_out_what_never_happened():
+    tree = parsed(confusion_map("t", ["a", "b"], [[3, 1, 0], [0, 1, 1]]))
+    assert titles(tree) == [
+        "a, right: 75 % (3 of 4)", "a, taken for b: 25 % (1 of 4)",
+        "b, right: 50 % (1 of 2)", "b, taken for others: 50 % (1 of 2)",
+    ]  # fmt: skip
+    assert [r.get("class") for r in tree.iter("rect")] == ["good", "bad", "good", "bad"]
+
+
 @pytest.mark.parametrize("name", [EVIL, "\"&'<", "\x00\x1b", "\udc80", "]]>", "日本 🐈"])
 def test_any_name_is_only_text(name):
     for chart in (
         line_chart(name, {name: ([1, 2], [1, 2])}, name, name, guide=(1.5, name)),
         scatter(name, [[0, 0], [1, 1]], [0, -1], [name], notes=[name, name], shape_names=[name]),
         bars(name, [Bar(name, 1.0, note=name)], unit=name),
+        confusion_map(name, [name, name], [[1, 1, 0], [0, 2, 1]]),
+        pair_map(name, [name], [name], np.ones((1, 1))),
+        reliability_chart(name, [(0.5, 0.5, 1.0)]),
+        track(name, [50.0], rings=[60.0], ends=(0.0, 100.0), guides=[Guide(10.0, name, "chance")]),
     ):
         tree = parsed(chart)
         assert not list(tree.iter("script"))

@@ -3,6 +3,7 @@
 import pytest
 
 from clipjax.evaluate import sweeps
+from clipjax.evaluate.report import sections
 from clipjax.evaluate.report.figures import sweep_chart
 from clipjax.evaluate.rows import row
 
@@ -76,3 +77,18 @@ def test_the_candidate_is_the_checkpoint_that_the_rule_picks():
     history = [[{"epoch": 1, "source_val": 0.9}, {"epoch": 2, "source_val": 0.5}]]
     assert sweeps.candidate(history, "last") == {"source_val": [0.5]}
     assert sweeps.candidate(history, "source_val") == {"source_val": [0.9]}
+
+
+def test_a_sweep_over_targets_draws_what_the_best_settings_gain():
+    found = results() | {"data": {"source": "real", "target": "sketch"}}
+    assert sections.gains(found) == ""  # one target
+    zero = row("zero_shot", "sketch", "test", 10, dict.fromkeys(MEASURES, [0.5]))
+    there = row("zero_shot", "inked", "test", 10, dict.fromkeys(MEASURES, [0.7]))
+    one, two, _ = found["sweep"]["rows"]  # of 85 and 25 %
+    sweep = {"rows": [one, two | {"target_domain": "inked"}]}
+    sweep["best"] = {
+        "dann data.target=sketch": one["method"],
+        "dann data.target=inked": "dann lr=2",
+    }
+    drawn = sections.gains(found | {"sweep": sweep, "rows": [*found["rows"], zero, there]})
+    assert "dann to sketch: +35.0" in drawn and "dann to inked: −45.0" in drawn

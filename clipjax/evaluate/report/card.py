@@ -7,7 +7,8 @@ from clipjax.evaluate import steps
 from clipjax.evaluate import verdict as verdicts
 from clipjax.evaluate.report.axis import Axis, Guide, Row, track
 from clipjax.evaluate.report.charts import colour
-from clipjax.evaluate.report.tables import Item, Next, Tile, Tiles, Words
+from clipjax.evaluate.report.reading import ANCHOR
+from clipjax.evaluate.report.tables import Item, Link, Next, Tile, Tiles, Words
 from clipjax.evaluate.rows import Line, lines_of
 
 ZERO_SHOT = "zero_shot"
@@ -49,8 +50,8 @@ def card(results: Mapping, workdir: Any = None) -> list[Item]:
     words, step = steps.told(found["next"], workdir, "`"), found["next"]["words"]
     before, *typed = words.removeprefix(step).strip(": ").split("`")
     after = Next(f"Next: {step}{': ' if before else ''}{before.strip()}.", "".join(typed))
-    head = _sentence(verdicts.headline(found))
-    return [Words(head, why), Tiles(_margins(found)), axis, Words("", [], warned), after]
+    head, more = _sentence(verdicts.headline(found)), Link("How to read this page", f"#{ANCHOR}")
+    return [Words(head, why), Tiles(_margins(found)), axis, Words("", [], warned), after, more]
 
 
 def _margins(found: Mapping) -> list[Tile]:

@@ -13,7 +13,6 @@ from clipjax.log import writable
 COLOURS = 8  # of the style sheet; a ninth series starts over, with dashes
 WIDTH = 360
 _POINTS = 80  # of a curve; more of them are neither seen nor hovered
-_CLOUD = 280  # height of a map
 _GUTTER = 118  # left of bars, for their labels
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # in XML, even escaped
 
@@ -66,7 +65,7 @@ def line_chart(
         return ""
     colours = colours or {name: colour(i) for i, name in enumerate(series)}
     marks = [f'<path class="line {colours[name]}" d="M-6 0H6"/>' for name in kept]
-    body, bottom = _legend(zip(kept, marks, strict=True))
+    body, bottom = legend(zip(kept, marks, strict=True))
     top, points = bottom + 26, np.concatenate(list(kept.values()), axis=1)
     ends = spread([*points[1:].ravel(), *([guide[0]] if guide else [])], 0.06)
     low, high = (end if fixed is None else fixed for fixed, end in zip(y_range, ends, strict=True))
@@ -114,52 +113,6 @@ def _curve(x: Scale, y: Scale, name: str, values: np.ndarray, kind: str) -> str:
 
 def _path(x: Scale, y: Scale, xs: np.ndarray, ys: np.ndarray) -> str:
     return "L".join(f"{x.at(a):g} {y.at(b):g}" for a, b in zip(xs, ys, strict=True))
-
-
-def scatter(
-    title: str,
-    points: Sequence,
-    groups: Sequence[int],
-    names: Sequence[str],
-    *,
-    shapes: Sequence[int] | None = None,
-    shape_names: Sequence[str] = (),
-    notes: Sequence[str] | None = None,
-    pictures: int = 0,
-) -> str:
-    """Draw a cloud of points, float [N, 2], without axes (only distances matter); "" of none.
-
-    Args:
-      groups: int [N], indices into `names`; -1 is drawn faintly, unnamed.
-      shapes: 0 (disc) or 1 (ring) for each point.
-      notes: shown on hover, for each point.
-      pictures: the first so many points say their number in `data-i`, for the page's script.
-      names, shape_names: for the legend.
-    """
-    points, groups = np.asarray(points, float).reshape(-1, 2), np.asarray(groups, int)
-    if not len(points):
-        return ""
-    shapes = np.zeros(len(points), int) if shapes is None else np.asarray(shapes, int)
-    kinds = [colour(i) for i in range(len(names))]
-    keys = [*kinds, *("other ", "other ring")[: len(shape_names)]]
-    marks = [f'<circle cx="0.0" cy="0.0" r="3" class="{kind}"></circle>' for kind in keys]
-    body, bottom = _legend(zip([*names, *shape_names], marks, strict=True))
-    top, size = bottom + 12, np.array([WIDTH, _CLOUD])
-    low, high = points.min(axis=0), points.max(axis=0)
-    scale = ((size - 16) / np.maximum(high - low, 1e-9)).min()
-    places = (points - (low + high) / 2) * (scale, -scale) + size / 2 + (0, top)
-    body += f'<rect class="frame" y="{top:g}" width="{WIDTH}" height="{_CLOUD}" rx="4"/>'
-    dots = []
-    for i, ((x, y), note) in enumerate(zip(places, notes or [""] * len(points), strict=True)):
-        inside = f"><title>{escape(note)}</title></circle>" if note else "/>"
-        of = f' data-i="{i}"' if i < pictures else ""
-        dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"{of}{inside}')
-    for group, kind in ((-1, "other"), *enumerate(kinds)):  # the faint ones first, below the others
-        for shape, ring in enumerate(("", " ring")):
-            rows = np.flatnonzero((groups == group) & (shapes == shape))
-            inner = "".join(dots[i] for i in rows)
-            body += f'<g class="cloud {kind}{ring}">{inner}</g>' if inner else ""
-    return figure(title, top + _CLOUD + 1, body)
 
 
 def bars(
@@ -268,7 +221,7 @@ def label(x: float, y: float, words: str, kind: str = "tick", anchor: str = "sta
     return f'<text class="{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(words)}</text>'
 
 
-def _legend(entries: Iterable[tuple[str, str]]) -> tuple[str, float]:
+def legend(entries: Iterable[tuple[str, str]]) -> tuple[str, float]:
     """Draw rows of names with marks (SVG around the origin); return the y of the last row too."""
     x, y, text = 0.0, 32, ""
     for name, mark in entries:

@@ -6,9 +6,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.evaluate.report.charts import WIDTH, Scale, escape, figure, grid, line_chart
+from clipjax.evaluate.report.charts import (
+    WIDTH,
+    Scale,
+    colour,
+    escape,
+    figure,
+    grid,
+    legend,
+    line_chart,
+)
 
 FIRST = 4  # curves that are not folded
+_CLOUD = 280  # height of a map
 MAPS = 6  # shown of a run; each costs the page some 80 kB
 # Fields of records beside measures; the time of an epoch says nothing about learning.
 _NOT_MEASURES = ("epoch", "step", "phase", "method", "s_per_epoch", "seconds")
@@ -116,6 +126,52 @@ def kept(maps: dict) -> dict:
     """
     found = list(maps.items())
     return dict(found if len(found) <= MAPS else [found[0], *found[1 - MAPS :]])
+
+
+def scatter(
+    title: str,
+    points: Sequence,
+    groups: Sequence[int],
+    names: Sequence[str],
+    *,
+    shapes: Sequence[int] | None = None,
+    shape_names: Sequence[str] = (),
+    notes: Sequence[str] | None = None,
+    pictures: int = 0,
+) -> str:
+    """Draw a cloud of points, float [N, 2], without axes (only distances matter); "" of none.
+
+    Args:
+      groups: int [N], indices into `names`; -1 is drawn faintly, unnamed.
+      shapes: 0 (disc) or 1 (ring) for each point.
+      notes: shown on hover, for each point.
+      pictures: the first so many points say their number in `data-i`, for the page's script.
+      names, shape_names: for the legend.
+    """
+    points, groups = np.asarray(points, float).reshape(-1, 2), np.asarray(groups, int)
+    if not len(points):
+        return ""
+    shapes = np.zeros(len(points), int) if shapes is None else np.asarray(shapes, int)
+    kinds = [colour(i) for i in range(len(names))]
+    keys = [*kinds, *("other ", "other ring")[: len(shape_names)]]
+    marks = [f'<circle cx="0.0" cy="0.0" r="3" class="{kind}"></circle>' for kind in keys]
+    body, bottom = legend(zip([*names, *shape_names], marks, strict=True))
+    top, size = bottom + 12, np.array([WIDTH, _CLOUD])
+    low, high = points.min(axis=0), points.max(axis=0)
+    scale = ((size - 16) / np.maximum(high - low, 1e-9)).min()
+    places = (points - (low + high) / 2) * (scale, -scale) + size / 2 + (0, top)
+    body += f'<rect class="frame" y="{top:g}" width="{WIDTH}" height="{_CLOUD}" rx="4"/>'
+    dots = []
+    for i, ((x, y), note) in enumerate(zip(places, notes or [""] * len(points), strict=True)):
+        inside = f"><title>{escape(note)}</title></circle>" if note else "/>"
+        of = f' data-i="{i}"' if i < pictures else ""
+        dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"{of}{inside}')
+    for group, kind in ((-1, "other"), *enumerate(kinds)):  # the faint ones first, below the others
+        for shape, ring in enumerate(("", " ring")):
+            rows = np.flatnonzero((groups == group) & (shapes == shape))
+            inner = "".join(dots[i] for i in rows)
+            body += f'<g class="cloud {kind}{ring}">{inner}</g>' if inner else ""
+    return figure(title, top + _CLOUD + 1, body)
 
 
 def sweep_chart(results: dict, field: str) -> str:

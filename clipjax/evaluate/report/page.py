@@ -4,9 +4,10 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from clipjax.evaluate.report import sections
+from clipjax.evaluate.report import classes, sections
 from clipjax.evaluate.report.card import card
 from clipjax.evaluate.report.charts import legal
+from clipjax.evaluate.report.reading import ANCHOR, reading
 from clipjax.evaluate.report.tables import Chapter, Link, Sheet, Table
 from clipjax.io import ASSETS
 
@@ -30,13 +31,14 @@ def run_page(
             Chapter("sweep", "Sweep", items=sections.sweep(results)),
             Chapter("learning", "Learning", items=sections.learning(results, metrics)),
             Chapter("features", "Features", items=sections.features(results, evidence)),
-            Chapter("confusions", "Confusions", items=sections.confusions(results, evidence)),
-            Chapter("calibration", "Calibration", items=sections.calibration(results, evidence)),
-            Chapter("classes", "Change per class", items=sections.class_changes(results, evidence)),
-            Chapter("mistakes", "Worst classes", items=sections.worst(results, evidence)),
+            Chapter("confusions", "Confusions", items=classes.confusions(results, evidence)),
+            Chapter("calibration", "Calibration", items=classes.calibration(results, evidence)),
+            Chapter("classes", "Change per class", items=classes.class_changes(results, evidence)),
+            Chapter("mistakes", "Worst classes", items=classes.worst(results, evidence)),
             Chapter("methods", "Choice of the method", items=sections.choice(results)),
             Chapter("selection", "Other selection rules", items=sections.selection(results)),
             Chapter("run", "About the run", items=sections.about(results, config)),
+            Chapter(ANCHOR, "How to read this page", items=reading()),
         ],
     )
 
