@@ -37,7 +37,7 @@ from clipjax.data.features import encode as encoding
 from clipjax.data.features.store import FeatureStore
 from clipjax.log import MetricsLog, read_log
 from clipjax.model.heads import Heads, as_model
-from clipjax.train.arrays import Epochs, fit_arrays
+from clipjax.train.arrays import Epochs, epochs_program, fit_arrays
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.journal import Outputs
 
@@ -102,11 +102,12 @@ def train(directory: pathlib.Path, features: np.ndarray) -> dict:
         step = make_step(
             make_loss(as_model(heads), label_smoothing=0.1), optimizer, total_steps=steps
         )
+        plan = Epochs(("head",), _EPOCHS.value, _BATCH.value, save_every=1)
         fit_arrays(
-            lambda position: step,
+            epochs_program(lambda position: step, plan),
             jax.tree.map(lambda x: jnp.asarray(x)[None], state),
             {"source": {"inputs": features, "label": labels()}},
-            Epochs(("head",), _EPOCHS.value, _BATCH.value, save_every=1),
+            plan,
             Outputs(checkpointer, log),
         )
     records = read_log(log.path)

@@ -53,7 +53,7 @@ def measure(examples: int, classes: int, runs: int) -> dict[str, float]:
     from clipjax.data.loading.sampler import Sampling
     from clipjax.log import MetricsLog
     from clipjax.model.heads import Heads, as_model
-    from clipjax.train.arrays import Epochs, fit_arrays, run_mesh
+    from clipjax.train.arrays import Epochs, epochs_program, fit_arrays, run_mesh
     from clipjax.train.checkpoint import Checkpointer
     from clipjax.train.journal import Outputs
     from clipjax.train.optim import make_optimizer, make_schedule
@@ -77,7 +77,8 @@ def measure(examples: int, classes: int, runs: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         log = MetricsLog(pathlib.Path(folder) / "metrics.jsonl")
         with Checkpointer(pathlib.Path(folder) / "states") as checkpointer:
-            fit_arrays(lambda position: step, states, data, plan, Outputs(checkpointer, log))
+            program = epochs_program(lambda position: step, plan)
+            fit_arrays(program, states, data, plan, Outputs(checkpointer, log))
         records = [json.loads(line) for line in log.path.open()]
     return {"seconds": min(r["s_per_epoch"] for r in records[1:]), "gb": (peak() - before) / 1e9}
 

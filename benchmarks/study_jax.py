@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import pathlib
 import resource
@@ -83,24 +82,26 @@ def train_group(trainer, encoded) -> np.ndarray:
     from clipjax.train.journal import Outputs
 
     training, data, states = trainer.training, trainer.study.data, trainer.start()
-    states = jax.jit(jax.vmap(functools.partial(trainer.begin, 0)))(states)
-    one = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states.params)
+    states = trainer.recipe.begun(0, states, trainer.joining(0))
+    plan = Epochs(
+        trainer.names,
+        training.epochs,
+        trainer.method.config.batch_size,
+        training.save_every,
+        trainer.sampler,
+        mesh=trainer.mesh,
+    )
     with trainer.checkpointer(trainer.method.phases[0]) as checkpointer:
         states = fit_arrays(
-            functools.partial(trainer.step, 0, trainer.backbone(cached=True), one),
+            trainer.recipe.epochs(0, states, plan),
             states,
             trainer.training_features(),
-            Epochs(
-                trainer.names,
-                training.epochs,
-                trainer.method.config.batch_size,
-                training.save_every,
-                trainer.sampler,
-                mesh=trainer.mesh,
-            ),
+            plan,
             Outputs(checkpointer, trainer.log),
         )
-    answer = jax.jit(jax.vmap(lambda params, x: trainer.answer(params, x)[0], in_axes=(0, None)))
+    answer = jax.jit(
+        jax.vmap(lambda params, x: trainer.recipe.answer(params, x)[0], in_axes=(0, None))
+    )
     tests = [encoded.parts[domain, "test"] for domain in (data.source_name, data.target)]
     hits = [np.asarray(answer(states.params, x)).argmax(-1) == y for x, y in tests]
     return np.stack([hit.mean(axis=1) for hit in hits], axis=1)

@@ -62,10 +62,10 @@ def abstract_step(
     first = functools.partial(jax.tree.map, lambda x: x[0])
     state = jax.eval_shape(first, group.start_shapes())
     for at in range(index + 1):
-        state = jax.eval_shape(functools.partial(group.begin, at), state, group.joining(at))
+        state = jax.eval_shape(functools.partial(group.recipe.begin, at), state, group.joining(at))
     chosen, cached = group.method.phases[index], group.cached[index]
-    backbone = group.backbone(chosen.augment, cached=cached)
-    step, shared = group.step(index, backbone, state.params), group.shared(index)
+    backbone = group.recipe.backbone(chosen.augment, cached=cached)
+    step, shared = group.recipe.step(index, backbone, state.params), group.shared(index)
     batch = _batch(group, index)
     return AbstractStep(chosen.name, step, state, batch, cached, (shared,) if shared else ())
 

@@ -216,10 +216,11 @@ def run_pairs(workdir: pathlib.Path, studies: dict[tuple[str, str], Study]) -> N
     from clipjax.evaluate.report.tables import aligned
     from clipjax.io import write_atomically
     from clipjax.runtime.claim import claimed
-    from clipjax.study import run
+    from clipjax.study import Programs, run
     from clipjax.study.model_record import check_one_model
     from clipjax.train.distributed import processes
 
+    programs = Programs()  # of all pairs that have as many images
     with contextlib.ExitStack() as held:
         processes.from_first(lambda: held.enter_context(claimed(workdir)))
         name = lambda pair: "-to-".join(urllib.parse.quote(end, safe="") for end in pair)
@@ -228,7 +229,7 @@ def run_pairs(workdir: pathlib.Path, studies: dict[tuple[str, str], Study]) -> N
         found = {}
         for number, (pair, study) in enumerate(studies.items()):
             started = time.perf_counter()
-            done = run(study, places[pair], pages=False)
+            done = run(study, places[pair], pages=False, programs=programs)
             if done is None:  # not the first process
                 continue
             check_one_model(places[next(iter(studies))], places[pair])

@@ -13,7 +13,9 @@ from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.io import as_path, write_json
 from clipjax.study.encode import Encoded, Examples
 from clipjax.study.evaluator import View
+from clipjax.study.recipe import Programs, method_key
 from clipjax.study.restore import Trained, find_non_finite
+from clipjax.study.text_cache import digest_of
 from clipjax.study.workdir import run_name
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
@@ -26,10 +28,16 @@ NAMES = "variants.json"  # beside the checkpoint, in its order
 class Fit:
     """Fits a closed form; of a run that goes on it reads what was fitted."""
 
-    def __init__(self, names: tuple[str], encoded: Encoded, workdir):
+    def __init__(self, names: tuple[str], encoded: Encoded, workdir, programs: Programs):
         self.names, self.encoded, self.title = names, encoded, names[0]
-        self.method = encoded.plan.methods[self.title]
-        self.kind: ClosedForm = self.method.kind
+        self.method, classes = encoded.plan.methods[self.title], encoded.classes
+        # As an earlier run made it, if one did: its fit keeps what it has compiled.
+        key = method_key(self.method), classes.names
+        self.kind: ClosedForm = programs.once(("fit", key), lambda: self.method.kind)
+        self.answer = programs.once(
+            ("answer", key, digest_of(classes.weights), float(classes.scale)),
+            lambda: jax.jit(functools.partial(_answer, self.kind, classes)),
+        )
         self.folder = as_path(workdir) / "checkpoints" / self.title
         self.run = run_name(as_path(workdir))
         self.described = f"fit {self.title}: closed form"
@@ -63,11 +71,10 @@ class Fit:
         return dict(zip(names, jax.device_get(restore_params(self.folder)), strict=True))
 
     def _trained(self, found: dict[str, PyTree]) -> Trained:
-        seeds, classes = len(self.encoded.study.training.seeds), self.encoded.classes
-        predict = jax.jit(functools.partial(_answer, self.kind, classes))
+        seeds = len(self.encoded.study.training.seeds)
         repeat = lambda x: np.repeat(np.asarray(x)[None], seeds, axis=0)
         variants = {name: jax.tree.map(repeat, params) for name, params in found.items()}
-        return Trained(predict, View(self.encoded), variants, {}, [[] for _ in range(seeds)])
+        return Trained(self.answer, View(self.encoded), variants, {}, [[] for _ in range(seeds)])
 
 
 def _in_float32(x: np.ndarray) -> jax.Array:

@@ -31,8 +31,7 @@ from clipjax.io.finite import is_finite
 from clipjax.study.encode import Encoded, in_float32
 from clipjax.study.fields import is_number
 from clipjax.study.parts import Data
-from clipjax.study.plan import FEWEST_FOR_DISTANCE
-from clipjax.study.scored import candidate, known, label_free, mixval, scored
+from clipjax.study.scored import candidate, distance, distances, known, label_free, mixval, scored
 from clipjax.study.training import PhaseConfig
 from clipjax.train.distributed import processes, sharding
 
@@ -83,21 +82,22 @@ class View:
 class Validation:
     """Measures candidates for selection: every rule's score, and what each candidate is worth."""
 
-    def __init__(self, functions: Functions, view: View):
-        """`functions`: of the method over cached embeddings."""
-        self.view, encoded = view, view.encoded
-        self.source, self.diagnoses = encoded.study.data.source_name, functions.diagnose is not None
-        # One program for everything: one by one, these operations cost more than they compute.
-        self._measures = jax.jit(functools.partial(_validate, functions, encoded.classes))
+    def __init__(self, functions: Functions, validate: Callable, view: View):
+        """`functions`: of the method over cached embeddings; `validate`: their `validator`."""
+        self.view, self._measures = view, validate
+        self.source = view.encoded.study.data.source_name
+        self.diagnoses = functions.diagnose is not None
 
     def measure(self, runs: Sequence[tuple[PhaseConfig, str]], stacked, shared) -> dict[str, list]:
         """Return measures of stacked parameters, each a list over runs, (phase, target domain)."""
         stacked = jax.device_get(stacked)
         params = lambda i: merge(jax.tree.map(lambda x: x[i], stacked), shared)
-        each = [self._one(*run, params(i)) for i, run in enumerate(runs)]
-        return {key: [one[key] for one in each] for key in each[0]}
+        each, ends = zip(*(self._one(*run, params(i)) for i, run in enumerate(runs)), strict=True)
+        found = {key: [one[key] for one in each] for key in each[0]}
+        return found | {"proxy_a_distance": distances(ends)}
 
-    def _one(self, phase: PhaseConfig, target: str, params) -> dict[str, float | None]:
+    def _one(self, phase: PhaseConfig, target: str, params) -> tuple[dict[str, float | None], list]:
+        """Return a run's measures, and its features of both validation parts."""
         placed = self.view.placed(params)
         parts = {
             f"{end}_{split}": self.view.features(placed, (domain, split))
@@ -112,8 +112,7 @@ class Validation:
         found, adapted = jax.device_get((found, adapted))
         entropy = found["negative_entropy"]  # of all answers: finite where they are
         check_answers(phase.name, "validation images", entropy, *adapted)
-        measures = {key: known(value) for key, value in found.items()}
-        return measures | {"proxy_a_distance": distance(*adapted)}
+        return {key: known(value) for key, value in found.items()}, adapted
 
 
 def check_answers(method: str, what: str, *arrays) -> None:
@@ -121,6 +120,14 @@ def check_answers(method: str, what: str, *arrays) -> None:
     if not all(map(is_finite, arrays)):
         remedy = "lower optim.lr, or set compute_dtype to float32."
         raise NonFiniteError(f"{method} gives NaN or infinity for {what}; {remedy}")
+
+
+def validator(functions: Functions, classes: Classes) -> Callable:
+    """Return (params, features of validation and test parts, options) -> measures; compiled.
+
+    One program for everything: one by one, these operations cost more than they compute.
+    """
+    return jax.jit(functools.partial(_validate, functions, classes))
 
 
 def _validate(functions: Functions, classes: Classes, params, parts: dict, given: dict | None):
@@ -144,15 +151,6 @@ def _validate(functions: Functions, classes: Classes, params, parts: dict, given
 def _adapted(functions: Functions, params, features: jax.Array) -> jax.Array:
     """Return what a method compares domains in, of embeddings [B, P]."""
     return features if functions.features is None else functions.features(params, features, None)
-
-
-def distance(source, target) -> float | None:
-    """Return the proxy A-distance of features; None where too few, or not finite, to tell."""
-    source, target = np.asarray(source), np.asarray(target)
-    enough = min(len(source), len(target)) >= FEWEST_FOR_DISTANCE
-    if not (enough and np.isfinite(source).all() and np.isfinite(target).all()):
-        return None
-    return round(select.proxy_a_distance(source, target), 4)
 
 
 class Outcome(NamedTuple):
@@ -218,9 +216,8 @@ def _measure_variant(name: str, trained, variant: str, data: Data, encoded: Enco
             seeds.append(scored(predict, *(kept[part] for part in held)))
     rows = [_row(name, key, each, encoded.parts[key], variant) for key, each in found.items()]
     same = all(map(np.array_equal, ends[0], _cached_ends(encoded, data)))
-    distances = [distance(*pair) for pair in ends]
     features, own = None if same else ends[0], candidate(seeds) if own else None
-    return rows, Outcome(distances, np.stack(logits), features, own)
+    return rows, Outcome(distances(ends), np.stack(logits), features, own)
 
 
 def answerer(functions: Functions, classes: Classes) -> Callable:

@@ -68,7 +68,8 @@ def selected(group: RunGroup, history: list[list[dict]]) -> TrainState:
     phase, cached, states = group.method.phases[-1], group.cached[-1], []
     like = group.start_shapes()
     for index in range(len(group.spans)):
-        like = jax.eval_shape(jax.vmap(functools.partial(group.begin, index)), like)
+        begin = jax.vmap(functools.partial(group.recipe.begin, index), (0, None))
+        like = jax.eval_shape(begin, like, group.joining(index))
     if not cached:  # a checkpoint for each seed
         like = jax.eval_shape(functools.partial(jax.tree.map, lambda x: x[0]), like)
     for position, entries in enumerate(history):
@@ -111,7 +112,7 @@ def split_by_method(group: RunGroup, states: TrainState, history: list) -> dict[
         for params in own.values():
             check_params(group, name, params)
         found[name] = Trained(
-            group.answer, group.view, own, group.shared(len(group.spans) - 1), history[mine]
+            group.recipe.answer, group.view, own, group.shared(len(group.spans) - 1), history[mine]
         )
     return found
 

@@ -6,69 +6,33 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from clipjax.adapt import average as averages
-from clipjax.adapt.method import Backbone
-from clipjax.adapt.method import Method as Functions
-from clipjax.adapt.step import TrainState, init_state, make_step, merge
-from clipjax.data.images.augment import random_resized_crop
-from clipjax.data.images.randaugment import randaugment
+from clipjax.adapt.step import TrainState
 from clipjax.data.loading import sampler as samplers
 from clipjax.errors import CheckpointError
 from clipjax.evaluate.select import best_steps
 from clipjax.io import as_path
 from clipjax.log import MetricsLog, NoLog, read_log
 from clipjax.log import sinks as trackers
-from clipjax.model.backbone import make_backbone, tower_params
+from clipjax.model.backbone import tower_params
 from clipjax.study.encode import Encoded, Examples
-from clipjax.study.evaluator import View, answerer
+from clipjax.study.evaluator import View
 from clipjax.study.fields import dotted, flat
-from clipjax.study.methods import LOSS_FACTORS, OPTIM_FACTORS, build_optimizer, learning_rate
 from clipjax.study.parts import Data
 from clipjax.study.plan import planned_epoch
 from clipjax.study.prepared import cached_phases, feature_shapes
-from clipjax.study.training import Augment, Average, PhaseConfig
+from clipjax.study.recipe import Ingredients, Programs
+from clipjax.study.training import PhaseConfig
 from clipjax.study.workdir import run_name
 from clipjax.train.arrays import run_mesh
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import on_each
-from clipjax.train.groups import frozen_tree, is_frozen, matches, name_tree, split_tree
-from clipjax.train.phases import next_state, spans
+from clipjax.train.groups import is_frozen, split_tree
 
 PyTree = Any
-
-
-def select_fn(functions: Sequence[Callable], row: jax.Array | int) -> Callable:
-    """Return the `row`-th of some functions of a number, where `row` may be traced."""
-    if len(functions) == 1:
-        return functions[0]
-    return lambda x: jnp.stack([jnp.asarray(f(x), jnp.float32) for f in functions])[row]
-
-
-def widened(data: PyTree) -> PyTree:
-    """Return arrays with floats of any size as float32."""
-    wide = lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
-    return jax.tree.map(wide, data)
-
-
-def average_rule(average: Average | None) -> averages.Average | None:
-    """Return the running mean that a phase asks for, if any."""
-    option = {"uniform": "start", "ema": "decay", "beta": "b"}
-    return average and getattr(averages, average.kind)(getattr(average, option[average.kind]))
-
-
-def augmented(augment: Augment, pixels: jax.Array, rng: jax.Array) -> jax.Array:
-    """Return pixels [B, S, S, 3] as a phase's `augment` alters them, float32 in their range."""
-    crop = {"smallest": augment.smallest, "flip": augment.flip}
-    if not augment.ops and not augment.cutout:
-        return random_resized_crop(rng, pixels, **crop)
-    one, two = jax.random.split(rng)
-    more = {"ops": augment.ops, "magnitude": augment.magnitude, "square": augment.cutout}
-    return randaugment(two, random_resized_crop(one, pixels, **crop), **more)
 
 
 class RunGroup:
@@ -77,7 +41,9 @@ class RunGroup:
     A "run" below is a seed of a method; runs are stacked, all seeds of a method side by side.
     """
 
-    def __init__(self, names: Sequence[str], encoded: Encoded, workdir):
+    def __init__(
+        self, names: Sequence[str], encoded: Encoded, workdir, programs: Programs | None = None
+    ):
         self.names, self.plan, self.study = tuple(names), encoded.plan, encoded.study
         self.training = self.study.training
         self.methods = tuple(self.plan.methods[name] for name in names)
@@ -93,13 +59,18 @@ class RunGroup:
         if episodes := self.method.config.episodes:
             sizes = dataclasses.astuple(episodes)
             self.sampler = samplers.Episodes(*sizes, len(self.classes.names))
-        phases = self.method.phases
-        lengths = [phase.epochs * self.per_epoch for phase in phases]
-        optimizers = [phase.optim.name for phase in phases]
-        self.spans = spans(lengths, [phase.freeze for phase in phases], optimizers)
-        self.total_steps = sum(lengths)
-        self.functions = self.method.on(self.backbone(cached=True), self.classes, phases[-1])
-        self.answer = answerer(self.functions, self.classes)
+        data = self._start_data()
+        given = Ingredients(
+            self.methods,
+            tuple(data.index(method.data) for method in self.methods),
+            self.classes,
+            self.plan.module,
+            self.plan.preprocess,
+            self.per_epoch,
+            self.training.accumulate,
+        )
+        self.recipe = (programs or Programs()).recipe(given)
+        self.spans, self.total_steps = self.recipe.spans, self.recipe.total_steps
 
     def _trackers(self) -> dict[str, Callable]:
         """Return what opens each tracker of experiments that gets the numbers."""
@@ -115,7 +86,7 @@ class RunGroup:
         trained, _ = self.clip(len(self.spans) - 1)
         if "vision" not in trained.get("clip", {}) and "image" not in self.method.kind.alters:
             return View(self.encoded)
-        backbone = self.backbone()
+        backbone = self.recipe.backbone()
         functions = self.method.on(backbone, self.classes, self.method.phases[-1])
         return View(self.encoded, functions.embed or backbone.encode["image"])
 
@@ -131,17 +102,6 @@ class RunGroup:
             if self.study.method_of.get(record.get("phase")) in self.names:
                 return record["step"] // record["epoch"]
         return planned_epoch(data, size, self.plan.dataset)
-
-    def backbone(self, augment: Augment | None = None, *, cached: bool = False) -> Backbone:
-        """Return the encoder over images, perhaps augmented, or over cached embeddings."""
-        normalized = self.plan.preprocess.normalize
-
-        def look(pixels, rng):
-            if augment is not None and rng is not None:
-                pixels = augmented(augment, pixels, rng)
-            return normalized(pixels)
-
-        return make_backbone(self.plan.module, look, ("image",) if cached else ())
 
     @property
     def mesh(self) -> Mesh | None:
@@ -174,33 +134,24 @@ class RunGroup:
     def start(self) -> TrainState:
         """Return states of all runs before any phase, stacked, without optimizer state."""
         read = lambda data: Examples((data,), self.encoded).features(self.method.kind.reads)
-        given = tuple(map(read, self._start_data()))
-        return jax.jit(self._start)(*jax.tree.map(on_each, (self._seeds(), given)))
+        given = tuple(map(read, self._starts_from()))
+        return self.recipe.compiled_start(*jax.tree.map(on_each, (self._seeds(), given)))
 
     def start_shapes(self) -> TrainState:
         """Return the shapes of `start`, for which no features are needed."""
-        given = tuple(feature_shapes(self.plan, self.method) for _ in self._start_data())
-        return jax.eval_shape(self._start, self._seeds(), given)
+        given = tuple(feature_shapes(self.plan, self.method) for _ in self._starts_from())
+        return jax.eval_shape(self.recipe.start, self._seeds(), given)
 
     def _seeds(self) -> np.ndarray:
         return np.array(self.training.seeds, np.uint32)
 
     def _start_data(self) -> list[Data]:
+        """Return the different data of the methods."""
+        return list(dict.fromkeys(method.data for method in self.methods))
+
+    def _starts_from(self) -> list[Data]:
         """Return the different data that the methods start from; none where these need none."""
-        return list(dict.fromkeys(m.data for m in self.methods)) if self.functions.start else []
-
-    def _start(self, seeds: jax.Array, given: tuple[PyTree, ...]) -> TrainState:
-        """Return `start`, of each seed and each of the data of `_start_data`."""
-
-        def one(data, seed):
-            own = self.functions.init(jax.random.key(seed))
-            own = self.functions.start(data, self.classes, own) if given else own
-            return TrainState(jnp.zeros((), jnp.int32), own, (), seed)
-
-        each = [jax.vmap(one, (None, 0))(widened(data), seeds) for data in given or ({},)]
-        places = {data: place for place, data in enumerate(self._start_data())}
-        runs = [each[places.get(method.data, 0)] for method in self.methods]
-        return jax.tree.map(lambda *x: jnp.concatenate(x), *runs)
+        return self._start_data() if self.recipe.functions.start else []
 
     def clip(self, index: int) -> tuple[PyTree, PyTree]:
         """Return the encoder's parameters that a phase uses: of the state, and shared.
@@ -219,25 +170,6 @@ class RunGroup:
         towers = ("text",) if self.cached[index] else ("image", "text")
         return {**shared, "teacher": tower_params(self.plan.params, towers)}
 
-    def setup(self, index: int, params: PyTree, row: jax.Array | int = 0):
-        """Return the optimizer and frozen mask of a phase, for the `row`-th method."""
-        phase, span = self.method.phases[index], self.spans[index]
-        curves = [learning_rate(method.phases[index], span.steps) for method in self.methods]
-        get = lambda method, key: getattr(method.phases[index].optim, key)
-        factors = self._varied(OPTIM_FACTORS, get, row)
-        optimizer = build_optimizer(
-            phase, span.steps, spans=self.spans, index=index, rate=select_fn(curves, row), **factors
-        )
-        names = jax.tree.leaves(name_tree(params))
-        here = [p for p in phase.freeze if any(matches(p, name) for name in names)]
-        return optimizer, frozen_tree(params, here) if here else None
-
-    def _varied(self, keys: Sequence[str], get: Callable, row: jax.Array | int) -> dict:
-        """Return the `row`-th method's numbers of the keys in which methods differ."""
-        values = {key: [get(method, key) for method in self.methods] for key in keys}
-        varied = {key: each for key, each in values.items() if len(set(each)) > 1}
-        return {key: jnp.asarray(each, jnp.float32)[row] for key, each in varied.items()}
-
     def joining(self, index: int) -> PyTree:
         """Return the encoder's parameters that join the state with a phase."""
         if not index:
@@ -246,49 +178,6 @@ class RunGroup:
             return {}
         before, now = (self.clip(i)[0].get("clip", {}) for i in (index - 1, index))
         return {"clip": {key: value for key, value in now.items() if key not in before}}
-
-    def begin(self, index: int, state: TrainState, more: PyTree = None) -> TrainState:
-        """Return a run's state at the start of a phase; `more` joins, by default `joining`."""
-        more = self.joining(index) if more is None else more
-        average = average_rule(self.method.phases[index].average)
-        params = merge(state.params, more)
-        optimizer, frozen = self.setup(index, params)
-        if not index:
-            return init_state(params, optimizer, seed=state.seed, frozen=frozen, average=average)
-        return next_state(state, optimizer, frozen=frozen, more=more, average=average)
-
-    def step(self, index: int, backbone: Backbone, params: PyTree, row=0, axis=None) -> Callable:
-        """Return the train step of a phase, for the `row`-th method; of `pmap` with an axis."""
-        phase = self.method.phases[index]
-        optimizer, frozen = self.setup(index, params, row)
-        return make_step(
-            self.functions_of(index, backbone, row).loss,
-            optimizer,
-            total_steps=self.total_steps,
-            frozen=frozen,
-            accumulate=self.training.accumulate,
-            axis_name=axis,
-            average=average_rule(phase.average),
-        )
-
-    def functions_of(self, index: int, backbone: Backbone, row: jax.Array | int = 0) -> Functions:
-        """Return the method in a phase, with the numbers of the `row`-th method."""
-        get = lambda method, key: method.phases[index].options.get(key, 0.0)
-        changes: dict[str, Any] = self._varied(LOSS_FACTORS, get, row)
-        on = lambda method: method.on(backbone, self.classes, method.phases[index])
-        schedules = [on(method).schedules for method in self.methods]
-        if schedules[0]:
-            changes["schedules"] = {
-                name: select_fn([each[name] for each in schedules], row) for name in schedules[0]
-            }
-        return self.method.on(backbone, self.classes, self.method.phases[index], **changes)
-
-    def rates(self, index: int, row: int, step: int) -> dict[str, float]:
-        """Return learning rates after `step` updates: `lr`, and `lr:pattern` of groups."""
-        phase, span = self.methods[row].phases[index], self.spans[index]
-        rate = float(learning_rate(phase, span.steps)(max(0, step - span.start)))
-        more = {f"lr:{pattern}": factor * rate for pattern, factor in phase.optim.lr_mults}
-        return {key: float(f"{value:.6g}") for key, value in ({"lr": rate} | more).items()}
 
     def checkpointer(self, phase: PhaseConfig, seed: int | None = None) -> Checkpointer:
         """Open the place of a phase's states; of the last phase the best by `selection` stay."""

@@ -1,4 +1,4 @@
-"""Label-free scores of a method's answers to validation images."""
+"""Label-free scores of a method's answers to validation images, and distances of domains."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,6 +11,7 @@ from clipjax.evaluate import scores, select
 from clipjax.evaluate.choice import Candidate
 from clipjax.evaluate.metrics import accuracy
 from clipjax.model.clip import normalize
+from clipjax.study.plan import FEWEST_FOR_DISTANCE
 
 MOST = 2000  # images of scores that compare all pairs, or that hold all candidates' answers
 
@@ -63,3 +64,27 @@ def candidate(seeds: Sequence[tuple[dict, np.ndarray]]) -> Candidate:
     """Put the `scored` of all seeds side by side."""
     found = {name: [each[name] for each, _ in seeds] for name in seeds[0][0]}
     return Candidate(np.stack([logits for _, logits in seeds]), found)
+
+
+def distance(source, target) -> float | None:
+    """Return the proxy A-distance of features; None where too few, or not finite, to tell."""
+    source, target = np.asarray(source), np.asarray(target)
+    enough = min(len(source), len(target)) >= FEWEST_FOR_DISTANCE
+    if not (enough and np.isfinite(source).all() and np.isfinite(target).all()):
+        return None
+    return round(select.proxy_a_distance(source, target), 4)
+
+
+def distances(pairs: Sequence[tuple]) -> list[float | None]:
+    """Return the `distance` of each pair, measured once of the same: heads without an adapter.
+
+    >>> x = np.zeros((1, 2))
+    >>> distances([(x, x), (x, x)])
+    [None, None]
+    """
+    found: list[float | None] = []
+    for place, pair in enumerate(pairs):
+        alike = (k for k in range(place) if all(map(np.array_equal, pairs[k], pair)))
+        before = next(alike, None)
+        found.append(distance(*pair) if before is None else found[before])
+    return found

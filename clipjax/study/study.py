@@ -31,6 +31,7 @@ from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcom
 from clipjax.study.model_record import check_finished, check_same_model
 from clipjax.study.plan import prepare
 from clipjax.study.prepared import RECORD, Plan, idle_domain_losses, read_record
+from clipjax.study.recipe import Programs
 from clipjax.study.trainer import trainers
 from clipjax.train.distributed import processes
 
@@ -75,6 +76,7 @@ def run(
     say: Say = silent,
     *,
     pages: bool = True,
+    programs: Programs | None = None,
 ) -> Results | None:
     """Run a study, or pretraining; a run that was killed goes on, a finished one is read.
 
@@ -86,6 +88,8 @@ def run(
         folder that it removes, and writes no pages.
       say: called with each line for people.
       pages: whether to draw report.html, which takes seconds, beside results.json.
+      programs: what runs of the same methods on other images have compiled, `Programs()` for the
+        first of them; the numbers are the same without.
 
     Returns:
       What a study found; None from pretraining, and, where processes share a run, from all but
@@ -96,15 +100,19 @@ def run(
     """
     config = checked(config)
     if workdir is not None:
-        return _run_in(config, as_path(workdir), say, pages)
+        return _run_in(config, as_path(workdir), say, pages, programs)
     if isinstance(config, Pretraining) or processes.several():
         raise ConfigError("pretraining, and runs of several processes, need a workdir.")
     with tempfile.TemporaryDirectory() as folder:
-        found = run_study(prepare(config), pathlib.Path(folder), say, pages=False)
+        found = run_study(
+            prepare(config), pathlib.Path(folder), say, pages=False, programs=programs
+        )
         return dataclasses.replace(found, workdir=None)
 
 
-def _run_in(config: Config, workdir: pathlib.Path, say: Say, pages: bool) -> Results | None:
+def _run_in(
+    config: Config, workdir: pathlib.Path, say: Say, pages: bool, shared: Programs | None
+) -> Results | None:
     """Run with files. Of several processes the first speaks and writes; all must see the files."""
     say = say if processes.is_first() else silent
     processes.agree("config", workdirs.config_text(config), workdirs.differences)
@@ -120,7 +128,7 @@ def _run_in(config: Config, workdir: pathlib.Path, say: Say, pages: bool) -> Res
             return found
         # Everything is checked before the workdir becomes this config's.
         workdirs.check_checkpoints(workdir / "checkpoints", workdirs.name_of(config))
-        open_all, work = prepare, functools.partial(run_study, pages=pages)
+        open_all, work = prepare, functools.partial(run_study, pages=pages, programs=shared)
         if isinstance(config, Pretraining):
             open_all, work = pretrain.prepare, pretrain.run
         opened = processes.together(lambda: open_all(config))
@@ -163,7 +171,9 @@ def _check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
         raise DataError(f"{those} began with; start it anew in another --workdir.")
 
 
-def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Results | None:
+def run_study(
+    plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True, programs: Programs | None = None
+) -> Results | None:
     """Run a prepared study and write its results, with `pages` report.html too."""
     started, timing = time.perf_counter(), {}
 
@@ -182,7 +192,7 @@ def run_study(plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True) -> Res
     lap("encode")
     rows, done = zero_shot_rows(encoded), {}
     outcomes, rules, scores = {"zero_shot": zero_shot_outcome(encoded)}, {}, {}
-    for trainer in trainers(encoded, workdir):
+    for trainer in trainers(encoded, workdir, programs):
         say(trainer.described)
         for name, trained in trainer.train().items():
             more, outcomes[name] = measure_method(name, trained, plan.methods[name].data, encoded)

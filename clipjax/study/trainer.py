@@ -22,6 +22,7 @@ from clipjax.study.mesh import training_mesh, wanted_trace
 from clipjax.study.methods import group_runs
 from clipjax.study.plan import planned_sizes
 from clipjax.study.prepared import Plan, Recorded, cached_phases
+from clipjax.study.recipe import Programs
 from clipjax.study.restore import Trained, histories, restored, selected, split_by_method
 from clipjax.study.run_group import RunGroup
 from clipjax.train.arrays import Epochs, fit_arrays
@@ -32,10 +33,14 @@ from clipjax.train.preemption import Notice
 from clipjax.train.stream import Steps, fit_stream
 
 
-def trainers(encoded: Encoded, workdir) -> list[Trainer | Fit]:
-    """Return the study's methods, those together that can train as one program."""
+def trainers(encoded: Encoded, workdir, shared: Programs | None = None) -> list[Trainer | Fit]:
+    """Return the study's methods, those together that can train as one program.
+
+    `shared` programs are those of runs before this one, and of this one for runs after it.
+    """
+    shared = Programs() if shared is None else shared
     kinds = {name: Trainer if m.trains else Fit for name, m in encoded.plan.methods.items()}
-    return [kinds[names[0]](names, encoded, workdir) for names in programs(encoded.plan)]
+    return [kinds[names[0]](names, encoded, workdir, shared) for names in programs(encoded.plan)]
 
 
 def programs(plan: Plan) -> list[tuple[str, ...]]:
@@ -51,9 +56,9 @@ def programs(plan: Plan) -> list[tuple[str, ...]]:
 class Trainer(RunGroup):
     """Trains a group of runs; resumes where a killed one stopped."""
 
-    def __init__(self, names: Sequence[str], encoded: Encoded, workdir):
-        super().__init__(names, encoded, workdir)
-        self.validation = Validation(self.functions, self.view)
+    def __init__(self, names: Sequence[str], encoded: Encoded, workdir, shared: Programs):
+        super().__init__(names, encoded, workdir, shared)
+        self.validation = Validation(self.recipe.functions, self.recipe.validate, self.view)
 
     def train(self) -> dict[str, Trained]:
         """Run all phases; the parameters are those of the checkpoint that `selection` picks."""
@@ -73,28 +78,27 @@ class Trainer(RunGroup):
     def fit_features(self, index: int, states: TrainState) -> TrainState:
         """Train a phase on cached features, all runs in one compiled program."""
         phase, span = self.method.phases[index], self.spans[index]
-        states = jax.jit(jax.vmap(functools.partial(self.begin, index)))(states)
-        example = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), states.params)
-        shared, backbone = self.shared(index), self.backbone(cached=True)
+        states, shared = self.recipe.begun(index, states, self.joining(index)), self.shared(index)
+        plan = Epochs(
+            tuple(method.phases[index].name for method in self.methods),
+            (span.start + span.steps) // self.per_epoch,
+            self.method.config.batch_size,
+            self.training.save_every,
+            self.sampler,
+            self.examples.chosen_rows(),
+            self.mesh,
+        )
         with Notice() as notice, self.checkpointer(phase) as checkpointer, self.name_the_group():
             return fit_arrays(
-                functools.partial(self.step, index, backbone, example),
+                self.recipe.epochs(index, states, plan),
                 states,
                 self.training_features(),
-                Epochs(
-                    tuple(method.phases[index].name for method in self.methods),
-                    (span.start + span.steps) // self.per_epoch,
-                    self.method.config.batch_size,
-                    self.training.save_every,
-                    self.sampler,
-                    self.examples.chosen_rows(),
-                    self.mesh,
-                ),
+                plan,
                 Outputs(
                     checkpointer,
                     self.log,
                     evaluate=functools.partial(self.measure, index, shared),
-                    describe=lambda row, done: self.rates(index, row, done - 1),
+                    describe=lambda row, done: self.recipe.rates(index, row, done - 1),
                     stop=notice.reached,
                 ),
                 *filter(None, [shared]),
@@ -122,15 +126,16 @@ class Trainer(RunGroup):
         # What joins the state is an argument of the program, not a constant in it.
         states, more = jax.device_get((states, self.joining(index)))
         one = lambda position: jax.tree.map(lambda x: x[position], states)
-        begin = functools.partial(self.begin, index)
+        begin = functools.partial(self.recipe.begin, index)
         shapes = jax.eval_shape(begin, one(0), more)
         training, devices = self.training, self.study.devices
         size = sum(x.size * x.dtype.itemsize for x in leaves((shapes, shared)))
         batch = self.method.config.batch_size
         mesh = training_mesh(devices, batch, training.accumulate, state_bytes=size)
         axis = DATA if devices.parallel == "pmap" else None
-        backbone = self.backbone(phase.augment)
-        step = self.step(index, backbone, shapes.params, axis=axis)  # of all seeds: compiled once
+        backbone = self.recipe.backbone(phase.augment)
+        # Of all seeds: compiled once.
+        step = self.recipe.step(index, backbone, shapes.params, axis=axis)
         # Made in parts where parameters are cut: no device ever holds a whole state then.
         begin, done = jax.jit(begin, out_shardings=state_shardings(shapes, mesh)), []
         for position, seed in enumerate(self.training.seeds):
@@ -150,6 +155,9 @@ class Trainer(RunGroup):
         devices, saved = self.study.devices, every * self.training.save_every
         first = seed == self.training.seeds[0]
         trace = wanted_trace(devices.profile, self.workdir) if first else None
+
+        def describe(_, done):
+            return {"epoch": done // every, **self.recipe.rates(index, 0, done - 1)}
 
         def evaluate(params):
             stacked = jax.tree.map(lambda x: x[None], fetch(params))
@@ -178,7 +186,10 @@ class Trainer(RunGroup):
                     checkpointer,
                     self.log,
                     evaluate=evaluate,
-                    describe=lambda _, n: {"epoch": n // every, **self.rates(index, 0, n - 1)},
+                    describe=lambda _, n: {
+                        "epoch": n // every,
+                        **self.recipe.rates(index, 0, n - 1),
+                    },
                     stop=notice.reached,
                 ),
                 *filter(None, [shared]),

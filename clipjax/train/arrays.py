@@ -42,14 +42,14 @@ class Epochs:
 
 
 def fit_arrays(
-    step: Callable, states: TrainState, data: Data, plan: Epochs, out: Outputs, *shared: PyTree
+    run: Callable, states: TrainState, data: Data, plan: Epochs, out: Outputs, *shared: PyTree
 ) -> TrainState:
     """Train many runs together in one program, from the newest checkpoint on.
 
     Runs are seeds of one method, or of several that differ only in numbers (rates, lambdas).
 
     Args:
-      step: method's position (traced) -> pure train step of one of its runs.
+      run: of `epochs_program`, for this plan.
       states: states stacked over runs: all seeds of the first method, then of the next.
       data: features (of 16 or 32 bits) and labels of all runs; memory-mapped or not.
       plan: epochs and batches.
@@ -65,7 +65,6 @@ def fit_arrays(
       Preempted: `out.stop` was true for a step of the last call; the states are saved.
     """
     runs, mesh = len(states.step), plan.mesh
-    run = _program(step, plan)
     own = [plan.rows[part].shape[1] for part in ("source", "target")] if plan.rows else None
     per_epoch = plan.sampler.steps(*(own or domain_sizes(data)), plan.batch_size)
     place = on_each if mesh is None else lambda x: jax.device_put(x, replicated(mesh))
@@ -130,8 +129,15 @@ def run_mesh(runs: int) -> Mesh | None:
     return Mesh(np.array(devices[: min(runs, len(devices))]), ("runs",))
 
 
-def _program(step_of: Callable, plan: Epochs) -> Callable:
-    """`(methods, states, data, first, count, *shared)` -> all runs trained for `count` epochs."""
+def epochs_program(step_of: Callable, plan: Epochs) -> Callable:
+    """`(methods, states, data, first, count, *shared)` -> all runs trained for `count` epochs.
+
+    Compiled, and for any data, with which it is compiled again if their shapes are others.
+
+    Args:
+      step_of: method's position (traced) -> pure train step of one of its runs.
+      plan: its batches, `rows` and mesh; its length does not matter.
+    """
 
     def one(method, state, data, first, count, *shared):
         own = {p: jnp.asarray(x, jnp.int32)[method] for p, x in (plan.rows or {}).items()}

@@ -1,6 +1,7 @@
 """Layer groups: ordered names of the parameters, for freezing, rates and logging."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,6 +54,7 @@ def name_tree(params: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(name, params)
 
 
+@functools.cache
 def _rule(path: str) -> tuple[int, str]:
     """The position of the rule for a parameter, and its group."""
     for rank, (pattern, group) in enumerate(_GROUP_RULES):

@@ -10,7 +10,7 @@ from clipjax.model.hf.load import load_clip
 from clipjax.study import Augment, run
 from clipjax.study.encode import encode
 from clipjax.study.plan import prepare
-from clipjax.study.run_group import augmented
+from clipjax.study.recipe import augmented
 from clipjax.study.trainer import trainers
 from clipjax.train.groups import name_tree
 from tests.conftest import parsed
@@ -77,7 +77,7 @@ def test_zero_shot_logits_come_with_their_images(photos, wee_clip, tmp_path):
     (trainer,) = trainers(encode(plan, print), tmp_path)
     assert trainer.cached == (False,)
     (batch,) = paired_batches(*trainer.images(), Batching(0, 8), first=0, last=1)
-    see = trainer.backbone().encode["image"]
+    see = trainer.recipe.backbone().encode["image"]
     for part in batch.values():
         embeddings = see({"clip": plan.params}, part["inputs"])
         want = trainer.classes.scale * embeddings @ trainer.classes.weights.T

@@ -210,8 +210,9 @@ def products(config, workdir):
     rows = lambda n: jax.ShapeDtypeStruct((n, plan.clip_config.projection_dim), np.float32)
     labels = jax.ShapeDtypeStruct((6,), np.int32)
     batch = {"source": {"inputs": rows(6), "label": labels}, "target": {"inputs": rows(6)}}
-    step = trainer.step(0, trainer.backbone(cached=True), heads)
-    state = jax.eval_shape(lambda: trainer.begin(0, trainer.start()._replace(params=heads)))
+    recipe = trainer.recipe
+    step = recipe.step(0, recipe.backbone(cached=True), heads)
+    state = jax.eval_shape(lambda: recipe.begin(0, trainer.start()._replace(params=heads), {}))
     one = state._replace(seed=jax.ShapeDtypeStruct((), np.uint32))
     return str(jax.make_jaxpr(step)(one, batch)).count("dot_general[")
 

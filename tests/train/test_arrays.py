@@ -13,7 +13,7 @@ from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.log import MetricsLog, read_log
 from clipjax.model.heads import Heads, as_model
 from clipjax.train import arrays
-from clipjax.train.arrays import Epochs, _batch, fit_arrays, make_epochs
+from clipjax.train.arrays import Epochs, _batch, epochs_program, fit_arrays, make_epochs
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.journal import Outputs
 
@@ -46,7 +46,8 @@ def fit(workdir, data, step, states, epochs, *shared, **changes):
     plan = Epochs(**dict(names=("test",), epochs=epochs, batch_size=4, save_every=2) | changes)
     with Checkpointer(workdir / "ckpt") as checkpointer:
         out = Outputs(checkpointer, MetricsLog(workdir / "metrics.jsonl"), **outputs)
-        return fit_arrays(lambda position: step, states, data, plan, out, *shared)
+        program = epochs_program(lambda position: step, plan)
+        return fit_arrays(program, states, data, plan, out, *shared)
 
 
 @pytest.mark.slow
@@ -73,13 +74,13 @@ def test_resuming_gives_the_same_bits(tmp_path):
 def test_calls_of_one_epoch_give_the_same_bits_checkpoints_and_log(tmp_path, monkeypatch):
     data, step, make = problem()
     states, found, logs, saved = jax.vmap(make)(jnp.arange(2, dtype=jnp.uint32)), [], [], []
-    program, counts = arrays._program, []
+    counts = []
 
     def counted(*args):
-        run = program(*args)
+        run = arrays.epochs_program(*args)
         return lambda *call: counts.append(call[4]) or run(*call)
 
-    monkeypatch.setattr(arrays, "_program", counted)
+    monkeypatch.setitem(globals(), "epochs_program", counted)
     for limit in (10**9, 0):
         monkeypatch.setattr(arrays, "EXAMPLES_A_CALL", limit)
         folder = tmp_path / str(limit)

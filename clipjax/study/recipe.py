@@ -1,0 +1,245 @@
+"""Methods that train as one program, without their images: pure functions, and what XLA made of it.
+
+Nothing here depends on a run's data but the number of its steps. So runs that differ in their
+images alone, as all pairs of domains of a comparison do, share `Programs`: tracing and compiling
+two dozen methods takes longer than training them on cached features.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.adapt import average as averages
+from clipjax.adapt.method import Backbone, Classes
+from clipjax.adapt.method import Method as Functions
+from clipjax.adapt.step import TrainState, init_state, make_step, merge
+from clipjax.data.images.augment import random_resized_crop
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.images.randaugment import randaugment
+from clipjax.model.backbone import make_backbone
+from clipjax.model.clip import CLIP
+from clipjax.study.evaluator import answerer, validator
+from clipjax.study.methods import (
+    LOSS_FACTORS,
+    OPTIM_FACTORS,
+    Method,
+    build_optimizer,
+    learning_rate,
+)
+from clipjax.study.text_cache import digest_of
+from clipjax.study.training import Augment, Average, MethodConfig
+from clipjax.train.arrays import Epochs, epochs_program
+from clipjax.train.groups import frozen_tree, matches, name_tree
+from clipjax.train.phases import next_state, spans
+
+PyTree = Any
+
+
+def select_fn(functions: Sequence[Callable], row: jax.Array | int) -> Callable:
+    """Return the `row`-th of some functions of a number, where `row` may be traced."""
+    if len(functions) == 1:
+        return functions[0]
+    return lambda x: jnp.stack([jnp.asarray(f(x), jnp.float32) for f in functions])[row]
+
+
+def widened(data: PyTree) -> PyTree:
+    """Return arrays with floats of any size as float32."""
+    wide = lambda x: x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
+    return jax.tree.map(wide, data)
+
+
+def average_rule(average: Average | None) -> averages.Average | None:
+    """Return the running mean that a phase asks for, if any."""
+    option = {"uniform": "start", "ema": "decay", "beta": "b"}
+    return average and getattr(averages, average.kind)(getattr(average, option[average.kind]))
+
+
+def augmented(augment: Augment, pixels: jax.Array, rng: jax.Array) -> jax.Array:
+    """Return pixels [B, S, S, 3] as a phase's `augment` alters them, float32 in their range."""
+    crop = {"smallest": augment.smallest, "flip": augment.flip}
+    if not augment.ops and not augment.cutout:
+        return random_resized_crop(rng, pixels, **crop)
+    one, two = jax.random.split(rng)
+    more = {"ops": augment.ops, "magnitude": augment.magnitude, "square": augment.cutout}
+    return randaugment(two, random_resized_crop(one, pixels, **crop), **more)
+
+
+class Ingredients(NamedTuple):
+    """All that a `Recipe` is made of."""
+
+    methods: tuple[Method, ...]  # in what they have in common alike: all but rates and lambdas
+    starts: tuple[int, ...]  # of each method, the place of what it starts from in `start`'s `given`
+    classes: Classes
+    module: CLIP
+    preprocess: Preprocess
+    per_epoch: int  # steps
+    accumulate: int  # microbatches
+
+    def key(self) -> Hashable:
+        """Return what is the same for the same functions: the methods but for their images."""
+        classes, arrays = self.classes, (self.classes.tokens, self.classes.weights)
+        texts = classes.names, float(classes.scale), *map(digest_of, arrays)
+        about = self.starts, repr(self.module), self.preprocess, self.per_epoch, self.accumulate
+        return tuple(map(method_key, self.methods)), texts, about
+
+
+def method_key(method: Method) -> Hashable:
+    """Return what is the same for methods that are the same functions, whatever their images."""
+    config = {
+        field.name: getattr(method.config, field.name)
+        for field in dataclasses.fields(MethodConfig)
+        if field.name not in ("data", "setting")
+    }
+    return method.make, repr(method.heads), repr(config)
+
+
+class Recipe:
+    """Methods that train as one program, as pure functions of arrays.
+
+    A "run" below is a seed of a method; `row` is a method's position, and may be traced.
+    """
+
+    def __init__(self, given: Ingredients):
+        self.methods, self.starts, self.classes, self.module, self.preprocess = given[:5]
+        self.accumulate, self.method = given.accumulate, self.methods[0]
+        phases = self.method.phases
+        lengths = [phase.epochs * given.per_epoch for phase in phases]
+        optimizers = [phase.optim.name for phase in phases]
+        self.spans = spans(lengths, [phase.freeze for phase in phases], optimizers)
+        self.total_steps = sum(lengths)
+        self.functions = self.method.on(self.backbone(cached=True), self.classes, phases[-1])
+        self.answer = answerer(self.functions, self.classes)
+        self.validate = validator(self.functions, self.classes)
+        self.compiled_start = jax.jit(self.start)
+        self._programs: dict[Hashable, Callable] = {}
+
+    def backbone(self, augment: Augment | None = None, *, cached: bool = False) -> Backbone:
+        """Return the encoder over images, perhaps augmented, or over cached embeddings."""
+
+        def look(pixels, rng):
+            if augment is not None and rng is not None:
+                pixels = augmented(augment, pixels, rng)
+            return self.preprocess.normalize(pixels)
+
+        return make_backbone(self.module, look, ("image",) if cached else ())
+
+    def start(self, seeds: jax.Array, given: tuple[PyTree, ...]) -> TrainState:
+        """Return states of all runs before any phase, stacked, without optimizer state.
+
+        `given` are the training features that methods start from, once each; none where they start
+        from nothing.
+        """
+
+        def one(data, seed):
+            own = self.functions.init(jax.random.key(seed))
+            own = self.functions.start(data, self.classes, own) if given else own
+            return TrainState(jnp.zeros((), jnp.int32), own, (), seed)
+
+        each = [jax.vmap(one, (None, 0))(widened(data), seeds) for data in given or ({},)]
+        runs = [each[place if given else 0] for place in self.starts]
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *runs)
+
+    def setup(self, index: int, params: PyTree, row: jax.Array | int = 0):
+        """Return the optimizer and frozen mask of a phase, for the `row`-th method."""
+        phase, span = self.method.phases[index], self.spans[index]
+        curves = [learning_rate(method.phases[index], span.steps) for method in self.methods]
+        get = lambda method, key: getattr(method.phases[index].optim, key)
+        factors = self._varied(OPTIM_FACTORS, get, row)
+        optimizer = build_optimizer(
+            phase, span.steps, spans=self.spans, index=index, rate=select_fn(curves, row), **factors
+        )
+        names = jax.tree.leaves(name_tree(params))
+        here = [p for p in phase.freeze if any(matches(p, name) for name in names)]
+        return optimizer, frozen_tree(params, here) if here else None
+
+    def _varied(self, keys: Sequence[str], get: Callable, row: jax.Array | int) -> dict:
+        """Return the `row`-th method's numbers of the keys in which methods differ."""
+        values = {key: [get(method, key) for method in self.methods] for key in keys}
+        varied = {key: each for key, each in values.items() if len(set(each)) > 1}
+        return {key: jnp.asarray(each, jnp.float32)[row] for key, each in varied.items()}
+
+    def begin(self, index: int, state: TrainState, more: PyTree) -> TrainState:
+        """Return a run's state at the start of a phase; `more` are parameters that join it."""
+        average = average_rule(self.method.phases[index].average)
+        params = merge(state.params, more)
+        optimizer, frozen = self.setup(index, params)
+        if not index:
+            return init_state(params, optimizer, seed=state.seed, frozen=frozen, average=average)
+        return next_state(state, optimizer, frozen=frozen, more=more, average=average)
+
+    def step(self, index: int, backbone: Backbone, params: PyTree, row=0, axis=None) -> Callable:
+        """Return the train step of a phase, for the `row`-th method; of `pmap` with an axis."""
+        phase = self.method.phases[index]
+        optimizer, frozen = self.setup(index, params, row)
+        return make_step(
+            self.functions_of(index, backbone, row).loss,
+            optimizer,
+            total_steps=self.total_steps,
+            frozen=frozen,
+            accumulate=self.accumulate,
+            axis_name=axis,
+            average=average_rule(phase.average),
+        )
+
+    def functions_of(self, index: int, backbone: Backbone, row: jax.Array | int = 0) -> Functions:
+        """Return the method in a phase, with the numbers of the `row`-th method."""
+        get = lambda method, key: method.phases[index].options.get(key, 0.0)
+        changes: dict[str, Any] = self._varied(LOSS_FACTORS, get, row)
+        on = lambda method: method.on(backbone, self.classes, method.phases[index])
+        schedules = [on(method).schedules for method in self.methods]
+        if schedules[0]:
+            changes["schedules"] = {
+                name: select_fn([each[name] for each in schedules], row) for name in schedules[0]
+            }
+        return self.method.on(backbone, self.classes, self.method.phases[index], **changes)
+
+    def rates(self, index: int, row: int, step: int) -> dict[str, float]:
+        """Return learning rates after `step` updates: `lr`, and `lr:pattern` of groups."""
+        phase, span = self.methods[row].phases[index], self.spans[index]
+        rate = float(learning_rate(phase, span.steps)(max(0, step - span.start)))
+        more = {f"lr:{pattern}": factor * rate for pattern, factor in phase.optim.lr_mults}
+        return {key: float(f"{value:.6g}") for key, value in ({"lr": rate} | more).items()}
+
+    def begun(self, index: int, states: TrainState, more: PyTree) -> TrainState:
+        """Return `begin` of stacked states, compiled."""
+        make = lambda: jax.jit(jax.vmap(functools.partial(self.begin, index), (0, None)))
+        return self._program(("begin", index), make)(states, more)
+
+    def epochs(self, index: int, states: TrainState, plan: Epochs) -> Callable:
+        """Return the compiled epochs of a phase on cached features, for `fit_arrays`."""
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), states.params)
+        step = functools.partial(self.step, index, self.backbone(cached=True), shapes)
+        make = lambda: epochs_program(step, plan)
+        if plan.rows:  # constants of the program
+            return make()
+        return self._program(("epochs", index, plan.batch_size, plan.sampler, plan.mesh), make)
+
+    def _program(self, key: Hashable, make: Callable[[], Callable]) -> Callable:
+        if key not in self._programs:
+            self._programs[key] = make()
+        return self._programs[key]
+
+
+class Programs:
+    """What runs one after the other have compiled: give them one, and each is compiled once.
+
+    A run takes what another has left if it has the same methods, classes and model and as many
+    steps, and its images are as many. Nothing is kept of images or of a model's parameters.
+    """
+
+    def __init__(self):
+        self._made: dict[Hashable, Any] = {}
+
+    def recipe(self, given: Ingredients) -> Recipe:
+        """Return the recipe of some ingredients."""
+        return self.once(("recipe", given.key()), lambda: Recipe(given))
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what `make` gives, made at the first call with this key."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]

@@ -1,0 +1,69 @@
+"""Programs that runs share: found again for the same methods, never for others."""
+
+import jax
+import numpy as np
+import pytest
+
+from clipjax.adapt.method import Classes
+from clipjax.data.images.preprocess import Preprocess
+from clipjax.model.clip import CLIP
+from clipjax.study import Programs, run
+from clipjax.study.recipe import Ingredients
+from configs import common
+from tests.conftest import methods_of, parsed, small_config
+from tests.study.test_study import config_of
+
+HEAD = {"loss": "finetune", "heads": {}, "align": "standardise"}
+METHODS = {"head": HEAD, "logistic": {"loss": "logistic"}}
+
+
+def ingredients(target="stencil", **fields):
+    """Of a method `HEAD` with some fields changed, "sketch" to another target."""
+    config = common.study()
+    config.data.target, config.stages, config.methods = target, ("m",), {"m": HEAD | fields}
+    classes = Classes(("a", "b", "c"), np.zeros((3, 1, 4), np.int32), np.eye(3, dtype="f"), 9.0)
+    methods = tuple(methods_of(config).values())
+    return Ingredients(methods, (0,), classes, CLIP(small_config()), Preprocess(32), 5, 1)
+
+
+def test_a_recipe_is_made_once_for_the_same_methods_on_any_images():
+    programs, one = Programs(), ingredients()
+    assert programs.recipe(one) is programs.recipe(ingredients(target="sketch"))
+    classes = one.classes
+    others = [
+        ingredients(label_smoothing=0.2),
+        ingredients(optim={"lr": 0.1}),
+        ingredients(epochs=3),
+        ingredients(heads={"class_bias": False}),
+        ingredients(align="coral"),
+        one._replace(per_epoch=6),
+        one._replace(accumulate=2),
+        one._replace(preprocess=Preprocess(64)),
+        one._replace(module=one.module.clone(dtype="bfloat16")),
+        one._replace(classes=classes._replace(weights=2 * classes.weights)),
+        one._replace(classes=classes._replace(scale=8.0)),
+        one._replace(classes=classes._replace(names=("a", "b", "d"))),
+    ]
+    found = [programs.recipe(each) for each in (one, *others)]
+    assert len({id(recipe) for recipe in found}) == len(found)
+
+
+@pytest.mark.slow
+def test_a_run_after_another_compiles_nothing_and_has_the_same_bits(
+    photos, wee_clip, tmp_path, caplog
+):
+    config, programs = config_of(photos, wee_clip, **METHODS), Programs()
+    config.seeds, config.epochs = (0,), 2
+    first = parsed(config)
+    config.data.source, config.data.target = "sketch", "real"
+    second = parsed(config)
+    run(first, tmp_path / "first", pages=False, programs=programs)
+    with jax.log_compiles():
+        shared = run(second, tmp_path / "second", pages=False, programs=programs)
+        assert "ompiling" not in caplog.text
+        alone = run(second, tmp_path / "alone", pages=False)
+    assert "ompiling" in caplog.text
+    assert shared.rows == alone.rows
+    plain = lambda records: [{k: v for k, v in r.items() if "s_per" not in k} for r in records]
+    assert plain(shared.curves) == plain(alone.curves)
+    jax.tree.map(np.testing.assert_array_equal, shared.params, alone.params)
