@@ -34,7 +34,7 @@ class MetricsLog:
                 why = getattr(error, "strerror", None) or error
                 told = f"clipjax: {self.path} could not be written ({why})"
                 print(f"{told}; tried again with every record.", file=sys.stderr, flush=True)
-        if "step" in record:
+        if self._sinks and "step" in record:
             place, values = scalars(record)
             for name in [*self._sinks] if values else []:
                 with self._saying(name):
