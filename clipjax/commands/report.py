@@ -18,11 +18,11 @@ def define_flags() -> None:
 def main() -> None:
     """Report the run that the flags name."""
     with user_errors():
-        from clipjax.evaluate import results as report
+        from clipjax.evaluate import terminal
         from clipjax.io import as_path
         from clipjax.study.again import write_again
 
         workdir = as_path(flags.FLAGS.workdir)
         found, files = write_again(workdir)
-        say(report.table(found, workdir))
+        say(terminal.show(found, workdir))
         say(f"results: {', '.join(map(str, files))}")

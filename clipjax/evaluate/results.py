@@ -12,7 +12,6 @@ import numpy as np
 from clipjax.errors import DataError
 from clipjax.evaluate import rule_table, sweeps, verdict
 from clipjax.evaluate.metrics import domain_gap
-from clipjax.evaluate.report.tables import aligned
 from clipjax.evaluate.rows import NEEDED, Line, complete, lines_of, marked, not_measured
 from clipjax.io import write_atomically, write_json
 
@@ -61,15 +60,12 @@ def cells(results: dict, *, variants: bool = True) -> Cells:
     lines below zero-shot on their target, where there are any.
     """
     found = [line for line in lines_of(results["rows"]) if line.own or variants]
-    domains, lines = _domains(results, found), []
-    for line in found:
-        gaps = results["variant_gap"].get(line.method, {})
-        gap = results["domain_gap"][line.method] if line.own else gaps.get(line.variant)
-        spreads = [_spread(line.rows[d], "accuracy") for d in domains]
-        lines.append([line.name, *spreads, NOT_MEASURED if gap is None else f"{gap:.1f}"])
-    header = ["method", *domains.values(), "gap"]
-    labelled = results.get("target_labels", ())
-    marks = ["target labels" if line.method in labelled else _mark(line) for line in found]
+    domains = _domains(results, found)
+    lines = [
+        [line.name, *(spread(line.rows[d], "accuracy") for d in domains), gap(results, line)]
+        for line in found
+    ]
+    header, marks = ["method", *domains.values(), "gap"], [mark(results, line) for line in found]
     for head, column in (("target macro", _target_macro(results, found)), ("mark", marks)):
         if any(column):
             header.append(head)
@@ -77,16 +73,41 @@ def cells(results: dict, *, variants: bool = True) -> Cells:
     return header, lines
 
 
+def baseline(results: dict, header: list[str]) -> list[str]:
+    """Return what always answering the most frequent class gets, as a line below `cells`.
+
+    [] of versions that did not count.
+    """
+    data, most = results["data"], results.get("majority") or {}
+    macro = (results.get("majority_macro") or {}).get(data["target"])
+    known = {domain: most.get(domain) for domain in most} | {"target macro": macro}
+    plain = lambda head: head.removesuffix(" (target)").removesuffix(" (source)")
+    shown = [known.get(plain(head)) for head in header[1:]]
+    told = ["" if value is None else f"{100 * value:.1f}" for value in shown]
+    return ["most frequent class", *told] if any(told) else []
+
+
+def gap(results: dict, line: Line) -> str:
+    """Write a line's domain gap; a dash where an end has no accuracy."""
+    variants = results["variant_gap"].get(line.method, {})
+    value = results["domain_gap"].get(line.method) if line.own else variants.get(line.variant)
+    return NOT_MEASURED if value is None else f"{value:.1f}"
+
+
+def mark(results: dict, line: Line) -> str:
+    """Say what not to overlook in a line: it reads target labels, or is no better than without."""
+    if line.method in results.get("target_labels", ()):
+        return "target labels"
+    has = lambda key: any(row.get(key) for row in line.rows.values())
+    told = ["below zero-shot" * has("below_zero_shot"), "below majority" * has("below_majority")]
+    return ", ".join(filter(None, told))
+
+
 def _target_macro(results: dict, found: list[Line]) -> list[str]:
     """Write each line's macro accuracy on the target; empty of versions that had none."""
     rows = [line.rows.get(results["data"]["target"]) for line in found]
     known = lambda row: row and row["macro_accuracy_mean"] is not None
-    return [_spread(row, "macro_accuracy") if known(row) else "" for row in rows]
-
-
-def _mark(line: Line) -> str:
-    below = any(row.get("below_zero_shot") for row in line.rows.values())
-    return "below zero-shot" if below else ""
+    return [spread(row, "macro_accuracy") if known(row) else "" for row in rows]
 
 
 def macro_cells(results: dict) -> Cells:
@@ -95,7 +116,7 @@ def macro_cells(results: dict) -> Cells:
     ends = (data["source"], data["target"])
     domains = {d: head for d, head in _domains(results, found).items() if d in ends}
     return ["macro accuracy", *domains.values()], [
-        [line.name, *(_spread(line.rows[d], "macro_accuracy") for d in domains)]
+        [line.name, *(spread(line.rows[d], "macro_accuracy") for d in domains)]
         for line in found
         if all(line.rows[d]["macro_accuracy_mean"] is not None for d in domains)
     ]
@@ -110,8 +131,8 @@ def _domains(results: dict, found: list[Line]) -> dict[str, str]:
     return {d: d + marks.get(d, "") for d in ordered}
 
 
-def _spread(row: dict, measure: str) -> str:
-    """Write the mean in %, and ± standard deviation where there are several seeds, or a dash."""
+def spread(row: dict, measure: str) -> str:
+    """Write the mean in %, ± standard deviation of several seeds; a dash of what has no value."""
     mean, std = row[f"{measure}_mean"], row[f"{measure}_std"]
     if mean is None:
         return NOT_MEASURED
@@ -120,14 +141,12 @@ def _spread(row: dict, measure: str) -> str:
 
 def facts(results: dict) -> str:
     """Explain the numbers of the table, in one sentence without a full stop."""
-    seeds, classes, target = results["seeds"], results["classes"], results["data"]["target"]
-    most = (results.get("majority") or {}).get(target)  # older versions did not count
-    always = f", always the most frequent class of {target} {100 * most:.1f}" if most else ""
+    seeds, classes = results["seeds"], results["classes"]
     measured = [row for line in lines_of(results["rows"]) for row in line.rows.values()]
     n = next(row["n"] for row in measured if row["accuracy_mean"] is not None)
     return (
         f"test accuracy in %, mean ± standard deviation over seeds {seeds}; {classes} classes, "
-        f"chance {100 / classes:.1f}{always}; {n} test images a domain (standard error of one "
+        f"chance {100 / classes:.1f}; {n} test images a domain (standard error of one "
         f"accuracy near 50 %: {50 / n**0.5:.1f} points); gap = source - target in points; "
         f"checkpoint: {results['selection']}"
     )
@@ -189,16 +208,10 @@ def data_notes(results: dict) -> list[str]:
 
 
 def _tables(results: dict) -> list[Cells]:
+    header, lines = cells(results)
+    lines += [base] if (base := baseline(results, header)) else []
     sweep = [sweeps.cells(results)] if "sweep" in results else []
-    return [table for table in (cells(results), *sweep) if table[1]]
-
-
-def table(results: dict, workdir: Any = None) -> str:
-    """Format the results as aligned text for a terminal, what to take first."""
-    told = verdict.told(results, workdir)
-    first = ["", *told[:1], *(f"  {line}" for line in told[1:])] if told else []
-    text = [line for each in _tables(results) for line in ("", *aligned(*each))]
-    return "\n".join([*first, *text, "", *notes(results), facts(results), ""])
+    return [table for table in ((header, lines), *sweep) if table[1]]
 
 
 def markdown(results: dict, workdir: Any = None) -> str:

@@ -58,7 +58,7 @@ STEPS = (
         "zero_shot_only",
         lambda case: not case.compared,
         lambda case: f"see whether adaptation to {case.found['target']} helps",
-        lambda case: "--config=configs/dann.py",
+        lambda case: "--config=dann",
     ),
     Step(
         "not_chosen",
@@ -78,7 +78,7 @@ STEPS = (
         "worse",
         lambda case: case.adapts and case.margin.get("clear") and case.margin["points"] < 0,
         lambda case: "stay with zero-shot, as the test labels say, and try what is anchored to it",
-        lambda case: "--config=configs/anchored.py",
+        lambda case: "--config=anchored",
     ),
     Step(
         "seeds_differ",
@@ -110,7 +110,7 @@ STEPS = (
         "not_anchored",
         lambda case: "blend" not in case.hints.get("losses", ("blend",)),
         lambda case: "let the blend compete, which stays anchored to zero-shot",
-        lambda case: "--config=configs/closed_form.py",
+        lambda case: "--config=closed_form",
     ),
     Step(
         "prompts",
@@ -143,7 +143,7 @@ def _half(margin: Mapping) -> float:
 
 
 def _export(command: str, method: str) -> str:
-    ours = "clipjax " if command.startswith("clipjax ") else "python -m experiments."
+    ours = "python -m experiments." if command.startswith("python -m experiments.") else "clipjax "
     return ours + EXPORT % shlex.quote(method)
 
 
@@ -153,24 +153,30 @@ def again(command: str, add: str) -> str:
     >>> before = "python -m experiments.main --config=configs/dann.py:root=a --workdir=b"
     >>> again(before, "--config.x=1")
     'python -m experiments.main --config=configs/dann.py:root=a --config.x=1'
-    >>> again(before, "--config=configs/uda.py")
-    'python -m experiments.main --config=configs/uda.py:root=a'
-    >>> again("clipjax run dann source=photo", "--config=configs/uda.py")
+    >>> again(before, "--config=uda")
+    'python -m experiments.main --config=uda:root=a'
+    >>> again("clipjax run dann source=photo x=2", "--config.x=1")
+    'clipjax run dann source=photo x=1'
+    >>> again("clipjax run dann source=photo", "--config=uda")
     'clipjax run uda source=photo'
     """
     (word,), words = shlex.split(add), shlex.split(command)
     if not words or {"--workdir", "--config"} & set(words):  # their values are words of their own
         return ""
     key, _, value = word.partition("=")
+    bare = words[1:2] == ["run"] and not any(each.startswith("--config") for each in words)
     before = next((each for each in words if each.startswith(f"{key}=")), None)
     if key == "--config":
         if before:
-            word = word + "".join(before[len(key) + 1 :].partition(":")[1:])
-        elif words[1:2] == ["run"] and len(words) > 2:
-            before, word = words[2], value.rpartition("/")[2].removesuffix(".py")
-        else:  # the command's default
-            words.append(word)
-    elif not before:
+            word += "".join(before.partition(":")[1:])
+        elif bare and len(words) > 2 and "=" not in words[2]:
+            before, word = words[2], value
+        elif bare:
+            words, before, word = [*words[:2], "", *words[2:]], "", value
+    elif bare:
+        key, word = key.removeprefix("--config."), word.removeprefix("--config.")
+        before = next((each for each in words if each.startswith(f"{key}=")), None)
+    if before is None:
         words.append(word)
     kept = [each for each in words if not each.startswith("--workdir=")]
     return shlex.join([word if each == before else each for each in kept])
@@ -194,10 +200,16 @@ def told(step: Mapping[str, str], workdir: Any = None, quote: str = "") -> str:
     >>> told({"words": "export blend", "add": "", "command": "export {workdir}"}, "runs/a")
     'export blend: export runs/a'
     >>> told({"words": "try better prompts", "add": "--config.prompts=ensemble", "command": ""})
-    'try better prompts: the same command with --config.prompts=ensemble'
+    'try better prompts, by the same command with --config.prompts=ensemble'
     """
+    words, typed = parts(step, workdir, quote)
+    return f"{words}: {quote}{typed}{quote}" if typed else words
+
+
+def parts(step: Mapping[str, str], workdir: Any = None, quote: str = "") -> tuple[str, str]:
+    """Return the words of a next step and the command to type; "" where it is not known."""
     typed = step["command"].replace("{workdir}", shlex.quote(str(workdir or "WORKDIR")))
-    if not typed and not step["add"]:
-        return step["words"]
-    before = "" if typed else "the same command with "
-    return f"{step['words']}: {before}{quote}{typed or shlex.quote(step['add'])}{quote}"
+    if typed or not step["add"]:
+        return step["words"], typed
+    add = f"{quote}{shlex.quote(step['add'])}{quote}"
+    return f"{step['words']}, by the same command with {add}", ""

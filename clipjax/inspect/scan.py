@@ -15,7 +15,7 @@ from clipjax.data.loading.workers import load_ahead
 from clipjax.data.readers.files import Names
 from clipjax.errors import DataError
 from clipjax.inspect.stats import Rows
-from clipjax.log import progress
+from clipjax.log.bars import Bar
 
 _CHUNK = 32  # images a thread takes at a time: handing them over costs as much as hashing one
 
@@ -94,7 +94,7 @@ def read(
         return found
     load = lambda chunk: [_look(rows, preprocess, decode, hashing, i) for i in chunk.tolist()]
     options = {"workers": workers, "threads": threads, "prepare": chunks.__getitem__}
-    with progress(total=len(wanted), what="read images", unit="image") as bar:
+    with Bar(len(wanted), "read images", "image", say=print) as bar:
         for looks in load_ahead(load, 0, len(chunks), **options):
             for look in looks:
                 row = look.row

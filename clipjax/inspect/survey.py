@@ -19,7 +19,8 @@ from clipjax.inspect import report, verdict
 from clipjax.inspect.scan import read
 from clipjax.inspect.stats import Rows, bare_counts, class_counts, sample_rows
 from clipjax.io import check_reachable, default_cache_dir, write_atomically
-from clipjax.log import progress, writable
+from clipjax.log import writable
+from clipjax.log.bars import progress
 from clipjax.runtime.claim import claimed
 from clipjax.study.config import Pretraining, Study
 

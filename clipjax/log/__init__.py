@@ -1,10 +1,10 @@
-"""The output of a run while it runs: metrics.jsonl, trackers of experiments, progress bars."""
+"""The output of a run while it runs: metrics.jsonl, trackers of experiments."""
 
 import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from clipjax.io import append_text, as_path, to_json, write_atomically, write_errors
@@ -123,16 +123,3 @@ def writable(text: str, encoding: str | None = "utf-8") -> str:
     """
     encoding = encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-def is_quiet() -> bool:
-    """Return whether to show no bars: under CI=true, or if the output is not a terminal."""
-    return os.environ.get("CI", "").lower() == "true" or not sys.stderr.isatty()
-
-
-def progress(items: Iterable | None = None, *, total: int | None = None, what: str, unit: str):
-    """Make a bar with rate and time left (tqdm), silent where `is_quiet`."""
-    from tqdm import tqdm
-
-    options = {"disable": is_quiet(), "leave": False, "smoothing": 0.1}
-    return tqdm(items, total=total, desc=what, unit=unit, **options)

@@ -9,14 +9,15 @@ from collections.abc import Iterator
 from typing import NoReturn
 
 from clipjax.errors import ClipjaxError
+from clipjax.log.terminal import wrapped
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR)
 
 
-def say(line: str) -> None:
-    """Print a line at once."""
-    print(line, flush=True)
+def say(text: str) -> None:
+    """Print at once, lines that are too long broken at spaces."""
+    print("\n".join(map(wrapped, text.split("\n"))), flush=True)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,8 +43,11 @@ class Fit:
         self.run = run_name(as_path(workdir))
         self.described = f"fit {self.title}: closed form"
 
-    def train(self) -> dict[str, Trained]:
-        """Return the method's variants, fitted or read; raise NonFiniteError for NaN."""
+    def train(self, say: Callable[[str], None] = lambda line: None) -> dict[str, Trained]:
+        """Return the method's variants, fitted or read; raise NonFiniteError for NaN.
+
+        It takes seconds: `say` is told nothing.
+        """
         if (found := self._saved()) is None:
             data = Examples((self.method.data,), self.encoded).features(self.kind.reads)
             fitted = self.kind.fit(jax.tree.map(_in_float32, data), self.encoded.classes)

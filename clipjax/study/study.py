@@ -14,6 +14,7 @@ from typing import Any
 
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate import results as report
+from clipjax.evaluate import terminal
 from clipjax.evaluate.choice import choose
 from clipjax.evaluate.metrics import most_frequent
 from clipjax.evaluate.select import uses_target_labels
@@ -28,6 +29,7 @@ from clipjax.study.concluded import conclude
 from clipjax.study.config import Pretraining, Study, checked
 from clipjax.study.encode import Encoded, encode, encode_texts
 from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
+from clipjax.study.header import header
 from clipjax.study.model_record import check_finished, check_same_model
 from clipjax.study.plan import prepare
 from clipjax.study.prepared import RECORD, Plan, idle_domain_losses, read_record
@@ -104,9 +106,8 @@ def run(
     if isinstance(config, Pretraining) or processes.several():
         raise ConfigError("pretraining, and runs of several processes, need a workdir.")
     with tempfile.TemporaryDirectory() as folder:
-        found = run_study(
-            prepare(config), pathlib.Path(folder), say, pages=False, programs=programs
-        )
+        options = {"pages": False, "kept": False, "programs": programs}
+        found = run_study(prepare(config), pathlib.Path(folder), say, **options)
         return dataclasses.replace(found, workdir=None)
 
 
@@ -144,7 +145,7 @@ def _finished(config: Config, workdir: pathlib.Path, say: Say) -> Results | None
     told = ""
     if isinstance(config, Study):
         told = processes.from_first(lambda: check_finished(workdir, config))
-    say(report.table(results, workdir))
+    say(terminal.show(results, workdir))
     say(f"this run is finished: {workdir / 'results.json'}; use another --workdir to repeat it.")
     if told:
         say(f"note: {told}")
@@ -172,10 +173,20 @@ def _check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
 
 
 def run_study(
-    plan: Plan, workdir: pathlib.Path, say: Say, *, pages=True, programs: Programs | None = None
+    plan: Plan,
+    workdir: pathlib.Path,
+    say: Say,
+    *,
+    pages: bool = True,
+    programs: Programs | None = None,
+    kept: bool = True,
 ) -> Results | None:
-    """Run a prepared study and write its results, with `pages` report.html too."""
+    """Run a prepared study and write its results, with `pages` report.html too.
+
+    `kept` is False of a workdir that its caller removes.
+    """
     started, timing = time.perf_counter(), {}
+    say(header(plan, workdir if kept else None))
 
     def lap(what: str) -> None:
         timing[what] = round(time.perf_counter() - started - sum(timing.values()), 2)
@@ -194,7 +205,7 @@ def run_study(
     outcomes, rules, scores = {"zero_shot": zero_shot_outcome(encoded)}, {}, {}
     for trainer in trainers(encoded, workdir, programs):
         say(trainer.described)
-        for name, trained in trainer.train().items():
+        for name, trained in trainer.train(say).items():
             more, outcomes[name] = measure_method(name, trained, plan.methods[name].data, encoded)
             rows += more
             if any(trained.history):  # a closed form has none
@@ -225,7 +236,7 @@ def run_study(
         report_data.write(encoded, own, results, workdir)
         lap("page with t-SNE")
     report.write(workdir, results)
-    say(report.table(results, workdir))
+    say(terminal.show(results, workdir if kept else None))
     say(f"time: {', '.join(f'{what} {seconds:.1f} s' for what, seconds in timing.items())}")
     if pages:
         names = ("results.json", "results.md", "report.html", predictions.FILE)
@@ -250,6 +261,7 @@ def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
         "data": data,
         "classes": len(dataset.classes),
         "majority": {domain: most_frequent(found) for domain, found in labels.items()},
+        "majority_macro": {d: round(1 / len(set(y.tolist())), 6) for d, y in labels.items()},
         "seeds": list(study.training.seeds),
         "selection": study.training.selection,
         "target_labels": [m.name for m in study.trained if m.data.labels == "target"],

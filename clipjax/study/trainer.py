@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -60,9 +60,12 @@ class Trainer(RunGroup):
         super().__init__(names, encoded, workdir, shared)
         self.validation = Validation(self.recipe.functions, self.recipe.validate, self.view)
 
-    def train(self) -> dict[str, Trained]:
-        """Run all phases; the parameters are those of the checkpoint that `selection` picks."""
-        states = self.start()
+    def train(self, say: Callable[[str], None] = lambda line: None) -> dict[str, Trained]:
+        """Run all phases; the parameters are those of the checkpoint that `selection` picks.
+
+        `say` is told how far it is, a line a minute where there is no terminal for a bar.
+        """
+        self.say, states = say, self.start()
         for index, cached in enumerate(self.cached):
             states = (self.fit_features if cached else self.fit_pixels)(index, states)
         self.log.close()
@@ -100,6 +103,7 @@ class Trainer(RunGroup):
                     evaluate=functools.partial(self.measure, index, shared),
                     describe=lambda row, done: self.recipe.rates(index, row, done - 1),
                     stop=notice.reached,
+                    say=self.say,
                 ),
                 *filter(None, [shared]),
             )
@@ -191,6 +195,7 @@ class Trainer(RunGroup):
                         **self.recipe.rates(index, 0, n - 1),
                     },
                     stop=notice.reached,
+                    say=self.say,
                 ),
                 *filter(None, [shared]),
             )

@@ -76,23 +76,22 @@ def fit_arrays(
     states = _newest(out.checkpointer, states)
     method_of, padded = _spread((np.arange(runs) * len(plan.names) // runs, states), mesh)
     begun = int(np.asarray(states.step)[0]) // per_epoch
-    journal = EpochJournal(out, plan.names, runs, per_epoch, range(begun, plan.epochs))
     examples = per_epoch * plan.batch_size * runs
-    for first, count in _calls(begun, plan.epochs, plan.save_every, examples, origin):
-        started = time.perf_counter()
-        padded, metrics = run(method_of, padded, data, np.int32(first), count, *shared)
-        journal.write_epochs(metrics, first, started)
-        done = first + count
-        stopping = any([out.stop(n + 1) for n in range(first * per_epoch, done * per_epoch)])
-        due, scores = (done - origin) % plan.save_every == 0 or done == plan.epochs, None
-        if due or stopping:
-            states = _gathered(padded, runs, mesh)
-            if due and out.evaluate:
-                scores = journal.write_scores(done, out.evaluate(states.params))
-            out.checkpointer.save(done * per_epoch, states, scores=scores)
-        if stopping:
-            leave(out.checkpointer, " and ".join(plan.names), done * per_epoch)
-    journal.bar.close()
+    with EpochJournal(out, plan.names, runs, per_epoch, range(begun, plan.epochs)) as journal:
+        for first, count in _calls(begun, plan.epochs, plan.save_every, examples, origin):
+            started = time.perf_counter()
+            padded, metrics = run(method_of, padded, data, np.int32(first), count, *shared)
+            journal.write_epochs(metrics, first, started)
+            done = first + count
+            stopping = any([out.stop(n + 1) for n in range(first * per_epoch, done * per_epoch)])
+            due, scores = (done - origin) % plan.save_every == 0 or done == plan.epochs, None
+            if due or stopping:
+                states = _gathered(padded, runs, mesh)
+                if due and out.evaluate:
+                    scores = journal.write_scores(done, out.evaluate(states.params))
+                out.checkpointer.save(done * per_epoch, states, scores=scores)
+            if stopping:
+                leave(out.checkpointer, " and ".join(plan.names), done * per_epoch)
     return states
 
 

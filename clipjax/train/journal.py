@@ -4,16 +4,18 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
 
 from clipjax.errors import NonFiniteError
-from clipjax.log import MetricsLog, progress
+from clipjax.log import MetricsLog
+from clipjax.log.bars import Bar
 from clipjax.train.checkpoint import Checkpointer
 
 PyTree = Any
+LINE = 72  # characters of metrics that are printed; metrics.jsonl has all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +62,27 @@ def check_finite(
     )
 
 
-class EpochJournal:
+class _Journal:
+    """A journal closes its bar when a `with` is left."""
+
+    bar: Bar
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.bar.close()
+
+
+class EpochJournal(_Journal):
     """Records of a loop over whole epochs of stacked runs, all of one method, then of the next."""
 
     def __init__(
         self, out: Outputs, names: tuple[str, ...], runs: int, per_epoch: int, epochs: range
     ):
         """Drop records of `epochs` from the log: these are trained now."""
-        self.bar = progress(total=epochs.stop, what=" ".join(names), unit="epoch")
-        self.bar.update(epochs.start)
+        what = f"train {' '.join(names)}" if len(names) < 4 else f"train {len(names)} settings"
+        self.bar = Bar(epochs.stop, what, "epoch", done=epochs.start, say=out.say)
         self.out, self.names, self.runs, self.per_epoch = out, names, runs, per_epoch
         other = lambda record: record.get("phase") not in names
         out.log.rewind(lambda record: other(record) or record["epoch"] <= epochs.start)
@@ -82,6 +96,7 @@ class EpochJournal:
             check_finite(flat, first_step=step, phase=name, last_good=last_good)
         count = metrics["loss"].shape[1]
         seconds = {"s_per_epoch": round((time.perf_counter() - started) / count, 4)}
+        self.bar.note = f"loss {metrics['loss'][:, -1].mean():.3g}"
         self.bar.update(count)
         for position, (name, own) in enumerate(self._by_method(metrics)):
             for done in range(first + 1, first + count + 1):
@@ -105,7 +120,7 @@ class EpochJournal:
         return {"phase": name, "epoch": epoch, "step": epoch * self.per_epoch}
 
 
-class StepJournal:
+class StepJournal(_Journal):
     """Records of a loop over single steps of one run."""
 
     def __init__(self, out: Outputs, tags: dict[str, Any], first: int, total_steps: int):
@@ -115,9 +130,17 @@ class StepJournal:
         """
         self.out, self.tags, self.total_steps = out, tags, total_steps
         self.started, self.begun = time.perf_counter(), first
+        more = "".join(f", {key} {value}" for key, value in tags.items() if key != "phase")
+        what = f"train {tags['phase']}{more}"
+        self.bar = Bar(total_steps, what, "step", done=first, say=out.say)
         self.pending: list[dict] = []  # metrics since the last record, maybe still computed
         mine = lambda record: all(record.get(k) == v for k, v in tags.items())
         out.log.rewind(lambda record: not mine(record) or record["step"] <= first)
+
+    def count(self, metrics: dict) -> None:
+        """Take the metrics of a step, which may still be computed."""
+        self.pending.append(metrics)
+        self.bar.update()
 
     def means(self, done: int) -> dict[str, float]:
         """Means of the pending metrics; NonFiniteError if one of their losses is not finite."""
@@ -130,22 +153,30 @@ class StepJournal:
         return {key: round(float(values.mean()), 6) for key, values in stacked.items()}
 
     def write_means(self, done: int) -> None:
-        """Log and print the means of the pending metrics."""
+        """Log the means of the pending metrics; print those of the last step."""
         values, self.pending = self.means(done), []
+        self.bar.note = f"loss {values['loss']:.3g}" if "loss" in values else ""
         rate = (done - self.begun) / (time.perf_counter() - self.started)
         record = {"steps_per_s": round(rate, 3), **values}
         self._write(done, record, f"{_line(values)} ({rate:.2f} steps/s)")
 
     def write_scores(self, done: int, scores: dict[str, Any]) -> dict[str, Any]:
-        """Log and print measures; return them."""
+        """Log measures, print those of the last step; return them."""
         self._write(done, scores, _line(scores))
         return scores
 
     def _write(self, done: int, record: dict[str, Any], line: str) -> None:
         self.out.log.append(self.tags | {"step": done, **self.out.describe(0, done), **record})
-        self.out.say(f"{self.tags['phase']} step {done}/{self.total_steps}: {line}")
+        if done == self.total_steps:
+            self.out.say(f"{self.tags['phase']} step {done}/{self.total_steps}: {line}")
 
 
 def _line(values: dict[str, Any]) -> str:
+    """Name the first numbers, as many as a line has room for."""
     numbers = {k: v for k, v in values.items() if isinstance(v, float) and not math.isnan(v)}
-    return ", ".join(f"{k} {v:.4g}" for k, v in numbers.items())
+    said = ""
+    for each in (f"{k} {v:.4g}" for k, v in numbers.items()):
+        if len(said) + len(each) > LINE:
+            return f"{said}, ..."
+        said += f", {each}" if said else each
+    return said

@@ -10,7 +10,6 @@ import jax
 from jax.sharding import Mesh
 
 from clipjax.adapt.step import TrainState
-from clipjax.log import progress
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.program import make_program
@@ -74,36 +73,36 @@ def fit_stream(
     run = traced(program.run, plan.trace, first, total) if plan.trace else program.run
     batches = open_batches(first) if first < total else iter(())
     following = lambda n: program.place_batch(next(batches)) if n < total else None
-    driven = _driven(run, state, following(first), following, range(first, total), plan.phase)
-    journal = StepJournal(out, {"phase": plan.phase, **plan.tags}, first, total)
+    driven = _driven(run, state, following(first), following, range(first, total))
     every = plan.evaluate_every if out.evaluate else 0
-    for done, state, metrics in driven:
-        journal.pending.append(metrics)
-        saving, scores = done % plan.save_every == 0 or done == total, None
-        if done % plan.log_every == 0 or saving:
-            journal.write_means(done)
-        if every and (done % every == 0 or done == total):
-            scores = journal.write_scores(done, out.evaluate(state.params))
-        stopping = out.stop(done)
-        late = stopping or _is_late(time.perf_counter() - saved, done)
-        if saving or late:
-            journal.means(done)  # no state is saved with unchecked losses
-            out.checkpointer.save(done, state, scores=scores)
-            saved = time.perf_counter()
-        if stopping:
-            leave(out.checkpointer, plan.phase, done)
+    with StepJournal(out, {"phase": plan.phase, **plan.tags}, first, total) as journal:
+        for done, state, metrics in driven:
+            journal.count(metrics)
+            saving, scores = done % plan.save_every == 0 or done == total, None
+            if done % plan.log_every == 0 or saving:
+                journal.write_means(done)
+            if every and (done % every == 0 or done == total):
+                scores = journal.write_scores(done, out.evaluate(state.params))
+            stopping = out.stop(done)
+            late = stopping or _is_late(time.perf_counter() - saved, done)
+            if saving or late:
+                journal.means(done)  # no state is saved with unchecked losses
+                out.checkpointer.save(done, state, scores=scores)
+                saved = time.perf_counter()
+            if stopping:
+                leave(out.checkpointer, plan.phase, done)
     return state
 
 
 def _driven(
-    run: Callable, state: TrainState, batch: PyTree, following: Callable, steps: range, phase: str
+    run: Callable, state: TrainState, batch: PyTree, following: Callable, steps: range
 ) -> Iterator[tuple[int, TrainState, dict]]:
     """After each step: steps made, state and metrics, which may still be computed.
 
     `following(n)` is step n's batch on the devices, asked for while the step before runs.
     """
     waiting = collections.deque()
-    for number in progress(steps, what=phase, unit="step"):
+    for number in steps:
         # The first call compiles, and may read constants from the host.
         with jax.transfer_guard("disallow" if number > steps.start else "allow"):
             state, metrics = run(state, batch)

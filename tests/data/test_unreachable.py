@@ -19,6 +19,7 @@ from clipjax.data.readers import files
 from clipjax.data.readers.archives import open_archive
 from clipjax.data.readers.folders import FolderDataset
 from clipjax.errors import ChangedError, ConfigError, DataError, UnreachableError
+from clipjax.log import bars
 
 PREPROCESS = Preprocess(size=8)
 
@@ -256,9 +257,9 @@ def test_a_batch_of_nothing_is_refused(tmp_path):
 
 def test_a_long_encoding_tells_now_and_then_where_no_bar_is(monkeypatch):
     said = []
-    monkeypatch.setattr(encoding, "TELL_EVERY", 0.0)
+    monkeypatch.setattr(bars, "TELL_EVERY", 0.0)
     for quiet in (False, True):
-        monkeypatch.setattr(encoding, "is_quiet", lambda quiet=quiet: quiet)
+        monkeypatch.setattr(bars, "is_quiet", lambda quiet=quiet: quiet)
         run(None, Disk(), say=said.append)
         assert bool(said) == quiet
     assert len(said) == 6 and said[-1].startswith("encode d/train: 18 of 18 images, ")

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import accuracy_score
 
-from clipjax.evaluate import choice, judged
+from clipjax.evaluate import choice, judged, terminal
 from clipjax.evaluate import results as report
 from clipjax.evaluate.report import page
 from clipjax.evaluate.rows import marked, row
@@ -184,14 +184,15 @@ def test_lines_below_zero_shot_are_marked_everywhere():
     }
     assert marked == {"zero_shot": None, "dann": True, "blend": True}
     assert not any("below_zero_shot" in r for r in found["rows"] if r["domain"] == "real")
-    lines = report.table(found).splitlines()
-    assert lines[1].split()[-3:] == ["target", "macro", "mark"]
-    assert [line.endswith("below zero-shot") for line in lines[2:5]] == [False, True, True]
-    assert report.markdown(found).count("| below zero-shot |") == 2
+    lines = terminal.show(found).splitlines()
+    assert lines[1].split()[-2:] == ["gap", "mark"]
+    marks = ["", "below zero-shot, below majority", "below zero-shot"]
+    assert all(line.endswith(mark) for line, mark in zip(lines[3:6], marks, strict=True))
+    assert all(f"| {mark} |" in report.markdown(found) for mark in marks[1:])
     tag = '<span class="tag bad">below zero-shot</span>'
     assert page.run_page(found, [], {}, {}).count(tag) == 2
     above = run(scored(0.3, 0.4, 0.3), {})
-    assert "below zero-shot" not in report.table(above) + page.run_page(above, [], {}, {})
+    assert "below zero-shot" not in terminal.show(above) + page.run_page(above, [], {}, {})
 
 
 def test_marks_are_of_each_methods_own_target():
@@ -216,8 +217,10 @@ def test_marks_compare_with_zero_shots_own_result_not_its_variants():
     assert [each.get("below_zero_shot") for each in found] == [None, True, True]
 
 
-def test_the_most_frequent_class_stands_beside_chance():
-    said = "chance 25.0, always the most frequent class of sketch 31.0; 50 test images"
-    assert said in report.facts(RUNS[0])
+def test_the_most_frequent_class_stands_below_the_methods():
+    found = RUNS[0] | {"majority_macro": {"sketch": 0.25}}
+    assert "| most frequent class |  | 31.0 |  | 25.0 |  |" in report.markdown(found)
+    (line,) = (x for x in terminal.show(found).splitlines() if x.startswith("most frequent class"))
+    assert line.split()[3:] == ["31.0", "25.0"]
     older = {key: value for key, value in RUNS[0].items() if key != "majority"}
-    assert "chance 25.0; 50 test images" in report.facts(older)
+    assert "most frequent" not in terminal.show(older) + report.markdown(older)

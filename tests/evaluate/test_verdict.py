@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import bootstrap
 
 from clipjax.evaluate import results as report
-from clipjax.evaluate import rule_table, steps, verdict
+from clipjax.evaluate import rule_table, steps, terminal, verdict
 from clipjax.evaluate.report import page
 from clipjax.evaluate.rows import marked
 from tests.conftest import REPO
@@ -71,7 +71,7 @@ def test_a_margin_within_the_noise_of_images_or_seeds_is_not_clear(blend, clear,
     found = decided(right=RIGHT | {"blend": blend})
     assert found["verdict"]["margins"]["zero_shot"]["clear"] == clear
     assert found["verdict"]["next"]["rule"] == rule
-    assert report.table(found).count(", within the noise") == (not clear)
+    assert terminal.show(found).count(", within the noise") == (not clear)
 
 
 def test_the_best_source_only_method_is_the_one_of_the_source():
@@ -127,7 +127,7 @@ CHOSEN = {
         {"prompts": "ensemble", "model": steps.LARGER},
         f"{COMMAND} --config.data.labels=target",
     ),
-    "not_anchored": ({"losses": ["dann"]}, COMMAND.replace("dann", "closed_form")),
+    "not_anchored": ({"losses": ["dann"]}, "python -m experiments.main --config=closed_form"),
     "collapsed": (
         {"lam_max": {"blend": 1.0, "dann": 0.3}},
         f"{COMMAND} --config.methods.dann.lam_max=0.1",
@@ -158,8 +158,10 @@ def test_every_next_step_is_in_the_docs():
     "command, add, wanted",
     [
         ("python -m a --config.x=1 --workdir=w", "--config.x=2", "python -m a --config.x=2"),
-        ("clipjax run dann", "--config.x=2", "clipjax run dann --config.x=2"),
-        ("python -m a", "--config=configs/b.py", "python -m a --config=configs/b.py"),
+        ("clipjax run dann --config.x=1", "--config.x=2", "clipjax run dann --config.x=2"),
+        ("clipjax run dann smoke x=1", "--config.x=2", "clipjax run dann smoke x=2"),
+        ("clipjax run x=1", "--config=uda", "clipjax run uda x=1"),
+        ("python -m a", "--config=uda", "python -m a --config=uda"),
         ("python -m a --workdir w", "--config.x=2", ""),
         ("", "--config.x=2", ""),
         ("python -m a", "--config.seeds=(0,1)", "python -m a '--config.seeds=(0,1)'"),
@@ -174,15 +176,17 @@ def test_the_verdict_comes_first_everywhere():
     said = verdict.told(found, "runs/a b")
     assert said[0] == "take blend for sketch"
     assert said[-1].endswith("experiments.export --workdir='runs/a b' --method=blend --out=adapted")
-    text = report.table(found, "runs/a b")
-    assert text.lstrip().splitlines()[: len(said)] == [said[0], *(f"  {line}" for line in said[1:])]
+    text = terminal.show(found, "runs/a b", columns=400).splitlines()
+    words, typed = said[-1].split(": ")[1:]
+    wanted = [said[0], *(f"  {line}" for line in (*said[1:-1], f"next: {words}:"))]
+    assert text[1 : len(said) + 2] == [*wanted, f"    {typed}"]
     lines = report.markdown(found, "runs/a b").splitlines()
     assert lines[2] == "**Take blend for sketch.**"
     assert lines[4].startswith("- ") and lines[3 + len(said) - 1].endswith("--out=adapted`.")
     shown = html.unescape(page.run_page(found, [], {}, {}))
     assert shown.index("Take blend for sketch") < shown.index("<svg")
     older = {key: value for key, value in found.items() if key != "verdict"}
-    assert verdict.told(older) == [] and "take" not in report.table(older)
+    assert verdict.told(older) == [] and "take" not in terminal.show(older)
 
 
 def test_what_looks_better_than_it_is_is_a_warning_everywhere():
@@ -199,7 +203,7 @@ def test_what_looks_better_than_it_is_is_a_warning_everywhere():
     assert [each["words"] for each in found["verdict"]["warnings"]] == words
     shown = html.unescape(page.run_page(found, [], {}, {}))
     for line in words:
-        assert f"warning: {line}" in report.table(found)
+        assert f"warning: {line}" in terminal.show(found)
         assert f"Warning: {line}." in report.markdown(found) and f"Warning: {line}." in shown
 
 
@@ -228,5 +232,5 @@ def test_all_other_rules_are_one_table():
         ["method", "dann", "20.0", "20.0", "atc"],
     ]
     assert report.markdown(found).count("\n| epoch of dann |") == 2
-    assert "atc" not in report.table(found)
+    assert "atc" not in terminal.show(found)
     assert rule_table.cells(found | {"sweep": {}})[1] == []

@@ -12,7 +12,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
+
+from clipjax.log.bars import Bar
 
 from . import render
 from .icons import Candidate
@@ -83,7 +84,7 @@ def render_all(
     result = []
     with (
         multiprocessing.get_context("spawn").Pool(processes) as pool,
-        tqdm(total=len(candidates), unit="image", mininterval=2, desc="rendering") as bar,
+        Bar(len(candidates), "render", "image", say=print) as bar,
     ):
         for source in sorted(by_source):
             members = by_source[source]

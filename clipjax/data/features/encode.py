@@ -17,11 +17,10 @@ from clipjax.data.dataset import Skipped, Source
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.loader import Batch, image_batches
 from clipjax.errors import ConfigError, NonFiniteError
-from clipjax.log import is_quiet, progress
+from clipjax.log.bars import Bar
 
 SHARD_ROWS = 2048  # of the source; what a kill costs at most, whatever the batch size
 TELL_AFTER = 5.0  # seconds of encoding that deserve a line
-TELL_EVERY = 60.0  # seconds between two lines where no bar is shown
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": jnp.bfloat16}
 
@@ -105,10 +104,9 @@ def encode_shards(
     size, how = encoder.batch_size, {"workers": encoder.workers, "threads": encoder.threads}
     batches = image_batches(source, encoder.preprocess, size, first=done // size, **how)
     clock = Throughput()
-    with progress(total=len(source), what=f"encode {name}", unit="image") as bar:
-        bar.n = bar.initial = done
+    with Bar(len(source), f"encode {name}", "image", done=done, say=say) as bar:
         results = _overlapped(encoder, batches, clock, name)
-        told = _counted(results, clock, bar, f"encode {name}", done, len(source), say)
+        told = _counted(results, clock, bar, done)
         yield from _cut(told, first, len(source))
     if (seconds := time.perf_counter() - clock.started) > TELL_AFTER:
         rate = clock.images / seconds
@@ -139,22 +137,13 @@ def _overlapped(
         flying = batch, result
 
 
-def _counted(
-    results: Iterable, clock: Throughput, bar, what: str, done: int, rows: int, say: Say
-) -> Iterator:
+def _counted(results: Iterable, clock: Throughput, bar: Bar, done: int) -> Iterator:
     """Pass results on and show progress; rows before `done` are not counted."""
-    quiet, last = is_quiet(), 0.0
     for batch, features in results:
         new = int((batch["row"] >= done).sum())
         clock.images += new
-        bar.set_postfix_str(str(clock), refresh=False)
+        bar.note = str(clock)
         bar.update(new)
-        seconds, images = time.perf_counter() - clock.started, clock.images
-        if quiet and images and seconds - last >= TELL_EVERY:
-            last, rate = seconds, images / seconds
-            minutes = (rows - done - images) / rate / 60
-            pace = f"{rate:.0f} images/s, {clock.bound()}, {minutes:.0f} min left"
-            say(f"{what}: {images} of {rows - done} images, {pace}")
         yield batch, features
 
 

@@ -15,7 +15,7 @@ from clipjax.data.splits import split_of
 from clipjax.errors import DataError
 from clipjax.io import default_cache_dir, replaced
 from clipjax.io.texts import check_class_names, some
-from clipjax.log import progress
+from clipjax.log.bars import progress
 
 AT_ONCE = 256  # records read together for their labels
 
