@@ -127,6 +127,16 @@ def accuracy_if_labelled(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.where(known.any(), accuracy(logits, labels, known), jnp.nan)
 
 
+def one_class_macro(labels: ArrayLike) -> float | None:
+    """Return the macro accuracy of always answering one class, int [N]; None of no labels.
+
+    >>> one_class_macro([3, 0, 3, 1])
+    0.333333
+    """
+    known = np.asarray(labels)[labelled(labels)]
+    return round(1 / len(np.unique(known)), 6) if len(known) else None
+
+
 def domain_gap(source_accuracy: float, target_accuracy: float) -> float:
     """Return source minus target accuracy in percentage points.
 

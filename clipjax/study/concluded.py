@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.data.unlabelled import labelled
 from clipjax.evaluate.verdict import decide
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import Outcome
@@ -18,13 +19,13 @@ def conclude(
 ) -> dict[str, Any]:
     """Return the verdict (`clipjax.evaluate.verdict.decide`) by the outcomes of the run's target.
 
-    Images of the target without a label (below 0) measure nothing.
+    Images of the target without a label measure nothing.
     """
     study, methods = encoded.study, encoded.plan.methods
     labels = np.asarray(encoded.parts[study.data.target, "test"].labels)
-    labelled = labels >= 0
+    known = labelled(labels)
     right = {
-        name: outcome.logits[:, labelled].argmax(axis=-1) == labels[labelled]
+        name: outcome.logits[:, known].argmax(axis=-1) == labels[known]
         for name, outcome in outcomes.items()
     }
     lambdas = {

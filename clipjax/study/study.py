@@ -16,7 +16,7 @@ from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate import results as report
 from clipjax.evaluate import terminal
 from clipjax.evaluate.choice import choose
-from clipjax.evaluate.metrics import most_frequent
+from clipjax.evaluate.metrics import most_frequent, one_class_macro
 from clipjax.evaluate.select import uses_target_labels
 from clipjax.evaluate.sweeps import candidate, sweep_table
 from clipjax.io import as_path, write_json
@@ -261,7 +261,7 @@ def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
         "data": data,
         "classes": len(dataset.classes),
         "majority": {domain: most_frequent(found) for domain, found in labels.items()},
-        "majority_macro": {d: round(1 / len(set(y.tolist())), 6) for d, y in labels.items()},
+        "majority_macro": {domain: one_class_macro(y) for domain, y in labels.items()},
         "seeds": list(study.training.seeds),
         "selection": study.training.selection,
         "target_labels": [m.name for m in study.trained if m.data.labels == "target"],
