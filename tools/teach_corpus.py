@@ -24,7 +24,7 @@ sys.path.insert(0, str(REPO))
 
 from clipjax.data.loading.text_pairs import PairCorpus  # noqa: E402
 from clipjax.io import write_atomically  # noqa: E402
-from clipjax.log import progress  # noqa: E402
+from clipjax.log.bars import progress  # noqa: E402
 
 BATCH = 64
 SIDE = 128  # pixels that the teacher sees

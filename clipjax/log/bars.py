@@ -65,9 +65,11 @@ class Bar(contextlib.AbstractContextManager):
         self.close()
 
 
-def progress(items: Iterable, *, what: str, unit: str, say: Callable | None = None) -> Iterator:
-    """Yield items that have a length, and show how many are done."""
-    with Bar(len(items), what, unit, say=say) as bar:
+def progress(
+    items: Iterable, *, what: str, unit: str, total: int | None = None, say: Callable | None = None
+) -> Iterator:
+    """Yield items and show how many are done; `total` of those that have no length."""
+    with Bar(len(items) if total is None else total, what, unit, say=say) as bar:
         for item in items:
             yield item
             bar.update()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from clipjax.errors import ConfigError, DataError
-from clipjax.evaluate import results as report
+from clipjax.evaluate import terminal
 from clipjax.study import Data, Encoder, Study, Training, parse, run
 from clipjax.study.export import export
 from clipjax.study.plan import matched_data, prepare
@@ -79,9 +79,9 @@ def test_everything_but_what_needs_labels_is_measured(finished):
     assert any("note: scan: no labels" in line for line in said)
     left_out = "upper_bound is left out: it trains on labels of 'scan'"
     assert any(left_out in line for line in said) and results["target_labels"] == []
-    line = next(line for line in report.table(results).split("\n") if line.startswith("dann"))
-    assert "–" in line and "nan" not in report.table(results).lower()
-    assert "no labels: not measured on scan" in report.table(results)
+    line = next(line for line in terminal.show(results).split("\n") if line.startswith("dann"))
+    assert "–" in line and "nan" not in terminal.show(results).lower()
+    assert "no labels: not measured on scan" in terminal.show(results)
 
 
 def test_the_page_and_its_maps_show_it(finished):
