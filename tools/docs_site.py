@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PAGES = {
     "index.md": "README.md",
     "architecture.md": "ARCHITECTURE.md",
+    "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
     "emoji.md": "clipjax/assets/emoji/README.md",
     "tiny_clip.md": "clipjax/assets/tiny_clip/README.md",

@@ -366,8 +366,8 @@ def test_an_unfinished_method_has_no_parameters(photos, wee_clip, tmp_path):
         trained(config, tmp_path)
 
 
-def test_the_methods_of_the_readme_can_be_built():
-    text = (REPO / "README.md").read_text()
+def test_the_methods_of_the_docs_can_be_built():
+    text = (REPO / "docs/training.md").read_text()
     code = text[text.index("config.methods.two_stage = {") :].split("```")[0]
     config = common.study()
     exec(code, {"config": config})
