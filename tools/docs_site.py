@@ -12,6 +12,8 @@ import re
 from mkdocs.structure.files import File
 
 import clipjax
+from clipjax.study import Study, entry_fields
+from clipjax.study.fields import dotted, flat, groups, meanings
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Pages that are files elsewhere in the repository.
@@ -74,12 +76,54 @@ def methods() -> str:
     return "\n\n".join(lines) + "\n"
 
 
+def _table(lines: dict[str, tuple]) -> str:
+    """Return {name: (value, meaning)} as a table."""
+    cell = lambda text: f"`{text}`" if text else ""
+    shown = lambda text: text.replace("|", "\\|").replace("{", "&#123;").replace("<", "&lt;")
+    rows = [
+        f"| `{k}` | {cell(entry_fields.typed(v))} | {shown(told)} |"
+        for k, (v, told) in lines.items()
+    ]
+    return "\n".join(["| field | default | meaning |", "| --- | --- | --- |", *rows])
+
+
+def fields() -> str:
+    """Return the page of every field of a config, as `clipjax run --help` has them."""
+    lines = ["# Fields of a config", "`clipjax run CONFIG FIELD=VALUE ...` sets any of them."]
+    values, heads = dotted(flat(Study())) | {"methods": {}}, entry_fields.HEADS
+    for title, block in groups(Study):
+        lines += [f"## {title.rstrip('.')}", _table({k: (values[k], v) for k, v in block.items()})]
+    lines += ["## A method: `methods.NAME.FIELD`"]
+    lines += [_table({field: ("", told) for field, told in entry_fields.FIELDS.items()})]
+    lines += ["### Its heads", _table({f"heads.{k}": ("", told) for k, told in heads.items()})]
+    for name in ("augment", "average", "episodes"):
+        of, kind = flat(entry_fields.BLOCKS[name]()), entry_fields.BLOCKS[name]
+        table = {f"{name}.{k}": (of[k], told) for k, told in meanings(kind).items()}
+        lines += [f"### {kind.__doc__.splitlines()[0].rstrip('.')}", _table(table)]
+    for loss in losses():
+        options = entry_fields.options(loss).items()
+        lines += [f"### Options of `{loss}`", entry_fields.summary(loss)]
+        lines += [_table({k: (value, entry_fields.told(loss, k)) for k, value in options})]
+    return "\n\n".join(lines) + "\n"
+
+
+def losses() -> list[str]:
+    """Return the files of clipjax/adapt that are methods of a study."""
+    files = sorted((ROOT / "clipjax/adapt").glob("*.py"))
+    made = [file.stem for file in files if "def make_method(" in file.read_text()]
+    return [name for name in made if name != "contrastive"]  # of pretraining
+
+
 def on_files(files, config):
     """Add the pages that are not in docs/."""
     made = {page: (ROOT / source).read_text() for page, source in PAGES.items()}
-    for page, content in (made | {"api.md": api(), "methods.md": methods()}).items():
+    for page, content in (made | _generated()).items():
         files.append(File.generated(config, page, content=content))
     return files
+
+
+def _generated() -> dict[str, str]:
+    return {"api.md": api(), "methods.md": methods(), "config.md": fields()}
 
 
 def on_page_markdown(markdown, page, config, files):

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict, FrozenConfigDict, config_dict, config_fla
 from ml_collections.config_dict import RequiredValueError
 
 from clipjax import configs
-from clipjax.commands import entry
 from clipjax.errors import ConfigError
+from clipjax.study import entry_fields
 from clipjax.study.config import kind_of, parse
 from clipjax.study.fields import check_names, dotted, meant, no_such
 
@@ -95,7 +95,7 @@ def _add_usual(config: ConfigDict, field: str) -> None:
     place = config.methods[name]
     *outer, last = own.split(".")
     try:
-        value = entry.usual(config, place, own)
+        value = entry_fields.usual(config, place, own)
     except (AttributeError, KeyError):
         return  # `config_complaint` says so
     for key in outer:
@@ -103,7 +103,7 @@ def _add_usual(config: ConfigDict, field: str) -> None:
             place[key] = ConfigDict()
         place = place[key]
     if last not in place:
-        place[last] = config_dict.placeholder(object) if value is entry.OPEN else value
+        place[last] = config_dict.placeholder(object) if value is entry_fields.OPEN else value
 
 
 def fields_of(path: str) -> list[str]:
@@ -209,6 +209,6 @@ def config_complaint(options: Sequence[str]) -> str:
     possible = (
         f"methods.{method}.{own}"
         for method, its in config.get("methods", {}).items()
-        for own in entry.possible(its["loss"])
+        for own in entry_fields.possible(its["loss"])
     )
     return str(no_such(unknown, dict.fromkeys([*names, *possible]), name))

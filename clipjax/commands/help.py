@@ -6,12 +6,11 @@ import shutil
 import textwrap
 from collections.abc import Iterable
 from types import ModuleType
-from typing import Any
 
 from absl import flags
 
-from clipjax.commands import entry as entries
 from clipjax.commands.configfile import SHIPPED, as_mapping, load_config
+from clipjax.study import entry_fields
 from clipjax.study.config import kind_of
 from clipjax.study.entries import FIELDS
 from clipjax.study.fields import dotted, groups
@@ -67,7 +66,7 @@ def _fields(path: str) -> Iterable[tuple[str, list[Line]]]:
     values = dotted(config)
     for title, fields in groups(kind):
         lines = [
-            (f"{name}={_value(values[name])}", told)
+            (f"{name}={entry_fields.typed(values[name])}", told)
             for name, told in fields.items()
             if name in values
         ]
@@ -76,24 +75,20 @@ def _fields(path: str) -> Iterable[tuple[str, list[Line]]]:
     for name in dict.fromkeys((*config.get("stages", ()), *methods)):
         entry = methods[name]
         has = dotted(entry)
-        has |= {k: v for k, v in entries.options(entry["loss"]).items() if k not in has}
-        about = entries.summary(entry["loss"])
+        has |= {k: v for k, v in entry_fields.options(entry["loss"]).items() if k not in has}
+        about = entry_fields.summary(entry["loss"])
         yield (
             f"methods.{name}{f': {about}' * bool(about)}",
             [
-                (f"methods.{name}.{field}={_value(value)}", entries.told(entry["loss"], field))
+                (
+                    f"methods.{name}.{field}={entry_fields.typed(value)}",
+                    entry_fields.told(entry["loss"], field),
+                )
                 for field, value in has.items()
             ],
         )
     others = [(f"methods.NAME.{field}", told) for field, told in FIELDS.items()]
     yield "any method may have its own", others
-
-
-def _value(value: Any) -> str:
-    """Return a value as it is typed."""
-    if isinstance(value, float) and len(repr(value)) > 8:
-        return f"{value:.4g}"
-    return "" if value is entries.OPEN else value if isinstance(value, str) else repr(value)
 
 
 def _section(title: str, lines: Iterable[Line]) -> str:

@@ -1,4 +1,4 @@
-"""What the options of losses mean, in the words of `--help` and docs/config.md.
+"""What the options of losses mean, in the words of `--help` and of the documentation.
 
 By name; as "loss.name" where a loss gives a common name a meaning of its own.
 """

@@ -1,7 +1,7 @@
 """The parts of a config: what is read, what encodes it, on which devices.
 
-Fields are named as in configs/*.py and on the command line; what they mean is said by `--help` and
-docs/config.md, too. Lists of choices repeat what other files have, so that `--help` needs no JAX;
+Fields are named as in configs/*.py and on the command line; `--help` and the documentation repeat
+what they mean. Lists of choices repeat what other files have, so that `--help` needs no JAX;
 tests/study/test_config.py compares them.
 """
 

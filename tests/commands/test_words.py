@@ -7,10 +7,9 @@ import sys
 
 import pytest
 
-from clipjax.commands import entry
 from clipjax.commands.cli import COMMANDS
 from clipjax.model.heads import Heads
-from clipjax.study import methods
+from clipjax.study import entry_fields, methods
 from clipjax.study.options import HEADS, OPTIONS, meaning
 from tests.conftest import REPO
 
@@ -101,7 +100,7 @@ def test_help_ends_well_and_fits(command, word):
 def test_help_has_every_field_with_its_value_and_meaning():
     said = " ".join(clipjax("run", "uda", "--help").stdout.split())
     for line in (
-        "data.source=render labelled domain, or several",
+        "data.source= labelled domain, or several",
         "optim.lr=0.001 learning rate, at its peak",
         "--workdir=... For the run's files",
         "epochs=20 passes over the data",
@@ -124,12 +123,12 @@ def test_every_option_of_every_loss_has_a_meaning_and_nothing_else_has():
     used = set()
     for loss in losses:
         known = methods._options(methods.find_module("", loss))
-        told = {k: v for k, v in entry.options(loss).items() if v is not entry.OPEN}
-        assert entry.options(loss).keys() == known.keys()
+        told = {k: v for k, v in entry_fields.options(loss).items() if v is not entry_fields.OPEN}
+        assert entry_fields.options(loss).keys() == known.keys()
         assert told.items() <= known.items()
         if loss != "contrastive":  # of pretraining, not of a method's entry
             assert all(meaning(loss, option) for option in known), loss
         used |= {*known, *(f"{loss}.{option}" for option in known)}
     assert OPTIONS.keys() <= used
-    assert HEADS.keys() == set(methods._HEADS) == entry._HEADS.keys()
-    assert Heads(3, **entry._HEADS | {"adapter": None, "discriminator": None})
+    assert HEADS.keys() == set(methods._HEADS) == entry_fields._HEADS.keys()
+    assert Heads(3, **entry_fields._HEADS | {"adapter": None, "discriminator": None})

@@ -100,3 +100,10 @@ def told(loss: str, field: str) -> str:
     if block in BLOCKS:
         return meanings(BLOCKS[block]).get(inner, FIELDS[block])
     return FIELDS.get(block) or meaning(loss, field)
+
+
+def typed(value: Any) -> str:
+    """Return a value as it is typed on a command line."""
+    if isinstance(value, float) and len(repr(value)) > 8:
+        return f"{value:.4g}"
+    return "" if value is OPEN else value if isinstance(value, str) else repr(value)
