@@ -318,6 +318,10 @@ def test_a_study_of_two_processes_has_the_results_of_one(photos, wee_clip, tmp_p
     errors = [[row.pop("ece") for row in found] for found in rows]
     assert rows[0] == rows[1]
     np.testing.assert_allclose(errors[1], errors[0], atol=1e-4)
+    answers = [np.loadtxt(at / "predictions.csv", str, delimiter=",") for at in (one, two)]
+    assert len(answers[0]) == 2 * 18 + 1  # two methods on all images of the target
+    np.testing.assert_array_equal(*(each[:, [0, 1, 2, 3]] for each in answers))
+    np.testing.assert_allclose(*(each[1:, 4].astype(float) for each in answers), atol=2e-3)
     logs = [read_log(at / "metrics.jsonl") for at in (one, two)]
     losses = [[np.ravel(r["loss"]) for r in log if "loss" in r] for log in logs]
     np.testing.assert_allclose(np.concatenate(losses[1]), np.concatenate(losses[0]), rtol=1e-4)
