@@ -8,11 +8,15 @@ import shutil
 import numpy as np
 import pytest
 
+from clipjax.commands.choose import compare
+from clipjax.commands.suite import Choices, pair_studies
+from clipjax.data.unlabelled import NO_LABEL
 from clipjax.errors import ConfigError, DataError
-from clipjax.evaluate import terminal
+from clipjax.evaluate import judged, terminal
 from clipjax.study import Data, Encoder, Study, Training, parse, run
+from clipjax.study.evaluator import _score
 from clipjax.study.export import export
-from clipjax.study.plan import matched_data, prepare
+from clipjax.study.plan import matched_data, prepare, training_rows
 from tests.conftest import make_photos, read_json
 
 HEADS = {"adapter": (4,), "classifier": (), "discriminator": (4,)}
@@ -187,3 +191,66 @@ def test_images_without_labels_in_the_source_are_left_out(root, wee_clip, tmp_pa
         assert one.labels.tolist() == two.labels.tolist()
     assert any("18 has no label, and its domain is data.source" in note for note in notes)
     prepare(study)
+
+
+@pytest.fixture
+def mixed(root, tmp_path):
+    """As `root`, and `sketch` has 10 further images without a label."""
+    shutil.copytree(root, tmp_path / "photos")
+    (tmp_path / "photos" / "sketch" / "unlabeled").mkdir()
+    for number, file in enumerate(sorted((root / "scan").iterdir())[:10]):
+        shutil.copy(file, tmp_path / "photos" / "sketch" / "unlabeled" / f"{number}.png")
+    return tmp_path / "photos"
+
+
+def test_a_target_of_both_kinds_is_measured_where_it_has_labels(root, mixed, wee_clip, tmp_path):
+    """All else as without the further images, which are predicted, too; nothing is trained."""
+    plain = run(study_of(root, wee_clip, "sketch", ()), tmp_path / "plain", pages=False)
+    both = run(study_of(mixed, wee_clip, "sketch", ()), tmp_path / "both", pages=False)
+    key = ("sketch", "test")
+    row_of = lambda found: next(r for r in found.rows if (r["domain"], r["split"]) == key)
+    assert row_of(both) == row_of(plain) and "not_measured" not in row_of(both)
+    lines = {split: 0 for split in ("train", "val", "test")}
+    for line in table_of(tmp_path / "both"):
+        lines[line["split"]] += 1
+        assert line["split"] == "train" or "unlabeled" not in line["path"]
+    assert sum(lines.values()) == 28 and lines["train"] >= 10
+
+
+def test_target_labels_are_trained_on_where_there_are_some(mixed, wee_clip):
+    study = study_of(mixed, wee_clip, "sketch", ("upper_bound",))
+    plan = prepare(study)
+    labels = plan.dataset.source("sketch", "train").labels
+    rows = training_rows(study.trained[0].data, labels, plan.dataset.classes)
+    assert (labels[rows] >= 0).all() and 0 < len(rows) == len(labels) - 10
+    shots = dataclasses.replace(study.trained[0].data, shots=2)
+    assert np.bincount(labels[training_rows(shots, labels, ())]).tolist() == [2, 2, 2]
+
+
+def test_a_part_of_both_kinds_has_the_scores_of_its_labelled_images():
+    """Given test parts may be such: the others count in no measure that needs labels."""
+    rng = np.random.default_rng(3)
+    members, labels = rng.normal(size=(2, 12, 3)).astype(np.float32), rng.integers(0, 3, 12)
+    logits, some = members.mean(axis=0), np.where(np.arange(12) % 3 == 0, NO_LABEL, labels)
+    known = some != NO_LABEL
+    found = _score(logits, members, some)
+    alone = _score(logits[known], members[:, known], some[known])
+    everything = _score(logits, members, labels)
+    for name in ("accuracy", "macro_accuracy", "ece", "members"):
+        assert found[name] == alone[name]
+    for name in ("top_class_share", "disagreement"):
+        assert found[name] == everything[name]
+    without = _score(logits, members, np.full(12, NO_LABEL))
+    assert without.keys() == {"top_class_share", "disagreement"}
+
+
+def test_what_compares_by_target_labels_leaves_such_runs_and_domains_out(finished, root):
+    found, _ = finished
+    assert not judged.measured(found.results)
+    with pytest.raises(DataError, match="1 finished runs and none that .* target with labels"):
+        compare(found.workdir)
+    given = Choices(data="folder", root=str(root), model="tiny")
+    pairs = pair_studies(given)
+    assert set(pairs) == {("real", "sketch"), ("sketch", "real")}
+    with pytest.raises(ConfigError, match="--target=scan has no labels, by which a suite"):
+        pair_studies(given._replace(target="scan"))
