@@ -5,6 +5,7 @@ word without dashes stands for ("" where it takes none) and `CONFIG`, its defaul
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -51,6 +52,9 @@ def main() -> None:
 def start(command: str, words: Sequence[str] | None = None) -> None:
     """Run a command with these words, by default those that the process was started with."""
     module = importlib.import_module(f"clipjax.commands.{command}")
+    # A console script lacks it: configs import modules beside them, `loss` may name one. Last, so
+    # that nothing there stands in for an installed package.
+    sys.path.append(os.getcwd())
     module.define_flags()
     words = sys.argv[1:] if words is None else words
     try:

@@ -41,7 +41,9 @@ def elsewhere(tmp_path):
 
 def clipjax(site, cwd, *words):
     """Run the console script's entry."""
-    entry = "import sys; sys.argv[0] = 'clipjax'; from clipjax.commands.cli import main; main()"
+    # A script's own folder comes first in its path, not the one it is started in.
+    entry = "import sys; sys.path.remove(''); sys.argv[0] = 'clipjax'; "
+    entry += "from clipjax.commands.cli import main; main()"
     env = os.environ | {"PYTHONPATH": str(site), "CI": "true"}
     command = [sys.executable, "-c", entry, *map(str, words)]
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
@@ -64,8 +66,9 @@ def test_commands_work_anywhere(site, elsewhere):
     done = clipjax(site, elsewhere, "inspect", "dann", "--decode=none", "--noduplicates")
     assert done.returncode == 0 and "stencil" in done.stdout, done.stderr
     assert list((elsewhere / "runs").glob("inspect-*/inspect.html"))
-    mine = ["from clipjax.configs import dann", "def get_config(): return dann.get_config('smoke')"]
-    (elsewhere / "mine.py").write_text("\n".join(mine))
+    (elsewhere / "helper.py").write_text("from clipjax.configs import dann")
+    mine = "from helper import dann\ndef get_config(): return dann.get_config('smoke')"
+    (elsewhere / "mine.py").write_text(mine)
     for words in (["./mine.py", "epochs=3"], ["tables:5", "smoke", "source=flat"]):
         done = clipjax(site, elsewhere, "run", *words, "--only_check_args")
         assert done.returncode == 0, done.stderr
