@@ -92,7 +92,7 @@ def charts(found: Mapping[Pair, Mapping], order: Sequence[Standing]) -> list[str
             s.gain.mean() - error(s),
             s.gain.mean() + error(s),
             f"better on {(s.gain > 0).sum()} of {len(s.gain)}",
-            "zero" if s.uses_labels else "c0",
+            "zero" if s.uses_labels else "good" if s.gain.mean() >= 0 else "bad",
         )
         for s in shown
     ]
@@ -113,6 +113,7 @@ def charts(found: Mapping[Pair, Mapping], order: Sequence[Standing]) -> list[str
 def maps(found: Mapping[Pair, Mapping], order: Sequence[Standing]) -> list[str]:
     """Draw source by target: zero-shot's accuracy, and what the method of best mean adds."""
     sources, targets = (list(dict.fromkeys(pair[i] for pair in found)) for i in (0, 1))
+    targets.sort(key=lambda name: sources.index(name) if name in sources else len(sources))
     best = next((s for s in order if s.method != ZERO_SHOT and not s.uses_labels), None)
     before = next(s for s in order if s.method == ZERO_SHOT)
 

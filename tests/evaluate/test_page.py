@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 import pytest
 
+from clipjax.data.unlabelled import NO_LABEL
 from clipjax.evaluate import results as report
 from clipjax.evaluate.report import page
 from clipjax.evaluate.report import tables as chapters
@@ -178,6 +179,13 @@ def test_a_target_without_labels_is_said_and_breaks_nothing():
     words = [w for item in card(results | {"verdict": verdict}) if item.kind == "words"
              for w in item.notes]  # fmt: skip
     assert "Test accuracy on sketch: no labels: not measured." in words
+    evidence = synthetic.found() | {"worst": {}, "per_class": {"n": [0] * 6, "accuracy": {}}}
+    evidence["confusion"] = {name: {"classes": [], "counts": []} for name in synthetic.METHODS}
+    evidence["calibration"] = dict.fromkeys(synthetic.METHODS, [])
+    evidence["tsne"]["labels"][40:] = [NO_LABEL] * 40
+    outline = Outline(full(results=results | {"verdict": verdict}, evidence=evidence))
+    left_out = {"confusions", "calibration", "classes", "mistakes"}
+    assert outline.sections == [name for name in ALL if name not in left_out]
 
 
 def test_four_curves_come_first_and_the_others_are_folded():

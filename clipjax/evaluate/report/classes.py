@@ -22,7 +22,7 @@ def shown(results: dict) -> list[str]:
 def confusions(results: dict, evidence: dict) -> list[Item]:
     """Show what is taken for what: of the taken method, then of those it is compared with."""
     found, classes = evidence.get("confusion") or {}, evidence.get("classes", [])
-    names = [name for name in reversed(shown(results)) if name in found]
+    names = [name for name in reversed(shown(results)) if (found.get(name) or {}).get("counts")]
     if not names:
         return []
     charts = []

@@ -56,20 +56,21 @@ def pair_map(
     if not np.isfinite(values).any():
         return ""
     most = float(np.nanmax(np.abs(values))) or 1.0
-    step = min(58.0, max(34.0, (WIDTH - _GUTTER) / len(columns)))
-    width, body = max(WIDTH, _GUTTER + step * len(columns)), ""
+    gutter = min(_GUTTER, 12 + max(7 * len(shorten(name, 19)) for name in rows))
+    step = min(58.0, max(34.0, (WIDTH - gutter) / len(columns)))
+    width, body = max(WIDTH, gutter + step * len(columns)), ""
     for j, name in enumerate(columns):
-        middle = _GUTTER + step * (j + 0.5)
+        middle = gutter + step * (j + 0.5)
         body += label(middle, 32, shorten(name, int(step / 6)), anchor="middle")
     for i, (row, line) in enumerate(zip(rows, values, strict=True)):
         y = 38 + 24 * i
-        body += label(_GUTTER - 6, y + 16, shorten(row, 19), "name", "end")
+        body += label(gutter - 6, y + 16, shorten(row, 19), "name", "end")
         for j, value in enumerate(map(float, line)):
             if not np.isfinite(value):
                 continue
             number = (f"{value:+.1f}" if signed else f"{value:.1f}").replace("-", "−")
             words = escape(f"{row} to {columns[j]}: {number}")
-            kind, x = "good" if value >= 0 else "bad", _GUTTER + step * j
+            kind, x = "good" if value >= 0 else "bad", gutter + step * j
             strength = 0.08 + 0.62 * abs(value) / most  # the number stays readable
             body += (
                 f'<g><title>{words}</title><rect class="{kind}" x="{x + 1:.1f}" y="{y}" '
@@ -98,7 +99,7 @@ def confusion_map(title: str, names: Sequence[str], counts: Sequence[Sequence[in
         body += f'<g transform="translate({x:g} {top - 6}) rotate(-60)">{words}</g>'
     for i, (name, line) in enumerate(zip(names, counts, strict=True)):
         y, n = top + _CELL * i, line.sum()
-        body += label(_GUTTER - 6, y + 11, shorten(name, 18), "name", "end")
+        body += label(_GUTTER - 6, y + 11, shorten(name, 17), "name", "end")
         body += f'<path class="grid" d="M{_GUTTER} {y + _CELL}h{_CELL * len(columns)}"/>'
         for j in np.flatnonzero(line):
             right, x = i == j, _GUTTER + _CELL * j

@@ -156,7 +156,7 @@ def selection(results: dict) -> list[Item]:
     """Show what each rule picks: epochs of methods, and a method."""
     header, lines = rule_table.cells(results)
     table = Table(header, lines, folded=False, words=len(header) - 1)
-    return [Note(rule_table.ABOUT), table] if lines else []
+    return [Note(rule_table.ABOUT.replace("`", "")), table] if lines else []
 
 
 def _value(value: Any, digits: int, factor: float = 1) -> str:
