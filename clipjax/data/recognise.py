@@ -42,7 +42,7 @@ class Kind(NamedTuple):
     """The reader of a root, and why this one."""
 
     name: str  # as `data.name`
-    why: str  # "/x is read as ..."
+    why: str  # "the root is read as ..."
 
 
 def recognise(root: str | os.PathLike, lists: str = "") -> Kind:
@@ -55,7 +55,7 @@ def recognise(root: str | os.PathLike, lists: str = "") -> Kind:
     folder = check_root(root or lists, "the folder of a dataset")
     place = shown(folder)
     if lists:
-        return Kind("lists", f"{place} is read by the lists in {lists}")
+        return Kind("lists", f"the root is read by the lists in {lists}")
     found = {}
     if builder := next(_prepared(folder), None):
         name = f"tfds:{folder.absolute()}"
@@ -76,7 +76,7 @@ def recognise(root: str | os.PathLike, lists: str = "") -> Kind:
         return _misfit(folder)
     ((name, what),) = found.items()
     aside = "; data.name=folder would leave the lists aside" * (name == "lists" and bool(pictures))
-    return Kind(name, f"{place} is read as {what}{aside}")
+    return Kind(name, f"the root is read as {what}{aside}")
 
 
 def _below(path: pathlib.Path, root: pathlib.Path) -> str:
@@ -107,7 +107,7 @@ def _misfit(folder: pathlib.Path) -> Kind:
     names = [name for name in names if not name.startswith(".")]
     ends = collections.Counter(pathlib.PurePath(name).suffix.lower() or name for name in names)
     if not names or ".zip" in ends or find_folder(folder, doubtful=True):
-        return Kind("folder", f"{shown(folder)} is read as folders of images")
+        return Kind("folder", "the root is read as folders of images")
     held = some((f"{number} {end}" for end, number in ends.most_common()), 4)
     remedy = next((_REMEDIES[end] for end, _ in ends.most_common() if end in _REMEDIES), "")
     if any(map(is_picture_name, names)) and not remedy:

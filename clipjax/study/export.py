@@ -15,7 +15,7 @@ from clipjax.evaluate.choice import ACROSS, ZERO_SHOT
 from clipjax.evaluate.rows import own_rows
 from clipjax.evaluate.verdict import against_zero_shot, headline
 from clipjax.export.adapted import Trained, check_names, save_adapted
-from clipjax.export.card import Card, license_of, model_card
+from clipjax.export.card import Card, license_of, model_card, without_places
 from clipjax.export.onnx import check_onnx
 from clipjax.export.push import check_push, push
 from clipjax.io import check_reachable
@@ -168,6 +168,7 @@ def _export(
     known = _EMBEDDED if study.encoder.model == "tiny" else license_of(plan.model)
     prompts = [fill_prompts(name, study.encoder.prompts)[0] for name in plan.class_names]
     below = against_zero_shot(results, method)
+    tables = without_places(report.markdown(results)).split("\n", 2)[2].strip()
     card = Card(
         results=results,
         config=raw,
@@ -175,7 +176,7 @@ def _export(
         seed=f"{chosen} ({picked})",
         why=why,
         below=below,
-        tables=report.markdown(results).split("\n", 2)[2].strip().replace("\n## ", "\n### "),
+        tables=tables.replace("\n## ", "\n### "),
         classes=plan.dataset.classes,
         clip=plan.clip_config,
         preprocess=plan.preprocess,

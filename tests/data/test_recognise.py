@@ -13,14 +13,14 @@ from clipjax.errors import DataError
 def test_folders_lists_and_parquet_are_told_apart(folder_dataset, tmp_path):
     assert recognise(folder_dataset) == (
         "folder",
-        f"{folder_dataset} is read as folders of images (real/blue, ...)",
+        "the root is read as folders of images (real/blue, ...)",
     )
     (folder_dataset / "splits").mkdir()
     (folder_dataset / "splits" / "real_train.txt").write_text("real/red/0.png red\n")
     name, why = recognise(folder_dataset)
     assert name == "lists" and "images in lists (splits/real_train.txt); data.name=folder" in why
     assert recognise(folder_dataset, "splits").why.endswith("is read by the lists in splits")
-    assert recognise(EMOJI) == ("parquet", f"{EMOJI} is read as Parquet files")
+    assert recognise(EMOJI) == ("parquet", "the root is read as Parquet files")
 
 
 @pytest.mark.parametrize("place", ["", "real/train", "deep/unlabeled"])

@@ -57,7 +57,7 @@ def test_open_ends_are_asked_for_with_the_domains_there_are(photos, folder_datas
 def test_what_was_chosen_is_said(photos, wee_clip):
     ends = {"source": "real", "target": "sketch"}
     reader, prompts = prepare(study(photos, wee_clip, **ends)).notes[:2]
-    assert reader == f"data.name=auto: {photos} is read as folders of images (real/blue, ...)"
+    assert reader == "data.name=auto: the root is read as folders of images (real/blue, ...)"
     assert prompts.startswith('prompts are "a photo of a {}."')
     notes = prepare(study(photos, "tiny", "sketch", name="folder", **ends)).notes
     assert notes[0].startswith("model=tiny, the embedded one, knows 64 px drawings only")
