@@ -89,59 +89,50 @@ def as_options(command: str, module: ModuleType, words: Sequence[str]) -> list[s
     Raises:
       ConfigError: words that the command does not take, options that it lacks.
     """
-    options, others = _sorted(words)
-    first = [option for option in options if _name(option) == module.WORD]
-    options = [option for option in options if option not in first]
-    if others and module.WORD and not first and "=" not in others[0]:
-        first = [f"--{module.WORD}={others.pop(0)}"]
-    if module.CONFIG:
-        config = first[-1].partition("=")[2] if first else module.CONFIG
-        choices = ",".join(word for word in others if "=" not in word)
-        if choices:  # `dann smoke` is `dann:smoke`
-            config += ("," if ":" in config else ":") + choices
-        first = [f"--config={config}"]
-        _check_known(command, options, config)
-        for key, _, value in (word.partition("=") for word in others if "=" in word):
-            if key in flags.FLAGS and key not in fields_of(config):
-                raise ConfigError(f"{key} is an option of {command}: write --{key}={value}.")
-            options.append(f"--config.{SHORT.get(key, key)}={value}")
-    elif others:
-        raise ConfigError(f"{command}: unexpected word {others[0]!r}; options start with --.")
-    else:
-        _check_known(command, options)
-    return [*first, *options]
+    parts = _joined(words)
+    bare = [part for part in parts if not part.startswith("-") and "=" not in part]
+    first = [part for part in parts if _name(part) == module.WORD and part.startswith("-")]
+    rest = [part for part in parts if part not in first and part not in bare]
+    if bare and module.WORD and not first:
+        first = [f"--{module.WORD}={bare.pop(0)}"]
+    if not module.CONFIG:
+        if wrong := bare + [part for part in rest if not part.startswith("-")]:
+            raise ConfigError(f"{command}: unexpected word {wrong[0]!r}; options start with --.")
+        return [*first, *(_known(command, part) for part in rest)]
+    config = first[-1].partition("=")[2] if first else module.CONFIG
+    if bare:  # `dann smoke` is `dann:smoke`
+        config += ("," if ":" in config else ":") + ",".join(bare)
+    return [f"--config={config}", *(_known(command, part, config) for part in rest)]
 
 
-def _sorted(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return (options, each with its value; other words)."""
+def _joined(words: Sequence[str]) -> list[str]:
+    """Return the words, an option and the word that is its value as one."""
     switches = {name for name in flags.FLAGS if flags.FLAGS[name].boolean}
     switches |= {f"config.{k}" for k, v in dotted(flat(Study())).items() if isinstance(v, bool)}
-    options, others, rest = [], [], list(words)
+    found, rest = [], list(words)
     while rest:
         word = rest.pop(0)
-        if not word.startswith("-"):
-            others.append(word)
-        elif "=" in word or not rest or _name(word).removeprefix("no") in switches:
-            options.append(word)
-        else:
-            options.append(f"{word}={rest.pop(0)}")
-    return options, others
+        alone = "=" in word or not rest or _name(word).removeprefix("no") in switches
+        found.append(f"{word}={rest.pop(0)}" if word.startswith("-") and not alone else word)
+    return found
 
 
 def _name(option: str) -> str:
     return option.lstrip("-").partition("=")[0]
 
 
-def _check_known(command: str, options: Sequence[str], config: str = "") -> None:
-    """Raise ConfigError for an option that there is not, naming the one that was meant."""
-    known = [name for name in flags.FLAGS]
-    for option in options:
-        name, equals, value = option.lstrip("-").partition("=")
-        plain = name.removeprefix("no")
-        if name in known or plain in known or (config and plain.startswith("config.")):
-            continue
-        there_is = f"{command} has no option --{name}"
-        if config and (near := nearest(SHORT.get(name, name), fields_of(config))):
-            raise ConfigError(f"{there_is}; the config's field is --config.{near}{equals}{value}.")
-        near = nearest(name, sorted(known))
-        raise ConfigError(f"{there_is}.{f' Did you mean --{near}?' if near else ''}")
+def _known(command: str, part: str, config: str = "") -> str:
+    """Return an option, or FIELD=VALUE as one; ConfigError: there is none, naming the nearest."""
+    name, equals, value = part.lstrip("-").partition("=")
+    if not part.startswith("-"):
+        if name in flags.FLAGS and name not in fields_of(config):
+            raise ConfigError(f"{name} is an option of {command}: write --{part}.")
+        return f"--config.{SHORT.get(name, name)}={value}"
+    plain = name.removeprefix("no")
+    if name in flags.FLAGS or plain in flags.FLAGS or (config and plain.startswith("config.")):
+        return part
+    there_is = f"{command} has no option --{name}"
+    if config and (near := nearest(SHORT.get(name, name), fields_of(config))):
+        raise ConfigError(f"{there_is}; the config's field is --config.{near}{equals}{value}.")
+    near = nearest(name, sorted(flags.FLAGS))
+    raise ConfigError(f"{there_is}.{f' Did you mean --{near}?' if near else ''}")

@@ -45,6 +45,8 @@ def clipjax(*words, cwd=REPO):
     [
         ("dann source=photo target=scan root=/a,b", {"data.source": "photo", "data.root": "/a,b"}),
         ("epochs=3 --workdir w", {"epochs": 3, "experiment": "dann", "workdir": "w"}),
+        ("dann epochs=5 --config.epochs=6", {"epochs": 6}),  # the last one counts
+        ("dann --config.epochs=6 epochs=5", {"epochs": 5}),
         ("tables:3 smoke --config.epochs=4", {"experiment": "table3", "epochs": 4, "seeds": (0,)}),
         ("dann smoke --config.optim.lr 3e-4", {"optim.lr": 3e-4, "seeds": (0,)}),
         ("--config.whole_domains dann model=x/y", {"whole_domains": True, "model": "x/y"}),
