@@ -5,6 +5,7 @@ from typing import Any
 
 import huggingface_hub as hub
 from huggingface_hub import errors
+from huggingface_hub.utils import validate_repo_id
 
 from clipjax.errors import ConfigError
 
@@ -19,7 +20,7 @@ def check_push(repo: str) -> Any:
     """
     owner, _, name = repo.partition("/")
     try:
-        hub.utils.validate_repo_id(repo)
+        validate_repo_id(repo)
     except errors.HFValidationError:
         owner = ""
     if not owner or not name:

@@ -13,7 +13,7 @@ from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate import results as report
 from clipjax.evaluate.choice import ACROSS, ZERO_SHOT
 from clipjax.evaluate.rows import own_rows
-from clipjax.evaluate.verdict import against_zero_shot, headline
+from clipjax.evaluate.verdict import against_zero_shot
 from clipjax.export.adapted import Trained, check_names, save_adapted
 from clipjax.export.card import Card, license_of, model_card, without_places
 from clipjax.export.onnx import check_onnx
@@ -61,7 +61,7 @@ def choose(
         pick = max(free, key=score)
         told = f"best by {ACROSS}, and the run has no verdict"
     else:
-        told = "; ".join(filter(None, [headline(found), found["why"]]))
+        told = found["why"] or "nothing else was compared"
     if method and method != pick:
         why = f"asked for; the run's rule takes {pick}: {told}"
     elif not method:
@@ -205,4 +205,4 @@ def _export(
     scratch.rename(out)
     if below:
         warn(f"warning: {below}")
-    print(f"{method}, seed {chosen}: {out}\n{why}")
+    print(f"{method}, seed {chosen}: {out}\nwhy {method}: {why}")

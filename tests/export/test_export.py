@@ -55,9 +55,9 @@ def test_the_method_of_the_verdict_is_exported_not_the_last():
     )
     found["verdict"] = {"method": "a", "target": "scan", "why": "best source val"}
     taken = export.choose(found, ["a", "b"])
-    assert taken == ("a", 1, "take a for scan; best source val")
+    assert taken == ("a", 1, "best source val")
     asked = export.choose(found, ["a", "b"], "b", 5)
-    assert asked[:2] == ("b", 1) and asked.why.startswith("asked for; the run's rule takes a: take")
+    assert asked[:2] == ("b", 1) and asked.why.startswith("asked for; the run's rule takes a: best")
     found["verdict"]["method"] = "zero_shot"
     assert export.choose(found, ["a", "b"])[:2] == ("zero_shot", 0)
 

@@ -191,7 +191,7 @@ def test_full_fine_tuning_trains_both_towers_and_exports(photos, wee_clip, tmp_p
     before = load_clip(wee_clip)[1]
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), params, before)
     assert all(moved["text"]["block_0"]["fc1"].values()) and moved["logit_scale"]
-    export.export(tmp_path / "run", tmp_path / "out", "", None)
+    export.export(tmp_path / "run", tmp_path / "out", "full")
     tuned = load_clip(tmp_path / "out")[1]
     jax.tree.map(np.testing.assert_array_equal, dict(tuned), dict(params))
     assert load_adapted(tmp_path / "out").classes == ("blue", "green", "red")
