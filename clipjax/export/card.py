@@ -5,6 +5,7 @@ import re
 from typing import Any, NamedTuple
 
 import huggingface_hub as hub
+from huggingface_hub.errors import HTTPError
 
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.export.program import usage
@@ -22,7 +23,7 @@ class Card(NamedTuple):
     results: dict[str, Any]  # of the run, as results.json
     config: dict[str, Any]  # of the run, as config.json
     method: str
-    seed: str
+    seed: str  # of the training, or ""
     why: str  # this method
     below: str  # how far below zero-shot it is, or ""
     tables: str  # the results in Markdown, without a title
@@ -37,9 +38,17 @@ class Card(NamedTuple):
     license: str
 
 
-def license_of(directory: pathlib.Path) -> str:
-    """Return the licence that the card of a model's directory names; "unknown" without one."""
+def license_of(model: str, directory: pathlib.Path, revision: str = "") -> str:
+    """Return the licence that a model's card names; "unknown" of none, or where none is reached.
+
+    The card of a Hub id is fetched, unless it lies in the model's `directory`.
+    """
     card = directory / "README.md"
+    if not card.exists() and _ID.fullmatch(model) and not pathlib.Path(model).is_dir():
+        try:
+            card = pathlib.Path(hub.hf_hub_download(model, card.name, revision=revision or None))
+        except (HTTPError, OSError):  # no card, or no network: the model's own page has it
+            return "unknown"
     found = (hub.metadata_load(card) or {}) if card.exists() else {}
     return found.get("license") or "unknown"
 
@@ -66,13 +75,14 @@ def model_card(card: Card) -> str:
         tags=["clip", "domain-adaptation", "clipjax", card.method],
         metrics=["accuracy"],
     )
+    rule = f"checkpoint by the rule `{results['selection']}`"
+    how = f", seed {card.seed}, {rule}" if card.seed else ": CLIP as it came"
     listed = ", ".join(f"`{name}`" for name in card.classes)
     command, settings = results.get("command", ""), to_json(card.config, indent=2, sort_keys=True)
     parts = [
         f"---\n{header.to_yaml()}\n---",
         f"# {shown} adapted: {data['source']} -> {data['target']} ({data['name']})",
-        f"Method `{card.method}`, seed {card.seed}, checkpoint by the rule "
-        f"`{results['selection']}`. Why this method: {card.why}.",
+        f"Method `{card.method}`{how}. Why this method: {card.why}.",
         f"**Below zero-shot**: {card.below}. CLIP as it came is better there."
         if card.below
         else "",

@@ -50,7 +50,7 @@ def choose(
     that with the best mean accuracy on the source's validation images, of those that see no target
     labels. And the seed that is best there.
     """
-    labelled, why = results.get("target_labels", ()), "asked for"
+    labelled = results.get("target_labels", ())
     found = results.get("verdict") or {}
     pick = found.get("method")
     validated = own_rows(results["rows"], "val")
@@ -62,10 +62,9 @@ def choose(
         told = f"best by {ACROSS}, and the run has no verdict"
     else:
         told = found["why"] or "nothing else was compared"
-    if method and method != pick:
+    why, method = told, method or pick
+    if method != pick:
         why = f"asked for; the run's rule takes {pick}: {told}"
-    elif not method:
-        method, why = pick, told
     if method not in (ZERO_SHOT, *trained):
         known = ", ".join([*trained, ZERO_SHOT])
         raise ConfigError(f"the run has no method {method!r}; it has {known}.")
@@ -163,17 +162,16 @@ def _export(
     found = folded(encode_texts(plan), workdir, method, position)
     chosen = results["seeds"][position]
     picked = "as asked" if seed is not None else "the best on the source's validation split"
-    if method == ZERO_SHOT:
-        picked = "which plays no part"
-    known = _EMBEDDED if study.encoder.model == "tiny" else license_of(plan.model)
-    prompts = [fill_prompts(name, study.encoder.prompts)[0] for name in plan.class_names]
+    encoder = study.encoder
+    known = license or (_EMBEDDED if encoder.model == "tiny" else "")
+    prompts = [fill_prompts(name, encoder.prompts)[0] for name in plan.class_names]
     below = against_zero_shot(results, method)
     tables = without_places(report.markdown(results)).split("\n", 2)[2].strip()
     card = Card(
         results=results,
         config=raw,
         method=method,
-        seed=f"{chosen} ({picked})",
+        seed="" if method == ZERO_SHOT else f"{chosen} ({picked})",
         why=why,
         below=below,
         tables=tables.replace("\n## ", "\n### "),
@@ -185,7 +183,7 @@ def _export(
         trained_encoder=found.trained_encoder,
         texts=tuple(prompts) if found.texts else (),
         onnx=onnx,
-        license=license or known,
+        license=known or license_of(encoder.model, plan.model, encoder.revision),
     )
     scratch = out.with_name(out.name + ".partial")  # a kill leaves nothing that looks whole
     shutil.rmtree(scratch, ignore_errors=True)
@@ -205,4 +203,4 @@ def _export(
     scratch.rename(out)
     if below:
         warn(f"warning: {below}")
-    print(f"{method}, seed {chosen}: {out}\nwhy {method}: {why}")
+    print(f"{method}{card.seed and f', seed {chosen}'}: {out}\nwhy {method}: {why}")

@@ -68,10 +68,14 @@ def test_what_is_affine_in_the_embedding_is_one_weight_and_one_bias(finished, tm
     logits = finished[4] @ head["weight"].T + head["bias"]
     np.testing.assert_allclose(jax.nn.softmax(logits), wanted, rtol=1e-3, atol=1e-4)
     assert np.ptp(wanted, axis=0).max() > 1e-3  # the images differ, by more than is tolerated
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert (
+        "Method `zero_shot`: CLIP as it came" if name == "zero_shot" else "seed 1 (as a"
+    ) in card
     about = metadata_load(tmp_path / "out" / "README.md")
     tagged = "zero-shot-image-classification" if name == "zero_shot" else None
     assert about.get("pipeline_tag") == tagged
-    assert "## With transformers\n\n`classifier" in (tmp_path / "out" / "README.md").read_text()
+    assert "## With transformers\n\n`classifier" in card
 
 
 @pytest.mark.slow
