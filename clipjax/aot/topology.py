@@ -62,7 +62,7 @@ def open_topology(name: str) -> Topology:
     """
     generation, shape = check_name(name)
     if importlib.util.find_spec("libtpu") is None:
-        raise ConfigError('compiling needs libtpu: pip install -e ".[aot]" in a checkout.')
+        raise ConfigError("compiling needs libtpu: pip install 'clipjax[aot]'.")
     for key, value in _QUIET.items():
         os.environ.setdefault(key, value)
     if not jax.config.jax_platforms:

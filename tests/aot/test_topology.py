@@ -19,7 +19,7 @@ def test_an_unknown_topology_lists_the_known(name):
 
 def test_without_libtpu_one_sentence_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r'libtpu: pip install -e "\.\[aot\]" '):
+    with pytest.raises(ConfigError, match=r"libtpu: pip install 'clipjax\[aot\]'"):
         open_topology("v5e:2x4")
 
 
