@@ -9,6 +9,8 @@ from clipjax.configs import common
 def methods() -> dict[str, dict]:
     """Return an entry for each method, by name."""
     return {
+        "prompts_chosen": {"loss": "prompts"},
+        "prompts_ensemble": {"loss": "prompts", "take": "texts"},
         "debias": {"loss": "debias", "tau": 0.5},
         "logistic": {"loss": "logistic", "match": "coral", "strength": 0.02},
         "gda": {"loss": "gda", "match": "coral"},

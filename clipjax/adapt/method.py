@@ -16,6 +16,7 @@ from clipjax.adapt.step import Loss
 
 PyTree = Any
 READS = ("source", "target", "support", "teacher", "zero_shot")
+PROMPTS = "prompts"  # "prompts/NAME" of `reads`: class weights of a prompt set, or of a template
 
 
 class DannModel(NamedTuple):
@@ -109,7 +110,9 @@ class ClosedForm(NamedTuple):
     # {"source": {"inputs" float32 [N, P], "label" int32 [N]}, "target": {"inputs"}}.
     fit: Callable[[PyTree, Classes], dict[str, PyTree]]
     predict: Callable[[PyTree, jax.Array, Classes], jax.Array]  # as a `Method`'s, of embeddings
-    reads: tuple[str, ...] = ("source",)  # of "source", "target", "zero_shot"
+    # Of "source", "target", "zero_shot", and "prompts/NAME": data["prompts"][NAME] is then the
+    # zero-shot class weights float32 [K, P] of the prompts so called.
+    reads: tuple[str, ...] = ("source",)
 
 
 def class_weights(backbone: Backbone, params: PyTree, tokens: jax.Array) -> jax.Array:

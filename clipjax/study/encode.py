@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.adapt.method import Classes
+from clipjax.adapt.method import PROMPTS, Classes
 from clipjax.data.dataset import Part, Source
 from clipjax.data.derived import Subset
 from clipjax.data.features import cache as feats
@@ -20,8 +20,15 @@ from clipjax.model.clip import normalize, tell_clamped
 from clipjax.model.text import check_class_weights, class_weights, without_padding
 from clipjax.study.config import Study
 from clipjax.study.parts import Data
-from clipjax.study.plan import check_unreadable, evaluated, needed_parts, training_rows
+from clipjax.study.plan import (
+    check_unreadable,
+    evaluated,
+    needed_parts,
+    other_tokens,
+    training_rows,
+)
 from clipjax.study.prepared import Plan
+from clipjax.study.prompt_sets import prompt_sets
 from clipjax.study.text_cache import digest_of, kept
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import batch_mesh, deal_out, replicate
@@ -81,15 +88,24 @@ class Encoded(NamedTuple):
 
 def encode_texts(plan: Plan) -> Encoded:
     """Encode the classes' texts alone; raise CheckpointError if they cannot be told apart."""
-    module, params = plan.module, plan.params
+    weights = text_weights(plan, plan.tokens)
+    scale = float(plan.module.apply({"params": plan.params}, method="scale"))
+    return Encoded({}, weights, scale, without_padding(plan.tokens), plan, {}, {})
+
+
+def text_weights(plan: Plan, tokens: np.ndarray) -> jax.Array:
+    """Return zero-shot class weights float32 [K, P] of token ids [K, prompts, T], kept once made.
+
+    CheckpointError: classes cannot be told apart by them.
+    """
     # Parameters are arguments: as constants of the program they would be in memory twice.
-    encode_text = jax.jit(functools.partial(module.apply, method="encode_text"))
-    make = lambda: class_weights(functools.partial(encode_text, {"params": params}), plan.tokens)
-    key = {"tokens": digest_of(plan.tokens), "dtype": plan.study.encoder.compute_dtype}
+    encode_text = jax.jit(functools.partial(plan.module.apply, method="encode_text"))
+    encode_one = functools.partial(encode_text, {"params": plan.params})
+    key = {"tokens": digest_of(tokens), "dtype": plan.study.encoder.compute_dtype}
+    make = lambda: class_weights(encode_one, tokens)
     weights = jnp.asarray(kept(plan.study.features, key | plan.identity, make))
     check_class_weights(weights, plan.model)
-    scale = float(module.apply({"params": params}, method="scale"))
-    return Encoded({}, weights, scale, without_padding(plan.tokens), plan, {}, {})
+    return weights
 
 
 def image_encoder(plan: Plan) -> Callable[[np.ndarray], jax.Array]:
@@ -208,6 +224,9 @@ class Examples:
         if "zero_shot" in reads:
             for part in found.values():
                 part["zero_shot"] = self.encoded.zero_shot(part["inputs"])
+        if sets := prompt_sets(reads):
+            plan = self.encoded.plan
+            found[PROMPTS] = {name: text_weights(plan, other_tokens(plan, name)) for name in sets}
         return found
 
     def rows(self) -> dict[str, list[np.ndarray]]:

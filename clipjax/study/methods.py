@@ -23,6 +23,7 @@ from clipjax.study.config import Pretraining, Study
 from clipjax.study.entries import FIELDS
 from clipjax.study.fields import is_number, meant, no_such, short
 from clipjax.study.parts import Data
+from clipjax.study.prompt_sets import checked_reads
 from clipjax.study.training import MethodConfig, PhaseConfig
 from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
 from clipjax.train.optim import Rule, make_optimizer, make_schedule
@@ -174,7 +175,8 @@ def _heads(config: MethodConfig, where: str, make: Callable, num_classes: int) -
 def _check_ways(method: Method, where: str, study: Study) -> None:
     """Raise ConfigError for batches that the method cannot have, or that change its loss."""
     kind, said = method.kind, f"{where}: loss {method.config.loss!r}"
-    if set(kind.reads) - set(contract.READS) or "source" not in kind.reads:
+    texts = set() if method.trains else checked_reads(where, kind.reads)
+    if set(kind.reads) - texts - set(contract.READS) or "source" not in kind.reads:
         raise ConfigError(
             f"{said} reads {', '.join(kind.reads)}, which a study does not bring; it brings "
             f"{', '.join(contract.READS)}, the source always."

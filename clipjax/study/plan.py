@@ -1,7 +1,6 @@
 """Opens what a study names, and refuses what cannot run before anything expensive."""
 
 import dataclasses
-import importlib.metadata
 import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -43,7 +42,7 @@ from clipjax.study.methods import Method, build_methods
 from clipjax.study.needs import as_recorded, check_readable, check_selection, with_labels
 from clipjax.study.parts import Data, Encoder
 from clipjax.study.prepared import Plan, Recorded, check_machine, check_masks
-from clipjax.study.text_cache import kept
+from clipjax.study.prompt_sets import kept_tokens
 
 FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
 
@@ -74,11 +73,9 @@ def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = 
     for name in names:  # before a model is downloaded
         fill_prompts(name, encoder.prompts)
     model = open_model(study)
-    texts = {"texts": [fill_prompts(name, encoder.prompts) for name in names]}
-    key = texts | model["identity"] | {"transformers": importlib.metadata.version("transformers")}
     read = lambda: read_prompts(encoder, names, model["model"])
-    tokens = kept(study.features, key, read)
-    more = confusable(tokens, dataset.classes, texts["texts"][0])
+    tokens = kept_tokens(study.features, names, encoder.prompts, model["identity"], read)
+    more = confusable(tokens, dataset.classes, fill_prompts(names[0], encoder.prompts))
     notes = (*notes, *more)
     plan = Plan(study, dataset, names, methods=methods, notes=notes, tokens=tokens, **model)
     for method in methods.values():
@@ -127,6 +124,13 @@ def read_prompts(encoder: Encoder, names: Sequence[str], model: str | pathlib.Pa
     """
     revision = None if isinstance(model, pathlib.Path) else encoder.revision or None
     return class_tokens(load_tokenizer(model, revision=revision), names, encoder.prompts)
+
+
+def other_tokens(plan: Plan, prompts: str) -> np.ndarray:
+    """Return token ids of another prompt set, or template, than the study's own."""
+    encoder = dataclasses.replace(plan.study.encoder, prompts=prompts)
+    read = lambda: read_prompts(encoder, plan.class_names, plan.model)
+    return kept_tokens(plan.study.features, plan.class_names, prompts, plan.identity, read)
 
 
 def open_data(study: Study) -> tuple[Dataset, list[str]]:

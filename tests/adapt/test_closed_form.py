@@ -7,10 +7,11 @@ import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
-from clipjax.adapt import blend, debias, gda, logistic, stata
+from clipjax.adapt import blend, debias, gda, logistic, prompts, stata
 from clipjax.adapt.method import Classes
 from clipjax.adapt.moments import MATCHES, coral_map, domain_map, moments, sum_blocks
 from clipjax.configs import closed_form
+from clipjax.model.prompts import PROMPTS
 from tests.conftest import parsed
 
 WIDTH, COUNT = 8, 4
@@ -115,6 +116,53 @@ def test_debiasing_takes_away_the_mean_prediction(data, classes):
     for name, tau in (("tau_0.5", 0.5), ("tau_1", 1.0)):
         wanted = z - tau * np.log(softmax(z).mean(axis=0))
         np.testing.assert_allclose(method.predict(found[name], target, classes), wanted, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def prompted(data, classes):
+    """The data with three prompt sets: the true texts, blurred ones, and all the same but one."""
+    rng, own = np.random.default_rng(3), classes.weights
+    flat = np.repeat(own.mean(axis=0, keepdims=True), COUNT, axis=0)
+    sets = {"name": flat + 0.05 * own, "a {}": own, "simple": own + rng.normal(size=own.shape)}
+    unit = lambda x: (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    return data | {"prompts": {name: unit(texts) for name, texts in sets.items()}}
+
+
+def test_prompts_are_chosen_by_mutual_information_on_the_target(prompted, classes):
+    sets = tuple(prompted["prompts"])
+    found = fit(prompts, prompted, classes, sets=sets)
+    assert list(found) == ["chosen", "texts", "logits"]
+    target, scores = prompted["target"]["inputs"], []
+    for weights in prompted["prompts"].values():
+        p = softmax(10 * target @ weights.T)
+        entropy = lambda q: -np.sum(q * np.log(q), axis=-1)
+        scores.append(entropy(p.mean(axis=0)) - entropy(p).mean())
+    np.testing.assert_allclose(found["chosen"]["scores"], scores, rtol=1e-4)
+    best = prompted["prompts"][sets[int(np.argmax(scores))]]
+    assert len({round(float(score), 3) for score in scores}) == 3 and np.argmax(scores) > 0
+    np.testing.assert_allclose(layer(found["chosen"])["kernel"], 10 * best.T, rtol=1e-6)
+
+
+def test_prompts_as_an_ensemble_are_the_mean_of_texts_or_of_logits(prompted, classes):
+    each = list(prompted["prompts"].values())
+    made = prompts.make_method(
+        None, classes, take="texts", sets=tuple(prompted["prompts"]), tau=0.5
+    )
+    assert made.reads == ("source", "target", "prompts/name", "prompts/a {}", "prompts/simple")
+    found, target = made.fit(prompted, classes), prompted["target"]["inputs"]
+    assert next(iter(found)) == "texts"
+    mean = np.mean(each, axis=0)
+    for name, texts in (
+        ("texts", mean / np.linalg.norm(mean, axis=1, keepdims=True)),
+        ("logits", mean),
+    ):
+        logits = 10 * target @ texts.T
+        wanted = logits - 0.5 * np.log(softmax(logits).mean(axis=0))
+        np.testing.assert_allclose(made.predict(found[name], target, classes), wanted, rtol=1e-3)
+
+
+def test_all_named_prompt_sets_are_tried_but_the_long_one():
+    assert set(prompts.SETS) == set(PROMPTS) - {"ensemble"}
 
 
 @pytest.mark.parametrize("kind", blend.HEADS)
@@ -245,6 +293,9 @@ def test_priors_that_are_no_distribution(prior, words):
         (blend, {"folds": 1}, "at least 2 folds"),
         (stata, {"anchor": "image"}, "anchor is 'image'; known: text, shared"),
         (stata, {"alpha": 0.0}, "give positive alpha"),
+        (prompts, {"take": "best"}, "take is 'best'; known: chosen, texts, logits"),
+        (prompts, {"sets": "name"}, "sets is 'name'; give a tuple of two prompt sets or more"),
+        (prompts, {"sets": ("name", "name")}, "each once"),
     ],
 )
 def test_options_out_of_range(classes, module, options, words):
@@ -263,6 +314,7 @@ def test_the_config_runs_as_a_study(photos, wee_clip, tmp_path):
     results = run(parsed(config), tmp_path / "w", print)
     rows = {(r["method"], r["variant"]) for r in results.rows if r["split"] == "test"}
     wanted = {("blend", "blend"), ("debias", "tau_0.5"), ("debias", "tau_1"), ("gda", "gda")}
+    wanted |= {("prompts_chosen", "chosen"), ("prompts_ensemble", "texts")}
     wanted |= {("logistic", "debiased"), ("stata", "stata"), ("stata", "target_only")}
     assert wanted <= rows
     assert run(parsed(config), tmp_path / "w", print).rows == results.rows  # read back

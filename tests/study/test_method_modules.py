@@ -88,6 +88,12 @@ def test_episodes_are_disjoint_and_class_after_class():
     assert len({tuple(row) for row in support}) > 40  # drawn anew
 
 
+def test_prompt_sets_that_are_none_are_refused():
+    with pytest.raises(ConfigError, match=r"prompt 'nmae' has no \{\} and is no named set"):
+        build({"loss": "prompts", "sets": ("nmae", "simple")})
+    assert not build({"loss": "prompts", "sets": ("a {}", "simple")}).trains
+
+
 def test_dataclasses_carry_what_entries_say():
     entry = {"loss": "finetune", "heads": HEADS, "average": {"kind": "ema", "decay": 0.9}}
     (phase,) = build(entry).phases

@@ -34,6 +34,16 @@ def test_a_second_start_opens_neither_tokenizer_nor_text_tower(tmp_path, monkeyp
     np.testing.assert_array_equal(first.text_weights, mended.text_weights)
 
 
+def test_other_prompt_sets_are_those_of_a_run_with_them(tmp_path, monkeypatch):
+    opened = prepare(study(tmp_path))
+    found = encode.text_weights(opened, plan.other_tokens(opened, "simple"))
+    with monkeypatch.context() as patched:  # from the cache, as that run finds them
+        patched.setattr(plan, "load_tokenizer", never)
+        patched.setattr(encode, "class_weights", never)
+        own = encode_texts(prepare(study(tmp_path, prompts="simple")))
+    np.testing.assert_array_equal(found, own.text_weights)
+
+
 def test_a_cache_that_cannot_be_written_is_warned_of(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     found = encode_texts(prepare(study(tmp_path / "file" / "cache")))
