@@ -20,7 +20,8 @@ def test_every_export_resolves_and_has_a_docstring():
 @pytest.mark.slow
 def test_importing_starts_no_backend_and_nothing_heavy():
     code = (
-        "import sys, clipjax, clipjax.adapt.dann\n"
+        "import sys, clipjax, clipjax.adapt.dann, clipjax.evaluate.terminal, clipjax.log.bars\n"
+        "assert 'rich' not in sys.modules\n"  # flax imports it
         "import clipjax.model.hf.load, clipjax.data.features.cache, clipjax.evaluate.report.page\n"
         "import jax\n"
         "heavy = {'torch', 'tensorflow', 'matplotlib', 'transformers', 'jinja2'}\n"

@@ -213,8 +213,8 @@ def run_pairs(workdir: pathlib.Path, studies: dict[tuple[str, str], Study]) -> N
     import urllib.parse
 
     from clipjax.evaluate import pairs, results
-    from clipjax.evaluate.report.tables import aligned
     from clipjax.io import write_atomically
+    from clipjax.log.terminal import table
     from clipjax.runtime.claim import claimed
     from clipjax.study import Programs, run
     from clipjax.study.model_record import check_one_model
@@ -248,7 +248,7 @@ def run_pairs(workdir: pathlib.Path, studies: dict[tuple[str, str], Study]) -> N
             write_atomically(text, pairs.markdown(found))
             write_atomically(html, pairs.page(found))
             order = pairs.standings(found)
-            say("\n".join(["", *aligned(*pairs.cells(found, order)), ""]))
+            say(f"\n{table(*pairs.cells(found, order))}\n")
             say(f"{pairs.sentence(found, order)}\n")
             say(f"all pairs: {text}, {html}")
 

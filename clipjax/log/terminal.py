@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -9,6 +10,7 @@ import textwrap
 from collections.abc import Collection, Mapping, Sequence
 
 WIDTH = 120
+_NUMBER = re.compile(r" *([+-]?[\d.,e-]+( ± *[\d.]+)?\*?|–\*?|) *")
 _BETWEEN = 2  # columns of space
 
 
@@ -135,7 +137,7 @@ def _widths(header: Sequence[str], shown: Sequence[Sequence[str]], columns: int)
 
 def _numbers(cells: Sequence[str]) -> bool:
     """Return whether cells are numbers, or dashes in their place."""
-    return all(not cell or cell[0] in "0123456789+-–" for cell in map(str.strip, cells))
+    return all(map(_NUMBER.fullmatch, cells))
 
 
 def _least(head: str, cells: Sequence[str]) -> int:

@@ -16,8 +16,9 @@ _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EN
 
 
 def say(text: str) -> None:
-    """Print at once, lines that are too long broken at spaces."""
-    print("\n".join(map(wrapped, text.split("\n"))), flush=True)
+    """Print at once, long lines broken at spaces, but for those of Markdown tables."""
+    lines = (line if line.startswith("|") else wrapped(line) for line in text.split("\n"))
+    print("\n".join(lines), flush=True)
 
 
 @contextlib.contextmanager

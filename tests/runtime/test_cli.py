@@ -96,6 +96,26 @@ def test_a_run_leaves_what_it_promises(finished, photos):
 
 
 @pytest.mark.slow
+def test_what_a_piped_run_prints(finished):
+    """A header, then the verdict before any table; plain lines that fit into 120 columns."""
+    workdir, done = finished
+    out, lines = done.stdout, done.stdout.splitlines()
+    assert lines[0].startswith("clipjax ") and lines[0].endswith(": dann")
+    heads = [line.split()[0] for line in lines[1:7]]
+    assert heads == ["data", "device", "model", "images", "steps", "files"]
+    assert " of 2 domains, 3 classes" in lines[4] and str(workdir) in lines[6]
+    assert "finetune, source_only, dann: 2 epochs of 1 steps; blend, upper_bound: closed" in out
+    result = read_json(workdir / "results.json")["verdict"]
+    assert out.index(f"\ntake {result['method']}") < out.index("\nmethod ")
+    assert result["n"] == 3 and result["source_only"] in ("finetune", "source_only")
+    assert set(result["accuracies"]) >= {"zero_shot", result["source_only"], result["method"]}
+    assert f"  next: {result['next']['words']}" in out
+    long = [line for line in lines if len(line) > 120]
+    assert all(max(map(len, line.split())) > 80 for line in long)  # of a path that is that long
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", out + done.stderr)
+
+
+@pytest.mark.slow
 def test_a_finished_run_says_so(finished, photos):
     workdir, _ = finished
     before = (workdir / "results.json").read_bytes()
