@@ -111,7 +111,9 @@ def features(results: dict, evidence: dict) -> list[Item]:
     items = [Note(" ".join([text, *said])), Grid(by_domain), Grid(by_class)]
     if sheet:
         count = sheet["count"]
-        items[0] = Note(f"{items[0].text} Pointing at a dot shows its image, on every map at once.")
+        items[0] = Note(
+            f"{items[0].text} Pointing at a dot shows its image, and marks it on every map."
+        )
         title = f"The {count} images of these dots"
         items.append(Sheet(title, sheet["src"], sheet["tile"], sheet["columns"]))
     return [*items, Grid([distances(results)])]
