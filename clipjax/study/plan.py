@@ -174,8 +174,8 @@ def matched_data(study: Study) -> tuple[Dataset, list[str]]:
         told = f"{count:,} files are passed over" if count > 1 else "1 file is passed over"
         notes.append(f"{told}: {reasons(dataset.skipped)}; the first: {first}")
     bare = [domain for domain in domains if not has_labels(dataset, domain)]
-    told = "what needs them, like test accuracy, is not measured"
-    return dataset, [*notes, *([f"{some(bare)}: no labels; {told}"] if bare else [])]
+    told = f"no labels in {some(bare)}: what needs them, like test accuracy, is not measured"
+    return dataset, [*notes, *([told] if bare else [])]
 
 
 def evaluated(study: Study, dataset: Dataset) -> tuple[str, ...]:

@@ -80,7 +80,7 @@ def test_everything_but_what_needs_labels_is_measured(finished):
         assert all(map(math.isfinite, free[rule])), rule
     rules = results["selection_rules"]["dann"]
     assert "oracle" not in rules and rules["last"]["target"] == [None, None]
-    assert any("note: scan: no labels" in line for line in said)
+    assert any("note: no labels in scan: " in line for line in said)
     left_out = "upper_bound is left out: it trains on labels of 'scan'"
     assert any(left_out in line for line in said) and results["target_labels"] == []
     line = next(line for line in terminal.show(results).split("\n") if line.startswith("dann"))
