@@ -20,6 +20,8 @@ _MODULES = {
     "clipjax.model.text": "zero_shot_classifier",
     "clipjax.export.adapted": "load_adapted save_adapted",
     "clipjax.data.open": "open_dataset",
+    "clipjax.api.pretrained": "Pretrained load",
+    "clipjax.api.adapter": "Adapter",
 }
 _EXPORTS = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -9,7 +9,7 @@ from tests.conftest import REPO
 
 ROOMS = (
     "errors io log adapt model data evaluate train export runtime study inspect aot configs "
-    "commands"
+    "api commands"
 ).split()
 FILES = {
     str(file.relative_to(REPO).with_suffix("")).replace("/", ".").removesuffix(".__init__"): file

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from clipjax.data.splits import SPLITS
+from clipjax.data.summary import summary
 from clipjax.data.unlabelled import NO_LABEL, labelled
 from clipjax.errors import ConfigError, DataError, sentence
 from clipjax.io import is_remote
@@ -124,6 +125,9 @@ class Dataset(Protocol):
         return split in SPLITS
 
     def source(self, domain: str, split: str) -> Source: ...
+
+    def __repr__(self) -> str:
+        return summary(self)
 
 
 class ArraySource(Source):

@@ -1,8 +1,8 @@
 """A run's images: through the frozen encoder once, or as pixels where the encoder trains."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,11 @@ from clipjax.data.dataset import Part, Source
 from clipjax.data.derived import Subset
 from clipjax.data.features import cache as feats
 from clipjax.data.features.encode import ImageEncoder
+from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.image_cache import Crops
 from clipjax.errors import DataError
 from clipjax.io import default_cache_dir
-from clipjax.model.clip import normalize, tell_clamped
+from clipjax.model.clip import CLIP, CLIPConfig, normalize, tell_clamped
 from clipjax.model.text import check_class_weights, class_weights, without_padding
 from clipjax.study.config import Study
 from clipjax.study.parts import Data
@@ -108,34 +109,42 @@ def text_weights(plan: Plan, tokens: np.ndarray) -> jax.Array:
     return weights
 
 
-def image_encoder(plan: Plan) -> Callable[[np.ndarray], jax.Array]:
+def image_encoder(
+    module: CLIP, params: Any, preprocess: Preprocess, batch_size: int
+) -> Callable[[np.ndarray], jax.Array]:
     """Return uint8 images [B, S, S, 3] -> float32 [B, P] of length 1, on all accelerators."""
     # On CPU on one device, so that cached features are the same bits on every machine.
     devices = jax.local_devices()
     devices = devices[:1] if devices[0].platform == "cpu" else devices
-    mesh = batch_mesh(plan.study.features.batch_size, devices)
-    params = replicate(plan.params, mesh)
+    mesh = batch_mesh(batch_size, devices)
+    params = replicate(params, mesh)
 
     @jax.jit
     def encode_image(params, pixels):
-        pixels = plan.preprocess.normalize(pixels)
-        return normalize(plan.module.apply({"params": params}, pixels, method="encode_image"))
+        pixels = preprocess.normalize(pixels)
+        return normalize(module.apply({"params": params}, pixels, method="encode_image"))
 
     return lambda images: encode_image(params, deal_out(images, mesh))
+
+
+def weights_key(identity: Mapping[str, Any], config: CLIPConfig, compute_dtype: str) -> str:
+    """Return what identifies an encoder to the feature cache."""
+    # The config too: an activation or a number of heads changes features, and no weight.
+    return f"{identity['weights']} {config.vision} {compute_dtype}"
 
 
 def encode(plan: Plan, say) -> Encoded:
     """Encode what the run needs, or read it from the feature cache."""
     study, features = plan.study, plan.study.features
-    texts, encode_image, say = encode_texts(plan), image_encoder(plan), once(say)
+    texts, say = encode_texts(plan), once(say)
+    encode_image = image_encoder(plan.module, plan.params, plan.preprocess, features.batch_size)
     encoder = ImageEncoder(
         encode_image, plan.preprocess, features.batch_size, features.dtype, study.data.workers
     )
     if told := tell_clamped(float(plan.params["logit_scale"])):
         say(told)
     cache = features.cache_dir or default_cache_dir() / "features"
-    # The config too: an activation or a number of heads changes features, and no weight.
-    key = f"{plan.identity['weights']} {plan.clip_config.vision} {study.encoder.compute_dtype}"
+    key = weights_key(plan.identity, plan.clip_config, study.encoder.compute_dtype)
     parts, rows, skipped, needed = {}, {}, [], needed_parts(study, plan.dataset)
     allowed = study.data.max_unreadable * sum(len(plan.dataset.source(*p)) for p in needed)
     for domain, split in needed:

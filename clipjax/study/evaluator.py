@@ -43,7 +43,8 @@ class View:
 
     def __init__(self, encoded: Encoded, embed: Callable | None = None):
         """`embed`: (params, pixels) -> embeddings, of a method that has an encoder of its own."""
-        self.encoded, self._encode = encoded, embed and jax.jit(embed)
+        # (params, uint8 pixels [B, S, S, 3]) -> embeddings [B, P], where the method has its own.
+        self.encoded, self.encode = encoded, embed and jax.jit(embed)
         if embed is None:
             return
         study = encoded.study
@@ -55,10 +56,10 @@ class View:
 
     def features(self, params, part: Part) -> Features:
         """Return a part's features under one seed's parameters; processes share the encoding."""
-        if not self._sees(params):
+        if not self.sees(params):
             return self.encoded.parts[part]
         crops = self.encoded.crops(*part)
-        encode = lambda images: self._encode(params, sharding.deal_out(images, self.mesh))
+        encode = lambda images: self.encode(params, sharding.deal_out(images, self.mesh))
         place = processes.place()
         if len(crops) < place[1]:  # too few to share
             place = (0, 1)
@@ -68,13 +69,13 @@ class View:
             found[index :: place[1]] = rows
         return Features(found, crops.labels)
 
-    def _sees(self, params) -> bool:
+    def sees(self, params) -> bool:
         """Return whether there is an image tower; not while features are still cached."""
-        return self._encode is not None and "vision" in params.get("clip", {})
+        return self.encode is not None and "vision" in params.get("clip", {})
 
     def placed(self, params):
         """Put one seed's parameters where `features` wants them: an encoder on all devices."""
-        if not self._sees(params):
+        if not self.sees(params):
             return params
         return sharding.place(params, sharding.state_shardings(params, self.mesh))
 

@@ -3,7 +3,7 @@
 import json
 import pathlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +86,7 @@ def export(
     onnx: bool = False,
     push_to: str = "",
     license: str = "",
+    say: Callable[[str], None] = print,
 ) -> None:
     """Write the model of a finished run. Its data need not be there, its encoder must.
 
@@ -96,6 +97,7 @@ def export(
       onnx: whether to write two ONNX files too.
       push_to: owner/name of a model on the Hub that gets a copy; a new one is private.
       license: for the card; by default what the encoder's own card says.
+      say: gets lines on what was written.
 
     Raises, before anything is written:
       ConfigError: no finished run there, or `out` exists, or cannot be written; no such method or
@@ -113,9 +115,10 @@ def export(
         raise ConfigError(f"{out} exists; choose another --out or remove it.")
     api = check_push(push_to) if push_to else None
     with claimed(out.parent, out.name + ".lock"):
-        _export(workdir, results, out, method, seed, onnx, license)
+        said = _export(workdir, results, out, method, seed, onnx, license)
+    say(said)
     if push_to:
-        print(f"pushed to {push(api, push_to, out)}")
+        say(f"pushed to {push(api, push_to, out)}")
 
 
 def recorded_config(workdir: pathlib.Path) -> tuple[Study, dict]:
@@ -148,7 +151,8 @@ def _export(
     seed: int | None,
     onnx: bool,
     license: str,
-) -> None:
+) -> str:
+    """Write the directory; return what was written, in words."""
     study, raw = recorded_config(workdir)
     there = {row["method"] for row in results["rows"]}  # one without labels was left out
     trained = [made.name for made in study.trained if made.name in there]
@@ -203,4 +207,4 @@ def _export(
     scratch.rename(out)
     if below:
         warn(f"warning: {below}")
-    print(f"{method}{card.seed and f', seed {chosen}'}: {out}\nwhy {method}: {why}")
+    return f"{method}{card.seed and f', seed {chosen}'}: {out}\nwhy {method}: {why}"

@@ -41,13 +41,26 @@ from clipjax.study.defaults import check_ends, check_model, choices, is_demo, se
 from clipjax.study.methods import Method, build_methods
 from clipjax.study.needs import as_recorded, check_readable, check_selection, with_labels
 from clipjax.study.parts import Data, Encoder
-from clipjax.study.prepared import Plan, Recorded, check_machine, check_masks
+from clipjax.study.prepared import (
+    NOTHING,
+    Opened,
+    Plan,
+    Recorded,
+    check_machine,
+    check_masks,
+)
 from clipjax.study.prompt_sets import kept_tokens
 
 FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
 
 
-def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = None) -> Plan:
+def prepare(
+    study: Study,
+    *,
+    training: bool = True,
+    recorded: Recorded | None = None,
+    opened: Opened = NOTHING,
+) -> Plan:
     """Open everything the study names; raise ClipjaxError for whatever cannot run.
 
     With `training` this machine must have the devices and the memory. `recorded` is what a finished
@@ -57,7 +70,7 @@ def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = 
     encoder = study.encoder
     if all((study.data.source, study.data.target)):
         check_model(encoder)  # before the data are read
-    dataset, notes = (recorded, []) if recorded else matched_data(study)
+    dataset, notes = (recorded, []) if recorded else matched_data(study, opened.dataset)
     if recorded:
         study = as_recorded(study, [name for names in recorded.programs for name in names])
     else:
@@ -72,7 +85,7 @@ def prepare(study: Study, *, training: bool = True, recorded: Recorded | None = 
         names = prompt_names(encoder.class_names, dataset.classes)
     for name in names:  # before a model is downloaded
         fill_prompts(name, encoder.prompts)
-    model = open_model(study)
+    model = opened.model or open_model(study)
     read = lambda: read_prompts(encoder, names, model["model"])
     tokens = kept_tokens(study.features, names, encoder.prompts, model["identity"], read)
     more = confusable(tokens, dataset.classes, fill_prompts(names[0], encoder.prompts))
@@ -133,17 +146,18 @@ def other_tokens(plan: Plan, prompts: str) -> np.ndarray:
     return kept_tokens(plan.study.features, plan.class_names, prompts, plan.identity, read)
 
 
-def open_data(study: Study) -> tuple[Dataset, list[str]]:
-    """Open the study's dataset and check its source and targets.
+def open_data(study: Study, dataset: Dataset | None = None) -> tuple[Dataset, list[str]]:
+    """Open the study's dataset, unless it is given, and check its source and targets.
 
     Also returns notes on what the data decided.
     """
     data, name = study.data, study.data.name
     notes = choices(data, study.encoder)
-    if name == "auto" and not is_demo(data):
-        name, why = recognise(data.root, data.lists)
-        notes.insert(0, f"data.name=auto: {why}")
-    dataset = open_dataset(name, data.root, fractions=data.fractions, lists=data.lists)
+    if dataset is None:
+        if name == "auto" and not is_demo(data):
+            name, why = recognise(data.root, data.lists)
+            notes.insert(0, f"data.name=auto: {why}")
+        dataset = open_dataset(name, data.root, fractions=data.fractions, lists=data.lists)
     check_ends(data, study.encoder, dataset.domains)
     for target in study.targets:
         if target not in dataset.domains and is_place(target):
@@ -163,9 +177,9 @@ def open_data(study: Study) -> tuple[Dataset, list[str]]:
     return dataset, notes
 
 
-def matched_data(study: Study) -> tuple[Dataset, list[str]]:
-    """Return the study's dataset with classes matched by name, and notes on it."""
-    (dataset, notes), data = open_data(study), study.data
+def matched_data(study: Study, dataset: Dataset | None = None) -> tuple[Dataset, list[str]]:
+    """Return the study's dataset, or the one given, with classes matched by name, and notes."""
+    (dataset, notes), data = open_data(study, dataset), study.data
     domains = evaluated(study, dataset)
     dataset, more = match_classes(dataset, data.source_name, data.target, domains, data.classes)
     notes += more

@@ -56,6 +56,16 @@ def read_record(workdir: pathlib.Path) -> Recorded | None:
         raise DataError(f"{place} is damaged ({error}); remove it to read the data.") from error
 
 
+class Opened(NamedTuple):
+    """What of a study is open already, in place of what its config names."""
+
+    dataset: Dataset | None = None
+    model: Mapping[str, Any] | None = None  # as `clipjax.study.plan.open_model` returns it
+
+
+NOTHING = Opened()
+
+
 class Plan(NamedTuple):
     """A study with its data, model and methods opened."""
 

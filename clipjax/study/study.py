@@ -32,8 +32,9 @@ from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcom
 from clipjax.study.header import header
 from clipjax.study.model_record import check_finished, check_same_model
 from clipjax.study.plan import prepare
-from clipjax.study.prepared import RECORD, Plan, idle_domain_losses, read_record
+from clipjax.study.prepared import NOTHING, RECORD, Opened, Plan, idle_domain_losses, read_record
 from clipjax.study.recipe import Programs
+from clipjax.study.restore import Trained
 from clipjax.study.trainer import trainers
 from clipjax.train.distributed import processes
 
@@ -52,7 +53,9 @@ class Results:
     results: dict[str, Any]  # the content of results.json
     curves: list[dict[str, Any]]  # the records of metrics.jsonl, in order
     workdir: pathlib.Path | None = None  # where its files are; None where none were asked for
-    _params: dict[str, PyTree] | None = None
+    _trained: dict[str, Trained] | None = None
+    # Draws the pages into a workdir; None of a run that was finished before.
+    draw: Callable[[pathlib.Path], None] | None = dataclasses.field(default=None, repr=False)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -60,16 +63,21 @@ class Results:
         return self.results["rows"]
 
     @functools.cached_property
-    def params(self) -> dict[str, PyTree]:
-        """Parameters by method, stacked over seeds: heads, and "clip" where the encoder trained."""
-        if self._params is not None:
-            return self._params
+    def trained(self) -> dict[str, Trained]:
+        """The methods after training, by name."""
+        if self._trained is not None:
+            return self._trained
         plan = prepare(self.study, training=False, recorded=read_record(self.workdir))
         return {
-            name: trained.params
+            name: trained
             for trainer in trainers(encode_texts(plan), self.workdir)
             for name, trained in trainer.restored().items()
         }
+
+    @property
+    def params(self) -> dict[str, PyTree]:
+        """Parameters by method, stacked over seeds: heads, and "clip" where the encoder trained."""
+        return {name: trained.params for name, trained in self.trained.items()}
 
 
 def run(
@@ -79,6 +87,7 @@ def run(
     *,
     pages: bool = True,
     programs: Programs | None = None,
+    opened: Opened = NOTHING,
 ) -> Results | None:
     """Run a study, or pretraining; a run that was killed goes on, a finished one is read.
 
@@ -92,6 +101,7 @@ def run(
       pages: whether to draw report.html, which takes seconds, beside results.json.
       programs: what runs of the same methods on other images have compiled, `Programs()` for the
         first of them; the numbers are the same without.
+      opened: a study's dataset or model, where it is open already; the config then only names it.
 
     Returns:
       What a study found; None from pretraining, and, where processes share a run, from all but
@@ -102,17 +112,22 @@ def run(
     """
     config = checked(config)
     if workdir is not None:
-        return _run_in(config, as_path(workdir), say, pages, programs)
+        return _run_in(config, as_path(workdir), say, pages, programs, opened)
     if isinstance(config, Pretraining) or processes.several():
         raise ConfigError("pretraining, and runs of several processes, need a workdir.")
     with tempfile.TemporaryDirectory() as folder:
         options = {"pages": False, "kept": False, "programs": programs}
-        found = run_study(prepare(config), pathlib.Path(folder), say, **options)
+        found = run_study(prepare(config, opened=opened), pathlib.Path(folder), say, **options)
         return dataclasses.replace(found, workdir=None)
 
 
 def _run_in(
-    config: Config, workdir: pathlib.Path, say: Say, pages: bool, shared: Programs | None
+    config: Config,
+    workdir: pathlib.Path,
+    say: Say,
+    pages: bool,
+    shared: Programs | None,
+    opened: Opened,
 ) -> Results | None:
     """Run with files. Of several processes the first speaks and writes; all must see the files."""
     say = say if processes.is_first() else silent
@@ -129,12 +144,13 @@ def _run_in(
             return found
         # Everything is checked before the workdir becomes this config's.
         workdirs.check_checkpoints(workdir / "checkpoints", workdirs.name_of(config))
-        open_all, work = prepare, functools.partial(run_study, pages=pages, programs=shared)
+        open_all = functools.partial(prepare, opened=opened)
+        work = functools.partial(run_study, pages=pages, programs=shared)
         if isinstance(config, Pretraining):
             open_all, work = pretrain.prepare, pretrain.run
-        opened = processes.together(lambda: open_all(config))
+        ready = processes.together(lambda: open_all(config))
         workdirs.claim_workdir(workdir, config)
-        return work(opened, workdir, say)
+        return work(ready, workdir, say)
 
 
 def _finished(config: Config, workdir: pathlib.Path, say: Say) -> Results | None:
@@ -230,10 +246,11 @@ def run_study(
         return None
     predictions.write(workdir, encoded, answers)
     lap("predictions")
+    draw = functools.partial(report_data.write, encoded, own, results)
     if not pages:  # what exports read of a finished run
         write_json(workdir / RECORD, report_data.record(plan))
     else:
-        report_data.write(encoded, own, results, workdir)
+        draw(workdir)
         lap("page with t-SNE")
     report.write(workdir, results)
     say(terminal.show(results, workdir if kept else None))
@@ -241,8 +258,8 @@ def run_study(
     if pages:
         names = ("results.json", "results.md", "report.html", predictions.FILE)
         say(f"results: {', '.join(str(workdir / name) for name in names)}")
-    params = {name: trained.params for name, trained in done.items()}
-    return Results(study, results, read_log(workdir / "metrics.jsonl"), workdir, params)
+    curves = read_log(workdir / "metrics.jsonl")
+    return Results(study, results, curves, workdir, done, draw)
 
 
 def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:

@@ -59,10 +59,7 @@ def decode(data: bytes, name: str = "image", decoder: str = "fast") -> np.ndarra
         picture = Image.open(io.BytesIO(data), formats=_formats())
         check_pixels(*picture.size)
         pixels = _fast(data, picture) if decoder == "fast" else None
-        if pixels is None:
-            picture.load()  # before the EXIF is looked for: PNG's may be behind the pixels
-            pixels = np.asarray(to_rgb(picture))
-        return _UPRIGHT.get(_orientation(picture), lambda x: x)(pixels)
+        return _pixels(picture) if pixels is None else _upright(picture, pixels)
     except MemoryError:  # the machine's fault, not the file's
         remedy = "(out of memory); lower workers or batch_size."
         raise UnreachableError(f"{name} cannot be read as an image {remedy}") from None
@@ -70,6 +67,27 @@ def decode(data: bytes, name: str = "image", decoder: str = "fast") -> np.ndarra
     except (*_UNREADABLE, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         remedy = f"({_reason(error, data)}); replace or remove it."
         raise DataError(f"{name} cannot be read as an image {remedy}") from None
+
+
+def pixels_of(picture: Image.Image, name: str = "image") -> np.ndarray:
+    """Return the upright pixels of an open PIL image, uint8 [H, W, 3], as `decode` of its file.
+
+    DataError, with the `name`: damaged bytes, a closed file, or more than MAX_PIXELS pixels.
+    """
+    try:
+        check_pixels(*picture.size)
+        return _pixels(picture)
+    except _UNREADABLE as error:
+        raise DataError(f"{name} cannot be read as an image ({_reason(error, b'')}).") from None
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    picture.load()  # before the EXIF is looked for: PNG's may be behind the pixels
+    return _upright(picture, np.asarray(to_rgb(picture)))
+
+
+def _upright(picture: Image.Image, pixels: np.ndarray) -> np.ndarray:
+    return _UPRIGHT.get(_orientation(picture), lambda x: x)(pixels)
 
 
 def check_pixels(width: int, height: int) -> None:
