@@ -208,6 +208,13 @@ def test_the_card_tells_results_and_config(exported):
     assert (about["license"], about["library_name"]) == ("apache-2.0", "clipjax")
     assert {"clip", "domain-adaptation", "dann"} <= set(about["tags"])
     assert "`blue`, `green`, `red`" in card and "asked for; the run's rule takes" in card
+    told = "**transformers cannot hold this model.**"
+    assert told in card and "zero-shot answers, **not adapted**" in card
+    assert "(an adapter and hidden layers)" in card
+    assert (
+        "classifier.safetensors" not in card
+        and not (exported / "out" / "classifier.safetensors").exists()
+    )
     assert '"root": ".../photos' in card and str(exported.parent) not in card
 
 
