@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from clipjax.log import bars
+from clipjax.log.terminal import rendered
 from tests.conftest import REPO
 
 SCRIPT = """
@@ -75,3 +76,9 @@ def test_a_terminal_shows_the_loss_in_a_bar_that_goes_away():
     assert re.search(r"train dann .* 31/40 .*loss 2", text), text
     assert "a line meanwhile" in text and text.rstrip().endswith("[0, 1, 2]")
     assert shown.count(b"\x1b[?25l") == shown.count(b"\x1b[?25h")  # the cursor is back
+
+
+def test_a_table_is_rendered_in_a_notebook_too_and_not_shown_by_itself(monkeypatch):
+    """There rich would display what it is to render, and give back nothing."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    assert rendered("one line") == "one line"

@@ -72,7 +72,8 @@ def rendered(thing, columns: int = WIDTH) -> str:
 
     out = io.StringIO()
     colours = {"force_terminal": True} if coloured() else {"no_color": True}
-    Console(file=out, width=columns, legacy_windows=False, **colours).print(thing)
+    plain = {"legacy_windows": False, "force_jupyter": False}  # a notebook would show it at once
+    Console(file=out, width=columns, **plain, **colours).print(thing)
     return "\n".join(line.rstrip() for line in out.getvalue().rstrip("\n").split("\n"))
 
 
