@@ -88,6 +88,8 @@ class Source(Protocol):
     split: str
     classes: tuple[str, ...]
     labels: np.ndarray  # int32 [N], NO_LABEL where there is none
+    groups: np.ndarray | None = None  # int32 [N], below 0 for none: the worst one is reported
+    group_names: tuple[str, ...] = ()  # of groups 0, 1, ..., the same in all splits of a domain
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -148,6 +150,8 @@ class ArraySource(Source):
         domain: str,
         split: str = "train",
         names: Sequence[str] | None = None,
+        groups: Sequence[int] | None = None,
+        group_names: Sequence[str] = (),
     ):
         labels = np.full(len(images), NO_LABEL) if labels is None else labels
         self.images, self.labels = images, np.asarray(labels, np.int32)
@@ -156,6 +160,11 @@ class ArraySource(Source):
         self.names = names or [f"{domain}/{split}/{i}" for i in range(len(images))]
         if len(images) != len(self.labels):
             raise DataError(f"{len(images)} images but {len(self.labels)} labels; give one each.")
+        if groups is not None:
+            self.groups, self.group_names = np.asarray(groups, np.int32), tuple(group_names)
+            if self.groups.shape != self.labels.shape:
+                told = f"{len(images)} images but groups of shape {self.groups.shape}"
+                raise DataError(f"{told}; give each image one number.")
         known = self.labels[labelled(self.labels)]
         check_labels(known, len(classes), f"the source {domain}/{split}")
 

@@ -96,7 +96,7 @@ class JoinedDataset(Dataset):
 
 
 class JoinedSource(Source):
-    """Several sources, one after the other; `groups`, int32 [N], numbers them."""
+    """Several sources, one after the other; `member`, int32 [N], numbers them: also its groups."""
 
     def __init__(
         self, sources: Sequence[Source], domain: str, split: str, classes: tuple[str, ...]
@@ -105,7 +105,8 @@ class JoinedSource(Source):
         labels = [np.zeros(0, np.int32), *(source.labels for source in sources)]
         self.labels = np.concatenate(labels, dtype=np.int32)
         lengths = [len(source) for source in sources]
-        self.groups = np.repeat(np.arange(len(sources), dtype=np.int32), lengths)
+        self.member = np.repeat(np.arange(len(sources), dtype=np.int32), lengths)
+        self.groups, self.group_names = self.member, tuple(source.domain for source in sources)
         self._starts = np.cumsum([0, *lengths])
 
     def __getitem__(self, index: int) -> Example:
@@ -117,8 +118,8 @@ class JoinedSource(Source):
         return source.name_of(row)
 
     def _place(self, index: int) -> tuple[Source, int]:
-        group = int(self.groups[index])
-        return self._sources[group], int(index - self._starts[group])
+        number = int(self.member[index])
+        return self._sources[number], int(index - self._starts[number])
 
     def __repr__(self) -> str:
         sources = digest(["\n".join(map(repr, self._sources))])
@@ -143,8 +144,11 @@ class Subset(Source):
             raise DataError(f"{asked} {has}.")
         self.domain, self.split, self.classes = source.domain, source.split, source.classes
         self.labels = np.asarray(source.labels, np.int32)[self.rows]
-        if (groups := getattr(source, "groups", None)) is not None:  # of several domains
-            self.groups = groups[self.rows]
+        if (groups := getattr(source, "groups", None)) is not None:
+            self.groups = np.asarray(groups)[self.rows]
+            self.group_names = tuple(getattr(source, "group_names", ()))
+        if (member := getattr(source, "member", None)) is not None:  # of several domains
+            self.member = member[self.rows]
 
     def __getitem__(self, index: int) -> Example:
         return self.source[int(self.rows[index])]

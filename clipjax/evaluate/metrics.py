@@ -42,6 +42,47 @@ def macro_accuracy(
     return jnp.where(known, each.sum(axis=-1) / jnp.maximum((n > 0).sum(), 1), jnp.nan)
 
 
+def macro_f1(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Return the mean F1 of the classes with examples, shapes as of `accuracy`.
+
+    WILDS' definition (Koh et al. 2021, arXiv 2012.07421; scikit-learn's macro F1 with the labels
+    that occur as its `labels`): a class that is answered and has no example does not count.
+
+    >>> answers = jnp.eye(4)[jnp.array([0, 1, 1, 3, 2])]
+    >>> round(float(macro_f1(answers, jnp.array([0, 0, 1, 1, 2]))), 6)
+    0.722222
+    """
+    labels, hits, mask, known = _compared(logits, labels, mask)
+    classes = logits.shape[-1]
+    n = jnp.zeros(classes, int).at[labels].add(mask)
+    answers = jax.nn.one_hot(jnp.argmax(logits, axis=-1), classes, dtype=int)
+    said = (answers * mask[:, None]).sum(axis=-2)
+    right = jnp.zeros((*hits.shape[:-1], classes), int).at[..., labels].add(hits)
+    each = 2 * right.astype(jnp.float32) / jnp.maximum(n + said, 1)
+    each = jnp.where(n > 0, each, 0)
+    return jnp.where(known, each.sum(axis=-1) / jnp.maximum((n > 0).sum(), 1), jnp.nan)
+
+
+def worst_group(
+    logits: ArrayLike, labels: ArrayLike, groups: ArrayLike
+) -> tuple[float, int] | None:
+    """Return the lowest accuracy among groups with examples, and that group, the first of equals.
+
+    Logits are [N, K], labels and groups int [N]; examples of a group below 0 are of none. None
+    where no example is of a group.
+
+    >>> worst_group(np.eye(2)[[0, 0, 1, 1]], [0, 1, 1, 1], [2, 2, 5, -1])
+    (0.5, 2)
+    """
+    groups, hits = np.asarray(groups), np.argmax(logits, axis=-1) == np.asarray(labels)
+    n = np.bincount(groups[groups >= 0])
+    if not len(n):
+        return None
+    right = np.bincount(groups[groups >= 0], hits[groups >= 0])
+    each = np.where(n > 0, right / np.maximum(n, 1), np.inf)
+    return float(each.min()), int(each.argmin())
+
+
 def _compared(
     logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:

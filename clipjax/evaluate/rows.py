@@ -10,9 +10,18 @@ from clipjax.data.unlabelled import NO_LABELS
 METRIC, VARIANT, CLASSES = "accuracy", "last", "all"
 # Of rows that a version before these fields wrote.
 _DEFAULTS = {"metric": METRIC, "variant": VARIANT, "classes": CLASSES}
-_DEFAULTS |= dict.fromkeys(("macro_accuracy_mean", "macro_accuracy_std", "macro_accuracies"))
-_ACCURACY = ("accuracy_mean", "accuracy_std", "accuracies")
-NEEDED = ("method", "domain", "split", "n", *_ACCURACY)
+# Measures whose mean and spread over seeds are in a row, and what their values are called.
+_SPREAD = {"accuracy": "accuracies", "macro_accuracy": "macro_accuracies", "macro_f1": "macro_f1s"}
+_WORST = {"worst_group_accuracy": "worst_group_accuracies"}  # where images are of groups
+
+
+def _keys(measures: Mapping[str, str]) -> list[str]:
+    """Return the fields of measures in a row."""
+    return [key for m, values in measures.items() for key in (f"{m}_mean", f"{m}_std", values)]
+
+
+_DEFAULTS |= dict.fromkeys(_keys(_SPREAD)[3:])
+NEEDED = ("method", "domain", "split", "n", *_keys(_SPREAD)[:3])
 
 
 def row(
@@ -31,10 +40,11 @@ def row(
       method: its name; "zero_shot" for CLIP without training.
       domain, split, n: of the images and the number of those that were measured; "all" splits for
         a whole domain.
-      measures: name -> values over seeds: "accuracy", "macro_accuracy" (`clipjax.evaluate.metrics`)
-        and others, which are copied: "ece", "disagreement" and "members" (accuracies). Those that
-        need labels are left out where no image has one; the row then has None in place of
-        accuracies, and "not_measured", the reason.
+      measures: name -> values over seeds: "accuracy", "macro_accuracy", "macro_f1" and, of images
+        in groups, "worst_group_accuracy" (`clipjax.evaluate.metrics`), which get a mean and a
+        standard deviation; and others, which are copied: "ece", "disagreement", "members"
+        (accuracies), "worst_groups" (names). Those that need labels are left out where no image
+        has one; the row then has None in their place, and "not_measured", the reason.
       variant: which of the method's results; "last" where there is only one.
       classes: the set of candidate classes.
 
@@ -46,16 +56,16 @@ def row(
     found = {"method": method, "variant": variant, "domain": domain, "split": split}
     found |= {"classes": classes, "n": int(n), "metric": METRIC}
     if "accuracy" not in measures:
-        keys = (f"{prefix}{key}" for prefix in ("", "macro_") for key in _ACCURACY)
-        return found | dict.fromkeys(keys) | {"not_measured": NO_LABELS} | dict(measures)
-    for prefix in ("", "macro_"):
-        values = np.asarray(measures[f"{prefix}accuracy"], np.float64)
+        blank = dict.fromkeys(_keys(_SPREAD))
+        return found | blank | {"not_measured": NO_LABELS} | dict(measures)
+    spread_out = {m: name for m, name in (_SPREAD | _WORST).items() if m in measures}
+    for measure, name in spread_out.items():
+        values = np.asarray(measures[measure], np.float64)
         spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        found[f"{prefix}accuracy_mean"] = round(float(values.mean()), 6)
-        found[f"{prefix}accuracy_std"] = round(spread, 6)
-        found[f"{prefix}accuracies"] = [round(float(v), 6) for v in values]
-    others = {k: v for k, v in measures.items() if k not in ("accuracy", "macro_accuracy")}
-    return found | others
+        found[f"{measure}_mean"] = round(float(values.mean()), 6)
+        found[f"{measure}_std"] = round(spread, 6)
+        found[name] = [round(float(v), 6) for v in values]
+    return found | {k: v for k, v in measures.items() if k not in spread_out}
 
 
 def complete(found: Mapping[str, Any]) -> dict[str, Any]:

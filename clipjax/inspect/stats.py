@@ -17,7 +17,7 @@ class Rows(JoinedSource):
 
     def __init__(self, sources: Mapping[Part, Source]):
         super().__init__(tuple(sources.values()), "", "", ())
-        self.parts, self.part = tuple(sources), self.groups  # int32 [N], index into `parts`
+        self.parts, self.part = tuple(sources), self.member  # int32 [N], index into `parts`
 
     def key(self, which: int) -> np.ndarray:
         """Number the domains (0) or the splits (1) of all rows, int64 [N]."""

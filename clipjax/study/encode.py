@@ -224,9 +224,9 @@ class Examples:
             source = feats.Features(np.asarray(source.features[chosen]), source.labels[chosen])
         found = {"source": {"inputs": source.features, "label": source.labels}}
         joined = self.encoded.source(self.source, "train")
-        if (groups := getattr(joined, "groups", None)) is not None:  # of several domains
-            groups = groups if chosen is None else groups[chosen]
-            found["source"]["domain"] = np.eye(int(groups.max()) + 1, dtype=np.float32)[groups]
+        if (member := getattr(joined, "member", None)) is not None:  # of several domains
+            member = member if chosen is None else member[chosen]
+            found["source"]["domain"] = np.eye(int(member.max()) + 1, dtype=np.float32)[member]
         if "target" in reads:
             inputs = [self.encoded.parts[target, "train"].features for target in self.targets]
             found["target"] = {"inputs": inputs[0] if len(inputs) == 1 else np.concatenate(inputs)}

@@ -14,22 +14,14 @@ from clipjax.adapt.method import Method as Functions
 from clipjax.adapt.step import merge
 from clipjax.data.dataset import Part
 from clipjax.data.features.cache import Features
-from clipjax.data.unlabelled import labelled
 from clipjax.errors import NonFiniteError
 from clipjax.evaluate import select
 from clipjax.evaluate.choice import Candidate
-from clipjax.evaluate.metrics import (
-    accuracy,
-    accuracy_if_labelled,
-    calibration_error,
-    disagreement,
-    macro_accuracy,
-    top_class_share,
-)
-from clipjax.evaluate.rows import VARIANT, row
+from clipjax.evaluate.metrics import accuracy_if_labelled
 from clipjax.io.finite import is_finite
 from clipjax.study.encode import Encoded, in_float32
 from clipjax.study.fields import is_number
+from clipjax.study.measured import groups_of, row_of, score
 from clipjax.study.parts import Data
 from clipjax.study.scored import candidate, distance, distances, known, label_free, mixval, scored
 from clipjax.study.training import PhaseConfig
@@ -204,7 +196,7 @@ def _measure_variant(name: str, trained, variant: str, data: Data, encoded: Enco
             images = view.features(placed, part)
             *answers, seen = trained.answer(params, images.features)
             check_answers(name, "/".join(part), *answers, seen)
-            found[part].append(_score(*answers, images.labels))
+            found[part].append(score(*answers, images.labels, groups_of(encoded, *part)))
             if part in (source, target):
                 adapted[part] = np.asarray(seen)
             if part in held:
@@ -215,7 +207,7 @@ def _measure_variant(name: str, trained, variant: str, data: Data, encoded: Enco
         if own:
             predict = lambda x: trained.answer(params, x)[0]  # noqa: B023
             seeds.append(scored(predict, *(kept[part] for part in held)))
-    rows = [_row(name, key, each, encoded.parts[key], variant) for key, each in found.items()]
+    rows = [row_of(name, key, each, encoded.parts[key], variant) for key, each in found.items()]
     same = all(map(np.array_equal, ends[0], _cached_ends(encoded, data)))
     features, own = None if same else ends[0], candidate(seeds) if own else None
     return rows, Outcome(distances(ends), np.stack(logits), features, own)
@@ -233,51 +225,21 @@ def answerer(functions: Functions, classes: Classes) -> Callable:
     return jax.jit(answer)
 
 
-@jax.jit
-def _measures(logits, members, labels):
-    return {
-        "accuracy": accuracy(logits, labels),
-        "macro_accuracy": macro_accuracy(logits, labels),
-        "ece": calibration_error(logits, labels),
-        "members": accuracy(members, labels),
-    }
-
-
-@jax.jit
-def _measures_without_labels(logits, members):
-    return {"top_class_share": top_class_share(logits), "disagreement": disagreement(members)}
-
-
-def _score(logits, members, labels: np.ndarray) -> dict:
-    """Measure all images, and with their labels those that have one; without any, nothing else."""
-    found, known = _measures_without_labels(logits, members), labelled(labels)
-    if known.any():
-        mine = (logits, members) if known.all() else (logits[known], members[:, known])
-        found = _measures(*mine, jnp.asarray(labels[known])) | found
-    if len(members) == 1:
-        found = {k: v for k, v in found.items() if k not in ("members", "disagreement")}
-    return {key: np.asarray(v, np.float64).round(6).tolist() for key, v in found.items()}
-
-
-def _row(name: str, key: Part, scores: list[dict], part: Features, variant=VARIANT) -> dict:
-    columns = {measure: [score[measure] for score in scores] for measure in scores[0]}
-    measured = int(labelled(part.labels).sum()) or len(part.labels)
-    return row(name, *key, measured, columns, variant=variant)
-
-
 def zero_shot_rows(encoded: Encoded) -> list[dict]:
     """Return zero-shot results of every encoded test and validation part, and of whole domains."""
     parts = {key: part for key, part in encoded.parts.items() if key[1] != "train"}
+    splits = {key: key[1:] for key in parts}  # that a row is of
     if encoded.study.whole_domains:
         for domain in dict.fromkeys(domain for domain, _ in encoded.parts):
-            pieces = [in_float32(part) for (d, _), part in encoded.parts.items() if d == domain]
-            columns = (np.concatenate(column) for column in zip(*pieces, strict=True))
-            parts[domain, "all"] = Features(*columns)
+            pieces = {s: in_float32(part) for (d, s), part in encoded.parts.items() if d == domain}
+            columns = (np.concatenate(column) for column in zip(*pieces.values(), strict=True))
+            parts[domain, "all"], splits[domain, "all"] = Features(*columns), tuple(pieces)
     rows = []
     for key, part in parts.items():
         logits = jnp.asarray(encoded.scale * part.features @ encoded.text_weights.T)
-        scores = [_score(logits, logits[None], part.labels)]
-        rows.append(_row("zero_shot", key, scores, part))
+        groups = groups_of(encoded, key[0], *splits[key])
+        scores = [score(logits, logits[None], part.labels, groups)]
+        rows.append(row_of("zero_shot", key, scores, part))
     return rows
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.dummy import DummyClassifier
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, recall_score
 
 from clipjax.evaluate import results as report
 from clipjax.evaluate import terminal
@@ -16,9 +16,11 @@ from clipjax.evaluate.metrics import (
     calibration_error,
     disagreement,
     macro_accuracy,
+    macro_f1,
     most_frequent,
     per_class_accuracy,
     top_class_share,
+    worst_group,
 )
 from clipjax.evaluate.rows import row
 from clipjax.evaluate.select import (
@@ -45,6 +47,34 @@ def test_per_class_accuracy_equals_scikit_learn():
     absent = np.insert(LOGITS, 4, -9, axis=1)  # a fifth class, of no example
     np.testing.assert_allclose(per_class_accuracy(absent, LABELS, 5), [*expected, np.nan])
     assert np.isnan(per_class_accuracy(np.zeros((0, 3)), np.zeros(0, int), 3)).all()
+
+
+def test_macro_f1_is_wilds_own_definition_of_scikit_learns():
+    rng = np.random.default_rng(2)
+    members = rng.normal(size=(3, 60, 7)).astype(np.float32)
+    labels = rng.choice([0, 1, 1, 1, 1, 4], size=60)  # four of seven have no example
+    members[0] += 2 * np.eye(7, dtype=np.float32)[labels]
+    wilds = lambda y, logits: f1_score(y, logits.argmax(1), average="macro", labels=np.unique(y))
+    ours = macro_f1(members, jnp.asarray(labels))
+    np.testing.assert_allclose(ours, [wilds(labels, each) for each in members], rtol=1e-6)
+    padded = macro_f1(members, jnp.asarray(labels), jnp.arange(60) < 41)
+    expected = [wilds(labels[:41], each[:41]) for each in members]
+    np.testing.assert_allclose(padded, expected, rtol=1e-6)
+    over_all = f1_score(labels, members[1].argmax(1), average="macro")  # also of what is answered
+    assert over_all < float(jax.jit(macro_f1)(members[1], labels)) - 0.01
+    answers = np.eye(4)[[0, 1, 1, 3, 2]]
+    assert float(macro_f1(answers, jnp.array([0, 0, 1, 1, 2]))) == pytest.approx(0.722222, abs=1e-6)
+
+
+def test_the_worst_group_is_scikit_learns_lowest_accuracy_of_those_with_examples():
+    groups = np.random.default_rng(3).choice([-1, 0, 3, 4], size=len(LABELS))
+    answers = LOGITS.argmax(1)
+    each = {g: accuracy_score(LABELS[groups == g], answers[groups == g]) for g in (0, 3, 4)}
+    worst = min(each, key=each.get)
+    assert worst_group(LOGITS, LABELS, groups) == (pytest.approx(each[worst]), worst)
+    wrong = np.where(groups < 0, 1 - LABELS % 2, LABELS)  # groups below 0 do not count
+    assert worst_group(np.eye(4)[wrong], LABELS, groups)[0] == 1.0
+    assert worst_group(LOGITS, LABELS, np.full(len(LABELS), -1)) is None
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
@@ -145,8 +175,9 @@ def test_label_free_scores_rank_as_they_should():
 
 
 def results():
+    measures = ("accuracy", "macro_accuracy", "macro_f1")
     rows = [
-        row(method, domain, "test", 100, {"accuracy": accuracies, "macro_accuracy": accuracies})
+        row(method, domain, "test", 100, dict.fromkeys(measures, accuracies))
         for method, scores in {"zero_shot": [0.3], "dann": [0.5, 0.6]}.items()
         for domain, accuracies in {"a": scores, "b": [s / 2 for s in scores]}.items()
     ]

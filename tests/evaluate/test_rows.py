@@ -6,7 +6,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from clipjax.data.features.cache import Features
 from clipjax.errors import DataError
@@ -124,6 +124,9 @@ def test_files_of_the_first_version_are_read(tmp_path):
             "macro_accuracy_mean": None,
             "macro_accuracy_std": None,
             "macro_accuracies": None,
+            "macro_f1_mean": None,
+            "macro_f1_std": None,
+            "macro_f1s": None,
         }
     shown = (terminal.show(found), report.markdown(found), page.run_page(found, [], {}, {}))
     for text in shown:
@@ -174,13 +177,41 @@ def encoded():
         data=data, whole_domains=True, training=types.SimpleNamespace(seeds=(0, 1))
     )
     weights = rng.normal(size=(5, 4)).astype(np.float32)
-    return types.SimpleNamespace(parts=parts, study=study, scale=10.0, text_weights=weights)
+
+    def source(domain, split):
+        """Groups of the sketches, as a source has them; of the photos there are none."""
+        groups = np.arange(len(parts[domain, split].labels)) % 3 - 1
+        given = {"groups": groups, "group_names": ("Asia", "Europe")}
+        return types.SimpleNamespace(**given if domain == "sketch" else {})
+
+    return types.SimpleNamespace(
+        parts=parts, study=study, scale=10.0, text_weights=weights, source=source
+    )
 
 
 def balanced(weights, *parts):
     """scikit-learn's macro accuracy of a linear classifier on parts together."""
     features, labels = map(np.concatenate, zip(*parts, strict=True))
     return balanced_accuracy_score(labels, (features @ weights.T).argmax(1))
+
+
+def check_f1_and_worst_group(row, encoded, splits, weights):
+    """Compare a row, and its mean over linear classifiers, with scikit-learn."""
+    parts = [encoded.parts[row["domain"], split] for split in splits]
+    features, labels = map(np.concatenate, zip(*parts, strict=True))
+    answers = [(features @ w.T).argmax(1) for w in weights]
+    f1 = [f1_score(labels, a, average="macro", labels=np.unique(labels)) for a in answers]
+    assert row["macro_f1s"] == pytest.approx(f1, abs=1e-6)
+    assert row["macro_f1_mean"] == pytest.approx(np.mean(f1), abs=1e-6)
+    if row["domain"] == "real":
+        assert "worst_group_accuracies" not in row and "worst_groups" not in row
+        return
+    groups = np.concatenate([encoded.source(row["domain"], split).groups for split in splits])
+    share = lambda a, g: accuracy_score(labels[groups == g], a[groups == g])
+    each = [[share(a, g) for g in (0, 1)] for a in answers]
+    assert row["worst_group_accuracies"] == pytest.approx([min(e) for e in each], abs=1e-6)
+    assert row["worst_group_accuracy_mean"] == pytest.approx(np.mean([min(e) for e in each]))
+    assert row["worst_groups"] == [("Asia", "Europe")[int(np.argmin(e))] for e in each]
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
@@ -194,6 +225,7 @@ def test_zero_shot_rows_have_both_accuracies(encoded):
         expected = balanced(encoded.text_weights, *parts)
         assert each["macro_accuracies"] == [pytest.approx(expected, abs=1e-6)]
         assert each["n"] == sum(len(part.labels) for part in parts)
+        check_f1_and_worst_group(each, encoded, splits, [encoded.text_weights])
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
@@ -220,4 +252,5 @@ def test_rows_of_every_variant_have_both_accuracies(encoded):
         assert each["macro_accuracy_mean"] == pytest.approx(np.mean(expected), abs=1e-6)
         assert each["macro_accuracy_std"] == pytest.approx(np.std(expected, ddof=1), abs=1e-6)
         assert len(each["members"][0]) == 2 and len(each["accuracies"]) == 2
+        check_f1_and_worst_group(each, encoded, [each["split"]], weights)
     assert len({(each["variant"], each["domain"], each["split"]) for each in rows}) == 8

@@ -72,3 +72,9 @@ def test_a_study_trains_on_both_and_evaluates_each(wee_clip, tmp_path, augment):
     domains = {row["domain"] for row in found.rows if row["method"] == "dann"}
     assert domains == {"real", "print", "sketch", "real+print"}
     assert found.results["data"]["source"] == "real+print"
+    for method in ("zero_shot", "dann"):  # the joined domains are its groups
+        rows = {r["domain"]: r for r in found.rows if (r["method"], r["split"]) == (method, "test")}
+        worst = min(rows[domain]["accuracy_mean"] for domain in ("real", "print"))
+        assert rows["real+print"]["worst_group_accuracies"] == [worst]
+        assert rows["real+print"]["worst_groups"][0] in ("real", "print")
+        assert "worst_groups" not in rows["sketch"]

@@ -14,8 +14,8 @@ from clipjax.data.unlabelled import NO_LABEL
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate import judged, terminal
 from clipjax.study import Data, Encoder, Study, Training, parse, run
-from clipjax.study.evaluator import _score
 from clipjax.study.export import export
+from clipjax.study.measured import score
 from clipjax.study.plan import matched_data, prepare, training_rows
 from tests.conftest import make_photos, read_json
 
@@ -233,14 +233,14 @@ def test_a_part_of_both_kinds_has_the_scores_of_its_labelled_images():
     members, labels = rng.normal(size=(2, 12, 3)).astype(np.float32), rng.integers(0, 3, 12)
     logits, some = members.mean(axis=0), np.where(np.arange(12) % 3 == 0, NO_LABEL, labels)
     known = some != NO_LABEL
-    found = _score(logits, members, some)
-    alone = _score(logits[known], members[:, known], some[known])
-    everything = _score(logits, members, labels)
+    found = score(logits, members, some)
+    alone = score(logits[known], members[:, known], some[known])
+    everything = score(logits, members, labels)
     for name in ("accuracy", "macro_accuracy", "ece", "members"):
         assert found[name] == alone[name]
     for name in ("top_class_share", "disagreement"):
         assert found[name] == everything[name]
-    without = _score(logits, members, np.full(12, NO_LABEL))
+    without = score(logits, members, np.full(12, NO_LABEL))
     assert without.keys() == {"top_class_share", "disagreement"}
 
 
