@@ -14,7 +14,7 @@ import clipjax
 from clipjax.errors import ConfigError, DataError
 from tests.conftest import REPO
 
-PAGES = ("docs/python.md",)
+PAGES = ("README.md", "docs/python.md")  # the same block in both
 
 
 def ten_lines(page):
