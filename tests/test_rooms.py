@@ -15,7 +15,10 @@ FILES = {
     str(file.relative_to(REPO).with_suffix("")).replace("/", ".").removesuffix(".__init__"): file
     for file in sorted((REPO / "clipjax").rglob("*.py"))
     if file.stem != "__main__"  # starts a command
-} | {f"clipjax.configs.{file.stem}": file for file in (REPO / "configs").glob("[!_]*.py")}
+} | {
+    f"clipjax.{str(file.relative_to(REPO).with_suffix('')).replace('/', '.')}": file
+    for file in (REPO / "configs").rglob("[!_]*.py")
+}
 
 
 def room(name: str) -> str:

@@ -45,14 +45,21 @@ class Files(flags.ArgumentParser):
         return load_config(path, self.given).lock()
 
 
+def shipped_configs() -> dict[str, pathlib.Path]:
+    """Return the configs that come with clipjax: "dann", ..., then "recipes/flyp", ..."""
+    files = [*sorted(SHIPPED.glob("[!_]*.py")), *sorted(SHIPPED.glob("recipes/[!_]*.py"))]
+    found = {file.relative_to(SHIPPED).with_suffix("").as_posix(): file for file in files}
+    del found["common"]
+    return found
+
+
 def find_config(name: str) -> str:
     """Return the file of a config: one that comes with clipjax, by name, or a path."""
-    shipped = {file.stem: str(file) for file in sorted(SHIPPED.glob("[!_]*.py"))}
-    del shipped["common"]
+    shipped = shipped_configs()
     if os.path.isfile(name):
         return name
     if name in shipped:
-        return shipped[name]
+        return str(shipped[name])
     known = ", ".join(shipped)
     hint = meant(pathlib.Path(name).stem, shipped)
     raise ConfigError(f"there is no config {name}; give a file, or one of {known}.{hint}")
@@ -133,7 +140,7 @@ def _sentence(error: Exception, name: str, file: str) -> str:
         )
     frames = traceback.extract_tb(error.__traceback__)
     line = next((f.lineno for f in reversed(frames) if f.filename == file), None)
-    ours = pathlib.Path(frames[-1].filename).resolve().parent == SHIPPED
+    ours = pathlib.Path(frames[-1].filename).resolve().is_relative_to(SHIPPED)
     if isinstance(error, ValueError) and (ours or not line):  # a wrong word after the colon
         return f"{name}: {text}"
     at = f"{name}, line {line}" if line else name

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from absl import flags
 
-from clipjax.commands.configfile import SHIPPED, as_mapping, load_config
+from clipjax.commands.configfile import as_mapping, load_config, shipped_configs
 from clipjax.study import entry_fields
 from clipjax.study.config import kind_of
 from clipjax.study.entries import FIELDS
@@ -25,7 +25,8 @@ def command_help(command: str, module: ModuleType, config: str = "") -> str:
     words = f" [{word[module.WORD]}]" * bool(module.WORD) + " [FIELD=VALUE ...]" * bool(config)
     found = [f"usage: clipjax {command}{words} [--OPTION=VALUE ...]\n\n{told}"]
     if config:
-        configs = [(file.stem, _first_line(file.read_text())) for file in _shipped()]
+        files = shipped_configs().items()
+        configs = [(name, _first_line(file.read_text())) for name, file in files]
         configs += [("FILE.py", "your own: `get_config()` returns an ml_collections.ConfigDict")]
         found.append(_section("CONFIG, one of these, as NAME or NAME:key=value,flag", configs))
     found.append(_section("Options", _options(module)))
@@ -38,10 +39,6 @@ def command_help(command: str, module: ModuleType, config: str = "") -> str:
             "Write tuples as in Python, in quotes: freeze=\"('clip/.*',)\", seeds='(0, 1)'."
         )
     return "\n\n".join(found)
-
-
-def _shipped() -> list:
-    return [file for file in sorted(SHIPPED.glob("[!_]*.py")) if file.stem != "common"]
 
 
 def _first_line(source: str) -> str:

@@ -5,7 +5,7 @@ import re
 import ml_collections
 import pytest
 
-from clipjax.commands.configfile import Files, config_complaint
+from clipjax.commands.configfile import Files, config_complaint, load_config, shipped_configs
 from clipjax.configs import dann, pretrain, tables
 from clipjax.errors import ConfigError, DataError
 from clipjax.model.hf.hub import find_model
@@ -190,3 +190,11 @@ def test_a_misspelt_field_of_pretraining(field, words):
 @pytest.mark.parametrize("number", tables.TABLES)
 def test_the_suites_configs_have_every_field(complaint, number):
     assert config_complaint([f"--config=configs/tables.py:{number},smoke"]) == ""
+
+
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if "/" in name])
+def test_recipes_are_found_by_name_and_say_how_they_run(name):
+    config = load_config(f"{name}:smoke")
+    built = methods_of(config)
+    assert set(built) >= set(config.stages) and len(config.seeds) == 1
+    assert f"clipjax run {name}" in shipped_configs()[name].read_text()

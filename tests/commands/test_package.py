@@ -51,8 +51,8 @@ def clipjax(site, cwd, *words):
 
 def test_the_wheel_has_one_package_with_everything_in_it(site):
     assert {path.name.partition("-")[0] for path in site.iterdir()} == {"clipjax"}
-    shipped = {path.name for path in (site / "clipjax" / "configs").glob("*.py")}
-    assert shipped == {path.name for path in (REPO / "configs").glob("*.py")}
+    files_of = lambda folder: {path.relative_to(folder) for path in folder.rglob("*.py")}
+    assert files_of(site / "clipjax" / "configs") == files_of(REPO / "configs")
     files = {path.relative_to(site) for path in (site / "clipjax").rglob("*") if path.is_file()}
     ours = {path.relative_to(REPO) for path in (REPO / "clipjax").rglob("*") if path.is_file()}
     lost = {path for path in ours - files if "__pycache__" not in path.parts}
@@ -69,7 +69,11 @@ def test_commands_work_anywhere(site, elsewhere):
     (elsewhere / "helper.py").write_text("from clipjax.configs import dann")
     mine = "from helper import dann\ndef get_config(): return dann.get_config('smoke')"
     (elsewhere / "mine.py").write_text(mine)
-    for words in (["./mine.py", "epochs=3"], ["tables:5", "smoke", "source=flat"]):
+    for words in (
+        ["./mine.py", "epochs=3"],
+        ["tables:5", "smoke", "source=flat"],
+        ["recipes/ce_swa"],
+    ):
         done = clipjax(site, elsewhere, "run", *words, "--only_check_args")
         assert done.returncode == 0, done.stderr
     done = clipjax(site, elsewhere, "run", "configs/dann.py")  # that one is the user's own
