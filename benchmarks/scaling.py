@@ -56,7 +56,8 @@ def measure(examples: int, classes: int, runs: int) -> dict[str, float]:
     from clipjax.train.arrays import Epochs, epochs_program, fit_arrays, run_mesh
     from clipjax.train.checkpoint import Checkpointer
     from clipjax.train.journal import Outputs
-    from clipjax.train.optim import make_optimizer, make_schedule
+    from clipjax.train.optim import make_optimizer
+    from clipjax.train.schedules import make_schedule
 
     before = peak()
     rng = np.random.default_rng(0)

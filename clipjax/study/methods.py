@@ -5,7 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,14 +25,22 @@ from clipjax.study.fields import is_number, meant, no_such, short
 from clipjax.study.parts import Data
 from clipjax.study.prompt_sets import checked_reads
 from clipjax.study.training import MethodConfig, PhaseConfig
-from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
-from clipjax.train.optim import Rule, make_optimizer, make_schedule
-from clipjax.train.phases import Span, training_since
+from clipjax.train.groups import (
+    check_patterns,
+    is_frozen,
+    layer_groups,
+    layer_mults,
+    name_tree,
+)
+from clipjax.train.optim import Rule, make_optimizer
+from clipjax.train.phases import Span, spans, training_since
 from clipjax.train.restore import is_step
+from clipjax.train.schedules import make_schedule
 
 # Options of the optimizer that are numbers along the run, in which methods of one program may
 # differ; and options that are plain factors in the step: of the optimizer, and of the loss.
-_RATE = ("schedule", "lr", "warmup", "step_every", "gamma")
+_CURVE = ("warmup", "warmup_kind", "warmup_from", "step_every", "gamma", "min_lr")
+_RATE = ("schedule", "lr", "schedule_every", "schedule_over", *_CURVE)
 OPTIM_FACTORS, LOSS_FACTORS = ("weight_decay",), ("label_smoothing",)
 _GIVEN = ("head", "schedules")  # options given by the study, not by the config
 
@@ -131,7 +139,7 @@ def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
             raise ConfigError(f"{at}: diversity_weight needs an ensemble: heads.members > 1.")
         kinds.append(Method(config, heads, module.make_method, None).on(backbone, classes, phase))
         if isinstance(kinds[-1], contract.Method):
-            build_optimizer(phase, 1)
+            build_optimizer(phase, spans([phase.epochs], [phase.freeze]))
     config = _with_defaults(config, _options(module))
     fixed = dict.fromkeys(name for kind in kinds for name in getattr(kind, "constants", ()))
     return Method(_fixing(config, fixed), heads, module.make_method, kinds[0])
@@ -253,24 +261,42 @@ def _program_key(method: Method) -> str:
     return repr((method.heads, *about, phases))
 
 
-def learning_rate(phase: PhaseConfig, steps: int) -> Callable:
-    """Return the phase's learning rate as a function of the steps made in it."""
-    optim = phase.optim
-    rest = {key: getattr(optim, key) for key in ("warmup", "step_every", "gamma")}
-    return make_schedule(optim.schedule, optim.lr, steps, **rest)
+def learning_rate(phase: PhaseConfig, spans: Sequence[Span], index: int) -> Callable:
+    """Return the phase's learning rate as a function of the steps made in it.
+
+    `spans` are the run's phases, of which this is the `index`-th.
+    """
+    optim, span = phase.optim, spans[index]
+    rest = {key: getattr(optim, key) for key in _CURVE}
+    if optim.schedule_every == "epoch":
+        rest["every"] = span.steps // phase.epochs
+    if optim.schedule_over == "phase":
+        return make_schedule(optim.schedule, optim.lr, span.steps, **rest)
+    curve = make_schedule(optim.schedule, optim.lr, spans[-1].start + spans[-1].steps, **rest)
+    return lambda step: curve(span.start + step)
 
 
 def build_optimizer(
-    phase: PhaseConfig, steps: int, *, spans: tuple[Span, ...] = (), index=0, rate=None, **factors
+    phase: PhaseConfig,
+    spans: Sequence[Span],
+    index: int = 0,
+    *,
+    rate: Callable | None = None,
+    depths: Mapping[str, int] = {},
+    **factors: Any,
 ) -> optax.GradientTransformation:
-    """Build a phase's optimizer; `rate` and `factors` replace its own rate and `OPTIM_FACTORS`."""
+    """Build a phase's optimizer; `rate` and `factors` replace its own rate and `OPTIM_FACTORS`.
+
+    `depths`: blocks of each tower, for `optim.layer_decay`.
+    """
     optim = phase.optim
-    rest = {k: getattr(optim, k) for k in ("weight_decay", "clip_norm", "lr_mults")}
-    if spans:
-        rest |= {"start": spans[index].start, "since": training_since(spans, index)}
+    rest = {k: getattr(optim, k) for k in ("weight_decay", "clip_norm", "clip_value")}
+    rest["lr_mults"] = (*optim.lr_mults, *layer_mults(optim.layer_decay, depths))
+    rest |= {"start": spans[index].start, "since": training_since(spans, index)}
+    rule = Rule(**{field.name: getattr(optim, field.name) for field in dataclasses.fields(Rule)})
     try:
-        rate = rate or learning_rate(phase, steps)
-        return make_optimizer(rate, Rule(optim.name), freeze=phase.freeze, **rest | factors)
+        rate = rate or learning_rate(phase, spans, index)
+        return make_optimizer(rate, rule, freeze=phase.freeze, **rest | factors)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{phase.name}: optim: {error}") from None
 

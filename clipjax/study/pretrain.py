@@ -43,8 +43,9 @@ from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import DATA, fetch
 from clipjax.train.journal import Outputs
-from clipjax.train.optim import Rule, make_optimizer, make_schedule
+from clipjax.train.optim import Rule, make_optimizer
 from clipjax.train.preemption import Notice
+from clipjax.train.schedules import make_schedule
 from clipjax.train.stream import Steps, fit_stream
 
 

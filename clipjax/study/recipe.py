@@ -33,7 +33,7 @@ from clipjax.study.methods import (
 from clipjax.study.text_cache import digest_of
 from clipjax.study.training import Augment, Average, MethodConfig
 from clipjax.train.arrays import Epochs, epochs_program
-from clipjax.train.groups import frozen_tree, matches, name_tree
+from clipjax.train.groups import frozen_tree, is_frozen, layer_mults, matches, name_tree
 from clipjax.train.phases import next_state, spans
 
 PyTree = Any
@@ -145,12 +145,13 @@ class Recipe:
 
     def setup(self, index: int, params: PyTree, row: jax.Array | int = 0):
         """Return the optimizer and frozen mask of a phase, for the `row`-th method."""
-        phase, span = self.method.phases[index], self.spans[index]
-        curves = [learning_rate(method.phases[index], span.steps) for method in self.methods]
+        phase, spans = self.method.phases[index], self.spans
+        curves = [learning_rate(method.phases[index], spans, index) for method in self.methods]
         get = lambda method, key: getattr(method.phases[index].optim, key)
         factors = self._varied(OPTIM_FACTORS, get, row)
+        rate = select_fn(curves, row)
         optimizer = build_optimizer(
-            phase, span.steps, spans=self.spans, index=index, rate=select_fn(curves, row), **factors
+            phase, spans, index, rate=rate, depths=self._depths(), **factors
         )
         names = jax.tree.leaves(name_tree(params))
         here = [p for p in phase.freeze if any(matches(p, name) for name in names)]
@@ -199,10 +200,20 @@ class Recipe:
 
     def rates(self, index: int, row: int, step: int) -> dict[str, float]:
         """Return learning rates after `step` updates: `lr`, and `lr:pattern` of groups."""
-        phase, span = self.methods[row].phases[index], self.spans[index]
-        rate = float(learning_rate(phase, span.steps)(max(0, step - span.start)))
-        more = {f"lr:{pattern}": factor * rate for pattern, factor in phase.optim.lr_mults}
+        phase, start = self.methods[row].phases[index], self.spans[index].start
+        rate = float(learning_rate(phase, self.spans, index)(max(0, step - start)))
+        layers = layer_mults(phase.optim.layer_decay, self._depths())
+        trained = [each for each in layers if not is_frozen(each[0], phase.freeze)]
+        factors = dict([*trained, *phase.optim.lr_mults])
+        more = {f"lr:{pattern}": factor * rate for pattern, factor in factors.items()}
         return {key: float(f"{value:.6g}") for key, value in ({"lr": rate} | more).items()}
+
+    def _depths(self) -> dict[str, int]:
+        """Return the number of blocks of each tower that the method runs."""
+        sizes = {"vision": self.module.config.vision, "text": self.module.config.text}
+        runs = {"image": "vision", "text": "text"}
+        names = [runs[tower] for tower in self.method.kind.towers]
+        return {name: sizes[name].num_hidden_layers for name in names}
 
     def begun(self, index: int, states: TrainState, more: PyTree) -> TrainState:
         """Return `begin` of stacked states, compiled."""

@@ -45,20 +45,62 @@ def seed_field(default: tuple[int, ...], told: str) -> Any:
     )
 
 
+def _decay_field(default: float, told: str) -> Any:
+    """Declare a field of the share of a running mean that stays with each step."""
+    fits = lambda value: 0 <= value < 1
+    return field(default, told, fits=fits, give="at least 0 and less than 1")
+
+
 @dataclasses.dataclass(frozen=True)
 class Optim:
     """The optimizer and its learning rate; warm-up and steps are fractions of the run."""
 
-    name: str = field("adamw", "the optimizer", known=("adamw", "sgd"))
+    name: str = field(
+        "adamw", "adam: its decay is part of the gradient", known=("adamw", "adam", "sgd")
+    )
     lr: float = field(1e-3, "learning rate, at its peak", low=0)
-    schedule: str = field("cosine", "of the rate", known=("constant", "cosine", "step"))
+    schedule: str = field(
+        "cosine",
+        "of the rate; slanted is ULMFiT's triangle",
+        known=("constant", "cosine", "linear", "step", "slanted"),
+    )
     warmup: float = field(
         0.0, "share of the run to the peak", low=0, high=1, give="a share of the run, 0 to 1"
     )
+    warmup_kind: str = field(
+        "linear",
+        "up from warmup_from; linear_next is a step ahead (open_clip); constant stays at "
+        "warmup_from, then the schedule begins in its whole length (Dassl)",
+        known=("linear", "linear_next", "constant"),
+    )
+    warmup_from: float = field(0.0, "rate at which the warm-up starts", low=0)
     step_every: float = field(1 / 3, "share of the run between steps of schedule=step", low=0)
     gamma: float = field(0.1, "factor of each step of schedule=step", low=0)
-    weight_decay: float = field(1e-2, "as PyTorch's AdamW has it", low=0)
+    min_lr: float = field(0.0, "lowest rate after the warm-up", low=0)
+    schedule_every: str = field(
+        "step", "how often the rate changes, as in Dassl with epoch", known=("step", "epoch")
+    )
+    schedule_over: str = field(
+        "phase", "what the schedule runs over: each phase anew, or the run", known=("phase", "run")
+    )
+    weight_decay: float = field(1e-2, "as PyTorch's optimizer of this name has it", low=0)
+    decay: str = field(
+        "matrices",
+        "what decays; all: biases, norms and the temperature too",
+        known=("matrices", "all"),
+    )
     clip_norm: float = field(1.0, "global norm that gradients are clipped to; 0: off", low=0)
+    clip_value: float = field(
+        0.0, "size that single gradients are clipped to, before clip_norm; 0: off", low=0
+    )
+    b1: float = _decay_field(0.9, "Adam's decay of gradients")
+    b2: float = _decay_field(0.999, "Adam's decay of squared gradients")
+    eps: float = field(1e-8, "added to the root of Adam's squared gradients", low=0)
+    momentum: float = _decay_field(0.9, "of sgd")
+    nesterov: bool = field(True, "whether sgd's momentum is Nesterov's")
+    layer_decay: float = share_field(
+        1.0, "factor on the rate with every layer of a tower below its output; 0.65 is usual"
+    )
     lr_mults: tuple = field(
         (),
         "factors of the rate for layer groups, (('clip/.*', 0.1), ...); the first match wins",
@@ -66,6 +108,14 @@ class Optim:
         give="pairs of a pattern and a factor, as in (('clip/.*', 0.1),), in a sweep a tuple of "
         "such tuples; a factor is a finite number",
     )
+
+    def problem(self) -> str:
+        """Return what is wrong with the fields together."""
+        if self.min_lr > self.lr:
+            return f"min_lr={self.min_lr} is above lr={self.lr}; give a smaller one."
+        if self.warmup and self.warmup_kind == "constant" and not self.warmup_from:
+            return "warmup_kind=constant stays at warmup_from, which is 0; give a rate."
+        return ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -68,6 +68,29 @@ def layer_groups(params: PyTree) -> tuple[str, ...]:
     found = {_rule(name.path) for name in jax.tree.leaves(name_tree(params))}
     block = lambda group: int((re.search(r"block_(\d+)$", group) or [0, 0])[1])
     return tuple(group for _, group in sorted(found, key=lambda x: (x[0], block(x[1]), x[1])))
+
+
+def layer_mults(decay: float, depths: Mapping[str, int]) -> tuple[tuple[str, float], ...]:
+    """Factors on the rate that fall by `decay` with every layer below the output.
+
+    BEiT's and MAE's convention (arXiv 2106.08254, 2111.06377): decay ** (depth + 1 - layer) of
+    layer 0, the embeddings, to `depth`, the last block. Projections, the norms before them, heads
+    and the temperature keep the whole rate.
+
+    Args:
+      decay: above 0; 1 leaves all rates alike.
+      depths: tower ("vision", "text") -> its number of blocks.
+
+    >>> [(group, round(factor, 4)) for group, factor in layer_mults(0.5, {"text": 2})]
+    [('clip/text/embedding', 0.125), ('clip/text/block_0', 0.25), ('clip/text/block_1', 0.5)]
+    """
+    if decay == 1:
+        return ()
+    return tuple(
+        (f"clip/{tower}/{layer}", decay ** (depth + 1 - position))
+        for tower, depth in depths.items()
+        for position, layer in enumerate(["embedding", *(f"block_{i}" for i in range(depth))])
+    )
 
 
 def matches(pattern: str, name: str | Name) -> bool:

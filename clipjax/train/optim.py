@@ -1,4 +1,4 @@
-"""Learning-rate schedules, and the optimizer over layer groups."""
+"""The optimizer over layer groups."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,44 +16,6 @@ def _decays(params: PyTree) -> PyTree:
     vector = lambda path: path_name(path).split("/")[-1] in ("bias", "scale")
     decays = lambda path, leaf: leaf.ndim > 1 and not vector(path)
     return jax.tree_util.tree_map_with_path(decays, params)
-
-
-def make_schedule(
-    name: str,
-    lr: float,
-    total_steps: int,
-    *,
-    warmup: float = 0.0,
-    step_every: float = 1 / 3,
-    gamma: float = 0.1,
-) -> Callable[[Any], Any]:
-    """A learning-rate schedule, a function of the optimizer's step.
-
-    The rate changes with every step. Recipes that change it once an epoch agree at the start of
-    each; "step" agrees everywhere if its plateaus are whole epochs (`step_every` = 2 / 6: 2 of 6
-    epochs).
-
-    Args:
-      name: "constant"; "cosine" to zero (Loshchilov & Hutter 2017); "step" (torch's StepLR).
-      lr: the peak learning rate.
-      total_steps: of the whole run.
-      warmup: fraction of the run in which it first rises linearly from zero (transformers' and
-        optax's convention; the first update is zero). The others count from there.
-      step_every: for "step", the length of a plateau as a fraction of the run.
-      gamma: for "step", the factor between plateaus.
-    """
-    warm, plateau = round(warmup * total_steps), max(1, round(step_every * total_steps))
-    known = {
-        "constant": lambda: optax.constant_schedule(lr),
-        "cosine": lambda: optax.cosine_decay_schedule(lr, max(1, total_steps - warm)),
-        "step": lambda: optax.exponential_decay(lr, plateau, gamma, staircase=True),
-    }
-    if name not in known:
-        raise ValueError(f"unknown optim.schedule {name!r}; known: {', '.join(known)}.")
-    main = known[name]()
-    if not warm:
-        return main
-    return optax.join_schedules([optax.linear_schedule(0.0, lr, warm), main], [warm])
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
@@ -80,22 +42,36 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """How gradients become updates."""
+    """How gradients become updates; torch's of these names."""
 
-    name: str = "adamw"  # or "sgd", with Nesterov momentum
-    b2: float = 0.999  # AdamW's decay of squared gradients
+    name: str = "adamw"  # or "adam", whose decay is part of the gradient, or "sgd"
+    b1: float = 0.9  # Adam's decay of gradients
+    b2: float = 0.999  # Adam's decay of squared gradients
+    eps: float = 1e-8  # added to the root of the latter
     momentum: float = 0.9  # of SGD
+    nesterov: bool = True  # of SGD
+    decay: str = "matrices"  # what weight decay is of; or "all", vectors too
 
     def make(self, rate: Callable[[Any], Any], weight_decay: float) -> optax.GradientTransformation:
-        """The rule at a learning rate that is a function of its own count of steps."""
-        if self.name == "adamw":
-            return optax.adamw(rate, b2=self.b2, weight_decay=weight_decay, mask=_decays)
-        if self.name != "sgd":
-            raise ValueError(f"unknown optim.name {self.name!r}; known: adamw, sgd.")
-        return optax.chain(
-            optax.add_decayed_weights(weight_decay, mask=_decays),
-            optax.sgd(rate, momentum=self.momentum, nesterov=True),
-        )
+        """The rule at a learning rate that is a function of its own count of steps.
+
+        ValueError: an unknown name or `decay`.
+        """
+        masks = {"matrices": _decays, "all": None}
+        if self.decay not in masks:
+            raise ValueError(f"unknown optim.decay {self.decay!r}; known: {', '.join(masks)}.")
+        mask, adam = masks[self.decay], {"b1": self.b1, "b2": self.b2, "eps": self.eps}
+        coupled = optax.add_decayed_weights(weight_decay, mask=mask)
+        known = {
+            "adamw": lambda: optax.adamw(rate, **adam, weight_decay=weight_decay, mask=mask),
+            "adam": lambda: optax.chain(coupled, optax.adam(rate, **adam)),
+            "sgd": lambda: optax.chain(
+                coupled, optax.sgd(rate, momentum=self.momentum, nesterov=self.nesterov)
+            ),
+        }
+        if self.name not in known:
+            raise ValueError(f"unknown optim.name {self.name!r}; known: {', '.join(known)}.")
+        return known[self.name]()
 
 
 def make_optimizer(
@@ -106,21 +82,25 @@ def make_optimizer(
     lr_mults: Mapping[str, float] | Sequence[tuple[str, float]] = (),
     weight_decay: float = 0.0,
     clip_norm: float = 0.0,
+    clip_value: float = 0.0,
     start: int = 0,
     since: Callable[[Name], int] = lambda name: 0,
 ) -> optax.GradientTransformation:
     """`optax.multi_transform` over layer groups, with zero updates for frozen ones.
 
     It takes the whole tree as well as the trainable part that `clipjax.adapt.step` differentiates.
-    Only trainable gradients are clipped; vectors (biases, norms, single embeddings) do not decay.
+    Only trainable gradients are clipped; vectors (biases, norms, single embeddings) do not decay
+    unless the rule says so.
 
     Args:
       schedule: learning rate as a function of the steps made since `start`.
       freeze: patterns of layer groups or of single parameters (see `clipjax.train.groups.matches`).
       lr_mults: (pattern, factor on the learning rate) pairs; the first match counts.
-      weight_decay: of AdamW, decoupled from the gradient and multiplied by the rate; of SGD, added
-        to the (clipped) gradient before momentum. Both are torch's conventions.
+      weight_decay: of AdamW, decoupled from the gradient and multiplied by the rate; of Adam and
+        SGD, added to the (clipped) gradient before moments. All are torch's conventions.
       clip_norm: global norm to clip trainable gradients to; 0 for no clipping.
+      clip_value: largest size of a single gradient (torch's clip_grad_value_), before `clip_norm`;
+        0 for no clipping.
       start: the step at which this optimizer takes over (the start of a phase).
       since: parameter -> the step since which it has trained without a break. Parameters of equal
         age share Adam's step count: those thawed late get their own bias correction, and the state
@@ -136,7 +116,10 @@ def make_optimizer(
     label = lambda name: FROZEN if is_frozen(name, freeze) else f"since {since(name)}"
     labels = lambda tree: jax.tree.map(label, name_tree(tree))
     trainable = lambda tree: jax.tree.map(lambda x: x != FROZEN, labels(tree))
-    clip = clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    clip = optax.chain(
+        optax.clip(clip_value) if clip_value else optax.identity(),
+        clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+    )
 
     def inner(label: str) -> optax.GradientTransformation:
         # Counts start with the group, the schedule with the phase.

@@ -10,7 +10,8 @@ import pytest
 from clipjax.adapt.dann import dann_loss, make_loss
 from clipjax.adapt.step import init_state, make_step
 from clipjax.model.heads import Heads, as_model
-from clipjax.train.optim import Rule, make_optimizer, make_schedule
+from clipjax.train.optim import Rule, make_optimizer
+from clipjax.train.schedules import make_schedule
 
 torch = pytest.importorskip("torch", reason='needs PyTorch: pip install -e ".[parity]"')
 

@@ -9,7 +9,8 @@ import pytest
 from clipjax import DannModel, dann_step, init_state, make_step
 from clipjax.adapt.step import combine, partition
 from clipjax.train.groups import frozen_tree
-from clipjax.train.optim import make_optimizer, make_schedule
+from clipjax.train.optim import make_optimizer
+from clipjax.train.schedules import make_schedule
 
 WIDTH, DEPTH, BATCH = 128, 6, 64
 

@@ -50,7 +50,7 @@ def test_a_config_keeps_its_identity():
         text = json.dumps(before, indent=2, sort_keys=True) + "\n"
         assert config_text(parsed(config)) == text
         assert parse(json.loads(text)) == parsed(config)  # as exports read it
-    assert name_of(parsed(dann.get_config())) == "dann-9ca49a2f"
+    assert name_of(parsed(dann.get_config())) == "dann-838164ee"
 
 
 def test_defaults_are_those_of_the_dataclasses():
@@ -87,9 +87,16 @@ def test_choices_are_those_of_what_reads_them():
         ({"lr": 1.0}, "no field lr; .*Did you mean optim.lr"),
         ({"optim": {"lr": "1e-3"}}, "optim.lr is '1e-3'; give a finite number, at least 0"),
         (
-            {"optim": {"name": "adam"}},
-            "optim.name is 'adam'; .*Did you mean adamw",
+            {"optim": {"name": "adamm"}},
+            "optim.name is 'adamm'; .*Did you mean adam",
         ),
+        ({"optim": {"min_lr": 0.5}}, "optim.min_lr=0.5 is above lr=0.001; give a smaller one"),
+        (
+            {"optim": {"warmup": 0.1, "warmup_kind": "constant"}},
+            "optim.warmup_kind=constant stays at warmup_from, which is 0",
+        ),
+        ({"optim": {"layer_decay": 0.0}}, "optim.layer_decay is 0.0; give a share above 0"),
+        ({"optim": {"b1": 1.0}}, "optim.b1 is 1.0; give at least 0 and less than 1"),
         ({"epochs": True}, "epochs is True; give a whole number, at least 1"),
         ({"epochs": 2.0}, "epochs is 2.0; give a whole number"),
         ({"epochs": None}, "epochs is None"),

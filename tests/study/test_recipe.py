@@ -34,6 +34,8 @@ def test_a_recipe_is_made_once_for_the_same_methods_on_any_images():
         ingredients(label_smoothing=0.2),
         ingredients(optim={"lr": 0.1}),
         ingredients(epochs=3),
+        ingredients(optim={"layer_decay": 0.5}),
+        ingredients(optim={"nesterov": False}),
         ingredients(heads={"class_bias": False}),
         ingredients(align="coral"),
         one._replace(per_epoch=6),
@@ -46,6 +48,33 @@ def test_a_recipe_is_made_once_for_the_same_methods_on_any_images():
     ]
     found = [programs.recipe(each) for each in (one, *others)]
     assert len({id(recipe) for recipe in found}) == len(found)
+
+
+def test_rates_fall_with_the_layers_of_the_towers_that_train():
+    freeze = ("clip/vision/embedding", "clip/text/.*", "clip/logit_scale")
+    optim = {"lr": 0.1, "schedule": "constant", "layer_decay": 0.5}
+    optim["lr_mults"] = (("classifier", 3.0),)
+    fields = {"align": "none", "optim": optim, "freeze": freeze}
+    rates = Programs().recipe(ingredients(**fields)).rates(0, 0, 1)
+    blocks = {f"lr:clip/vision/block_{i}": rate for i, rate in enumerate((0.025, 0.05))}
+    assert rates == {"lr": 0.1, "lr:classifier": 0.3} | blocks
+
+
+def test_a_schedule_runs_over_the_phase_or_the_run_by_the_step_or_the_epoch():
+    """Of 5 steps an epoch."""
+    phases = {"one": {"epochs": 1}, "two": {"epochs": 3}}
+
+    def rates(**optim):
+        optim = {"lr": 1.0, "schedule": "linear", **optim}
+        fields = {"optim": optim, "phases": phases, "phase_order": ("one", "two")}
+        recipe = Programs().recipe(ingredients(align="none", **fields))
+        rates = [recipe.rates(i, 0, step)["lr"] for i, step in ((0, 0), (0, 3), (1, 5), (1, 13))]
+        return pytest.approx(rates, abs=1e-5)
+
+    assert rates() == [1, 2 / 5, 1, 7 / 15]
+    assert rates(schedule_every="epoch") == [1, 1, 1, 10 / 15]
+    assert rates(schedule_over="run") == [1, 17 / 20, 15 / 20, 7 / 20]
+    assert rates(schedule_over="run", schedule_every="epoch") == [1, 1, 15 / 20, 10 / 20]
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Layer groups, freezing rules and their errors."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 from clipjax.adapt.step import init_state, make_step
-from clipjax.train.groups import frozen_tree, layer_groups, name_tree, path_name
+from clipjax.train.groups import frozen_tree, layer_groups, layer_mults, name_tree, path_name
 from clipjax.train.optim import Rule, clip_by_global_norm, make_optimizer
 from tests.conftest import random_params, small_config
 
@@ -99,6 +101,36 @@ def test_group_learning_rates_scale_the_updates(params):
     assert updates["classifier"]["w"][0, 0] == pytest.approx(-1.0)
 
 
+def test_rates_fall_with_every_layer_below_the_output():
+    """Five layers, rate 1e-3, factor 0.3: embeddings, three blocks, and what has the whole rate."""
+    rates = [1e-3 * factor for _, factor in layer_mults(0.3, {"vision": 3})] + [1e-3]
+    np.testing.assert_allclose(rates, [8.1e-6, 2.7e-5, 9e-5, 3e-4, 1e-3])
+    assert rates[-1] / rates[0] == pytest.approx(123.46, abs=0.01)
+    base = dict(layer_mults(0.65, {"vision": 12, "text": 12}))  # ViT-B, as MAE's param_groups_lrd
+    for tower in ("vision", "text"):
+        of = lambda layer: base[f"clip/{tower}/{layer}"]  # noqa: B023
+        assert of("embedding") == pytest.approx(0.003697, abs=1e-6)
+        assert of("block_0") == pytest.approx(0.005688, abs=1e-6)
+        assert (of("block_10"), of("block_11")) == pytest.approx((0.4225, 0.65))
+
+
+def test_layer_decay_scales_updates_and_decoupled_decay(params):
+    mults = (("clip/text/block_1", 2.0), *layer_mults(0.5, {"vision": 2, "text": 2}))
+    optimizer = make_optimizer(lambda _: 0.1, lr_mults=mults, weight_decay=0.5)
+    zeros, ones = (jax.tree.map(f, params) for f in (jnp.zeros_like, jnp.ones_like))
+    updates, _ = jax.jit(optimizer.update)(zeros, optimizer.init(ones), ones)
+    size = lambda *path: (
+        -float(jax.tree.leaves(functools.reduce(dict.get, path, updates))[-1].max())
+    )
+    vision = [size("clip", "vision", x, "fc1", "kernel") for x in ("block_0", "block_1")]
+    assert vision == pytest.approx([0.05 / 4, 0.05 / 2])
+    assert size("clip", "vision", "patch_embedding") == pytest.approx(0.05 / 8)
+    assert size("clip", "text", "token_embedding") == pytest.approx(0.05 / 8)
+    assert size("clip", "text", "block_1", "fc1", "kernel") == pytest.approx(0.05 * 2)  # its own
+    for whole in (("clip", "visual_projection"), ("clip", "text_projection"), ("classifier",)):
+        assert size(*whole) == pytest.approx(0.05)
+
+
 @pytest.mark.parametrize("name, momentum", [("adamw", 0.9), ("sgd", 0.0)])
 def test_vectors_are_not_decayed(name, momentum):
     params = {"w": jnp.ones((2, 2)), "b": jnp.ones(2), "members": {"bias": jnp.ones((3, 2))}}
@@ -111,7 +143,12 @@ def test_vectors_are_not_decayed(name, momentum):
 
 
 @pytest.mark.parametrize(
-    "arguments, word", [({"rule": Rule("adam")}, "adam"), ({"lr_mults": {"a": 0.0}}, "freeze")]
+    "arguments, word",
+    [
+        ({"rule": Rule("lion")}, "lion.*known: adamw, adam, sgd"),
+        ({"rule": Rule(decay="vectors")}, "vectors.*known: matrices, all"),
+        ({"lr_mults": {"a": 0.0}}, "freeze"),
+    ],
 )
 def test_bad_optimizers_are_named(arguments, word):
     with pytest.raises(ValueError, match=word):

@@ -1,4 +1,4 @@
-"""Learning-rate schedules, AdamW, clipping and the class loss against PyTorch's own."""
+"""Learning-rate schedules, optimizers, clipping and the class loss against PyTorch's own."""
 
 import itertools
 
@@ -9,7 +9,8 @@ import optax
 import pytest
 
 from clipjax.adapt.losses import smoothed_cross_entropy
-from clipjax.train.optim import Rule, make_optimizer, make_schedule
+from clipjax.train.optim import Rule, make_optimizer
+from clipjax.train.schedules import make_schedule
 
 torch = pytest.importorskip("torch", reason='needs PyTorch: pip install -e ".[parity]"')
 lr_scheduler = torch.optim.lr_scheduler
@@ -81,6 +82,52 @@ def test_warmup_is_a_linear_schedule_before_the_main_one(name):
     assert ours[0] == 0.0 and ours[warm] == pytest.approx(LR)
 
 
+def test_a_floor_is_eta_min_and_linear_is_linear_lr():
+    theirs = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=17, eta_min=0.02), 17)
+    close(our_rates("cosine", 17, min_lr=0.02), theirs)
+    theirs = torch_rates(lambda o: lr_scheduler.LinearLR(o, 1.0, 0.25, total_iters=8), 8)
+    close(our_rates("linear", 8, min_lr=0.25 * LR), theirs)
+    assert our_rates("step", 9, gamma=0.1, min_lr=0.1).tolist() == pytest.approx(
+        [LR] * 3 + [0.1] * 6
+    )
+    assert our_rates("step", 3, gamma=2.0).tolist() == pytest.approx([LR, 2 * LR, 4 * LR])
+
+
+def test_a_rate_that_changes_once_an_epoch_is_that_of_a_scheduler_stepped_once_an_epoch():
+    theirs = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=6), 30, every=5)
+    close(our_rates("cosine", 30, every=5), theirs)
+
+
+def test_dassls_warmup_is_an_epoch_at_one_rate_and_then_the_whole_cosine():
+    """CoOp's log (issue 26): 0.002, 50 epochs, the first at 1e-5; cut before it reaches 0."""
+    schedule = make_schedule(
+        "cosine", 2e-3, 500, warmup=0.02, warmup_kind="constant", warmup_from=1e-5, every=10
+    )
+    rates = [float(schedule(10 * epoch + 9)) for epoch in (0, 1, 2, 3, 4, 49)]
+    np.testing.assert_allclose(
+        rates, [1e-5, 2e-3, 1.998027e-3, 1.992115e-3, 1.982287e-3, 7.885299e-6], rtol=1e-5
+    )
+
+
+def test_open_clips_warmup_is_a_step_ahead():
+    rates = our_rates("constant", 8, warmup=0.5, warmup_kind="linear_next")
+    close(rates, LR * np.array([0.25, 0.5, 0.75, 1, 1, 1, 1, 1]))
+
+
+def test_the_slanted_triangle_is_ulmfits():
+    """Howard & Ruder 2018, equation 3: T 100, cut_frac 0.1, ratio 32."""
+    schedule = make_schedule("slanted", 0.01, 100)
+    cut = 10
+
+    def theirs(t):
+        p = t / cut if t < cut else 1 - (t - cut) / (cut * (1 / 0.1 - 1))
+        return 0.01 * (1 + p * 31) / 32
+
+    steps = np.arange(101)
+    close([float(schedule(t)) for t in steps], [theirs(t) for t in steps])
+    assert float(schedule(55)) == pytest.approx(0.005156, rel=1e-4)
+
+
 def parameters_and_gradients(steps):
     """A matrix, an ensemble's matrices and biases, a scale; gradients of varying size."""
     rng = np.random.default_rng(0)
@@ -93,45 +140,59 @@ def parameters_and_gradients(steps):
     return draw(1.0), [draw(size) for size in np.geomspace(0.02, 2.0, steps)]
 
 
-def torch_walk(make, params, grads, clip_norm):
+def torch_walk(make, params, grads, decayed, clip_norm=0.0, clip_value=0.0):
     """Parameters after torch's optimizer saw the gradients, and how many of them were clipped."""
     leaves, tree = jax.tree.flatten(params)
     theirs = [torch.nn.Parameter(torch.tensor(x)) for x in leaves]
-    kernels = ["kernel" in jax.tree_util.keystr(p) for p, _ in jax.tree.leaves_with_path(params)]
+    places = jax.tree.leaves_with_path(params)
+    decays = [decayed == "all" or "kernel" in jax.tree_util.keystr(p) for p, _ in places]
     groups = [
-        {"params": list(itertools.compress(theirs, kernels)), "weight_decay": 0.1},
-        {"params": [p for p, k in zip(theirs, kernels, strict=True) if not k], "weight_decay": 0.0},
+        {"params": list(itertools.compress(theirs, decays)), "weight_decay": 0.1},
+        {"params": [p for p, k in zip(theirs, decays, strict=True) if not k], "weight_decay": 0.0},
     ]
-    optimizer, clipped = make(groups), 0
+    optimizer, clipped = make(groups[: 1 if all(decays) else 2]), 0
     for gradient in grads:
         for parameter, value in zip(theirs, jax.tree.leaves(gradient), strict=True):
             parameter.grad = torch.tensor(value)
+        if clip_value:
+            clipped += max(float(abs(p.grad).max()) for p in theirs) > clip_value
+            torch.nn.utils.clip_grad_value_(theirs, clip_value)
         if clip_norm:
             clipped += bool(torch.nn.utils.clip_grad_norm_(theirs, clip_norm) > clip_norm)
         optimizer.step()
     return tree.unflatten([p.detach().numpy() for p in theirs]), clipped
 
 
+# Rule -> torch's optimizer of parameter groups.
 OPTIMIZERS = {
-    "adamw": lambda groups: torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.98)),
-    "sgd": lambda groups: torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True),
+    Rule("adamw", b2=0.98): lambda groups: torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.98)),
+    Rule("adamw", b1=0.7, eps=1e-2, decay="all"): lambda groups: torch.optim.AdamW(
+        groups, lr=0.01, betas=(0.7, 0.999), eps=1e-2
+    ),
+    Rule("adam", b1=0.8, eps=1e-3): lambda groups: torch.optim.Adam(
+        groups, lr=0.01, betas=(0.8, 0.999), eps=1e-3
+    ),
+    Rule("adam", decay="all"): lambda groups: torch.optim.Adam(groups, lr=0.01),
+    Rule("sgd"): lambda groups: torch.optim.SGD(groups, lr=0.01, momentum=0.9, nesterov=True),
+    Rule("sgd", momentum=0.7, nesterov=False): lambda groups: torch.optim.SGD(
+        groups, lr=0.01, momentum=0.7
+    ),
 }
 
 
-@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_ten_steps_with_decay_of_kernels_only(name, clip_norm):
+@pytest.mark.parametrize("clip", [{}, {"clip_norm": 1.0}, {"clip_value": 0.5}], ids=str)
+@pytest.mark.parametrize("rule", OPTIMIZERS, ids=lambda rule: f"{rule.name}-{rule.decay}")
+def test_ten_steps_with_decay_of_kernels_or_of_all(rule, clip):
     params, grads = parameters_and_gradients(10)
-    optimizer = make_optimizer(
-        optax.constant_schedule(0.01), Rule(name, b2=0.98), weight_decay=0.1, clip_norm=clip_norm
-    )
+    rate = optax.constant_schedule(0.01)
+    optimizer = make_optimizer(rate, rule, weight_decay=0.1, **clip)
     ours = jax.tree.map(jnp.asarray, params)
     state, update = optimizer.init(ours), jax.jit(optimizer.update)
     for gradient in grads:
         updates, state = update(jax.tree.map(jnp.asarray, gradient), state, ours)
         ours = optax.apply_updates(ours, updates)
-    theirs, clipped = torch_walk(OPTIMIZERS[name], params, grads, clip_norm)
-    assert 0 < clipped < 10 if clip_norm else clipped == 0
+    theirs, clipped = torch_walk(OPTIMIZERS[rule], params, grads, rule.decay, **clip)
+    assert 0 < clipped < 10 if clip else clipped == 0
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5), ours, theirs)
 
 
