@@ -1,14 +1,21 @@
 """Methods by name: those of the configs that come with clipjax, each with its settings there."""
 
 from collections.abc import Mapping
-from typing import Any
-
-from ml_collections import ConfigDict
+from typing import Any, Protocol
 
 from clipjax.configs import anchored, classics, closed_form, dann, dann_two_stage, encoder_free
 from clipjax.errors import ConfigError
 from clipjax.study.config import Study
 from clipjax.study.fields import flat, meant
+
+
+class Config(Protocol):
+    """What a config file returns, as far as it is read here."""
+
+    methods: Any
+
+    def to_dict(self) -> dict[str, Any]: ...
+
 
 # What a config says of all its methods, and an entry may say itself.
 _SHARED = ("epochs", "optim", "batch_size", "freeze")
@@ -45,7 +52,7 @@ def entry_of(method: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return method, known[method]
 
 
-def _own(config: ConfigDict, entry: dict[str, Any]) -> dict[str, Any]:
+def _own(config: Config, entry: dict[str, Any]) -> dict[str, Any]:
     """Return a method's entry with what its config changes for all methods."""
     usual, given = flat(Study()), _plain(config)
     more = {key: given[key] for key in _SHARED if given[key] != usual[key]}
@@ -53,5 +60,5 @@ def _own(config: ConfigDict, entry: dict[str, Any]) -> dict[str, Any]:
     return more | entry | ({"optim": optim} if optim else {})
 
 
-def _plain(config: ConfigDict) -> dict[str, Any]:
+def _plain(config: Config) -> dict[str, Any]:
     return config.to_dict()
