@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.errors import ConfigError
-from clipjax.study import parts
+from clipjax.study import parts, unfreeze
 from clipjax.study import training as trains
 from clipjax.study.fields import flat, meant, no_such, read, short
 from clipjax.study.sweep import Entry
@@ -23,6 +23,7 @@ FIELDS = {
     "episodes": "few-shot episodes instead of batches: way, shot, query, count",
     "align": "how features of source and target are made alike: none, centre, standardise, coral",
     "batch_size": "its own, as of the run",
+    "unfreeze": "gradual unfreezing, of phases that it makes: order, epochs; freeze never thaws",
     "phases": "stretches of its training, each with the keys above and options of the loss",
     "phase_order": "the phases' names, in order",
 }
@@ -63,6 +64,15 @@ def _method(
         raise no_such(unknown, parts.OWN_DATA, f"{where}.data")
     data = read(parts.Data, flat(data) | own, f"{where}.data.") if own else data
     phases, order = options.pop("phases", None), options.pop("phase_order", ())
+    thaw = _optional(trains.Unfreeze, options, "unfreeze", where)
+    if thaw and phases:
+        raise ConfigError(f"{where} has phases, and unfreeze, which makes some; give one of them.")
+    if thaw:
+        own = {"epochs": training.epochs, "freeze": ()} | options
+        own = {key: own[key] for key in ("epochs", "freeze")}
+        read(trains.Training, own, f"{where}.")
+        phases = unfreeze.phases(thaw, own["epochs"], own["freeze"], where)
+        order = tuple(phases)
     if not phases:
         phases, order = {"": {}}, ("",)
     if not isinstance(order, tuple) or sorted(map(str, order)) != sorted(phases):
@@ -73,9 +83,9 @@ def _method(
         full, at = (f"{name}/{label}", f"{where}.phases.{label}") if label else (name, where)
         optim = options.get("optim", {}) | phases[label].get("optim", {})
         found.append(_phase(full, label, at, options | phases[label] | {"optim": optim}, training))
-    return trains.MethodConfig(
-        name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes, size, align
-    )
+    thaws = unfreeze.steps(thaw.order) if thaw else ()
+    base = name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes, size
+    return trains.MethodConfig(*base, thaws, align)
 
 
 def _check_dicts(options: Mapping[str, Any], where: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import jax
@@ -13,6 +13,7 @@ from clipjax.adapt.method import Classes
 from clipjax.data.dataset import Dataset
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import ConfigError, DataError
+from clipjax.io.texts import some
 from clipjax.log import sinks as trackers
 from clipjax.model.backbone import make_backbone, tower_params
 from clipjax.model.clip import CLIP, CLIPConfig
@@ -21,7 +22,7 @@ from clipjax.study.fields import dotted, flat
 from clipjax.study.mesh import device_memory, training_mesh
 from clipjax.study.methods import Method, check_groups
 from clipjax.study.parts import OWN_DATA, Devices
-from clipjax.train.groups import is_frozen, layer_groups
+from clipjax.train.groups import Name, is_frozen, layer_groups, matches, name_tree
 
 RECORD = "evidence.json"  # what a finished run has kept of its data
 
@@ -151,9 +152,33 @@ def check_masks(plan: Plan, method: Method) -> None:
     differs = [name for name in OWN_DATA if getattr(method.data, name) != getattr(shared, name)]
     for phase in method.phases:
         check_groups(phase, everything, unused)
+    if method.config.thaws:
+        names = [n for n in jax.tree.leaves(name_tree(everything)) if n.group not in unused]
+        _check_thaw(method, names)
+    for phase in method.phases:
         if differs and not cached:
             own = f"{phase.name} has a data.{differs[0]} of its own"
             raise ConfigError(f"{own} and trains from pixels; such methods need a run each.")
+
+
+def _check_thaw(method: Method, names: Sequence[Name]) -> None:
+    """Raise ConfigError if a phase of `unfreeze` thaws nothing, or a layer is open before its turn.
+
+    `names` are of the parameters that the method uses.
+    """
+    where, first = f"methods.{method.config.stage}.unfreeze", method.phases[0]
+    part = lambda name: name.group.rpartition("/")[0]  # "clip/vision"
+    thaws = lambda name: any(matches(pattern, name) for pattern in method.config.thaws)
+    parts = {part(name) for name in names if thaws(name)} - {""}
+    open_early = lambda name: part(name) in parts and not is_frozen(name, first.freeze)
+    if early := sorted({name.group for name in names if open_early(name)}):
+        told = f"{some(early, 3)} would train from the first phase"
+        raise ConfigError(f"{where}: {told}; name them in order, or in freeze.")
+    free = [{n.path for n in names if not is_frozen(n, p.freeze)} for p in method.phases]
+    for phase, before, after in zip(method.phases[1:], free, free[1:], strict=False):
+        if before == after:
+            told = f"phase {phase.label!r} thaws nothing that this method uses"
+            raise ConfigError(f"{where}: {told}; leave it out of order, or of freeze.")
 
 
 def check_machine(plan: Plan) -> None:

@@ -152,6 +152,19 @@ class Episodes:
 
 
 @dataclasses.dataclass(frozen=True)
+class Unfreeze:
+    """Layers that thaw one after the other, a phase each (`clipjax.study.unfreeze`)."""
+
+    order: tuple[str, ...] = field(
+        (),
+        "patterns of layer groups, first to thaw first; block_5..0 is six of them",
+        fits=lambda value: all(map(_is_pattern, value)),
+        give="a tuple of regular expressions, as in ('clip/vision/block_5..0',)",
+    )
+    epochs: int = field(1, "epochs from one to the next", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """How methods train, where they say nothing of their own."""
 
@@ -224,6 +237,7 @@ class MethodConfig:
     phases: tuple[PhaseConfig, ...]
     episodes: Episodes | None = None
     batch_size: int = 64  # images a domain and step
+    thaws: tuple[str, ...] = ()  # patterns that `unfreeze` frees one after the other
     align: str = "none"  # how features of source and target are made alike (`clipjax.adapt.align`)
 
     @property
