@@ -166,7 +166,7 @@ def command(number: int, config: dict) -> str:
     """The command of a run that goes on from the one before."""
     usual = json.loads(pretraining().to_json_best_effort())
     ends = f"--workdir={NUMBERS[number]}", f"--config.init={NUMBERS[number - 1]}/export"
-    lines = ["python -m experiments.main --config=configs/pretrain.py --config.data.root=corpus"]
+    lines = ["clipjax run pretrain --config.data.root=corpus"]
     for option in (*ends, *options_of(config, usual)):
         if len(lines[-1]) + len(option) > 92:
             lines.append("   ")

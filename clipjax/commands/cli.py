@@ -4,10 +4,12 @@ A command is a module beside this one: `define_flags()`, `main()`, the option `W
 word without dashes stands for ("" where it takes none) and `CONFIG`, its default config, or "".
 """
 
+import contextlib
 import importlib
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 from absl import app, flags
@@ -39,7 +41,9 @@ def main() -> None:
         return
     known = "\n".join(f"  {name:9}{told}" for name, told in COMMANDS.items())
     if not words or words[0] in {*HELP, "help"}:
-        print(f"usage: clipjax COMMAND ...\n\n{known}\n\nclipjax COMMAND --help has the options.")
+        with _piped():
+            print(f"usage: clipjax COMMAND ...\n\n{known}\n")
+            print("clipjax COMMAND --help has the options.")
         return
     if words[0] == "--version":
         from clipjax import __version__
@@ -49,8 +53,24 @@ def main() -> None:
     sys.exit(f"clipjax: there is no command {words[0]}.{meant(words[0], COMMANDS)}\n{known}")
 
 
+@contextlib.contextmanager
+def _piped() -> Iterator[None]:
+    """End quietly, with 141 as a shell says it, where whoever reads the output has left."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at its end
+        sys.exit(141)
+
+
 def start(command: str, words: Sequence[str] | None = None) -> None:
     """Run a command with these words, by default those that the process was started with."""
+    with _piped():
+        _start(command, words)
+
+
+def _start(command: str, words: Sequence[str] | None) -> None:
     module = importlib.import_module(f"clipjax.commands.{command}")
     # A console script lacks it: configs import modules beside them, `loss` may name one. Last, so
     # that nothing there stands in for an installed package.
@@ -80,6 +100,11 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
+        # absl's words of required ones.
+        if missing := re.findall(r"flag --(\w+)=None", str(error)):
+            needed = " and ".join(f"--{name}=..." for name in missing)
+            told = f"{argv[0].replace(' ', ': ', 1)} needs {needed}"
+            sys.exit(f"{told}; {argv[0]} --help has more.")
         sys.exit(f"clipjax: {error}")
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.data.splits import SPLITS
+from clipjax.data.unlabelled import labelled
 from clipjax.errors import DataError
 
 WIDTH = 100  # columns of the list of classes
@@ -16,8 +17,9 @@ def summary(dataset: Any) -> str:
 
     Labels are read, images are not.
     """
-    count = lambda domain: [_count(dataset, domain, split) for split in SPLITS]
-    counts = {domain: count(domain) for domain in dataset.domains}
+    read = lambda domain: [_labels(dataset, domain, split) for split in SPLITS]
+    labels = {domain: read(domain) for domain in dataset.domains}
+    counts = {name: [None if x is None else len(x) for x in row] for name, row in labels.items()}
     total = sum(count or 0 for row in counts.values() for count in row)
     lines = [
         f"{dataset.name}: {_many(total, 'image')}, {_many(len(counts), 'domain')}, "
@@ -27,17 +29,20 @@ def summary(dataset: Any) -> str:
     lines.append("  ".join(["domain".ljust(width), *(f"{split:>7}" for split in SPLITS)]))
     for domain, row in counts.items():
         cells = ("-" if count is None else f"{count:,}" for count in row)
-        told = "  not all labelled" if dataset.unlabelled(domain) else ""
+        told = ""
+        if dataset.unlabelled(domain):
+            some = any(labelled(x).any() for x in labels[domain] if x is not None)
+            told = "  not all labelled" if some else "  no labels"
         lines.append("  ".join([domain.ljust(width), *(f"{cell:>7}" for cell in cells)]) + told)
     named = "classes: " + ", ".join(dataset.classes)
     lines += textwrap.wrap(named, WIDTH, subsequent_indent="  ", max_lines=4, placeholder=" ...")
     return "\n".join(lines)
 
 
-def _count(dataset: Any, domain: str, split: str) -> int | None:
-    """Return the number of images; None where the domain has no such split."""
+def _labels(dataset: Any, domain: str, split: str) -> np.ndarray | None:
+    """Return the labels of a split; None where the domain has no such split."""
     try:
-        return len(np.asarray(dataset.source(domain, split).labels))
+        return np.asarray(dataset.source(domain, split).labels)
     except DataError:
         return None
 

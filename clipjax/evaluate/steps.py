@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 ZERO_SHOT = "zero_shot"
-EXPORT = "export --workdir={workdir} --method=%s --out=adapted"
+EXPORT = "export --workdir={workdir} --out=adapted"  # by default what the verdict takes
 LARGER = "openai/clip-vit-large-patch14"
 
 
@@ -98,7 +98,7 @@ STEPS = (
         "deploy",
         lambda case: case.adapts,
         lambda case: f"export {case.found['method']}",
-        command=lambda case: _export(case.results.get("command") or "", case.found["method"]),
+        command=lambda case: _export(case.results.get("command") or ""),
     ),
     Step(
         "collapsed",
@@ -142,9 +142,9 @@ def _half(margin: Mapping) -> float:
     return (margin["high"] - margin["low"]) / 2
 
 
-def _export(command: str, method: str) -> str:
+def _export(command: str) -> str:
     ours = "python -m experiments." if command.startswith("python -m experiments.") else "clipjax "
-    return ours + EXPORT % shlex.quote(method)
+    return ours + EXPORT
 
 
 def again(command: str, add: str) -> str:

@@ -53,12 +53,17 @@ def license_of(model: str, directory: pathlib.Path, revision: str = "") -> str:
     return found.get("license") or "unknown"
 
 
-def without_places(text: str) -> str:
+def without_places(text: str, *known: str) -> str:
     """Cut absolute paths down to their last part: a card is for others.
+
+    `known` are those that may hold blanks, where the end of a path in a text is unknown.
 
     >>> without_places("clipjax run root=/home/me/scans,source=a https://x.org/y gs://bucket/run")
     'clipjax run root=.../scans,source=a https://x.org/y gs://bucket/run'
     """
+    for place in known:
+        if place.startswith(("/", "~")):
+            text = text.replace(place, f".../{pathlib.PurePath(place).name}")
     return re.sub(r"(^|[\s=,:'\"(])~?/(?:[^/\s,'\"]+/)*([^/\s,'\"]+)", r"\1.../\2", text)
 
 
@@ -75,15 +80,16 @@ def model_card(card: Card) -> str:
         tags=["clip", "domain-adaptation", "clipjax", card.method],
         metrics=["accuracy"],
     )
+    cut = lambda text: without_places(text, data["target"])
     rule = f"checkpoint by the rule `{results['selection']}`"
     how = f", seed {card.seed}, {rule}" if card.seed else ": CLIP as it came"
     listed = ", ".join(f"`{name}`" for name in card.classes)
     command, settings = results.get("command", ""), to_json(card.config, indent=2, sort_keys=True)
     parts = [
         f"---\n{header.to_yaml()}\n---",
-        f"# {shown} adapted: {data['source']} -> {data['target']} ({data['name']})",
-        f"Method `{card.method}`{how}. Why this method: {card.why}.",
-        f"**Below zero-shot**: {card.below}. CLIP as it came is better there."
+        cut(f"# {shown} adapted: {data['source']} -> {data['target']} ({data['name']})"),
+        cut(f"Method `{card.method}`{how}. Why this method: {card.why}."),
+        cut(f"**Below zero-shot**: {card.below}. CLIP as it came is better there.")
         if card.below
         else "",
         f"Licence: {_license(card.license, shown)}",
@@ -92,9 +98,9 @@ def model_card(card: Card) -> str:
         _in_transformers(card),
         _in_onnx(card) if card.onnx else "",
         usage(card.preprocess.size, len(card.classes)).strip(),
-        f"## The run it comes from\n{card.tables}",
-        f"## Command\n```\n{without_places(command)}\n```" if command else "",
-        f"## Config\n```json\n{without_places(settings)}\n```",
+        cut(f"## The run it comes from\n{card.tables}"),
+        f"## Command\n```\n{cut(command)}\n```" if command else "",
+        f"## Config\n```json\n{cut(settings)}\n```",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 

@@ -11,11 +11,11 @@ import numpy as np
 from clipjax.data.features.identity import tokenizer_files
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate import results as report
-from clipjax.evaluate.choice import ACROSS, ZERO_SHOT
+from clipjax.evaluate.choice import ACROSS, ZERO_SHOT, mean
 from clipjax.evaluate.rows import own_rows
 from clipjax.evaluate.verdict import against_zero_shot
 from clipjax.export.adapted import Trained, check_names, save_adapted
-from clipjax.export.card import Card, license_of, model_card, without_places
+from clipjax.export.card import Card, license_of, model_card
 from clipjax.export.onnx import check_onnx
 from clipjax.export.push import check_push, push
 from clipjax.io import check_reachable
@@ -23,8 +23,8 @@ from clipjax.model.heads import as_affine
 from clipjax.model.prompts import fill_prompts
 from clipjax.runtime.claim import claimed
 from clipjax.study.config import Study, parse
-from clipjax.study.encode import encode_texts
-from clipjax.study.folded import folded
+from clipjax.study.encode import Encoded, encode_texts
+from clipjax.study.folded import Beyond, Folded, folded
 from clipjax.study.model_record import check_recorded
 from clipjax.study.plan import prepare
 from clipjax.study.prepared import Plan, read_record
@@ -75,6 +75,37 @@ def choose(
     if seed is not None:
         return Chosen(method, seeds.index(seed), why)
     return Chosen(method, int(np.argmax(validated[method, source]["accuracies"])), why)
+
+
+def next_best(
+    results: dict, trained: Sequence[str], method: str, seed: int | None = None
+) -> list[Chosen]:
+    """Return what is exported where no export holds the method of the verdict, the best first.
+
+    By the verdict's own rule, without what it refused; zero-shot, which any export holds, is last.
+    """
+    found = results.get("choice") or {}
+    scores = {name: mean(own.get(found["rule"])) for name, own in found.get("scores", {}).items()}
+    barred = {method, ZERO_SHOT, *found.get("refused", ())}
+    known = [name for name in trained if scores.get(name) is not None and name not in barred]
+    # What zero-shot beats would not have been taken before it.
+    known = [name for name in known if scores[name] > (scores.get(ZERO_SHOT) or 0.0)]
+    names = [*sorted(known, key=scores.__getitem__, reverse=True), ZERO_SHOT]
+    why = f"the next best by {ACROSS}: the run's rule takes {method}, which no export holds"
+    return [choose(results, trained, name, seed)._replace(why=why) for name in names]
+
+
+def _first_held(
+    texts: Encoded, workdir: pathlib.Path, picks: Sequence[Chosen]
+) -> tuple[Chosen, Folded]:
+    """Return the first that an export holds; Beyond, of the first, where none is."""
+    refused = None
+    for pick in picks:
+        try:
+            return pick, folded(texts, workdir, pick.method, pick.position)
+        except Beyond as error:
+            refused = refused or error
+    raise refused
 
 
 def export(
@@ -156,21 +187,23 @@ def _export(
     study, raw = recorded_config(workdir)
     there = {row["method"] for row in results["rows"]}  # one without labels was left out
     trained = [made.name for made in study.trained if made.name in there]
-    method, position, why = choose(results, trained, method, seed)
+    picks = [choose(results, trained, method, seed)]
+    if not method:
+        picks += next_best(results, trained, picks[0].method, seed)
     plan = prepared(study, workdir)
     check_names(plan.dataset.classes)
     if onnx:
         check_onnx(plan.clip_config)
     if told := check_recorded(workdir, plan.identity, plan.model):
         warn(f"note: {told}")
-    found = folded(encode_texts(plan), workdir, method, position)
+    (method, position, why), found = _first_held(encode_texts(plan), workdir, picks)
     chosen = results["seeds"][position]
     picked = "as asked" if seed is not None else "the best on the source's validation split"
     encoder = study.encoder
     known = license or (_EMBEDDED if encoder.model == "tiny" else "")
     prompts = [fill_prompts(name, encoder.prompts)[0] for name in plan.class_names]
     below = against_zero_shot(results, method)
-    tables = without_places(report.markdown(results)).split("\n", 2)[2].strip()
+    tables = report.markdown(results).split("\n", 2)[2].strip()
     card = Card(
         results=results,
         config=raw,

@@ -25,6 +25,10 @@ _PARTS = ("clip", "adapter", "classifier", "discriminator")
 _LINEAR = {"classifier", "layer_0"}  # what a closed form's linear head is made of
 
 
+class Beyond(ConfigError):
+    """A method answers with more than any export holds."""
+
+
 class Folded(NamedTuple):
     """What answers as a method does, on embeddings of length 1."""
 
@@ -41,7 +45,7 @@ def folded(texts: Encoded, workdir: Any, method: str, position: int) -> Folded:
     Heads are taken as they are, behind an alignment's map, which goes into their first layer, and
     CLIP's text classifier as the class embeddings that it gives. Anything else (learned prompts, a
     closed form of its own) is measured: where its logits are affine in the embedding, it is a
-    linear head. ConfigError: it is more than that.
+    linear head. Beyond: it is more than that.
     """
     plan = texts.plan
     stored = load_clip(plan.model, image_size=plan.study.encoder.image_size or None)[1]
@@ -56,7 +60,7 @@ def folded(texts: Encoded, workdir: Any, method: str, position: int) -> Folded:
     made = plan.methods[method]
     if "image" in getattr(made.kind, "alters", ()):
         told = f"{method!r} alters the image tower by parameters of its own"
-        raise ConfigError(f"{told}, which no export holds; export another method.")
+        raise Beyond(f"{told}, which no export holds; export another method.")
     (trainer,) = (t for t in trainers(texts, workdir) if method in t.names)
     trained = trainer.restored()[method]
     whole = jax.tree.map(lambda x: x[position], trained.params)
@@ -84,7 +88,7 @@ def folded(texts: Encoded, workdir: Any, method: str, position: int) -> Folded:
     if (found := as_affine(answer, width)) is None:
         told = f"{method!r} answers with more than its heads (with {', '.join(sorted(whole))})"
         remedy = "and not affinely in the embedding: no export holds it; export another method"
-        raise ConfigError(f"{told}, {remedy}.")
+        raise Beyond(f"{told}, {remedy}.")
     return Folded(clip, Heads(len(plan.dataset.classes)), found, encoder, False)
 
 

@@ -63,4 +63,4 @@ def check_readable(source: Source) -> None:
             first = first or str(error)
     if first:
         told = f"none of the {len(source)} images of {source.domain}/{source.split} can be read"
-        raise DataError(f"{told}; the first: {first} Replace them.")
+        raise DataError(f"{told}; the first: {first}")

@@ -134,3 +134,20 @@ def test_every_option_of_every_loss_has_a_meaning_and_nothing_else_has():
     assert OPTIONS.keys() <= used
     assert HEADS.keys() == set(methods._HEADS) == entry_fields._HEADS.keys()
     assert Heads(3, **entry_fields._HEADS | {"adapter": None, "discriminator": None})
+
+
+def test_a_required_option_that_is_missing_is_one_sentence():
+    done = clipjax("export")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "clipjax: export needs --workdir=... and --out=...; clipjax export --help has more.\n"
+    )
+
+
+def test_a_reader_that_leaves_ends_a_command_quietly():
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "clipjax", "run", "--help"]
+    done = subprocess.run(command, cwd=REPO, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")

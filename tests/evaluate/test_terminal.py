@@ -13,7 +13,7 @@ from clipjax.evaluate.rows import row
 from clipjax.log import terminal as lines_of
 from tests.evaluate import synthetic
 
-EXPORT = "clipjax export --workdir={workdir} --method=dann --out=adapted"
+EXPORT = "clipjax export --workdir={workdir} --out=adapted"
 STYLES = [f"style-{i}" for i in range(12)]
 
 

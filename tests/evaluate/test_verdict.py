@@ -175,7 +175,7 @@ def test_the_verdict_comes_first_everywhere():
     found = decided(source_only=["dann"])
     said = verdict.told(found, "runs/a b")
     assert said[0] == "take blend for sketch"
-    assert said[-1].endswith("experiments.export --workdir='runs/a b' --method=blend --out=adapted")
+    assert said[-1].endswith("experiments.export --workdir='runs/a b' --out=adapted")
     text = terminal.show(found, "runs/a b", columns=400).splitlines()
     words, typed = said[-1].split(": ")[1:]
     wanted = [said[0], *(f"  {line}" for line in (*said[1:-1], f"next: {words}:"))]

@@ -43,3 +43,9 @@ def test_the_licence_is_that_of_the_encoder_s_card(tmp_path, monkeypatch):
 )
 def test_absolute_paths_are_cut_down(text, wanted):
     assert card.without_places(text) == wanted
+
+
+def test_a_known_place_with_blanks_is_cut_down_whole():
+    told = "photo -> /home/me/my scans/*.png, images of /home/me/my scans/*.png"
+    wanted = "photo -> .../*.png, images of .../*.png"
+    assert card.without_places(told, "/home/me/my scans/*.png") == wanted

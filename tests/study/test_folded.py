@@ -80,6 +80,27 @@ def test_what_no_export_holds_is_refused(finished, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_where_no_export_holds_the_verdict_s_method_the_next_best_is_taken(
+    finished, tmp_path, monkeypatch
+):
+    results = export.report.read(finished[0])
+    results["verdict"]["method"] = "stata"
+    score = lambda value: {"source_val": [value, value]}
+    scores = {"zero_shot": score(0.5), "stata": score(0.9), "coral": score(0.6)}
+    scores |= {"blend": score(0.8), "centred": score(0.85)}
+    results["choice"] |= {"scores": scores, "refused": {"centred": "answers 10 %"}}
+    monkeypatch.setattr(export.report, "read", lambda _: results)
+    said = []
+    export.export(finished[0], tmp_path / "out", say=said.append)
+    why = "the next best by source_val: the run's rule takes stata, which no export holds"
+    assert said[0].startswith("blend, seed ") and said[0].endswith(f"\nwhy blend: {why}")
+    assert why in (tmp_path / "out" / "README.md").read_text()
+    results["choice"]["scores"]["blend"] = results["choice"]["scores"]["coral"] = score(0.4)
+    names = [each.method for each in export.next_best(results, [*AFFINE, "stata"], "stata")]
+    assert names == ["zero_shot"]  # it beats the others
+
+
 def test_an_image_tower_that_a_method_alters_is_refused(photos, wee_clip, tmp_path):
     altered = {"loss": "tests.contract.low_rank", "tower": "image", "widths": (32,), "epochs": 1}
     texts = encode_texts(prepare(parsed(config_of(photos, wee_clip, altered=altered))))
