@@ -35,6 +35,9 @@ OPTIONS = {
     "steps": "rounds",
     "stata.source_weight": "weight of a source image, in target images",
     "stata.anchor": "text, a covariance a class, or shared, one for all",
+    # prompts
+    "sets": "the prompt sets that compete: of clipjax's, or templates with {}",
+    "take": "chosen, the best set by a label-free score, or texts or logits: means of all",
     # cmkd, shot, distill, fixmatch
     "gini_weight": "l1: factor on the class-balanced impurity of the head's answers",
     "text_weight": "l2: factor on the distance to the texts' answers",
