@@ -20,13 +20,13 @@ from clipjax.io import default_cache_dir
 from clipjax.model.clip import CLIP, CLIPConfig, normalize, tell_clamped
 from clipjax.model.text import check_class_weights, class_weights, without_padding
 from clipjax.study.config import Study
+from clipjax.study.epochs import training_rows
 from clipjax.study.parts import Data
 from clipjax.study.plan import (
     check_unreadable,
     evaluated,
     needed_parts,
     other_tokens,
-    training_rows,
 )
 from clipjax.study.prepared import Plan
 from clipjax.study.prompt_sets import prompt_sets

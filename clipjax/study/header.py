@@ -5,8 +5,9 @@ import pathlib
 
 from clipjax.log.terminal import wrapped
 from clipjax.runtime.machine import machine
+from clipjax.study.epochs import planned_epoch
 from clipjax.study.methods import Method
-from clipjax.study.plan import evaluated, needed_parts, planned_epoch
+from clipjax.study.plan import evaluated, needed_parts
 from clipjax.study.prepared import Plan
 
 

@@ -5,12 +5,11 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
 import clipjax.adapt
 from clipjax.adapt import method as contract
@@ -22,26 +21,15 @@ from clipjax.model.heads import Heads
 from clipjax.study.config import Pretraining, Study
 from clipjax.study.entries import FIELDS
 from clipjax.study.fields import is_number, meant, no_such, short
+from clipjax.study.optimizers import OPTIM_FACTORS, RATE, build_optimizer
 from clipjax.study.parts import Data
 from clipjax.study.prompt_sets import checked_reads
 from clipjax.study.training import MethodConfig, PhaseConfig
-from clipjax.train.groups import (
-    check_patterns,
-    is_frozen,
-    layer_groups,
-    layer_mults,
-    name_tree,
-)
-from clipjax.train.optim import Rule, make_optimizer
-from clipjax.train.phases import Span, spans, training_since
+from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
+from clipjax.train.phases import spans
 from clipjax.train.restore import is_step
-from clipjax.train.schedules import make_schedule
 
-# Options of the optimizer that are numbers along the run, in which methods of one program may
-# differ; and options that are plain factors in the step: of the optimizer, and of the loss.
-_CURVE = ("warmup", "warmup_kind", "warmup_from", "step_every", "gamma", "min_lr")
-_RATE = ("schedule", "lr", "schedule_every", "schedule_over", *_CURVE)
-OPTIM_FACTORS, LOSS_FACTORS = ("weight_decay",), ("label_smoothing",)
+LOSS_FACTORS = ("label_smoothing",)  # plain factors in the step, as `OPTIM_FACTORS` are
 _GIVEN = ("head", "schedules")  # options given by the study, not by the config
 
 # Heads as the config has them, without what the data or flax say.
@@ -250,7 +238,7 @@ def group_runs(
 
 def _program_key(method: Method) -> str:
     """Return what the methods of one program have in common, as text."""
-    phases, varying = [], _RATE + OPTIM_FACTORS
+    phases, varying = [], RATE + OPTIM_FACTORS
     free = LOSS_FACTORS + tuple(method.kind.scheduled)
     for phase in method.phases:
         options = sorted(item for item in phase.options.items() if item[0] not in free)
@@ -259,46 +247,6 @@ def _program_key(method: Method) -> str:
     config = method.config
     about = config.loss, config.episodes, config.align, config.batch_size
     return repr((method.heads, *about, phases))
-
-
-def learning_rate(phase: PhaseConfig, spans: Sequence[Span], index: int) -> Callable:
-    """Return the phase's learning rate as a function of the steps made in it.
-
-    `spans` are the run's phases, of which this is the `index`-th.
-    """
-    optim, span = phase.optim, spans[index]
-    rest = {key: getattr(optim, key) for key in _CURVE}
-    if optim.schedule_every == "epoch":
-        rest["every"] = span.steps // phase.epochs
-    if optim.schedule_over == "phase":
-        return make_schedule(optim.schedule, optim.lr, span.steps, **rest)
-    curve = make_schedule(optim.schedule, optim.lr, spans[-1].start + spans[-1].steps, **rest)
-    return lambda step: curve(span.start + step)
-
-
-def build_optimizer(
-    phase: PhaseConfig,
-    spans: Sequence[Span],
-    index: int = 0,
-    *,
-    rate: Callable | None = None,
-    depths: Mapping[str, int] = {},
-    **factors: Any,
-) -> optax.GradientTransformation:
-    """Build a phase's optimizer; `rate` and `factors` replace its own rate and `OPTIM_FACTORS`.
-
-    `depths`: blocks of each tower, for `optim.layer_decay`.
-    """
-    optim = phase.optim
-    rest = {k: getattr(optim, k) for k in ("weight_decay", "clip_norm", "clip_value")}
-    rest["lr_mults"] = (*optim.lr_mults, *layer_mults(optim.layer_decay, depths))
-    rest |= {"start": spans[index].start, "since": training_since(spans, index)}
-    rule = Rule(**{field.name: getattr(optim, field.name) for field in dataclasses.fields(Rule)})
-    try:
-        rate = rate or learning_rate(phase, spans, index)
-        return make_optimizer(rate, rule, freeze=phase.freeze, **rest | factors)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{phase.name}: optim: {error}") from None
 
 
 def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:

@@ -18,7 +18,7 @@ from clipjax.data.dataset import (
     open_parts,
     reasons,
 )
-from clipjax.data.derived import UNUSED, JoinedDataset, LabelledDomains, few_shot, fraction
+from clipjax.data.derived import UNUSED, JoinedDataset, LabelledDomains
 from clipjax.data.features.identity import identity_of
 from clipjax.data.images.preprocess import load_preprocess
 from clipjax.data.loading import sampler
@@ -26,7 +26,6 @@ from clipjax.data.open import open_dataset
 from clipjax.data.readers.files import is_image_name
 from clipjax.data.readers.places import WithPlace, is_place
 from clipjax.data.recognise import recognise
-from clipjax.data.unlabelled import labelled
 from clipjax.errors import ConfigError, DataError
 from clipjax.io.texts import some
 from clipjax.model.clip import CLIP, CLIPConfig
@@ -38,9 +37,10 @@ from clipjax.model.text import class_tokens, confusable
 from clipjax.study.config import Study
 from clipjax.study.coverage import short_epochs, thin_classes
 from clipjax.study.defaults import check_ends, check_model, choices, is_demo, settled
+from clipjax.study.epochs import planned_epoch, planned_sizes, training_rows
 from clipjax.study.methods import Method, build_methods
 from clipjax.study.needs import as_recorded, check_readable, check_selection, with_labels
-from clipjax.study.parts import Data, Encoder
+from clipjax.study.parts import Encoder
 from clipjax.study.prepared import (
     NOTHING,
     Opened,
@@ -281,26 +281,3 @@ def check_unreadable(skipped: Sequence[Skipped], images: int, most: float) -> st
             f"{most} allows: {first}. Replace them; `clipjax inspect` lists all."
         )
     return f"{len(skipped)} of {images} images cannot be read and are left out: {first}"
-
-
-def training_rows(data: Data, labels: np.ndarray, classes: tuple[str, ...]) -> np.ndarray | None:
-    """Return which of the examples with these labels are trained on; None for all."""
-    known = np.flatnonzero(labelled(labels))
-    own = labels[known]
-    if data.shots:
-        return known[few_shot(own, data.shots, data.subset_seed, classes)]
-    if data.fraction != 1:
-        return known[fraction(own, data.fraction, data.subset_seed)]
-    return known if len(known) < len(labels) else None
-
-
-def planned_sizes(data: Data, dataset: Dataset) -> tuple[int, int]:
-    """Return the number of training images of source and target, if all can be read."""
-    source, target = (dataset.source(domain, "train") for domain in (data.labelled, data.target))
-    chosen = training_rows(data, source.labels, dataset.classes)
-    return len(source) if chosen is None else len(chosen), len(target)
-
-
-def planned_epoch(data: Data, batch_size: int, dataset: Dataset) -> int:
-    """Return the steps of an epoch, if every image can be read."""
-    return sampler.steps_per_epoch(*planned_sizes(data, dataset), batch_size, data.epoch)

@@ -23,13 +23,8 @@ from clipjax.data.images.randaugment import randaugment
 from clipjax.model.backbone import make_backbone
 from clipjax.model.clip import CLIP
 from clipjax.study.evaluator import answerer, validator
-from clipjax.study.methods import (
-    LOSS_FACTORS,
-    OPTIM_FACTORS,
-    Method,
-    build_optimizer,
-    learning_rate,
-)
+from clipjax.study.methods import LOSS_FACTORS, Method
+from clipjax.study.optimizers import OPTIM_FACTORS, build_optimizer, learning_rate
 from clipjax.study.text_cache import digest_of
 from clipjax.study.training import Augment, Average, MethodConfig
 from clipjax.train.arrays import Epochs, epochs_program

@@ -18,10 +18,10 @@ from clipjax.log import MetricsLog, NoLog, read_log
 from clipjax.log import sinks as trackers
 from clipjax.model.backbone import tower_params
 from clipjax.study.encode import Encoded, Examples
+from clipjax.study.epochs import planned_epoch
 from clipjax.study.evaluator import View
 from clipjax.study.fields import dotted, flat
 from clipjax.study.parts import Data
-from clipjax.study.plan import planned_epoch
 from clipjax.study.prepared import cached_phases, feature_shapes
 from clipjax.study.recipe import Ingredients, Programs
 from clipjax.study.training import PhaseConfig

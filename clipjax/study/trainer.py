@@ -17,10 +17,10 @@ from clipjax.data.loading.pairing import Batching, paired_batches
 from clipjax.errors import NonFiniteError
 from clipjax.study.closed_form import Fit
 from clipjax.study.encode import Encoded
+from clipjax.study.epochs import planned_sizes
 from clipjax.study.evaluator import Validation
 from clipjax.study.mesh import training_mesh, wanted_trace
 from clipjax.study.methods import group_runs
-from clipjax.study.plan import planned_sizes
 from clipjax.study.prepared import Plan, Recorded, cached_phases
 from clipjax.study.recipe import Programs
 from clipjax.study.restore import Trained, histories, restored, selected, split_by_method

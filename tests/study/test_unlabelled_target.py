@@ -14,9 +14,10 @@ from clipjax.data.unlabelled import NO_LABEL
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate import judged, terminal
 from clipjax.study import Data, Encoder, Study, Training, parse, run
+from clipjax.study.epochs import training_rows
 from clipjax.study.export import export
 from clipjax.study.measured import score
-from clipjax.study.plan import matched_data, prepare, training_rows
+from clipjax.study.plan import matched_data, prepare
 from tests.conftest import make_photos, read_json
 
 HEADS = {"adapter": (4,), "classifier": (), "discriminator": (4,)}
