@@ -158,14 +158,17 @@ class Adapter:
           domain: of the dataset; by default the target.
 
         Raises:
-          DataError: there are no labels to measure by.
+          DataError: there are no labels to measure by, or not one for each image.
         """
         self._fitted()
         if X is not None:
             if y is None:
                 raise DataError("score needs labels; give y, a class for each image.")
-            wanted = [name if isinstance(name, str) else self.classes_[name] for name in y]
-            return float(np.mean(self.predict(X) == np.array(list(map(nfc, wanted)))))
+            wanted, found = self._names(y), self.predict(X)
+            if len(wanted) != len(found):
+                fault = f"score got {len(found)} images and {len(wanted)} labels"
+                raise DataError(f"{fault}; give one for each.")
+            return float(np.mean(found == np.array(wanted)))
         return self._measured(self._name, domain)["accuracies"][self._seed]
 
     def zero_shot_score(self, domain: str | None = None) -> float:
@@ -256,6 +259,15 @@ class Adapter:
         if not hasattr(self, "_params"):
             raise ConfigError("this Adapter is not fitted; call fit first.")
         return self.results_.trained[self._name]
+
+    def _names(self, y: Sequence) -> list[str]:
+        """Return the class names that y means; DataError: one is masked, or no class."""
+        number, y = dict(enumerate(self.classes_)), y.tolist() if hasattr(y, "tolist") else y
+        for label in y:
+            if not isinstance(label, str) and label not in number:
+                fault = f"y holds {label!r}, which is neither a class name nor its number"
+                raise DataError(f"{fault}; leave images without a label out of score.")
+        return [nfc(label) if isinstance(label, str) else number[label] for label in y]
 
     def _measured(self, method: str, domain: str | None) -> dict[str, Any]:
         """Return the row of results of a domain's test images."""

@@ -95,6 +95,11 @@ def test_scores_are_those_of_the_run(finished):
         model.score(domain="flat")
     with pytest.raises(DataError, match="score needs labels; give y"):
         model.score(images)
+    for wrong in ([-1, *names[1:]], [None, *names[1:]], [len(model.classes_), *names[1:]]):
+        with pytest.raises(DataError, match="neither a class name nor its number"):
+            model.score(images, wrong)
+    with pytest.raises(DataError, match="images and 1 labels; give one for each"):
+        model.score(images, names[:1])
 
 
 def test_estimators_are_scikit_learns(finished):
