@@ -14,6 +14,7 @@ from clipjax.evaluate import rule_table, sweeps, verdict
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.evaluate.rows import NEEDED, Line, complete, lines_of, marked, not_measured
 from clipjax.io import write_atomically, write_json
+from clipjax.io.texts import capital
 
 VERSION = 2  # of results.json; a file without a version is of the first
 _KEYS = ("experiment", "model", "data", "classes", "seeds", "selection", "rows", "domain_gap")
@@ -218,7 +219,7 @@ def markdown(results: dict, workdir: Any = None) -> str:
     """Format the results as a Markdown page."""
     data = results["data"]
     run = f"{results['experiment']}: {data['name']}, {data['source']} -> {data['target']}"
-    parts, capital = [f"# {run}, model {results['model']}"], lambda s: f"{s[0].upper()}{s[1:]}."
+    parts = [f"# {run}, model {results['model']}"]
     if told := verdict.told(results, workdir, "`"):
         parts += [f"**{capital(told[0])}**", "\n".join(f"- {capital(line)}" for line in told[1:])]
     parts += map(_markdown_table, _tables(results))

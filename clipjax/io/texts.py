@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -144,3 +145,13 @@ def _lines_joined(text: str) -> str:
 
 def _line_after(text: str) -> int:
     return _lines_joined(text).count("\n") + 1
+
+
+def capital(words: str) -> str:
+    """Write a sentence out: a capital, unless it begins with the name of a field, and a full stop.
+
+    >>> [capital(words) for words in ("take blend", "name=auto: lists", "upper_bound is cut")]
+    ['Take blend.', 'name=auto: lists.', 'upper_bound is cut.']
+    """
+    named = re.match(r"\w*[_=.]\w", words)
+    return f"{words if named else words[0].upper() + words[1:]}."

@@ -10,6 +10,7 @@ from clipjax.evaluate.report.charts import colour
 from clipjax.evaluate.report.reading import ANCHOR
 from clipjax.evaluate.report.tables import Item, Link, Next, Tile, Tiles, Words
 from clipjax.evaluate.rows import Line, lines_of
+from clipjax.io.texts import capital
 
 ZERO_SHOT = "zero_shot"
 NOT_MEASURED = "no labels: not measured"
@@ -45,12 +46,12 @@ def card(results: Mapping, workdir: Any = None) -> list[Item]:
         large=True,
     )
     measured = [] if found["n"] else [f"Test accuracy on {found['target']}: {NOT_MEASURED}."]
-    why = [*measured, *map(_sentence, filter(None, [found["why"]]))]
-    warned = [_sentence(f"warning: {each['words']}") for each in found["warnings"]]
+    why = [*measured, *map(capital, filter(None, [found["why"]]))]
+    warned = [capital(f"warning: {each['words']}") for each in found["warnings"]]
     words, step = steps.told(found["next"], workdir, "`"), found["next"]["words"]
     before, *typed = words.removeprefix(step).strip(": ").split("`")
     after = Next(f"Next: {step}{': ' if before else ''}{before.strip()}.", "".join(typed))
-    head, more = _sentence(verdicts.headline(found)), Link("How to read this page", f"#{ANCHOR}")
+    head, more = capital(verdicts.headline(found)), Link("How to read this page", f"#{ANCHOR}")
     return [Words(head, why), Tiles(_margins(found)), axis, Words("", [], warned), after, more]
 
 
@@ -138,7 +139,3 @@ def _tag(results: Mapping, line: Line) -> tuple[str, str]:
 
 def _signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "−")
-
-
-def _sentence(words: str) -> str:
-    return f"{words[0].upper()}{words[1:]}."

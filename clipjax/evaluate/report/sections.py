@@ -15,7 +15,7 @@ from clipjax.evaluate.report.figures import FIRST, kept, learning_charts, scatte
 from clipjax.evaluate.report.matrices import pair_map
 from clipjax.evaluate.report.tables import Facts, Grid, Item, Listing, Note, Sheet, Table
 from clipjax.evaluate.rows import own_rows
-from clipjax.io.texts import counted
+from clipjax.io.texts import capital, counted
 
 
 def headline(results: dict) -> list[Item]:
@@ -32,7 +32,7 @@ def headline(results: dict) -> list[Item]:
             Table(header, body, title and f"{title} accuracy, %", mark=mark, folded=bool(title))
         )
     said = [*report.notes(results), report.facts(results), *report.data_notes(results)]
-    notes = [Note(f"{words[0].upper()}{words[1:]}.") for words in said]
+    notes = [Note(capital(words)) for words in said]
     return [accuracies(results), *tables, *notes]
 
 
