@@ -1,9 +1,9 @@
 """A running weighted mean of the parameters: SWA, EMA, Beta. It does not affect training.
 
-average <- average + w / W (parameters - average), W <- decay * W + w after every update, in
-float32. Decay 1 gives the mean weighted by w: with equal weights stochastic weight averaging
-(Izmailov et al. 2018, arXiv 1803.05407), with a Beta density that of CLIPood (Shu et al. 2023,
-arXiv 2302.00864). w = 1 - decay gives the bias-corrected exponential moving average.
+average <- average + w / W (parameters - average), W <- decay * W + w after every update that is
+taken in, in float32. Decay 1 gives the mean weighted by w: with equal weights stochastic weight
+averaging (Izmailov et al. 2018, arXiv 1803.05407), with a Beta density that of CLIPood (Shu et al.
+2023, arXiv 2302.00864). w = 1 - decay gives the bias-corrected exponential moving average.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,10 @@ PyTree = Any
 class Average(NamedTuple):
     """The weights of a running mean."""
 
-    weight: Callable[[jax.Array], jax.Array]  # progress in [0, 1] after an update -> w >= 0
+    weight: Callable[[jax.Array], jax.Array]  # updates made -> w >= 0 of the parameters after them
     decay: float = 1.0  # of the weights before
+    every: int = 1  # updates from one that is taken in to the next; an epoch's: its last one
+    begins: bool = False  # whether the parameters before the first update are taken in
 
 
 class Running(NamedTuple):
@@ -29,38 +31,53 @@ class Running(NamedTuple):
     params: PyTree  # float32, of the trainable parameters; zeros while W is 0
 
 
-def uniform(start: float = 0.0) -> Average:
-    """SWA: the mean of all updates after `start`, a share of the run."""
-    return Average(lambda progress: (progress > start).astype(jnp.float32))
+def uniform(after: int | float = 0, every: int = 1) -> Average:
+    """SWA: the mean with equal weights, of those taken in later than `after` updates."""
+    return Average(lambda step: (step > after).astype(jnp.float32), every=every)
 
 
-def ema(decay: float = 0.999) -> Average:
+def ema(decay: float = 0.999, every: int = 1) -> Average:
     """The exponential moving average."""
-    return Average(lambda progress: jnp.float32(1.0 - decay), decay)
+    return Average(lambda step: jnp.float32(1.0 - decay), decay, every)
 
 
-def beta(b: float = 0.5) -> Average:
-    """A Beta(b, b) density along the run (CLIPood); b < 1 favours its start and its end."""
-    return Average(lambda progress: jnp.clip(progress * (1 - progress), 1e-4, None) ** (b - 1))
+def beta(b: float, steps: int, start: int = 0) -> Average:
+    """A Beta(b, b) density along `steps` updates from `start` on; b < 1 favours both ends.
+
+    As CLIPood has it: of t updates at (t + 0.5) / (steps + 1), the parameters before the first
+    (t = 0) taken in.
+    """
+
+    def weight(step):
+        at = (step - start + 0.5) / (steps + 1)
+        return jnp.clip(4 * at * (1 - at), 1e-6, None) ** (b - 1)
+
+    return Average(weight, begins=True)
 
 
-def begin(trainable: PyTree) -> Running:
-    """An empty average."""
+def begin(trainable: PyTree, rule: Average | None = None, step: jax.Array | int = 0) -> Running:
+    """The average before an update: empty, or of the parameters there are, if `rule` says so."""
+    if rule is not None and rule.begins:
+        first = jax.tree.map(lambda x: x.astype(jnp.float32), trainable)
+        return Running(jnp.asarray(rule.weight(jnp.asarray(step)), jnp.float32), first)
     zeros = jax.tree.map(lambda x: jnp.zeros_like(x, jnp.float32), trainable)
     return Running(jnp.zeros((), jnp.float32), zeros)
 
 
-def add(running: Running, rule: Average, trainable: PyTree, progress: jax.Array) -> Running:
-    """Add one more set of parameters.
+def add(running: Running, rule: Average, trainable: PyTree, step: jax.Array) -> Running:
+    """Take in the parameters after `step` updates, if they are among those of the rule.
 
-    >>> run, rule = begin({"w": jnp.zeros(())}), uniform()
-    >>> for value, progress in ((1.0, 0.5), (3.0, 1.0)):
-    ...     run = add(run, rule, {"w": jnp.float32(value)}, jnp.float32(progress))
+    >>> run, rule = begin({"w": jnp.zeros(())}), uniform(every=2)
+    >>> for step, value in ((1, 9.0), (2, 1.0), (3, 9.0), (4, 3.0)):
+    ...     run = add(run, rule, {"w": jnp.float32(value)}, jnp.int32(step))
     >>> float(run.params["w"]), float(run.total)
     (2.0, 2.0)
     """
-    weight = rule.weight(progress)
-    total = rule.decay * running.total + weight
+    weight, decay = rule.weight(step), rule.decay
+    if rule.every > 1:
+        taken = step % rule.every == 0
+        weight, decay = jnp.where(taken, weight, 0.0), jnp.where(taken, decay, 1.0)
+    total = decay * running.total + weight
     share = weight / jnp.where(total > 0, total, 1.0)
     towards = lambda mean, x: mean + share * (x.astype(jnp.float32) - mean)
     return Running(total, jax.tree.map(towards, running.params, trainable))

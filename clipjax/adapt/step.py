@@ -77,7 +77,7 @@ def init_state(
     """The state before the first step; `frozen` is a bool tree shaped like `params`."""
     trainable, _ = partition(params, frozen)
     step, seed = jnp.zeros((), jnp.int32), jnp.asarray(seed, jnp.uint32)
-    running = averages.begin(trainable) if average else ()
+    running = averages.begin(trainable, average) if average else ()
     return TrainState(step, params, optimizer.init(trainable), seed, running)
 
 
@@ -210,7 +210,7 @@ def make_step(
         after, metrics = update(state, full, optimizer, frozen, parts, axis_name)
         if average is not None:
             trainable, _ = partition(after.params, frozen)
-            mean = averages.add(after.average, average, trainable, after.step / total_steps)
+            mean = averages.add(after.average, average, trainable, after.step)
             after = after._replace(average=mean)
         return after, metrics
 

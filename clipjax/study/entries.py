@@ -17,7 +17,7 @@ FIELDS = {
     "epochs": "its own, as of the run",
     "freeze": "its own, as of the run",
     "augment": "how training images are cropped and altered: smallest, flip, ops, ...; none: not",
-    "average": "a running mean of what trains, a further result: kind, start, decay, b",
+    "average": "a running mean of what trains, a further result: kind, every, last, ...",
     "optim": "its own fields of optim",
     "data": "its own target, labels, shots, fraction or subset_seed",
     "episodes": "few-shot episodes instead of batches: way, shot, query, count",
@@ -83,9 +83,22 @@ def _method(
         full, at = (f"{name}/{label}", f"{where}.phases.{label}") if label else (name, where)
         optim = options.get("optim", {}) | phases[label].get("optim", {})
         found.append(_phase(full, label, at, options | phases[label] | {"optim": optim}, training))
+    _check_averages(found, where)
     thaws = unfreeze.steps(thaw.order) if thaw else ()
     base = name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes, size
     return trains.MethodConfig(*base, thaws, align)
+
+
+def _check_averages(phases: list[trains.PhaseConfig], where: str) -> None:
+    """Raise ConfigError for running means that would be dropped, or of more than there is."""
+    for phase in phases:
+        at = f"{where}.phases.{phase.label}" if phase.label else where
+        if phase.average and phase.average.last > phase.epochs:
+            told = f"{at}.average.last is {phase.average.last}, and it trains {phase.epochs} epochs"
+            raise ConfigError(f"{told}; give at most as many.")
+        if phase.average and not phases[-1].average:
+            told = f"{at}.average ends with its phase, and no result is of that"
+            raise ConfigError(f"{told}; give it to the last phase, {phases[-1].label}.")
 
 
 def _check_dicts(options: Mapping[str, Any], where: str) -> None:

@@ -243,7 +243,7 @@ def _program_key(method: Method) -> str:
     for phase in method.phases:
         options = sorted(item for item in phase.options.items() if item[0] not in free)
         optim = sorted(item for item in vars(phase.optim).items() if item[0] not in varying)
-        phases.append((phase.epochs, phase.freeze, options, optim))
+        phases.append((phase.epochs, phase.freeze, options, optim, phase.average))
     config = method.config
     about = config.loss, config.episodes, config.align, config.batch_size
     return repr((method.heads, *about, phases))

@@ -7,6 +7,7 @@ two dozen methods takes longer than training them on cached features.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from clipjax.study.text_cache import digest_of
 from clipjax.study.training import Augment, Average, MethodConfig
 from clipjax.train.arrays import Epochs, epochs_program
 from clipjax.train.groups import frozen_tree, is_frozen, layer_mults, matches, name_tree
-from clipjax.train.phases import next_state, spans
+from clipjax.train.phases import Span, next_state, spans
 
 PyTree = Any
 
@@ -47,10 +48,19 @@ def widened(data: PyTree) -> PyTree:
     return jax.tree.map(wide, data)
 
 
-def average_rule(average: Average | None) -> averages.Average | None:
+def average_rule(average: Average | None, span: Span, per_epoch: int) -> averages.Average | None:
     """Return the running mean that a phase asks for, if any."""
-    option = {"uniform": "start", "ema": "decay", "beta": "b"}
-    return average and getattr(averages, average.kind)(getattr(average, option[average.kind]))
+    if average is None:
+        return None
+    every = per_epoch if average.every == "epoch" else 1
+    if average.kind == "beta":
+        return averages.beta(average.b, span.steps, span.start)
+    if average.kind == "ema":
+        return averages.ema(average.decay, every)
+    before = math.floor(average.start * span.steps)
+    if average.last:
+        before = span.steps - average.last * per_epoch
+    return averages.uniform(span.start + before, every)
 
 
 def augmented(augment: Augment, pixels: jax.Array, rng: jax.Array) -> jax.Array:
@@ -100,7 +110,8 @@ class Recipe:
 
     def __init__(self, given: Ingredients):
         self.methods, self.starts, self.classes, self.module, self.preprocess = given[:5]
-        self.accumulate, self.method = given.accumulate, self.methods[0]
+        self.per_epoch, self.accumulate = given.per_epoch, given.accumulate
+        self.method = self.methods[0]
         phases = self.method.phases
         lengths = [phase.epochs * given.per_epoch for phase in phases]
         optimizers = [phase.optim.name for phase in phases]
@@ -160,16 +171,20 @@ class Recipe:
 
     def begin(self, index: int, state: TrainState, more: PyTree) -> TrainState:
         """Return a run's state at the start of a phase; `more` are parameters that join it."""
-        average = average_rule(self.method.phases[index].average)
+        average = self.average(index)
         params = merge(state.params, more)
         optimizer, frozen = self.setup(index, params)
         if not index:
             return init_state(params, optimizer, seed=state.seed, frozen=frozen, average=average)
         return next_state(state, optimizer, frozen=frozen, more=more, average=average)
 
+    def average(self, index: int) -> averages.Average | None:
+        """Return the running mean of a phase, if any."""
+        phase, span = self.method.phases[index], self.spans[index]
+        return average_rule(phase.average, span, self.per_epoch)
+
     def step(self, index: int, backbone: Backbone, params: PyTree, row=0, axis=None) -> Callable:
         """Return the train step of a phase, for the `row`-th method; of `pmap` with an axis."""
-        phase = self.method.phases[index]
         optimizer, frozen = self.setup(index, params, row)
         return make_step(
             self.functions_of(index, backbone, row).loss,
@@ -178,7 +193,7 @@ class Recipe:
             frozen=frozen,
             accumulate=self.accumulate,
             axis_name=axis,
-            average=average_rule(phase.average),
+            average=self.average(index),
         )
 
     def functions_of(self, index: int, backbone: Backbone, row: jax.Array | int = 0) -> Functions:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.tree import leaves
 
 from clipjax.adapt.step import TrainState
 from clipjax.errors import CheckpointError, ConfigError
@@ -27,7 +28,7 @@ class Trained(NamedTuple):
     answer: Callable  # (params, embeddings) -> logits, the members' logits, adapted features
     view: View  # its features of any part
     # Name -> parameters stacked over seeds, the method's own result first: "last", which the
-    # selection rule picks, and "average" where there is one; or a closed form's.
+    # selection rule picks, and "average", where there is one, of the run's end; or a closed form's.
     variants: dict[str, PyTree]
     shared: PyTree  # parameters that all seeds and variants have
     history: list[list[dict]]  # per seed the validations of the last phase; none of a closed form
@@ -77,6 +78,9 @@ def selected(group: RunGroup, history: list[list[dict]]) -> TrainState:
         with group.checkpointer(phase, seed) as checkpointer:
             step = _picked(group, position, entries, checkpointer.steps)
             state, *_ = checkpointer.restore(like, step)
+            if leaves(like.average) and step != checkpointer.latest:
+                # A mean is of the run's end: where another epoch is picked, it may not have begun.
+                state = state._replace(average=checkpointer.restore(like)[0].average)
         states.append(jax.tree.map(lambda x: x[position], state) if cached else state)  # noqa: B023
     return jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *states)
 
@@ -120,7 +124,7 @@ def split_by_method(group: RunGroup, states: TrainState, history: list) -> dict[
 def _averages(states: TrainState) -> PyTree:
     """Return all parameters with running means in place of what trained; None without means."""
     running = states.average
-    if not jax.tree.leaves(running):
+    if not leaves(running):
         return None
     pick = lambda mean, x: x if mean is None else np.asarray(mean).astype(x.dtype)
     return jax.tree.map(pick, running.params, states.params, is_leaf=lambda leaf: leaf is None)

@@ -69,9 +69,10 @@ class Optim:
     )
     warmup_kind: str = field(
         "linear",
-        "up from warmup_from; linear_next is a step ahead (open_clip); constant stays at "
-        "warmup_from, then the schedule begins in its whole length (Dassl)",
-        known=("linear", "linear_next", "constant"),
+        "up from warmup_from; linear_next is a step ahead (open_clip); cosine is half a cosine, up "
+        "or down (torch's SWALR); constant stays at warmup_from, then the schedule begins in its "
+        "whole length (Dassl)",
+        known=("linear", "linear_next", "cosine", "constant"),
     )
     warmup_from: float = field(0.0, "rate at which the warm-up starts", low=0)
     step_every: float = field(1 / 3, "share of the run between steps of schedule=step", low=0)
@@ -133,12 +134,34 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Average:
-    """A running mean of what trains (`clipjax.adapt.average`): a variant of the results."""
+    """A running mean of what trains (`clipjax.adapt.average`): a variant of the results.
+
+    It begins anew with its phase, and is of the last phase's end, whatever `selection` picks.
+    """
 
     kind: str = field("uniform", "how updates are weighted", known=("uniform", "ema", "beta"))
-    start: float = field(0.0, "of uniform: share of the run before it begins", low=0, high=1)
+    every: str = field(
+        "step", "what is taken in: each step, or the end of each epoch", known=("step", "epoch")
+    )
+    start: float = field(0.0, "of uniform: share of its phase before it begins", low=0, high=1)
+    last: int = field(0, "of uniform: the last epochs of its phase, in place of start", low=0)
     decay: float = field(0.999, "of ema: weight of the mean so far", low=0, high=1)
-    b: float = field(0.5, "of beta: below 1 favours both ends of the run", low=0)
+    b: float = field(0.5, "of beta: below 1 favours both ends of its phase", low=0)
+
+    def problem(self) -> str:
+        """Return what is wrong with the fields together."""
+        if self.kind != "uniform" and (self.start or self.last):
+            return f"start and last are of kind=uniform; leave them out with kind={self.kind}."
+        if self.kind == "beta" and self.every == "epoch":
+            return "kind=beta is of every step; leave out every=epoch."
+        if self.kind == "beta" and not self.b:
+            return "b=0 leaves kind=beta no weights; give a number above 0."
+        if self.start == 1 or (self.kind == "ema" and self.decay == 1):
+            told = "start=1" if self.start == 1 else "decay=1"
+            return f"{told} averages over no step; give a number below 1."
+        if self.start and self.last:
+            return f"start={self.start} and last={self.last} say twice when it begins; give one."
+        return ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.average import Average
-from clipjax.adapt.step import TrainState, init_state, merge
+from clipjax.adapt.average import Average, begin
+from clipjax.adapt.step import TrainState, init_state, merge, partition
 from clipjax.train.groups import Name, is_frozen
 
 PyTree = Any
@@ -76,5 +76,10 @@ def next_state(
     (the encoder, after phases on cached features); a running mean begins anew.
     """
     params = merge(state.params, more)
-    begun = init_state(params, optimizer, seed=state.seed, frozen=frozen, average=average)
-    return begun._replace(step=state.step, opt_state=carry_over(begun.opt_state, state.opt_state))
+    begun = init_state(params, optimizer, seed=state.seed, frozen=frozen)
+    trainable, _ = partition(params, frozen)
+    return begun._replace(
+        step=state.step,
+        opt_state=carry_over(begun.opt_state, state.opt_state),
+        average=begin(trainable, average, state.step) if average else (),
+    )

@@ -34,7 +34,8 @@ def make_schedule(
       warmup: fraction of the run before the schedule begins.
       warmup_kind: "linear" from `warmup_from` to `lr` (transformers' and optax's convention: from 0
         the first update is zero); "linear_next", the same one step ahead (open_clip, WiSE-FT,
-        FLYP); "constant": at `warmup_from`, after which the schedule begins as if nothing had been
+        FLYP); "cosine": half a cosine from `warmup_from` up or down to `lr`, over the whole run
+        with `warmup` 1 (torch's SWALR, beside "constant"); "constant": at `warmup_from`, after which the schedule begins as if nothing had been
         before, and is cut at the end of the run (Dassl, so CoOp).
       warmup_from: where the warm-up starts.
       step_every: for "step", the length of a plateau as a fraction of the run.
@@ -61,9 +62,11 @@ def make_schedule(
         "step": lambda: lambda step: jnp.maximum(stairs(step), min_lr),
     }
     rise = optax.linear_schedule(warmup_from, lr, max(1, warm))
+    fall = optax.cosine_decay_schedule(1.0, max(1, warm))
     before = {
         "linear": rise,
         "linear_next": lambda step: rise(step + 1),
+        "cosine": lambda step: lr + (warmup_from - lr) * fall(step),
         "constant": optax.constant_schedule(warmup_from),
     }
     if name not in known:

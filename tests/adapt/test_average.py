@@ -14,9 +14,9 @@ VALUES = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
 
 
 def run(rule):
-    mean = average.begin({"w": jnp.zeros(3, jnp.bfloat16)})
+    mean = average.begin({"w": jnp.zeros(3, jnp.bfloat16)}, rule)
     for i, value in enumerate(VALUES):
-        mean = average.add(mean, rule, {"w": value}, jnp.float32((i + 1) / len(VALUES)))
+        mean = average.add(mean, rule, {"w": value}, jnp.int32(i + 1))
     return np.asarray(mean.params["w"])
 
 
@@ -33,24 +33,45 @@ def test_uniform_and_ema_are_torchs():
         return model.module.weight.detach().numpy()[0]
 
     np.testing.assert_allclose(run(average.uniform()), torchs(VALUES), rtol=1e-5)
-    late = torchs(VALUES[5:])  # updates after 5/9 of the run
-    np.testing.assert_allclose(run(average.uniform(5 / 9)), late, rtol=1e-5)
+    late = torchs(VALUES[5:])
+    np.testing.assert_allclose(run(average.uniform(5)), late, rtol=1e-5)
+    ends = torchs(VALUES[[5, 8]])  # of epochs of three updates, the last two
+    np.testing.assert_allclose(run(average.uniform(3, every=3)), ends, rtol=1e-5)
     # torch's starts at the first value, ours without a bias: equal weights once both forget it.
     ours, theirs = run(average.ema(0.2)), torchs(VALUES, avg_fn=get_ema_avg_fn(0.2))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_weights_of_a_beta_density_favour_both_ends():
-    at = np.clip(np.arange(1, 10) / 9 * (1 - np.arange(1, 10) / 9), 1e-4, None) ** -0.5
-    expected = (at[:, None] * VALUES).sum(0) / at.sum()
-    np.testing.assert_allclose(run(average.beta(0.5)), expected, rtol=1e-4)
-    assert at[0] > at[4] and at[-1] > at[4]
+@pytest.mark.parametrize(
+    "b, shares",
+    [
+        (0.5, (0.2558, 0.16746, 0.15348, 0.16746, 0.2558)),
+        (0.1, (0.300151, 0.14001, 0.119677, 0.14001, 0.300151)),
+    ],
+)
+def test_weights_of_a_beta_density_are_clipoods(b, shares):
+    """Of the parameters before four updates and after each."""
+    rule, units = average.beta(b, 4), jnp.eye(5)
+    mean = average.begin({"w": units[0]}, rule)
+    for step in range(1, 5):
+        mean = average.add(mean, rule, {"w": units[step]}, jnp.int32(step))
+    np.testing.assert_allclose(mean.params["w"], shares, rtol=1e-4)
+    later = average.begin({"w": units[0]}, average.beta(b, 4, start=7), 7)
+    np.testing.assert_allclose(later.total, rule.weight(0), rtol=1e-6)
+
+
+def test_epoch_ends_alone_have_weights_and_decay():
+    """An EMA of epochs is the EMA of their last updates."""
+    ends = average.begin({"w": jnp.zeros(3)})
+    for i, value in enumerate(VALUES[2::3]):
+        ends = average.add(ends, average.ema(0.9), {"w": value}, jnp.int32(i + 1))
+    np.testing.assert_allclose(run(average.ema(0.9, every=3)), ends.params["w"], rtol=1e-6)
 
 
 @pytest.mark.slow
 def test_it_is_resumed_and_is_of_what_trains_alone(tmp_path):
     data, _, _ = test_arrays.problem()
-    rule, optimizer, frozen = average.uniform(0.2), optax.adam(1e-2), {"w": False, "z": True}
+    rule, optimizer, frozen = average.uniform(3), optax.adam(1e-2), {"w": False, "z": True}
     loss = lambda p, *rest: test_arrays.loss({"w": p["w"] + p["z"]}, *rest)
     step = make_step(loss, optimizer, total_steps=18, frozen=frozen, average=rule)
     params = {"w": jnp.zeros((4, 3)), "z": jnp.ones((4, 3))}

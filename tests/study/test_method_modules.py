@@ -102,6 +102,30 @@ def test_dataclasses_carry_what_entries_say():
         build(entry | {"average": {"kind": "emma"}})
 
 
+@pytest.mark.parametrize(
+    "average, words",
+    [
+        ({"start": 1.0}, "start=1 averages over no step"),
+        ({"kind": "ema", "decay": 1}, "decay=1 averages over no step"),
+        ({"last": 4}, r"m.average.last is 4, and it trains 3 epochs"),
+        ({"last": 2, "start": 0.5}, "say twice when it begins"),
+        ({"kind": "ema", "last": 2}, "last are of kind=uniform"),
+        ({"kind": "beta", "every": "epoch"}, "kind=beta is of every step"),
+        ({"kind": "beta", "b": 0}, "b=0 leaves kind=beta no weights"),
+    ],
+)
+def test_averages_over_nothing_are_refused(average, words):
+    with pytest.raises(ConfigError, match=words):
+        build({"loss": "finetune", "heads": HEADS, "average": average, "epochs": 3})
+
+
+def test_an_average_that_no_result_is_of_is_refused():
+    phases = {"one": {"average": {"kind": "ema"}}, "two": {}}
+    entry = {"loss": "finetune", "heads": HEADS, "phases": phases, "phase_order": ("one", "two")}
+    with pytest.raises(ConfigError, match="phases.one.average ends with its .*last phase, two"):
+        build(entry)
+
+
 def test_checkpoints_of_a_version_that_trained_from_pixels_are_refused(tmp_path):
     """Text heads behind a frozen image tower train on cached features now."""
     group = RunGroup.__new__(RunGroup)

@@ -51,6 +51,25 @@ def test_step_is_step_lr_by_epoch_where_plateaus_are_whole_epochs():
     close(our_rates("step", 30, step_every=1 / 3), theirs)
 
 
+@pytest.mark.parametrize("reached", [1e-4, 3.0])  # down and up
+def test_a_warm_up_along_a_cosine_is_swalr(reached):
+    """By step, and at the start of epochs where torch's scheduler is stepped once an epoch."""
+    swa = lambda o: torch.optim.swa_utils.SWALR(o, swa_lr=reached, anneal_epochs=10)
+    options = {"warmup": 10 / 12, "warmup_from": LR, "warmup_kind": "cosine"}
+    ours = [float(make_schedule("constant", reached, 12, **options)(k)) for k in range(12)]
+    close(ours, torch_rates(swa, 12))
+    ours = [float(make_schedule("constant", reached, 60, **options)(k)) for k in range(0, 60, 5)]
+    close(ours, torch_rates(swa, 60, every=5)[::5])
+
+
+def test_the_rate_of_seed_002_never_reaches_what_it_names():
+    """SWALR from 1e-5 to 1e-4 within ten epochs, of which the last is at 9.78e-5."""
+    rise = {"warmup": 1.0, "warmup_from": 1e-5, "warmup_kind": "cosine"}
+    rate = make_schedule("constant", 1e-4, 10, **rise)
+    wanted = [1.0, 1.2202, 1.8594, 2.8550, 4.1094, 5.5, 6.8906, 8.1450, 9.1406, 9.7798]
+    np.testing.assert_allclose([1e5 * float(rate(k)) for k in range(10)], wanted, rtol=1e-4)
+
+
 def test_cosine_is_cosine_annealing_by_step():
     theirs = torch_rates(lambda o: lr_scheduler.CosineAnnealingLR(o, T_max=17), 17)
     close(our_rates("cosine", 17), theirs)

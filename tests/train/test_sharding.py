@@ -32,7 +32,7 @@ from tests.conftest import REPO, parsed
 SCRIPT = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np, optax
-from clipjax.adapt import contrastive, dann
+from clipjax.adapt import average, contrastive, dann
 from clipjax.adapt.method import Classes, on_backbone
 from clipjax.adapt.step import init_state, make_step
 from clipjax.model.backbone import make_backbone, make_head, tower_params
@@ -47,17 +47,22 @@ from tests.train import shards
 rng = np.random.default_rng(0)
 optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-4))
 
+apart = []  # of each training, how far the mean of its last epochs lies from its end
+
 def train(make_loss, start, batches, count, way="jit", fsdp=1, accumulate=1):
     axis = DATA if way == "pmap" else None
-    more = {"total_steps": 20, "accumulate": accumulate, "axis_name": axis}
+    rule = average.uniform(8, every=4)
+    more = {"total_steps": 20, "accumulate": accumulate, "axis_name": axis, "average": rule}
     step = make_step(make_loss(axis), optimizer, **more)
-    state = init_state(start, optimizer)
+    state = init_state(start, optimizer, average=rule)
     program = make_program(step, state, make_mesh(jax.devices()[:count], fsdp), way)
     state, losses = program.place_state(jax.tree.map(np.asarray, state)), []
     for one in batches:
         state, metrics = program.run(state, program.place_batch(one))
         losses.append(float(metrics["loss"]))
-    return state, losses
+    ends = jax.device_get((state.average.params, state.params))
+    apart.append(float(optax.global_norm(jax.tree.map(np.subtract, *ends))))
+    return state._replace(average=()), losses
 
 def labelled(inputs, real=13):
     label, mask = rng.integers(0, 3, 16).astype(np.int32), np.arange(16) < real
@@ -143,7 +148,8 @@ for count in (1, 2, 4):
     where = {len(x.sharding.device_set) for x in jax.tree.leaves(found)}
     equal = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), want, found)
     same[count] = where == {count} and all(jax.tree.leaves(equal))
-print(json.dumps({"losses": losses, "same": same, "cut": cut, "shared": shared, "told": told}))
+found = {"losses": losses, "same": same, "cut": cut, "shared": shared, "told": told}
+print(json.dumps(found | {"apart": apart}))
 """
 # (devices, way, fsdp), one device first.
 HEADS = [(1, "jit", 1), (8, "jit", 1), (4, "pmap", 1), (2, "jit", 2), (8, "jit", 8)]
@@ -182,6 +188,14 @@ def close(losses, like):
 )
 def test_losses_are_those_of_one_device(eight, part, count, way, fsdp):
     close(eight["losses"][f"{part} {count} {way} {fsdp}"], eight["losses"][f"{part} 1 jit 1"])
+
+
+def test_running_means_are_those_of_one_device_without_microbatches(eight):
+    groups = np.split(np.array(eight["apart"]), np.cumsum([len(HEADS), 3, len(TOWER)]))
+    assert len(groups[-1]) == 3
+    for one, *others in groups:
+        assert one > 1e-5
+        np.testing.assert_allclose(others, one, rtol=2e-3)
 
 
 @pytest.mark.parametrize("name", ["accumulated", "accumulated on pmap 4"])
