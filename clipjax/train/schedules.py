@@ -34,9 +34,9 @@ def make_schedule(
       warmup: fraction of the run before the schedule begins.
       warmup_kind: "linear" from `warmup_from` to `lr` (transformers' and optax's convention: from 0
         the first update is zero); "linear_next", the same one step ahead (open_clip, WiSE-FT,
-        FLYP); "cosine": half a cosine from `warmup_from` up or down to `lr`, over the whole run
-        with `warmup` 1 (torch's SWALR, beside "constant"); "constant": at `warmup_from`, after which the schedule begins as if nothing had been
-        before, and is cut at the end of the run (Dassl, so CoOp).
+        FLYP); "cosine": half a cosine from `warmup_from` up or down to `lr` (torch's SWALR, with
+        "constant" behind it); "constant": at `warmup_from`, after which the schedule begins as if
+        nothing had been before, and is cut at the end of the run (Dassl, so CoOp).
       warmup_from: where the warm-up starts.
       step_every: for "step", the length of a plateau as a fraction of the run.
       gamma: for "step", the factor between plateaus.
