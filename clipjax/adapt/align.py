@@ -116,6 +116,12 @@ def aligned(made: Method | ClosedForm, kind: str, from_texts: bool = False) -> M
     reads = tuple(dict.fromkeys((*made.reads, "target")))
     to_target = lambda params, inputs: apply_map(params[OWN]["target"], inputs)
     predict = lambda params, inputs, texts: made.predict(params, to_target(params, inputs), texts)
+
+    def episode(params, support, inputs, weight=None):
+        flat = to_target(params, support.reshape(-1, support.shape[-1])).reshape(support.shape)
+        return made.episode(params, flat, to_target(params, inputs), weight)
+
+    asked = {"predict": predict, "reads": reads, "episode": made.episode and episode}
     if isinstance(made, ClosedForm):
 
         def fit(data, texts):
@@ -123,9 +129,9 @@ def aligned(made: Method | ClosedForm, kind: str, from_texts: bool = False) -> M
             fitted = made.fit(align_batch(maps, data), texts)
             return {variant: {**params, OWN: maps} for variant, params in fitted.items()}
 
-        return made._replace(fit=fit, predict=predict, reads=reads)
+        return made._replace(fit=fit, **asked)
     method = _aligned_method(made, kind, to_target, from_texts)
-    return method._replace(predict=predict, reads=reads)
+    return method._replace(**asked)
 
 
 def _aligned_method(made: Method, kind: str, to_target: Callable, from_texts: bool) -> Method:

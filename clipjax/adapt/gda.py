@@ -69,14 +69,14 @@ def fit_gda(
     return linear_head(kernel, jnp.log(shares) - jnp.sum(mapped * kernel.T, axis=1) / 2)
 
 
-def check_counts(counts: Any, names: tuple[str, ...]) -> None:
+def check_counts(counts: Any, names: tuple[str, ...], what: str = "a Gaussian") -> None:
     """Raise ValueError for classes without examples; `counts` None are not known yet."""
     if counts is None or (counts > 0).all():
         return
     missing = [name for name, count in zip(names, counts, strict=True) if not count]
     more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
     raise ValueError(
-        f"no source image of class {missing[0]!r}{more}: a Gaussian needs one of each class; add "
+        f"no source image of class {missing[0]!r}{more}: {what} needs one of each class; add "
         "some, or take logistic regression, which leaves such classes unlikely."
     )
 

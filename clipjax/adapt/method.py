@@ -88,6 +88,9 @@ class Method(NamedTuple):
     start: Callable[[PyTree, Classes, PyTree], PyTree] | None = None
     # Top-level names of its own parameters that no phase trains, whatever `freeze` says.
     constants: tuple[str, ...] = ()
+    # (params, support [N, S, P], inputs [Q, P], weight [N, S] = None) -> logits [Q, N] of a task of
+    # other classes, over embeddings: of N classes each S examples are known. Episodes judge it.
+    episode: Callable[..., jax.Array] | None = None
     # (params, pixels) -> embeddings, if it alters the image tower.
     embed: Callable[..., jax.Array] | None = None
     # (params, batch, numeric options) -> measures of validation examples, float32 [].
@@ -113,6 +116,7 @@ class ClosedForm(NamedTuple):
     # Of "source", "target", "zero_shot", and "prompts/NAME": data["prompts"][NAME] is then the
     # zero-shot class weights float32 [K, P] of the prompts so called.
     reads: tuple[str, ...] = ("source",)
+    episode: Callable[..., jax.Array] | None = None  # as a `Method`'s
 
 
 def class_weights(backbone: Backbone, params: PyTree, tokens: jax.Array) -> jax.Array:

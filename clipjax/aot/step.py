@@ -93,10 +93,11 @@ def _batch(group: RunGroup, index: int) -> PyTree:
         return {key: jax.ShapeDtypeStruct((size, *x), kind) for key, (x, kind) in known.items()}
 
     episodes, size = group.method.config.episodes, group.training.batch_size
-    queries = episodes.way * episodes.query if episodes else size
+    sets = episodes.tasks * episodes.way if episodes else 0
+    queries = sets * episodes.query if episodes else size
     batch = {"source": part(queries, "label", "mask")}
     if episodes:
-        batch["support"] = part(episodes.way * episodes.shot, "label")
+        batch["support"] = part(sets * episodes.shot, "label")
     if "target" in reads:
         batch["target"] = part(size)
     return batch

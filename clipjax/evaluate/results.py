@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.errors import DataError
-from clipjax.evaluate import rule_table, sweeps, verdict
+from clipjax.evaluate import episodes, rule_table, sweeps, verdict
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.evaluate.rows import NEEDED, Line, complete, lines_of, marked, not_measured
 from clipjax.io import write_atomically, write_json
@@ -200,7 +200,7 @@ def notes(results: dict) -> list[str]:
     whole = [row for row in whole if row["accuracy_mean"] is not None]
     found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)
     said += [f"zero-shot over whole domains, % (images): {found}"] if whole else []
-    return said + _ensembles(results) + _distances(results)
+    return said + _ensembles(results) + _distances(results) + episodes.notes(results)
 
 
 def data_notes(results: dict) -> list[str]:
@@ -212,7 +212,7 @@ def _tables(results: dict) -> list[Cells]:
     header, lines = cells(results)
     lines += [base] if (base := baseline(results, header)) else []
     sweep = [sweeps.cells(results)] if "sweep" in results else []
-    return [table for table in ((header, lines), *sweep) if table[1]]
+    return [table for table in ((header, lines), *sweep, episodes.cells(results)) if table[1]]
 
 
 def markdown(results: dict, workdir: Any = None) -> str:

@@ -20,7 +20,7 @@ FIELDS = {
     "average": "a running mean of what trains, a further result: kind, every, last, ...",
     "optim": "its own fields of optim",
     "data": "its own target, labels, shots, fraction or subset_seed",
-    "episodes": "few-shot episodes instead of batches: way, shot, query, count",
+    "episodes": "few-shot episodes instead of batches, and to be judged by: way, shot, ...",
     "align": "how features of source and target are made alike: none, centre, standardise, coral",
     "batch_size": "its own, as of the run",
     "unfreeze": "gradual unfreezing, of phases that it makes: order, epochs; freeze never thaws",

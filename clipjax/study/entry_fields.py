@@ -18,7 +18,7 @@ BLOCKS = {"optim": Optim, "data": Data, "augment": Augment, "average": Average}
 BLOCKS |= {"episodes": Episodes, "unfreeze": Unfreeze}
 _HEADS = {"adapter": (), "classifier": (), "discriminator": (), "dropout": 0.0}
 _HEADS |= {"class_bias": True, "members": 1, "text": False, "num_domains": 2}
-_GIVEN = ("head", "schedules")  # by the study, not by the config
+_GIVEN = ("head", "episodes", "schedules")  # by the study, not by the config
 OPEN = object()  # a value of any type
 
 

@@ -8,7 +8,7 @@ from clipjax.runtime.machine import machine
 from clipjax.study.epochs import planned_epoch
 from clipjax.study.methods import Method
 from clipjax.study.plan import evaluated, needed_parts
-from clipjax.study.prepared import Plan
+from clipjax.study.prepared import Plan, task_bytes
 
 
 def header(plan: Plan, workdir: pathlib.Path | None) -> str:
@@ -50,7 +50,9 @@ def _length(plan: Plan, method: Method) -> str:
     if not method.trains:
         return "closed form"
     if episodes := method.config.episodes:
-        each = episodes.count
-    else:
-        each = planned_epoch(method.data, method.config.batch_size, plan.dataset)
-    return f"{sum(phase.epochs for phase in method.phases)} epochs of {each} steps"
+        steps, tasks = episodes.count // episodes.tasks, episodes.tasks
+        sets = f"{tasks} episode{'s' * (tasks > 1)} of {episodes.way} classes"
+        size = f"about {task_bytes(plan, method) / 1e6:.1f} MB a step"
+        return f"{method.config.epochs} epochs of {steps} steps of {sets}, {size}"
+    each = planned_epoch(method.data, method.config.batch_size, plan.dataset)
+    return f"{method.config.epochs} epochs of {each} steps"

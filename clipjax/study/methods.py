@@ -30,11 +30,12 @@ from clipjax.train.phases import spans
 from clipjax.train.restore import is_step
 
 LOSS_FACTORS = ("label_smoothing",)  # plain factors in the step, as `OPTIM_FACTORS` are
-_GIVEN = ("head", "schedules")  # options given by the study, not by the config
+_GIVEN = ("head", "episodes", "schedules")  # options given by the study, not by the config
 
 # Heads as the config has them, without what the data or flax say.
 _NOT_GIVEN = ("num_classes", "parent", "name")
 _HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
+_NO_EPISODES = "needs episodes = {'way': ..., 'shot': ..., 'query': ..., 'count': ...}"
 _DEEPEST = 64  # blocks; no CLIP has as many
 
 Functions = contract.Method | ClosedForm
@@ -68,6 +69,8 @@ class Method(NamedTuple):
         given = {**phase.options, **changes}
         if self.heads is not None:
             given["head"] = make_head(self.heads, backbone, classes)
+        if "episodes" in inspect.signature(self.make).parameters:
+            given["episodes"] = self.config.episodes
         made, align = self.make(backbone, classes, **given), self.config.align
         texts = self.heads is not None and self.heads.from_texts and self.heads.class_bias
         return made if align == "none" else aligned(made, align, texts)
@@ -116,6 +119,9 @@ def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
 def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
     module = find_module(where, config.loss)
     heads = _heads(config, where, module.make_method, len(names))
+    taken = inspect.signature(module.make_method).parameters
+    if "episodes" in taken and config.episodes is None:
+        raise ConfigError(f"{where}: loss {config.loss!r} {_NO_EPISODES}.")
     # Nothing of it is called: what a method reads and runs is known before a model is opened.
     backbone = Backbone({tower: _absent for tower in TOWERS}, _absent, _absent, TOWERS)
     classes = Classes(names, None, np.zeros((len(names), 1), np.float32), 1.0)
@@ -177,10 +183,10 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
             f"{said} reads {', '.join(kind.reads)}, which a study does not bring; it brings "
             f"{', '.join(contract.READS)}, the source always."
         )
-    if ("support" in kind.reads) != (method.config.episodes is not None):
-        wanted = "needs episodes = {'way': ..., 'shot': ..., 'query': ..., 'count': ...}"
-        fault = wanted if "support" in kind.reads else "takes no episodes; leave them out"
-        raise ConfigError(f"{said} {fault}.")
+    if "support" in kind.reads and method.config.episodes is None:
+        raise ConfigError(f"{said} {_NO_EPISODES}.")
+    if method.config.episodes and "support" not in kind.reads and kind.episode is None:
+        raise ConfigError(f"{said} takes no episodes; leave them out.")
     accumulates, parallel = study.training.accumulate > 1, study.devices.parallel == "pmap"
     if (accumulates or parallel) and method.trains and not kind.per_example:
         cut = "accumulate" if accumulates else "parallel"

@@ -53,6 +53,14 @@ OPTIONS = {
     "threshold": "probability from which an answer is a pseudo-label",
     "teacher": "who gives pseudo-labels: zero_shot, head or both",
     "noise": "of features, the strong view where embeddings are cached",
+    # prototypes, protonet, maml
+    "prototypes.temperature": "factor on squared distances; 0: CLIP's own scale",
+    "protonet.temperature": "factor on squared distances, 1 is the paper's; 0: CLIP's own scale",
+    "memory": "source images of each class by which it answers for all classes",
+    "inner": "what adapts to a task: classifier (ANIL), or all, the adapter too (MAML)",
+    "maml.steps": "gradient steps on a task's support set",
+    "rate": "of these steps",
+    "first_order": "take the gradients of these steps as constants",
     # coral, mmd, mcc, afn
     "means": "compare means, too, as DomainBed does",
     "on": "what is compared: features or logits",

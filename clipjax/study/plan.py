@@ -21,7 +21,6 @@ from clipjax.data.dataset import (
 from clipjax.data.derived import UNUSED, JoinedDataset, LabelledDomains
 from clipjax.data.features.identity import identity_of
 from clipjax.data.images.preprocess import load_preprocess
-from clipjax.data.loading import sampler
 from clipjax.data.open import open_dataset
 from clipjax.data.readers.files import is_image_name
 from clipjax.data.readers.places import WithPlace, is_place
@@ -37,6 +36,7 @@ from clipjax.model.text import class_tokens, confusable
 from clipjax.study.config import Study
 from clipjax.study.coverage import short_epochs, thin_classes
 from clipjax.study.defaults import check_ends, check_model, choices, is_demo, settled
+from clipjax.study.episode_sizes import check_episodes
 from clipjax.study.epochs import planned_epoch, planned_sizes, training_rows
 from clipjax.study.methods import Method, build_methods
 from clipjax.study.needs import as_recorded, check_readable, check_selection, with_labels
@@ -81,6 +81,7 @@ def prepare(
         names = recorded.class_names
     else:
         check_parts(study, dataset)
+        _check_episodes(study, dataset, methods.values())
         notes += too_little(study, dataset, methods.values())
         names = prompt_names(encoder.class_names, dataset.classes)
     for name in names:  # before a model is downloaded
@@ -240,13 +241,6 @@ def check_parts(study: Study, dataset: Dataset) -> None:
     check_selection(study, dataset)
     for data, size in dict.fromkeys((each.data, each.batch_size) for each in study.trained):
         planned_epoch(data, size, dataset)
-    for method in study.trained:
-        if episodes := method.episodes:
-            classes = dataset.classes
-            labels = dataset.source(method.data.labelled, "train").labels
-            rows = training_rows(method.data, labels, classes)
-            made = sampler.Episodes(*dataclasses.astuple(episodes), len(classes))
-            sampler.check_episodes(made, labels if rows is None else labels[rows], classes)
     if study.stages and study.training.selection == "proxy_a_distance":
         ends = (study.data.source_name, *study.targets)
         fewest = min(len(dataset.source(domain, "val")) for domain in ends)
@@ -255,6 +249,22 @@ def check_parts(study: Study, dataset: Dataset) -> None:
                 "selection=proxy_a_distance needs at least "
                 f"{FEWEST_FOR_DISTANCE} validation images a domain; choose another rule."
             )
+
+
+def _check_episodes(study: Study, dataset: Dataset, methods: Iterable[Method]) -> None:
+    """Raise ConfigError or DataError for episodes that the data cannot fill."""
+    ends = [domain for domain in (*study.data.sources, *study.targets) if domain in dataset.domains]
+    for method in (method for method in methods if method.config.episodes):
+        labels = np.asarray(dataset.source(method.data.labelled, "train").labels)
+        rows = training_rows(method.data, labels, dataset.classes)
+        tested = {
+            domain: np.asarray(dataset.source(domain, "test").labels)
+            for domain in dict.fromkeys(ends)
+            if has_labels(dataset, domain, "test")
+        }
+        chosen = labels if rows is None else labels[rows]
+        tested = tested if method.kind.episode else {}
+        check_episodes(method.config, chosen, tested, dataset.classes, method.trains)
 
 
 def too_little(study: Study, dataset: Dataset, methods: Iterable[Method]) -> list[str]:

@@ -93,13 +93,17 @@ def cached_phases(plan: Plan, method: Method) -> tuple[bool, ...]:
 
     There the image tower is frozen, sees images as they are, and has not trained before.
     """
-    groups = layer_groups({"clip": tower_params(plan.params, ("image",))})
-    found = []
+    groups, found = _images(plan), []
     for phase in method.phases:
         frozen = all(is_frozen(group, phase.freeze) for group in groups)
         can = frozen and phase.augment is None and "image" not in method.kind.alters
         found.append(can and all(found))
     return tuple(found)
+
+
+def _images(plan: Plan) -> tuple[str, ...]:
+    """Return the layer groups of the image tower."""
+    return layer_groups({"clip": tower_params(plan.params, ("image",))})
 
 
 def _own_shapes(plan: Plan, method: Method) -> Any:
@@ -150,6 +154,14 @@ def check_masks(plan: Plan, method: Method) -> None:
         remedy = "freeze the image tower and leave augment out, or leave align out"
         raise ConfigError(f"{told}, and this method trains from pixels; {remedy}.")
     differs = [name for name in OWN_DATA if getattr(method.data, name) != getattr(shared, name)]
+    keeps = method.trains and method.kind.episode is not None
+    if keeps and any(not all(is_frozen(g, p.freeze) for g in _images(plan)) for p in method.phases):
+        told = (
+            f"methods.{method.config.stage}: loss {method.config.loss!r} keeps embeddings to answer"
+        )
+        raise ConfigError(
+            f"{told} by, and the image tower would leave them; freeze clip/vision/.*."
+        )
     for phase in method.phases:
         check_groups(phase, everything, unused)
     if method.config.thaws:
@@ -187,6 +199,7 @@ def check_machine(plan: Plan) -> None:
     trackers.check(training.track)
     for method in plan.methods.values():
         _check_memory(plan, method)
+        _check_tasks(plan, method)
     pixels = [m.config for m in plan.methods.values() if not all(cached_phases(plan, m))]
     for config in pixels:
         training_mesh(devices, config.batch_size, training.accumulate)  # refuses what cannot be
@@ -214,6 +227,39 @@ def _check_memory(plan: Plan, method: Method) -> None:
         raise ConfigError(
             f"{method.phases[0].name} trains {size:,} parameters, which need {needed / 1e9:.1f} GB "
             f"of {memory / 1e9:.1f} GB; use fewer members, narrower heads or fewer seeds."
+        )
+
+
+def task_bytes(plan: Plan, method: Method) -> int:
+    """Return about how many bytes a step of episodes needs for its tasks; 0 without episodes.
+
+    Embeddings and what each layer of the heads makes of them, forth and back; a copy of the heads a
+    task and inner step, whose layers are computed again one step at a time; images.
+    """
+    if not method.trains or not (episodes := method.config.episodes):
+        return 0
+    own = {k: v for k, v in _own_shapes(plan, method).items() if k not in method.kind.constants}
+    sizes, width = jax.tree.leaves(own), plan.clip_config.projection_dim
+    layers = width + sum(x.shape[-1] for x in sizes if len(x.shape) > 1)
+    images = episodes.tasks * episodes.way * (episodes.shot + episodes.query)
+    steps = max(phase.options.get("steps", 0) for phase in method.phases)
+    copies = episodes.tasks * (steps + 2) * sum(x.size for x in sizes)
+    found = 4 * len(plan.study.training.seeds) * (2 * images * layers + copies)
+    if not all(cached_phases(plan, method)):  # its seeds one after the other
+        vision = plan.clip_config.vision
+        tokens = (vision.image_size // vision.patch_size) ** 2 + 1
+        found += 4 * images * (3 * plan.preprocess.size**2 + 8 * tokens * vision.hidden_size)
+    return found
+
+
+def _check_tasks(plan: Plan, method: Method) -> None:
+    """Raise ConfigError for episodes that memory does not hold."""
+    if (needed := task_bytes(plan, method)) > (memory := device_memory()):
+        episodes = method.config.episodes
+        raise ConfigError(
+            f"methods.{method.config.stage}: a step of {episodes.tasks} tasks of {episodes.way} x "
+            f"({episodes.shot} + {episodes.query}) images needs about {needed / 1e9:.1f} GB of "
+            f"{memory / 1e9:.1f} GB; take fewer episodes.tasks, classes, images or seeds."
         )
 
 

@@ -1,6 +1,5 @@
 """Methods that train as one program: their functions, phases, states and steps."""
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,6 +17,7 @@ from clipjax.log import MetricsLog, NoLog, read_log
 from clipjax.log import sinks as trackers
 from clipjax.model.backbone import tower_params
 from clipjax.study.encode import Encoded, Examples
+from clipjax.study.episode_sizes import training_sampler
 from clipjax.study.epochs import planned_epoch
 from clipjax.study.evaluator import View
 from clipjax.study.fields import dotted, flat
@@ -57,8 +57,7 @@ class RunGroup:
         # Its length as a number, which needs no target to be known.
         self.sampler = samplers.Sampling(self.per_epoch, self.study.data.balanced)
         if episodes := self.method.config.episodes:
-            sizes = dataclasses.astuple(episodes)
-            self.sampler = samplers.Episodes(*sizes, len(self.classes.names))
+            self.sampler = training_sampler(episodes, len(self.classes.names))
         data = self._start_data()
         given = Ingredients(
             self.methods,
@@ -93,7 +92,7 @@ class RunGroup:
     def _epoch_length(self) -> int:
         """Return steps of an epoch: as logged where no example is at hand (`restored`)."""
         if episodes := self.method.config.episodes:
-            return episodes.count
+            return episodes.count // episodes.tasks
         data, size = self.method.data, self.method.config.batch_size
         if (data.labelled, "train") in self.encoded.parts:
             sizes = [len(rows[0]) for rows in self.examples.rows().values()]

@@ -28,6 +28,7 @@ from clipjax.study import workdir as workdirs
 from clipjax.study.concluded import conclude
 from clipjax.study.config import Pretraining, Study, checked
 from clipjax.study.encode import Encoded, encode, encode_texts
+from clipjax.study.episode_rows import episode_rows
 from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
 from clipjax.study.header import header
 from clipjax.study.model_record import check_finished, check_same_model
@@ -232,6 +233,9 @@ def run_study(
     # Maps, distances and mistakes are of the study's own target.
     own = {k: v for k, v in outcomes.items() if study.target_of.get(k) in (None, study.data.target)}
     results = _collect(encoded, rows, own, rules, timing) | {"notes": notes}
+    if episodes := episode_rows(encoded, done):
+        results["episodes"] = episodes
+        lap("episodes")
     free = {k: v.candidate for k, v in own.items() if k not in results["target_labels"]}
     if len(free) > 1 and not uses_target_labels(selection):
         results["choice"] = choose(free)

@@ -172,6 +172,19 @@ class Episodes:
     shot: int = field(1, "images of each class to learn from", low=1)
     query: int = field(5, "others of each class to be judged on", low=1)
     count: int = field(20, "episodes of an epoch", low=1)
+    tasks: int = field(1, "episodes of a step, which divide count", low=1)
+    held_out: int = field(0, "classes never trained on, of which test episodes are; 0: none", low=0)
+    held_out_seed: int = field(0, "which classes are held out", low=0)
+    test: int = field(600, "episodes that judge the method after training; 0: none", low=0)
+    test_way: int = field(0, "classes of a test episode; 0: as way", low=0)
+
+    def problem(self) -> str:
+        """Return what is wrong with the fields together."""
+        if self.count % self.tasks:
+            return (
+                f"count={self.count} cannot be dealt out to tasks={self.tasks}; choose a divisor."
+            )
+        return ""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,8 @@ class Episodes(NamedTuple):
     """Few-shot episodes (Vinyals et al. 2016, arXiv 1606.04080) as batches, whatever their size.
 
     An episode has `way` classes, drawn without replacement, and of each `shot` examples to learn
-    from ("support") and `query` others to be tested on ("source"), both sorted by class.
+    from ("support") and `query` others to be tested on ("source"), both sorted by class. A batch is
+    `tasks` episodes one after the other.
     """
 
     way: int
@@ -40,15 +41,18 @@ class Episodes(NamedTuple):
     query: int
     count: int  # episodes of an epoch
     num_classes: int
+    tasks: int = 1  # episodes of a step, which divide `count`
+    left_out: tuple[int, ...] = ()  # classes that no episode has
 
     def steps(self, num_source: int, num_target: int, batch_size: int) -> int:
-        return self.count
+        return self.count // self.tasks
 
     def plan(self, key, num_source, num_target, batch_size, labels=None) -> Plan:
-        """Return rows of "support" [S, way * shot] and of "source" [S, way * query]."""
+        """Return rows of "support" [S, tasks * way * shot] and of "source", likewise."""
         each = self.shot + self.query
         member = labels[None] == jnp.arange(self.num_classes)[:, None]  # [K, N]
         enough = member.sum(axis=1) >= each
+        enough = enough & ~np.isin(np.arange(self.num_classes), self.left_out)
 
         def episode(key):
             one, two = jax.random.split(key)
@@ -58,8 +62,9 @@ class Episodes(NamedTuple):
             return jax.lax.top_k(jnp.where(member[classes], chance, -1.0), each)[1]
 
         rows = jax.vmap(episode)(jax.random.split(key, self.count)).astype(jnp.int32)
-        query = rows[..., self.shot :].reshape(self.count, -1)
-        support = rows[..., : self.shot].reshape(self.count, -1)
+        steps = self.count // self.tasks
+        query = rows[..., self.shot :].reshape(steps, -1)
+        support = rows[..., : self.shot].reshape(steps, -1)
         return {"source": query, "support": support, "mask": jnp.ones(query.shape, bool)}
 
 
