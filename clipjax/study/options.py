@@ -29,8 +29,6 @@ OPTIONS = {
     "kind": "of the head: logistic or gda",
     "blend.weight": "of the head beside debiased zero-shot; None: chosen without target labels",
     "folds": "parts of the source, each held out once to choose the weight",
-    "take": "the method's own result: chosen, texts or logits; the others are variants",
-    "sets": "prompt sets or templates to choose among, or to average",
     "others": "further values of tau, each a variant",
     "alpha": "images that a text weighs as much as",
     "stata.temperature": "of the log densities",
