@@ -186,8 +186,8 @@ class Adapter:
     ) -> None:
         """Write the model as a directory for `clipjax.load_adapted` and transformers.
 
-        Args: as `clipjax export`: two ONNX files too, a model on the Hub that gets a copy
-          ("owner/name"), the card's license.
+        The options are those of `clipjax export`: two ONNX files too, a model on the Hub that gets
+        a copy ("owner/name"), the card's license.
 
         ConfigError: the directory exists, or the method has nothing that an export can hold.
         """

@@ -112,9 +112,12 @@ def _target_macro(results: dict, found: list[Line]) -> list[str]:
 
 
 def macro_cells(results: dict) -> Cells:
-    """Return the table of macro accuracy on source and target; no lines for results without it."""
+    """Return the table of macro accuracy on source and target; no lines for results without it.
+
+    A target without labels is left out.
+    """
     found, data = lines_of(results["rows"]), results["data"]
-    ends = (data["source"], data["target"])
+    ends = {data["source"], data["target"]} - not_measured(results["rows"]).keys()
     domains = {d: head for d, head in _domains(results, found).items() if d in ends}
     return ["macro accuracy", *domains.values()], [
         [line.name, *(spread(line.rows[d], "macro_accuracy") for d in domains)]
