@@ -55,6 +55,21 @@ def beta(b: float, steps: int, start: int = 0) -> Average:
     return Average(weight, begins=True)
 
 
+def between(before: PyTree, after: PyTree, share: float) -> PyTree:
+    """Parameters at a share of the way from `before`, which may lack the axis of seeds, to `after`.
+
+    WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903); both ends are given back bit for bit.
+
+    >>> between({"w": jnp.zeros(2)}, {"w": jnp.ones((3, 2))}, 0.25)["w"].shape
+    (3, 2)
+    """
+    if share == 1:
+        return after
+    if share == 0:
+        return jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), before, after)
+    return jax.tree.map(lambda a, b: a + share * (b - a), before, after)
+
+
 def begin(trainable: PyTree, rule: Average | None = None, step: jax.Array | int = 0) -> Running:
     """The average before an update: empty, or of the parameters there are, if `rule` says so."""
     if rule is not None and rule.begins:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.errors import DataError
-from clipjax.evaluate import episodes, rule_table, sweeps, verdict
+from clipjax.evaluate import episodes, rule_table, sweeps, verdict, wise
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.evaluate.rows import NEEDED, Line, complete, lines_of, marked, not_measured
 from clipjax.io import write_atomically, write_json
@@ -50,6 +50,8 @@ def collect(
     versions["python"] = platform.python_version()
     rows = marked(rows, data["target"], ends, about.get("majority"))
     found = {"version": VERSION, **about, "rows": rows, "domain_gap": own, "variant_gap": variants}
+    if along := wise.curves(rows, data["source"]):
+        found["wise"] = along
     found |= {"proxy_a_distance": distances, "selection_rules": rules, "timing_s": timing}
     return found | {"versions": versions}
 
@@ -199,6 +201,7 @@ def notes(results: dict) -> list[str]:
     if labelled := results.get("target_labels"):
         said.append(f"with labels of the target, an upper bound: {', '.join(labelled)}")
     said += sweeps.sentences(results) if is_sweep else []
+    said += wise.sentences(results)
     whole = [row for line in lines_of(results["rows"], "all") for row in line.rows.values()]
     whole = [row for row in whole if row["accuracy_mean"] is not None]
     found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)

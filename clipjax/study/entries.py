@@ -7,7 +7,7 @@ from typing import Any
 from clipjax.errors import ConfigError
 from clipjax.study import parts, unfreeze
 from clipjax.study import training as trains
-from clipjax.study.fields import flat, meant, no_such, read, short
+from clipjax.study.fields import flat, is_number, meant, no_such, read, short
 from clipjax.study.sweep import Entry
 
 # What an entry may hold beside options of its loss, and what it means.
@@ -22,6 +22,7 @@ FIELDS = {
     "data": "its own target, labels, shots, fraction or subset_seed",
     "episodes": "few-shot episodes instead of batches, and to be judged by: way, shot, ...",
     "align": "how features of source and target are made alike: none, centre, standardise, coral",
+    "wise": "WiSE-FT: shares of the way from zero-shot's weights to the trained, each a result",
     "batch_size": "its own, as of the run",
     "unfreeze": "gradual unfreezing, of phases that it makes: order, epochs; freeze never thaws",
     "phases": "stretches of its training, each with the keys above and options of the loss",
@@ -56,6 +57,10 @@ def _method(
         raise ConfigError(
             f"{where}.align is {short(align)}; known: {', '.join(trains.ALIGN)}.{near}"
         )
+    wise = options.pop("wise", ())
+    if not (isinstance(wise, tuple) and all(is_number(a) and 0 < a < 1 for a in wise)):
+        told = f"{where}.wise is {short(wise)}; give a tuple of numbers between 0 and 1"
+        raise ConfigError(f"{told}, as in (0.25, 0.5, 0.75); both ends are always there.")
     episodes = _optional(trains.Episodes, options, "episodes", where)
     size = {key: options.pop(key) for key in ("batch_size",) if key in options}
     size = read(trains.Training, flat(training) | size, f"{where}.").batch_size
@@ -86,7 +91,7 @@ def _method(
     _check_averages(found, where)
     thaws = unfreeze.steps(thaw.order) if thaw else ()
     base = name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes, size
-    return trains.MethodConfig(*base, thaws, align)
+    return trains.MethodConfig(*base, thaws, align, wise)
 
 
 def _check_averages(phases: list[trains.PhaseConfig], where: str) -> None:

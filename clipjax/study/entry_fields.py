@@ -76,6 +76,8 @@ def usual(config: Mapping[str, Any], entry: Mapping[str, Any], field: str) -> An
         return flat(BLOCKS[block]())[inner]
     if field in ("epochs", "freeze", "batch_size"):
         return config[field]
+    if field == "wise":
+        return ()
     return "none" if field == "align" else options(entry["loss"])[field]
 
 

@@ -187,11 +187,20 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
         raise ConfigError(f"{said} {_NO_EPISODES}.")
     if method.config.episodes and "support" not in kind.reads and kind.episode is None:
         raise ConfigError(f"{said} takes no episodes; leave them out.")
+    if method.config.wise and not starts_at_zero_shot(method):
+        remedy = "use heads = {'text': True}, or {} for a linear head, without align"
+        raise ConfigError(f"{where}: wise draws to zero-shot, where it does not start; {remedy}.")
     accumulates, parallel = study.training.accumulate > 1, study.devices.parallel == "pmap"
     if (accumulates or parallel) and method.trains and not kind.per_example:
         cut = "accumulate" if accumulates else "parallel"
         fault = "compares the examples of a batch, of which parts have another loss"
         raise ConfigError(f"{said} {fault}; leave {cut} at its default.")
+
+
+def starts_at_zero_shot(method: Method) -> bool:
+    """Return whether a method's first answers are zero-shot's."""
+    heads = method.heads if method.trains else None
+    return heads is not None and method.config.align == "none" and (heads.text or heads.from_texts)
 
 
 def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.tree import leaves
 
+from clipjax.adapt.average import between
 from clipjax.adapt.step import TrainState
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.select import select
@@ -28,7 +29,8 @@ class Trained(NamedTuple):
     answer: Callable  # (params, embeddings) -> logits, the members' logits, adapted features
     view: View  # its features of any part
     # Name -> parameters stacked over seeds, the method's own result first: "last", which the
-    # selection rule picks, and "average", where there is one, of the run's end; or a closed form's.
+    # selection rule picks, "average", where there is one, of the run's end, and "wise_0.5", ...
+    # on the way from zero-shot; or a closed form's.
     variants: dict[str, PyTree]
     shared: PyTree  # parameters that all seeds and variants have
     history: list[list[dict]]  # per seed the validations of the last phase; none of a closed form
@@ -108,17 +110,28 @@ def _picked(group: RunGroup, run: int, entries: list[dict], steps: list[int]) ->
 def split_by_method(group: RunGroup, states: TrainState, history: list) -> dict[str, Trained]:
     """Return what belongs to each method."""
     seeds, found = len(group.training.seeds), {}
+    drawn = any(method.config.wise for method in group.methods)
+    starts = jax.device_get(group.start().params) if drawn else {}
     variants = {"last": states.params, "average": _averages(states)}
     variants = {key: jax.device_get(tree) for key, tree in variants.items() if tree is not None}
     for position, name in enumerate(group.names):
         mine = slice(position * seeds, (position + 1) * seeds)
         own = {key: jax.tree.map(lambda x: x[mine], tree) for key, tree in variants.items()}  # noqa: B023
+        if shares := group.methods[position].config.wise:
+            start = jax.tree.map(lambda x: x[mine], starts) | {"clip": group.plan.params}  # noqa: B023
+            start = _like(start, own["last"])
+            own |= {f"wise_{a:g}": between(start, own["last"], a) for a in shares}
         for params in own.values():
             check_params(group, name, params)
         found[name] = Trained(
             group.recipe.answer, group.view, own, group.shared(len(group.spans) - 1), history[mine]
         )
     return found
+
+
+def _like(tree: PyTree, other: PyTree) -> PyTree:
+    """Return the part of nested dicts that others have."""
+    return {k: _like(tree[k], v) if isinstance(v, dict) else tree[k] for k, v in other.items()}
 
 
 def _averages(states: TrainState) -> PyTree:

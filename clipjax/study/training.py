@@ -275,6 +275,7 @@ class MethodConfig:
     batch_size: int = 64  # images a domain and step
     thaws: tuple[str, ...] = ()  # patterns that `unfreeze` frees one after the other
     align: str = "none"  # how features of source and target are made alike (`clipjax.adapt.align`)
+    wise: tuple[float, ...] = ()  # shares of the way from zero-shot to the trained, each a variant
 
     @property
     def epochs(self) -> int:

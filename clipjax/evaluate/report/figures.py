@@ -174,6 +174,19 @@ def scatter(
     return figure(title, top + _CLOUD + 1, body)
 
 
+def wise_chart(results: dict, kinds: dict[str, str]) -> str:
+    """Draw the other domains' accuracy over the source's from zero-shot to the trained weights."""
+    percent = lambda v: float("nan") if v is None else 100 * v
+    series = {
+        method: [[percent(point[key]) for point in found["curve"]] for key in ("source", "others")]
+        for method, found in (results.get("wise") or {}).items()
+    }
+    title = "WiSE: from zero-shot (alpha 0) to as trained (1)"
+    labels = f"test, {results['data']['source']} (ID), %", "test, mean of the others (OOD), %"
+    own = {name: kinds.get(name, "c0") for name in series}
+    return line_chart(title, series, *labels, colours=own)
+
+
 def sweep_chart(results: dict, field: str) -> str:
     """Draw the score over a numeric field: mean, lowest and highest of the other settings."""
     found, series = results["sweep"], {}

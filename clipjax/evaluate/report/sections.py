@@ -11,7 +11,14 @@ from clipjax.evaluate import results as report
 from clipjax.evaluate import rule_table, sweeps
 from clipjax.evaluate.report.card import accuracies, colours
 from clipjax.evaluate.report.charts import COLOURS, Bar, bars
-from clipjax.evaluate.report.figures import FIRST, kept, learning_charts, scatter, sweep_chart
+from clipjax.evaluate.report.figures import (
+    FIRST,
+    kept,
+    learning_charts,
+    scatter,
+    sweep_chart,
+    wise_chart,
+)
 from clipjax.evaluate.report.matrices import pair_map
 from clipjax.evaluate.report.tables import Facts, Grid, Item, Listing, Note, Sheet, Table
 from clipjax.evaluate.rows import own_rows
@@ -33,7 +40,8 @@ def headline(results: dict) -> list[Item]:
         )
     said = [*report.notes(results), report.facts(results), *report.data_notes(results)]
     notes = [Note(capital(words)) for words in said]
-    return [accuracies(results), *tables, *notes]
+    along = wise_chart(results, colours(results))
+    return [accuracies(results), *tables, *([Grid([along])] if along else []), *notes]
 
 
 def sweep(results: dict) -> list[Item]:

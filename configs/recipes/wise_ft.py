@@ -1,0 +1,30 @@
+"""WiSE-FT: the image tower and a linear head trained from zero-shot, then drawn back to it.
+
+clipjax run recipes/wise_ft
+clipjax run recipes/wise_ft methods.wise_ft.freeze="('clip/.*',)" methods.wise_ft.optim.lr=1e-3
+
+Wortsman et al. 2022 (arXiv 2109.01903): weights (1 - alpha) zero-shot + alpha trained, of tower and
+head. Every alpha is a result; which one is best on the source's validation images is said, and the
+page draws the accuracy on other domains over that on the source. Each alpha encodes the images of
+every domain anew. The second command trains the head alone, in seconds. What differs from the
+paper's code: biases and norms do not decay, and crops are of the image as the encoder sees it.
+"""
+
+from clipjax.configs import common
+
+
+def get_config(arg: str | None = None):
+    """`recipes/wise_ft[:source=...,target=...,smoke]`."""
+    config = common.study()
+    config.experiment = "wise_ft"
+    epochs = 1 if common.apply_arg(config, arg) else 10
+    config.stages = ("wise_ft",)
+    config.methods.wise_ft = {
+        "loss": "finetune",
+        "heads": {},
+        "freeze": (),
+        "epochs": epochs,
+        "optim": {"lr": 3e-5, "weight_decay": 0.1, "warmup": 0.1, "warmup_kind": "linear_next"},
+        "wise": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    }
+    return config
