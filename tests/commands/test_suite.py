@@ -10,6 +10,7 @@ import pytest
 from clipjax import load_adapted
 from clipjax.commands.suite import Choices, pair_studies, published, run_pairs, table_studies
 from clipjax.configs import tables, uda
+from clipjax.errors import ConfigError
 from clipjax.evaluate.rows import row
 from clipjax.study import export
 from tests.conftest import REPO, make_photos, methods_of, read_json
@@ -78,19 +79,21 @@ def suite(*arguments):
 
 @pytest.mark.slow
 def test_unknown_tables_and_choices_are_refused(tmp_path):
-    for options, word in (
-        (["--tables=7"], "1, 2, 3, 4, 5, 6"),
-        (["--data=domainnet"], "--data_root"),
-        (["--data=imagenet"], "known: auto, emoji, folder, lists, domainnet, parquet, tfds:NAME"),
-        (["--data_root=/photos"], "no model named: the embedded one knows 64 px drawings only"),
+    done = suite(f"--workdir={tmp_path}", "--tables=7")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "1, 2, 3, 4, 5, 6" in done.stderr
+    for choices, word in (
+        (Choices("domainnet"), "--data_root"),
+        (Choices("imagenet"), "known: auto, emoji, folder, lists, domainnet, parquet, tfds:NAME"),
+        (Choices(root="/photos"), "no model named: the embedded one knows 64 px drawings only"),
     ):
-        done = suite(f"--workdir={tmp_path}", *options)
-        assert done.returncode == 1 and word in done.stderr and "Traceback" not in done.stderr
+        with pytest.raises(ConfigError, match=word):
+            table_studies(["1"], choices)
 
 
 @pytest.mark.slow
-def test_the_suite_runs_and_resumes(tmp_path, folder_dataset):
-    data = (f"--data_root={folder_dataset}", "--source=real", "--target=sketch", "--model=tiny")
+def test_the_suite_runs_and_resumes(tmp_path, photos, wee_clip):
+    data = (f"--data_root={photos}", "--source=real", "--target=sketch", f"--model={wee_clip}")
     options = (f"--workdir={tmp_path}", "--tables=1,4", "--smoke", *data)
     done = suite(*options)
     assert done.returncode == 0, done.stderr
@@ -149,13 +152,15 @@ def test_pairs_of_any_folders_run_resume_and_export(tmp_path, wee_clip, few_meth
 
 
 @pytest.mark.slow
-def test_pairs_that_cannot_be_are_refused(tmp_path, folder_dataset):
-    ends = ("--study=uda", f"--data_root={folder_dataset}", "--model=tiny")
-    for options, word in (
-        ((*ends, "--source=photo"), "--source=photo is no domain; known: real, sketch"),
-        ((*ends, "--source=real", "--target=real"), "are one domain"),
-        ((*ends, "--tables=3"), "--tables are of --study=report"),
-        (("--study=uda", "--data=folder"), "--data_root"),
+def test_pairs_that_cannot_be_are_refused(tmp_path, photos):
+    done = suite(f"--workdir={tmp_path}", "--study=uda", f"--data_root={photos}", "--tables=3")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "--tables are of --study=report" in done.stderr
+    given = Choices(root=str(photos), model="tiny")
+    for choices, word in (
+        (given._replace(source="photo"), "--source=photo is no domain; known: real, sketch"),
+        (given._replace(source="real", target="real"), "are one domain"),
+        (Choices("folder"), "--data_root"),
     ):
-        done = suite(f"--workdir={tmp_path}", *options)
-        assert done.returncode == 1 and word in done.stderr and "Traceback" not in done.stderr
+        with pytest.raises(ConfigError, match=word):
+            pair_studies(choices)

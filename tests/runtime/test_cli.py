@@ -39,16 +39,22 @@ def fails(*arguments, word):
     return done.stderr
 
 
-def on_photos(photos, workdir):
-    """The smoke run on a folder of images, as a command."""
-    return f"{SMOKE},source=real,target=sketch,root={photos},model=tiny", f"--workdir={workdir}"
+@pytest.fixture(scope="module")
+def smoke(photos, wee_clip):
+    """The argument of configs/dann.py: its smoke run on a folder of images."""
+    return f"smoke,source=real,target=sketch,root={photos},model={wee_clip}"
+
+
+def as_command(smoke, workdir):
+    """The words of the smoke run."""
+    return f"--config=configs/dann.py:{smoke}", f"--workdir={workdir}"
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, photos):
+def finished(tmp_path_factory, smoke):
     """One smoke run on images of one's own, shared by the tests that only look at it."""
     workdir = tmp_path_factory.mktemp("smoke") / "run"
-    done = main(*on_photos(photos, workdir))
+    done = main(*as_command(smoke, workdir))
     assert done.returncode == 0, done.stderr
     return workdir, done
 
@@ -116,10 +122,10 @@ def test_what_a_piped_run_prints(finished):
 
 
 @pytest.mark.slow
-def test_a_finished_run_says_so(finished, photos):
+def test_a_finished_run_says_so(finished, smoke):
     workdir, _ = finished
     before = (workdir / "results.json").read_bytes()
-    done = main(*on_photos(photos, workdir))
+    done = main(*as_command(smoke, workdir))
     assert done.returncode == 0 and "finished" in done.stdout
     assert (workdir / "results.json").read_bytes() == before
 
@@ -146,10 +152,10 @@ def test_its_pages_are_written_again_of_what_it_left(finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_with_the_same_bits(finished, photos, tmp_path):
+def test_killed_at_any_moment_it_ends_with_the_same_bits(finished, smoke, tmp_path):
     """kill -9 as soon as each kind of file appears, and at a random time; then run to the end."""
     workdir = tmp_path / "killed"
-    command = [sys.executable, "-m", "experiments.main", *on_photos(photos, workdir)]
+    command = [sys.executable, "-m", "experiments.main", *as_command(smoke, workdir)]
     env = os.environ | {"CI": "true", "CLIPJAX_CACHE": str(tmp_path / "cache")}
     moments = (
         lambda: (workdir / "config.json").exists(),
@@ -215,22 +221,22 @@ def refused(config, changes, workdir, word):
 
 
 @pytest.mark.slow
-def test_a_workdir_of_another_config_is_refused(finished, photos):
-    config = dann.get_config(f"smoke,source=real,target=sketch,root={photos},model=tiny")
+def test_a_workdir_of_another_config_is_refused(finished, smoke):
+    config = dann.get_config(smoke)
     refused(config, {"optim.lr": 0.5}, finished[0], "optim.lr: 0.* -> 0.5")
 
 
 @pytest.mark.slow
-def test_a_corrupt_image_stops_the_run_by_name(tmp_path, folder_dataset):
+def test_a_corrupt_image_stops_the_run_by_name(tmp_path, folder_dataset, photos, smoke):
     for path in (folder_dataset / "sketch" / "red").iterdir():
         path.write_bytes(b"not an image")
-    config = dann.get_config(f"smoke,source=real,target=sketch,root={folder_dataset},model=tiny")
+    config = dann.get_config(smoke.replace(str(photos), str(folder_dataset)))
     refused(config, {}, tmp_path / "w", "sketch/red/")
 
 
 @pytest.mark.slow
-def test_a_nan_is_located_and_the_checkpoint_before_it_named(photos, tmp_path):
-    words = (*on_photos(photos, tmp_path / "w"), "--config.optim.lr=1e38")
+def test_a_nan_is_located_and_the_checkpoint_before_it_named(smoke, tmp_path):
+    words = (*as_command(smoke, tmp_path / "w"), "--config.optim.lr=1e38")
     message = fails(*words, word="non-finite")
     assert "step" in message and "phase 'finetune'" in message and "checkpoint" in message
 

@@ -86,9 +86,10 @@ def test_arrays_go_on_with_the_same_bits_and_log(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_ends_with_75_and_goes_on(tmp_path, photos):
+def test_the_command_ends_with_75_and_goes_on(tmp_path, photos, wee_clip):
     command = [sys.executable, "-m", "experiments.main", f"--workdir={tmp_path / 'w'}"]
-    command += [f"--config=configs/finetune.py:source=real,target=sketch,root={photos},model=tiny"]
+    words = f"source=real,target=sketch,root={photos},model={wee_clip}"
+    command += [f"--config=configs/finetune.py:{words}"]
     command += ["--config.epochs=1000000", "--config.seeds=(0,)"]
     reached = []
     for _ in range(2):

@@ -15,10 +15,12 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from clipjax.configs import tables
 from clipjax.errors import ConfigError
 from clipjax.log import read_log
+from clipjax.study import run
 from clipjax.train.distributed import processes
-from tests.conftest import REPO, read_json
+from tests.conftest import REPO, parsed, read_json
 
 pytestmark = pytest.mark.slow
 
@@ -281,24 +283,30 @@ def test_the_first_is_missed_by_those_that_wait_for_it_at_the_end():
     assert at[1] - at[0] < 20
 
 
-def study(photos, wee_clip, workdir, count, changes=lambda i: ()):
+ARGUMENT = "6,smoke,source=real,target=sketch"  # of configs/tables.py
+CHANGES = {
+    "stages": ("domain_loss_max03",),
+    "batch_size": 4,
+    "features.batch_size": 8,
+    "features.cache": False,
+}
+
+
+def study(photos, wee_clip, workdir, changes=lambda i: ()):
+    """The command of a study in two processes."""
     flags = [
-        f"--config=configs/tables.py:6,smoke,root={photos},source=real,target=sketch",
-        f"--config.model={wee_clip}",
-        "--config.stages=('domain_loss_max03',)",
-        "--config.batch_size=4",
-        "--config.features.batch_size=8",
-        "--config.features.cache=False",
+        f"--config=configs/tables.py:{ARGUMENT},root={photos},model={wee_clip}",
+        *(f"--config.{field}={value}" for field, value in CHANGES.items()),
         f"--workdir={workdir}",
     ]
     words = lambda i: ["-m", "experiments.main", *flags, *changes(i)]
-    flag = lambda at, i: [f"--coordinator={at}", f"--num_processes={count}", f"--process_id={i}"]
-    return launch(words, count, coordinated=flag, devices=2)
+    flag = lambda at, i: [f"--coordinator={at}", "--num_processes=2", f"--process_id={i}"]
+    return launch(words, 2, coordinated=flag, devices=2)
 
 
 def test_different_configs_are_refused_at_start(photos, wee_clip, tmp_path):
     other = lambda i: [f"--config.epochs={3 + i}"]
-    codes, said, _ = study(photos, wee_clip, tmp_path / "run", 2, other)
+    codes, said, _ = study(photos, wee_clip, tmp_path / "run", other)
     assert codes == [1, 1]
     for text in said:
         assert "process 1 has another config than process 0 (epochs: 3 -> 4)" in text
@@ -308,9 +316,11 @@ def test_different_configs_are_refused_at_start(photos, wee_clip, tmp_path):
 
 def test_a_study_of_two_processes_has_the_results_of_one(photos, wee_clip, tmp_path):
     """Encoding, a phase on cached features, one from pixels, validation, report."""
-    for count in (1, 2):
-        codes, said, _ = study(photos, wee_clip, tmp_path / str(count), count)
-        assert codes == [0] * count, said
+    config = tables.get_config(f"{ARGUMENT},root={photos},model={wee_clip}")
+    config.update_from_flattened_dict(CHANGES)
+    run(parsed(config), tmp_path / "1", print)  # in this one
+    codes, said, _ = study(photos, wee_clip, tmp_path / "2")
+    assert codes == [0, 0], said
     assert "results.json" in said[0] and not said[1]
     one, two = (tmp_path / str(count) for count in (1, 2))
     assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
