@@ -114,17 +114,18 @@ def _target_macro(results: dict, found: list[Line]) -> list[str]:
 
 
 def macro_cells(results: dict) -> Cells:
-    """Return the table of macro accuracy on source and target; no lines for results without it.
+    """Return the table of macro accuracy on all domains; no lines for results without it.
 
-    A target without labels is left out.
+    Domains without labels are left out.
     """
-    found, data = lines_of(results["rows"]), results["data"]
-    ends = {data["source"], data["target"]} - not_measured(results["rows"]).keys()
-    domains = {d: head for d, head in _domains(results, found).items() if d in ends}
+    found, dumb = lines_of(results["rows"]), not_measured(results["rows"])
+    domains = {d: head for d, head in _domains(results, found).items() if d not in dumb}
+    known = lambda row: row and row["macro_accuracy_mean"] is not None
+    macro = lambda row: spread(row, "macro_accuracy") if known(row) else ""
     return ["macro accuracy", *domains.values()], [
-        [line.name, *(spread(line.rows[d], "macro_accuracy") for d in domains)]
+        [line.name, *(macro(line.rows.get(d)) for d in domains)]
         for line in found
-        if all(line.rows[d]["macro_accuracy_mean"] is not None for d in domains)
+        if any(known(line.rows.get(d)) for d in domains)
     ]
 
 
@@ -218,7 +219,8 @@ def _tables(results: dict) -> list[Cells]:
     header, lines = cells(results)
     lines += [base] if (base := baseline(results, header)) else []
     sweep = [sweeps.cells(results)] if "sweep" in results else []
-    return [table for table in ((header, lines), *sweep, episodes.cells(results)) if table[1]]
+    tables = ((header, lines), *sweep, macro_cells(results), episodes.cells(results))
+    return [table for table in tables if table[1]]
 
 
 def markdown(results: dict, workdir: Any = None) -> str:

@@ -120,7 +120,7 @@ def test_macro_accuracy_and_variants_have_their_lines():
     text = full(results=results)
     words = Outline(text).words
     header, lines = report.macro_cells(results)
-    assert header == ["macro accuracy", "real (source)", "sketch (target)"]
+    assert header == ["macro accuracy", "real (source)", "sketch (target)", "clipart"]
     assert {cell for line in [header, *lines] for cell in line} <= set(words)
     gaps = [words[i + 4] for i, word in enumerate(words) if word == "dann average"]
     assert gaps.count("4.6") == 1  # in the table, behind three domains

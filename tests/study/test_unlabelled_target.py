@@ -100,7 +100,7 @@ def test_the_page_and_its_maps_show_it(finished):
     assert "no label, scan" in page and "nan" not in page.split("</style>")[1].lower()
     assert "No labels: not measured on scan." in page
     header, lines = results.macro_cells(read_json(found.workdir / "results.json"))
-    assert header == ["macro accuracy", "real (source)"]
+    assert header == ["macro accuracy", "real (source)", "sketch"]
     assert [line[0] for line in lines] == ["zero_shot", "dann", "gda", "gda debiased"]
     assert "Macro accuracy, %" in page
 
