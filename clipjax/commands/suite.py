@@ -123,10 +123,11 @@ def pair_studies(given: Choices) -> dict[tuple[str, str], Study]:
             known = ", ".join(dataset.domains)
             raise ConfigError(f"--{flag}={name} is no domain; known: {known}.")
     # Methods are compared by their test accuracy.
-    domains = [name for name in dataset.domains if has_labels(dataset, name, "train", "test")]
+    trains = (name for name in dataset.domains if "train" in dataset.splits_of(name))
+    domains = [name for name in trains if has_labels(dataset, name, "train", "test")]
     for flag, name in (("source", source), ("target", target)):
         if name and name not in domains:
-            told = f"--{flag}={name} has no labels, by which a suite compares methods"
+            told = f"--{flag}={name} has no training images with labels, as a suite needs"
             raise ConfigError(f"{told}; leave it out, or adapt to it by `clipjax run`.")
     pairs = [(s, t) for s in ([source] if source else domains) for t in domains if s != t]
     found = {}

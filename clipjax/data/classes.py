@@ -115,8 +115,8 @@ class ClassSubset(Dataset):
     def unlabelled(self, domain: str) -> bool:
         return self._dataset.unlabelled(domain)
 
-    def has_split(self, split: str) -> bool:
-        return self._dataset.has_split(split)
+    def splits_of(self, domain: str) -> tuple[str, ...]:
+        return self._dataset.splits_of(domain)
 
     def source(self, domain: str, split: str) -> ClassSubsetSource:
         return ClassSubsetSource(self._dataset.source(domain, split), self.classes)

@@ -104,7 +104,7 @@ class Source(Protocol):
 class Dataset(Protocol):
     """Several domains over one list of classes.
 
-    By default all declare all classes, and missing splits are dealt out of others.
+    By default all declare all classes and have all splits, the missing dealt out of others.
     """
 
     name: str
@@ -122,9 +122,16 @@ class Dataset(Protocol):
         check_domain(self, domain)
         return False
 
-    def has_split(self, split: str) -> bool:
-        """Return whether every domain has this split."""
-        return split in SPLITS
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """Class -> what prompts call it, where it is not its name; that of a dataset within."""
+        within = getattr(self, "_dataset", None)
+        return {} if within is None else within.texts
+
+    def splits_of(self, domain: str) -> tuple[str, ...]:
+        """Return the splits of this domain: fewer than all where its publisher gives fewer."""
+        check_domain(self, domain)
+        return SPLITS
 
     def source(self, domain: str, split: str) -> Source: ...
 
@@ -188,8 +195,8 @@ class ArrayDataset(Dataset):
     >>> images = np.zeros((2, 8, 8, 3), np.uint8)
     >>> photos = ArraySource(images, [0, 1], classes=("cat", "dog"), domain="photo")
     >>> dataset = ArrayDataset({"photo": {"train": photos}})
-    >>> dataset.domains, dataset.has_split("test"), len(dataset.source("photo", "train"))
-    (('photo',), False, 2)
+    >>> dataset.domains, dataset.splits_of("photo"), len(dataset.source("photo", "train"))
+    (('photo',), ('train',), 2)
     """
 
     def __init__(self, parts: Mapping[str, Mapping[str, Source]], name: str = "arrays"):
@@ -213,8 +220,9 @@ class ArrayDataset(Dataset):
         sources = (source for (d, _), source in self._parts.items() if d == domain)
         return not all(labelled(source.labels).all() for source in sources)
 
-    def has_split(self, split: str) -> bool:
-        return all((domain, split) in self._parts for domain in self.domains)
+    def splits_of(self, domain: str) -> tuple[str, ...]:
+        domain = check_domain(self, domain)
+        return tuple(split for split in SPLITS if (domain, split) in self._parts)
 
     def source(self, domain: str, split: str) -> Source:
         domain = check_domain(self, domain)
@@ -236,7 +244,7 @@ def has_labels(dataset: Dataset, domain: str, *splits: str) -> bool:
     """Return whether an image of these splits of a domain, by default of any, has a label."""
     if not dataset.unlabelled(domain):
         return True
-    sources = (dataset.source(domain, split) for split in splits or SPLITS)
+    sources = (dataset.source(domain, split) for split in splits or dataset.splits_of(domain))
     return any(labelled(source.labels).any() for source in sources)
 
 

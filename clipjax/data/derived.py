@@ -1,9 +1,11 @@
 """Sources made of others: several as one; given rows, a few shots or a share of each class."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
 
+from clipjax.data import splits
 from clipjax.data.dataset import (
     Dataset,
     Example,
@@ -13,10 +15,12 @@ from clipjax.data.dataset import (
     digest,
     open_parts,
 )
+from clipjax.data.splits import SPLITS, WHOLE
 from clipjax.data.unlabelled import labelled
 from clipjax.errors import ConfigError, DataError
-from clipjax.io.texts import nfc
+from clipjax.io.texts import counted, nfc, some
 
+DEALT = "are dealt into train, val and test; numbers of all of them need another target"
 UNUSED = "has no label, and its domain is data.source"  # why an image is passed over
 
 
@@ -47,14 +51,48 @@ class LabelledDomains(Dataset):
     def unlabelled(self, domain: str) -> bool:
         return domain not in self._only and self._dataset.unlabelled(domain)
 
-    def has_split(self, split: str) -> bool:
-        return self._dataset.has_split(split)
+    def splits_of(self, domain: str) -> tuple[str, ...]:
+        return self._dataset.splits_of(domain)
 
     def source(self, domain: str, split: str) -> Source:
         source = self._dataset.source(domain, split)
         rows = np.flatnonzero(labelled(source.labels))
         whole = domain not in self._only or len(rows) == len(source)
         return source if whole else Subset(source, rows)
+
+
+class Dealt(Dataset):
+    """A dataset with one domain's test images dealt into train, val and test, as a target's are.
+
+    ConfigError for shares that are none.
+    """
+
+    def __init__(self, dataset: Dataset, domain: str, fractions: Sequence[float]):
+        self._dataset, self._domain = dataset, check_domain(dataset, domain)
+        self._fractions = splits.check_fractions(fractions)
+        self.name, self.domains, self.classes = dataset.name, dataset.domains, dataset.classes
+        self.skipped = dataset.skipped
+
+    def classes_of(self, domain: str) -> tuple[str, ...]:
+        return self._dataset.classes_of(domain)
+
+    def unlabelled(self, domain: str) -> bool:
+        return self._dataset.unlabelled(domain)
+
+    def splits_of(self, domain: str) -> tuple[str, ...]:
+        mine = check_domain(self, domain) == self._domain
+        return SPLITS if mine else self._dataset.splits_of(domain)
+
+    def source(self, domain: str, split: str) -> Source:
+        if check_domain(self, domain) != self._domain:
+            return self._dataset.source(domain, split)
+        whole = self._dataset.source(domain, "test")
+        names = lambda: (os.path.basename(whole.name_of(i)) for i in range(len(whole)))
+        where = lambda: splits.positions(names())
+        rows = splits.deal(split, (WHOLE,), where, whole.labels, self._fractions)
+        part = Subset(whole, rows)
+        part.split = split
+        return part
 
 
 class JoinedDataset(Dataset):
@@ -85,8 +123,11 @@ class JoinedDataset(Dataset):
         domains = self._joined if domain == self._name else (domain,)
         return any(self._dataset.unlabelled(each) for each in domains)
 
-    def has_split(self, split: str) -> bool:
-        return self._dataset.has_split(split)
+    def splits_of(self, domain: str) -> tuple[str, ...]:
+        """Return the splits of a domain; of the joined one those that all have."""
+        domains = self._joined if domain == self._name else (domain,)
+        found = [self._dataset.splits_of(each) for each in domains]
+        return tuple(split for split in SPLITS if all(split in each for each in found))
 
     def source(self, domain: str, split: str) -> Source:
         if domain != self._name:
@@ -162,11 +203,15 @@ class Subset(Source):
 
 
 def few_shot(
-    labels: np.ndarray, shots: int, seed: int, class_names: Sequence[str] = ()
+    labels: np.ndarray,
+    shots: int,
+    seed: int,
+    class_names: Sequence[str] = (),
+    missing: str = "refuse",
 ) -> np.ndarray:
     """Choose `shots` examples of each class in labels int [N]: rows int64, ascending.
 
-    ConfigError for a class that has fewer.
+    Of a class that has fewer, all with `missing` "all"; else ConfigError.
 
     >>> few_shot(np.array([0, 1, 0, 1, 0]), 2, seed=0).tolist()
     [0, 1, 2, 3]
@@ -174,25 +219,55 @@ def few_shot(
     if shots < 1:
         raise ConfigError(f"data.shots={shots}: give 1 example per class or more.")
     classes, counts = np.unique(labels, return_counts=True)
-    if len(counts) and counts.min() < shots:
+    if len(counts) and counts.min() < shots and missing != "all":
         smallest = int(classes[counts.argmin()])
         name = repr(class_names[smallest]) if len(class_names) > smallest else smallest
         has = f"class {name} has {counts.min()} examples to train on"
-        raise ConfigError(f"data.shots={shots}, but {has}; set at most that many.")
+        remedy = "set at most that many, or data.shots_missing=all to take all of such a class"
+        raise ConfigError(f"data.shots={shots}, but {has}; {remedy}.")
     return np.flatnonzero(_ranks(labels, seed) < shots)
 
 
-def fraction(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+def fraction(
+    labels: np.ndarray, share: float, seed: int, class_names: Sequence[str] = ()
+) -> np.ndarray:
     """Choose `share`, in (0, 1], of each class in labels int [N], at least one: rows, ascending.
 
     >>> len(fraction(np.arange(100) % 2, 0.1, seed=0))
     10
     """
-    if not 0 < share <= 1:
-        raise ConfigError(f"data.fraction={share}: give a share above 0 and at most 1.")
+    _check_share(share)
     _, place, counts = np.unique(labels, return_inverse=True, return_counts=True)
     wanted = np.maximum(1, np.rint(share * counts))
     return np.flatnonzero(_ranks(labels, seed) < wanted[place])
+
+
+def uniform_fraction(
+    labels: np.ndarray, share: float, seed: int, class_names: Sequence[str] = ()
+) -> np.ndarray:
+    """Choose round(share N) of all examples, whatever their class: rows int64, ascending.
+
+    As WILDS' `get_subset` (which draws without a seed). Smaller shares of one seed are parts of
+    larger ones. ConfigError if a class loses all its examples.
+
+    >>> len(uniform_fraction(np.arange(100) % 2, 0.1, seed=0))
+    10
+    """
+    _check_share(share)
+    order = np.argsort(np.random.PCG64(seed).random_raw(len(labels)), kind="stable")
+    rows = np.sort(order[: round(share * len(labels))])
+    if len(gone := np.setdiff1d(labels, np.asarray(labels)[rows])):
+        names = some(repr(class_names[k]) if k < len(class_names) else str(k) for k in gone)
+        told = f"data.fraction={share}, drawn uniformly, leaves"
+        remedy = "take a larger share, another data.subset_seed, or data.fraction_how=stratified"
+        few = counted(len(gone), "class", "classes")
+        raise ConfigError(f"{told} {few} without an image to train on ({names}); {remedy}.")
+    return rows
+
+
+def _check_share(share: float) -> None:
+    if not 0 < share <= 1:
+        raise ConfigError(f"data.fraction={share}: give a share above 0 and at most 1.")
 
 
 def _ranks(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from clipjax.data.dataset import Dataset, Example, Source, check_domain, digest
 from clipjax.data.images.decode import pixels_of
 from clipjax.data.readers.files import is_image_name, reachable
+from clipjax.data.splits import SPLITS
 from clipjax.data.unlabelled import NO_LABEL
 from clipjax.errors import ConfigError, DataError
 from clipjax.io.texts import nfc, shown, some
@@ -136,8 +137,8 @@ class Extended(Dataset):
         mine = check_domain(self, domain) == self._domain
         return mine or self._dataset.unlabelled(domain)
 
-    def has_split(self, split: str) -> bool:
-        return self._dataset.has_split(split)
+    def splits_of(self, domain: str) -> tuple[str, ...]:
+        return SPLITS if domain == self._domain else self._dataset.splits_of(domain)
 
     def source(self, domain: str, split: str) -> Source:
         if check_domain(self, domain) != self._domain:

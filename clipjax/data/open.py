@@ -4,17 +4,22 @@ import importlib.util
 from collections.abc import Sequence
 
 from clipjax.data.dataset import Dataset, check_local
+from clipjax.data.readers.coop import CoopDataset
 from clipjax.data.readers.folders import FolderDataset
+from clipjax.data.readers.imagenet import ImagenetDataset
 from clipjax.data.readers.lists import ListDataset
 from clipjax.data.readers.parquet import ParquetDataset
 from clipjax.data.readers.tfds import TfdsDataset
+from clipjax.data.readers.wilds import FmowDataset, IwildcamDataset
 from clipjax.data.recognise import recognise
 from clipjax.data.splits import FRACTIONS
 from clipjax.errors import ConfigError
 from clipjax.io import ASSETS
 from clipjax.io.texts import shown
 
-KNOWN = ("auto", "emoji", "folder", "lists", "domainnet", "parquet")  # and tfds:NAME
+# With the splits of their publishers.
+PUBLISHED = {"coop": CoopDataset, "wilds_fmow": FmowDataset, "wilds_iwildcam": IwildcamDataset}
+KNOWN = ("auto", "emoji", "folder", "lists", "domainnet", "parquet", *PUBLISHED, "imagenet")
 EMOJI = ASSETS / "emoji"
 
 
@@ -30,7 +35,7 @@ def open_dataset(
     Args:
       name: "auto": what lies at the root (`clipjax.data.recognise`), without one the embedded data;
         "emoji" (embedded), "folder", "lists", "parquet", "tfds:NAME"; "domainnet" is "auto" for
-        DomainNet.
+        DomainNet; "coop", "wilds_fmow", "wilds_iwildcam" and "imagenet" are as published.
       root: folder of the dataset; for "tfds:" the directory of prepared data, which has a default.
       fractions: shares of train, val and test where the data comes without splits.
       lists: folder of list files that lie elsewhere, relative to the root or not.
@@ -57,6 +62,10 @@ def open_dataset(
     kind = recognise(root, lists).name if name in ("auto", "domainnet") else name
     if kind.startswith("tfds:"):
         return TfdsDataset(kind, fractions=fractions)
+    if kind in PUBLISHED:
+        return PUBLISHED[kind](place)
+    if kind == "imagenet":
+        return ImagenetDataset(place, fractions)
     if kind == "parquet":
         return ParquetDataset(place, fractions=fractions)
     if kind == "folder":

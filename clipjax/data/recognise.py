@@ -8,17 +8,21 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from clipjax.data.dataset import check_root
-from clipjax.data.readers.files import glimpse, is_picture_name, subfolders
+from clipjax.data.readers.coop import coop_tables
+from clipjax.data.readers.files import glimpse, is_picture_name, reachable, subfolders
+from clipjax.data.readers.imagenet import BASE, NAMES
 from clipjax.data.readers.list_files import find_folder, find_lists
 from clipjax.data.readers.parquet_io import begins_parquet
+from clipjax.data.readers.wilds import FMOW, IWILDCAM, REGIONS
 from clipjax.errors import DataError
-from clipjax.io.texts import shown, some
+from clipjax.io.texts import GLANCE, begin_text, shown, some
 
 _GLANCE = 2000  # files that are looked at to say what a root holds
 _INFO, _FEATURES = "dataset_info.json", "features.json"  # of a builder of TensorFlow Datasets
 READABLE = (
     "folders domain/class/image, lists of `path label`, DomainNet's zips with their lists, "
-    "Parquet, and prepared TensorFlow Datasets"
+    "Parquet, prepared TensorFlow Datasets, and WILDS' FMoW and iWildCam, CoOp's datasets and "
+    "ImageNet with its variants as published"
 )
 _REMEDIES = {
     ".arrow": "datasets.load_from_disk(...).to_parquet(...) writes Parquet of it",
@@ -54,6 +58,8 @@ def recognise(root: str | os.PathLike, lists: str = "") -> Kind:
     """
     folder = check_root(root or lists, "the folder of a dataset")
     place = shown(folder)
+    if not lists and (published := _published(folder)):
+        return published
     if lists:
         return Kind("lists", f"the root is read by the lists in {lists}")
     found = {}
@@ -77,6 +83,34 @@ def recognise(root: str | os.PathLike, lists: str = "") -> Kind:
     ((name, what),) = found.items()
     aside = "; data.name=folder would leave the lists aside" * (name == "lists" and bool(pictures))
     return Kind(name, f"the root is read as {what}{aside}")
+
+
+def _published(folder: pathlib.Path) -> Kind | None:
+    """Recognise the layout of a publisher by the names of its tables."""
+    kinds = {
+        "wilds_fmow": ((FMOW, REGIONS), "WILDS FMoW"),
+        "wilds_iwildcam": ((IWILDCAM, "train"), "WILDS iWildCam"),
+        "imagenet": ((f"{BASE}/{NAMES}",), "ImageNet and its variants"),
+    }
+    for name, (files, what) in kinds.items():
+        animals = name != "wilds_iwildcam" or _begins_iwildcam(folder / IWILDCAM)
+        if all((folder / file).exists() for file in files) and animals:
+            return Kind(name, f"the root is read as {what} ({files[0]})")
+    if tables := coop_tables(folder):
+        return Kind("coop", f"the root is read as a dataset of CoOp's ({shown(tables[0].name)})")
+    return None
+
+
+def _begins_iwildcam(file: pathlib.Path) -> bool:
+    """Return whether the header of a `metadata.csv`, of which there are many kinds, is iWildCam's.
+
+    Two of its columns are enough: others that are missing are for the reader to tell.
+    """
+    if not file.is_file():
+        return False
+    with reachable(file), open(file, "rb") as opened:
+        header = begin_text(opened.read(GLANCE)).split("\n", 1)[0]
+    return {"location_remapped", "sequence_remapped"} <= set(header.strip().split(","))
 
 
 def _below(path: pathlib.Path, root: pathlib.Path) -> str:

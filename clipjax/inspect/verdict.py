@@ -19,7 +19,7 @@ from clipjax.study import plan
 from clipjax.study.config import Pretraining, Study
 from clipjax.study.defaults import check_model
 from clipjax.study.methods import build_methods
-from clipjax.study.needs import with_labels
+from clipjax.study.needs import check_unreadable, with_labels
 from clipjax.study.parts import Encoder
 
 
@@ -79,7 +79,7 @@ def opened(study: Study | Pretraining) -> Subject:
     encoder, classes = study.encoder, dataset.classes
     try:  # no weights are read
         check_model(encoder)
-        names = plan.prompt_names(encoder.class_names, classes)
+        names = plan.prompt_names(encoder.class_names, classes, dataset.texts)
         tokens = plan.read_prompts(encoder, names, encoder.model)
         notes += confusable(tokens, classes, fill_prompts(names[0], encoder.prompts))
     except CheckpointError as error:
@@ -139,6 +139,6 @@ def judge(needed: Sequence[Part], rows: Rows, reading: Reading, most: float) -> 
             name = reading.names[row] or "/".join(part)
             found.append(Skipped(name, reading.unreadable[row].removeprefix(name).strip()))
     unseen = found[:1] * (bad - len(found))  # one stands for those that the sample foretells
-    refusals = _refused(plan.check_unreadable, found + unseen, images - bad, most)
+    refusals = _refused(check_unreadable, found + unseen, images - bad, most)
     foretold = "By what a sample of the images foretells, " if unseen else ""
     return Verdict(needed, bad, images, foretold + refusals[0] if refusals else "")

@@ -21,9 +21,9 @@ from clipjax.model.clip import CLIP, CLIPConfig, normalize, tell_clamped
 from clipjax.model.text import check_class_weights, class_weights, without_padding
 from clipjax.study.config import Study
 from clipjax.study.epochs import training_rows
+from clipjax.study.needs import check_unreadable
 from clipjax.study.parts import Data
 from clipjax.study.plan import (
-    check_unreadable,
     evaluated,
     needed_parts,
     other_tokens,
@@ -240,7 +240,8 @@ class Examples:
 
     def rows(self) -> dict[str, list[np.ndarray]]:
         """Return each method's rows of its source's and all targets' training features."""
-        sizes = [len(self.encoded.parts[target, "train"].labels) for target in self.targets]
+        parts = [self.encoded.parts.get((target, "train")) for target in self.targets]
+        sizes = [len(part.labels) if part else 0 for part in parts]  # 0: none reads the target
         if len(set(sizes)) > 1:
             found = ", ".join(f"{t}: {n}" for t, n in zip(self.targets, sizes, strict=True))
             what = f"the sweep's targets have different numbers of readable images ({found})"

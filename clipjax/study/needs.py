@@ -1,12 +1,13 @@
 """What a study needs of its images: labels where they are read, and one that can be read at all."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
-from clipjax.data.dataset import Dataset, Source, has_labels
+from clipjax.data.dataset import Dataset, Skipped, Source, has_labels
 from clipjax.data.images.decode import decode
 from clipjax.errors import ChangedError, ConfigError, DataError
 from clipjax.study.config import Study
+from clipjax.study.methods import build_methods
 
 
 def with_labels(study: Study, dataset: Dataset) -> tuple[Study, list[str]]:
@@ -36,7 +37,7 @@ def as_recorded(study: Study, names: Collection[str]) -> Study:
 
 
 def _trainable(dataset: Dataset, domain: str) -> bool:
-    return has_labels(dataset, domain, "train")
+    return "train" in dataset.splits_of(domain) and has_labels(dataset, domain, "train")
 
 
 def check_selection(study: Study, dataset: Dataset) -> None:
@@ -64,3 +65,31 @@ def check_readable(source: Source) -> None:
     if first:
         told = f"none of the {len(source)} images of {source.domain}/{source.split} can be read"
         raise DataError(f"{told}; the first: {first}")
+
+
+def check_targets(study: Study, dataset: Dataset) -> None:
+    """Raise ConfigError if a method reads training images of a target that has none."""
+    bare = [t for t in study.targets if "train" not in dataset.splits_of(t)] if study.stages else ()
+    for method in build_methods(study, tuple(dataset.classes)).values() if bare else ():
+        if "target" in method.kind.reads and method.data.target in bare:
+            told = f"{method.config.name} adapts to training images of {method.data.target!r}"
+            has = ", ".join(dataset.splits_of(method.data.target))
+            remedy = "take methods that read the source alone, or another target"
+            raise ConfigError(f"{told}, which has {has} and no train split; {remedy}.")
+
+
+def check_unreadable(skipped: Sequence[Skipped], images: int, most: float) -> str:
+    """Return a sentence on the images that are left out; "" if there are none.
+
+    Raises DataError where they are more than a share of `most` of all, `images` being the others.
+    """
+    if not skipped:
+        return ""
+    images += len(skipped)
+    first = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in skipped[:5])
+    if len(skipped) > most * images:
+        raise DataError(
+            f"{len(skipped)} of {images} images cannot be read, more than data.max_unreadable="
+            f"{most} allows: {first}. Replace them; `clipjax inspect` lists all."
+        )
+    return f"{len(skipped)} of {images} images cannot be read and are left out: {first}"

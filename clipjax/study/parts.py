@@ -89,7 +89,21 @@ class Data(DataPlace):
         known=("source", "target"),
     )
     shots: int = field(0, "labelled images a class to train on; 0: all", low=0)
+    shots_rule: str = field(
+        "nested",
+        "which images shots takes: fewer are among more; coop: those of CoOp's code for a seed, "
+        "and at most 4 validation images a class",
+        known=("nested", "coop"),
+    )
+    shots_missing: str = field(
+        "refuse", "a class with fewer images than shots; all: it gives all", known=("refuse", "all")
+    )
     fraction: float = share_field(1.0, "of each class's labelled images to train on")
+    fraction_how: str = field(
+        "stratified",
+        "fraction is of each class, at least one image; uniform: of all images, as in WILDS",
+        known=("stratified", "uniform"),
+    )
     subset_seed: int = field(
         0, "which images shots or fraction take; smaller subsets are parts of larger ones", low=0
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,8 +18,9 @@ from clipjax.data.dataset import (
     open_parts,
     reasons,
 )
-from clipjax.data.derived import UNUSED, JoinedDataset, LabelledDomains
+from clipjax.data.derived import DEALT, UNUSED, Dealt, JoinedDataset, LabelledDomains
 from clipjax.data.features.identity import identity_of
+from clipjax.data.few_shot import CoopValidation
 from clipjax.data.images.preprocess import load_preprocess
 from clipjax.data.open import open_dataset
 from clipjax.data.readers.files import is_image_name
@@ -39,7 +40,14 @@ from clipjax.study.defaults import check_ends, check_model, choices, is_demo, se
 from clipjax.study.episode_sizes import check_episodes
 from clipjax.study.epochs import planned_epoch, planned_sizes, training_rows
 from clipjax.study.methods import Method, build_methods
-from clipjax.study.needs import as_recorded, check_readable, check_selection, with_labels
+from clipjax.study.needs import (
+    as_recorded,
+    check_readable,
+    check_selection,
+    check_targets,
+    check_unreadable,
+    with_labels,
+)
 from clipjax.study.parts import Encoder
 from clipjax.study.prepared import (
     NOTHING,
@@ -83,7 +91,7 @@ def prepare(
         check_parts(study, dataset)
         _check_episodes(study, dataset, methods.values())
         notes += too_little(study, dataset, methods.values())
-        names = prompt_names(encoder.class_names, dataset.classes)
+        names = prompt_names(encoder.class_names, dataset.classes, dataset.texts)
     for name in names:  # before a model is downloaded
         fill_prompts(name, encoder.prompts)
     model = opened.model or open_model(study)
@@ -125,10 +133,10 @@ def make_module(encoder: Encoder, clip_config: CLIPConfig) -> CLIP:
     return CLIP(clip_config, getattr(jnp, encoder.compute_dtype), remat=encoder.remat)
 
 
-def prompt_names(file: str, classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Return what prompts call the classes: as `file` (`config.class_names`) says, if at all."""
+def prompt_names(file: str, classes: tuple[str, ...], texts: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what prompts call the classes: as `file` (`config.class_names`) says, or the data."""
     own = read_class_names(file, classes) if file else {}
-    return tuple(own.get(name, name) for name in classes)
+    return tuple(own.get(name) or texts.get(name, name) for name in classes)
 
 
 def read_prompts(encoder: Encoder, names: Sequence[str], model: str | pathlib.Path) -> np.ndarray:
@@ -163,6 +171,9 @@ def open_data(study: Study, dataset: Dataset | None = None) -> tuple[Dataset, li
     for target in study.targets:
         if target not in dataset.domains and is_place(target):
             dataset = WithPlace(dataset, target, data.root, data.fractions)
+        elif target in dataset.domains and "val" not in dataset.splits_of(target):
+            dataset = Dealt(dataset, target, data.fractions)
+            notes.append(f"{target} has test images alone: as the target they {DEALT}")
     for domain in data.sources:
         check_domain(dataset, domain)
     if any(map(dataset.unlabelled, data.sources)):
@@ -171,10 +182,15 @@ def open_data(study: Study, dataset: Dataset | None = None) -> tuple[Dataset, li
         dataset = JoinedDataset(dataset, data.sources, data.source_name)
     for target in study.targets:
         check_domain(dataset, target)
-        if data.source == target:
+        if data.source == target and len(dataset.domains) > 1:
             both = f"data.source and data.target are both {target!r}"
             known = ", ".join(dataset.domains)
             raise ConfigError(f"{both}; give two different domains of {known}.")
+        if data.source == target:
+            told = f"{target}, the only domain, is source and target: nothing is adapted to"
+            notes.append(f"{told}, what reads a target reads its training images without labels")
+    if data.shots and data.shots_rule == "coop":
+        dataset = CoopValidation(dataset, data.source_name, data.shots, data.subset_seed)
     return dataset, notes
 
 
@@ -211,11 +227,12 @@ def needed_parts(study: Study, dataset: Dataset) -> list[Part]:
     there = lambda part: len(dataset.source(*part))
     parts += filter(there, [(target, split) for target in bare for split in ("train", "val")])
     if study.whole_domains:
-        others = [split for split in ("train", "val") if dataset.has_split(split)]
-        parts += [(domain, split) for domain in domains for split in others]
+        parts += [(d, split) for d in domains for split in dataset.splits_of(d) if split != "test"]
     if study.stages:
-        ends = (study.data.source_name, *study.targets)
-        parts += [(domain, split) for split in ("train", "val") for domain in ends]
+        source, *ends = (study.data.source_name, *study.targets)
+        there = [target for target in ends if "train" in dataset.splits_of(target)]
+        parts += [(domain, "train") for domain in (source, *there)]
+        parts += [(domain, "val") for domain in (source, *ends)]
     return list(dict.fromkeys(parts))
 
 
@@ -237,10 +254,12 @@ def check_parts(study: Study, dataset: Dataset) -> None:
     images = sum(map(len, open_parts(dataset)[0].values()))
     check_unreadable(lost, images, study.data.max_unreadable)
     for domain in (*study.data.sources, *study.targets):
-        check_readable(dataset.source(domain, "train" if study.stages else "test"))
+        trains = study.stages and "train" in dataset.splits_of(domain)
+        check_readable(dataset.source(domain, "train" if trains else "test"))
     check_selection(study, dataset)
     for data, size in dict.fromkeys((each.data, each.batch_size) for each in study.trained):
         planned_epoch(data, size, dataset)
+    check_targets(study, dataset)
     if study.stages and study.training.selection == "proxy_a_distance":
         ends = (study.data.source_name, *study.targets)
         fewest = min(len(dataset.source(domain, "val")) for domain in ends)
@@ -274,20 +293,3 @@ def too_little(study: Study, dataset: Dataset, methods: Iterable[Method]) -> lis
     methods = [method for method in methods if method.trains]
     sizes = {data: planned_sizes(data, dataset) for data in {m.data for m in methods}}
     return [*thin_classes(labels, dataset.classes), *short_epochs(methods, sizes)]
-
-
-def check_unreadable(skipped: Sequence[Skipped], images: int, most: float) -> str:
-    """Return a sentence on the images that are left out; "" if there are none.
-
-    Raises DataError where they are more than a share of `most` of all, `images` being the others.
-    """
-    if not skipped:
-        return ""
-    images += len(skipped)
-    first = "; ".join(f"{name}: {reason.rstrip('.')}" for name, reason in skipped[:5])
-    if len(skipped) > most * images:
-        raise DataError(
-            f"{len(skipped)} of {images} images cannot be read, more than data.max_unreadable="
-            f"{most} allows: {first}. Replace them; `clipjax inspect` lists all."
-        )
-    return f"{len(skipped)} of {images} images cannot be read and are left out: {first}"

@@ -32,7 +32,11 @@ def picture(path, size=(20, 16)):
 def test_domains_classes_and_splits(folder_dataset):
     dataset = FolderDataset(folder_dataset)
     assert dataset.domains == ("real", "sketch") and dataset.classes == ("blue", "green", "red")
-    assert dataset.name == "photos" and dataset.skipped == () and dataset.has_split("val")
+    assert (
+        dataset.name == "photos"
+        and dataset.skipped == ()
+        and "val" in dataset.splits_of(dataset.domains[0])
+    )
     names = names_of(dataset)
     assert len(names) == len(set(names)) == 18
     example = dataset.source("real", "train")[0]
@@ -75,7 +79,7 @@ def test_given_splits_are_kept(folder_dataset, tmp_path):
 
 def test_test_is_taken_out_of_train_where_only_val_is_given(folder_dataset, tmp_path):
     dataset = given_splits(folder_dataset, tmp_path / "two", ("train", "val"))
-    assert dataset.has_split("test") and len(dataset.source("real", "val")) == 18
+    assert "test" in dataset.splits_of("real") and len(dataset.source("real", "val")) == 18
     train, test = (set(names_of(dataset, split=split)) for split in ("train", "test"))
     assert train and test and not train & test and len(train | test) == 18
     nothing = FolderDataset(tmp_path / "two", (0, 1, 0))
@@ -150,7 +154,9 @@ def test_val_is_taken_out_of_train_where_only_test_is_given(folder_dataset, tmp_
     picture(folder_dataset / "real" / "single" / "0.png")
     dataset = given_splits(folder_dataset, tmp_path / "given", ("train", "test"))
     train, val = names_of(dataset, split="train"), names_of(dataset, split="val")
-    assert len(dataset.source("real", "test")) == 113 and dataset.has_split("val")
+    assert len(dataset.source("real", "test")) == 113 and "val" in dataset.splits_of(
+        dataset.domains[0]
+    )
     assert not set(train) & set(val) and len(train) + len(val) == 113
     assert 5 < len(val) < 30 and "single/0.png" in train  # 0.1 / 0.7 of 113
 

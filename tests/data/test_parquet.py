@@ -156,7 +156,7 @@ def test_a_split_without_labels_stays_one(tmp_path, size):
     write(tmp_path / "train.parquet", table(60))
     write(tmp_path / "test.parquet", table(6, label=[-1] * 6))
     dataset = ParquetDataset(tmp_path)
-    assert dataset.has_split("val") and dataset.has_split("test")
+    assert dataset.splits_of(dataset.domains[0]) == SPLITS
     parts = {split: dataset.source(tmp_path.name, split).labels for split in SPLITS}
     assert (parts["train"] >= 0).all() and (parts["val"] >= 0).all()
     assert len(parts["train"]) + len(parts["val"]) == 60

@@ -34,7 +34,9 @@ def test_a_place_is_a_domain_without_labels(elsewhere, place):
     dataset = WithPlace(FolderDataset(root), place, str(root))
     assert dataset.domains == ("photo", place) and dataset.classes_of(place) == ()
     check_bare(dataset, place, 40)
-    assert len(dataset.source("photo", "train")) == 12 and dataset.has_split("val")
+    assert len(dataset.source("photo", "train")) == 12 and "val" in dataset.splits_of(
+        dataset.domains[0]
+    )
     names = {dataset.source(place, s).name_of(0) for s in SPLITS}
     assert all(name.startswith(str(elsewhere / "x" / "scans")) for name in names)
 

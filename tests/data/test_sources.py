@@ -17,8 +17,10 @@ PREPROCESS = Preprocess(size=16)
 
 
 def test_unknown_names_list_what_exists(folder_dataset):
-    with pytest.raises(ConfigError, match="emoji, folder, lists, domainnet, parquet, tfds:"):
-        open_dataset("imagenet")
+    with pytest.raises(
+        ConfigError, match="domainnet, parquet, coop, wilds_fmow, wilds_iwildcam, imagenet, tfds:"
+    ):
+        open_dataset("pascal")
     with pytest.raises(ConfigError, match="real, sketch"):
         FolderDataset(folder_dataset).source("cartoon", "train")
 
@@ -68,7 +70,9 @@ def test_arrays_make_a_dataset():
     parts = {"photo": {"train": part("photo", "train"), "test": part("photo", "test")}}
     dataset = ArrayDataset(parts | {"drawing": {"test": part("drawing", "test")}})
     assert dataset.domains == ("photo", "drawing") and dataset.classes_of("photo") == ("a", "b")
-    assert dataset.has_split("test") and not dataset.has_split("train")
+    assert dataset.splits_of("photo") == ("train", "test") and dataset.splits_of("drawing") == (
+        "test",
+    )
     with pytest.raises(DataError, match="'drawing'.*no train split; it has test"):
         dataset.source("drawing", "train")
     with pytest.raises(DataError, match="calls itself photo/test"):

@@ -263,6 +263,8 @@ class FileSource(Source):
     classes: tuple[str, ...]
     domain: str
     split: str
+    groups: np.ndarray | None = None  # int32 [N], below 0 for none
+    group_names: tuple[str, ...] = ()
 
     def __getitem__(self, index: int) -> Example:
         index = range(len(self))[index]

@@ -136,7 +136,7 @@ def _open(root: pathlib.Path, lists: Sequence[Lines]) -> Sequence[Store]:
     found: dict[int, tuple[Store, np.ndarray]] = {}
     for archive, numbers in places.items():
         paths = [lists[number].paths for number in numbers]
-        opened = open_archive(archive, paths) if archive else [_look(root, p) for p in paths]
+        opened = open_archive(archive, paths) if archive else [look_up(root, p) for p in paths]
         found |= dict(zip(numbers, opened, strict=True))
     stores, there = zip(*(found[number] for number in range(len(lists))), strict=True)
     paths = [path for lines in lists for path in lines.paths]
@@ -157,7 +157,7 @@ def _instead(root: pathlib.Path, opened: Collection[pathlib.Path | None]) -> str
     return other if any(folder.is_dir() for folder in plain) else ""
 
 
-def _look(
+def look_up(
     root: pathlib.Path, paths: Sequence[str], respelled: bool = False
 ) -> tuple[Files, np.ndarray]:
     """Return files by their paths, and bool [N]: which of them exist."""
@@ -168,7 +168,7 @@ def _look(
     files = look(root, list(numbers), np.array(folder, np.int32), names)
     if respelled or all(paths[i].isascii() for i in np.flatnonzero(files.sizes < 0)):
         return files, files.sizes >= 0
-    return _look(root, _respelled(root, paths), respelled=True)
+    return look_up(root, _respelled(root, paths), respelled=True)
 
 
 def _respelled(root: pathlib.Path, paths: Sequence[str]) -> list[str]:

@@ -127,10 +127,11 @@ class ParquetDataset(Dataset):
         declared = self._declared[self.domains.index(domain)]
         return tuple(name for name in self.classes if name in declared)
 
-    def has_split(self, split: str) -> bool:
-        """Return whether every domain has a usable row of the files that hold this split."""
-        parts = (self._part(domain, split) for domain in self.domains)
-        return split in SPLITS and all(self._usable[rows].any() for _, rows in parts)
+    def splits_of(self, domain: str) -> tuple[str, ...]:
+        """Return the splits of which a file of this domain holds a usable row."""
+        domain = check_domain(self, domain)
+        usable = lambda split: self._usable[self._part(domain, split)[1]].any()
+        return tuple(filter(usable, SPLITS))
 
     def _part(self, domain: str, split: str) -> tuple[list[str], np.ndarray]:
         """Return the splits of a domain's files, and the rows of those that hold a split."""

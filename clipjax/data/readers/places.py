@@ -116,8 +116,8 @@ class WithPlace(Dataset):
     def unlabelled(self, domain: str) -> bool:
         return domain == self._name or self._dataset.unlabelled(domain)
 
-    def has_split(self, split: str) -> bool:
-        return self._dataset.has_split(split)
+    def splits_of(self, domain: str) -> tuple[str, ...]:
+        return splits.SPLITS if domain == self._name else self._dataset.splits_of(domain)
 
     def source(self, domain: str, split: str) -> Source:
         if check_domain(self, domain) != self._name:

@@ -1,0 +1,71 @@
+"""Studies over data as published: a target without train, one with test alone, a single domain."""
+
+import pytest
+
+from clipjax.errors import ConfigError
+from clipjax.study import Data, Encoder, Study, Training, run
+from clipjax.study.plan import check_parts, matched_data, needed_parts
+from tests.data import published as fakes
+
+HEAD = {"head": {"loss": "finetune", "heads": {"classifier": ()}}}
+DANN = {
+    "dann": {"loss": "dann", "heads": {"adapter": (4,), "classifier": (), "discriminator": (4,)}}
+}
+
+
+def study(root, wee_clip, methods=HEAD, **data):
+    return Study(
+        encoder=Encoder(model=str(wee_clip)),
+        data=Data(root=str(root), max_unreadable=0.0, **data),
+        training=Training(seeds=(0,), epochs=1, batch_size=4),
+        methods=methods,
+        stages=tuple(methods),
+    )
+
+
+@pytest.mark.slow
+def test_a_target_without_train_is_measured_by_groups_and_adapted_to_by_none(wee_clip, tmp_path):
+    root = fakes.fmow(tmp_path / "fmow", extra=16)
+    asked = study(root, wee_clip, source="id", target="ood")
+    dataset, _ = matched_data(asked)
+    assert ("ood", "train") not in needed_parts(asked, dataset)
+    with pytest.raises(ConfigError, match="dann adapts to training images of 'ood', which has val"):
+        check_parts(study(root, wee_clip, DANN, source="id", target="ood"), dataset)
+    found = run(asked)
+    rows = {(r["method"], r["domain"]): r for r in found.rows if r["split"] == "test"}
+    for method in ("zero_shot", "head"):
+        row = rows[method, "ood"]
+        assert row["n"] == 19 and row["worst_groups"][0] in ("Europe", "Asia")
+        assert 0 <= row["worst_group_accuracy_mean"] <= 1 and row["macro_f1_mean"] is not None
+
+
+@pytest.mark.slow
+def test_a_single_domain_of_few_shots_is_source_and_target(wee_clip, tmp_path):
+    root = fakes.coop(tmp_path / "caltech-101")
+    ends = {"source": "caltech101", "target": "caltech101"}
+    found = run(study(root, wee_clip, **ends, shots=2, shots_rule="coop", subset_seed=1))
+    assert any("caltech101, the only domain, is source and target" in n
+               for n in found.results["notes"])  # fmt: skip
+    test, val = ({r["method"]: r["n"] for r in found.rows if r["split"] == s}
+                 for s in ("test", "val"))  # fmt: skip
+    assert test == {"zero_shot": 9, "head": 9} and val == {"zero_shot": 6, "head": 6}  # 2 a class
+    with pytest.raises(ConfigError, match="'kind_0' has 6 examples.*data.shots_missing=all"):
+        check_parts(*(lambda s: (s, matched_data(s)[0]))(study(root, wee_clip, **ends, shots=7)))
+
+
+def test_test_images_alone_are_dealt_for_a_target_and_stay_whole_elsewhere(wee_clip, tmp_path):
+    root = fakes.imagenet(tmp_path / "data")
+    asked = study(root, wee_clip, source="imagenet", target="imagenet_sketch")
+    dataset, notes = matched_data(asked)
+    assert any(n.startswith("imagenet_sketch has test images alone: as the target") for n in notes)
+    sizes = {part: len(dataset.source(*part)) for part in needed_parts(asked, dataset)}
+    assert sum(sizes["imagenet_sketch", s] for s in ("train", "val", "test")) == 12
+    assert sizes["imagenet_v2", "test"] == 12 and ("imagenet_v2", "val") not in sizes
+    names = {dataset.source("imagenet_sketch", s)[i].name for s in ("train", "val", "test")
+             for i in range(sizes["imagenet_sketch", s])}  # fmt: skip
+    assert len(names) == 12
+    with pytest.raises(ConfigError, match="data.classes=intersection"):
+        matched_data(study(root, wee_clip, source="imagenet", target="imagenet_a"))
+    few = study(root, wee_clip, source="imagenet", target="imagenet_a", classes="intersection")
+    dataset, _ = matched_data(few)
+    assert len(dataset.classes) == 3 and dataset.texts[dataset.classes[0]] == "missile"
