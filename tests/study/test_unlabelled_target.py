@@ -257,5 +257,5 @@ def test_what_compares_by_target_labels_leaves_such_runs_and_domains_out(finishe
     given = Choices(data="folder", root=str(root), model="tiny")
     pairs = pair_studies(given)
     assert set(pairs) == {("real", "sketch"), ("sketch", "real")}
-    with pytest.raises(ConfigError, match="--target=scan has no labels, by which a suite"):
+    with pytest.raises(ConfigError, match="--target=scan has no training images with labels"):
         pair_studies(given._replace(target="scan"))
