@@ -26,9 +26,9 @@ B32 = CLIPConfig(
     TextConfig(512, 2048, 12, 8),
     projection_dim=512,
 )
-L14 = CLIPConfig(  # of its 24 and 12 layers a quarter
-    VisionConfig(1024, 4096, 6, 16, image_size=224, patch_size=14),
-    TextConfig(768, 3072, 3, 12),
+L14 = CLIPConfig(
+    VisionConfig(1024, 4096, 24, 16, image_size=224, patch_size=14),
+    TextConfig(768, 3072, 12, 12),
     projection_dim=768,
 )
 SHAPES = {
@@ -81,7 +81,7 @@ def test_every_hidden_state_embedding_and_logit(pair, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [B32, L14], ids=["ViT-B/32", "widths of ViT-L/14"])
+@pytest.mark.parametrize("config", [B32, L14], ids=["ViT-B/32", "ViT-L/14"])
 def test_the_full_sizes(tmp_path, config):
     check_parity(config, *make_pair(tmp_path, config)[1:], n=1)
 
