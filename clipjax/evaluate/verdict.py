@@ -114,7 +114,8 @@ def _why(results: Mapping, method: str | None) -> str:
     where = f"{100 * AGREES:.0f} % of {found['n']} unlabelled images of {target}"
     how = f"{rule.replace('_', ' ')} among methods that agree with zero-shot on {where}"
     if method == ZERO_SHOT:
-        return f"no method is better by {how}"
+        out = "; ".join(f"{name} {why}" for name, why in found["refused"].items())
+        return f"no method is better by {how}" + (f" (not taken: {out})" if out else "")
     ours, before = (mean(found["scores"][name][rule]) for name in (method, ZERO_SHOT))
     return f"best {how} ({ours:.2f}, zero_shot {before:.2f})"
 

@@ -94,6 +94,9 @@ def test_zero_shot_is_a_verdict_too():
     assert found["method"] == "zero_shot" and list(found["margins"]) == ["source_only"]
     assert verdict.headline(found) == "take zero_shot, without adaptation for sketch"
     assert found["why"].startswith("no method is better by ensemble agreement among methods that")
+    barred = dict(RUNS[1], choice=RUNS[1]["choice"] | {"refused": {"dann": "answers 12 %"}})
+    why = decided(barred, source_only=["dann"])["verdict"]["why"]
+    assert why == f"{found['why'].split(' (not')[0]} (not taken: dann answers 12 %)"
     only = run({"zero_shot": 0.3}, {})
     del only["choice"]
     told = decided(only, {"zero_shot": RIGHT["zero_shot"]})["verdict"]
