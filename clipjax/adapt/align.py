@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from clipjax.adapt.linear import linear_head
 from clipjax.adapt.losses import weigh
-from clipjax.adapt.method import Classes, ClosedForm, Method
+from clipjax.adapt.method import VALIDATION, Classes, ClosedForm, Method
 from clipjax.adapt.moments import coral_map, moments
 
 PyTree = Any
@@ -79,7 +79,7 @@ def align_batch(maps: PyTree, batch: PyTree) -> PyTree:
 
     "support" is of the source; labels, weights and zero-shot logits stay.
     """
-    domain_of = {"source": "source", "support": "source", "target": "target"}
+    domain_of = dict.fromkeys(("source", "support", VALIDATION), "source") | {"target": "target"}
     moved = lambda part, x: x | {"inputs": apply_map(maps[domain_of[part]], x["inputs"])}
     return {part: moved(part, x) if part in domain_of else x for part, x in batch.items()}
 

@@ -16,6 +16,7 @@ from clipjax.adapt.step import Loss
 
 PyTree = Any
 READS = ("source", "target", "support", "teacher", "zero_shot")
+VALIDATION = "validation"  # of a closed form's `reads`: the source's validation examples
 PROMPTS = "prompts"  # "prompts/NAME" of `reads`: class weights of a prompt set, or of a template
 
 
@@ -113,8 +114,9 @@ class ClosedForm(NamedTuple):
     # {"source": {"inputs" float32 [N, P], "label" int32 [N]}, "target": {"inputs"}}.
     fit: Callable[[PyTree, Classes], dict[str, PyTree]]
     predict: Callable[[PyTree, jax.Array, Classes], jax.Array]  # as a `Method`'s, of embeddings
-    # Of "source", "target", "zero_shot", and "prompts/NAME": data["prompts"][NAME] is then the
-    # zero-shot class weights float32 [K, P] of the prompts so called.
+    # Of "source", "target", "zero_shot", "validation" (as "source", of the validation images, by
+    # which settings are chosen), and "prompts/NAME": data["prompts"][NAME] is then the zero-shot
+    # class weights float32 [K, P] of the prompts so called.
     reads: tuple[str, ...] = ("source",)
     episode: Callable[..., jax.Array] | None = None  # as a `Method`'s
 

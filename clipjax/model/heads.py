@@ -49,6 +49,7 @@ class Heads(nn.Module):
     classifier: Sequence[int] = ()  # hidden widths
     discriminator: Sequence[int] | None = None  # hidden widths; None makes no domain head
     dropout: float = 0.0
+    start: str = "zero_shot"  # of a linear class head on bare features; others are random
     class_bias: bool = True  # without it a linear head is a table of class embeddings
     members: int = 1  # above 1 the class head is an ensemble, its logits on a leading axis
     text: bool = False
@@ -64,6 +65,7 @@ class Heads(nn.Module):
             ("classifier", widths, "a tuple of widths, as in (256,)"),
             ("num_classes num_domains members", count, "a number, at least 1"),
             ("class_bias text", lambda x: isinstance(x, bool), "True or False"),
+            ("start", lambda x: x in ("zero_shot", "random"), "zero_shot or random"),
             ("dropout", share, "at least 0 and less than 1"),
         )
         for names, fits, wanted in checks:
@@ -72,14 +74,16 @@ class Heads(nn.Module):
                     raise ValueError(f"{name} is {value!r}; give {wanted}.")
         if self.text and (self.adapter is not None or self.classifier or self.members > 1):
             raise ValueError("text=True compares with texts: no adapter, classifier, members.")
+        if self.start == "random" and self.text:
+            raise ValueError("text=True starts as the text tower is; leave start out.")
         if self.adapter is not None and not len(self.adapter):
             raise ValueError("adapter has no layers; give widths, or None for no adapter.")
         super().__post_init__()
 
     @property
     def from_texts(self) -> bool:
-        """Whether the class head is linear on bare features: it starts as zero-shot."""
-        bare = self.adapter is None and not self.classifier
+        """Whether the class head starts as zero-shot: linear on bare features, not `random`."""
+        bare = self.start == "zero_shot" and self.adapter is None and not self.classifier
         return bare and self.members == 1 and not self.text
 
     def setup(self):
@@ -133,7 +137,8 @@ def init_heads(
     """Make parameters; a linear class head on bare features starts as the zero-shot classifier.
 
     Weight interpolation needs that (Wortsman et al. 2022, arXiv 2109.01903); other heads are
-    random. `example` are features float [1, P], `text_weights` zero-shot class weights [K, P].
+    random, as this one is with `start="random"`. `example` are features float [1, P],
+    `text_weights` zero-shot class weights [K, P].
     """
     params = heads.init(key, example).get("params", {})
     if heads.from_texts:

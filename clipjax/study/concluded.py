@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.adapt.method import VALIDATION
 from clipjax.data.unlabelled import labelled
 from clipjax.evaluate.verdict import decide
 from clipjax.study.encode import Encoded
@@ -46,5 +47,6 @@ def conclude(
 
 def _source_only(method: Method) -> bool:
     """Whether nothing of the target, and no answer of zero-shot, reaches a method."""
-    free = {"source", "support"}.issuperset(method.kind.reads) and method.config.align == "none"
+    free = {"source", "support", VALIDATION}.issuperset(method.kind.reads)
+    free = free and method.config.align == "none"
     return free and method.data.labels == "source"

@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.adapt.method import PROMPTS, Classes
+from clipjax.adapt.method import PROMPTS, VALIDATION, Classes
 from clipjax.data.dataset import Part, Source
 from clipjax.data.derived import Subset
 from clipjax.data.features import cache as feats
 from clipjax.data.features.encode import ImageEncoder
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.image_cache import Crops
+from clipjax.data.unlabelled import labelled
 from clipjax.errors import DataError
 from clipjax.io import default_cache_dir
 from clipjax.model.clip import CLIP, CLIPConfig, normalize, tell_clamped
@@ -230,6 +231,10 @@ class Examples:
         if "target" in reads:
             inputs = [self.encoded.parts[target, "train"].features for target in self.targets]
             found["target"] = {"inputs": inputs[0] if len(inputs) == 1 else np.concatenate(inputs)}
+        if VALIDATION in reads:
+            held = self.encoded.parts[self.source, "val"]
+            known = labelled(held.labels)
+            found[VALIDATION] = {"inputs": held.features[known], "label": held.labels[known]}
         if "zero_shot" in reads:
             for part in found.values():
                 part["zero_shot"] = self.encoded.zero_shot(part["inputs"])

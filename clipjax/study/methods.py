@@ -177,8 +177,8 @@ def _heads(config: MethodConfig, where: str, make: Callable, num_classes: int) -
 def _check_ways(method: Method, where: str, study: Study) -> None:
     """Raise ConfigError for batches that the method cannot have, or that change its loss."""
     kind, said = method.kind, f"{where}: loss {method.config.loss!r}"
-    texts = set() if method.trains else checked_reads(where, kind.reads)
-    if set(kind.reads) - texts - set(contract.READS) or "source" not in kind.reads:
+    more = set() if method.trains else {contract.VALIDATION, *checked_reads(where, kind.reads)}
+    if set(kind.reads) - more - set(contract.READS) or "source" not in kind.reads:
         raise ConfigError(
             f"{said} reads {', '.join(kind.reads)}, which a study does not bring; it brings "
             f"{', '.join(contract.READS)}, the source always."

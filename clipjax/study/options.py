@@ -13,6 +13,7 @@ OPTIONS = {
     "tau": "how much of the target's mean prediction debiasing takes away; 0: none",
     "shrink": "added to the diagonal of covariances, as a share of their mean variance",
     "strength": "scikit-learn's C: larger follows the source closer",
+    "strengths": "values of scikit-learn's C, of which the source's validation images choose one",
     "pseudo_weight": "factor on the loss of pseudo-labels",
     # dann, cdan
     "schedule": "of lambda over the run: ganin, linear or constant",
@@ -77,6 +78,7 @@ HEADS = {
     "classifier": "hidden widths of the class head; (): a linear one",
     "discriminator": "hidden widths of the domain head; None makes none",
     "dropout": "share of the features that training drops",
+    "start": "of a linear class head on bare features: zero_shot or random",
     "class_bias": "biases in a linear class head",
     "members": "class heads side by side, an ensemble",
     "text": "CLIP's own text tower classifies, and trains",
