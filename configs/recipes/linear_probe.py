@@ -1,6 +1,11 @@
 """Linear probes of CLIP's frozen image tower: closed form, and trained from two starts.
 
 clipjax run recipes/linear_probe
+
+On the embedded data, test accuracy in %, mean ± standard deviation over 3 seeds, on render (the
+source) and stencil: closed form 50.4 and 28.1 (C = 0.01 is chosen), from zero-shot 50.5 ± 0.6 and
+38.5 ± 0.0, from a random start 52.6 ± 0.4 and 22.2 ± 0.4; zero-shot itself has 46.2 and 35.4. What
+forgets the texts wins on the source and loses more on the target.
 """
 
 from clipjax.configs import common

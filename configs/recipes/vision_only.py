@@ -4,6 +4,8 @@ clipjax run recipes/vision_only
 clipjax run recipes/vision_only methods.vision_only.freeze="('clip/.*',)"   the head alone
 
 The paper's own vision-only model is a ViT of supervised ImageNet weights; this is CLIP's tower.
+Not measured on the embedded data; a seed takes some minutes on two cores. The head alone is
+`probe_random` of recipes/linear_probe.
 """
 
 from clipjax.configs import common
