@@ -90,7 +90,7 @@ def proxy_a_distance(source: np.ndarray, target: np.ndarray, *, seed: int = 0) -
     return float(np.clip(2.0 * (1.0 - 2.0 * error), 0.0, 2.0))
 
 
-def _canonical(rule: str) -> str:
+def canonical(rule: str) -> str:
     """Return the rule that a name or an alias means; a ValueError lists them."""
     name = ALIASES.get(rule, rule)
     if name not in RULES:
@@ -101,12 +101,12 @@ def _canonical(rule: str) -> str:
 
 def lower_is_better(rule: str) -> bool:
     """Return whether the smallest score of a rule is the best."""
-    return _canonical(rule) == "proxy_a_distance"
+    return canonical(rule) == "proxy_a_distance"
 
 
 def uses_target_labels(rule: str) -> bool:
     """Return whether a rule reads target labels: only "oracle" does, an upper bound of others."""
-    return _canonical(rule) == "oracle"
+    return canonical(rule) == "oracle"
 
 
 def select(history: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]:
@@ -141,14 +141,17 @@ def select(history: Sequence[Mapping[str, Any]], rule: str) -> Mapping[str, Any]
     if not history:
         raise ValueError(f"the history is empty: no epoch to select; rules: {', '.join(RULES)}.")
     if not found:
-        raise ValueError(f"no epoch has a score {_canonical(rule)!r}; choose another rule.")
+        raise ValueError(f"no epoch has a score {canonical(rule)!r}; choose another rule.")
     return found[0]
 
 
-def best_steps(scored: Sequence[Mapping[str, Any]], rule: str, count: int) -> set[int]:
+def best_steps(
+    scored: Sequence[Mapping[str, Any]], rule: str, count: int, ends: Sequence[int | None] = ()
+) -> set[int]:
     """Return the steps of the `count` best checkpoints of each of several runs saved together.
 
-    `scored` has a record a checkpoint: {"step": int, "evaluation": {rule: a list over runs}}.
+    `scored` has a record a checkpoint: {"step": int, "evaluation": {rule: a list over runs}}; of a
+    run that ended, at the step in `ends`, later ones do not count.
 
     >>> scored = [{"step": s, "evaluation": {"oracle": [s / 9, -s / 9]}} for s in (3, 6, 9)]
     >>> sorted(best_steps(scored, "oracle", 1))
@@ -159,6 +162,9 @@ def best_steps(scored: Sequence[Mapping[str, Any]], rule: str, count: int) -> se
         [{"epoch": s["step"], **{k: v[i] for k, v in s["evaluation"].items()}} for s in scored]
         for i in range(runs)
     ]
+    for run, end in enumerate(ends[:runs]):
+        if end is not None:
+            histories[run] = [record for record in histories[run] if record["epoch"] <= end]
     return {record["epoch"] for each in histories for record in ranked(each, rule)[:count]}
 
 
@@ -169,7 +175,7 @@ def ranked(history: Sequence[Mapping[str, Any]], rule: str) -> list[Mapping[str,
     >>> [record["epoch"] for record in ranked(history, "oracle")]
     [2, 1]
     """
-    name, sign = _canonical(rule), -1.0 if lower_is_better(rule) else 1.0
+    name, sign = canonical(rule), -1.0 if lower_is_better(rule) else 1.0
     if name == "last":
         return sorted(history, key=lambda record: -record["epoch"])
     scored = [r for r in history if r.get(name) is not None and math.isfinite(r[name])]

@@ -12,6 +12,7 @@ from clipjax.adapt.average import between
 from clipjax.adapt.step import TrainState
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.select import select
+from clipjax.evaluate.stopping import stop_epoch
 from clipjax.io.finite import is_finite
 from clipjax.log import read_log
 from clipjax.model.hf.params import flat
@@ -45,13 +46,46 @@ def restored(group: RunGroup) -> dict[str, Trained]:
     """Return what `Trainer.train` returned, read back; the images are not needed."""
     history = histories(group)
     for run, entries in enumerate(history):
-        if not entries or entries[-1]["epoch"] != group.total_steps // group.per_epoch:
+        last = group.total_steps // group.per_epoch
+        if not entries or entries[-1]["epoch"] != last and _stopped(group, entries) is None:
             raise _unfinished(group, group.names[run // len(group.training.seeds)])
     return split_by_method(group, selected(group, history), history)
 
 
 def histories(group: RunGroup) -> list[list[dict]]:
-    """Return each run's validations of the last phase, with their epochs, oldest first."""
+    """Return each run's validations of the last phase, with their epochs, oldest first.
+
+    They end with the run (`config.patience`), though others of its program may have gone on.
+    """
+    found = _validations(group)
+    ends = [_stopped(group, entries) for entries in found]
+    until = lambda entries, end: [e for e in entries if end is None or e["epoch"] <= end]
+    return list(map(until, found, ends))
+
+
+def enough(group: RunGroup, step: int, run: int | None = None) -> bool:
+    """Return whether early stopping ends the last phase after `step`: for all runs, or for one.
+
+    A function of the log up to this step, so a run that goes on ends where it would have.
+    """
+    if not group.training.patience:
+        return False
+    found = [[e for e in es if e["epoch"] * group.per_epoch <= step] for es in _validations(group)]
+    ends = [_stopped(group, entries) for entries in found]
+    group.ends[:] = [None if end is None else end * group.per_epoch for end in ends]
+    return None not in (ends if run is None else [ends[run]])
+
+
+def _stopped(group: RunGroup, entries: list[dict]) -> int | None:
+    """Return the epoch at which a run with these validations ended early, if it did."""
+    training = group.training
+    if not training.patience:
+        return None
+    return stop_epoch(entries, training.selection, training.patience, training.min_delta)
+
+
+def _validations(group: RunGroup) -> list[list[dict]]:
+    """Return each run's validations of the last phase as they are in the log, oldest first."""
     seeds = list(group.training.seeds)
     first = {m.phases[-1].name: i * len(seeds) for i, m in enumerate(group.methods)}
     found: list[list[dict]] = [[] for _ in range(len(seeds) * len(group.methods))]

@@ -70,6 +70,8 @@ class RunGroup:
         )
         self.recipe = (programs or Programs()).recipe(given)
         self.spans, self.total_steps = self.recipe.spans, self.recipe.total_steps
+        # Steps at which runs have stopped early, kept up to date by `restore.enough`.
+        self.ends: list[int | None] = []
 
     def _trackers(self) -> dict[str, Callable]:
         """Return what opens each tracker of experiments that gets the numbers."""
@@ -187,7 +189,10 @@ class RunGroup:
             raise CheckpointError(f"{told}; start anew in another --workdir.")
         if training.selection != "last" and phase is self.method.phases[-1]:
             best = functools.partial(
-                best_steps, rule=training.selection, count=max(1, training.keep_best)
+                best_steps,
+                rule=training.selection,
+                count=max(1, training.keep_best),
+                ends=self.ends if seed is None else (),
             )
         folder = folder if seed is None else folder / f"seed{seed}"
         return Checkpointer(folder, keep=training.keep, best=best, run=run_name(self.workdir))

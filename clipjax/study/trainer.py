@@ -23,7 +23,7 @@ from clipjax.study.mesh import training_mesh, wanted_trace
 from clipjax.study.methods import group_runs
 from clipjax.study.prepared import Plan, Recorded, cached_phases
 from clipjax.study.recipe import Programs
-from clipjax.study.restore import Trained, histories, restored, selected, split_by_method
+from clipjax.study.restore import Trained, enough, histories, restored, selected, split_by_method
 from clipjax.study.run_group import RunGroup
 from clipjax.train.arrays import Epochs, fit_arrays
 from clipjax.train.distributed import processes
@@ -103,10 +103,26 @@ class Trainer(RunGroup):
                     evaluate=functools.partial(self.measure, index, shared),
                     describe=lambda row, done: self.recipe.rates(index, row, done - 1),
                     stop=notice.reached,
+                    enough=functools.partial(self.enough, index),
                     say=self.say,
                 ),
                 *filter(None, [shared]),
             )
+
+    def enough(self, index: int, step: int, run: int | None = None) -> bool:
+        """Return whether a phase ends after a step because nothing gets better; say so."""
+        last = index == len(self.spans) - 1
+        if not last or step <= self.spans[index].start or not enough(self, step, run):
+            return False
+        if step < self.total_steps:
+            training, name = self.training, self.method.phases[index].name
+            whose = self.title if run is None else f"{name}, seed {training.seeds[run]},"
+            self.say(
+                f"{whose} ends after epoch {step // self.per_epoch} of "
+                f"{self.method.config.epochs}: no better {training.selection} in "
+                f"{training.patience} validations"
+            )
+        return True
 
     @contextlib.contextmanager
     def name_the_group(self):
@@ -156,7 +172,11 @@ class Trainer(RunGroup):
         until, data, shared = span.start + span.steps, self.method.data, self.shared(index)
         batching = Batching(seed, self.method.config.batch_size, self.sampler, processes.place())
         source, target = self.images()
-        devices, saved = self.study.devices, every * self.training.save_every
+        devices, training, saved = (
+            self.study.devices,
+            self.training,
+            every * self.training.save_every,
+        )
         first = seed == self.training.seeds[0]
         trace = wanted_trace(devices.profile, self.workdir) if first else None
 
@@ -195,6 +215,7 @@ class Trainer(RunGroup):
                         **self.recipe.rates(index, 0, n - 1),
                     },
                     stop=notice.reached,
+                    enough=functools.partial(self.enough, index, run=training.seeds.index(seed)),
                     say=self.say,
                 ),
                 *filter(None, [shared]),

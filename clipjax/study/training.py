@@ -218,6 +218,12 @@ class Training:
     )
     optim: Optim = Optim()
     selection: str = field("last", "the rule that picks a checkpoint", known=_RULES)
+    patience: int = field(
+        0,
+        "validations without a better score of `selection` that end the last phase; 0: off",
+        low=0,
+    )
+    min_delta: float = field(0.0, "by how much a score must be better for patience", low=0)
     save_every: int = field(10, "epochs between checkpoints, with a validation each", low=1)
     keep: int = field(2, "newest checkpoints of a phase on disk", low=1)
     keep_best: int = field(
@@ -233,6 +239,11 @@ class Training:
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""
+        if self.patience and self.selection == "last":
+            return (
+                f"patience={self.patience} waits for a better score of `selection`, and "
+                "selection=last has none; choose a rule, as selection=source_val."
+            )
         if self.keep_best and self.selection == "last":
             return (
                 f"keep_best={self.keep_best} keeps the best checkpoints by `selection`, and "

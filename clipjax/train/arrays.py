@@ -58,7 +58,7 @@ def fit_arrays(
       shared: parameters that no run changes, for the step: one copy for all runs.
 
     Returns:
-      The stacked states after the last epoch.
+      The stacked states after the last epoch, or after that at which `out.enough` was true.
 
     Raises:
       NonFiniteError: a loss became NaN or infinite; nothing after it is saved.
@@ -74,6 +74,8 @@ def fit_arrays(
     shared = jax.tree.map(place, shared)
     origin = int(np.asarray(states.step)[0]) // per_epoch
     states = _newest(out.checkpointer, states)
+    if out.enough(int(np.asarray(states.step)[0])):
+        return states
     method_of, padded = _spread((np.arange(runs) * len(plan.names) // runs, states), mesh)
     begun = int(np.asarray(states.step)[0]) // per_epoch
     examples = per_epoch * plan.batch_size * runs
@@ -85,13 +87,17 @@ def fit_arrays(
             done = first + count
             stopping = any([out.stop(n + 1) for n in range(first * per_epoch, done * per_epoch)])
             due, scores = (done - origin) % plan.save_every == 0 or done == plan.epochs, None
+            ending = False
             if due or stopping:
                 states = _gathered(padded, runs, mesh)
                 if due and out.evaluate:
                     scores = journal.write_scores(done, out.evaluate(states.params))
+                    ending = out.enough(done * per_epoch)
                 out.checkpointer.save(done * per_epoch, states, scores=scores)
             if stopping:
                 leave(out.checkpointer, " and ".join(plan.names), done * per_epoch)
+            if ending:
+                break
     return states
 
 

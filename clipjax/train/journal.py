@@ -30,6 +30,8 @@ class Outputs:
     describe: Callable[[int, int], dict[str, Any]] = lambda position, updates: {}
     # Steps made -> whether to save and leave (`clipjax.train.preemption.Notice.reached`).
     stop: Callable[[int], bool] = lambda step: False
+    # Steps made, as of a checkpoint -> whether validations say that the phase ends here.
+    enough: Callable[[int], bool] = lambda step: False
     say: Callable[[str], None] = lambda line: None  # prints a line
 
 

@@ -70,6 +70,8 @@ def fit_stream(
     program = make_program(step, state, mesh, plan.parallel, *shared)
     state = _newest(out.checkpointer, program.place_state(state))
     first, saved = int(state.step), time.perf_counter()
+    if out.enough(first):
+        return state
     run = traced(program.run, plan.trace, first, total) if plan.trace else program.run
     batches = open_batches(first) if first < total else iter(())
     following = lambda n: program.place_batch(next(batches)) if n < total else None
@@ -79,18 +81,22 @@ def fit_stream(
         for done, state, metrics in driven:
             journal.count(metrics)
             saving, scores = done % plan.save_every == 0 or done == total, None
+            ending = False
             if done % plan.log_every == 0 or saving:
                 journal.write_means(done)
             if every and (done % every == 0 or done == total):
                 scores = journal.write_scores(done, out.evaluate(state.params))
+                ending = out.enough(done)
             stopping = out.stop(done)
-            late = stopping or _is_late(time.perf_counter() - saved, done)
+            late = stopping or ending or _is_late(time.perf_counter() - saved, done)
             if saving or late:
                 journal.means(done)  # no state is saved with unchecked losses
                 out.checkpointer.save(done, state, scores=scores)
                 saved = time.perf_counter()
             if stopping:
                 leave(out.checkpointer, plan.phase, done)
+            if ending:
+                break
     return state
 
 
