@@ -23,6 +23,8 @@ OPTIONS = {
     "domain_weight": "factor on the domain loss; 0: none",
     "entropy": "CDAN+E: sure examples count more; False is CDAN",
     "randomized": "width of the randomised map, for many features and classes; 0: all products",
+    # flyp
+    "same_class": "others of a class in the batch: negatives, positives or ignored",
     # finetune
     "diversity_weight": "factor on the loss that draws an ensemble's members apart",
     "diversity_margin": "spread of the members' logits from which they are left alone",

@@ -40,7 +40,7 @@ TEXT |= {"optim": {"lr": 1e-3}, "wise": (0.5,)}
 def averaged(photos, wee_clip, tmp_path_factory):
     """A finished run that selects an epoch, of a method that averages its last two."""
     workdir = tmp_path_factory.mktemp("variants") / "run"
-    config = config_of(photos, wee_clip, swa=SWA, text=TEXT)
+    config = config_of(photos, wee_clip, swa=SWA, text=TEXT | {"loss": "flyp"})
     config.keep, config.selection = 9, "source_val"
     return config, workdir, run(parsed(config), workdir, pages=False)
 

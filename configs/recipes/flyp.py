@@ -1,0 +1,33 @@
+"""FLYP: both towers fine-tuned as CLIP was trained, images against prompts of their classes.
+
+clipjax run recipes/flyp
+clipjax run recipes/flyp methods.flyp.same_class=positives
+
+Goyal et al. 2023 (arXiv 2212.00638), with its rate, decay and warm-up; their batches are of 256
+and 512 images. What differs from the code: an epoch sees each image once (theirs once for each
+template), biases and norms do not decay, and no epoch is picked.
+"""
+
+from clipjax.configs import common
+
+
+def get_config(arg: str | None = None):
+    """`recipes/flyp[:source=...,target=...,smoke]`."""
+    config = common.study()
+    config.experiment = "flyp"
+    epochs = 1 if common.apply_arg(config, arg) else 10
+    config.stages = ("flyp",)
+    config.methods.flyp = {
+        "loss": "flyp",
+        "heads": {"text": True},
+        "freeze": (),
+        "epochs": epochs,
+        "optim": {
+            "lr": 1e-5,
+            "weight_decay": 0.2,
+            "warmup": 0.1,
+            "warmup_kind": "linear_next",
+            "clip_norm": 0.0,
+        },
+    }
+    return config
