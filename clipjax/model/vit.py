@@ -1,0 +1,110 @@
+"""A supervised ViT (Dosovitskiy et al. 2021, arXiv 2010.11929): an image tower without texts."""
+
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from clipjax.adapt.method import Backbone
+from clipjax.errors import ConfigError
+from clipjax.model.clip import VisionConfig, normalize, patchify
+from clipjax.model.layers.norm import LayerNorm
+from clipjax.model.layers.positions import sincos_positions
+from clipjax.model.transformer import run_blocks
+
+PyTree = Any
+TOWERS = {"image": "vit/.*"}
+
+
+class ViT(nn.Module):
+    """Images to the class token behind the last norm, float [B, S, S, 3] -> float32 [B, D].
+
+    Against CLIP's tower its patches have a bias, there is no norm before the blocks, and GELU is
+    exact. Attributes as of `clipjax.model.clip.VisionTower`.
+    """
+
+    config: VisionConfig
+    dtype: Any = jnp.float32
+    kernel: str | None = None
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, all_hidden: bool = False):
+        cfg, width = self.config, self.config.hidden_size
+        if images.shape[1:] != (cfg.image_size, cfg.image_size, cfg.num_channels):
+            wanted = f"[batch, {cfg.image_size}, {cfg.image_size}, {cfg.num_channels}]"
+            raise ValueError(f"images of shape {images.shape} do not fit: give {wanted}.")
+        init = nn.initializers.normal(0.02)
+        shape = (cfg.patch_size**2 * cfg.num_channels, width)
+        kernel = self.param("patch_embedding", nn.initializers.lecun_normal(), shape)
+        bias = self.param("patch_bias", nn.initializers.zeros, (width,))
+        first = self.param("class_embedding", init, (width,))
+        grid = cfg.image_size // cfg.patch_size
+        positions = self.param("position_embedding", lambda _: sincos_positions(grid, width))
+        cast = lambda x: x.astype(self.dtype)
+        patches = patchify(cast(images), cfg.patch_size)
+        x = patches @ cast(kernel) + cast(bias)
+        first = jnp.broadcast_to(cast(first), (len(x), 1, width))
+        x = jnp.concatenate([first, x], axis=1) + cast(positions)
+        x, hidden = run_blocks(self, x, lambda x: x[:, :1], causal=False, every=all_hidden)
+        pooled = LayerNorm(cfg.layer_norm_eps, name="layernorm")(x[:, 0])
+        return (pooled, hidden) if all_hidden else pooled
+
+
+def vit_backbone(module: ViT, look=lambda pixels, rng: pixels, cached=()) -> Backbone:
+    """A ViT as pure functions over trees that hold its parameters as "vit", as `make_backbone`.
+
+    It has no texts: whatever asks for class texts, or their scale, raises ConfigError.
+    """
+
+    def image(params, inputs, rng=None):
+        if "image" in cached:
+            return inputs
+        return normalize(module.apply({"params": params["vit"]}, look(inputs, rng)))
+
+    def absent(*_, **__):
+        raise ConfigError(
+            "a ViT without a text tower has no class texts; give heads with start='random', or a "
+            "CLIP as the model."
+        )
+
+    encode = {"image": image, "text": absent}
+    return Backbone(encode, absent, absent, TOWERS, frozenset(cached))
+
+
+_EMBEDDINGS = {
+    "embeddings.cls_token": "class_embedding",
+    "embeddings.position_embeddings": "position_embedding",
+    "embeddings.patch_embeddings.projection.weight": "patch_embedding",
+    "embeddings.patch_embeddings.projection.bias": "patch_bias",
+}
+_BLOCK = (
+    (r"^encoder\.layer\.(\d+)\.", r"block_\1/"),
+    (r"/attention\.attention\.(query|key|value)", lambda m: f"/self_attn/{m[1][0]}_proj"),
+    (r"/attention\.output\.dense", "/self_attn/out_proj"),
+    (r"/intermediate\.dense", "/fc1"),
+    (r"/output\.dense", "/fc2"),
+    (r"/layernorm_before", "/layer_norm1"),
+    (r"/layernorm_after", "/layer_norm2"),
+)
+
+
+def vit_path(name: str) -> str | None:
+    """Return the path of a Hugging Face tensor in our tree; None for those that are not used.
+
+    >>> vit_path("vit.encoder.layer.3.attention.attention.query.weight")
+    'block_3/self_attn/q_proj/kernel'
+    >>> vit_path("classifier.weight"), vit_path("layernorm.bias")
+    (None, 'layernorm/bias')
+    """
+    name = name.removeprefix("vit.")
+    if re.match(r"(classifier|pooler|embeddings\.mask_token)\b", name):
+        return None
+    if name in _EMBEDDINGS:
+        return _EMBEDDINGS[name]
+    for pattern, path in _BLOCK:
+        name = re.sub(pattern, path, name)
+    name = re.sub(r"(norm\d?)[./]weight$", r"\1/scale", name)
+    return re.sub(r"\.weight$", "/kernel", name).replace(".", "/")
