@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from clipjax.errors import CheckpointError, ConfigError
+from clipjax.model.hf.load import load_clip
 from clipjax.model.hf.vit import load_vit
 from clipjax.model.vit import ViT, vit_backbone
 
@@ -47,6 +48,8 @@ def test_every_hidden_state_is_that_of_transformers(tmp_path, kind):
 
 def test_it_is_a_backbone_without_texts(tmp_path):
     saved(tmp_path)
+    with pytest.raises(CheckpointError, match="'vit' model; .*It has no class texts"):
+        load_clip(tmp_path)
     config, params = load_vit(tmp_path)
     backbone = vit_backbone(ViT(config))
     images = jnp.ones((2, 16, 16, 3))

@@ -24,7 +24,9 @@ def config_from_hf(data: dict) -> CLIPConfig:
     """
     kind = data.get("model_type", "clip")
     if kind not in ("clip", *_SINGLE.values()):
-        raise CheckpointError(f"this is a {kind!r} model; clipjax reads models of type 'clip'.")
+        more = " It has no class texts; `clipjax.model.hf.vit.load_vit` reads it." * (kind == "vit")
+        told = f"this is a {kind!r} model; clipjax reads models of type 'clip'.{more}"
+        raise CheckpointError(told)
     sections = {tower: _section(data, kind, tower) for tower in _SINGLE}
     try:
         towers = {t: None if s is None else _tower(t, s) for t, s in sections.items()}
