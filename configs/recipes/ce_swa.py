@@ -8,6 +8,10 @@ smoothing, no clipping, no warm-up. In the second half the rate rises tenfold al
 ablation: there the rate stays. Each has two results, "last" and "average"; last of `constant` is
 plain cross-entropy. What differs from the code: StepLR, which drops the rate after 15 of 20 epochs,
 is left out; the average is taken as it is, and no epoch is picked by target labels.
+
+Measured on the embedded data only by `recipes/ce_swa:smoke` (8 steps, 1 seed, four minutes a method
+on two busy cores): zero-shot 46.2 on render and 35.4 on stencil, trained 50.4 and 38.5. One epoch
+is averaged there, so average and last are equal, and of what SWA adds that says nothing.
 """
 
 from clipjax.configs import common

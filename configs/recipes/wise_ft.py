@@ -6,7 +6,10 @@ clipjax run recipes/wise_ft methods.wise_ft.freeze="('clip/.*',)" methods.wise_f
 Wortsman et al. 2022 (arXiv 2109.01903): weights (1 - alpha) zero-shot + alpha trained, of tower and
 head. Every alpha is a result; which one is best on the source's validation images is said, and the
 page draws the accuracy on other domains over that on the source. Each alpha encodes the images of
-every domain anew. The second command trains the head alone, in seconds. What differs from the
+every domain anew. The second command trains the head alone, in seconds; render to the others on
+the embedded data, test accuracy of 3 seeds (spread at most 0.2): zero-shot 46.2 on render and 39.8
+on the others, alpha 0.5 47.9 and 40.6, as trained 48.5 and 41.0, which validation picks. So WiSE-FT
+does not help that head, which has not forgotten anything. The tower was not measured. What differs from the
 paper's code: biases and norms do not decay, and crops are of the image as the encoder sees it.
 """
 
