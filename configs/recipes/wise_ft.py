@@ -9,8 +9,8 @@ page draws the accuracy on other domains over that on the source. Each alpha enc
 every domain anew. The second command trains the head alone, in seconds; render to the others on
 the embedded data, test accuracy of 3 seeds (spread at most 0.2): zero-shot 46.2 on render and 39.8
 on the others, alpha 0.5 47.9 and 40.6, as trained 48.5 and 41.0, which validation picks. So WiSE-FT
-does not help that head, which has not forgotten anything. The tower was not measured. What differs from the
-paper's code: biases and norms do not decay, and crops are of the image as the encoder sees it.
+does not help that head, which has not forgotten anything. The tower was not measured.
+What differs from the paper's code: biases and norms do not decay, and images are not cropped.
 """
 
 from clipjax.configs import common
