@@ -6,6 +6,11 @@ clipjax run recipes/gradual_unfreezing optim.layer_decay=1.0        the same rat
 The head trains alone for an epoch, from zero-shot; then the projection and the tower's blocks join
 it from the top, one an epoch, and all train for the rest. One slanted triangle runs over all of it;
 each layer has a rate of 1 / 2.6 of that of the layer above.
+
+On the embedded data, seeds 0 to 2, test accuracy in % (standard deviation over seeds), zero-shot
+and this: render (source) 46.2, 49.6 (0.0); stencil (target) 35.4, 35.9 (0.2); flat 43.8, 47.1
+(0.4); clipart 45.8, 44.6 (0.4); cartoon 41.9, 44.2 (0.0); sketch 32.3, 30.1 (0.4). One accuracy
+has a standard error of 3.1 points: no difference here is larger than chance allows by much.
 """
 
 from clipjax.configs import common
