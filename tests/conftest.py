@@ -35,7 +35,7 @@ import pytest
 from clipjax.model.clip import CLIPConfig, TextConfig, VisionConfig
 from clipjax.model.hf.params import abstract_params
 
-# Little of what tracing and compiling leave is garbage; searching it took a tenth of all time.
+# Little of what tracing and compiling leave is garbage; searching it takes time.
 gc.set_threshold(50_000, 20, 20)
 
 REPO = pathlib.Path(__file__).parent.parent
