@@ -190,6 +190,11 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
     if method.config.wise and not starts_at_zero_shot(method):
         remedy = "use heads = {'text': True}, or {} for a linear head, without align"
         raise ConfigError(f"{where}: wise draws to zero-shot, where it does not start; {remedy}.")
+    laid_out = lambda a: a is not None and (a.start or a.last or a.kind == "beta")
+    if study.training.patience and any(laid_out(phase.average) for phase in method.phases):
+        fault = "ends a run when it will, and this average is laid out along all of its epochs"
+        remedy = "average from the start (kind=uniform or ema), or set patience=0"
+        raise ConfigError(f"{where}: patience {fault}; {remedy}.")
     accumulates, parallel = study.training.accumulate > 1, study.devices.parallel == "pmap"
     if (accumulates or parallel) and method.trains and not kind.per_example:
         cut = "accumulate" if accumulates else "parallel"

@@ -144,3 +144,12 @@ def test_weights_are_not_drawn_to_random_ones(change, words):
     entry = {"loss": "finetune", "heads": {}, "wise": (0.5,)} | change
     with pytest.raises(ConfigError, match=words):
         methods_of(config_of("", "tiny", m=entry))
+
+
+@pytest.mark.parametrize("average", [{"start": 0.5}, {"last": 1}, {"kind": "beta"}])
+def test_an_average_of_epochs_that_may_never_come_is_refused(average):
+    """Stopped before it began, it would be the mean of nothing: zeros."""
+    config = config_of("", "tiny", m={"loss": "finetune", "heads": {}, "average": average})
+    config.update(patience=2, selection="source_val")
+    with pytest.raises(ConfigError, match="m: patience ends a run when it will.* patience=0"):
+        methods_of(config)
