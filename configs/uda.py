@@ -3,7 +3,7 @@
 clipjax run uda source=render target=stencil
 clipjax suite --study=uda     all pairs of domains
 
-Closed forms, anchored training and the classics have configs of their own, where they are explained.
+Closed forms, anchored training and the classics have configs of their own, which explain them.
 """
 
 from clipjax.configs import anchored, classics, closed_form, common, dann

@@ -1,5 +1,6 @@
 """What rules that choose a method without target labels were worth, over several runs."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -144,7 +145,7 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
         f"{names(run['model'] for run in runs)}, {names(sorted(seeds))} seeds: {pairs}. Methods: "
         f"{methods}. Accuracies on the target's test images in %, mean over runs."
     )
-    return "\n".join([about, "", *(f"| {' | '.join(row)} |" for row in rows)])
+    return "\n".join([textwrap.fill(about, 120), "", *(f"| {' | '.join(row)} |" for row in rows)])
 
 
 def filled(page: str, made: str) -> str:
