@@ -69,6 +69,10 @@ def test_episodes_that_the_images_cannot_fill_are_refused_by_class():
         DataError, match=r"need 3 labelled images.*1 classes have.*b \(2\), c \(1\)"
     ):
         check_episodes(Episodes(2, 1, 2, 1, 3), labels, CLASSES)
+    # A class that is held out does not count, however many images it has.
+    check_episodes(Episodes(2, 1, 1, 1, 3, left_out=(2,)), labels, CLASSES)
+    with pytest.raises(DataError, match=r"of each; 1 classes have them, not c \(1\)\."):
+        check_episodes(Episodes(2, 1, 1, 1, 3, left_out=(0,)), labels, CLASSES)
 
 
 @pytest.mark.slow

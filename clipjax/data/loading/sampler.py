@@ -71,9 +71,10 @@ class Episodes(NamedTuple):
 def check_episodes(episodes: Episodes, labels: np.ndarray, classes: tuple[str, ...]) -> None:
     """Raise DataError if too few classes have enough labelled examples for an episode."""
     counts, need = np.bincount(labels, minlength=len(classes)), episodes.shot + episodes.query
-    enough = int((counts >= need).sum())
+    kept = [k for k in range(len(classes)) if k not in episodes.left_out]
+    enough = sum(int(counts[k]) >= need for k in kept)
     if enough < episodes.way:
-        short = [f"{name} ({n})" for name, n in zip(classes, counts, strict=True) if n < need]
+        short = [f"{classes[k]} ({counts[k]})" for k in kept if counts[k] < need]
         fault = f"episodes of {episodes.way} classes need {need} labelled images of each; {enough}"
         lack = f"classes have them, not {', '.join(short[:10])}"
         raise DataError(f"{fault} {lack}. Take fewer classes or images.")
