@@ -171,7 +171,7 @@ def open_data(study: Study, dataset: Dataset | None = None) -> tuple[Dataset, li
     for target in study.targets:
         if target not in dataset.domains and is_place(target):
             dataset = WithPlace(dataset, target, data.root, data.fractions)
-        elif target in dataset.domains and "val" not in dataset.splits_of(target):
+        elif target in dataset.domains and dataset.splits_of(target) == ("test",):
             dataset = Dealt(dataset, target, data.fractions)
             notes.append(f"{target} has test images alone: as the target they {DEALT}")
     for domain in data.sources:

@@ -1,7 +1,9 @@
 """Studies over data as published: a target without train, one with test alone, a single domain."""
 
+import numpy as np
 import pytest
 
+from clipjax.data.dataset import ArrayDataset, ArraySource
 from clipjax.errors import ConfigError
 from clipjax.study import Data, Encoder, Study, Training, run
 from clipjax.study.plan import check_parts, matched_data, needed_parts
@@ -69,3 +71,15 @@ def test_test_images_alone_are_dealt_for_a_target_and_stay_whole_elsewhere(wee_c
     few = study(root, wee_clip, source="imagenet", target="imagenet_a", classes="intersection")
     dataset, _ = matched_data(few)
     assert len(dataset.classes) == 3 and dataset.texts[dataset.classes[0]] == "missile"
+
+
+def test_a_target_with_train_keeps_its_splits(wee_clip, tmp_path):
+    images = lambda n: np.full((n, 8, 8, 3), n, np.uint8)
+    part = lambda domain, split, n: ArraySource(
+        images(n), np.arange(n) % 2, classes="ab", domain=domain, split=split
+    )
+    parts = {"a": ("train", "val", "test"), "b": ("train", "test")}
+    given = ArrayDataset({d: {s: part(d, s, 4) for s in has} for d, has in parts.items()})
+    dataset, notes = matched_data(study("", wee_clip, source="a", target="b"), given)
+    assert dataset.splits_of("b") == ("train", "test") and len(dataset.source("b", "test")) == 4
+    assert not any("dealt" in note for note in notes)
