@@ -114,9 +114,11 @@ def selected(group: RunGroup, history: list[list[dict]]) -> TrainState:
         with group.checkpointer(phase, seed) as checkpointer:
             step = _picked(group, position, entries, checkpointer.steps)
             state, *_ = checkpointer.restore(like, step)
-            if leaves(like.average) and step != checkpointer.latest:
+            end = entries[-1]["epoch"] * group.per_epoch
+            end = max(there for there in checkpointer.steps if there <= end)
+            if leaves(like.average) and step != end:
                 # A mean is of the run's end: where another epoch is picked, it may not have begun.
-                state = state._replace(average=checkpointer.restore(like)[0].average)
+                state = state._replace(average=checkpointer.restore(like, end)[0].average)
         states.append(jax.tree.map(lambda x: x[position], state) if cached else state)  # noqa: B023
     return jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *states)
 

@@ -1,7 +1,7 @@
 """Methods that train as one program: their functions, phases, states and steps."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -188,11 +188,12 @@ class RunGroup:
             told = f"{old} is of a clipjax that trained {phase.name} from pixels"
             raise CheckpointError(f"{told}; start anew in another --workdir.")
         if training.selection != "last" and phase is self.method.phases[-1]:
-            best = functools.partial(
-                best_steps,
-                rule=training.selection,
-                count=max(1, training.keep_best),
-                ends=self.ends if seed is None else (),
-            )
+            best = functools.partial(self._kept_steps, phase, seed)
         folder = folder if seed is None else folder / f"seed{seed}"
         return Checkpointer(folder, keep=training.keep, best=best, run=run_name(self.workdir))
+
+    def _kept_steps(self, phase: PhaseConfig, seed: int | None, scored: Sequence[Mapping]) -> set:
+        """Return the steps of the last phase that stay: the best, and where means end early."""
+        count, ends = max(1, self.training.keep_best), self.ends if seed is None else []
+        best = best_steps(scored, self.training.selection, count, ends)
+        return best | {end for end in ends if end is not None and phase.average}

@@ -50,9 +50,10 @@ def test_patience_needs_a_score():
 
 @pytest.mark.slow
 def test_seeds_of_one_program_end_by_their_own_validations(photos, wee_clip, tmp_path):
-    config = config_of(photos, wee_clip, dann=HEAD | {"optim": {"lr": 0.3}})
+    more = {"optim": {"lr": 0.3}, "average": {"kind": "uniform"}}
+    config = config_of(photos, wee_clip, dann=HEAD | more)
     config.epochs, config.patience, config.selection = 12, 1, "source_val"
-    config.seeds = (0, 1, 2)
+    config.seeds, config.keep = (0, 1, 2), 1
     said = []
     found = run(parsed(config), tmp_path, said.append, pages=False)
     scores = [r["evaluation"]["source_val"] for r in found.curves if "evaluation" in r]
@@ -71,8 +72,15 @@ def test_seeds_of_one_program_end_by_their_own_validations(photos, wee_clip, tmp
         select(entries[:end], "source_val")["epoch"] for entries, end in zip(raw, ends, strict=True)
     ]
     assert found.results["selection_rules"]["dann"]["source_val"]["epoch"] == picked
-    again = trained(config, tmp_path).params
-    jax.tree.map(np.testing.assert_array_equal, found.params["dann"], again)
+    again = trained(config, tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, found.params["dann"], again.params)
+    first = int(np.argmin(ends))  # its mean is of its own end, as if it ran alone
+    assert ends[first] < len(scores)
+    config.seeds = (first,)
+    run(parsed(config), tmp_path / "alone", pages=False)
+    alone = trained(config, tmp_path / "alone").variants["average"]
+    close = lambda a, b: np.testing.assert_allclose(a[first], b[0], rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, again.variants["average"], alone)
 
 
 @pytest.mark.slow
