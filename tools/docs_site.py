@@ -1,13 +1,15 @@
 """Hooks of mkdocs: files of the repository as pages, the API's list, links between them.
 
 README.md, ARCHITECTURE.md and the cards of the embedded assets lie where people and tools look for
-them; the site shows them without a second copy. The reference is made of what `clipjax` exports and
-of the methods in `clipjax/adapt`, so that nothing is left out.
+them; the site shows them without a second copy. The reference is made of what `clipjax` exports, of
+the methods in `clipjax/adapt` and of the configs, so that nothing is left out.
 """
 
+import ast
 import pathlib
 import posixpath
 import re
+import textwrap
 
 from mkdocs.structure.files import File
 
@@ -56,7 +58,7 @@ def linked(text: str, place: str) -> str:
 def api() -> str:
     """Return the page of everything that `clipjax` exports, by module."""
     lines = [
-        "# Python",
+        "# Names",
         "",
         "What `import clipjax` offers; nothing heavy is loaded before it is used.",
     ]
@@ -74,6 +76,23 @@ def methods() -> str:
             options = "    options:\n      members: [make_method]\n      show_root_full_path: true"
             lines += ["", f"::: clipjax.adapt.{file.stem}\n{options}"]
     return "\n\n".join(lines) + "\n"
+
+
+def configs() -> str:
+    """Return the page of the configs that come with clipjax: what each says of itself."""
+    folder = ROOT / "configs"
+    lines = ["# Configs", "What `clipjax run NAME` runs, as each file of `configs/` says it."]
+    for file in sorted(folder.glob("*.py")) + sorted(folder.glob("recipes/*.py")):
+        if "def get_config(" in (text := file.read_text()):
+            lines += [f"## `{file.relative_to(folder).with_suffix('')}`"]
+            lines += map(_paragraph, ast.get_docstring(ast.parse(text)).split("\n\n"))
+    return "\n\n".join(lines) + "\n"
+
+
+def _paragraph(text: str) -> str:
+    """Return a paragraph of a docstring, commands as a code block."""
+    block = textwrap.dedent(text)
+    return f"```\n{block}\n```" if block.startswith(("clipjax ", "python ")) else block
 
 
 def _table(lines: dict[str, tuple]) -> str:
@@ -123,7 +142,8 @@ def on_files(files, config):
 
 
 def _generated() -> dict[str, str]:
-    return {"api.md": api(), "methods.md": methods(), "config.md": fields()}
+    made = {"api.md": api(), "methods.md": methods(), "configs.md": configs()}
+    return made | {"config.md": fields()}
 
 
 def on_page_markdown(markdown, page, config, files):
