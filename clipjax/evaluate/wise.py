@@ -17,6 +17,7 @@ def curves(rows: Sequence[Mapping], source: str) -> dict[str, dict[str, Any]]:
     Returns {method: {"alpha": the share that is best on the source's validation split, the smallest
     of equals, "curve": [{"alpha", "source_val", "source", "others": mean over the other domains}]}}
     of mean accuracies over seeds; "source" and "others" are of test images, and choose nothing.
+    The domains of a joined source ("a+b") are no others.
     """
     test, val = lines_of(rows), lines_of(rows, "val")
     methods = dict.fromkeys(line.method for line in test if line.variant.startswith(PREFIX))
@@ -44,7 +45,8 @@ def _share(line: Line, method: str) -> float | None:
 
 def _point(share: float, line: Line, held: Line | None, source: str) -> dict[str, float | None]:
     mean = lambda row: None if row is None else row["accuracy_mean"]
-    others = [mean(row) for domain, row in line.rows.items() if domain != source]
+    trained = {source, *source.split("+")}
+    others = [mean(row) for domain, row in line.rows.items() if domain not in trained]
     others = [value for value in others if value is not None]
     return {
         "alpha": share,
