@@ -30,7 +30,7 @@ def make_method(
     ValueError: no strengths, or one that is not positive; in the fit, missing or empty parts.
     """
     grid = (strengths,) if isinstance(strengths, (int, float)) else tuple(strengths)
-    if not grid or not all(isinstance(c, (int, float)) and c > 0 for c in grid):
+    if not grid or not all(isinstance(c, (int, float)) and 0 < c < float("inf") for c in grid):
         raise ValueError(f"strengths is {strengths!r}; give positive numbers, as scikit-learn's C.")
 
     @jax.jit

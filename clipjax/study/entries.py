@@ -98,7 +98,7 @@ def _check_averages(phases: list[trains.PhaseConfig], where: str) -> None:
     """Raise ConfigError for running means that would be dropped, or of more than there is."""
     for phase in phases:
         at = f"{where}.phases.{phase.label}" if phase.label else where
-        if phase.average and phase.average.last > phase.epochs:
+        if phase is phases[-1] and phase.average and phase.average.last > phase.epochs:
             told = f"{at}.average.last is {phase.average.last}, and it trains {phase.epochs} epochs"
             raise ConfigError(f"{told}; give at most as many.")
         if phase.average and not phases[-1].average:

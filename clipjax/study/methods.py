@@ -190,6 +190,8 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
     if method.config.wise and not starts_at_zero_shot(method):
         remedy = "use heads = {'text': True}, or {} for a linear head, without align"
         raise ConfigError(f"{where}: wise draws to zero-shot, where it does not start; {remedy}.")
+    if not method.trains and any(phase.average for phase in method.config.phases):
+        raise ConfigError(f"{said} takes no steps to average over; leave average out.")
     laid_out = lambda a: a is not None and (a.start or a.last or a.kind == "beta")
     if study.training.patience and any(laid_out(phase.average) for phase in method.phases):
         fault = "ends a run when it will, and this average is laid out along all of its epochs"
@@ -204,7 +206,7 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
 
 def starts_at_zero_shot(method: Method) -> bool:
     """Return whether a method's first answers are zero-shot's."""
-    heads = method.heads if method.trains else None
+    heads = method.heads if method.trains and "support" not in method.kind.reads else None
     return heads is not None and method.config.align == "none" and (heads.text or heads.from_texts)
 
 

@@ -119,10 +119,15 @@ def test_the_share_is_chosen_on_source_validation():
     assert found["alpha"] == 0.5  # of as good a validation as the trained ones
     assert found["curve"][1] == {"alpha": 0.2, "source_val": 0.7, "source": 0.6, "others": 0.9}
     assert wise.curves(rows[:8], "real") == {}
+    joined = wise.curves(
+        [{**each, "domain": NAMES[each["domain"]]} for each in rows], "real+sketch"
+    )
+    assert joined["m"]["curve"][-1]["others"] == 0.1  # sketch was trained on
     said = wise.sentences({"wise": {"m": found}})[0]
     assert "alpha 0.5 70.0, 50.0; zero-shot 50.0, 50.0; as trained 90.0, 20.0" in said
 
 
+NAMES = {"real": "real+sketch", "sketch": "sketch", "clipart": "clipart"}
 PLACES = (("real", "val"), ("real", "test"), ("sketch", "test"), ("clipart", "test"))
 
 
@@ -138,12 +143,24 @@ def wise_row(method, variant, domain, split, value):
         ({"align": "coral"}, "where it does not start; .* without align"),
         ({"wise": (0.0, 0.5)}, r"m.wise is \(0.0, 0.5\); give a tuple of numbers between 0 and 1"),
         ({"wise": True}, "m.wise is True; give a tuple"),
+        ({"loss": "maml", "episodes": {"way": 2}}, "wise draws to zero-shot, where it does not"),
     ],
 )
 def test_weights_are_not_drawn_to_random_ones(change, words):
     entry = {"loss": "finetune", "heads": {}, "wise": (0.5,)} | change
     with pytest.raises(ConfigError, match=words):
         methods_of(config_of("", "tiny", m=entry))
+
+
+def test_an_average_of_last_epochs_is_of_the_last_of_its_phases():
+    entry = {"loss": "finetune", "heads": {}, "average": {"last": 3}, "epochs": 4}
+    entry |= {"unfreeze": {"order": ("clip/vision/block_1",), "epochs": 1}, "freeze": ()}
+    assert methods_of(config_of("", "tiny", m=entry))["m"].phases[-1].average.last == 3
+    entry["average"] = {"last": 4}
+    with pytest.raises(ConfigError, match="average.last is 4, and it trains 3 epochs"):
+        methods_of(config_of("", "tiny", m=entry))
+    with pytest.raises(ConfigError, match="'prototypes' takes no steps to average over"):
+        methods_of(config_of("", "tiny", m={"loss": "prototypes", "average": {}}))
 
 
 @pytest.mark.parametrize("average", [{"start": 0.5}, {"last": 1}, {"kind": "beta"}])
