@@ -16,17 +16,19 @@ AT_ONCE = 20  # episodes that are computed side by side
 Cells = tuple[list[str], list[list[str]]]
 
 
-def interval(accuracies: ArrayLike) -> tuple[float, float]:
+def interval(accuracies: ArrayLike) -> tuple[float, float | None]:
     """Return the mean over episodes [N] and half the width of its 95 % confidence interval.
 
-    1.96 standard errors, as few-shot papers have it; NaN of a single episode.
+    1.96 standard errors, as few-shot papers have it; None of a single episode.
 
     >>> interval([0.5, 0.7, 0.6, 0.6])
     (0.6, 0.080017)
     """
     found = np.asarray(accuracies, np.float64)
-    error = found.std(ddof=1) / len(found) ** 0.5 if len(found) > 1 else np.nan
-    return round(float(found.mean()), 6), round(float(1.96 * error), 6)
+    mean = round(float(found.mean()), 6)
+    if len(found) == 1:
+        return mean, None
+    return mean, round(float(1.96 * found.std(ddof=1) / len(found) ** 0.5), 6)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))
@@ -69,7 +71,8 @@ def cells(results: Mapping[str, Any]) -> Cells:
         )
         kind = f"{row['way']}-way {row['shot']}-shot"
         line = lines.setdefault((name, kind), {})
-        line[row["domain"]] = f"{100 * row['accuracy']:.1f} ± {100 * row['ci95']:.1f}"
+        half = "" if row["ci95"] is None else f" ± {100 * row['ci95']:.1f}"
+        line[row["domain"]] = f"{100 * row['accuracy']:.1f}{half}"
     body = [[*key, *(line.get(d, "–") for d in domains)] for key, line in lines.items()]
     return ["few-shot episodes", "task", *domains], body
 

@@ -1,5 +1,6 @@
 """A study with its data, model and methods opened, and what of it cannot train."""
 
+import inspect
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -242,7 +243,9 @@ def task_bytes(plan: Plan, method: Method) -> int:
     sizes, width = jax.tree.leaves(own), plan.clip_config.projection_dim
     layers = width + sum(x.shape[-1] for x in sizes if len(x.shape) > 1)
     images = episodes.tasks * episodes.way * (episodes.shot + episodes.query)
-    steps = max(phase.options.get("steps", 0) for phase in method.phases)
+    usual = inspect.signature(method.make).parameters.get("steps")
+    usual = 0 if usual is None else usual.default
+    steps = max(phase.options.get("steps", usual) for phase in method.phases)
     copies = episodes.tasks * (steps + 2) * sum(x.size for x in sizes)
     found = 4 * len(plan.study.training.seeds) * (2 * images * layers + copies)
     if not all(cached_phases(plan, method)):  # its seeds one after the other

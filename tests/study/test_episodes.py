@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from clipjax.errors import ConfigError, DataError
+from clipjax.evaluate.episodes import cells, interval
 from clipjax.study import Data, Encoder, Study, Training, prepared, run
 from clipjax.study.episode_sizes import judging_sampler, left_out, training_sampler
 from clipjax.study.header import header
@@ -56,6 +57,14 @@ def test_methods_are_judged_by_episodes_beside_clip(photos, wee_clip, tmp_path):
     assert "2 steps of 2 episodes of 2 classes, about" in " ".join(told.split())
 
 
+def test_a_single_episode_has_no_interval():
+    row = {"method": "m", "variant": "", "way": 5, "shot": 1, "domain": "real"}
+    row["accuracy"], row["ci95"] = interval([0.6])
+    assert cells({"episodes": [row]})[1] == [["m", "5-way 1-shot", "60.0"]]
+    row["accuracy"], row["ci95"] = interval([0.5, 0.7, 0.6, 0.6])
+    assert cells({"episodes": [row]})[1] == [["m", "5-way 1-shot", "60.0 ± 8.0"]]
+
+
 def test_held_out_classes_are_in_no_training_episode_and_alone_in_tests():
     episodes = Episodes(way=3, shot=1, query=1, count=40, held_out=4, test_way=4)
     out, labels = left_out(episodes, 9), np.repeat(np.arange(9), 3)
@@ -96,6 +105,12 @@ def test_episodes_that_cannot_be_are_refused_at_the_start(photos, wee_clip, meth
 
 def test_tasks_too_large_for_memory_are_refused_with_their_size(photos, wee_clip, monkeypatch):
     monkeypatch.setattr(prepared, "device_memory", lambda: 20_000)
+    size = lambda **steps: prepared.task_bytes(
+        prepare(asked(steps), training=False), prepare(asked(steps), training=False).methods["m"]
+    )
+    usual = {k: v for k, v in METHODS["maml"].items() if k != "steps"}
+    asked = lambda steps: study_of(photos, wee_clip, {"m": usual | steps}, seeds=(0,))
+    assert size() == size(steps=5) < size(steps=6)
     study = study_of(photos, wee_clip, {"m": METHODS["maml"] | {"steps": 40}}, seeds=(0,))
     with pytest.raises(ConfigError, match=r"a step of 2 tasks of 2 x \(1 \+ 1\) images needs ab"):
         prepare(study)
