@@ -116,6 +116,9 @@ class Optim:
             return f"min_lr={self.min_lr} is above lr={self.lr}; give a smaller one."
         if self.warmup and self.warmup_kind == "constant" and not self.warmup_from:
             return "warmup_kind=constant stays at warmup_from, which is 0; give a rate."
+        if self.warmup_kind in ("constant", "cosine") and not self.warmup:
+            told = f"warmup_kind={self.warmup_kind} says how a warm-up goes, and warmup is 0"
+            return f"{told}: there is none; give a share of the run (1 for torch's SWALR)."
         return ""
 
 

@@ -95,6 +95,10 @@ def test_choices_are_those_of_what_reads_them():
             {"optim": {"warmup": 0.1, "warmup_kind": "constant"}},
             "optim.warmup_kind=constant stays at warmup_from, which is 0",
         ),
+        (
+            {"optim": {"warmup_kind": "cosine", "warmup_from": 1e-5}},
+            "optim.warmup_kind=cosine says how a warm-up goes, and warmup is 0",
+        ),
         ({"optim": {"layer_decay": 0.0}}, "optim.layer_decay is 0.0; give a share above 0"),
         ({"optim": {"b1": 1.0}}, "optim.b1 is 1.0; give at least 0 and less than 1"),
         ({"epochs": True}, "epochs is True; give a whole number, at least 1"),
