@@ -57,7 +57,7 @@ def average_rule(average: Average | None, span: Span, per_epoch: int) -> average
         return averages.beta(average.b, span.steps, span.start)
     if average.kind == "ema":
         return averages.ema(average.decay, every)
-    before = math.floor(average.start * span.steps)
+    before = math.floor(average.start * span.steps + 1e-6)  # 0.57 * 100 is 56.99999999999999
     if average.last:
         before = span.steps - average.last * per_epoch
     return averages.uniform(span.start + before, every)

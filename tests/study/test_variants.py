@@ -1,6 +1,7 @@
 """Further results of a method: the average of its last epochs, its weights drawn to zero-shot."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +13,10 @@ from clipjax.evaluate.rows import row
 from clipjax.study import run
 from clipjax.study.encode import encode_texts
 from clipjax.study.plan import prepare
+from clipjax.study.recipe import average_rule
 from clipjax.study.trainer import trainers
+from clipjax.study.training import Average
+from clipjax.train.phases import Span
 from tests.conftest import methods_of, parsed
 from tests.study.test_study import config_of, trained
 
@@ -150,6 +154,11 @@ def test_weights_are_not_drawn_to_random_ones(change, words):
     entry = {"loss": "finetune", "heads": {}, "wise": (0.5,)} | change
     with pytest.raises(ConfigError, match=words):
         methods_of(config_of("", "tiny", m=entry))
+
+
+def test_an_average_begins_after_its_share_whatever_its_rounding():
+    rule = average_rule(Average(start=0.57), Span(200, 100, ()), 10)
+    assert [float(rule.weight(jnp.int32(step))) for step in (257, 258)] == [0.0, 1.0]
 
 
 def test_an_average_of_last_epochs_is_of_the_last_of_its_phases():
