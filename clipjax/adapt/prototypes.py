@@ -64,21 +64,21 @@ def make_method(backbone: Backbone, classes: Classes, *, temperature: float = 0.
     images.
     """
     check_temperature(temperature)
-    factor = lambda: temperature or jnp.asarray(classes.scale, jnp.float32)
+    factor = lambda texts: temperature or jnp.asarray(texts.scale, jnp.float32)
 
     @jax.jit
-    def solve(x, labels):
+    def solve(x, labels, factor):
         member = jax.nn.one_hot(labels, len(classes.names), axis=0)
         means = jnp.matmul(member, x, precision="highest")
         means = means / jnp.maximum(member.sum(axis=1), 1)[:, None]
-        return {"prototypes": prototype_head(means, factor())}
+        return {"prototypes": prototype_head(means, factor)}
 
     def fit(data, texts):
         found = checked(data, len(texts.names), "source")["source"]
         check_counts(count_classes(found["label"], len(texts.names)), texts.names, "a prototype")
-        return solve(found["inputs"], found["label"])
+        return solve(found["inputs"], found["label"], factor(texts))
 
     def episode(params, support, inputs, weight=None):
-        return linear_logits(prototype_head(set_means(support, weight), factor()), inputs)
+        return linear_logits(prototype_head(set_means(support, weight), factor(classes)), inputs)
 
     return ClosedForm(fit, predict_linear(classes), episode=episode)

@@ -9,6 +9,7 @@ import pytest
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate.episodes import cells, interval
 from clipjax.study import Data, Encoder, Study, Training, prepared, run
+from clipjax.study.encode import encode_texts
 from clipjax.study.episode_sizes import judging_sampler, left_out, training_sampler
 from clipjax.study.header import header
 from clipjax.study.plan import prepare
@@ -50,6 +51,11 @@ def test_methods_are_judged_by_episodes_beside_clip(photos, wee_clip, tmp_path):
     assert by_name["prototypes", "real"]["accuracy"] == by_name["class means", "real"]["accuracy"]
     said = (tmp_path / "run" / "results.md").read_text()
     assert "| few-shot episodes | task | real | sketch |" in said and "1.96 standard errors" in said
+    # By CLIP's own scale: the weights of a class are 2 scale c, its bias is -scale |c|^2.
+    layer = found.params["prototypes"]["classifier"]["layer_0"]
+    scale = np.sum(layer["kernel"][0] ** 2, axis=0) / (-4 * layer["bias"][0])
+    np.testing.assert_allclose(scale, encode_texts(prepare(found.study)).scale, rtol=1e-4)
+    assert abs(scale[0] - 1) > 0.01
     # All classes are answered for, too: by what was kept of each.
     assert {row["method"] for row in found.rows} == {"zero_shot", *methods}
     assert found.params["protonet"]["memory"]["inputs"].shape[:3] == (2, 3, 2)
