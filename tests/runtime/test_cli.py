@@ -205,7 +205,7 @@ def test_bad_input_ends_in_one_sentence_and_exit_code_1(tmp_path):
         ({"model": "/no/such/model"}, "/no/such/model"),
         ({"methods.dann.lam_max": -1.0}, "negative"),
         ({"stages": ("dan",)}, "finetune, source_only"),
-        ({"optim.schedule": "cubic"}, "constant, cosine, step"),
+        ({"optim.schedule": "cubic"}, "constant, cosine, linear, step"),
     ],
 )
 def test_other_bad_input_is_an_error_of_ours_in_one_line(tmp_path, changes, word):
