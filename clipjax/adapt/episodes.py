@@ -1,5 +1,6 @@
 """What methods that learn from episodes have in common: batches as tasks, a kept support set."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from clipjax.adapt.checks import check_domain
 from clipjax.adapt.losses import class_loss
+from clipjax.adapt.method import Backbone, Classes, Method, check_classes
 
 PyTree = Any
 MEMORY = "memory"  # the name of the kept support set among a method's own parameters
@@ -64,3 +66,33 @@ def check_memory_size(size: int) -> None:
     """Raise ValueError for a support set without examples."""
     if size != int(size) or size < 1:
         raise ValueError(f"memory is {size}; give a whole number of images a class, at least 1.")
+
+
+def episodic(
+    backbone: Backbone, classes: Classes, memory: int, *, answer: Callable, **made: Any
+) -> Method:
+    """A method that trains by episodes, and answers for all classes by kept source examples.
+
+    Args:
+      memory: examples of each class that are kept, of the encoder as it came.
+      answer: (params, support, inputs, weight) -> logits of a task (`Method.episode`).
+      made: other fields of the method: `init`, `loss`, ...
+    """
+
+    def predict(params, inputs, texts):
+        check_classes(classes, texts)
+        kept, seen = params[MEMORY], backbone.encode["image"](params, inputs)
+        return answer(params, kept["inputs"], seen, kept["weight"])
+
+    def start(data, texts, own):
+        return own | {MEMORY: keep_support(data, len(texts.names), memory)}
+
+    return Method(
+        predict=predict,
+        start=start,
+        reads=("source", "support"),
+        constants=(MEMORY,),
+        episode=answer,
+        per_example=False,
+        **made,
+    )

@@ -12,17 +12,16 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.adapt.episodes import (
-    MEMORY,
     Sizes,
     as_tasks,
     check_memory_size,
     check_sets,
-    keep_support,
+    episodic,
     query_loss,
 )
 from clipjax.adapt.linear import linear_head, linear_logits
 from clipjax.adapt.losses import smoothed_cross_entropy
-from clipjax.adapt.method import Backbone, Classes, Head, Method, check_classes
+from clipjax.adapt.method import Backbone, Classes, Head, Method
 
 PyTree = Any
 INNER = ("classifier", "all")
@@ -86,12 +85,7 @@ def make_method(
     ValueError: an unknown `inner`, steps or memory below 1, a rate that is not positive, a class
     head with hidden layers, members or texts.
     """
-    if inner not in INNER:
-        raise ValueError(f"inner is {inner!r}; known: {', '.join(INNER)}.")
-    if steps != int(steps) or steps < 1:
-        raise ValueError(f"steps is {steps}; give a whole number, at least 1.")
-    if rate <= 0:
-        raise ValueError(f"rate is {rate}; give a step size above 0.")
+    _check(inner, steps, rate)
     check_memory_size(memory)
     way = episodes.way
 
@@ -101,9 +95,7 @@ def make_method(
         bias = layer.get("bias", jnp.zeros(layer["kernel"].shape[1]))
         return own | linear_head(layer["kernel"][:, :way], bias[:way])
 
-    shapes = jax.eval_shape(head.init, jax.random.key(0)).get("classifier", {})
-    if list(shapes) != ["layer_0"] or len(shapes["layer_0"]["kernel"].shape) != 2:
-        raise ValueError("the class head must be linear: no heads.classifier, members or text.")
+    _check_linear(jax.eval_shape(head.init, jax.random.key(0)))
 
     def outputs(own, count):  # of a task's classes
         layer, columns = own["classifier"]["layer_0"], jnp.arange(count) % way
@@ -142,20 +134,21 @@ def make_method(
         task = lambda s, q, key: answer(params, s, q, rng=key)
         return query_loss(jax.vmap(task, (0, 0, None if keys is None else 0))(support, query, keys))
 
-    def predict(params, inputs, texts):
-        check_classes(classes, texts)
-        kept, seen = params[MEMORY], backbone.encode["image"](params, inputs)
-        return answer(params, kept["inputs"], seen, kept["weight"])
+    return episodic(backbone, classes, int(memory), init=init, loss=loss, answer=answer)
 
-    return Method(
-        init=init,
-        loss=loss,
-        predict=predict,
-        reads=("source", "support"),
-        start=lambda data, texts, own: (
-            own | {MEMORY: keep_support(data, len(texts.names), int(memory))}
-        ),
-        constants=(MEMORY,),
-        episode=answer,
-        per_example=False,
-    )
+
+def _check(inner: str, steps: int, rate: float) -> None:
+    """Raise ValueError for options that no task can be learned by."""
+    if inner not in INNER:
+        raise ValueError(f"inner is {inner!r}; known: {', '.join(INNER)}.")
+    if steps != int(steps) or steps < 1:
+        raise ValueError(f"steps is {steps}; give a whole number, at least 1.")
+    if rate <= 0:
+        raise ValueError(f"rate is {rate}; give a step size above 0.")
+
+
+def _check_linear(shapes: PyTree) -> None:
+    """Raise ValueError unless heads of these shapes have one layer, of one member."""
+    own = shapes.get("classifier", {})
+    if list(own) != ["layer_0"] or len(own["layer_0"]["kernel"].shape) != 2:
+        raise ValueError("the class head must be linear: no heads.classifier, members or text.")

@@ -7,16 +7,15 @@ is learned is where features lie, so a trained network answers for classes that 
 import jax
 
 from clipjax.adapt.episodes import (
-    MEMORY,
     Sizes,
     as_tasks,
     check_memory_size,
     check_sets,
-    keep_support,
+    episodic,
     query_loss,
 )
 from clipjax.adapt.linear import linear_logits
-from clipjax.adapt.method import Backbone, Classes, Head, Method, check_classes, on_backbone
+from clipjax.adapt.method import Backbone, Classes, Head, Method, on_backbone
 from clipjax.adapt.prototypes import check_temperature, prototype_head, set_means
 
 
@@ -74,21 +73,5 @@ def make_method(
         )
         return query_loss(jax.vmap(task)(support, query), label_smoothing)
 
-    def predict(params, inputs, texts):
-        check_classes(classes, texts)
-        kept, seen = params[MEMORY], backbone.encode["image"](params, inputs)
-        return answer(params, kept["inputs"], seen, kept["weight"])
-
-    return Method(
-        init=init,
-        loss=loss,
-        predict=predict,
-        reads=("source", "support"),
-        features=model.features,
-        start=lambda data, texts, own: (
-            own | {MEMORY: keep_support(data, len(texts.names), int(memory))}
-        ),
-        constants=(MEMORY,),
-        episode=answer,
-        per_example=False,
-    )
+    made = {"init": init, "loss": loss, "answer": answer, "features": model.features}
+    return episodic(backbone, classes, int(memory), **made)

@@ -24,15 +24,35 @@ DEALT = "are dealt into train, val and test; numbers of all of them need another
 UNUSED = "has no label, and its domain is data.source"  # why an image is passed over
 
 
-class LabelledDomains(Dataset):
+class Wrapped(Dataset):
+    """A dataset that is as another one, but for what a subclass says of it."""
+
+    def __init__(self, dataset: Dataset):
+        self._dataset = dataset
+        self.name, self.domains, self.classes = dataset.name, dataset.domains, dataset.classes
+        self.skipped = dataset.skipped
+
+    def classes_of(self, domain: str) -> tuple[str, ...]:
+        return self._dataset.classes_of(domain)
+
+    def unlabelled(self, domain: str) -> bool:
+        return self._dataset.unlabelled(domain)
+
+    def splits_of(self, domain: str) -> tuple[str, ...]:
+        return self._dataset.splits_of(domain)
+
+    def source(self, domain: str, split: str) -> Source:
+        return self._dataset.source(domain, split)
+
+
+class LabelledDomains(Wrapped):
     """A dataset without the images that have no label in some domains, the sources of a run.
 
     They are in `skipped`. DataError for a domain that has no labels at all.
     """
 
     def __init__(self, dataset: Dataset, domains: Sequence[str]):
-        self._dataset = dataset
-        self.name, self.domains, self.classes = dataset.name, dataset.domains, dataset.classes
+        super().__init__(dataset)
         self._only = [d for d in map(nfc, domains) if dataset.unlabelled(d)]
         found = list(dataset.skipped)
         for domain in self._only:
@@ -45,14 +65,8 @@ class LabelledDomains(Dataset):
             found += [Skipped(parts[s].name_of(i), UNUSED) for s in bare for i in bare[s].tolist()]
         self.skipped = tuple(found)
 
-    def classes_of(self, domain: str) -> tuple[str, ...]:
-        return self._dataset.classes_of(domain)
-
     def unlabelled(self, domain: str) -> bool:
         return domain not in self._only and self._dataset.unlabelled(domain)
-
-    def splits_of(self, domain: str) -> tuple[str, ...]:
-        return self._dataset.splits_of(domain)
 
     def source(self, domain: str, split: str) -> Source:
         source = self._dataset.source(domain, split)
@@ -61,23 +75,16 @@ class LabelledDomains(Dataset):
         return source if whole else Subset(source, rows)
 
 
-class Dealt(Dataset):
+class Dealt(Wrapped):
     """A dataset with one domain's test images dealt into train, val and test, as a target's are.
 
     ConfigError for shares that are none.
     """
 
     def __init__(self, dataset: Dataset, domain: str, fractions: Sequence[float]):
-        self._dataset, self._domain = dataset, check_domain(dataset, domain)
+        super().__init__(dataset)
+        self._domain = check_domain(dataset, domain)
         self._fractions = splits.check_fractions(fractions)
-        self.name, self.domains, self.classes = dataset.name, dataset.domains, dataset.classes
-        self.skipped = dataset.skipped
-
-    def classes_of(self, domain: str) -> tuple[str, ...]:
-        return self._dataset.classes_of(domain)
-
-    def unlabelled(self, domain: str) -> bool:
-        return self._dataset.unlabelled(domain)
 
     def splits_of(self, domain: str) -> tuple[str, ...]:
         mine = check_domain(self, domain) == self._domain

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax.data.dataset import Dataset, Source
-from clipjax.data.derived import Subset
+from clipjax.data.derived import Subset, Wrapped
 from clipjax.data.unlabelled import labelled
 
 VAL_SHOTS = 4  # of validation images at most
@@ -40,22 +40,12 @@ class CoopSampler:
         return np.array([row for own in rows.values() for row in few(own)], np.int64)
 
 
-class CoopValidation(Dataset):
+class CoopValidation(Wrapped):
     """A dataset whose validation images of one domain are CoOp's few, which follow its shots."""
 
     def __init__(self, dataset: Dataset, domain: str, shots: int, seed: int):
-        self._dataset, self._domain, self._shots, self._seed = dataset, domain, shots, seed
-        self.name, self.domains, self.classes = dataset.name, dataset.domains, dataset.classes
-        self.skipped = dataset.skipped
-
-    def classes_of(self, domain: str) -> tuple[str, ...]:
-        return self._dataset.classes_of(domain)
-
-    def unlabelled(self, domain: str) -> bool:
-        return self._dataset.unlabelled(domain)
-
-    def splits_of(self, domain: str) -> tuple[str, ...]:
-        return self._dataset.splits_of(domain)
+        super().__init__(dataset)
+        self._domain, self._shots, self._seed = domain, shots, seed
 
     def source(self, domain: str, split: str) -> Source:
         source = self._dataset.source(domain, split)
