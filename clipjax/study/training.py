@@ -114,6 +114,11 @@ class Optim:
         """Return what is wrong with the fields together."""
         if self.min_lr > self.lr:
             return f"min_lr={self.min_lr} is above lr={self.lr}; give a smaller one."
+        if self.min_lr and self.schedule in ("constant", "slanted"):
+            return (
+                f"min_lr={self.min_lr} has no effect with schedule={self.schedule}; leave it out, "
+                "or choose cosine, linear or step."
+            )
         if self.warmup and self.warmup_kind == "constant" and not self.warmup_from:
             return "warmup_kind=constant stays at warmup_from, which is 0; give a rate."
         if self.warmup_kind in ("constant", "cosine") and not self.warmup:

@@ -90,6 +90,7 @@ def test_choices_are_those_of_what_reads_them():
             {"optim": {"name": "adamm"}},
             "optim.name is 'adamm'; .*Did you mean adam",
         ),
+        ({"optim": {"min_lr": 1e-5, "schedule": "slanted"}}, "min_lr=1e-05 has no effect with sch"),
         ({"optim": {"min_lr": 0.5}}, "optim.min_lr=0.5 is above lr=0.001; give a smaller one"),
         (
             {"optim": {"warmup": 0.1, "warmup_kind": "constant"}},
