@@ -6,9 +6,13 @@ near-duplicates, splits by group and writes Parquet files, tables and a data car
     pip install -e ".[tools]"
     python tools/build_emoji.py            # writes clipjax/assets/emoji
     python tools/build_emoji.py --check    # rebuilds elsewhere and compares the bytes
+    python tools/build_emoji.py --labels   # only the second set of classes, without download
+
+The second set of classes (clipjax/assets/emoji_regrouped) is labels for the same pictures.
 """
 
 import argparse
+import csv
 import hashlib
 import os
 import sys
@@ -41,6 +45,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--check",
         action="store_true",
         help="write nothing; exit with 1 if a rebuild differs from the files in --out",
+    )
+    parser.add_argument(
+        "--labels",
+        action="store_true",
+        help="build only the labels of the second set of classes, from identities.csv in --out",
     )
     parser.add_argument(
         "--sheet", type=Path, help="also write a PNG with some identities in all domains"
@@ -95,6 +104,14 @@ def build(cache: Path, sheet: Path | None) -> dict[str, bytes]:
     return files
 
 
+def write_files(files: dict[str, bytes], folder: Path) -> None:
+    """Write files (names may contain folders) below ``folder``."""
+    for name, data in files.items():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+
+
 def compare(files: dict[str, bytes], folder: Path) -> list[str]:
     """Names of files that are missing in, added to or different in ``folder``.
 
@@ -113,34 +130,41 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     args = parse_args(argv)
     try:
-        import fontTools  # noqa: F401
         import numpy  # noqa: F401
         import PIL  # noqa: F401
         import pyarrow  # noqa: F401
-        import resvg_py  # noqa: F401
+
+        if not args.labels:
+            import fontTools  # noqa: F401
+            import resvg_py  # noqa: F401
     except ImportError as error:
         print(f"{error.name} is missing; run: pip install -e '.[tools]'", file=sys.stderr)
         return 1
-    from emoji.dataset import write_files
+    from emoji.regrouped import label_files
     from emoji.sources import BuildError
 
     try:
-        files = build(args.cache.expanduser(), args.sheet)
+        built = {} if args.labels else {args.out: build(args.cache.expanduser(), args.sheet)}
+        identities = built[args.out]["identities.csv"] if built else None
+        identities = identities or (args.out / "identities.csv").read_bytes()
     except (BuildError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    rows = list(csv.DictReader(identities.decode().splitlines()))
+    built[args.out.with_name("emoji_regrouped")] = label_files(rows)
     if args.check:
-        differing = compare(files, args.out)
+        differing = [f"{d}/{name}" for d, files in built.items() for name in compare(files, d)]
         for name in differing:
             print(f"differs: {name}")
         if differing:
             print("Another version of Pillow, pyarrow or resvg-py than the card names can do this.")
-        print("different" if differing else f"identical: {len(files)} files")
+        print("different" if differing else f"identical: {sum(map(len, built.values()))} files")
         return 1 if differing else 0
-    write_files(files, args.out)
-    for name, data in sorted(files.items()):
-        print(f"{hashlib.sha256(data).hexdigest()[:16]}  {len(data):9,d}  {name}")
-    print(f"{sum(map(len, files.values())):,d} bytes in {args.out}")
+    for folder, files in built.items():
+        write_files(files, folder)
+        for name, data in sorted(files.items()):
+            print(f"{hashlib.sha256(data).hexdigest()[:16]}  {len(data):9,d}  {name}")
+        print(f"{sum(map(len, files.values())):,d} bytes in {folder}")
     return 0
 
 

@@ -97,12 +97,12 @@ def table_studies(numbers: list[str], given: Choices) -> dict[str, Study]:
 
 def _check_data(data: str, root: str) -> None:
     """Raise ConfigError for data that the flags do not make known."""
-    from clipjax.data.open import KNOWN
+    from clipjax.data.open import EMBEDDED, KNOWN
 
     prepared = data.startswith("tfds:")  # where TFDS keeps its data unless told otherwise
     if data and data not in KNOWN and not prepared:
         raise ConfigError(f"--data={data} is unknown; known: {', '.join(KNOWN)}, tfds:NAME.")
-    if data not in ("", "auto", "emoji") and not root and not prepared:
+    if data not in ("", "auto", *EMBEDDED) and not root and not prepared:
         raise ConfigError(f"--data={data} needs --data_root=/path.")
 
 

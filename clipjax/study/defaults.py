@@ -8,7 +8,7 @@ from clipjax.errors import ConfigError
 from clipjax.io.texts import some
 from clipjax.study.parts import Data, Encoder
 
-EMBEDDED = "emoji"  # `data.name` of the embedded data
+EMBEDDED = ("emoji", "emoji_regrouped")  # `data.name` of embedded data; auto is the first
 MODEL, PROMPTS, SOURCE, TARGET = "tiny", "drawings", "render", "stencil"  # go with it
 OWN_PROMPTS = "simple"  # "a photo of a {}."
 UNNAMED = (
@@ -19,7 +19,7 @@ UNNAMED = (
 
 def is_demo(data: Data) -> bool:
     """Return whether these are the embedded data."""
-    return data.name in ("auto", EMBEDDED) and not data.root and not data.lists
+    return data.name in ("auto", *EMBEDDED) and not data.root and not data.lists
 
 
 def settled(study: Any) -> Any:
@@ -31,7 +31,8 @@ def settled(study: Any) -> Any:
     data, encoder = study.data, study.encoder
     if is_demo(data):
         ends = {"source": data.source or SOURCE, "target": data.target or TARGET}
-        data = dataclasses.replace(data, name=EMBEDDED, **ends)
+        name = EMBEDDED[0] if data.name == "auto" else data.name
+        data = dataclasses.replace(data, name=name, **ends)
         encoder = dataclasses.replace(encoder, model=encoder.model or MODEL)
     prompts = encoder.prompts or (PROMPTS if is_demo(data) else OWN_PROMPTS)
     encoder = dataclasses.replace(encoder, prompts=prompts)

@@ -30,8 +30,8 @@ class DataPlace:
 
     name: str = field(
         "auto",
-        "what lies at the root decides, without one the embedded emoji; or folder, lists, "
-        "domainnet, parquet; tfds:NAME for TensorFlow Datasets",
+        "what lies at the root decides, without one the embedded emoji; or emoji_regrouped (the "
+        "same under other classes), folder, lists, domainnet, parquet; tfds:NAME",
     )
     root: str = field("", "folder of the data")
     lists: str = field("", "folder of list files that lie elsewhere than root")

@@ -1,6 +1,7 @@
-"""The embedded emoji dataset: complete, honestly split, and as its data card says."""
+"""The embedded emoji dataset and its second set of classes: complete, honestly split, as told."""
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -12,7 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-FOLDER = Path(__file__).resolve().parents[2] / "clipjax" / "assets" / "emoji"
+from clipjax.data.open import open_dataset
+
+REPO = Path(__file__).resolve().parents[2]
+FOLDER = REPO / "clipjax" / "assets" / "emoji"
+REGROUPED = FOLDER.with_name("emoji_regrouped")
 DOMAINS = ("render", "flat", "clipart", "cartoon", "stencil", "sketch")
 SPLITS = ("train", "val", "test")
 # The distances below which tools/build_emoji.py puts two identities into one group.
@@ -219,3 +224,61 @@ def test_every_licence_named_in_the_card_is_there():
     assert len(named) == 4
     for name in named:
         assert (FOLDER / name).stat().st_size > 200, name
+
+
+# Of every file whose bytes are promised: measured numbers hold for these.
+DIGESTS = {
+    "README.md": "9d7a034a8d23dd6f",
+    "classes.txt": "9b0986b8746f77db",
+    "identities.csv": "1e72d286a320bdb3",
+    "test.parquet": "06dc053f96bf2731",
+    "train.parquet": "e979f6e59affd9ab",
+    "val.parquet": "528f5da111430b0f",
+}
+
+
+def test_the_bytes_of_the_first_set_are_what_they_were():
+    digest = lambda path: hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    assert {path.name: digest(path) for path in FOLDER.iterdir() if path.is_file()} == DIGESTS
+
+
+def test_the_second_set_is_the_same_pictures_in_the_same_splits(identities):
+    first, second = open_dataset("emoji"), open_dataset("emoji_regrouped")
+    assert second.domains == first.domains and second.name == "emoji_regrouped"
+    assert len(second.classes) == 24 and not set(second.classes) & set(first.classes)
+    rows = csv.DictReader((REGROUPED / "labels.csv").open(newline="", encoding="utf-8"))
+    labels = {row["identity"]: row["class"] for row in rows}
+    split_of = {row["identity"]: row["split"] for row in identities}
+    assert set(labels) <= set(split_of)
+    for domain in second.domains:
+        for split in SPLITS:
+            mine, theirs = second.source(domain, split), first.source(domain, split)
+            named = {theirs.name_of(i): i for i in range(len(theirs))}
+            found = {}
+            for i in range(len(mine)):
+                example = mine[i]
+                identity = example.name.split("/")[-1].removesuffix(".webp")
+                found[identity] = mine.classes[example.label]
+                assert example.image == theirs[named[example.name]].image
+                assert example.label == mine.labels[i]
+            assert found == {n: c for n, c in labels.items() if split_of[n] == split}
+    # Another task, not the first under other names: half of the classes mix several of the first.
+    kinds = {row["identity"]: row["class"] for row in identities}
+    mixed = [len({kinds[n] for n, c in labels.items() if c == name}) for name in second.classes]
+    assert sum(count > 1 for count in mixed) > len(mixed) / 2
+    counts = Counter(second.source("render", "train").labels.tolist())
+    assert sum(count >= 16 for count in counts.values()) >= 14 and min(counts.values()) >= 8
+    assert repr(second.source("flat", "val")) != repr(first.source("flat", "val"))
+
+
+def test_the_labels_of_the_second_set_are_what_the_builder_makes(identities, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPO))
+    from tools.emoji import regrouped
+
+    built = regrouped.label_files(identities)
+    assert {p.name: p.read_bytes() for p in REGROUPED.iterdir()} == built
+    with pytest.raises(ValueError, match="'bagel' of class 'bread or cake' is no emoji"):
+        regrouped.label_files([row for row in identities if row["name"] != "bagel"])
+    monkeypatch.setitem(regrouped._CLASSES, "plant", "bagel")
+    with pytest.raises(ValueError, match="'bagel' of class 'plant' is also in 'bread or cake'"):
+        regrouped.regrouped(identities)

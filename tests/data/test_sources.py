@@ -32,8 +32,10 @@ def test_a_root_decides_what_it_is(folder_dataset, tmp_path):
     assert open_dataset("folder", str(folder_dataset)).domains == ("real", "sketch")
     assert open_dataset(root=str(EMOJI)).domains == open_dataset("emoji").domains
     assert open_dataset().domains == open_dataset("emoji").domains
-    with pytest.raises(ConfigError, match="data.name=emoji is the embedded data, and /x is named"):
+    with pytest.raises(ConfigError, match="data.name=emoji is embedded data, and /x is named"):
         open_dataset("emoji", "/x")
+    with pytest.raises(ConfigError, match="data.name=emoji_regrouped is embedded data, and /x"):
+        open_dataset("emoji_regrouped", "/x")
     for name in ("auto", "folder", "lists", "domainnet", "parquet"):
         with pytest.raises(DataError, match="nowhere"):
             open_dataset(name, str(tmp_path / "nowhere"))

@@ -19,6 +19,9 @@ def test_the_embedded_data_bring_model_prompts_and_domains():
     own = parse({"model": "a/b", "prompts": "sketch", "data": {"target": "flat"}})
     assert (own.encoder.model, own.encoder.prompts) == ("a/b", "sketch")
     assert (own.data.source, own.data.target) == ("render", "flat")
+    other = parse({"data": {"name": "emoji_regrouped"}})
+    assert (other.encoder.model, other.data.name) == ("tiny", "emoji_regrouped")
+    assert (other.data.source, other.data.target) == ("render", "stencil")
 
 
 @pytest.mark.parametrize("place", [{"root": "/x"}, {"lists": "/x"}, {"name": "tfds:mnist"}])

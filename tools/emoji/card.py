@@ -104,7 +104,8 @@ other versions may give other bytes.
 """
 
 
-def _table(header: list[str], rows: list[list]) -> str:
+def table(header: list[str], rows: list[list]) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join("| " + " | ".join(map(str, line)) + " |\n" for line in lines)
 
@@ -115,7 +116,7 @@ def _indent(text: str) -> str:
 
 def _nearest(nearest: dict[str, tuple[float, str, str]]) -> str:
     rows = [[d, f"{distance:.3f}", *names] for d, (distance, *names) in nearest.items()]
-    return _table(["domain", "distance", "test", "train or val"], rows)
+    return table(["domain", "distance", "test", "train or val"], rows)
 
 
 def _sources() -> str:
@@ -124,7 +125,7 @@ def _sources() -> str:
         artist, licence, file = _RIGHTS[domain]
         spec = f"`{package.name} {package.version}`"
         rows.append([domain, _LOOK[domain], spec, artist, f"[{licence}](LICENSES/{file})"])
-    return _table(["domain", "look", "npm package", "artwork by", "licence"], rows)
+    return table(["domain", "look", "npm package", "artwork by", "licence"], rows)
 
 
 def _card(rows: list[dict], images: dict, facts: dict) -> str:
@@ -143,7 +144,7 @@ def _card(rows: list[dict], images: dict, facts: dict) -> str:
         for i, name in enumerate(CLASS_NAMES)
     ]
     class_rows.append(["", "all", *(totals[s] for s in SPLITS), len(rows)])
-    thresholds = _table(
+    thresholds = table(
         ["domain", "threshold", "close pairs among the candidates"],
         [[d, f"{THRESHOLDS[d]:.2f}", facts["pairs"][d]] for d in DOMAINS],
     )
@@ -155,8 +156,8 @@ def _card(rows: list[dict], images: dict, facts: dict) -> str:
         sources=_sources(),
         base=EMOJIBASE.name,
         base_version=EMOJIBASE.version,
-        split_table=_table(["domain", *SPLITS, "bytes of WebP"], split_rows),
-        class_table=_table(["label", "class", *SPLITS, "all"], class_rows),
+        split_table=table(["domain", *SPLITS, "bytes of WebP"], split_rows),
+        class_table=table(["label", "class", *SPLITS, "all"], class_rows),
         candidates=facts["candidates"],
         threshold_table="\n" + _indent(thresholds),
         groups=facts["groups"],

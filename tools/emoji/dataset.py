@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -174,11 +173,3 @@ def data_files(rows: list[dict], images: dict[tuple[str, str], bytes]) -> dict[s
         part = [row for row in rows if row["split"] == split]
         files[f"{split}.parquet"] = parquet(part, images)
     return files
-
-
-def write_files(files: dict[str, bytes], folder: Path) -> None:
-    """Write files (names may contain folders) below ``folder``."""
-    for name, data in files.items():
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(data)
