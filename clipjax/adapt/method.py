@@ -16,7 +16,8 @@ from clipjax.adapt.step import Loss
 
 PyTree = Any
 READS = ("source", "target", "support", "teacher", "zero_shot")
-VALIDATION = "validation"  # of a closed form's `reads`: the source's validation examples
+# Of what a closed form, or `Method.start`, reads: the source's validation examples.
+VALIDATION = "validation"
 PROMPTS = "prompts"  # "prompts/NAME" of `reads`: class weights of a prompt set, or of a template
 
 
@@ -87,6 +88,7 @@ class Method(NamedTuple):
     # under `jax.vmap` over seeds; shapes must not depend on the number of examples, nor values on
     # what a sweep varies inside one program (`schedules`, label_smoothing).
     start: Callable[[PyTree, Classes, PyTree], PyTree] | None = None
+    start_reads: tuple[str, ...] = ()  # what `start` alone gets beside `reads`: "validation"
     # Top-level names of its own parameters that no phase trains, whatever `freeze` says.
     constants: tuple[str, ...] = ()
     # (params, support [N, S, P], inputs [Q, P], weight [N, S] = None) -> logits [Q, N] of a task of

@@ -12,6 +12,7 @@ import numpy as np
 from clipjax.adapt.dann import DannModel
 
 PyTree = Any
+STARTS = ("zero_shot", "random", "logistic")
 
 
 class MLP(nn.Module):
@@ -49,7 +50,9 @@ class Heads(nn.Module):
     classifier: Sequence[int] = ()  # hidden widths
     discriminator: Sequence[int] | None = None  # hidden widths; None makes no domain head
     dropout: float = 0.0
-    start: str = "zero_shot"  # of a linear class head on bare features; others are random
+    # Of a linear class head on bare features; others are random. "logistic" starts at 0, for
+    # `clipjax.adapt.probe.from_logistic` to fit.
+    start: str = "zero_shot"
     class_bias: bool = True  # without it a linear head is a table of class embeddings
     members: int = 1  # above 1 the class head is an ensemble, its logits on a leading axis
     text: bool = False
@@ -65,7 +68,7 @@ class Heads(nn.Module):
             ("classifier", widths, "a tuple of widths, as in (256,)"),
             ("num_classes num_domains members", count, "a number, at least 1"),
             ("class_bias text", lambda x: isinstance(x, bool), "True or False"),
-            ("start", lambda x: x in ("zero_shot", "random"), "zero_shot or random"),
+            ("start", lambda x: x in STARTS, f"{', '.join(STARTS[:-1])} or {STARTS[-1]}"),
             ("dropout", share, "at least 0 and less than 1"),
         )
         for names, fits, wanted in checks:
@@ -74,8 +77,12 @@ class Heads(nn.Module):
                     raise ValueError(f"{name} is {value!r}; give {wanted}.")
         if self.text and (self.adapter is not None or self.classifier or self.members > 1):
             raise ValueError("text=True compares with texts: no adapter, classifier, members.")
-        if self.start == "random" and self.text:
+        if self.start != "zero_shot" and self.text:
             raise ValueError("text=True starts as the text tower is; leave start out.")
+        more = self.adapter is not None or self.classifier or self.members > 1
+        if self.start == "logistic" and (more or not self.class_bias):
+            told = "start='logistic' is of a linear head with a bias on bare features"
+            raise ValueError(f"{told}: no adapter, classifier, members, class_bias.")
         if self.adapter is not None and not len(self.adapter):
             raise ValueError("adapter has no layers; give widths, or None for no adapter.")
         super().__post_init__()
@@ -137,10 +144,12 @@ def init_heads(
     """Make parameters; a linear class head on bare features starts as the zero-shot classifier.
 
     Weight interpolation needs that (Wortsman et al. 2022, arXiv 2109.01903); other heads are
-    random, as this one is with `start="random"`. `example` are features float [1, P],
-    `text_weights` zero-shot class weights [K, P].
+    random, as this one is with `start="random"`, and 0 with "logistic". `example` are features
+    float [1, P], `text_weights` zero-shot class weights [K, P].
     """
     params = heads.init(key, example).get("params", {})
+    if heads.start == "logistic":
+        params = {**params, "classifier": jax.tree.map(jnp.zeros_like, params["classifier"])}
     if heads.from_texts:
         linear = {"kernel": scale * text_weights.T}
         if heads.class_bias:

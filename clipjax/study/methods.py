@@ -15,6 +15,7 @@ import clipjax.adapt
 from clipjax.adapt import method as contract
 from clipjax.adapt.align import aligned
 from clipjax.adapt.method import Backbone, Classes, ClosedForm
+from clipjax.adapt.probe import from_logistic
 from clipjax.errors import ConfigError
 from clipjax.model.backbone import TOWERS, make_head
 from clipjax.model.heads import Heads
@@ -72,6 +73,8 @@ class Method(NamedTuple):
         if "episodes" in inspect.signature(self.make).parameters:
             given["episodes"] = self.config.episodes
         made, align = self.make(backbone, classes, **given), self.config.align
+        if self.heads is not None and self.heads.start == "logistic":
+            made = from_logistic(made)
         texts = self.heads is not None and self.heads.from_texts and self.heads.class_bias
         return made if align == "none" else aligned(made, align, texts)
 
@@ -187,6 +190,9 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
         raise ConfigError(f"{said} {_NO_EPISODES}.")
     if method.config.episodes and "support" not in kind.reads and kind.episode is None:
         raise ConfigError(f"{said} takes no episodes; leave them out.")
+    if method.heads and method.heads.start == "logistic" and "support" in kind.reads:
+        told = "heads.start='logistic' fits the classes of all images, and an episode has its own"
+        raise ConfigError(f"{where}: {told}; leave start out.")
     if method.config.wise and not starts_at_zero_shot(method):
         remedy = "use heads = {'text': True}, or {} for a linear head, without align"
         raise ConfigError(f"{where}: wise draws to zero-shot, where it does not start; {remedy}.")

@@ -80,7 +80,7 @@ HEADS = {
     "classifier": "hidden widths of the class head; (): a linear one",
     "discriminator": "hidden widths of the domain head; None makes none",
     "dropout": "share of the features that training drops",
-    "start": "of a linear class head on bare features: zero_shot or random",
+    "start": "of a linear class head on bare features: zero_shot, random, or logistic (LP-FT)",
     "class_bias": "biases in a linear class head",
     "members": "class heads side by side, an ensemble",
     "text": "CLIP's own text tower classifies, and trains",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.adapt.method import Classes
+from clipjax.adapt.method import VALIDATION, Classes
 from clipjax.data.dataset import Dataset
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import ConfigError, DataError
@@ -133,6 +133,8 @@ def feature_shapes(plan: Plan, method: Method, examples: int = 1 << 16) -> Any:
         for part in found.values():
             part["zero_shot"] = shape(len(plan.dataset.classes))
     found["source"]["label"] = shape(dtype=jnp.int32)
+    if VALIDATION in getattr(method.kind, "start_reads", ()):
+        found[VALIDATION] = dict(found["source"])
     if (domains := len(method.data.sources)) > 1:
         found["source"]["domain"] = shape(domains)
     return found

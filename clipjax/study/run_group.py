@@ -134,7 +134,8 @@ class RunGroup:
 
     def start(self) -> TrainState:
         """Return states of all runs before any phase, stacked, without optimizer state."""
-        read = lambda data: Examples((data,), self.encoded).features(self.method.kind.reads)
+        reads = (*self.method.kind.reads, *self.recipe.functions.start_reads)
+        read = lambda data: Examples((data,), self.encoded).features(reads)
         given = tuple(map(read, self._starts_from()))
         return self.recipe.compiled_start(*jax.tree.map(on_each, (self._seeds(), given)))
 

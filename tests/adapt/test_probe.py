@@ -8,10 +8,10 @@ from sklearn.preprocessing import StandardScaler
 
 from clipjax.adapt import probe
 from clipjax.adapt.align import aligned
-from clipjax.adapt.method import Classes
+from clipjax.adapt.method import Classes, Method
 from clipjax.errors import ConfigError
 from clipjax.model.heads import Heads, init_heads
-from clipjax.study import Study
+from clipjax.study import Study, parse
 from clipjax.study.methods import build_methods
 
 NAMES = ("a", "b", "c")
@@ -74,8 +74,41 @@ def test_a_linear_head_starts_at_random_where_that_is_asked_for():
     np.testing.assert_allclose(kernel(), 2 * texts.T)
     assert np.abs(kernel(start="random") - 2 * texts.T).max() > 0.1
     entry = {"loss": "finetune", "heads": {"start": "zeros"}}
-    with pytest.raises(ConfigError, match="start is 'zeros'; give zero_shot or random"):
+    with pytest.raises(ConfigError, match="start is 'zeros'; give zero_shot, random or logistic"):
         build_methods(Study(methods={"m": entry}, stages=("m",)), NAMES)
     entry["heads"] = {"start": "random", "text": True}
     with pytest.raises(ConfigError, match="text=True starts as the text tower is"):
         build_methods(Study(methods={"m": entry}, stages=("m",)), NAMES)
+
+
+def test_a_method_starts_as_the_probe_and_keeps_the_rest(data):
+    classes = Classes(NAMES, None, np.ones((3, 6), np.float32), 1.0)
+    made = Method(
+        init=None, loss=None, predict=None, start=lambda data, classes, own: own | {"x": 1}
+    )
+    method = probe.from_logistic(made)
+    assert (method.reads, method.start_reads) == (("source",), ("validation",))
+    found = method.start(data, classes, {"discriminator": 2, "classifier": 3})
+    (head,) = probe.make_method(None, classes).fit(data, classes).values()
+    assert (found.pop("discriminator"), found.pop("x")) == (2, 1)
+    wanted = {"classifier": head["classifier"]}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, wanted)
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"heads": {"start": "logistic", "adapter": (4,)}}, "'logistic' is of a linear head"),
+        ({"heads": {"start": "logistic", "class_bias": False}}, "no adapter, .* class_bias"),
+        ({"heads": {"start": "logistic", "text": True}}, "leave start out"),
+        ({"heads": {"start": "logistic"}, "wise": (0.5,)}, "wise draws to zero-shot, where it"),
+        (
+            {"loss": "maml", "heads": {"start": "logistic"}, "episodes": {"way": 2}},
+            "fits the classes of all images, and an episode has its own; leave start out",
+        ),
+    ],
+)
+def test_a_logistic_start_where_there_can_be_none_is_refused(more, words):
+    entry = {"loss": "finetune"} | more
+    with pytest.raises(ConfigError, match=words):
+        build_methods(parse({"methods": {"m": entry}, "stages": ("m",)}), NAMES)
