@@ -121,6 +121,7 @@ class ClosedForm(NamedTuple):
     # class weights float32 [K, P] of the prompts so called.
     reads: tuple[str, ...] = ("source",)
     episode: Callable[..., jax.Array] | None = None  # as a `Method`'s
+    any_classes: bool = False  # whether `predict` answers for classes that it was not fitted to
 
 
 def class_weights(backbone: Backbone, params: PyTree, tokens: jax.Array) -> jax.Array:

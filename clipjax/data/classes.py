@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from clipjax.data.dataset import Dataset, Example, Source, check_domain, digest
-from clipjax.data.derived import Subset
+from clipjax.data.derived import Subset, Uncut
 from clipjax.data.unlabelled import NO_LABEL, labelled
 from clipjax.errors import ConfigError
 from clipjax.io.texts import nfc, some
 
-HOW = ("closed", "intersection")
+HALVES = ("base", "new")
+HOW = ("closed", "intersection", *HALVES)
 
 
 def match_classes(
@@ -25,8 +26,9 @@ def match_classes(
       dataset, source, target: a dataset, the labelled domain, the one that training adapts to.
       domains: those evaluated.
       how: "closed" requires the same classes in source and target, and none in `domains` that the
-        source lacks; "intersection" keeps what source and target share. Images without labels may
-        be of any class of the source, so their domain has all of these.
+        source lacks; "intersection" keeps what source and target share; "base" and "new" are the
+        first and the second half of "closed" ones (`cut`). Images without labels may be of any
+        class of the source, so their domain has all of these.
 
     Returns:
       A dataset (`dataset` itself, if all are kept: features cached for it stay valid), and
@@ -42,7 +44,7 @@ def match_classes(
     for domain in names:
         if domain != source and dataset.unlabelled(domain):
             declared[domain] |= declared[source]
-    if how == "closed":
+    if how != "intersection":
         _check_closed(dataset, source, target, declared)
     shared = declared[source] & declared[target]
     kept = tuple(name for name in dataset.classes if name in shared)
@@ -55,7 +57,36 @@ def match_classes(
             fault = f"domain {domain!r} has none of the {len(kept)} classes that {source!r} and"
             raise ConfigError(f"{fault} {target!r} share; leave it out of the evaluation.")
     notes = _notes(dataset, kept, declared)
-    return (dataset if kept == tuple(dataset.classes) else ClassSubset(dataset, kept)), notes
+    matched = dataset if kept == tuple(dataset.classes) else ClassSubset(dataset, kept)
+    if how not in HALVES:
+        return matched, notes
+    found = cut(matched, how)
+    for domain in declared:
+        if not found.classes_of(domain):
+            fault = f"domain {domain!r} has none of the {len(found.classes)} {how} classes"
+            raise ConfigError(f"{fault}; leave it out of the evaluation.")
+    told = f"data.classes={how}: {len(found.classes)} of the {len(kept)} classes are used"
+    return found, [*notes, f"{told}, {found.classes[0]} to {found.classes[-1]}."]
+
+
+def cut(dataset: Dataset, half: str) -> ClassCut:
+    """Return the base or new half of a dataset's classes, in the order of labels, from 0 on.
+
+    Base are the first ceil(n / 2), as in CoOp's and CoCoOp's base-to-new generalisation. Shots and
+    shares of training images are drawn before the cut: those of base and of new are parts of those
+    of all classes. ConfigError for a half of fewer than two classes.
+    """
+    middle = -(-len(dataset.classes) // 2)
+    kept = dataset.classes[:middle] if half == "base" else dataset.classes[middle:]
+    if len(kept) < 2:
+        told = f"data.classes={half} is {len(kept)} of {len(dataset.classes)} classes"
+        raise ConfigError(f"{told}; at least two are needed.")
+    return ClassCut(dataset, kept)
+
+
+def uncut(dataset: Dataset) -> Dataset:
+    """Return a dataset with the classes that a `cut` has left out, or as it is."""
+    return dataset.whole if isinstance(dataset, ClassCut) else dataset
 
 
 def _check_closed(
@@ -143,3 +174,19 @@ class ClassSubsetSource(Subset):
     def __repr__(self) -> str:
         names = digest(["\n".join(self.classes)])
         return f"ClassSubset({self.source!r}, {len(self.classes)} classes {names})"
+
+
+class ClassCut(ClassSubset):
+    """A half of a dataset's classes; its sources know the images that the cut has left out."""
+
+    @property
+    def whole(self) -> Dataset:
+        """The dataset with all classes."""
+        return self._dataset
+
+    def source(self, domain: str, split: str) -> ClassSubsetSource:
+        part = super().source(domain, split)
+        labels = np.asarray(part.source.labels, np.int32)
+        left_out = np.setdiff1d(np.arange(len(labels)), part.rows)
+        part.uncut = Uncut(labels, self._dataset.classes, left_out, part.rows)
+        return part

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -174,6 +175,15 @@ class JoinedSource(Source):
         return f"Joined({self.domain}/{self.split}, {sources})"
 
 
+class Uncut(NamedTuple):
+    """The images of a part before half of its classes were cut away."""
+
+    labels: np.ndarray  # int32 [M], of all images
+    classes: tuple[str, ...]  # all
+    left_out: np.ndarray  # int64: rows of the images cut away
+    rows: np.ndarray  # int64 [N]: rows of those that are left, in their order
+
+
 class Subset(Source):
     """Some rows int [N] of a source, in the order given; DataError for rows that it lacks.
 
@@ -197,6 +207,8 @@ class Subset(Source):
             self.group_names = tuple(getattr(source, "group_names", ()))
         if (member := getattr(source, "member", None)) is not None:  # of several domains
             self.member = member[self.rows]
+        if (uncut := getattr(source, "uncut", None)) is not None:
+            self.uncut = uncut._replace(rows=uncut.rows[self.rows])
 
     def __getitem__(self, index: int) -> Example:
         return self.source[int(self.rows[index])]
@@ -250,12 +262,16 @@ def fraction(
 
 
 def uniform_fraction(
-    labels: np.ndarray, share: float, seed: int, class_names: Sequence[str] = ()
+    labels: np.ndarray,
+    share: float,
+    seed: int,
+    class_names: Sequence[str] = (),
+    needed: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Choose round(share N) of all examples, whatever their class: rows int64, ascending.
 
     As WILDS' `get_subset` (which draws without a seed). Smaller shares of one seed are parts of
-    larger ones. ConfigError if a class loses all its examples.
+    larger ones. ConfigError if a class, of those `needed` (by default all), loses all its examples.
 
     >>> len(uniform_fraction(np.arange(100) % 2, 0.1, seed=0))
     10
@@ -263,7 +279,8 @@ def uniform_fraction(
     _check_share(share)
     order = np.argsort(np.random.PCG64(seed).random_raw(len(labels)), kind="stable")
     rows = np.sort(order[: round(share * len(labels))])
-    if len(gone := np.setdiff1d(labels, np.asarray(labels)[rows])):
+    needed = labels if needed is None else needed
+    if len(gone := np.setdiff1d(needed, np.asarray(labels)[rows])):
         names = some(repr(class_names[k]) if k < len(class_names) else str(k) for k in gone)
         told = f"data.fraction={share}, drawn uniformly, leaves"
         remedy = "take a larger share, another data.subset_seed, or data.fraction_how=stratified"

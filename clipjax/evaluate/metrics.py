@@ -185,3 +185,12 @@ def domain_gap(source_accuracy: float, target_accuracy: float) -> float:
     26.0
     """
     return 100.0 * (source_accuracy - target_accuracy)
+
+
+def harmonic_mean(one: float, two: float) -> float:
+    """Return 2 a b / (a + b): of base and new accuracy, where both must be high; 0 of zeros.
+
+    >>> round(harmonic_mean(85.48, 77.08), 2)
+    81.06
+    """
+    return 2 * one * two / (one + two) if one + two else 0.0

@@ -10,16 +10,24 @@ from typing import Any
 import numpy as np
 
 from clipjax.errors import DataError
-from clipjax.evaluate import episodes, rule_table, sweeps, verdict, wise
+from clipjax.evaluate import class_sets, episodes, rule_table, sweeps, verdict, wise
 from clipjax.evaluate.metrics import domain_gap
-from clipjax.evaluate.rows import NEEDED, Line, complete, lines_of, marked, not_measured
+from clipjax.evaluate.rows import (
+    NEEDED,
+    NOT_MEASURED,
+    Line,
+    complete,
+    lines_of,
+    marked,
+    not_measured,
+    spread,
+)
 from clipjax.io import write_atomically, write_json
 from clipjax.io.texts import capital
 
 VERSION = 2  # of results.json; a file without a version is of the first
 _KEYS = ("experiment", "model", "data", "classes", "seeds", "selection", "rows", "domain_gap")
 _PACKAGES = ("clipjax", "jax", "flax", "optax", "orbax-checkpoint", "numpy", "transformers")
-NOT_MEASURED = "–"  # in a table
 Cells = tuple[list[str], list[list[str]]]  # header and lines of a table
 
 
@@ -138,14 +146,6 @@ def _domains(results: dict, found: list[Line]) -> dict[str, str]:
     return {d: d + marks.get(d, "") for d in ordered}
 
 
-def spread(row: dict, measure: str) -> str:
-    """Write the mean in %, ± standard deviation of several seeds; a dash of what has no value."""
-    mean, std = row[f"{measure}_mean"], row[f"{measure}_std"]
-    if mean is None:
-        return NOT_MEASURED
-    return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if len(row["accuracies"]) > 1 else "")
-
-
 def facts(results: dict) -> str:
     """Explain the numbers of the table, in one sentence without a full stop."""
     seeds, classes = results["seeds"], results["classes"]
@@ -202,7 +202,7 @@ def notes(results: dict) -> list[str]:
     if labelled := results.get("target_labels"):
         said.append(f"with labels of the target, an upper bound: {', '.join(labelled)}")
     said += sweeps.sentences(results) if is_sweep else []
-    said += wise.sentences(results)
+    said += wise.sentences(results) + class_sets.notes(results)
     whole = [row for line in lines_of(results["rows"], "all") for row in line.rows.values()]
     whole = [row for row in whole if row["accuracy_mean"] is not None]
     found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)
@@ -219,7 +219,8 @@ def _tables(results: dict) -> list[Cells]:
     header, lines = cells(results)
     lines += [base] if (base := baseline(results, header)) else []
     sweep = [sweeps.cells(results)] if "sweep" in results else []
-    tables = ((header, lines), *sweep, macro_cells(results), episodes.cells(results))
+    others = class_sets.cells(results), episodes.cells(results)
+    tables = ((header, lines), *sweep, macro_cells(results), *others)
     return [table for table in tables if table[1]]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from clipjax.data.unlabelled import NO_LABELS
 
 METRIC, VARIANT, CLASSES = "accuracy", "last", "all"
+NOT_MEASURED = "–"  # in a table
 # Of rows that a version before these fields wrote.
 _DEFAULTS = {"metric": METRIC, "variant": VARIANT, "classes": CLASSES}
 # Measures whose mean and spread over seeds are in a row, and what their values are called.
@@ -46,7 +47,7 @@ def row(
         (accuracies), "worst_groups" (names). Those that need labels are left out where no image
         has one; the row then has None in their place, and "not_measured", the reason.
       variant: which of the method's results; "last" where there is only one.
-      classes: the set of candidate classes.
+      classes: the set of candidate classes: "all" of the run, or the name of an evaluation.
 
     >>> measures = {"accuracy": [0.2, 0.4], "macro_accuracy": [1, 0]}
     >>> found = row("dann", "sketch", "test", 10, measures)
@@ -87,11 +88,14 @@ class Line(NamedTuple):
         return self.method if self.own else f"{self.method} {self.variant}"
 
 
-def lines_of(rows: Sequence[Mapping], split: str = "test") -> list[Line]:
-    """Group rows among all classes into lines: each method's own result, then its variants."""
+def lines_of(rows: Sequence[Mapping], split: str = "test", classes: str = CLASSES) -> list[Line]:
+    """Group rows into lines: each method's own result, then its variants.
+
+    They are of the run's own classes, or of an evaluation of other ones.
+    """
     found: dict[str, dict[str, dict]] = {}
     for each in rows:
-        if (each["metric"], each["classes"], each["split"]) == (METRIC, CLASSES, split):
+        if (each["metric"], each["classes"], each["split"]) == (METRIC, classes, split):
             variants = found.setdefault(each["method"], {})
             variants.setdefault(each["variant"], {})[each["domain"]] = each
     return [
@@ -99,6 +103,14 @@ def lines_of(rows: Sequence[Mapping], split: str = "test") -> list[Line]:
         for method, variants in found.items()
         for i, (variant, by_domain) in enumerate(variants.items())
     ]
+
+
+def spread(row: Mapping, measure: str) -> str:
+    """Write the mean in %, ± standard deviation of several seeds; a dash of what has no value."""
+    mean, std = row[f"{measure}_mean"], row[f"{measure}_std"]
+    if mean is None:
+        return NOT_MEASURED
+    return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if len(row["accuracies"]) > 1 else "")
 
 
 def marked(

@@ -21,6 +21,7 @@ from clipjax.study.defaults import check_model
 from clipjax.study.methods import build_methods
 from clipjax.study.needs import check_unreadable, with_labels
 from clipjax.study.parts import Encoder
+from clipjax.study.prompt_sets import all_names, read_prompts
 
 
 class Subject(NamedTuple):
@@ -79,8 +80,9 @@ def opened(study: Study | Pretraining) -> Subject:
     encoder, classes = study.encoder, dataset.classes
     try:  # no weights are read
         check_model(encoder)
-        names = plan.prompt_names(encoder.class_names, classes, dataset.texts)
-        tokens = plan.read_prompts(encoder, names, encoder.model)
+        called = all_names(encoder.class_names, dataset)
+        names = tuple(called[name] for name in classes)
+        tokens = read_prompts(encoder, names, encoder.model)
         notes += confusable(tokens, classes, fill_prompts(names[0], encoder.prompts))
     except CheckpointError as error:
         notes.append(f"Whether prompts tell the classes apart is not known, because {error}")

@@ -14,9 +14,8 @@ from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.io import as_path, write_json
 from clipjax.study.encode import Encoded, Examples
 from clipjax.study.evaluator import View
-from clipjax.study.recipe import Programs, method_key
+from clipjax.study.recipe import Programs, method_key, texts_key
 from clipjax.study.restore import Trained, find_non_finite
-from clipjax.study.text_cache import digest_of
 from clipjax.study.workdir import run_name
 from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed import processes
@@ -35,10 +34,11 @@ class Fit:
         # As an earlier run made it, if one did: its fit keeps what it has compiled.
         key = method_key(self.method), classes.names
         self.kind: ClosedForm = programs.once(("fit", key), lambda: self.method.kind)
-        self.answer = programs.once(
-            ("answer", key, digest_of(classes.weights), float(classes.scale)),
+        self.answer_for = lambda classes: programs.once(
+            ("answer", key, *texts_key(classes)),
             lambda: jax.jit(functools.partial(_answer, self.kind, classes)),
         )
+        self.answer = self.answer_for(classes)
         self.folder = as_path(workdir) / "checkpoints" / self.title
         self.run = run_name(as_path(workdir))
         self.described = f"fit {self.title}: closed form"
@@ -78,7 +78,10 @@ class Fit:
         seeds = len(self.encoded.study.training.seeds)
         repeat = lambda x: np.repeat(np.asarray(x)[None], seeds, axis=0)
         variants = {name: jax.tree.map(repeat, params) for name, params in found.items()}
-        return Trained(self.answer, View(self.encoded), variants, {}, [[] for _ in range(seeds)])
+        history: list[list[dict]] = [[] for _ in range(seeds)]
+        return Trained(
+            self.answer, View(self.encoded), variants, {}, history, answer_for=self.answer_for
+        )
 
 
 def _in_float32(x: np.ndarray) -> jax.Array:

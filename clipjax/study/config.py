@@ -38,6 +38,12 @@ class Study:
     stages: tuple[str, ...] = field((), "which of the methods run, in this order, after zero-shot")
     # configs/tables.py has examples.
     methods: Mapping = field({}, "name -> a method: its loss, heads, options and phases")
+    evaluations: Mapping = field(
+        {},
+        "name -> classes that methods are tested on beside their own, among themselves, as in "
+        "{'new': {'classes': 'new'}}: all, base or new",
+        give="a dict of evaluations, as {'new': {'classes': 'new'}}",
+    )
     sweep: tuple = field(
         (),
         "grids ({'optim.lr': (1e-3, 3e-3), ...},): all combinations of values (docs/sweeps.md)",
@@ -51,6 +57,25 @@ class Study:
         return tuple(
             read_method(name, entry, self.data, self.training) for name, entry in found.items()
         )
+
+    @functools.cached_property
+    def asked(self) -> dict[str, parts.Evaluation]:
+        """The evaluations beside the run's own, by name."""
+        found = {}
+        for name, entry in self.evaluations.items():
+            where = f"evaluations.{name}"
+            if not isinstance(entry, Mapping):
+                raise ConfigError(
+                    f"{where} is {short(entry)}; give a dict, as {{'classes': 'new'}}."
+                )
+            found[name] = read(parts.Evaluation, entry, f"{where}.")
+            own = self.data.classes if self.data.classes in parts.HALVES else "all"
+            if found[name].classes == own:
+                raise ConfigError(f"{where} has the classes of the run itself; leave it out.")
+            taken = {"", "own", *parts.HALVES, "all"} - {found[name].classes} | {own, "all"}
+            if name in taken:
+                raise ConfigError(f"{where} needs another name: {name!r} means other classes.")
+        return found
 
     @functools.cached_property
     def settings(self) -> dict[str, tuple[str, Setting]]:
@@ -208,7 +233,7 @@ def parse(mapping: Mapping[str, Any]) -> Study | Pretraining:
         raise ConfigError("experiment is ''; give the run a name.")
     if isinstance(made, Study):
         made = settled(made)
-        made.trained  # noqa: B018  (refuses what is wrong with them)
+        made.trained, made.asked  # noqa: B018  (they refuse what is wrong with them)
     return made
 
 

@@ -48,6 +48,7 @@ class Encoded(NamedTuple):
     plan: Plan
     rows: dict[Part, np.ndarray]  # which examples of a source the features are of, where not all
     open_crops: dict[tuple, Crops]  # those asked for so far
+    others: Mapping[str, Any] = {}  # an `Encoded` of test images for each of `study.evaluations`
 
     def source(self, domain: str, split: str) -> Source:
         """The examples of a part, row by row those of its features."""
@@ -74,7 +75,8 @@ class Encoded(NamedTuple):
     def labelled_rows(self, data: Data) -> np.ndarray | None:
         """Return which of the source's training features this data takes; None for all."""
         labels = self.parts[data.labelled, "train"].labels
-        return training_rows(data, labels, self.plan.dataset.classes)
+        cut = getattr(self.source(data.labelled, "train"), "uncut", None)
+        return training_rows(data, labels, self.plan.dataset.classes, cut)
 
     def crops(self, domain: str, split: str, data: Data | None = None) -> Crops:
         """Return a part's pixels, decoded once where they fit; of `data`'s labelled examples."""
@@ -137,16 +139,31 @@ def weights_key(identity: Mapping[str, Any], config: CLIPConfig, compute_dtype: 
 def encode(plan: Plan, say) -> Encoded:
     """Encode what the run needs, or read it from the feature cache."""
     study, features = plan.study, plan.study.features
-    texts, say = encode_texts(plan), once(say)
+    say = once(say)
     encode_image = image_encoder(plan.module, plan.params, plan.preprocess, features.batch_size)
     encoder = ImageEncoder(
         encode_image, plan.preprocess, features.batch_size, features.dtype, study.data.workers
     )
     if told := tell_clamped(float(plan.params["logit_scale"])):
         say(told)
+    found = _encode_parts(plan, needed_parts(study, plan.dataset), encoder, say)
+    images = sum(len(part.labels) for part in found.parts.values())
+    domains, classes = len(evaluated(study, plan.dataset)), len(plan.dataset.classes)
+    say(f"features of {images} images, {domains} domains, {classes} classes")
+    others = {}
+    for name, other in plan.others.items():
+        tests = [(domain, "test") for domain in evaluated(study, plan.dataset)]
+        there = [part for part in tests if len(other.dataset.source(*part))]
+        others[name] = _encode_parts(other, there, encoder, say)
+    return found._replace(others=others)
+
+
+def _encode_parts(plan: Plan, needed: Sequence[Part], encoder: ImageEncoder, say) -> Encoded:
+    """Encode these parts of a plan's data, and its classes' texts."""
+    study, features, texts = plan.study, plan.study.features, encode_texts(plan)
     cache = features.cache_dir or default_cache_dir() / "features"
     key = weights_key(plan.identity, plan.clip_config, study.encoder.compute_dtype)
-    parts, rows, skipped, needed = {}, {}, [], needed_parts(study, plan.dataset)
+    parts, rows, skipped = {}, {}, []
     allowed = study.data.max_unreadable * sum(len(plan.dataset.source(*p)) for p in needed)
     for domain, split in needed:
         found = encode_shared(
@@ -166,8 +183,6 @@ def encode(plan: Plan, say) -> Encoded:
     images = sum(len(part.labels) for part in parts.values())
     if told := check_unreadable(skipped, images, study.data.max_unreadable):
         say(told)
-    domains, classes = len(evaluated(study, plan.dataset)), len(plan.dataset.classes)
-    say(f"features of {images} images, {domains} domains, {classes} classes")
     return texts._replace(parts=parts, rows=rows)
 
 

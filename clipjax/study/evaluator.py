@@ -1,5 +1,6 @@
 """Measures methods: while they train, for picking a checkpoint, and at the end."""
 
+import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from clipjax.errors import NonFiniteError
 from clipjax.evaluate import select
 from clipjax.evaluate.choice import Candidate
 from clipjax.evaluate.metrics import accuracy_if_labelled
+from clipjax.evaluate.rows import CLASSES
 from clipjax.io.finite import is_finite
 from clipjax.study.encode import Encoded, in_float32
 from clipjax.study.fields import is_number
@@ -45,6 +47,12 @@ class View:
         # What does not fit on one device in training does not fit here either.
         fsdp = math.gcd(devices.size, study.devices.mesh.fsdp)
         self.mesh = sharding.make_mesh(devices.reshape(-1), fsdp)
+
+    def over(self, encoded: Encoded) -> "View":
+        """Return the same encoder over the parts of an evaluation of other classes."""
+        other = copy.copy(self)
+        other.encoded = encoded
+        return other
 
     def features(self, params, part: Part) -> Features:
         """Return a part's features under one seed's parameters; processes share the encoding."""
@@ -225,11 +233,14 @@ def answerer(functions: Functions, classes: Classes) -> Callable:
     return jax.jit(answer)
 
 
-def zero_shot_rows(encoded: Encoded) -> list[dict]:
-    """Return zero-shot results of every encoded test and validation part, and of whole domains."""
+def zero_shot_rows(encoded: Encoded, asked: str = CLASSES) -> list[dict]:
+    """Return zero-shot results of every encoded test and validation part, and of whole domains.
+
+    Those of the evaluations of other classes follow; `asked` is the name of one.
+    """
     parts = {key: part for key, part in encoded.parts.items() if key[1] != "train"}
     splits = {key: key[1:] for key in parts}  # that a row is of
-    if encoded.study.whole_domains:
+    if encoded.study.whole_domains and asked == CLASSES:
         for domain in dict.fromkeys(domain for domain, _ in encoded.parts):
             pieces = {s: in_float32(part) for (d, s), part in encoded.parts.items() if d == domain}
             columns = (np.concatenate(column) for column in zip(*pieces.values(), strict=True))
@@ -239,7 +250,9 @@ def zero_shot_rows(encoded: Encoded) -> list[dict]:
         logits = jnp.asarray(encoded.scale * part.features @ encoded.text_weights.T)
         groups = groups_of(encoded, key[0], *splits[key])
         scores = [score(logits, logits[None], part.labels, groups)]
-        rows.append(row_of("zero_shot", key, scores, part))
+        rows.append(row_of("zero_shot", key, scores, part, classes=asked))
+    for name, other in encoded.others.items():
+        rows += zero_shot_rows(other, name)
     return rows
 
 

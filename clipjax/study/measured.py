@@ -18,7 +18,7 @@ from clipjax.evaluate.metrics import (
     top_class_share,
     worst_group,
 )
-from clipjax.evaluate.rows import VARIANT, row
+from clipjax.evaluate.rows import CLASSES, VARIANT, row
 from clipjax.study.encode import Encoded
 
 
@@ -76,8 +76,10 @@ def score(logits, members, labels: np.ndarray, groups: Groups | None = None) -> 
     return found
 
 
-def row_of(name: str, key: Part, scores: list[dict], part: Features, variant=VARIANT) -> dict:
+def row_of(
+    name: str, key: Part, scores: list[dict], part: Features, variant=VARIANT, classes=CLASSES
+) -> dict:
     """Return a row of results: a method's `score` of each seed on a part's images."""
     columns = {measure: [score[measure] for score in scores] for measure in scores[0]}
     measured = int(labelled(part.labels).sum()) or len(part.labels)
-    return row(name, *key, measured, columns, variant=variant)
+    return row(name, *key, measured, columns, variant=variant, classes=classes)

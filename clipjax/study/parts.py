@@ -10,6 +10,7 @@ import re
 
 from clipjax.study.fields import field, share_field
 
+HALVES = ("base", "new")  # of the classes
 # In which methods of a run may differ.
 OWN_DATA = ("target", "labels", "shots", "fraction", "subset_seed")
 
@@ -73,8 +74,9 @@ class Data(DataPlace):
     domains: tuple[str, ...] = field((), "evaluated beside source and target; none: all")
     classes: str = field(
         "closed",
-        "those of the source, or those that both ends share",
-        known=("closed", "intersection"),
+        "those of the source, or those that both ends share; base, new: the first and second half "
+        "of the source's, each among its own",
+        known=("closed", "intersection", "base", "new"),
     )
     max_unreadable: float = field(
         0.01,
@@ -127,6 +129,15 @@ class Data(DataPlace):
         if self.shots and self.fraction != 1:
             return f"shots={self.shots} and data.fraction={self.fraction} both choose; set one."
         return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Classes that a run is tested on beside its own, among themselves."""
+
+    classes: str = field(
+        "new", "base and new: halves of the data's classes", known=("all", "base", "new")
+    )
 
 
 @dataclasses.dataclass(frozen=True)

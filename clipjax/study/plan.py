@@ -1,8 +1,7 @@
 """Opens what a study names, and refuses what cannot run before anything expensive."""
 
 import dataclasses
-import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
@@ -31,14 +30,14 @@ from clipjax.io.texts import some
 from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.hf.hub import find_model
 from clipjax.model.hf.load import check_size, load_clip
-from clipjax.model.hf.tokenizer import load_tokenizer
-from clipjax.model.prompts import fill_prompts, read_class_names
-from clipjax.model.text import class_tokens, confusable
+from clipjax.model.prompts import fill_prompts
+from clipjax.model.text import confusable
 from clipjax.study.config import Study
 from clipjax.study.coverage import short_epochs, thin_classes
 from clipjax.study.defaults import check_ends, check_model, choices, is_demo, settled
 from clipjax.study.episode_sizes import check_episodes
 from clipjax.study.epochs import planned_epoch, planned_sizes, training_rows
+from clipjax.study.evaluations import check_others, other_data
 from clipjax.study.methods import Method, build_methods
 from clipjax.study.needs import (
     as_recorded,
@@ -57,7 +56,7 @@ from clipjax.study.prepared import (
     check_machine,
     check_masks,
 )
-from clipjax.study.prompt_sets import kept_tokens
+from clipjax.study.prompt_sets import all_names, kept_tokens, read_prompts
 
 FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
 
@@ -86,22 +85,34 @@ def prepare(
         notes = [*notes, *left_out]
     methods = build_methods(study, tuple(dataset.classes))
     if recorded:
-        names = recorded.class_names
+        names, others = recorded.class_names, {}
     else:
         check_parts(study, dataset)
         _check_episodes(study, dataset, methods.values())
         notes += too_little(study, dataset, methods.values())
-        names = prompt_names(encoder.class_names, dataset.classes, dataset.texts)
+        called = all_names(encoder.class_names, dataset)
+        names = tuple(called[name] for name in dataset.classes)
+        others, more = other_data(study, dataset, evaluated(study, dataset))
+        notes += more
     for name in names:  # before a model is downloaded
         fill_prompts(name, encoder.prompts)
     model = opened.model or open_model(study)
-    read = lambda: read_prompts(encoder, names, model["model"])
-    tokens = kept_tokens(study.features, names, encoder.prompts, model["identity"], read)
+
+    def tokens_of(names: tuple[str, ...]) -> np.ndarray:
+        read = lambda: read_prompts(encoder, names, model["model"])
+        return kept_tokens(study.features, names, encoder.prompts, model["identity"], read)
+
+    tokens = tokens_of(names)
     more = confusable(tokens, dataset.classes, fill_prompts(names[0], encoder.prompts))
     notes = (*notes, *more)
     plan = Plan(study, dataset, names, methods=methods, notes=notes, tokens=tokens, **model)
     for method in methods.values():
         check_masks(plan, method)
+    for key, other in others.items():
+        named = tuple(called[name] for name in other.classes)
+        more = plan._replace(dataset=other, class_names=named, tokens=tokens_of(named))
+        plan = plan._replace(others={**plan.others, key: more})
+    check_others(plan)
     if training:
         check_machine(plan)
     return plan
@@ -131,21 +142,6 @@ def open_model(study: Study) -> dict[str, Any]:
 def make_module(encoder: Encoder, clip_config: CLIPConfig) -> CLIP:
     """Return the encoder of these sizes, computing as the config says."""
     return CLIP(clip_config, getattr(jnp, encoder.compute_dtype), remat=encoder.remat)
-
-
-def prompt_names(file: str, classes: tuple[str, ...], texts: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what prompts call the classes: as `file` (`config.class_names`) says, or the data."""
-    own = read_class_names(file, classes) if file else {}
-    return tuple(own.get(name) or texts.get(name, name) for name in classes)
-
-
-def read_prompts(encoder: Encoder, names: Sequence[str], model: str | pathlib.Path) -> np.ndarray:
-    """Return token ids of the classes' prompts, int32 [K, prompts, T].
-
-    `names` are the classes as prompts say them; `model` is a directory or a Hub id.
-    """
-    revision = None if isinstance(model, pathlib.Path) else encoder.revision or None
-    return class_tokens(load_tokenizer(model, revision=revision), names, encoder.prompts)
 
 
 def other_tokens(plan: Plan, prompts: str) -> np.ndarray:
@@ -274,8 +270,10 @@ def _check_episodes(study: Study, dataset: Dataset, methods: Iterable[Method]) -
     """Raise ConfigError or DataError for episodes that the data cannot fill."""
     ends = [domain for domain in (*study.data.sources, *study.targets) if domain in dataset.domains]
     for method in (method for method in methods if method.config.episodes):
-        labels = np.asarray(dataset.source(method.data.labelled, "train").labels)
-        rows = training_rows(method.data, labels, dataset.classes)
+        source = dataset.source(method.data.labelled, "train")
+        labels = np.asarray(source.labels)
+        cut = getattr(source, "uncut", None)
+        rows = training_rows(method.data, labels, dataset.classes, cut)
         tested = {
             domain: np.asarray(dataset.source(domain, "test").labels)
             for domain in dict.fromkeys(ends)

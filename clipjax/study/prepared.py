@@ -82,6 +82,7 @@ class Plan(NamedTuple):
     notes: tuple[str, ...] = ()  # what the user should know of the data
     tokens: np.ndarray | None = None  # int32 [K, prompts, T]; None where no text is read
     identity: Mapping[str, Any] = {}  # of the model (`clipjax.data.features.identity`)
+    others: Mapping[str, Any] = {}  # a `Plan` of each of `study.evaluations`: data and texts
 
     @property
     def clip_config(self) -> CLIPConfig:
@@ -107,7 +108,7 @@ def _images(plan: Plan) -> tuple[str, ...]:
     return layer_groups({"clip": tower_params(plan.params, ("image",))})
 
 
-def _own_shapes(plan: Plan, method: Method) -> Any:
+def own_shapes(plan: Plan, method: Method) -> Any:
     """Return shapes of a method's own parameters, nothing computed; {} of a closed form's."""
     if not method.trains:
         return {}
@@ -148,7 +149,7 @@ def _clip_groups(plan: Plan, method: Method) -> tuple[str, ...]:
 
 def check_masks(plan: Plan, method: Method) -> None:
     """Raise ConfigError for patterns that fit no group, or phases that train nothing."""
-    own = _own_shapes(plan, method)
+    own = own_shapes(plan, method)
     everything = {"clip": plan.params, **own}
     unused = set(layer_groups(everything)) - {*layer_groups(own), *_clip_groups(plan, method)}
     shared, cached = plan.study.data, all(cached_phases(plan, method))
@@ -217,7 +218,7 @@ def _check_memory(plan: Plan, method: Method) -> None:
     """Raise ConfigError for more parameters than memory holds."""
     count = lambda params: sum(x.size for x in jax.tree.leaves(params))
     seeds = len(plan.study.training.seeds)
-    size, kept = count(_own_shapes(plan, method)) * seeds, 0  # heads train for all seeds at once
+    size, kept = count(own_shapes(plan, method)) * seeds, 0  # heads train for all seeds at once
     if not all(cached_phases(plan, method)):
         encoder = count(tower_params(plan.params, method.kind.towers))
         size += encoder
@@ -241,7 +242,7 @@ def task_bytes(plan: Plan, method: Method) -> int:
     """
     if not method.trains or not (episodes := method.config.episodes):
         return 0
-    own = {k: v for k, v in _own_shapes(plan, method).items() if k not in method.kind.constants}
+    own = {k: v for k, v in own_shapes(plan, method).items() if k not in method.kind.constants}
     sizes, width = jax.tree.leaves(own), plan.clip_config.projection_dim
     layers = width + sum(x.shape[-1] for x in sizes if len(x.shape) > 1)
     images = episodes.tasks * episodes.way * (episodes.shot + episodes.query)

@@ -86,10 +86,13 @@ class Ingredients(NamedTuple):
 
     def key(self) -> Hashable:
         """Return what is the same for the same functions: the methods but for their images."""
-        classes, arrays = self.classes, (self.classes.tokens, self.classes.weights)
-        texts = classes.names, float(classes.scale), *map(digest_of, arrays)
         about = self.starts, repr(self.module), self.preprocess, self.per_epoch, self.accumulate
-        return tuple(map(method_key, self.methods)), texts, about
+        return tuple(map(method_key, self.methods)), texts_key(self.classes), about
+
+
+def texts_key(classes: Classes) -> tuple:
+    """Return what is the same for the same classes."""
+    return classes.names, float(classes.scale), *map(digest_of, (classes.tokens, classes.weights))
 
 
 def method_key(method: Method) -> Hashable:
@@ -118,10 +121,16 @@ class Recipe:
         self.spans = spans(lengths, [phase.freeze for phase in phases], optimizers)
         self.total_steps = sum(lengths)
         self.functions = self.method.on(self.backbone(cached=True), self.classes, phases[-1])
-        self.answer = answerer(self.functions, self.classes)
         self.validate = validator(self.functions, self.classes)
         self.compiled_start = jax.jit(self.start)
         self._programs: dict[Hashable, Callable] = {}
+        self.answer = self.answer_for(self.classes)
+
+    def answer_for(self, classes: Classes) -> Callable:
+        """Return `answerer` for these classes, compiled once."""
+        return self._program(
+            ("answer", *texts_key(classes)), lambda: answerer(self.functions, classes)
+        )
 
     def backbone(self, augment: Augment | None = None, *, cached: bool = False) -> Backbone:
         """Return the encoder over images, perhaps augmented, or over cached embeddings."""

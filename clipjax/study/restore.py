@@ -35,6 +35,7 @@ class Trained(NamedTuple):
     variants: dict[str, PyTree]
     shared: PyTree  # parameters that all seeds and variants have
     history: list[list[dict]]  # per seed the validations of the last phase; none of a closed form
+    answer_for: Callable  # classes -> `answer` among these
 
     @property
     def params(self) -> PyTree:
@@ -160,7 +161,12 @@ def split_by_method(group: RunGroup, states: TrainState, history: list) -> dict[
         for params in own.values():
             check_params(group, name, params)
         found[name] = Trained(
-            group.recipe.answer, group.view, own, group.shared(len(group.spans) - 1), history[mine]
+            group.recipe.answer,
+            group.view,
+            own,
+            group.shared(len(group.spans) - 1),
+            history[mine],
+            group.recipe.answer_for,
         )
     return found
 

@@ -32,6 +32,7 @@ from clipjax.study.episode_rows import episode_rows
 from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
 from clipjax.study.header import header
 from clipjax.study.model_record import check_finished, check_same_model
+from clipjax.study.other_rows import other_rows
 from clipjax.study.plan import prepare
 from clipjax.study.prepared import NOTHING, RECORD, Opened, Plan, idle_domain_losses, read_record
 from clipjax.study.recipe import Programs
@@ -224,7 +225,7 @@ def run_study(
         say(trainer.described)
         for name, trained in trainer.train(say).items():
             more, outcomes[name] = measure_method(name, trained, plan.methods[name].data, encoded)
-            rows += more
+            rows += more + other_rows(name, trained, encoded)
             if any(trained.history):  # a closed form has none
                 rules[name] = rule_table(trained.history)
                 scores[name] = candidate(trained.history, selection)
@@ -273,6 +274,7 @@ def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
     if None in distances["zero_shot"]:  # too few test images
         distances = {}
     data = {"name": dataset.name, "source": study.data.source_name, "target": study.data.target}
+    data["classes"] = study.data.classes
     labels = {
         domain: part.labels for (domain, split), part in encoded.parts.items() if split == "test"
     }

@@ -5,9 +5,12 @@ import pickle
 import numpy as np
 import pytest
 
-from clipjax.data.classes import match_classes
-from clipjax.data.dataset import ArraySource, Dataset
+from clipjax.data.classes import match_classes, uncut
+from clipjax.data.dataset import ArrayDataset, ArraySource, Dataset
+from clipjax.data.derived import Subset
 from clipjax.errors import ConfigError
+from clipjax.study.epochs import training_rows
+from clipjax.study.parts import Data
 
 
 class Shapes(Dataset):
@@ -110,3 +113,44 @@ def test_unknown_choices_are_refused():
         match_classes(dataset, "photo", "art", [], "open")
     with pytest.raises(ConfigError, match="photo, art"):
         match_classes(dataset, "photo", "art", ["toy"])
+
+
+def test_base_and_new_are_halves_in_the_order_of_labels_and_drawn_from_before_the_cut():
+    labels = np.random.default_rng(0).integers(0, 5, 60)
+    images = np.arange(60, dtype=np.uint8)[:, None, None, None] * np.ones((2, 2, 3), np.uint8)
+    source = ArraySource(images, labels, classes="vwxyz", domain="d")
+    dataset = ArrayDataset({"d": {"train": source}})
+    (base, notes), (new, _) = (match_classes(dataset, "d", "d", [], how) for how in ("base", "new"))
+    assert base.classes == ("v", "w", "x") and new.classes == ("y", "z")  # ceil(5 / 2) first
+    assert notes == ["data.classes=base: 3 of the 5 classes are used, v to x."]
+    part = new.source("d", "train")
+    np.testing.assert_array_equal(part.labels, labels[labels > 2] - 3)
+    assert uncut(base) is dataset and pickle.loads(pickle.dumps(part)).uncut.classes[0] == "v"
+    for asked in (
+        {"shots": 2},
+        {"shots": 3, "shots_rule": "coop"},
+        {"fraction": 0.4},
+        {"fraction": 0.4, "fraction_how": "uniform"},
+    ):
+        data = Data(source="d", subset_seed=1, **asked)
+        every = training_rows(data, labels, dataset.classes)
+        for half in (base, new):
+            mine = half.source("d", "train")
+            rows = training_rows(data, mine.labels, half.classes, mine.uncut)
+            np.testing.assert_array_equal(mine.rows[rows], np.intersect1d(every, mine.rows))
+            some = Subset(mine, np.arange(len(mine))[::2])  # some images could not be read
+            taken = training_rows(data, some.labels, half.classes, some.uncut)
+            assert len(taken) and set(some.uncut.rows[taken]) <= set(mine.rows)
+
+
+def test_a_small_class_stops_the_half_that_it_is_in_and_no_other():
+    labels = np.array([0] * 5 + [1] * 5 + [2] * 5 + [3])
+    source = ArraySource(np.zeros((16, 2, 2, 3)), labels, classes="abcd", domain="d")
+    dataset, data = ArrayDataset({"d": {"train": source}}), Data(source="d", shots=3)
+    base, new = (match_classes(dataset, "d", "d", [], how)[0].source("d", "train")
+                 for how in ("base", "new"))  # fmt: skip
+    assert len(training_rows(data, base.labels, base.classes, base.uncut)) == 6
+    with pytest.raises(ConfigError, match="class 'd' has 1 examples"):
+        training_rows(data, new.labels, new.classes, new.uncut)
+    with pytest.raises(ConfigError, match="data.classes=new is 1 of 3 classes; at least two"):
+        match_classes(Shapes(photo="abc"), "photo", "photo", [], "new")

@@ -50,7 +50,7 @@ def test_a_config_keeps_its_identity():
         text = json.dumps(before, indent=2, sort_keys=True) + "\n"
         assert config_text(parsed(config)) == text
         assert parse(json.loads(text)) == parsed(config)  # as exports read it
-    assert name_of(parsed(dann.get_config())) == "dann-232f9dfe"
+    assert name_of(parsed(dann.get_config())) == "dann-3e1ccc24"
 
 
 def test_defaults_are_those_of_the_dataclasses():
@@ -119,6 +119,13 @@ def test_choices_are_those_of_what_reads_them():
         (
             {"stages": ("head",), "methods": {"head": HEAD | {"optim": {"lrr": 1}}}},
             "optim.lrr",
+        ),
+        ({"evaluations": {"new": "new"}}, "evaluations.new is 'new'; give a dict, as"),
+        ({"evaluations": {"new": {"classes": "old"}}}, "evaluations.new.classes is 'old'; known"),
+        ({"evaluations": {"x": {"classes": "all"}}}, "evaluations.x has the classes of the run it"),
+        (
+            {"data": {"classes": "base"}, "evaluations": {"base": {"classes": "new"}}},
+            "evaluations.base needs another name: 'base' means other classes",
         ),
         ({"experiment": ""}, "experiment is ''"),
         ({"experiment": "pretrain", "steps": 0}, "steps is 0; give a whole number, at least 1"),

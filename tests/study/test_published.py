@@ -1,10 +1,13 @@
 """Studies over data as published: a target without train, one with test alone, a single domain."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from clipjax.data.dataset import ArrayDataset, ArraySource
 from clipjax.errors import ConfigError
+from clipjax.evaluate import class_sets
 from clipjax.study import Data, Encoder, Study, Training, run
 from clipjax.study.plan import check_parts, matched_data, needed_parts
 from tests.data import published as fakes
@@ -33,8 +36,11 @@ def test_a_target_without_train_is_measured_by_groups_and_adapted_to_by_none(wee
     assert ("ood", "train") not in needed_parts(asked, dataset)
     with pytest.raises(ConfigError, match="dann adapts to training images of 'ood', which has val"):
         check_parts(study(root, wee_clip, DANN, source="id", target="ood"), dataset)
-    found = run(asked)
-    rows = {(r["method"], r["domain"]): r for r in found.rows if r["split"] == "test"}
+    found = run(dataclasses.replace(asked, evaluations={"base": {"classes": "base"}}))
+    among = {(r["method"], r["domain"]): r for r in found.rows if r["classes"] == "base"}
+    assert among["head", "ood"]["n"] == 8 and among["head", "ood"]["macro_f1_mean"] is not None
+    rows = {(r["method"], r["domain"]): r for r in found.rows if r["split"] == "test"
+            and r["classes"] == "all"}  # fmt: skip
     for method in ("zero_shot", "head"):
         row = rows[method, "ood"]
         assert row["n"] == 19 and row["worst_groups"][0] in ("Europe", "Asia")
@@ -42,17 +48,41 @@ def test_a_target_without_train_is_measured_by_groups_and_adapted_to_by_none(wee
 
 
 @pytest.mark.slow
-def test_a_single_domain_of_few_shots_is_source_and_target(wee_clip, tmp_path):
-    root = fakes.coop(tmp_path / "caltech-101")
-    ends = {"source": "caltech101", "target": "caltech101"}
-    found = run(study(root, wee_clip, **ends, shots=2, shots_rule="coop", subset_seed=1))
+def test_a_single_domain_of_few_shots_is_source_and_target_and_base_is_tested_on_new(
+    wee_clip, tmp_path
+):
+    root = fakes.coop(tmp_path / "caltech-101", classes=4)
+    ends = {"source": "caltech101", "target": "caltech101", "classes": "base"}
+    few = {"shots": 2, "shots_rule": "coop", "subset_seed": 1}
+    new = {"new": {"classes": "new"}}
+    linear = dataclasses.replace(study(root, wee_clip, **ends, **few), evaluations=new)
+    with pytest.raises(
+        ConfigError, match="methods.head cannot answer evaluations.new, as of 'kind"
+    ):
+        run(linear)
+    free = {"freeze": ("clip/text/.*", "clip/logit_scale")}  # an image tower of its own
+    texts = {"text": {"loss": "finetune", "heads": {"text": True}} | free}
+    asked = dataclasses.replace(study(root, wee_clip, texts, **ends, **few), evaluations=new)
+    found = run(asked)
     assert any("caltech101, the only domain, is source and target" in n
                for n in found.results["notes"])  # fmt: skip
-    test, val = ({r["method"]: r["n"] for r in found.rows if r["split"] == s}
-                 for s in ("test", "val"))  # fmt: skip
-    assert test == {"zero_shot": 9, "head": 9} and val == {"zero_shot": 6, "head": 6}  # 2 a class
+    count = lambda split, classes: {
+        r["method"]: r["n"] for r in found.rows if (r["split"], r["classes"]) == (split, classes)
+    }
+    assert count("test", "all") == count("test", "new") == {"zero_shot": 6, "text": 6}
+    assert count("val", "all") == {"zero_shot": 4, "text": 4}  # 2 a class
+    header, lines = class_sets.cells(found.results)
+    assert header == ["method", "classes", "caltech101"]
+    assert [line[1] for line in lines] == ["base", "new", "harmonic mean"] * 2
     with pytest.raises(ConfigError, match="'kind_0' has 6 examples.*data.shots_missing=all"):
         check_parts(*(lambda s: (s, matched_data(s)[0]))(study(root, wee_clip, **ends, shots=7)))
+    # Zero-shot among the base classes alone is that of a run that has no others.
+    every = study(root, wee_clip, {}, source="caltech101", target="caltech101")
+    more = run(dataclasses.replace(every, evaluations={"base": {"classes": "base"}, **new}))
+    zero = lambda results, classes: next(
+        r["ece"] for r in results.rows if r["classes"] == classes and r["method"] == "zero_shot"
+        and r["split"] == "test")  # fmt: skip
+    assert zero(more, "base") == zero(found, "all") and zero(more, "new") == zero(found, "new")
 
 
 def test_test_images_alone_are_dealt_for_a_target_and_stay_whole_elsewhere(wee_clip, tmp_path):

@@ -7,8 +7,8 @@ import numpy as np
 
 from clipjax.data.unlabelled import NO_LABEL, labelled
 from clipjax.evaluate import choice as choices
+from clipjax.evaluate import class_sets, episodes, rule_table, sweeps
 from clipjax.evaluate import results as report
-from clipjax.evaluate import rule_table, sweeps
 from clipjax.evaluate.report.card import accuracies, colours
 from clipjax.evaluate.report.charts import COLOURS, Bar, bars
 from clipjax.evaluate.report.figures import (
@@ -38,10 +38,20 @@ def headline(results: dict) -> list[Item]:
         tables.append(
             Table(header, body, title and f"{title} accuracy, %", mark=mark, folded=bool(title))
         )
-    said = [*report.notes(results), report.facts(results), *report.data_notes(results)]
+    below = {*class_sets.notes(results), *episodes.notes(results)}  # `beyond` has these
+    said = [words for words in report.notes(results) if words not in below]
+    said += [report.facts(results), *report.data_notes(results)]
     notes = [Note(capital(words)) for words in said]
     along = wise_chart(results, colours(results))
     return [accuracies(results), *tables, *([Grid([along])] if along else []), *notes]
+
+
+def beyond(results: dict) -> list[Item]:
+    """Show what methods answer among other classes, and in few-shot episodes."""
+    others, tasks = class_sets.cells(results), episodes.cells(results)
+    words = [*class_sets.notes(results), *episodes.notes(results)]
+    said = [Note(f"{capital(told)}.") for told in words]
+    return [Table(*others, folded=False, words=1), Table(*tasks, folded=False, words=1), *said]
 
 
 def sweep(results: dict) -> list[Item]:
