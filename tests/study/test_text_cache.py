@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from clipjax.study import Encoder, Features, Study, encode, plan
+from clipjax.study import Encoder, Features, Study, encode, plan, prompt_sets
 from clipjax.study.encode import encode_texts
 from clipjax.study.plan import prepare
 
@@ -21,7 +21,7 @@ def never(*_, **__):
 def test_a_second_start_opens_neither_tokenizer_nor_text_tower(tmp_path, monkeypatch):
     first = encode_texts(prepare(study(tmp_path)))
     with monkeypatch.context() as patched:
-        patched.setattr(plan, "load_tokenizer", never)
+        patched.setattr(prompt_sets, "load_tokenizer", never)
         patched.setattr(encode, "class_weights", never)
         again = encode_texts(prepare(study(tmp_path)))
         with pytest.raises(AssertionError, match="ran again"):  # other prompts are other texts
@@ -38,7 +38,7 @@ def test_other_prompt_sets_are_those_of_a_run_with_them(tmp_path, monkeypatch):
     opened = prepare(study(tmp_path))
     found = encode.text_weights(opened, plan.other_tokens(opened, "simple"))
     with monkeypatch.context() as patched:  # from the cache, as that run finds them
-        patched.setattr(plan, "load_tokenizer", never)
+        patched.setattr(prompt_sets, "load_tokenizer", never)
         patched.setattr(encode, "class_weights", never)
         own = encode_texts(prepare(study(tmp_path, prompts="simple")))
     np.testing.assert_array_equal(found, own.text_weights)
