@@ -26,10 +26,12 @@ from clipjax.study.fields import is_number
 from clipjax.study.measured import groups_of, row_of, score
 from clipjax.study.parts import Data
 from clipjax.study.scored import candidate, distance, distances, known, label_free, mixval, scored
+from clipjax.study.text_cache import digest_of
 from clipjax.study.training import PhaseConfig
 from clipjax.train.distributed import processes, sharding
 
 PROBE = 256  # images a domain for the ratio of gradients
+KEPT_BYTES = 1 << 28  # of features that a method's own encoder gave, kept for whoever asks again
 
 
 class View:
@@ -41,6 +43,9 @@ class View:
         self.encoded, self.encode = encoded, embed and jax.jit(embed)
         if embed is None:
             return
+        # The last validation, results and predictions are of the same parameters.
+        self._kept: dict[tuple, Features] = {}  # by parameters' digests and part, oldest first
+        self._placed: tuple = None, ()  # parameters and their digests
         study = encoded.study
         self.batch_size, self.workers = study.features.batch_size, study.data.workers
         devices = sharding.batch_mesh(self.batch_size).devices
@@ -58,6 +63,18 @@ class View:
         """Return a part's features under one seed's parameters; processes share the encoding."""
         if not self.sees(params):
             return self.encoded.parts[part]
+        key = *self._placed[1], part
+        if params is not self._placed[0]:
+            return self._encoded(params, part)
+        if key not in self._kept:
+            self._kept[key] = self._encoded(params, part)
+        found = self._kept[key]
+        while sum(each.features.nbytes for each in self._kept.values()) > KEPT_BYTES:
+            self._kept.pop(next(iter(self._kept)))
+        return found
+
+    def _encoded(self, params, part: Part) -> Features:
+        """Encode a part's images; processes share the work."""
         crops = self.encoded.crops(*part)
         encode = lambda images: self.encode(params, sharding.deal_out(images, self.mesh))
         place = processes.place()
@@ -77,7 +94,9 @@ class View:
         """Put one seed's parameters where `features` wants them: an encoder on all devices."""
         if not self.sees(params):
             return params
-        return sharding.place(params, sharding.state_shardings(params, self.mesh))
+        placed = sharding.place(params, sharding.state_shardings(params, self.mesh))
+        self._placed = placed, tuple(map(digest_of, jax.tree.leaves(params)))
+        return placed
 
 
 class Validation:

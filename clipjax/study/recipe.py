@@ -142,6 +142,13 @@ class Recipe:
 
         return make_backbone(self.module, look, ("image",) if cached else ())
 
+    @functools.cached_property
+    def embed(self) -> Callable:
+        """(params, uint8 pixels [B, S, S, 3]) -> embeddings [B, P], of the method's own encoder."""
+        backbone = self.backbone()
+        functions = self.method.on(backbone, self.classes, self.method.phases[-1])
+        return functions.embed or backbone.encode["image"]
+
     def start(self, seeds: jax.Array, given: tuple[PyTree, ...]) -> TrainState:
         """Return states of all runs before any phase, stacked, without optimizer state.
 
@@ -233,6 +240,16 @@ class Recipe:
         runs = {"image": "vision", "text": "text"}
         names = [runs[tower] for tower in self.method.kind.towers]
         return {name: sizes[name].num_hidden_layers for name in names}
+
+    def begin_one(self, index: int) -> Callable:
+        """Return `begin` of a phase, the same at each call: compiled once for all runs."""
+        return self._program(("begin one", index), lambda: functools.partial(self.begin, index))
+
+    def step_on_pixels(self, index: int, params: PyTree, axis=None) -> Callable:
+        """Return `step` of a phase from pixels, the same at each call; `params` may be shapes."""
+        backbone = lambda: self.backbone(self.method.phases[index].augment)
+        make = lambda: self.step(index, backbone(), params, axis=axis)
+        return self._program(("step", index, axis), make)
 
     def begun(self, index: int, states: TrainState, more: PyTree) -> TrainState:
         """Return `begin` of stacked states, compiled."""

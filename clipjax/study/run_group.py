@@ -87,9 +87,7 @@ class RunGroup:
         trained, _ = self.clip(len(self.spans) - 1)
         if "vision" not in trained.get("clip", {}) and "image" not in self.method.kind.alters:
             return View(self.encoded)
-        backbone = self.recipe.backbone()
-        functions = self.method.on(backbone, self.classes, self.method.phases[-1])
-        return View(self.encoded, functions.embed or backbone.encode["image"])
+        return View(self.encoded, self.recipe.embed)
 
     def _epoch_length(self) -> int:
         """Return steps of an epoch: as logged where no example is at hand (`restored`)."""

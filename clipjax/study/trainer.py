@@ -142,20 +142,18 @@ class Trainer(RunGroup):
 
     def fit_pixels(self, index: int, states: TrainState) -> TrainState:
         """Train a phase with the encoder (or augmentation), one seed after the other."""
-        phase, shared = self.method.phases[index], self.shared(index)
+        shared = self.shared(index)
         # What joins the state is an argument of the program, not a constant in it.
         states, more = jax.device_get((states, self.joining(index)))
         one = lambda position: jax.tree.map(lambda x: x[position], states)
-        begin = functools.partial(self.recipe.begin, index)
+        begin = self.recipe.begin_one(index)
         shapes = jax.eval_shape(begin, one(0), more)
         training, devices = self.training, self.study.devices
         size = sum(x.size * x.dtype.itemsize for x in leaves((shapes, shared)))
         batch = self.method.config.batch_size
         mesh = training_mesh(devices, batch, training.accumulate, state_bytes=size)
         axis = DATA if devices.parallel == "pmap" else None
-        backbone = self.recipe.backbone(phase.augment)
-        # Of all seeds: compiled once.
-        step = self.recipe.step(index, backbone, shapes.params, axis=axis)
+        step = self.recipe.step_on_pixels(index, shapes.params, axis)
         # Made in parts where parameters are cut: no device ever holds a whole state then.
         begin, done = jax.jit(begin, out_shardings=state_shardings(shapes, mesh)), []
         for position, seed in enumerate(self.training.seeds):

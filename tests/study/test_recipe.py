@@ -6,6 +6,7 @@ import pytest
 
 from clipjax.adapt.method import Classes
 from clipjax.data.images.preprocess import Preprocess
+from clipjax.data.loading.image_cache import Crops
 from clipjax.model.clip import CLIP
 from clipjax.study import Programs, run
 from clipjax.study.recipe import Ingredients
@@ -14,7 +15,8 @@ from tests.conftest import methods_of, parsed, small_config
 from tests.study.test_study import config_of
 
 HEAD = {"loss": "finetune", "heads": {}, "align": "standardise"}
-METHODS = {"head": HEAD, "logistic": {"loss": "logistic"}}
+FULL = {"loss": "finetune", "heads": {"text": True}, "freeze": (), "augment": {}}
+METHODS = {"head": HEAD, "logistic": {"loss": "logistic"}, "full": FULL}
 
 
 def ingredients(target="stencil", **fields):
@@ -79,14 +81,19 @@ def test_a_schedule_runs_over_the_phase_or_the_run_by_the_step_or_the_epoch():
 
 @pytest.mark.slow
 def test_a_run_after_another_compiles_nothing_and_has_the_same_bits(
-    photos, wee_clip, tmp_path, caplog
+    photos, wee_clip, tmp_path, caplog, monkeypatch
 ):
+    whole, encoded = Crops.encode, []
+    count = lambda crops, *args, **options: encoded.append(crops) or whole(crops, *args, **options)
+    monkeypatch.setattr(Crops, "encode", count)
     config, programs = config_of(photos, wee_clip, **METHODS), Programs()
-    config.seeds, config.epochs = (0,), 2
+    config.seeds, config.epochs, config.save_every = (0,), 2, 2
     first = parsed(config)
     config.data.source, config.data.target = "sketch", "real"
     second = parsed(config)
     run(first, tmp_path / "first", pages=False, programs=programs)
+    assert len(encoded) == len(set(map(id, encoded)))  # a part is encoded by `full` once
+    assert encoded
     with jax.log_compiles():
         shared = run(second, tmp_path / "second", pages=False, programs=programs)
         assert "ompiling" not in caplog.text
