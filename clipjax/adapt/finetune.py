@@ -4,7 +4,17 @@ from typing import Any
 
 from clipjax.adapt.checks import check_domain
 from clipjax.adapt.losses import class_loss, diversity_hinge, weigh
-from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
+from clipjax.adapt.method import (
+    Backbone,
+    Classes,
+    DannModel,
+    Head,
+    Method,
+    by_texts,
+    compare_classes,
+    on_backbone,
+    with_head,
+)
 from clipjax.adapt.step import Loss
 
 
@@ -42,4 +52,12 @@ def make_loss(
 
 def make_method(backbone: Backbone, classes: Classes, *, head: Head, **options: Any) -> Method:
     """Fine-tuning on a backbone; `options` are those of `make_loss`."""
-    return with_head(backbone, head, make_loss(on_backbone(backbone, head), **options))
+    made = with_head(backbone, head, make_loss(on_backbone(backbone, head), **options))
+    if "text" not in head.towers or options.get("diversity_weight"):
+        return made
+    smoothing = options.get("label_smoothing", 0.0)
+
+    def judge(params, seen, batch, rng, progress):
+        return class_loss(seen.logits, batch["source"], smoothing)
+
+    return by_texts(backbone, head, compare_classes(backbone, classes), judge)

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from clipjax.adapt.checks import check_domain
 from clipjax.adapt.grl import Schedule
+from clipjax.adapt.losses import weigh
 from clipjax.adapt.step import Loss
 
 PyTree = Any
@@ -66,6 +68,20 @@ class Head(NamedTuple):
     domains: int = 0  # that its domain head tells apart; 0 without one
 
 
+class Compared(NamedTuple):
+    """What a classifier by texts compares, of length 1; logits are `scale * image @ text.T`."""
+
+    image: jax.Array  # [B, P]
+    text: jax.Array  # [N, P], of classes or of the images' own
+    row: jax.Array  # int [B]: which text is of each image
+    scale: jax.Array  # []
+
+    @property
+    def logits(self) -> jax.Array:
+        """Scaled similarities, [B, N]."""
+        return self.scale * self.image @ self.text.T
+
+
 class Method(NamedTuple):
     """A method that trains. Its functions get its own, the encoder's and shared parameters."""
 
@@ -98,6 +114,11 @@ class Method(NamedTuple):
     embed: Callable[..., jax.Array] | None = None
     # (params, batch, numeric options) -> measures of validation examples, float32 [].
     diagnose: Callable[..., dict[str, jax.Array]] | None = None
+    # The loss in two steps, of a method that answers by texts, for terms that compare what it does
+    # (`clipjax.adapt.terms`): (params, source, rng) -> Compared, where rng is for the crop alone,
+    # and (params, Compared, batch, rng, progress) -> (scalar, metrics).
+    compare: Callable[..., Compared] | None = None
+    judge: Callable[..., tuple[jax.Array, dict[str, jax.Array]]] | None = None
     # Scalars of progress that a sweep may vary inside one program; they come back as
     # `make_method(..., schedules={name: schedule})`. And the options that only shape them.
     schedules: Mapping[str, Schedule] = {}
@@ -156,6 +177,37 @@ def with_head(backbone: Backbone, head: Head, loss: Loss, **more: Any) -> Method
         towers=("image", *head.towers),
         **more,
     )
+
+
+def by_texts(
+    backbone: Backbone, head: Head, compare: Callable, judge: Callable, **more: Any
+) -> Method:
+    """`with_head` of a loss in two steps, `Method.compare` and `Method.judge`."""
+    two = {"compare": compare, "judge": judge}
+    return with_head(backbone, head, in_two_steps(compare, judge), **two, **more)
+
+
+def in_two_steps(compare: Callable, judge: Callable) -> Loss:
+    """The loss of `Method.compare` and `Method.judge` on {"source": {"inputs", "label"}}."""
+
+    def loss(params, batch, rng, progress):
+        batch = weigh(batch)
+        source = check_domain(batch, "source", "inputs", "label")
+        look, more = (None, None) if rng is None else jax.random.split(rng)
+        return judge(params, compare(params, source, look), batch, more, progress)
+
+    return loss
+
+
+def compare_classes(backbone: Backbone, classes: Classes) -> Callable[..., Compared]:
+    """`Method.compare` of CLIP's own towers: images and the classes' prompts, [K, P]."""
+
+    def compare(params, source, rng):
+        image = backbone.encode["image"](params, source["inputs"], rng)
+        text = class_weights(backbone, params, classes.tokens)
+        return Compared(image, text, source["label"], backbone.scale(params))
+
+    return compare
 
 
 def check_classes(known: Classes, asked: Classes) -> None:

@@ -14,6 +14,7 @@ from clipjax.study import entry_fields
 from clipjax.study.config import kind_of
 from clipjax.study.entries import FIELDS
 from clipjax.study.fields import dotted, groups
+from clipjax.study.options import meaning
 
 WIDEST, LEFT = 110, 38  # columns: of a line, of what is typed
 Line = tuple[str, str]  # what is typed, what it means
@@ -86,6 +87,11 @@ def _fields(path: str) -> Iterable[tuple[str, list[Line]]]:
         )
     others = [(f"methods.NAME.{field}", told) for field, told in FIELDS.items()]
     yield "any method may have its own", others
+    added = [
+        (f"methods.NAME.{option}={entry_fields.typed(value)}", meaning("", option))
+        for option, value in entry_fields.terms().items()
+    ]
+    yield "any method that answers by texts may have", added
 
 
 def _section(title: str, lines: Iterable[Line]) -> str:

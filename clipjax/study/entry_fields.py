@@ -44,17 +44,31 @@ def options(loss: str) -> dict[str, Any]:
     >>> options("dann")["gamma"], options("blend")["weight"] is OPEN
     (10.0, True)
     """
-    functions = {n.name: n.args for n in _source(loss).body if isinstance(n, ast.FunctionDef)}
+    functions = _functions(loss)
     made = functions.get("make_method")
     if made is None:
         return {}
     takers = [functions["make_loss"]] if made.kwarg and "make_loss" in functions else []
-    return {
-        arg.arg: _literal(default)
-        for args in (*takers, made)
-        for arg, default in zip(args.kwonlyargs, args.kw_defaults, strict=True)
-        if arg.arg not in _GIVEN
-    }
+    return {name: usual for args in (*takers, made) for name, usual in _keywords(args).items()}
+
+
+def terms() -> dict[str, Any]:
+    """Return option -> its default, of terms that are added to losses (`clipjax.adapt.terms`).
+
+    >>> terms()["contrastive_weight"], terms()["distill_over"]
+    (0.0, 'batch')
+    """
+    return _keywords(_functions("terms")["add_terms"])
+
+
+def _functions(loss: str) -> dict[str, ast.arguments]:
+    return {n.name: n.args for n in _source(loss).body if isinstance(n, ast.FunctionDef)}
+
+
+def _keywords(args: ast.arguments) -> dict[str, Any]:
+    """Return keyword-only parameter -> its default, of those that a config gives."""
+    pairs = zip(args.kwonlyargs, args.kw_defaults, strict=True)
+    return {arg.arg: _literal(default) for arg, default in pairs if arg.arg not in _GIVEN}
 
 
 def _literal(node: ast.expr | None) -> Any:
@@ -78,14 +92,14 @@ def usual(config: Mapping[str, Any], entry: Mapping[str, Any], field: str) -> An
         return config[field]
     if field == "wise":
         return ()
-    return "none" if field == "align" else options(entry["loss"])[field]
+    return "none" if field == "align" else (terms() | options(entry["loss"]))[field]
 
 
 def possible(loss: str) -> list[str]:
     """Return every field that an entry with this loss may have."""
     blocks = {"heads": _HEADS} | {block: meanings(kind) for block, kind in BLOCKS.items()}
     found = [own for field in FIELDS for own in _inside(field, blocks.get(field, ()))]
-    return [*found, *options(loss)]
+    return list(dict.fromkeys([*found, *options(loss), *terms()]))
 
 
 def _inside(field: str, inner: Iterable[str]) -> list[str]:

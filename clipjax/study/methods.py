@@ -16,6 +16,7 @@ from clipjax.adapt import method as contract
 from clipjax.adapt.align import aligned
 from clipjax.adapt.method import Backbone, Classes, ClosedForm
 from clipjax.adapt.probe import from_logistic
+from clipjax.adapt.terms import add_terms
 from clipjax.errors import ConfigError
 from clipjax.model.backbone import TOWERS, make_head
 from clipjax.model.heads import Heads
@@ -49,6 +50,7 @@ class Method(NamedTuple):
     heads: Heads | None  # None where it takes none
     make: Callable[..., Functions]  # `make_method` of its module
     kind: Functions  # as its first phase makes it: what it reads and runs
+    terms: tuple[str, ...] = ()  # options that are not its loss's own, but of `add_terms`
 
     @property
     def phases(self) -> tuple[PhaseConfig, ...]:
@@ -68,6 +70,7 @@ class Method(NamedTuple):
     def on(self, backbone: Backbone, classes: Classes, phase: PhaseConfig, **changes) -> Functions:
         """Make the method over a backbone, with the options of a phase, some changed."""
         given = {**phase.options, **changes}
+        terms = {name: given.pop(name) for name in self.terms if name in given}
         if self.heads is not None:
             given["head"] = make_head(self.heads, backbone, classes)
         if "episodes" in inspect.signature(self.make).parameters:
@@ -75,6 +78,7 @@ class Method(NamedTuple):
         made, align = self.make(backbone, classes, **given), self.config.align
         if self.heads is not None and self.heads.start == "logistic":
             made = from_logistic(made)
+        made = add_terms(made, backbone, classes, **terms) if terms else made
         texts = self.heads is not None and self.heads.from_texts and self.heads.class_bias
         return made if align == "none" else aligned(made, align, texts)
 
@@ -128,18 +132,21 @@ def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
     # Nothing of it is called: what a method reads and runs is known before a model is opened.
     backbone = Backbone({tower: _absent for tower in TOWERS}, _absent, _absent, TOWERS)
     classes = Classes(names, None, np.zeros((len(names), 1), np.float32), 1.0)
-    kinds = []
+    kinds, terms = [], tuple(_terms(module))
     for phase in config.phases:
         at = f"{where}.phases.{phase.label}" if phase.label else where
+        if config.align != "none" and any(phase.options.get(name) for name in terms):
+            raise ConfigError(f"{at}: added terms compare CLIP's own embeddings; leave align out.")
         check_options(at, phase.options, module)
         if phase.options.get("diversity_weight") and heads is not None and heads.members == 1:
             raise ConfigError(f"{at}: diversity_weight needs an ensemble: heads.members > 1.")
-        kinds.append(Method(config, heads, module.make_method, None).on(backbone, classes, phase))
+        made = Method(config, heads, module.make_method, None, terms)
+        kinds.append(made.on(backbone, classes, phase))
         if isinstance(kinds[-1], contract.Method):
             build_optimizer(phase, spans([phase.epochs], [phase.freeze]))
     config = _with_defaults(config, _options(module))
     fixed = dict.fromkeys(name for kind in kinds for name in getattr(kind, "constants", ()))
-    return Method(_fixing(config, fixed), heads, module.make_method, kinds[0])
+    return Method(_fixing(config, fixed), heads, module.make_method, kinds[0], terms)
 
 
 def _with_defaults(config: MethodConfig, usual: Mapping[str, Any]) -> MethodConfig:
@@ -220,12 +227,13 @@ def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
     """Raise ConfigError for options that a loss lacks, or not of the kind of its defaults.
 
     Options are the keyword-only parameters of the module's `make_method` and, where that takes any
-    others, of its `make_loss`.
+    others, of its `make_loss`; and those of `clipjax.adapt.terms.add_terms`.
     """
     takes = _options(module)
+    own, takes = takes, takes | _terms(module)
     for option, value in options.items():
         if option not in takes:
-            known, hint = ", ".join(takes) or "none", meant(option, [*takes, *FIELDS])
+            known, hint = ", ".join(own) or "none", meant(option, [*takes, *FIELDS])
             raise ConfigError(f"{where} has no option {option}; its loss takes {known}.{hint}")
         usual, give = takes[option], ""
         if isinstance(usual, bool) and not isinstance(value, bool):
@@ -246,6 +254,13 @@ def _options(module: Any) -> dict[str, Any]:
     if any(p.kind is p.VAR_KEYWORD for p in taken) and hasattr(module, "make_loss"):
         taken = [*inspect.signature(module.make_loss).parameters.values(), *taken]
     return {p.name: p.default for p in taken if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN}
+
+
+def _terms(module: Any) -> dict[str, Any]:
+    """Return option of `add_terms` -> its default, of those that a loss has not itself."""
+    taken, own = inspect.signature(add_terms).parameters.values(), _options(module)
+    kinds = {p.name: p.default for p in taken if p.kind is p.KEYWORD_ONLY}
+    return {name: usual for name, usual in kinds.items() if name not in own}
 
 
 def group_runs(

@@ -1,7 +1,7 @@
 """FLYP: both towers fine-tuned as CLIP was trained, images against prompts of their classes.
 
 clipjax run recipes/flyp
-clipjax run recipes/flyp methods.flyp.same_class=positives
+clipjax run recipes/flyp methods.flyp.denominator=soft
 
 Goyal et al. 2023 (arXiv 2212.00638), with its rate, decay and warm-up; their batches are of 256
 and 512 images. What differs from the code: an epoch sees each image once (theirs once for each

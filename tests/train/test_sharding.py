@@ -32,7 +32,7 @@ from tests.conftest import REPO, parsed
 SCRIPT = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np, optax
-from clipjax.adapt import average, contrastive, dann
+from clipjax.adapt import average, contrastive, dann, similarities
 from clipjax.adapt.method import Classes, on_backbone
 from clipjax.adapt.step import init_state, make_step
 from clipjax.model.backbone import make_backbone, make_head, tower_params
@@ -114,11 +114,28 @@ def pairs(size=16):
     return {"inputs": rng.normal(size=(size, 6)).astype(np.float32), "tokens": ids,
             "text_id": ids, "text_ids": known}
 
-compare, batches = lambda axis: contrastive.make_loss(towers, axis), [pairs() for _ in range(20)]
+before, compare, batches = linear, lambda axis: contrastive.make_loss(towers, axis), [
+    pairs() for _ in range(20)]
 for count, way in ((1, "jit"), (4, "jit"), (4, "pmap")):
     losses[f"contrastive {way} {count}"] = train(compare, linear, batches, count, way)[1]
 
-shared = {}
+def cited(axis):  # images against the texts of their classes, classes against images
+    def loss(p, batch, rng, progress):
+        part = batch["source"]
+        image, text = (normalize(p[k] + x) for k, x in
+                       (("image", part["inputs"]), ("text", p["classes"][part["label"]])))
+        return similarities.supervised_contrastive(
+            image, text, part["label"], 4.0, "exclude", part["weight"], axis), {}
+    return loss
+
+linear = {"image": jnp.ones(6), "text": jnp.ones(6)}
+linear["classes"] = jnp.asarray(rng.normal(size=(3, 6)), jnp.float32)
+rows = lambda: rng.normal(size=(16, 6)).astype(np.float32)
+labels = [labelled(rows) for _ in range(20)]
+for count, way in ((1, "jit"), (4, "jit"), (4, "pmap")):
+    losses[f"cited {way} {count}"] = train(cited, linear, labels, count, way)[1]
+
+linear, shared = before, {}
 small, own, masked = shards.heads_and_batch()
 alone = shards.trained(shards.make_dann(small), own, shards.heads_and_batch(1.0, 0)[2])
 for variant in SHARED:
@@ -203,9 +220,10 @@ def test_microbatches_give_the_losses_of_the_whole_batch(eight, name):
     close(eight["losses"][name], eight["losses"]["whole"])
 
 
+@pytest.mark.parametrize("loss", ["contrastive", "cited"])
 @pytest.mark.parametrize("way", ["jit", "pmap"])
-def test_pairs_are_compared_over_all_devices(eight, way):
-    close(eight["losses"][f"contrastive {way} 4"], eight["losses"]["contrastive jit 1"])
+def test_pairs_are_compared_over_all_devices(eight, loss, way):
+    close(eight["losses"][f"{loss} {way} 4"], eight["losses"][f"{loss} jit 1"])
 
 
 @pytest.mark.parametrize(

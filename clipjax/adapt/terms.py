@@ -1,0 +1,151 @@
+"""Terms that are added to the loss of any method that answers by texts: options of all of these.
+
+CLIP-CITE's supervised contrastive loss and its distillation of similarities (Liu et al. 2024, arXiv
+2407.04003), which its Table 6 adds to prompt learning. They compare the embeddings that the method
+compares (`clipjax.adapt.method.Compared`), so that no tower runs twice.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.adapt.checks import check_domain
+from clipjax.adapt.losses import weigh
+from clipjax.adapt.method import Backbone, Classes, ClosedForm, Method
+from clipjax.adapt.similarities import (
+    DENOMINATORS,
+    DIRECTIONS,
+    negative_share,
+    similarity_distillation,
+    supervised_contrastive,
+    text_ids,
+)
+
+OVER = ("batch", "classes")
+
+
+def add_terms(
+    made: Method | ClosedForm,
+    backbone: Backbone,
+    classes: Classes,
+    *,
+    contrastive_weight: float = 0.0,
+    contrastive_denominator: str = "exclude",
+    contrastive_scale: float = 0.0,
+    distill_weight: float = 0.0,
+    distill_over: str = "batch",
+    distill_direction: str = "student_teacher",
+    distill_scale: float = 0.0,
+) -> Method | ClosedForm:
+    """A method whose loss has further terms; it is as it was where their weights are 0.
+
+    The teacher is the encoder as it came, of the same crops, and its texts are the zero-shot class
+    weights. Neither it nor any factor on similarities gets a gradient of these terms.
+
+    Args:
+      contrastive_weight: factor on `supervised_contrastive` of the source's images and their
+        classes' texts; classes whose prompts are all the same are one.
+      contrastive_denominator: of it.
+      contrastive_scale: factor on its similarities; 0: the method's own.
+      distill_weight: factor on `similarity_distillation` from the encoder as it came.
+      distill_over: the texts that it compares: those of the batch's images, or of all classes.
+      distill_direction: of it.
+      distill_scale: factor on its similarities, the teacher's too; 0: each one's own.
+
+    Raises:
+      ValueError: a negative number, an unknown name, an option of a term whose weight is 0, or a
+        method that does not answer by texts.
+    """
+    _check(
+        {"contrastive_weight": contrastive_weight, "contrastive_scale": contrastive_scale},
+        {"contrastive_denominator": (contrastive_denominator, DENOMINATORS)},
+    )
+    _check(
+        {"distill_weight": distill_weight, "distill_scale": distill_scale},
+        {
+            "distill_over": (distill_over, OVER),
+            "distill_direction": (distill_direction, DIRECTIONS),
+        },
+    )
+    if not (contrastive_weight or distill_weight):
+        return made
+    if getattr(made, "compare", None) is None:
+        which = "contrastive_weight" if contrastive_weight else "distill_weight"
+        raise ValueError(
+            f"{which} compares with texts, by which this method does not answer; use "
+            "heads = {'text': True} with finetune, flyp or cite, or learned prompts."
+        )
+
+    def contrastive(seen, source):
+        ids = jnp.asarray(text_ids(classes.tokens))[source["label"]]
+        scale = contrastive_scale or jax.lax.stop_gradient(seen.scale)
+        weight = source.get("weight")
+        value = supervised_contrastive(
+            seen.image, seen.text[seen.row], ids, scale, contrastive_denominator, weight
+        )
+        return value, {"contrastive_loss": value, "negatives": negative_share(ids, weight)}
+
+    def distill(params, seen, source, look):
+        image, weight, there = _taught(backbone, params, source, look), source.get("weight"), None
+        own, taught = seen.text, jnp.asarray(classes.weights)
+        if distill_over == "batch":
+            own, taught = own[seen.row], taught[source["label"]]
+            there = None if weight is None else weight != 0
+        one = distill_scale or jax.lax.stop_gradient(seen.scale)
+        other = distill_scale or classes.scale
+        value = similarity_distillation(
+            one * seen.image @ own.T, other * image @ taught.T, distill_direction, weight, there
+        )
+        return value, {"distill_loss": value}
+
+    def loss(params, batch, rng, progress):
+        batch = weigh(batch)
+        source = check_domain(batch, "source", "inputs", "label")
+        look, more = (None, None) if rng is None else jax.random.split(rng)
+        seen = made.compare(params, source, look)
+        value, metrics = made.judge(params, seen, batch, more, progress)
+        if contrastive_weight:
+            term, told = contrastive(seen, source)
+            value, metrics = value + contrastive_weight * term, metrics | told
+        if distill_weight:
+            term, told = distill(params, seen, source, look)
+            value, metrics = value + distill_weight * term, metrics | told
+        return value, metrics
+
+    reads = dict.fromkeys((*made.reads, *(("teacher",) if distill_weight else ())))
+    return made._replace(loss=loss, reads=tuple(reads), per_example=False)
+
+
+def _check(numbers: dict[str, float], names: dict[str, tuple[str, tuple[str, ...]]]) -> None:
+    """Raise ValueError for options of a term; the first of the numbers is its weight."""
+    for name, number in numbers.items():
+        if number < 0:
+            raise ValueError(f"{name} is {number}; it must not be negative.")
+    for name, (value, known) in names.items():
+        if value not in known:
+            raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}.")
+    (weight, factor), (scale, number) = numbers.items()
+    changed = [scale] * bool(number)
+    changed += [name for name, (value, known) in names.items() if value != known[0]]
+    if not factor and changed:
+        raise ValueError(f"{changed[0]} has no effect with {weight}=0; leave it out.")
+
+
+def _taught(backbone: Backbone, params, source, look) -> jax.Array:
+    """The teacher's embeddings of the source's images; cached ones are the teacher's own."""
+    if "image" in backbone.cached:
+        return source["inputs"]
+    if "teacher" not in params:
+        raise ValueError(
+            "distill_weight needs a teacher: the original encoder as params['teacher']."
+        )
+    teacher, own = (_shapes(params[name]) for name in ("teacher", "clip"))
+    for name in sorted(own.keys() & teacher.keys()):
+        if own[name] != teacher[name]:
+            shapes = f"the teacher's {name} is {teacher[name]}, the student's {own[name]}"
+            raise ValueError(f"{shapes}; a teacher is the student's encoder before training.")
+    return backbone.encode["image"]({"clip": params["teacher"]}, source["inputs"], look)
+
+
+def _shapes(params) -> dict[str, tuple[int, ...]]:
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    return {name(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(params)}
