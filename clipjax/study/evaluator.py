@@ -216,7 +216,7 @@ def _measure_variant(name: str, trained, variant: str, data: Data, encoded: Enco
     found: dict[Part, list[dict]] = {part: [] for part in encoded.parts if part[1] != "train"}
     logits, ends, seeds = [], [], []
     own = variant == next(iter(trained.variants))
-    for i in range(len(encoded.study.training.seeds)):
+    for i in range(len(jax.tree.leaves(stacked)[0])):
         params = merge(jax.tree.map(lambda x: x[i], stacked), trained.shared)  # noqa: B023
         placed, adapted, kept = view.placed(params), {}, {}
         for part in found:

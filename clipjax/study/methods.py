@@ -26,6 +26,7 @@ from clipjax.study.fields import is_number, meant, no_such, short
 from clipjax.study.optimizers import OPTIM_FACTORS, RATE, build_optimizer
 from clipjax.study.parts import Data
 from clipjax.study.prompt_sets import checked_reads
+from clipjax.study.soups import check_soups
 from clipjax.study.training import MethodConfig, PhaseConfig
 from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
 from clipjax.train.phases import spans
@@ -120,6 +121,7 @@ def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
             _check_ways(built[config.name], where, study)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where}: {error}") from None
+    check_soups(built, len(study.training.seeds))
     return built
 
 

@@ -37,6 +37,7 @@ from clipjax.study.plan import prepare
 from clipjax.study.prepared import NOTHING, RECORD, Opened, Plan, idle_domain_losses, read_record
 from clipjax.study.recipe import Programs
 from clipjax.study.restore import Trained
+from clipjax.study.soup_rows import check_starts, soup_rows
 from clipjax.study.trainer import trainers
 from clipjax.train.distributed import processes
 
@@ -221,7 +222,9 @@ def run_study(
     lap("encode")
     rows, done = zero_shot_rows(encoded), {}
     outcomes, rules, scores = {"zero_shot": zero_shot_outcome(encoded)}, {}, {}
-    for trainer in trainers(encoded, workdir, programs):
+    groups = trainers(encoded, workdir, programs)
+    check_starts(encoded, groups)
+    for trainer in groups:
         say(trainer.described)
         for name, trained in trainer.train(say).items():
             more, outcomes[name] = measure_method(name, trained, plan.methods[name].data, encoded)
@@ -231,9 +234,12 @@ def run_study(
                 scores[name] = candidate(trained.history, selection)
             done[name] = trained
         lap(trainer.title)
+    mixed, soups = soup_rows(encoded, done)
     # Maps, distances and mistakes are of the study's own target.
     own = {k: v for k, v in outcomes.items() if study.target_of.get(k) in (None, study.data.target)}
-    results = _collect(encoded, rows, own, rules, timing) | {"notes": notes}
+    results = _collect(encoded, rows + mixed, own, rules, timing, soups) | {"notes": notes}
+    if soups:
+        results["soups"] = soups
     if episodes := episode_rows(encoded, done):
         results["episodes"] = episodes
         lap("episodes")
@@ -267,7 +273,7 @@ def run_study(
     return Results(study, results, curves, workdir, done, draw)
 
 
-def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
+def _collect(encoded: Encoded, rows, outcomes, rules, timing, soups) -> dict[str, Any]:
     """Return the content of results.json but for a sweep's table."""
     study, dataset = encoded.study, encoded.plan.dataset
     distances = {name: outcome.distances for name, outcome in outcomes.items()}
@@ -291,4 +297,6 @@ def _collect(encoded: Encoded, rows, outcomes, rules, timing) -> dict[str, Any]:
         "command": command(),
         "machine": machine(),
     }
-    return report.collect(about, rows, distances, rules, timing, study.target_of)
+    target = lambda soup: study.target_of[soup[0]["of"][0]["method"]]
+    targets = study.target_of | {name: target(soup) for name, soup in soups.items()}
+    return report.collect(about, rows, distances, rules, timing, targets)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipjax.log import sinks as trackers
+from clipjax.study.averages import Average, Soup
 from clipjax.study.fields import field, is_number, share_field
 from clipjax.study.parts import Data
 
@@ -141,38 +142,6 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Average:
-    """A running mean of what trains (`clipjax.adapt.average`): a variant of the results.
-
-    It begins anew with its phase, and is of the last phase's end, whatever `selection` picks.
-    """
-
-    kind: str = field("uniform", "how updates are weighted", known=("uniform", "ema", "beta"))
-    every: str = field(
-        "step", "what is taken in: each step, or the end of each epoch", known=("step", "epoch")
-    )
-    start: float = field(0.0, "of uniform: share of its phase before it begins", low=0, high=1)
-    last: int = field(0, "of uniform: the last epochs of its phase, in place of start", low=0)
-    decay: float = field(0.999, "of ema: weight of the mean so far", low=0, high=1)
-    b: float = field(0.5, "of beta: below 1 favours both ends of its phase", low=0)
-
-    def problem(self) -> str:
-        """Return what is wrong with the fields together."""
-        if self.kind != "uniform" and (self.start or self.last):
-            return f"start and last are of kind=uniform; leave them out with kind={self.kind}."
-        if self.kind == "beta" and self.every == "epoch":
-            return "kind=beta is of every step; leave out every=epoch."
-        if self.kind == "beta" and not self.b:
-            return "b=0 leaves kind=beta no weights; give a number above 0."
-        if self.start == 1 or (self.kind == "ema" and self.decay == 1):
-            told = "start=1" if self.start == 1 else "decay=1"
-            return f"{told} averages over no step; give a number below 1."
-        if self.start and self.last:
-            return f"start={self.start} and last={self.last} say twice when it begins; give one."
-        return ""
-
-
-@dataclasses.dataclass(frozen=True)
 class Episodes:
     """Few-shot episodes instead of batches (`clipjax.data.loading.sampler.Episodes`)."""
 
@@ -295,6 +264,7 @@ class MethodConfig:
     thaws: tuple[str, ...] = ()  # patterns that `unfreeze` frees one after the other
     align: str = "none"  # how features of source and target are made alike (`clipjax.adapt.align`)
     wise: tuple[float, ...] = ()  # shares of the way from zero-shot to the trained, each a variant
+    soup: Soup | None = None  # of the weights of its runs
 
     @property
     def epochs(self) -> int:
