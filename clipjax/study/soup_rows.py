@@ -1,7 +1,5 @@
 """Rows of results of a study's soups."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 

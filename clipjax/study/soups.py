@@ -1,15 +1,11 @@
 """Which runs of a study make a soup, and what cannot be one."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from clipjax.errors import ConfigError
 
-if TYPE_CHECKING:
-    from clipjax.study.methods import Method
-
+Method = Any  # a `clipjax.study.methods.Method`, whose file imports this one
 Run = tuple[str, int]  # a method, and the position of a seed
 
 
