@@ -38,14 +38,24 @@ class Classes(NamedTuple):
     tokens: Any  # int32 [K, prompts, T], of the prompts
     weights: Any  # float32 [K, P], zero-shot class weights of length 1
     scale: Any  # CLIP's factor on cosine similarities
+    # int32 [K, T], of the names and a full stop, without a template: where a method has `words`.
+    bare: Any = None
+
+
+class Words(NamedTuple):
+    """A text as prompts start from it."""
+
+    ids: Any  # int32 [n], without begin and end
+    embeddings: Any  # float32 [n, D], of the encoder as it came
 
 
 class Backbone(NamedTuple):
     """An encoder as pure functions over a parameter tree that holds more than its own."""
 
-    # "image": (params, inputs, rng=None) -> embeddings float32 [B, P] of length 1. "text": (params,
-    # tokens int32 [N, T], embeddings=None) -> [N, P], where `embeddings` float32 [N, T, D] replace
-    # the tokens' own (learned prompts).
+    # "image": (params, inputs, rng=None, prompts=None, deep=None) -> embeddings float32 [B, P] of
+    # length 1. "text": (params, tokens int32 [N, T], embeddings=None, deep=None) -> [N, P], where
+    # `embeddings` float32 [N, T, D] replace the tokens' own (learned prompts). `prompts` and `deep`
+    # are those of `clipjax.model.clip.VisionTower` and `TextTower`.
     encode: Mapping[str, Callable[..., jax.Array]]
     scale: Callable[[PyTree], jax.Array]  # params -> factor on cosine similarities
     # (params, tokens) -> the tokens' own embeddings, float32 [N, T, D].
@@ -54,6 +64,8 @@ class Backbone(NamedTuple):
     # does not alter it.
     towers: Mapping[str, str]
     cached: frozenset[str] = frozenset()  # towers whose `encode` takes and returns embeddings
+    sizes: Any = None  # of the towers, a `clipjax.model.clip.CLIPConfig`; None: no model is open
+    words: Mapping[str, Words] = {}  # the texts that a method asks for by its `words`
 
 
 class Head(NamedTuple):
@@ -125,6 +137,12 @@ class Method(NamedTuple):
     scheduled: tuple[str, ...] = ()
     towers: tuple[str, ...] = ("image",)  # that it runs: their parameters come with its own
     alters: tuple[str, ...] = ()  # towers whose output its parameters change: never cached
+    # Texts that it finds in `Backbone.words`; with any number of them, `Classes.bare` is there too.
+    words: tuple[str, ...] | None = None
+    # params -> learned vectors among the embeddings of tokens, float32 [n, D] or [K, n, D].
+    prompts: Callable[[PyTree], jax.Array] | None = None
+    # Examples of a batch -> bytes that a step needs beside parameters, about.
+    step_bytes: Callable[[int], int] | None = None
     # Whether the loss is a mean over examples; others are refused with microbatches (`accumulate`)
     # and `pmap`, which would change them.
     per_example: bool = True

@@ -2,14 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.adapt.method import Backbone, Classes, Head, check_classes, class_weights
+from clipjax.adapt.method import Backbone, Classes, Head, Words, check_classes, class_weights
 from clipjax.model.clip import CLIP, clamp_logit_scale, normalize
 from clipjax.model.heads import Heads, as_model, init_heads, member_logits, predict
 
@@ -26,25 +26,27 @@ def make_backbone(
     module: CLIP,
     look: Callable[[jax.Array, jax.Array | None], jax.Array],
     cached: Collection[str] = (),
+    words: Mapping[str, Words] = {},
 ) -> Backbone:
     """Wrap a CLIP as pure functions over trees that hold its parameters as "clip".
 
     `look` maps (uint8 pixels [B, S, S, 3], rng or None) to the input of the image tower, augmented
-    if there is an rng; `cached` are towers whose embeddings are made beforehand.
+    if there is an rng; `cached` are towers whose embeddings are made beforehand; `words` are texts
+    that prompts start from.
     """
     # A tree may hold one tower's parameters alone.
     images = module.clone(config=dataclasses.replace(module.config, text=None))
     texts = module.clone(config=dataclasses.replace(module.config, vision=None))
 
-    def image(params, inputs, rng=None):
+    def image(params, inputs, rng=None, prompts=None, deep=None):
         if "image" in cached:
             return inputs
-        seen = look(inputs, rng)
-        return normalize(images.apply({"params": params["clip"]}, seen, method="encode_image"))
+        clip, more = {"params": params["clip"]}, {"prompts": prompts, "deep": deep}
+        return normalize(images.apply(clip, look(inputs, rng), **more, method="encode_image"))
 
-    def text(params, tokens, embeddings=None):
+    def text(params, tokens, embeddings=None, deep=None):
         clip = {"params": params["clip"]}
-        return normalize(texts.apply(clip, tokens, embeddings, method="encode_text"))
+        return normalize(texts.apply(clip, tokens, embeddings, deep, method="encode_text"))
 
     def scale(params):
         return jnp.exp(clamp_logit_scale(params["clip"]["logit_scale"].astype(jnp.float32)))
@@ -55,6 +57,8 @@ def make_backbone(
         embed_tokens=lambda params, tokens: params["clip"]["text"]["token_embedding"][tokens],
         towers=TOWERS,
         cached=frozenset(cached),
+        sizes=module.config,
+        words=words,
     )
 
 

@@ -82,10 +82,21 @@ class VisionTower(_Computed):
 
     `keep` < 1 encodes random patches, chosen per image with `rng` (FLIP, Li et al. 2023, arXiv
     2212.00794). `all_hidden=True` also returns the hidden states of all layers, [B, T, D] each.
+    `prompts` [n, D] are tokens behind the patches, without a position, before the first norm;
+    `deep` [J - 1, n, D] replace them at the inputs of blocks 1 to J - 1 (`run_blocks`).
     """
 
     @nn.compact
-    def __call__(self, images, *, keep: float = 1.0, rng=None, all_hidden: bool = False):
+    def __call__(
+        self,
+        images,
+        *,
+        keep: float = 1.0,
+        rng=None,
+        all_hidden: bool = False,
+        prompts=None,
+        deep=None,
+    ):
         cfg, width = self.config, self.config.hidden_size
         if images.shape[1:] != (cfg.image_size, cfg.image_size, cfg.num_channels):
             wanted = f"[batch, {cfg.image_size}, {cfg.image_size}, {cfg.num_channels}]"
@@ -106,9 +117,14 @@ class VisionTower(_Computed):
             where = positions[1:][order]
         x = affine(patches, kernel.astype(self.dtype)) + where.astype(self.dtype)
         first = class_embedding.astype(self.dtype) + positions[0].astype(self.dtype)
-        x = jnp.concatenate([jnp.broadcast_to(first, (x.shape[0], 1, width)), x], axis=1)
+        x, place = [jnp.broadcast_to(first, (x.shape[0], 1, width)), x], x.shape[1] + 1
+        if prompts is not None:
+            more = prompts.astype(self.dtype)
+            x.append(jnp.broadcast_to(more, (len(images), *more.shape)))
+        x = jnp.concatenate(x, axis=1)
         x = LayerNorm(cfg.layer_norm_eps, name="pre_layernorm")(x).astype(self.dtype)
-        x, hidden = run_blocks(self, x, lambda x: x[:, :1], causal=False, every=all_hidden)
+        shared = {"causal": False, "every": all_hidden, "deep": deep, "place": place}
+        x, hidden = run_blocks(self, x, lambda x: x[:, :1], **shared)
         pooled = LayerNorm(cfg.layer_norm_eps, name="post_layernorm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
 
@@ -123,11 +139,12 @@ class TextTower(_Computed):
     """Token ids to the pooled EOS state, int32 [B, T] -> float32 [B, D]. Causal attention.
 
     `embeddings` float32 [B, T, D] (learned prompts) replace those of the ids, which then only mark
-    the end of a text.
+    the end of a text. `deep` [J - 1, n, D] replace tokens 1 to n, behind the first, at the inputs
+    of blocks 1 to J - 1 (`run_blocks`).
     """
 
     @nn.compact
-    def __call__(self, ids, embeddings=None, *, all_hidden: bool = False):
+    def __call__(self, ids, embeddings=None, *, all_hidden: bool = False, deep=None):
         cfg = self.config
         if ids.shape[1] > cfg.max_position_embeddings:
             most = cfg.max_position_embeddings
@@ -141,7 +158,8 @@ class TextTower(_Computed):
         x = embeddings.astype(self.dtype) + positions[None, : ids.shape[1]].astype(self.dtype)
         end = pool_positions(ids, cfg.eos_token_id)
         take_end = lambda x: jnp.take_along_axis(x, end[:, None, None], axis=1)
-        x, hidden = run_blocks(self, x, take_end, end + 1, causal=True, every=all_hidden)
+        shared = {"causal": True, "every": all_hidden, "deep": deep, "place": 1}
+        x, hidden = run_blocks(self, x, take_end, end + 1, **shared)
         pooled = LayerNorm(cfg.layer_norm_eps, name="final_layer_norm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
 
@@ -194,13 +212,18 @@ class CLIP(_Computed):
             init = nn.initializers.constant(cfg.logit_scale_init_value)
             self.logit_scale = self.param("logit_scale", init, ())
 
-    def encode_image(self, images: jax.Array, *, keep: float = 1.0, rng=None) -> jax.Array:
-        """Embed preprocessed images [B, S, S, 3], float32 [B, projection_dim]."""
-        return self.visual_projection(self.vision(images, keep=keep, rng=rng))
+    def encode_image(self, images: jax.Array, **options) -> jax.Array:
+        """Embed preprocessed images [B, S, S, 3], float32 [B, projection_dim].
 
-    def encode_text(self, ids: jax.Array, embeddings: jax.Array | None = None) -> jax.Array:
+        `options` are those of `VisionTower`: keep, rng, prompts, deep.
+        """
+        return self.visual_projection(self.vision(images, **options))
+
+    def encode_text(
+        self, ids: jax.Array, embeddings: jax.Array | None = None, deep: jax.Array | None = None
+    ) -> jax.Array:
         """Embed int32 [B, T], or `embeddings` [B, T, hidden_size]: float32 [B, projection_dim]."""
-        return self.text_projection(self.text(ids, embeddings))
+        return self.text_projection(self.text(ids, embeddings, deep=deep))
 
     def scale(self) -> jax.Array:
         """Return the factor on cosine similarities: exp(logit_scale), clamped at 100."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from clipjax.model.layers.attention import attend, attend_pooled, check_kernel
 from clipjax.model.layers.dense import DOT_NAME, Dense
@@ -127,18 +128,46 @@ class Block(nn.Module):
 
 
 def run_blocks(
-    tower: nn.Module, x: jax.Array, pick: Callable, lengths=None, *, causal: bool, every: bool
+    tower: nn.Module,
+    x: jax.Array,
+    pick: Callable,
+    lengths=None,
+    *,
+    causal: bool,
+    every: bool,
+    deep: jax.Array | None = None,
+    place: int = 0,
 ) -> tuple[jax.Array, list[jax.Array]]:
     """Apply the blocks of a tower, [B, T, D] -> the pooled token [B, 1, D], and all hidden states.
 
     Unless `every` token's last state is wanted, the last block computes only the token that `pick`
-    takes, [B, T, D] -> [B, 1, D], which saves five sixths of its products.
+    takes, [B, T, D] -> [B, 1, D], which saves five sixths of its products. `deep` [J - 1, n, D]
+    are tokens that replace those from `place` on at the inputs of blocks 1 to J - 1 (deep prompts:
+    Jia et al. 2022, arXiv 2203.12119).
+
+    ValueError: deep prompts for more blocks than there are.
     """
     hidden, count = [x], tower.config.num_hidden_layers
+    check_depth(deep, count)
     block = with_remat(Block, tower.remat)
     shared = (tower.config, causal, tower.dtype, tower.kernel)
     for i in range(count):
+        if deep is not None and 1 <= i <= len(deep):
+            x = replace_tokens(x, deep[i - 1], place)
         only = () if every or i < count - 1 else (pick(x), lengths)
         x = block(*shared, name=f"block_{i}")(x, *only)
         hidden.append(x)
     return pick(x) if every or not count else x, hidden
+
+
+def check_depth(deep: jax.Array | None, blocks: int) -> None:
+    """Raise ValueError for deep prompts [J - 1, n, D] of a tower that has fewer blocks than J."""
+    if deep is not None and len(deep) > blocks - 1:
+        told = f"deep prompts of depth {len(deep) + 1} in a tower of {blocks} blocks"
+        raise ValueError(f"{told}; give a depth of at most {blocks}.")
+
+
+def replace_tokens(x: jax.Array, tokens: jax.Array, place: int) -> jax.Array:
+    """Put tokens [n, D] in place of those from `place` on, of every row of [B, T, D]."""
+    tokens = jnp.broadcast_to(tokens.astype(x.dtype), (len(x), *tokens.shape))
+    return jnp.concatenate([x[:, :place], tokens, x[:, place + tokens.shape[1] :]], axis=1)

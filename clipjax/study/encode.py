@@ -60,7 +60,7 @@ class Encoded(NamedTuple):
     def classes(self) -> Classes:
         """The classes' texts, as methods take them."""
         names = tuple(self.plan.dataset.classes)
-        return Classes(names, self.tokens, self.text_weights, self.scale)
+        return Classes(names, self.tokens, self.text_weights, self.scale, self.plan.bare)
 
     def zero_shot(self, features: np.ndarray) -> np.ndarray:
         """Return CLIP's own logits of features [N, P], float32 [N, K]."""

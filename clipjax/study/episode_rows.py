@@ -38,7 +38,7 @@ def episode_rows(encoded: Encoded, done: Mapping[str, Trained]) -> list[dict[str
     zero-shot among the episode's classes, and the class means of CLIP's own features.
     """
     plan, classes, rows = encoded.plan, encoded.classes, []
-    backbone = make_backbone(plan.module, lambda pixels, rng: pixels, ("image",))
+    backbone = make_backbone(plan.module, lambda pixels, rng: pixels, ("image",), plan.words)
     baselines: set[sampler.Episodes] = set()
     for name, trained in done.items():
         method: Method = plan.methods[name]

@@ -58,10 +58,10 @@ def _cannot_answer(plan: Plan, method: Method, other: Plan) -> str:
     if not method.trains:
         told = f"the closed form {method.config.loss!r} is fitted to the run's own classes"
         return "" if method.kind.any_classes else f"{told}; leave one of both out."
-    backbone = make_backbone(plan.module, lambda pixels, rng: pixels, ("image",))
+    backbone = make_backbone(plan.module, lambda pixels, rng: pixels, ("image",), plan.words)
     width = plan.clip_config.projection_dim
     of = lambda p: Classes(
-        tuple(p.dataset.classes), p.tokens, jnp.zeros((len(p.tokens), width)), 1.0
+        tuple(p.dataset.classes), p.tokens, jnp.zeros((len(p.tokens), width)), 1.0, p.bare
     )
     made = method.on(backbone, of(plan), method.phases[-1])
     own = own_shapes(plan, method) | {"clip": tower_params(plan.params, method.kind.towers)}

@@ -75,6 +75,13 @@ OPTIONS = {
     "maml.steps": "gradient steps on a task's support set",
     "rate": "of these steps",
     "first_order": "take the gradients of these steps as constants",
+    # coop, kgcoop, cocoop, maple, promptsrc
+    "context": "learned vectors of a text; 0: as many as words, without words 16",
+    "words": "whose embeddings the vectors start from; none: random ones",
+    "position": "of the class name among the vectors: end, middle or front",
+    "per_class": "vectors of their own for each class (CSC), which name no other class",
+    "chunk": "texts encoded at once; more are encoded by turns, and again in the backward pass",
+    "knowledge_weight": "factor on the distance of class texts to those of zero-shot",
     # coral, mmd, mcc, afn
     "means": "compare means, too, as DomainBed does",
     "on": "what is compared: features or logits",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.adapt.method import VALIDATION, Classes
+from clipjax.adapt.method import VALIDATION, Classes, Words
 from clipjax.data.dataset import Dataset
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import ConfigError, DataError
@@ -83,6 +83,8 @@ class Plan(NamedTuple):
     tokens: np.ndarray | None = None  # int32 [K, prompts, T]; None where no text is read
     identity: Mapping[str, Any] = {}  # of the model (`clipjax.data.features.identity`)
     others: Mapping[str, Any] = {}  # a `Plan` of each of `study.evaluations`: data and texts
+    bare: np.ndarray | None = None  # int32 [K, T], of `Classes.bare`; None where nothing reads it
+    words: Mapping[str, Words] = {}  # that prompts start from
 
     @property
     def clip_config(self) -> CLIPConfig:
@@ -114,9 +116,12 @@ def own_shapes(plan: Plan, method: Method) -> Any:
         return {}
     names, width = tuple(plan.dataset.classes), plan.clip_config.projection_dim
     tokens = np.zeros((len(names), 1, 1), np.int32) if plan.tokens is None else plan.tokens
-    classes = Classes(names, tokens, jnp.zeros((len(names), width)), 1.0)
-    backbone = make_backbone(plan.module, lambda pixels, rng: pixels, ("image",))
-    made = method.on(backbone, classes, method.phases[0])
+    classes = Classes(names, tokens, jnp.zeros((len(names), width)), 1.0, plan.bare)
+    backbone = make_backbone(plan.module, lambda pixels, rng: pixels, ("image",), plan.words)
+    try:  # options that this model refuses
+        made = method.on(backbone, classes, method.phases[0])
+    except ValueError as error:
+        raise ConfigError(f"methods.{method.config.stage}: {error}") from None
     own = jax.eval_shape(made.init, jax.random.key(0))
     if made.start is None:
         return own

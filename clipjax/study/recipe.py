@@ -8,14 +8,14 @@ two dozen methods takes longer than training them on cached features.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from clipjax.adapt import average as averages
-from clipjax.adapt.method import Backbone, Classes
+from clipjax.adapt.method import Backbone, Classes, Words
 from clipjax.adapt.method import Method as Functions
 from clipjax.adapt.step import TrainState, init_state, make_step, merge
 from clipjax.data.images.augment import random_resized_crop
@@ -83,16 +83,19 @@ class Ingredients(NamedTuple):
     preprocess: Preprocess
     per_epoch: int  # steps
     accumulate: int  # microbatches
+    words: Mapping[str, Words] = {}  # that prompts start from
 
     def key(self) -> Hashable:
         """Return what is the same for the same functions: the methods but for their images."""
         about = self.starts, repr(self.module), self.preprocess, self.per_epoch, self.accumulate
-        return tuple(map(method_key, self.methods)), texts_key(self.classes), about
+        words = [(text, *map(digest_of, found)) for text, found in self.words.items()]
+        return tuple(map(method_key, self.methods)), texts_key(self.classes), about, *words
 
 
 def texts_key(classes: Classes) -> tuple:
     """Return what is the same for the same classes."""
-    return classes.names, float(classes.scale), *map(digest_of, (classes.tokens, classes.weights))
+    arrays = [classes.tokens, classes.weights, *([] if classes.bare is None else [classes.bare])]
+    return classes.names, float(classes.scale), *map(digest_of, arrays)
 
 
 def method_key(method: Method) -> Hashable:
@@ -113,7 +116,7 @@ class Recipe:
 
     def __init__(self, given: Ingredients):
         self.methods, self.starts, self.classes, self.module, self.preprocess = given[:5]
-        self.per_epoch, self.accumulate = given.per_epoch, given.accumulate
+        self.per_epoch, self.accumulate, self.words = given[5:]
         self.method = self.methods[0]
         phases = self.method.phases
         lengths = [phase.epochs * given.per_epoch for phase in phases]
@@ -140,7 +143,7 @@ class Recipe:
                 pixels = augmented(augment, pixels, rng)
             return self.preprocess.normalize(pixels)
 
-        return make_backbone(self.module, look, ("image",) if cached else ())
+        return make_backbone(self.module, look, ("image",) if cached else (), self.words)
 
     @functools.cached_property
     def embed(self) -> Callable:

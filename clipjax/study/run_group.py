@@ -67,6 +67,7 @@ class RunGroup:
             self.plan.preprocess,
             self.per_epoch,
             self.training.accumulate,
+            self.plan.words,
         )
         self.recipe = (programs or Programs()).recipe(given)
         self.spans, self.total_steps = self.recipe.spans, self.recipe.total_steps
