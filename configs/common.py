@@ -32,6 +32,13 @@ def pretraining() -> ConfigDict:
     return ConfigDict(flat(Pretraining()))
 
 
+def few_shots(shots: int = 16) -> ConfigDict:
+    """`study` of so many labelled images a class; classes that have fewer give all."""
+    config = study()
+    config.data.shots, config.data.shots_missing = shots, "all"
+    return config
+
+
 def mlp_head(label_smoothing: float = 0.1, members: int = 1) -> dict:
     """The report's head of 2 layers on frozen features (Table 3), or an ensemble of them."""
     return {

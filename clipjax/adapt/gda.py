@@ -45,6 +45,8 @@ def fit_gda(
     classes: int,
     to_target: DomainMap,
     source: tuple[jax.Array, jax.Array],
+    *,
+    few: bool = False,
 ) -> PyTree:
     """The discriminant of mapped source features as a linear head for target features.
 
@@ -53,6 +55,7 @@ def fit_gda(
       classes: K; those without examples get a prior of half an example.
       to_target: the source's map.
       source: the source's `moments`.
+      few: as the paper's code has it for few shots: the factor is P, classes are equally likely.
     """
     mean, cov = source
     width, count = len(mean), jnp.sum(examples.weight)
@@ -63,9 +66,9 @@ def fit_gda(
     within = matrix.T @ within @ matrix
     ridge = jnp.maximum(jnp.trace(within) / jnp.maximum(count - 1, 1), 1e-12)
     mapped = apart @ matrix + to_target.mean
-    freedom = jnp.maximum(width, count - classes - width - 1)
+    freedom = width if few else jnp.maximum(width, count - classes - width - 1)
     kernel = freedom * jnp.linalg.solve(within + ridge * jnp.eye(width), mapped.T)
-    shares = jnp.maximum(counts, 0.5) / count
+    shares = jnp.full(classes, 1 / classes) if few else jnp.maximum(counts, 0.5) / count
     return linear_head(kernel, jnp.log(shares) - jnp.sum(mapped * kernel.T, axis=1) / 2)
 
 

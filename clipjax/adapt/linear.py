@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.checks import check_domain, check_labels
-from clipjax.adapt.method import Classes, check_classes
+from clipjax.adapt.method import VALIDATION, Classes, check_classes
 from clipjax.adapt.moments import sum_blocks
 
 PyTree = Any
@@ -75,22 +75,27 @@ def predict_linear(made_for: Classes):
 
 
 def checked(data: Mapping[str, Any], classes: int, *parts: str) -> Mapping[str, Any]:
-    """Return the data of a fit, `parts` of "source" and "target", as arrays.
+    """Return the data of a fit, `parts` of "source", "validation" and "target", as arrays.
 
     Raises:
-      ValueError: a part is missing or empty, the domains' widths differ, or labels are no classes.
+      ValueError: a part is missing or empty, the parts' widths differ, or labels are no classes.
     """
     found = {}
     for part in parts:
-        keys = ("inputs", "label") if part == "source" else ("inputs",)
+        keys = ("inputs",) if part == "target" else ("inputs", "label")
+        if part == VALIDATION and not len(data.get(part, {}).get("label", (0,))):
+            told = (
+                "the source has no validation images with labels, and settings are chosen by them"
+            )
+            raise ValueError(f"{told}; give it some (a val split), or a single value of each.")
         rows = check_domain(data, part, *keys)
         found[part] = {key: jnp.asarray(rows[key]) for key in keys}
-        if part == "source":
+        if "label" in keys:
             logits = np.broadcast_to(np.float32(0), (len(rows["inputs"]), classes))
             check_labels(logits, rows["label"])
     widths = {part: rows["inputs"].shape[1] for part, rows in found.items()}
     if len(set(widths.values())) > 1:
-        raise ValueError(f"the domains' features differ in width: {widths}; encode both alike.")
+        raise ValueError(f"the features differ in width: {widths}; encode all alike.")
     return found
 
 

@@ -33,7 +33,7 @@ from clipjax.train.phases import spans
 from clipjax.train.restore import is_step
 
 LOSS_FACTORS = ("label_smoothing",)  # plain factors in the step, as `OPTIM_FACTORS` are
-_GIVEN = ("head", "episodes", "schedules")  # options given by the study, not by the config
+_GIVEN = ("head", "episodes", "schedules", "shots")  # options given by the study, not by the config
 
 # Heads as the config has them, without what the data or flax say.
 _NOT_GIVEN = ("num_classes", "parent", "name")
@@ -68,14 +68,20 @@ class Method(NamedTuple):
         """The data it trains on."""
         return self.config.data
 
+    @property
+    def shots(self) -> int:
+        """The labelled images a class, where they shape its parameters; else 0."""
+        return self.data.shots if "shots" in inspect.signature(self.make).parameters else 0
+
     def on(self, backbone: Backbone, classes: Classes, phase: PhaseConfig, **changes) -> Functions:
         """Make the method over a backbone, with the options of a phase, some changed."""
         given = {**phase.options, **changes}
         terms = {name: given.pop(name) for name in self.terms if name in given}
         if self.heads is not None:
             given["head"] = make_head(self.heads, backbone, classes)
-        if "episodes" in inspect.signature(self.make).parameters:
-            given["episodes"] = self.config.episodes
+        taken = inspect.signature(self.make).parameters
+        own = {"episodes": self.config.episodes, "shots": self.shots}
+        given |= {name: value for name, value in own.items() if name in taken}
         made, align = self.make(backbone, classes, **given), self.config.align
         if self.heads is not None and self.heads.start == "logistic":
             made = from_logistic(made)
@@ -290,7 +296,7 @@ def _program_key(method: Method) -> str:
         optim = sorted(item for item in vars(phase.optim).items() if item[0] not in varying)
         phases.append((phase.epochs, phase.freeze, options, optim, phase.average))
     config = method.config
-    about = config.loss, config.episodes, config.align, config.batch_size
+    about = config.loss, config.episodes, config.align, config.batch_size, method.shots
     return repr((method.heads, *about, phases))
 
 

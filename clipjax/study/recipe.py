@@ -105,7 +105,7 @@ def method_key(method: Method) -> Hashable:
         for field in dataclasses.fields(MethodConfig)
         if field.name not in ("data", "setting")
     }
-    return method.make, repr(method.heads), repr(config)
+    return method.make, repr(method.heads), method.shots, repr(config)
 
 
 class Recipe:

@@ -1,4 +1,4 @@
-"""Linear probes of CLIP's frozen image tower: closed form, and trained from two starts.
+"""Linear probes of CLIP's frozen image tower: closed forms, and trained from two starts.
 
 clipjax run recipes/linear_probe
 
@@ -8,6 +8,7 @@ source) and stencil: closed form 50.4 and 28.1 (C = 0.01 is chosen), from zero-s
 forgets the texts wins on the source and loses more on the target.
 """
 
+from clipjax.adapt.probe import COOP
 from clipjax.configs import common
 
 
@@ -26,6 +27,8 @@ def methods() -> dict[str, dict]:
     trained = {"loss": "finetune", "optim": {"weight_decay": 1e-4}}
     return {
         "probe": {"loss": "probe"},
+        # Of CoOp's few-shot tables, with data.shots.
+        "probe_coop": {"loss": "probe", "strengths": COOP, "rounds": 8},
         "probe_zero_shot": trained | {"heads": {}},
         # On features of length 1 a random head needs larger steps (the paper's are not normalised).
         "probe_random": {
