@@ -64,4 +64,5 @@ def make_method(backbone: Backbone, classes: Classes, *, margin: float = 0.3) ->
         predict=lambda params, x, texts: texts.scale * encode(params, x) @ texts.weights.T,
         compare=compare,
         judge=judge,
+        from_zero_shot=True,
     )

@@ -143,6 +143,8 @@ class Method(NamedTuple):
     prompts: Callable[[PyTree], jax.Array] | None = None
     # Examples of a batch -> bytes that a step needs beside parameters, about.
     step_bytes: Callable[[int], int] | None = None
+    # Whether its first answers are zero-shot's, of a method without heads.
+    from_zero_shot: bool = False
     # Whether the loss is a mean over examples; others are refused with microbatches (`accumulate`)
     # and `pmap`, which would change them.
     per_example: bool = True

@@ -228,6 +228,8 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
 def starts_at_zero_shot(method: Method) -> bool:
     """Return whether a method's first answers are zero-shot's."""
     heads = method.heads if method.trains and "support" not in method.kind.reads else None
+    if getattr(method.kind, "from_zero_shot", False):
+        return method.config.align == "none"
     return heads is not None and method.config.align == "none" and (heads.text or heads.from_texts)
 
 

@@ -1,19 +1,24 @@
 """WiSE-FT: the image tower and a linear head trained from zero-shot, then drawn back to it.
 
 clipjax run recipes/wise_ft
-clipjax run recipes/wise_ft methods.wise_ft.freeze="('clip/.*',)" methods.wise_ft.optim.lr=1e-3
+clipjax run recipes/wise_ft stages="('wise_head',)"
 
 Wortsman et al. 2022 (arXiv 2109.01903): weights (1 - alpha) zero-shot + alpha trained, of tower and
 head. Every alpha is a result; which one is best on the source's validation images is said, and the
 page draws the accuracy on other domains over that on the source. Each alpha encodes the images of
-every domain anew. The second command trains the head alone, in seconds; render to the others on
+every domain anew. As in the paper's code, everything decays, and crops keep 90 to 100 % of the
+area; batches there are of 512 images, the warm-up of 500 steps is a tenth of the run here.
+
+The second command trains the head alone on images as they are, in seconds; render to the others on
 the embedded data, test accuracy of 3 seeds (spread at most 0.2): zero-shot 46.2 on render and 39.8
 on the others, alpha 0.5 47.9 and 40.6, as trained 48.5 and 41.0, which validation picks. So WiSE-FT
 does not help that head, which has not forgotten anything. The tower was not measured.
-What differs from the paper's code: biases and norms do not decay, and images are not cropped.
 """
 
 from clipjax.configs import common
+
+OPTIM = {"weight_decay": 0.1, "warmup": 0.1, "warmup_kind": "linear_next"}
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def get_config(arg: str | None = None):
@@ -22,12 +27,11 @@ def get_config(arg: str | None = None):
     config.experiment = "wise_ft"
     epochs = 1 if common.apply_arg(config, arg) else 10
     config.stages = ("wise_ft",)
-    config.methods.wise_ft = {
-        "loss": "finetune",
-        "heads": {},
+    usual = {"loss": "finetune", "heads": {}, "epochs": epochs, "wise": SHARES}
+    config.methods.wise_ft = usual | {
         "freeze": (),
-        "epochs": epochs,
-        "optim": {"lr": 3e-5, "weight_decay": 0.1, "warmup": 0.1, "warmup_kind": "linear_next"},
-        "wise": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+        "augment": {"smallest": 0.9, "flip": False},
+        "optim": OPTIM | {"lr": 3e-5, "decay": "all"},
     }
+    config.methods.wise_head = usual | {"optim": OPTIM | {"lr": 1e-3}}
     return config
