@@ -1,16 +1,19 @@
-"""A running weighted mean of the parameters: SWA, EMA, Beta. It does not affect training.
+"""A running weighted mean of the parameters: SWA, EMA, Beta, SWAD. It does not affect training.
 
 average <- average + w / W (parameters - average), W <- decay * W + w after every update that is
 taken in, in float32. Decay 1 gives the mean weighted by w: with equal weights stochastic weight
 averaging (Izmailov et al. 2018, arXiv 1803.05407), with a Beta density that of CLIPood (Shu et al.
-2023, arXiv 2302.00864). w = 1 - decay gives the bias-corrected exponential moving average.
+2023, arXiv 2302.00864). w = 1 - decay gives the bias-corrected exponential moving average. A mean
+that begins anew every so many updates is that of a segment, which SWAD is made of (Cha et al. 2021,
+arXiv 2102.08604; `clipjax.evaluate.valley` chooses which).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 PyTree = Any
 
@@ -22,6 +25,7 @@ class Average(NamedTuple):
     decay: float = 1.0  # of the weights before
     every: int = 1  # updates from one that is taken in to the next; an epoch's: its last one
     begins: bool = False  # whether the parameters before the first update are taken in
+    restart: int = 0  # updates after each so many of which it begins anew; 0: never
 
 
 class Running(NamedTuple):
@@ -34,6 +38,31 @@ class Running(NamedTuple):
 def uniform(after: int | float = 0, every: int = 1) -> Average:
     """SWA: the mean with equal weights, of those taken in later than `after` updates."""
     return Average(lambda step: (step > after).astype(jnp.float32), every=every)
+
+
+def segments(length: int) -> Average:
+    """The mean with equal weights of each segment of `length` updates; the last may be shorter."""
+    return uniform()._replace(restart=length)
+
+
+def joined(means: Sequence[Running]) -> Running:
+    """The mean of several running means by their weights, in float64 (as SWAD's of its segments).
+
+    >>> two = [Running(np.float32(n), {"w": np.float32([x])}) for n, x in ((1, 4.0), (3, 0.0))]
+    >>> joined(two).params["w"].tolist()
+    [1.0]
+    """
+    weights = [np.asarray(mean.total, np.float64) for mean in means]
+    total = sum(weights)
+
+    def mean(*parts):
+        wide = lambda w, x: w.reshape(w.shape + (1,) * (np.ndim(x) - w.ndim))
+        value = sum(
+            wide(w, x) * np.asarray(x, np.float64) for w, x in zip(weights, parts, strict=True)
+        )
+        return (value / wide(total, value)).astype(np.float32)
+
+    return Running(total.astype(np.float32), jax.tree.map(mean, *(each.params for each in means)))
 
 
 def ema(decay: float = 0.999, every: int = 1) -> Average:
@@ -92,6 +121,8 @@ def add(running: Running, rule: Average, trainable: PyTree, step: jax.Array) -> 
     if rule.every > 1:
         taken = step % rule.every == 0
         weight, decay = jnp.where(taken, weight, 0.0), jnp.where(taken, decay, 1.0)
+    if rule.restart:
+        decay = jnp.where((step - 1) % rule.restart == 0, 0.0, decay)
     total = decay * running.total + weight
     share = weight / jnp.where(total > 0, total, 1.0)
     towards = lambda mean, x: mean + share * (x.astype(jnp.float32) - mean)

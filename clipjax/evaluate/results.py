@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.errors import DataError
-from clipjax.evaluate import class_sets, episodes, rule_table, soups, sweeps, verdict, wise
+from clipjax.evaluate import class_sets, episodes, rule_table, soups, sweeps, valley, verdict, wise
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.evaluate.rows import (
     NEEDED,
@@ -202,7 +202,8 @@ def notes(results: dict) -> list[str]:
     if labelled := results.get("target_labels"):
         said.append(f"with labels of the target, an upper bound: {', '.join(labelled)}")
     said += sweeps.sentences(results) if is_sweep else []
-    said += wise.sentences(results) + soups.sentences(results) + class_sets.notes(results)
+    said += wise.sentences(results) + soups.sentences(results) + valley.sentences(results)
+    said += class_sets.notes(results)
     whole = [row for line in lines_of(results["rows"], "all") for row in line.rows.values()]
     whole = [row for row in whole if row["accuracy_mean"] is not None]
     found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)

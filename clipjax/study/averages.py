@@ -4,7 +4,7 @@ import dataclasses
 
 from clipjax.study.fields import field
 
-KINDS = ("uniform", "ema", "beta")
+KINDS = ("uniform", "ema", "beta", "swad")
 SOUPS = ("uniform", "greedy")
 
 
@@ -12,10 +12,14 @@ SOUPS = ("uniform", "greedy")
 class Average:
     """A running mean of what trains (`clipjax.adapt.average`): a variant of the results.
 
-    It begins anew with its phase, and is of the last phase's end, whatever `selection` picks.
+    It begins anew with its phase, and is of the last phase's end, whatever `selection` picks; that
+    of swad is of the stretch of its phase that the loss on the source's validation images chooses
+    (`clipjax.evaluate.valley`), in segments from one validation (save_every) to the next.
     """
 
-    kind: str = field("uniform", "how updates are weighted", known=KINDS)
+    kind: str = field(
+        "uniform", "how updates are weighted; swad: alike, in the valley of the loss", known=KINDS
+    )
     every: str = field(
         "step", "what is taken in: each step, or the end of each epoch", known=("step", "epoch")
     )
@@ -23,13 +27,25 @@ class Average:
     last: int = field(0, "of uniform: the last epochs of its phase, in place of start", low=0)
     decay: float = field(0.999, "of ema: weight of the mean so far", low=0, high=1)
     b: float = field(0.5, "of beta: below 1 favours both ends of its phase", low=0)
+    converge: int = field(3, "of swad: validations of which the first is the best", low=1)
+    tolerance: int = field(6, "of swad: validations in a row above the limit that end it", low=1)
+    ratio: float = field(0.3, "of swad: by how much the limit is above the loss there", low=0)
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""
         if self.kind != "uniform" and (self.start or self.last):
             return f"start and last are of kind=uniform; leave them out with kind={self.kind}."
-        if self.kind == "beta" and self.every == "epoch":
-            return "kind=beta is of every step; leave out every=epoch."
+        for kind, names in _OWN.items():
+            if kind != self.kind and any(getattr(self, n) != getattr(_USUAL, n) for n in names):
+                told = f"{' and '.join(names)} are" if len(names) > 1 else f"{names[0]} is"
+                return f"{told} of kind={kind}; leave out with kind={self.kind}."
+        if self.kind in ("beta", "swad") and self.every == "epoch":
+            return f"kind={self.kind} is of every step; leave out every=epoch."
+        if self.tolerance < self.converge:
+            return (
+                f"tolerance={self.tolerance} is below converge={self.converge}; give at least as "
+                "many validations."
+            )
         if self.kind == "beta" and not self.b:
             return "b=0 leaves kind=beta no weights; give a number above 0."
         if self.start == 1 or (self.kind == "ema" and self.decay == 1):
@@ -38,6 +54,10 @@ class Average:
         if self.start and self.last:
             return f"start={self.start} and last={self.last} say twice when it begins; give one."
         return ""
+
+
+_USUAL = Average()
+_OWN = {"ema": ("decay",), "beta": ("b",), "swad": ("converge", "tolerance", "ratio")}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,13 +90,13 @@ def _method(
         full, at = (f"{name}/{label}", f"{where}.phases.{label}") if label else (name, where)
         optim = options.get("optim", {}) | phases[label].get("optim", {})
         found.append(_phase(full, label, at, options | phases[label] | {"optim": optim}, training))
-    _check_averages(found, where)
+    _check_averages(found, where, training.save_every)
     thaws = unfreeze.steps(thaw.order) if thaw else ()
     base = name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes, size
     return trains.MethodConfig(*base, thaws, align, wise, soup)
 
 
-def _check_averages(phases: list[trains.PhaseConfig], where: str) -> None:
+def _check_averages(phases: list[trains.PhaseConfig], where: str, every: int) -> None:
     """Raise ConfigError for running means that would be dropped, or of more than there is."""
     for phase in phases:
         at = f"{where}.phases.{phase.label}" if phase.label else where
@@ -106,6 +106,23 @@ def _check_averages(phases: list[trains.PhaseConfig], where: str) -> None:
         if phase.average and not phases[-1].average:
             told = f"{at}.average ends with its phase, and no result is of that"
             raise ConfigError(f"{told}; give it to the last phase, {phases[-1].label}.")
+        if phase.average and phase.average.kind == "swad":
+            _check_segments(phases, phase.average.converge, where, every)
+
+
+def _check_segments(
+    phases: list[trains.PhaseConfig], converge: int, where: str, every: int
+) -> None:
+    """Raise ConfigError for segments of SWAD that end at no validation, or are too few."""
+    before = sum(phase.epochs for phase in phases[:-1])
+    if before % every:
+        told = f"{where}: kind=swad begins after epoch {before}, between two validations"
+        raise ConfigError(f"{told}; choose a save_every that divides it ({every} does not).")
+    if (count := -(-phases[-1].epochs // every)) < converge:
+        told = (
+            f"{where}: {phases[-1].epochs} epochs with save_every={every} have {count} validations"
+        )
+        raise ConfigError(f"{told}, and no valley of converge={converge}; lower save_every.")
 
 
 def _check_dicts(options: Mapping[str, Any], where: str) -> None:

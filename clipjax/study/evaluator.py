@@ -10,16 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.adapt.losses import smoothed_cross_entropy
 from clipjax.adapt.method import Classes
 from clipjax.adapt.method import Method as Functions
 from clipjax.adapt.step import merge
 from clipjax.data.dataset import Part
 from clipjax.data.features.cache import Features
+from clipjax.data.unlabelled import NO_LABEL
 from clipjax.errors import NonFiniteError
 from clipjax.evaluate import select
 from clipjax.evaluate.choice import Candidate
 from clipjax.evaluate.metrics import accuracy_if_labelled
 from clipjax.evaluate.rows import CLASSES
+from clipjax.evaluate.valley import LOSS
 from clipjax.io.finite import is_finite
 from clipjax.study.encode import Encoded, in_float32
 from clipjax.study.fields import is_number
@@ -158,6 +161,7 @@ def _validate(functions: Functions, classes: Classes, params, parts: dict, given
     hits["oracle"] = hits.pop("target_val")
     source, target = parts["source_val"], parts["target_val"]
     found = hits | {"mixval": mixval(predict, target.features)}
+    found[LOSS] = _loss(logits["source_val"], source.labels)
     adapted = [_adapted(functions, params, part.features) for part in (source, target)]
     if given is not None:
         batch = {
@@ -166,6 +170,13 @@ def _validate(functions: Functions, classes: Classes, params, parts: dict, given
         }
         found |= functions.diagnose(params, batch, given)
     return found, [logits["source_val"], logits["target_val"]], adapted
+
+
+def _loss(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the mean cross-entropy of the examples that have a label; NaN if none has one."""
+    known = labels != NO_LABEL
+    weight = known / jnp.mean(known)
+    return smoothed_cross_entropy(logits, jnp.where(known, labels, 0), weight=weight)
 
 
 def _adapted(functions: Functions, params, features: jax.Array) -> jax.Array:

@@ -48,13 +48,17 @@ def widened(data: PyTree) -> PyTree:
     return jax.tree.map(wide, data)
 
 
-def average_rule(average: Average | None, span: Span, per_epoch: int) -> averages.Average | None:
+def average_rule(
+    average: Average | None, span: Span, per_epoch: int, save_every: int
+) -> averages.Average | None:
     """Return the running mean that a phase asks for, if any."""
     if average is None:
         return None
     every = per_epoch if average.every == "epoch" else 1
     if average.kind == "beta":
         return averages.beta(average.b, span.steps, span.start)
+    if average.kind == "swad":
+        return averages.segments(save_every * per_epoch)
     if average.kind == "ema":
         return averages.ema(average.decay, every)
     before = math.floor(average.start * span.steps + 1e-6)  # 0.57 * 100 is 56.99999999999999
@@ -83,11 +87,12 @@ class Ingredients(NamedTuple):
     preprocess: Preprocess
     per_epoch: int  # steps
     accumulate: int  # microbatches
+    save_every: int  # epochs from one validation to the next
     words: Mapping[str, Words] = {}  # that prompts start from
 
     def key(self) -> Hashable:
         """Return what is the same for the same functions: the methods but for their images."""
-        about = self.starts, repr(self.module), self.preprocess, self.per_epoch, self.accumulate
+        about = self.starts, repr(self.module), *self[4:-1]
         words = [(text, *map(digest_of, found)) for text, found in self.words.items()]
         return tuple(map(method_key, self.methods)), texts_key(self.classes), about, *words
 
@@ -116,7 +121,7 @@ class Recipe:
 
     def __init__(self, given: Ingredients):
         self.methods, self.starts, self.classes, self.module, self.preprocess = given[:5]
-        self.per_epoch, self.accumulate, self.words = given[5:]
+        self.per_epoch, self.accumulate, self.save_every, self.words = given[5:]
         self.method = self.methods[0]
         phases = self.method.phases
         lengths = [phase.epochs * given.per_epoch for phase in phases]
@@ -200,7 +205,7 @@ class Recipe:
     def average(self, index: int) -> averages.Average | None:
         """Return the running mean of a phase, if any."""
         phase, span = self.method.phases[index], self.spans[index]
-        return average_rule(phase.average, span, self.per_epoch)
+        return average_rule(phase.average, span, self.per_epoch, self.save_every)
 
     def step(self, index: int, backbone: Backbone, params: PyTree, row=0, axis=None) -> Callable:
         """Return the train step of a phase, for the `row`-th method; of `pmap` with an axis."""

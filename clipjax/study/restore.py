@@ -8,11 +8,12 @@ import jax
 import numpy as np
 from jax.tree import leaves
 
-from clipjax.adapt.average import between
+from clipjax.adapt.average import between, joined
 from clipjax.adapt.step import TrainState
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate.select import select
 from clipjax.evaluate.stopping import stop_epoch
+from clipjax.evaluate.valley import LOSS, Valley, loss_valley
 from clipjax.io.finite import is_finite
 from clipjax.log import read_log
 from clipjax.model.hf.params import flat
@@ -67,11 +68,15 @@ def histories(group: RunGroup) -> list[list[dict]]:
 def enough(group: RunGroup, step: int, run: int | None = None) -> bool:
     """Return whether early stopping ends the last phase after `step`: for all runs, or for one.
 
-    A function of the log up to this step, so a run that goes on ends where it would have.
+    It notes which checkpoints stay, too: where runs end, and what may be in a valley (SWAD). A
+    function of the log up to this step, so a run that goes on ends where it would have.
     """
-    if not group.training.patience:
+    if not group.training.patience and not group.swad:
         return False
     found = [[e for e in es if e["epoch"] * group.per_epoch <= step] for es in _validations(group)]
+    if group.swad:
+        group.segments[:] = [_needed(group, entries) for entries in found]
+        return False
     ends = [_stopped(group, entries) for entries in found]
     group.ends[:] = [None if end is None else end * group.per_epoch for end in ends]
     return None not in (ends if run is None else [ends[run]])
@@ -117,11 +122,37 @@ def selected(group: RunGroup, history: list[list[dict]]) -> TrainState:
             state, *_ = checkpointer.restore(like, step)
             end = entries[-1]["epoch"] * group.per_epoch
             end = max(there for there in checkpointer.steps if there <= end)
-            if leaves(like.average) and step != end:
+            if group.swad:
+                parts = _valley_steps(group, position, entries, checkpointer.steps)
+                means = [checkpointer.restore(like, part)[0].average for part in parts]
+                state = state._replace(average=joined(means))
+            elif leaves(like.average) and step != end:
                 # A mean is of the run's end: where another epoch is picked, it may not have begun.
                 state = state._replace(average=checkpointer.restore(like, end)[0].average)
         states.append(jax.tree.map(lambda x: x[position], state) if cached else state)  # noqa: B023
     return jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *states)
+
+
+def _valley(group: RunGroup, entries: list[dict]) -> Valley:
+    options = {key: value for key, value in group.swad.items() if key != "began"}
+    return loss_valley([entry.get(LOSS) for entry in entries], **options)
+
+
+def _needed(group: RunGroup, entries: list[dict]) -> set[int]:
+    """Return the steps of a run's segments that its valley may be of, by its validations so far."""
+    places = _valley(group, entries).needed(len(entries), group.swad["tolerance"])
+    return {entries[place]["epoch"] * group.per_epoch for place in places}
+
+
+def _valley_steps(group: RunGroup, run: int, entries: list[dict], steps: list[int]) -> list[int]:
+    """Return the steps at which segments of a run's valley end."""
+    found = _valley(group, entries)
+    wanted = [e["epoch"] * group.per_epoch for e in entries[found.start : found.end + 1]]
+    if missing := sorted(set(wanted).difference(steps)):
+        name = group.names[run // len(group.training.seeds)]
+        fault = f"the checkpoints of {name!r} after steps {missing}, of its valley, are missing"
+        raise CheckpointError(f"{group.workdir}: {fault}; start anew in another --workdir.")
+    return wanted
 
 
 def _picked(group: RunGroup, run: int, entries: list[dict], steps: list[int]) -> int:

@@ -67,12 +67,15 @@ class RunGroup:
             self.plan.preprocess,
             self.per_epoch,
             self.training.accumulate,
+            self.training.save_every,
             self.plan.words,
         )
         self.recipe = (programs or Programs()).recipe(given)
         self.spans, self.total_steps = self.recipe.spans, self.recipe.total_steps
         # Steps at which runs have stopped early, kept up to date by `restore.enough`.
         self.ends: list[int | None] = []
+        # Steps whose averages a valley may be of, a run each; kept up to date likewise.
+        self.segments: list[set[int]] = []
 
     def _trackers(self) -> dict[str, Callable]:
         """Return what opens each tracker of experiments that gets the numbers."""
@@ -187,7 +190,8 @@ class RunGroup:
         if seed is None and (old := folder / f"seed{training.seeds[0]}").is_dir():
             told = f"{old} is of a clipjax that trained {phase.name} from pixels"
             raise CheckpointError(f"{told}; start anew in another --workdir.")
-        if training.selection != "last" and phase is self.method.phases[-1]:
+        chosen = training.selection != "last" or self.swad
+        if chosen and phase is self.method.phases[-1]:
             best = functools.partial(self._kept_steps, phase, seed)
         folder = folder if seed is None else folder / f"seed{seed}"
         return Checkpointer(folder, keep=training.keep, best=best, run=run_name(self.workdir))
@@ -196,4 +200,18 @@ class RunGroup:
         """Return the steps of the last phase that stay: the best, and where means end early."""
         count, ends = max(1, self.training.keep_best), self.ends if seed is None else []
         best = best_steps(scored, self.training.selection, count, ends)
-        return best | {end for end in ends if end is not None and phase.average}
+        best |= {end for end in ends if end is not None and phase.average}
+        runs = self.segments
+        if seed is not None and runs:
+            position = self.training.seeds.index(seed)
+            runs = runs[position : position + 1]
+        return best.union(*runs)
+
+    @property
+    def swad(self) -> dict[str, Any] | None:
+        """The options of `loss_valley` if the last phase averages by it, and its first epoch."""
+        phases = self.method.phases
+        if (average := phases[-1].average) is None or average.kind != "swad":
+            return None
+        options = {key: getattr(average, key) for key in ("converge", "tolerance", "ratio")}
+        return options | {"began": sum(phase.epochs for phase in phases[:-1])}

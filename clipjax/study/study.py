@@ -19,6 +19,7 @@ from clipjax.evaluate.choice import choose
 from clipjax.evaluate.metrics import most_frequent, one_class_macro
 from clipjax.evaluate.select import uses_target_labels
 from clipjax.evaluate.sweeps import candidate, sweep_table
+from clipjax.evaluate.valley import epochs_of
 from clipjax.io import as_path, write_json
 from clipjax.log import MetricsLog, read_log
 from clipjax.runtime.claim import claimed
@@ -220,7 +221,7 @@ def run_study(
     encoded = encode(plan, say)
     _check_same_images(workdir, encoded)
     lap("encode")
-    rows, done = zero_shot_rows(encoded), {}
+    rows, done, valleys = zero_shot_rows(encoded), {}, {}
     outcomes, rules, scores = {"zero_shot": zero_shot_outcome(encoded)}, {}, {}
     groups = trainers(encoded, workdir, programs)
     check_starts(encoded, groups)
@@ -232,14 +233,15 @@ def run_study(
             if any(trained.history):  # a closed form has none
                 rules[name] = rule_table(trained.history)
                 scores[name] = candidate(trained.history, selection)
+            if getattr(trainer, "swad", None):
+                valleys[name] = [epochs_of(es, trainer.swad) for es in trained.history]
             done[name] = trained
         lap(trainer.title)
     mixed, soups = soup_rows(encoded, done)
     # Maps, distances and mistakes are of the study's own target.
     own = {k: v for k, v in outcomes.items() if study.target_of.get(k) in (None, study.data.target)}
     results = _collect(encoded, rows + mixed, own, rules, timing, soups) | {"notes": notes}
-    if soups:
-        results["soups"] = soups
+    results |= {key: value for key, value in (("soups", soups), ("valleys", valleys)) if value}
     if episodes := episode_rows(encoded, done):
         results["episodes"] = episodes
         lap("episodes")

@@ -70,7 +70,7 @@ class Trainer(RunGroup):
             states = (self.fit_features if cached else self.fit_pixels)(index, states)
         self.log.close()
         history = histories(self)
-        if self.training.selection != "last":
+        if self.training.selection != "last" or self.swad:
             states = selected(self, history)
         return split_by_method(self, states, history)
 

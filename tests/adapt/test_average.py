@@ -68,6 +68,21 @@ def test_epoch_ends_alone_have_weights_and_decay():
     np.testing.assert_allclose(run(average.ema(0.9, every=3)), ends.params["w"], rtol=1e-6)
 
 
+def test_segments_begin_anew_and_join_by_their_lengths():
+    """A segment's mean is of its own updates, the last one's of as many as there were."""
+    rule, ends = average.segments(4), []
+    mean = average.begin({"w": jnp.zeros(3)}, rule)
+    for step, value in enumerate(VALUES, 1):
+        mean = average.add(mean, rule, {"w": value}, jnp.int32(step))
+        if step in (4, 8, 9):
+            ends.append(mean)
+            first = (step - 1) // 4 * 4
+            np.testing.assert_allclose(mean.params["w"], VALUES[first:step].mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(
+        average.joined(ends[1:]).params["w"], VALUES[4:].mean(axis=0), rtol=1e-5
+    )
+
+
 @pytest.mark.slow
 def test_it_is_resumed_and_is_of_what_trains_alone(tmp_path):
     data, _, _ = test_arrays.problem()

@@ -25,7 +25,7 @@ def ingredients(target="stencil", **fields):
     config.data.target, config.stages, config.methods = target, ("m",), {"m": HEAD | fields}
     classes = Classes(("a", "b", "c"), np.zeros((3, 1, 4), np.int32), np.eye(3, dtype="f"), 9.0)
     methods = tuple(methods_of(config).values())
-    return Ingredients(methods, (0,), classes, CLIP(small_config()), Preprocess(32), 5, 1)
+    return Ingredients(methods, (0,), classes, CLIP(small_config()), Preprocess(32), 5, 1, 1)
 
 
 def test_a_recipe_is_made_once_for_the_same_methods_on_any_images():

@@ -157,7 +157,7 @@ def test_weights_are_not_drawn_to_random_ones(change, words):
 
 
 def test_an_average_begins_after_its_share_whatever_its_rounding():
-    rule = average_rule(Average(start=0.57), Span(200, 100, ()), 10)
+    rule = average_rule(Average(start=0.57), Span(200, 100, ()), 10, 1)
     assert [float(rule.weight(jnp.int32(step))) for step in (257, 258)] == [0.0, 1.0]
 
 
