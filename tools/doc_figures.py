@@ -8,16 +8,15 @@ The figures of docs/reading-a-dann-run.md come from
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import pathlib
-import re
 
 from absl import app, flags
 
 from clipjax.evaluate import results as report
 from clipjax.evaluate.report.charts import escape
 from clipjax.evaluate.report.figures import learning_charts
+from clipjax.evaluate.report.page import standalone
 from clipjax.log import read_log
 from clipjax.study import parse
 from clipjax.study.report_data import training_curves
@@ -29,20 +28,6 @@ SHOWN = {
     "Domain loss": "domain_loss.svg",
     "Domain classifier's accuracy": "domain_accuracy.svg",
 }
-
-
-def standalone(svg: str) -> str:
-    """A chart with the page's colours inside, for light and dark."""
-    css = importlib.resources.files("clipjax").joinpath("assets/report/report.css").read_text()
-    head, body = svg.split(">", 1)
-    back = "svg { background: var(--card); font-family: system-ui, sans-serif; }"
-    # A margin for what a page lets stick out.
-    size = re.search(r'viewBox="0 0 (\S+) (\S+)"', head)
-    wide, high = (float(part) + 24 for part in size.groups())
-    head = head.replace(size[0], f'viewBox="-12 -12 {wide:g} {high:g}"')
-    if "xmlns=" not in head:
-        head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    return f"{head}><style>{css}\n{back}</style>{body}\n"
 
 
 def draw(workdir: pathlib.Path, out: pathlib.Path) -> None:

@@ -4,6 +4,10 @@ Or every method of adaptation on every pair of domains, compared with zero-shot:
 
     clipjax suite --study=uda
 
+Or ways of fine-tuning on shares of the data, on its own domain and on others:
+
+    clipjax suite --study=robust
+
 On the embedded data and the tiny CLIP; on DomainNet with
 
     clipjax suite --data=domainnet --data_root=/path --model=openai/clip-vit-base-patch32
@@ -32,16 +36,21 @@ if TYPE_CHECKING:
 WORD, CONFIG = "", ""
 DOMAINNET = ("domainnet", "tfds:domainnet")
 PAGES = ("suite.md", "suite.html")
-STUDIES = ("report", "uda")
+STUDIES = ("report", "uda", "robust")
 REPORT = ("real", "clipart")  # source and target there, where the flags name none
 
 
 def define_flags() -> None:
     """The command line."""
-    told = "report: the report's tables. uda: all methods of configs/uda.py on all pairs."
+    told = (
+        "report: the report's tables. uda: all methods of configs/uda.py on all pairs. robust: "
+        "configs/recipes/robust.py on shares of the data."
+    )
     flags.DEFINE_enum("study", STUDIES[0], STUDIES, told)
     flags.DEFINE_list("tables", ["1", "2", "3", "4", "5", "6"], "Which tables, of the report.")
-    flags.DEFINE_string("workdir", "", "Where the files go; runs/suite or runs/uda by default.")
+    flags.DEFINE_string(
+        "workdir", "", "Where the files go; runs/suite, runs/uda or runs/robust by default."
+    )
     flags.DEFINE_string("data", "", "As config.data.name; by default what lies at data_root.")
     flags.DEFINE_string("data_root", "", "Where the data lies; without it the embedded data.")
     flags.DEFINE_string("source", "", "Labelled domain; of uda: pairs from it alone.")
@@ -257,21 +266,28 @@ def run_pairs(workdir: pathlib.Path, studies: dict[tuple[str, str], Study]) -> N
 def main() -> None:
     """Run what the flags name."""
     with user_errors():
+        from clipjax.commands import robust
         from clipjax.runtime.malloc import keep_memory
         from clipjax.study.methods import trains_on_pixels
         from clipjax.train.distributed import processes
 
         given = flags.FLAGS
         shared = {key: given[key].value for key in ("data", "source", "target", "model", "smoke")}
-        choices, of_pairs = Choices(root=given.data_root, **shared), given.study == "uda"
-        if of_pairs and given["tables"].present:
-            raise ConfigError("--tables are of --study=report; leave them out of --study=uda.")
-        studies = pair_studies(choices) if of_pairs else table_studies(given.tables, choices)
+        choices, study = Choices(root=given.data_root, **shared), given.study
+        if study != "report" and given["tables"].present:
+            raise ConfigError(f"--tables are of --study=report; leave them out of --study={study}.")
+        studies = {
+            "report": lambda: table_studies(given.tables, choices),
+            "uda": lambda: pair_studies(choices),
+            "robust": lambda: robust.robust_studies(choices),
+        }[study]()
         keep_memory(one_arena=any(map(trains_on_pixels, studies.values())))
         processes.start()  # those of a cluster, or of the environment's variables
-        workdir = as_path(given.workdir or ("runs/uda" if of_pairs else "runs/suite"))
+        workdir = as_path(given.workdir or f"runs/{'suite' if study == 'report' else study}")
         check_reachable(workdir)
-        if of_pairs:
+        if study == "robust":
+            robust.run_robust(workdir, studies)
+        elif study == "uda":
             run_pairs(workdir, studies)
         else:
             run_suite(workdir, studies, given.data in DOMAINNET)

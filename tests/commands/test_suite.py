@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from clipjax.configs.recipes import robust
 
 from clipjax import load_adapted
+from clipjax.commands.robust import robust_studies, run_robust
 from clipjax.commands.suite import Choices, pair_studies, published, run_pairs, table_studies
 from clipjax.configs import tables, uda
 from clipjax.errors import ConfigError
@@ -164,3 +166,90 @@ def test_pairs_that_cannot_be_are_refused(tmp_path, photos):
     ):
         with pytest.raises(ConfigError, match=word):
             pair_studies(choices)
+
+
+def test_shares_of_the_data_train_the_same_methods_for_as_many_steps():
+    studies = robust_studies(Choices())
+    assert len(studies) == 32 and list(studies)[:2] == [(0.0, 0, 0), (0.03, 0, 0)]
+    with_data = {cell: study for cell, study in studies.items() if cell[0]}
+    assert {(study.data.epoch, study.training.batch_size) for study in with_data.values()} == {
+        ("2", 32)
+    }
+    for (share, subset, seed), study in with_data.items():
+        data = study.data
+        assert (data.fraction, data.subset_seed, study.training.seeds) == (share, subset, (seed,))
+        assert (data.source, len(data.domains), len(study.trained)) == ("render", 6, 9)
+    assert [m.name for m in studies[0.0, 0, 1].trained] == ["random_head"]
+    assert sorted(cell[1:] for cell in studies if cell[0] == 1) == [(0, 0), (0, 1)]
+
+
+def test_each_way_of_training_is_what_its_name_says():
+    built = methods_of(robust.get_config(), 28)
+    ce, flyp, vision = (built[name] for name in ("ce", "flyp", "vision_only"))
+    assert ce.phases[0].freeze == flyp.phases[0].freeze == vision.phases[0].freeze == ()
+    assert ce.phases[0].optim.schedule == "constant" and ce.config.wise == (0.5,)
+    assert 2 * ce.phases[0].average.last == ce.config.epochs  # SWA: the last half's epoch ends
+    assert vision.heads.start == "random" and vision.kind.towers == ("image",)
+    assert len({m.heads.start for name, m in built.items() if name.startswith("linear_p")}) == 2
+
+
+@pytest.mark.parametrize(
+    "choices, words",
+    [
+        ({"target": "flat"}, "every domain but the source as OOD; leave --target=flat out"),
+        ({"source": "photos"}, "--source=photos is no domain; known: render"),
+        ({"data": "imges"}, "--data=imges is unknown"),
+    ],
+)
+def test_what_shares_of_the_data_do_not_take_is_refused(choices, words):
+    with pytest.raises(ConfigError, match=words):
+        robust_studies(Choices(**choices))
+
+
+def test_shares_of_other_data_need_a_source_and_a_model(photos):
+    with pytest.raises(ConfigError, match="no domain is called id.*--source: real, sketch"):
+        robust_studies(Choices(root=str(photos)))
+    with pytest.raises(ConfigError, match="no model named"):
+        robust_studies(Choices(root=str(photos), source="real"))
+
+
+@pytest.fixture
+def two_ways(monkeypatch):
+    """configs/recipes/robust.py with a head and CE alone."""
+    whole = robust.get_config
+
+    def get_config(arg=None):
+        config = whole(arg)
+        config.stages = ("linear_probe", "ce")
+        return config
+
+    monkeypatch.setattr(robust, "get_config", get_config)
+
+
+@pytest.mark.slow
+def test_shares_of_the_data_run_and_resume(tmp_path, wee_clip, two_ways, capsys):
+    root, workdir = tmp_path / "data", tmp_path / "shares"
+    make_photos(root)
+    (root / "real").rename(root / "id")
+    (root / "sketch").rename(root / "ood")
+    studies = robust_studies(Choices(root=str(root), model=str(wee_clip), smoke=True))
+    assert list(studies) == [(0.0, 0, 0), (0.1, 0, 0)]
+    run_robust(workdir, studies)
+    said, page = capsys.readouterr().out, (workdir / "robust.md").read_text()
+    assert "2/2 10 % of the data, subset 0, seed 0 (ID / OOD): zero-shot" in said
+    assert (
+        "| CE + WiSE 0.5 |" in page
+        and "| vision-only |" in page
+        and "OOD: the mean over ood" in page
+    )
+    assert {f"robust_{name}.svg" for name in ("id", "ood", "shift")} <= {
+        path.name for path in workdir.iterdir()
+    }
+    (workdir / "data10-subset0-seed0" / "results.json").unlink()
+    run_robust(workdir, studies)
+    assert (workdir / "robust.html").exists()
+    strip = lambda text: text.rpartition("minutes of work")[0]
+    assert (
+        strip((workdir / "robust.md").read_text()).rpartition(" ")[0]
+        == strip(page).rpartition(" ")[0]
+    )

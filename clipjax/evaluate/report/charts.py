@@ -50,6 +50,7 @@ def line_chart(
     colours: dict[str, str] | None = None,
     y_range: tuple[float | None, float | None] = (None, None),
     guide: tuple[float, str] | None = None,
+    x_names: Sequence[str] = (),
 ) -> str:
     """Draw curves over a common x; "" when there is nothing to draw.
 
@@ -59,6 +60,7 @@ def line_chart(
       colours: name -> class of the style sheet; by default in the order of `series`.
       y_range: ends of the vertical axis; None follows the data.
       guide: (y, label) of a dashed horizontal line to compare with.
+      x_names: of x = 0, 1, 2, ..., in place of numbers.
     """
     kept = {name: kept for name, values in series.items() if (kept := _finite(values)) is not None}
     if not kept:
@@ -71,13 +73,14 @@ def line_chart(
     low, high = (end if fixed is None else fixed for fixed, end in zip(y_range, ends, strict=True))
     x = Scale(*spread(points[0]), 40, WIDTH - 8)
     y = Scale(low, high if low < high else low + 1, top + 140, top)
-    body += grid(x, y, x_label, y_label)
+    body += grid(x, y, x_label, y_label, x_names)
     body += "".join(_band(x, y, v, colours[n]) for n, v in kept.items())
     if guide:
         at = y.at(guide[0])
         body += f'<path class="guide" d="M{x.start} {at}H{x.end}"/>'
         body += label(x.end, at - 4, guide[1], "tick words", "end")
-    body += "".join(_curve(x, y, n, v, colours[n]) for n, v in kept.items())
+    for n, values in kept.items():
+        body += _curve(x, y, n, values, colours[n], x_names)
     return figure(title, top + 172, body)
 
 
@@ -98,10 +101,11 @@ def _band(x: Scale, y: Scale, values: np.ndarray, kind: str) -> str:
     return f'<path class="band {kind}" d="M{there}L{back}Z"/>'
 
 
-def _curve(x: Scale, y: Scale, name: str, values: np.ndarray, kind: str) -> str:
+def _curve(x: Scale, y: Scale, name: str, values: np.ndarray, kind: str, x_names=()) -> str:
     dots = ""
     for across, up, low, high in values.T:
-        words = f"{name}, {number(across)}: {number(up)}"
+        where = x_names[int(across)] if x_names else number(across)
+        words = f"{name}, {where}: {number(up)}"
         words += f" ({number(low)} to {number(high)})" if low < high else ""
         place = f'cx="{x.at(across)}" cy="{y.at(up)}"'
         dots += f'<circle {place} r="5"><title>{escape(words)}</title></circle>'
@@ -237,14 +241,16 @@ def legend(entries: Iterable[tuple[str, str]]) -> tuple[str, float]:
     return text, y
 
 
-def grid(x: Scale, y: Scale, x_label: str, y_label: str) -> str:
-    """Draw the lines, numbers and names of two axes."""
+def grid(x: Scale, y: Scale, x_label: str, y_label: str, x_names: Sequence[str] = ()) -> str:
+    """Draw the lines, numbers and names of two axes; `x_names` are of x = 0, 1, 2, ..."""
     text = ""
     for value in ticks(y.low, y.high):
         at = y.at(value)
         text += f'<path class="grid" d="M{x.start:g} {at:g}H{x.end:g}"/>'
         text += label(x.start - 5, at + 4, number(value), anchor="end")
-    for value in ticks(x.low, x.high, 6):
+    for place, name in enumerate(x_names):
+        text += label(x.at(place), y.start + 14, name, anchor="middle")
+    for value in [] if x_names else ticks(x.low, x.high, 6):
         if value == int(value) or x.high - x.low < 2:
             text += label(x.at(value), y.start + 14, number(value), anchor="middle")
     text += label(x.end, y.start + 27, x_label, anchor="end")

@@ -1,6 +1,7 @@
 """report.html and suite.html by assets/report: one file each, to be read offline."""
 
 import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,6 +71,20 @@ def document(title: str, subtitle: str, lead: Sequence[str], parts: Sequence[Cha
     page = _templates().get_template("page.html")
     script = any(isinstance(item, Sheet) for part in parts for item in part.items)
     return page.render(title=title, subtitle=subtitle, lead=lead, chapters=parts, script=script)
+
+
+def standalone(svg: str) -> str:
+    """Return a chart as a file of its own, with the page's colours inside, for light and dark."""
+    css = (ASSETS / "report" / "report.css").read_text()
+    head, body = svg.split(">", 1)
+    back = "svg { background: var(--card); font-family: system-ui, sans-serif; }"
+    # A margin for what a page lets stick out.
+    size = re.search(r'viewBox="0 0 (\S+) (\S+)"', head)
+    wide, high = (float(part) + 24 for part in size.groups())
+    head = head.replace(size[0], f'viewBox="-12 -12 {wide:g} {high:g}"')
+    if "xmlns=" not in head:
+        head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
+    return f"{head}><style>{css}\n{back}</style>{body}\n"
 
 
 @functools.cache

@@ -1,0 +1,196 @@
+"""The comparison of `clipjax.evaluate.robust` as tables, figures and pages."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from clipjax.evaluate.report.charts import line_chart
+from clipjax.evaluate.report.page import document
+from clipjax.evaluate.report.tables import Chapter, Grid, Note, Table
+from clipjax.evaluate.robust import (
+    WAYS,
+    ZERO_SHOT,
+    Candidate,
+    Cell,
+    Point,
+    Summary,
+    called,
+    gains,
+    points,
+    summary,
+)
+
+MEASURES = {
+    "id": "ID test accuracy",
+    "ood": "OOD test accuracy, mean over domains",
+    "id_f1": "ID macro F1",
+    "ood_f1": "OOD macro F1, mean over domains",
+}
+FIGURES = ("id", "ood", "shift")
+Found = Mapping[Cell, Mapping[str, Any]]
+Grid_ = tuple[list[str], list[list[str]]]  # header and lines
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def by_share(every: Mapping[str, Sequence[Point]], key: str) -> Grid_:
+    """Return a table of ways and shares of the data, and the mean spreads of those with data."""
+    shares = [point.share for point in every[ZERO_SHOT]]
+    header = ["%", *map(_percent, shares), "± seeds", "± subsets"]
+    lines = []
+    for way, path in every.items():
+        found = {point.share: summary(point.found[key]) for point in path}
+        cells = [_number(found[share].mean) if share in found else "–" for share in shares]
+        trained = [one for share, one in found.items() if share]
+        lines.append([way, *cells, *(_mean(trained, field) for field in ("seeds", "subsets"))])
+    return header, lines
+
+
+def _mean(found: Sequence[Summary], field: str) -> str:
+    values = [value for one in found if (value := getattr(one, field)) is not None]
+    return _number(sum(values) / len(values)) if values else "–"
+
+
+def in_full(every: Mapping[str, Sequence[Point]]) -> Grid_:
+    """Return a table of every point: each measure with its spreads over seeds and subsets."""
+    header = ["data", "way", "ID", "OOD", "ID F1", "OOD F1", "picked", "oracle picks", "its OOD"]
+    lines = []
+    for share in (point.share for point in every[ZERO_SHOT]):
+        for way, path in every.items():
+            for point in (point for point in path if point.share == share):
+                values = [spread_out(summary(point.found[key])) for key in MEASURES]
+                best = _number(summary(point.seen["ood"]).mean)
+                picks = [_named(point.pick), _named(point.oracle)]
+                several = point.pick != point.oracle or any(picks)
+                lines.append([_percent(share), way, *values, *picks, best if several else ""])
+    return header, lines
+
+
+def spread_out(found: Summary) -> str:
+    """Write a mean and its spreads, over seeds and over subsets.
+
+    >>> spread_out(Summary(50.0, 1.25, None)), spread_out(Summary(50.0, None, None))
+    ('50.0 ± 1.2 / –', '50.0')
+    """
+    if found.seeds is None and found.subsets is None:
+        return _number(found.mean)
+    return f"{_number(found.mean)} ± {_number(found.seeds)} / {_number(found.subsets)}"
+
+
+def in_few(way: str, point: Point) -> str:
+    """Write a point of a single run."""
+    return f"{way} {' / '.join(_number(summary(point.found[key]).mean) for key in ('id', 'ood'))}"
+
+
+def _named(candidate: Candidate) -> str:
+    if candidate[0] in ("zero_shot", "ce"):
+        usual = {"zero_shot": "alpha 0", "ce": "alpha 1"}[candidate[0].split(" ")[0]]
+        return called(candidate) or usual
+    return called(candidate)
+
+
+def differences(every: Mapping[str, Sequence[Point]]) -> Grid_:
+    """Return a table of ways against others, over all shares, subsets and seeds."""
+    header = ["against", "ID", "± runs", "better in", "OOD", "± runs", "better in"]
+    lines = []
+    for gain in gains(every):
+        line = [f"{gain.way} against {gain.other}"]
+        for values in (gain.id, gain.ood):
+            spread = values.std(ddof=1) if len(values) > 1 else None
+            line += [f"{values.mean():+.1f}", _number(spread)]
+            line.append(f"{(values > 0).sum()} of {len(values)}")
+        lines.append(line)
+    return header, lines
+
+
+def sentences(found: Found) -> list[str]:
+    """Explain the tables, without full stops."""
+    some, cells = next(iter(found.values())), [cell for cell in found if cell[0]]
+    subsets, seeds = sorted({c[1] for c in cells}), sorted({c[2] for c in cells})
+    tested = [row for row in some["rows"] if row["split"] == "test"]
+    others = [d for d in dict.fromkeys(row["domain"] for row in tested) if d != _source(some)]
+    minutes = sum(sum(one["timing_s"].values()) for one in found.values()) / 60
+    listed, machine = lambda values: ", ".join(map(str, values)), some["machine"]
+    return [
+        f"in %; ID: {_source(some)}; OOD: the mean over {listed(others)}; mean over subsets "
+        f"{listed(subsets)} and seeds {listed(seeds)} of training, {len(cells)} runs with data",
+        "± seeds: standard deviation over seeds on one subset, mean over subsets; ± subsets: over "
+        "subsets with one seed, mean over seeds; all of the data are one subset",
+        "where a way has several candidates, ID validation accuracy, mean over the runs of a "
+        "share, picks one; the oracle picks by OOD test accuracy",
+        f"{minutes:.0f} minutes of work together, on {machine['devices']}, {machine['processor']}, "
+        f"{machine['cores']} cores",
+    ]
+
+
+def _source(results: Mapping) -> str:
+    return results["data"]["source"]
+
+
+def charts(every: Mapping[str, Sequence[Point]]) -> dict[str, str]:
+    """Draw ID and OOD accuracy against the data, and OOD against ID: `FIGURES` -> SVG."""
+    shares = [point.share for point in every[ZERO_SHOT]]
+    colours = {way: f"c{i % 8}" + " dashed" * (i > 7) for i, way in enumerate(WAYS)}
+    mean = lambda point, key: summary(point.found[key]).mean
+    drawn = {}
+    for key in ("id", "ood"):
+        series = {
+            way: ([shares.index(p.share) for p in path], [mean(p, key) for p in path])
+            for way, path in every.items()
+        }
+        labels = "share of the training data", "%"
+        names = [_percent(share) for share in shares]
+        options = {"colours": colours, "x_names": names}
+        drawn[key] = line_chart(MEASURES[key], series, *labels, **options)
+    trained = {way: [p for p in path if p.share] for way, path in every.items()}
+    series = {
+        way: ([mean(p, "id") for p in path], [mean(p, "ood") for p in path])
+        for way, path in trained.items()
+    }
+    title, labels = "OOD against ID, from few data to all", ("ID, %", "OOD, %")
+    drawn["shift"] = line_chart(title, series, *labels, colours=colours)
+    return drawn
+
+
+def _tables(every: Mapping[str, Sequence[Point]]) -> dict[str, Grid_]:
+    found = {title: by_share(every, key) for key, title in MEASURES.items()}
+    found["Differences on the same subsets and seeds, points"] = differences(every)
+    return found | {"Every share: mean ± seeds / subsets": in_full(every)}
+
+
+def terminal(found: Found) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return title, header and lines of the tables that a terminal shows."""
+    kept = [*_tables(points(found)).items()]
+    return [(title, *grid) for title, grid in (*kept[:2], kept[4])]
+
+
+def markdown(found: Found) -> str:
+    """Format the comparison as a Markdown page."""
+    some = next(iter(found.values()))
+    parts = [f"# Robust fine-tuning: {some['data']['name']}, model {some['model']}"]
+    for title, (header, lines) in _tables(points(found)).items():
+        rows = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
+        parts.append(f"## {title}")
+        parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
+    said = [f"{words[0].upper()}{words[1:]}." for words in sentences(found)]
+    return "\n\n".join([*parts, " ".join(said)]) + "\n"
+
+
+def page(found: Found) -> str:
+    """Render the comparison as a page of its own."""
+    some, every = next(iter(found.values())), points(found)
+    drawn, tables = charts(every), _tables(every)
+    items = [
+        Grid([drawn["id"], drawn["ood"]]),
+        Grid([drawn["shift"]]),
+        *(Table(*grid, title, folded=title.startswith("Every")) for title, grid in tables.items()),
+        *(Note(f"{words[0].upper()}{words[1:]}.") for words in sentences(found)),
+    ]
+    about = f"{some['data']['name']}, {some['classes']} classes; model {some['model']}"
+    chapter = Chapter("robust", "Shares of the training data", items=items)
+    return document("Robust fine-tuning", about, [], [chapter])

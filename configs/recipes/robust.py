@@ -1,0 +1,79 @@
+"""Robust fine-tuning (arXiv 2311.02236): what each way of training makes of a share of the data.
+
+clipjax suite --study=robust                                     every share, subset and seed
+clipjax run recipes/robust data.fraction=0.1 data.subset_seed=1  one of them
+
+Linear heads from a random start (the paper's probe) and from zero-shot; the image tower under a
+random head; cross-entropy on both towers and the scale, the average of its last half and, between
+zero-shot and its end, WiSE-FT; and FLYP. Each method takes as many steps whatever the share, where
+the paper takes 20 epochs: so all shares run the same programs, and few images are seen more often.
+The rate stays, so that one training gives cross-entropy (its end), SWA and WiSE-FT.
+"""
+
+from clipjax.configs import common
+
+FRACTIONS = (0.0, 0.03, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+PAIRS = ((0, 0), (1, 0), (0, 1), (1, 1))  # of a subset's seed and a run's, in the order they run
+RATES = {"linear_probe": (3e-3, 1e-2, 3e-2), "linear_probe_zero_shot": (1e-4, 3e-4, 1e-3)}
+SMOKE_FRACTIONS, SMOKE_PAIRS = (0.0, 0.1), ((0, 0),)
+
+
+def get_config(arg: str | None = None):
+    """`recipes/robust[:source=...,target=...,smoke]`."""
+    config = common.study()
+    config.experiment = "robust"
+    config.seeds = (0,)
+    config.batch_size, config.data.epoch = 32, "2"
+    config.epochs = config.save_every = 200
+    config.methods, config.stages = methods(), tuple(methods())
+    config.sweep = ({f"methods.{name}.optim.lr": rates for name, rates in RATES.items()},)
+    if common.apply_arg(config, arg):
+        config.batch_size, config.epochs, config.sweep = 8, 2, ()
+        for name in ("vision_only", "ce", "flyp"):
+            config.methods[name].epochs = 2
+        config.methods.ce.average.last = 1
+    return config
+
+
+def without_data(config) -> None:
+    """Let a config train nothing: zero-shot, and a random head in place of all that has one."""
+    config.sweep, config.stages = (), ("random_head",)
+    config.methods = {
+        "random_head": {
+            "loss": "finetune",
+            "heads": {"start": "random"},
+            "epochs": 1,
+            "optim": {"lr": 0.0},
+        }
+    }
+
+
+def methods() -> dict[str, dict]:
+    """Return an entry for each method, by name."""
+    usual = {"schedule": "constant", "weight_decay": 1e-4, "clip_norm": 0.0}
+    with_rate = lambda lr, **more: usual | {"lr": lr, **more}
+    free = {"freeze": (), "epochs": 10}
+    head_first = (("classifier", 300.0),)  # on features of length 1 a head needs larger steps
+    return {
+        "linear_probe": {
+            "loss": "finetune",
+            "heads": {"start": "random"},
+            "optim": with_rate(1e-2),
+        },
+        "linear_probe_zero_shot": {"loss": "finetune", "heads": {}, "optim": with_rate(3e-4)},
+        "vision_only": free
+        | {
+            "loss": "finetune",
+            "heads": {"start": "random"},
+            "optim": with_rate(1e-4, lr_mults=head_first),
+        },
+        "ce": free
+        | {
+            "loss": "finetune",
+            "heads": {"text": True},
+            "optim": with_rate(3e-5),
+            "average": {"every": "epoch", "last": 5},
+            "wise": (0.5,),
+        },
+        "flyp": free | {"loss": "flyp", "heads": {"text": True}, "optim": with_rate(3e-5)},
+    }
