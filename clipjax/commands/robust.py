@@ -58,7 +58,7 @@ def _ends(dataset: Dataset, source: str) -> tuple[str, list[str]]:
     from clipjax.data.dataset import has_labels
     from clipjax.study.defaults import EMBEDDED, SOURCE
 
-    usual = SOURCE if dataset.name == EMBEDDED else ID
+    usual = SOURCE if dataset.name in EMBEDDED else ID
     known = ", ".join(dataset.domains)
     if source and source not in dataset.domains:
         raise ConfigError(f"--source={source} is no domain; known: {known}.")

@@ -237,19 +237,10 @@ def test_shares_of_the_data_run_and_resume(tmp_path, wee_clip, two_ways, capsys)
     run_robust(workdir, studies)
     said, page = capsys.readouterr().out, (workdir / "robust.md").read_text()
     assert "2/2 10 % of the data, subset 0, seed 0 (ID / OOD): zero-shot" in said
-    assert (
-        "| CE + WiSE 0.5 |" in page
-        and "| vision-only |" in page
-        and "OOD: the mean over ood" in page
-    )
-    assert {f"robust_{name}.svg" for name in ("id", "ood", "shift")} <= {
-        path.name for path in workdir.iterdir()
-    }
+    assert "| CE + WiSE 0.5 |" in page and "OOD: the mean over ood" in page
+    files = {path.name for path in workdir.iterdir()}
+    assert {"robust_id.svg", "robust_ood.svg", "robust_shift.svg", "robust.html"} <= files
     (workdir / "data10-subset0-seed0" / "results.json").unlink()
-    run_robust(workdir, studies)
-    assert (workdir / "robust.html").exists()
-    strip = lambda text: text.rpartition("minutes of work")[0]
-    assert (
-        strip((workdir / "robust.md").read_text()).rpartition(" ")[0]
-        == strip(page).rpartition(" ")[0]
-    )
+    run_robust(workdir, studies)  # what was killed goes on, and the other run is read
+    cut = lambda text: text[: text.index(" minutes of work") - 3]
+    assert cut((workdir / "robust.md").read_text()) == cut(page)
