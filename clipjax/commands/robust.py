@@ -11,7 +11,7 @@ from clipjax.errors import ConfigError
 from clipjax.runtime.cli import say
 
 if TYPE_CHECKING:
-    from clipjax.commands.suite import Choices
+    from clipjax.commands.choices import Choices
     from clipjax.data.dataset import Dataset
     from clipjax.evaluate.robust import Cell
     from clipjax.study import Study

@@ -20,17 +20,16 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from absl import flags
 
+from clipjax.commands.choices import Choices
 from clipjax.errors import ConfigError
 from clipjax.io import as_path, check_reachable
 from clipjax.runtime.cli import say, user_errors
 
 if TYPE_CHECKING:
-    from ml_collections import ConfigDict
-
     from clipjax.study import Study
 
 WORD, CONFIG = "", ""
@@ -60,23 +59,6 @@ def define_flags() -> None:
     flags.DEFINE_bool("smoke", False, "An epoch or two and one seed: does everything run?")
 
 
-class Choices(NamedTuple):
-    """What the flags say of data and model."""
-
-    data: str = ""
-    root: str = ""
-    source: str = ""
-    target: str = ""
-    model: str = ""
-    smoke: bool = False
-
-    def put_into(self, config: ConfigDict) -> None:
-        """Set a config's data and model, its domains apart; ConfigError: no such data."""
-        _check_data(self.data, self.root)
-        config.model, config.data.root = self.model or config.model, self.root
-        config.data.name = self.data or config.data.name
-
-
 def table_studies(numbers: list[str], given: Choices) -> dict[str, Study]:
     """Return table number -> what it runs."""
     from clipjax.configs import tables
@@ -102,17 +84,6 @@ def table_studies(numbers: list[str], given: Choices) -> dict[str, Study]:
         found[number] = parse(config.to_dict())
         check_model(found[number].encoder)
     return found
-
-
-def _check_data(data: str, root: str) -> None:
-    """Raise ConfigError for data that the flags do not make known."""
-    from clipjax.data.open import EMBEDDED, KNOWN
-
-    prepared = data.startswith("tfds:")  # where TFDS keeps its data unless told otherwise
-    if data and data not in KNOWN and not prepared:
-        raise ConfigError(f"--data={data} is unknown; known: {', '.join(KNOWN)}, tfds:NAME.")
-    if data not in ("", "auto", *EMBEDDED) and not root and not prepared:
-        raise ConfigError(f"--data={data} needs --data_root=/path.")
 
 
 def pair_studies(given: Choices) -> dict[tuple[str, str], Study]:

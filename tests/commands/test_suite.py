@@ -9,8 +9,9 @@ import pytest
 from clipjax.configs.recipes import robust
 
 from clipjax import load_adapted
+from clipjax.commands.choices import Choices
 from clipjax.commands.robust import robust_studies, run_robust
-from clipjax.commands.suite import Choices, pair_studies, published, run_pairs, table_studies
+from clipjax.commands.suite import pair_studies, published, run_pairs, table_studies
 from clipjax.configs import tables, uda
 from clipjax.errors import ConfigError
 from clipjax.evaluate.rows import row
