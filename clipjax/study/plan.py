@@ -198,10 +198,11 @@ def open_data(study: Study, dataset: Dataset | None = None) -> tuple[Dataset, li
         dataset = JoinedDataset(dataset, data.sources, data.source_name)
     for target in study.targets:
         check_domain(dataset, target)
-        if data.source == target and len(dataset.domains) > 1:
+        alone = len(dataset.domains) == 1 or data.domains == (target,)
+        if data.source == target and not alone:
             both = f"data.source and data.target are both {target!r}"
-            known = ", ".join(dataset.domains)
-            raise ConfigError(f"{both}; give two different domains of {known}.")
+            remedy = f"give two different domains of {', '.join(dataset.domains)}"
+            raise ConfigError(f"{both}; {remedy}, or data.domains=('{target}',) for it alone.")
         if data.source == target:
             told = f"{target}, the only domain, is source and target: nothing is adapted to"
             notes.append(f"{told}, what reads a target reads its training images without labels")

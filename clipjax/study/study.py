@@ -3,8 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
-import json
 import os
 import pathlib
 import tempfile
@@ -12,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from clipjax.errors import ConfigError, DataError
+from clipjax.errors import ConfigError
 from clipjax.evaluate import results as report
 from clipjax.evaluate import terminal
 from clipjax.evaluate.choice import choose
@@ -28,10 +26,12 @@ from clipjax.study import predictions, pretrain, report_data
 from clipjax.study import workdir as workdirs
 from clipjax.study.concluded import conclude
 from clipjax.study.config import Pretraining, Study, checked
+from clipjax.study.cost import trained_with_cost
 from clipjax.study.encode import Encoded, encode, encode_texts
 from clipjax.study.episode_rows import episode_rows
 from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
 from clipjax.study.header import header
+from clipjax.study.image_record import check_same_images
 from clipjax.study.model_record import check_finished, check_same_model
 from clipjax.study.other_rows import other_rows
 from clipjax.study.plan import prepare
@@ -102,7 +102,8 @@ def run(
       workdir: where its files go, also gs://...; None for none: a study then works in a temporary
         folder that it removes, and writes no pages.
       say: called with each line for people.
-      pages: whether to draw report.html, which takes seconds, beside results.json.
+      pages: whether to write report.html and predictions.csv, which takes seconds, beside
+        results.json.
       programs: what runs of the same methods on other images have compiled, `Programs()` for the
         first of them; the numbers are the same without.
       opened: a study's dataset or model, where it is open already; the config then only names it.
@@ -172,26 +173,6 @@ def _finished(config: Config, workdir: pathlib.Path, say: Say) -> Results | None
     return Results(config, results, read_log(workdir / "metrics.jsonl"), workdir)
 
 
-def _check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
-    """Refuse a run that goes on with other images than those it began with."""
-    found = {
-        "/".join(part): hashlib.sha256(repr(encoded.source(*part)).encode()).hexdigest()[:16]
-        for part in encoded.parts
-    }
-    processes.agree("set of images", found)
-    record = workdir / "images.json"
-
-    def kept() -> dict[str, str]:
-        if not record.exists():
-            write_json(record, found)
-        return json.loads(record.read_text())
-
-    before = processes.from_first(kept)
-    if changed := sorted(k for k in before.keys() | found.keys() if before.get(k) != found.get(k)):
-        those = f"the images of {', '.join(changed)} are not those that the run in {workdir}"
-        raise DataError(f"{those} began with; start it anew in another --workdir.")
-
-
 def run_study(
     plan: Plan,
     workdir: pathlib.Path,
@@ -201,7 +182,7 @@ def run_study(
     programs: Programs | None = None,
     kept: bool = True,
 ) -> Results | None:
-    """Run a prepared study and write its results, with `pages` report.html too.
+    """Run a prepared study and write its results, with `pages` those for people, too.
 
     `kept` is False of a workdir that its caller removes.
     """
@@ -219,15 +200,17 @@ def run_study(
     for note in (*notes, *filter(None, [told])):
         say(f"note: {note}")
     encoded = encode(plan, say)
-    _check_same_images(workdir, encoded)
+    check_same_images(workdir, encoded)
     lap("encode")
-    rows, done, valleys = zero_shot_rows(encoded), {}, {}
+    rows, done, valleys, cost = zero_shot_rows(encoded), {}, {}, {}
     outcomes, rules, scores = {"zero_shot": zero_shot_outcome(encoded)}, {}, {}
     groups = trainers(encoded, workdir, programs)
     check_starts(encoded, groups)
     for trainer in groups:
         say(trainer.described)
-        for name, trained in trainer.train(say).items():
+        found, spent = trained_with_cost(trainer, say)
+        cost |= spent
+        for name, trained in found.items():
             more, outcomes[name] = measure_method(name, trained, plan.methods[name].data, encoded)
             rows += more + other_rows(name, trained, encoded)
             if any(trained.history):  # a closed form has none
@@ -240,7 +223,8 @@ def run_study(
     mixed, soups = soup_rows(encoded, done)
     # Maps, distances and mistakes are of the study's own target.
     own = {k: v for k, v in outcomes.items() if study.target_of.get(k) in (None, study.data.target)}
-    results = _collect(encoded, rows + mixed, own, rules, timing, soups) | {"notes": notes}
+    results = _collect(encoded, rows + mixed, own, rules, timing, soups)
+    results |= {"cost": cost, "notes": notes}
     results |= {key: value for key, value in (("soups", soups), ("valleys", valleys)) if value}
     if episodes := episode_rows(encoded, done):
         results["episodes"] = episodes
@@ -254,15 +238,16 @@ def run_study(
         results["sweep"] = sweep_table(study.settings, rows, scores, study.target_of, **ends)
         best = {"zero_shot", *results["sweep"]["best"].values()}
         own = {name: outcome for name, outcome in own.items() if name in best}
-    answers = predictions.predict(encoded, {k: v for k, v in done.items() if k in own}, rows)
+    of_own = {name: trained for name, trained in done.items() if name in own}
+    answers = predictions.predict(encoded, of_own, rows) if pages else None
     if not processes.is_first():
         return None
-    predictions.write(workdir, encoded, answers)
-    lap("predictions")
     draw = functools.partial(report_data.write, encoded, own, results)
     if not pages:  # what exports read of a finished run
         write_json(workdir / RECORD, report_data.record(plan))
     else:
+        predictions.write(workdir, encoded, answers)
+        lap("predictions")
         draw(workdir)
         lap("page with t-SNE")
     report.write(workdir, results)

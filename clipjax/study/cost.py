@@ -1,0 +1,50 @@
+"""What training costs: steps, seconds, memory, parameters."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from clipjax.runtime.peak import peak_bytes, reset_peak
+from clipjax.study.closed_form import Fit
+from clipjax.study.restore import Trained
+from clipjax.study.trainer import Trainer
+from clipjax.train.groups import is_frozen, name_tree
+
+
+def trained_with_cost(
+    trainer: Trainer | Fit, say: Callable[[str], None]
+) -> tuple[dict[str, Trained], dict[str, dict[str, Any]]]:
+    """Train a program's methods; return them, and what each has cost.
+
+    "iterations" and "parameters" are of one seed; parameters that a closed form fits count, too.
+    "seconds", compilation included, and "peak_bytes" (None where unknown) are of the whole program,
+    all of its seeds, and since it was started last.
+    """
+    reset_peak()
+    started = time.perf_counter()
+    found = trainer.train(say)
+    spent = {"seconds": round(time.perf_counter() - started, 3), "peak_bytes": peak_bytes()}
+    steps = 0 if isinstance(trainer, Fit) else trainer.total_steps
+    count = lambda trained: _count(trainer, trained)
+    return found, {
+        name: {"iterations": steps, "parameters": count(each), **spent}
+        for name, each in found.items()
+    }
+
+
+def _count(trainer: Trainer | Fit, trained: Trained) -> int:
+    """Return how many numbers of a seed a phase trains, or a closed form fits."""
+    sizes = jax.tree.leaves(jax.tree.map(lambda x: int(np.prod(np.shape(x)[1:])), trained.params))
+    if isinstance(trainer, Fit):
+        return sum(sizes)
+    names = jax.tree.leaves(name_tree(trained.params))
+    constants = trainer.method.kind.constants
+    phases = trainer.method.phases
+    trains = lambda name: (
+        name.path.split("/")[0] not in constants
+        and not all(is_frozen(name, phase.freeze) for phase in phases)
+    )
+    return sum(size for size, name in zip(sizes, names, strict=True) if trains(name))
