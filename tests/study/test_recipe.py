@@ -16,6 +16,7 @@ from tests.study.test_study import config_of
 
 HEAD = {"loss": "finetune", "heads": {}, "align": "standardise"}
 FULL = {"loss": "finetune", "heads": {"text": True}, "freeze": (), "augment": {}}
+KEYS = ("iterations", "parameters")
 METHODS = {"head": HEAD, "logistic": {"loss": "logistic"}, "full": FULL}
 
 
@@ -100,6 +101,12 @@ def test_a_run_after_another_compiles_nothing_and_has_the_same_bits(
         alone = run(second, tmp_path / "alone", pages=False)
     assert "ompiling" in caplog.text
     assert shared.rows == alone.rows
+    cost, width = shared.results["cost"], small_config().projection_dim
+    assert all(one["seconds"] > 0 and one["peak_bytes"] > 1e6 for one in cost.values())
+    iterations, parameters = ({k: v[key] for k, v in cost.items()} for key in KEYS)
+    assert iterations == {"head": 6, "logistic": 0, "full": 6}
+    towers = sum(x.size for x in jax.tree.leaves(shared.params["full"]))
+    assert parameters == {"head": 3 * width + 3, "logistic": 3 * width + 3, "full": towers}
     plain = lambda records: [{k: v for k, v in r.items() if "s_per" not in k} for r in records]
     assert plain(shared.curves) == plain(alone.curves)
     jax.tree.map(np.testing.assert_array_equal, shared.params, alone.params)
