@@ -104,7 +104,7 @@ def test_the_pages_show_every_way_and_share():
     assert "| 10 % | linear probe | 60.0 ± 0.0 / 0.0 |" in text
     assert "| lr=0.01 | lr=0.1 | 30.0 |" in text
     assert "6 runs with data" in text and "4 minutes of work together, on 1 x cpu, a chip" in text
-    assert page.count("<svg") == 3 and "10 %: 67" in page
+    assert page.count("<svg") == 3 and "CE, 10 %: 67" in page
     for title, header, lines in report.terminal(FOUND):
         assert title and all(len(line) == len(header) for line in lines)
 

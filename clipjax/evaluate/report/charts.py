@@ -51,6 +51,8 @@ def line_chart(
     y_range: tuple[float | None, float | None] = (None, None),
     guide: tuple[float, str] | None = None,
     x_names: Sequence[str] = (),
+    height: int = 140,
+    dots: bool = False,
 ) -> str:
     """Draw curves over a common x; "" when there is nothing to draw.
 
@@ -61,6 +63,8 @@ def line_chart(
       y_range: ends of the vertical axis; None follows the data.
       guide: (y, label) of a dashed horizontal line to compare with.
       x_names: of x = 0, 1, 2, ..., in place of numbers.
+      height: of the area of the curves, in the figure's pixels.
+      dots: whether points are seen, not only when hovered.
     """
     kept = {name: kept for name, values in series.items() if (kept := _finite(values)) is not None}
     if not kept:
@@ -72,7 +76,7 @@ def line_chart(
     ends = spread([*points[1:].ravel(), *([guide[0]] if guide else [])], 0.06)
     low, high = (end if fixed is None else fixed for fixed, end in zip(y_range, ends, strict=True))
     x = Scale(*spread(points[0]), 40, WIDTH - 8)
-    y = Scale(low, high if low < high else low + 1, top + 140, top)
+    y = Scale(low, high if low < high else low + 1, top + height, top)
     body += grid(x, y, x_label, y_label, x_names)
     body += "".join(_band(x, y, v, colours[n]) for n, v in kept.items())
     if guide:
@@ -80,8 +84,8 @@ def line_chart(
         body += f'<path class="guide" d="M{x.start} {at}H{x.end}"/>'
         body += label(x.end, at - 4, guide[1], "tick words", "end")
     for n, values in kept.items():
-        body += _curve(x, y, n, values, colours[n], x_names)
-    return figure(title, top + 172, body)
+        body += _curve(x, y, n, values, colours[n], x_names, dots)
+    return figure(title, top + height + 32, body)
 
 
 def _finite(values: Sequence) -> np.ndarray | None:
@@ -101,18 +105,21 @@ def _band(x: Scale, y: Scale, values: np.ndarray, kind: str) -> str:
     return f'<path class="band {kind}" d="M{there}L{back}Z"/>'
 
 
-def _curve(x: Scale, y: Scale, name: str, values: np.ndarray, kind: str, x_names=()) -> str:
-    dots = ""
+def _curve(
+    x: Scale, y: Scale, name: str, values: np.ndarray, kind: str, x_names=(), seen: bool = False
+) -> str:
+    dots, size = "", 3 if seen else 5
     for across, up, low, high in values.T:
         where = x_names[int(across)] if x_names else number(across)
         words = f"{name}, {where}: {number(up)}"
         words += f" ({number(low)} to {number(high)})" if low < high else ""
         place = f'cx="{x.at(across)}" cy="{y.at(up)}"'
-        dots += f'<circle {place} r="5"><title>{escape(words)}</title></circle>'
+        dots += f'<circle {place} r="{size}"><title>{escape(words)}</title></circle>'
+    shown = " alone" if seen or values.shape[1] == 1 else ""
+    drawn = f'<g class="dots {kind}{shown}">{dots}</g>'
     if values.shape[1] == 1:
-        return f'<g class="dots {kind} alone">{dots}</g>'
-    line = _path(x, y, *values[:2])
-    return f'<path class="line {kind}" d="M{line}"/><g class="dots {kind}">{dots}</g>'
+        return drawn
+    return f'<path class="line {kind}" d="M{_path(x, y, *values[:2])}"/>{drawn}'
 
 
 def _path(x: Scale, y: Scale, xs: np.ndarray, ys: np.ndarray) -> str:

@@ -3,10 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from clipjax.evaluate.report.charts import line_chart
+from clipjax.evaluate.report.charts import colour, line_chart
 from clipjax.evaluate.report.page import document
 from clipjax.evaluate.report.tables import Chapter, Grid, Note, Table
 from clipjax.evaluate.robust import (
+    RANDOM,
     WAYS,
     ZERO_SHOT,
     Candidate,
@@ -27,7 +28,7 @@ MEASURES = {
 }
 FIGURES = ("id", "ood", "shift")
 Found = Mapping[Cell, Mapping[str, Any]]
-Grid_ = tuple[list[str], list[list[str]]]  # header and lines
+Lines = tuple[list[str], list[list[str]]]  # header and lines
 
 
 def _percent(share: float) -> str:
@@ -38,7 +39,7 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
 
-def by_share(every: Mapping[str, Sequence[Point]], key: str) -> Grid_:
+def by_share(every: Mapping[str, Sequence[Point]], key: str) -> Lines:
     """Return a table of ways and shares of the data, and the mean spreads of those with data."""
     shares = [point.share for point in every[ZERO_SHOT]]
     header = ["%", *map(_percent, shares), "± seeds", "± subsets"]
@@ -56,7 +57,7 @@ def _mean(found: Sequence[Summary], field: str) -> str:
     return _number(sum(values) / len(values)) if values else "–"
 
 
-def in_full(every: Mapping[str, Sequence[Point]]) -> Grid_:
+def in_full(every: Mapping[str, Sequence[Point]]) -> Lines:
     """Return a table of every point: each measure with its spreads over seeds and subsets."""
     header = ["data", "way", "ID", "OOD", "ID F1", "OOD F1", "picked", "oracle picks", "its OOD"]
     lines = []
@@ -94,7 +95,7 @@ def _named(candidate: Candidate) -> str:
     return called(candidate)
 
 
-def differences(every: Mapping[str, Sequence[Point]]) -> Grid_:
+def differences(every: Mapping[str, Sequence[Point]]) -> Lines:
     """Return a table of ways against others, over all shares, subsets and seeds."""
     header = ["against", "ID", "± runs", "better in", "OOD", "± runs", "better in"]
     lines = []
@@ -133,31 +134,34 @@ def _source(results: Mapping) -> str:
 
 
 def charts(every: Mapping[str, Sequence[Point]]) -> dict[str, str]:
-    """Draw ID and OOD accuracy against the data, and OOD against ID: `FIGURES` -> SVG."""
+    """Draw ID and OOD accuracy against the data, and OOD against ID: `FIGURES` -> SVG.
+
+    Random heads without data are left out: beside them all else is one line.
+    """
     shares = [point.share for point in every[ZERO_SHOT]]
-    colours = {way: f"c{i % 8}" + " dashed" * (i > 7) for i, way in enumerate(WAYS)}
+    colours = {way: colour(i) for i, way in enumerate(WAYS)}
+    look = {"colours": colours, "height": 220, "dots": True}
     mean = lambda point, key: summary(point.found[key]).mean
+    paths = {way: [p for p in path if p.pick[0] != RANDOM] for way, path in every.items()}
     drawn = {}
     for key in ("id", "ood"):
         series = {
             way: ([shares.index(p.share) for p in path], [mean(p, key) for p in path])
-            for way, path in every.items()
+            for way, path in paths.items()
         }
-        labels = "share of the training data", "%"
-        names = [_percent(share) for share in shares]
-        options = {"colours": colours, "x_names": names}
-        drawn[key] = line_chart(MEASURES[key], series, *labels, **options)
-    trained = {way: [p for p in path if p.share] for way, path in every.items()}
+        labels, names = ("share of the training data", "%"), [_percent(share) for share in shares]
+        drawn[key] = line_chart(MEASURES[key], series, *labels, x_names=names, **look)
+    trained = {way: [p for p in path if p.share] for way, path in paths.items()}
+    trained[ZERO_SHOT] = every[ZERO_SHOT][:1]
     series = {
         way: ([mean(p, "id") for p in path], [mean(p, "ood") for p in path])
         for way, path in trained.items()
     }
-    title, labels = "OOD against ID, from few data to all", ("ID, %", "OOD, %")
-    drawn["shift"] = line_chart(title, series, *labels, colours=colours)
-    return drawn
+    title = "OOD against ID, lines from few data to all"
+    return drawn | {"shift": line_chart(title, series, "ID, %", "OOD, %", **look)}
 
 
-def _tables(every: Mapping[str, Sequence[Point]]) -> dict[str, Grid_]:
+def _tables(every: Mapping[str, Sequence[Point]]) -> dict[str, Lines]:
     found = {title: by_share(every, key) for key, title in MEASURES.items()}
     found["Differences on the same subsets and seeds, points"] = differences(every)
     return found | {"Every share: mean ± seeds / subsets": in_full(every)}
