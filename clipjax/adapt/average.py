@@ -1,4 +1,4 @@
-"""A running weighted mean of the parameters: SWA, EMA, Beta, SWAD. It does not affect training.
+"""A running weighted mean of the parameters: SWA, EMA, Beta, Gauss, SWAD. Training is not affected.
 
 average <- average + w / W (parameters - average), W <- decay * W + w after every update that is
 taken in, in float32. Decay 1 gives the mean weighted by w: with equal weights stochastic weight
@@ -82,6 +82,19 @@ def beta(b: float, steps: int, start: int = 0) -> Average:
         return jnp.clip(4 * at * (1 - at), 1e-6, None) ** (b - 1)
 
     return Average(weight, begins=True)
+
+
+def gauss(mean: float, std: float, every: int, start: int = 0) -> Average:
+    """A normal density along epochs of `every` updates from `start` on, the first of them 1.
+
+    PromptSRC's "Gaussian weighted prompt aggregation" (Khattak et al. 2023, arXiv 2307.06948).
+    """
+
+    def weight(step):
+        away = ((step - start) / every - mean) / std
+        return jnp.maximum(jnp.exp(-0.5 * away**2), 1e-30)
+
+    return Average(weight, every=every)
 
 
 def between(before: PyTree, after: PyTree, share: float) -> PyTree:

@@ -67,6 +67,7 @@ class Context(NamedTuple):
     # (params, vectors [B, M, D], images [B, P], texts) -> similarities [B, K], each image with
     # context of its own.
     compare: Callable[..., jax.Array]
+    length: Callable[[], int]  # M
     step_bytes: Callable[[int], int]  # texts -> bytes of activations that their gradient needs
     words: tuple[str, ...]  # for `Method.words`
 
@@ -168,7 +169,30 @@ def make_context(
             told = f"words={words!r} are {length()} tokens, and context is {context}"
             raise ValueError(f"{told}; leave one of them out.")
         placed(classes)
-    return Context(init, encode, compare, step_bytes, (words,) if words else ())
+    return Context(init, encode, compare, length, step_bytes, (words,) if words else ())
+
+
+def deep_tokens(rng: jax.Array, depth: int, tokens: int, **widths: int) -> dict[str, jax.Array]:
+    """Random tokens of blocks 1 to depth - 1 by name, float32 [depth - 1, tokens, width]."""
+    draw = lambda width: 0.02 * jax.random.normal(rng, (depth - 1, tokens, width))
+    return {name: draw(width) for name, width in widths.items() if depth > 1}
+
+
+def check_deep(backbone: Backbone, tokens: int, depth: int, words: str) -> None:
+    """Raise ValueError for tokens of both towers that there are no words or no blocks for."""
+    if tokens < 1 or depth < 1 or tokens != int(tokens) or depth != int(depth) or not words:
+        raise ValueError(
+            f"tokens={tokens}, depth={depth}, words={words!r}; give whole numbers above 0, and the "
+            "words that the tokens start as."
+        )
+    if backbone.sizes is None:  # no model is open
+        return
+    if tokens > (there := len(backbone.words[words].ids)):
+        raise ValueError(f"words={words!r} are {there} tokens, and {tokens} are learned.")
+    for tower in ("text", "vision"):
+        if depth > (blocks := getattr(backbone.sizes, tower).num_hidden_layers):
+            told = f"depth={depth} is beyond the {blocks} blocks of the {tower} tower"
+            raise ValueError(f"{told}; give at most {blocks}.")
 
 
 def in_chunks(function: Callable, parts: PyTree, chunk: int) -> jax.Array:

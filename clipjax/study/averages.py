@@ -4,7 +4,7 @@ import dataclasses
 
 from clipjax.study.fields import field
 
-KINDS = ("uniform", "ema", "beta", "swad")
+KINDS = ("uniform", "ema", "beta", "swad", "gauss")
 SOUPS = ("uniform", "greedy")
 
 
@@ -30,6 +30,8 @@ class Average:
     converge: int = field(3, "of swad: validations of which the first is the best", low=1)
     tolerance: int = field(6, "of swad: validations in a row above the limit that end it", low=1)
     ratio: float = field(0.3, "of swad: by how much the limit is above the loss there", low=0)
+    mean: float = field(0.0, "of gauss: the epoch of most weight, from 1", low=0)
+    std: float = field(0.0, "of gauss: how many epochs around it count", low=0)
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""
@@ -46,6 +48,8 @@ class Average:
                 f"tolerance={self.tolerance} is below converge={self.converge}; give at least as "
                 "many validations."
             )
+        if self.kind == "gauss" and not (self.mean and self.std and self.every == "epoch"):
+            return "kind=gauss weighs ends of epochs; set every=epoch, and mean and std above 0."
         if self.kind == "beta" and not self.b:
             return "b=0 leaves kind=beta no weights; give a number above 0."
         if self.start == 1 or (self.kind == "ema" and self.decay == 1):
@@ -57,7 +61,8 @@ class Average:
 
 
 _USUAL = Average()
-_OWN = {"ema": ("decay",), "beta": ("b",), "swad": ("converge", "tolerance", "ratio")}
+_OWN = {"ema": ("decay",), "beta": ("b",), "gauss": ("mean", "std")}
+_OWN |= {"swad": ("converge", "tolerance", "ratio")}
 
 
 @dataclasses.dataclass(frozen=True)

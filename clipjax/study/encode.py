@@ -27,11 +27,11 @@ from clipjax.study.parts import Data
 from clipjax.study.plan import (
     evaluated,
     needed_parts,
-    other_tokens,
 )
 from clipjax.study.prepared import Plan
 from clipjax.study.prompt_sets import prompt_sets
 from clipjax.study.text_cache import digest_of, kept
+from clipjax.study.words import other_tokens
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import batch_mesh, deal_out, replicate
 

@@ -6,15 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.adapt.method import Classes
 from clipjax.data.classes import HALVES, cut, uncut
 from clipjax.data.dataset import Dataset
 from clipjax.errors import ConfigError
 from clipjax.io.texts import some
-from clipjax.model.backbone import make_backbone, tower_params
+from clipjax.model.backbone import tower_params
 from clipjax.study.config import Study
 from clipjax.study.methods import Method
-from clipjax.study.prepared import Plan, own_shapes
+from clipjax.study.prepared import Plan, made_of, own_shapes, shape_classes
 
 
 def other_data(
@@ -58,16 +57,12 @@ def _cannot_answer(plan: Plan, method: Method, other: Plan) -> str:
     if not method.trains:
         told = f"the closed form {method.config.loss!r} is fitted to the run's own classes"
         return "" if method.kind.any_classes else f"{told}; leave one of both out."
-    backbone = make_backbone(plan.module, lambda pixels, rng: pixels, ("image",), plan.words)
+    made = made_of(plan, method, method.phases[-1])
     width = plan.clip_config.projection_dim
-    of = lambda p: Classes(
-        tuple(p.dataset.classes), p.tokens, jnp.zeros((len(p.tokens), width)), 1.0, p.bare
-    )
-    made = method.on(backbone, of(plan), method.phases[-1])
     own = own_shapes(plan, method) | {"clip": tower_params(plan.params, method.kind.towers)}
     try:
         seen = jax.ShapeDtypeStruct((1, width), jnp.float32)
-        jax.eval_shape(lambda params, x: made.predict(params, x, of(other)), own, seen)
+        jax.eval_shape(lambda params, x: made.predict(params, x, shape_classes(other)), own, seen)
     except ValueError as error:  # `check_classes` of what the head is made of
         return f"{loss}: {error}"
     return ""

@@ -213,7 +213,9 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
         raise ConfigError(f"{where}: wise draws to zero-shot, where it does not start; {remedy}.")
     if not method.trains and any(phase.average for phase in method.config.phases):
         raise ConfigError(f"{said} takes no steps to average over; leave average out.")
-    laid_out = lambda a: a is not None and (a.start or a.last or a.kind in ("beta", "swad"))
+    laid_out = lambda a: (
+        a is not None and (a.start or a.last or a.kind in ("beta", "swad", "gauss"))
+    )
     if study.training.patience and any(laid_out(phase.average) for phase in method.phases):
         fault = "ends a run when it will, and this average is laid out along all of its epochs"
         remedy = "average from the start (kind=uniform or ema), or set patience=0"

@@ -81,6 +81,11 @@ OPTIONS = {
     "position": "of the class name among the vectors: end, middle or front",
     "per_class": "vectors of their own for each class (CSC), which name no other class",
     "chunk": "texts encoded at once; more are encoded by turns, and again in the backward pass",
+    "tokens": "learned tokens of each text, in each tower; the first of words",
+    "depth": "blocks of each tower that learned tokens are an input of; 1: the first alone",
+    "text_anchor": "factor on the distance of class texts to those of zero-shot",
+    "image_anchor": "factor on the distance of image embeddings to the encoder's as it came",
+    "logit_anchor": "factor on the divergence of answers from zero-shot's",
     "knowledge_weight": "factor on the distance of class texts to those of zero-shot",
     # coral, mmd, mcc, afn
     "means": "compare means, too, as DomainBed does",

@@ -7,7 +7,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.adapt.method import Words
 from clipjax.data.classes import match_classes
 from clipjax.data.dataset import (
     Dataset,
@@ -26,7 +25,7 @@ from clipjax.data.open import open_dataset
 from clipjax.data.readers.files import is_image_name
 from clipjax.data.readers.places import WithPlace, is_place
 from clipjax.data.recognise import recognise
-from clipjax.errors import CheckpointError, ConfigError, DataError
+from clipjax.errors import ConfigError, DataError
 from clipjax.io.texts import some
 from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.hf.hub import find_model
@@ -57,7 +56,8 @@ from clipjax.study.prepared import (
     check_machine,
     check_masks,
 )
-from clipjax.study.prompt_sets import all_names, kept_tokens, kept_words, read_prompts
+from clipjax.study.prompt_sets import all_names, kept_tokens, read_prompts
+from clipjax.study.words import check_steps, with_words
 
 FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
 
@@ -118,6 +118,7 @@ def prepare(
     check_others(plan)
     if training:
         check_machine(plan)
+        check_steps(plan)
     return plan
 
 
@@ -145,30 +146,6 @@ def open_model(study: Study) -> dict[str, Any]:
 def make_module(encoder: Encoder, clip_config: CLIPConfig) -> CLIP:
     """Return the encoder of these sizes, computing as the config says."""
     return CLIP(clip_config, getattr(jnp, encoder.compute_dtype), remat=encoder.remat)
-
-
-def other_tokens(plan: Plan, prompts: str) -> np.ndarray:
-    """Return token ids of another prompt set, or template, than the study's own."""
-    encoder = dataclasses.replace(plan.study.encoder, prompts=prompts)
-    read = lambda: read_prompts(encoder, plan.class_names, plan.model)
-    return kept_tokens(plan.study.features, plan.class_names, prompts, plan.identity, read)
-
-
-def with_words(plan: Plan) -> Plan:
-    """Read what methods with learned prompts start from; ConfigError: words that are no tokens."""
-    asked = {m.config.stage: m.kind.words for m in plan.methods.values() if m.trains}
-    asked = {stage: words for stage, words in asked.items() if words is not None}
-    if not asked:
-        return plan
-    found, embeddings = {}, np.asarray(plan.params["text"]["token_embedding"], np.float32)
-    for stage, texts in asked.items():
-        for text in texts:
-            try:
-                ids = kept_words(plan.study.features, text, plan.identity, plan.model)
-            except (CheckpointError, ConfigError) as error:
-                raise ConfigError(f"methods.{stage}: words={text!r}: {error}") from None
-            found[text] = Words(ids, embeddings[ids])
-    return plan._replace(bare=other_tokens(plan, "{}.")[:, 0], words=found)
 
 
 def open_data(study: Study, dataset: Dataset | None = None) -> tuple[Dataset, list[str]]:

@@ -21,8 +21,9 @@ from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.study.config import Study
 from clipjax.study.fields import dotted, flat
 from clipjax.study.mesh import device_memory, training_mesh
-from clipjax.study.methods import Method, check_groups
+from clipjax.study.methods import Functions, Method, check_groups
 from clipjax.study.parts import OWN_DATA, Devices
+from clipjax.study.training import PhaseConfig
 from clipjax.train.groups import Name, is_frozen, layer_groups, matches, name_tree
 
 RECORD = "evidence.json"  # what a finished run has kept of its data
@@ -110,22 +111,31 @@ def _images(plan: Plan) -> tuple[str, ...]:
     return layer_groups({"clip": tower_params(plan.params, ("image",))})
 
 
+def made_of(plan: Plan, method: Method, phase: PhaseConfig) -> Functions:
+    """Make a method over the model's cached embeddings; ConfigError for what the model refuses."""
+    backbone = make_backbone(plan.module, lambda pixels, rng: pixels, ("image",), plan.words)
+    try:
+        return method.on(backbone, shape_classes(plan), phase)
+    except ValueError as error:
+        raise ConfigError(f"methods.{method.config.stage}: {error}") from None
+
+
+def shape_classes(plan: Plan) -> Classes:
+    """Return the classes of a plan before a text is encoded: their weights are zeros."""
+    names, width = tuple(plan.dataset.classes), plan.clip_config.projection_dim
+    tokens = np.zeros((len(names), 1, 1), np.int32) if plan.tokens is None else plan.tokens
+    return Classes(names, tokens, jnp.zeros((len(names), width)), 1.0, plan.bare)
+
+
 def own_shapes(plan: Plan, method: Method) -> Any:
     """Return shapes of a method's own parameters, nothing computed; {} of a closed form's."""
     if not method.trains:
         return {}
-    names, width = tuple(plan.dataset.classes), plan.clip_config.projection_dim
-    tokens = np.zeros((len(names), 1, 1), np.int32) if plan.tokens is None else plan.tokens
-    classes = Classes(names, tokens, jnp.zeros((len(names), width)), 1.0, plan.bare)
-    backbone = make_backbone(plan.module, lambda pixels, rng: pixels, ("image",), plan.words)
-    try:  # options that this model refuses
-        made = method.on(backbone, classes, method.phases[0])
-    except ValueError as error:
-        raise ConfigError(f"methods.{method.config.stage}: {error}") from None
+    made = made_of(plan, method, method.phases[0])
     own = jax.eval_shape(made.init, jax.random.key(0))
     if made.start is None:
         return own
-    start = lambda data, own: made.start(data, classes, own)
+    start = lambda data, own: made.start(data, shape_classes(plan), own)
     return jax.eval_shape(start, feature_shapes(plan, method), own)
 
 

@@ -67,22 +67,3 @@ def read_prompts(encoder: Encoder, names: Sequence[str], model: str | pathlib.Pa
     """
     revision = None if isinstance(model, pathlib.Path) else encoder.revision or None
     return class_tokens(load_tokenizer(model, revision=revision), names, encoder.prompts)
-
-
-def kept_words(
-    features: Features, text: str, identity: Mapping[str, Any], model: pathlib.Path
-) -> np.ndarray:
-    """Return token ids of a text without begin and end, int32 [n], from the cache if there.
-
-    ConfigError: it has none; CheckpointError: it holds the token of a text's end.
-    """
-
-    def read() -> np.ndarray:
-        both = load_tokenizer(model)(["", text])
-        return both[1, 1 : int(np.argmax(both[1] == both[0, 1]))]  # the empty text's end
-
-    key = {"words": text} | identity
-    ids = kept(features, key | {"transformers": importlib.metadata.version("transformers")}, read)
-    if not len(ids):
-        raise ConfigError("they are no tokens; give words, or '' for random vectors.")
-    return ids

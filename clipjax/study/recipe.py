@@ -61,6 +61,8 @@ def average_rule(
         return averages.segments(save_every * per_epoch)
     if average.kind == "ema":
         return averages.ema(average.decay, every)
+    if average.kind == "gauss":
+        return averages.gauss(average.mean, average.std, per_epoch, span.start)
     before = math.floor(average.start * span.steps + 1e-6)  # 0.57 * 100 is 56.99999999999999
     if average.last:
         before = span.steps - average.last * per_epoch

@@ -60,6 +60,16 @@ def test_weights_of_a_beta_density_are_clipoods(b, shares):
     np.testing.assert_allclose(later.total, rule.weight(0), rtol=1e-6)
 
 
+def test_weights_of_a_normal_density_are_promptsrcs():
+    """Of the ends of five epochs of two updates: mean 4, deviation 1."""
+    shares = (0.004708, 0.057357, 0.257058, 0.423818, 0.257058)
+    rule, units = average.gauss(4.0, 1.0, every=2, start=10), jnp.repeat(jnp.eye(5), 2, axis=0)
+    mean = average.begin({"w": units[0]}, rule, 10)
+    for step in range(1, 11):
+        mean = average.add(mean, rule, {"w": units[step - 1]}, jnp.int32(10 + step))
+    np.testing.assert_allclose(mean.params["w"], shares, rtol=1e-4)
+
+
 def test_epoch_ends_alone_have_weights_and_decay():
     """An EMA of epochs is the EMA of their last updates."""
     ends = average.begin({"w": jnp.zeros(3)})

@@ -116,6 +116,12 @@ def test_dataclasses_carry_what_entries_say():
         ({"kind": "ema", "last": 2}, "last are of kind=uniform"),
         ({"kind": "beta", "every": "epoch"}, "kind=beta is of every step"),
         ({"kind": "beta", "b": 0}, "b=0 leaves kind=beta no weights"),
+        ({"kind": "gauss", "mean": 2.0, "std": 1.0}, "kind=gauss weighs ends of epochs"),
+        (
+            {"kind": "gauss", "every": "epoch", "std": 1.0},
+            "set every=epoch, and mean and std",
+        ),
+        ({"mean": 2.0}, "mean and std are of kind=gauss"),
     ],
 )
 def test_averages_over_nothing_are_refused(average, words):

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from clipjax.study import Encoder, Features, Study, encode, plan, prompt_sets
+from clipjax.study import Encoder, Features, Study, encode, prompt_sets, words
 from clipjax.study.encode import encode_texts
 from clipjax.study.plan import prepare
 
@@ -36,7 +36,7 @@ def test_a_second_start_opens_neither_tokenizer_nor_text_tower(tmp_path, monkeyp
 
 def test_other_prompt_sets_are_those_of_a_run_with_them(tmp_path, monkeypatch):
     opened = prepare(study(tmp_path))
-    found = encode.text_weights(opened, plan.other_tokens(opened, "simple"))
+    found = encode.text_weights(opened, words.other_tokens(opened, "simple"))
     with monkeypatch.context() as patched:  # from the cache, as that run finds them
         patched.setattr(prompt_sets, "load_tokenizer", never)
         patched.setattr(encode, "class_weights", never)

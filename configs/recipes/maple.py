@@ -1,0 +1,30 @@
+"""MaPLe: learned tokens in both towers and several blocks, the image's made of the text's.
+
+clipjax run recipes/maple
+
+Khattak et al. 2023 (arXiv 2210.03117) with the rate, batches and 2 epochs of their cross-dataset
+setting, whose depth of 3 the embedded model's text tower has; its base-to-new setting is depth 9,
+5 epochs at 0.0035, of 12 blocks. Every step encodes images.
+"""
+
+from clipjax.configs.recipes.coop import sgd
+
+from clipjax.configs import common
+
+
+def entry(depth: int = 3) -> dict:
+    """Return MaPLe's entry: of depth 9 as in base-to-new, of others as in cross-dataset."""
+    epochs, lr = (5, 3.5e-3) if depth == 9 else (2, 2.6e-3)
+    optim = sgd(lr, epochs)
+    return {"loss": "maple", "depth": depth, "epochs": epochs, "batch_size": 4, "optim": optim}
+
+
+def get_config(arg: str | None = None):
+    """`recipes/maple[:source=...,target=...,smoke]`."""
+    config = common.study()
+    config.experiment, config.stages = "maple", ("maple",)
+    smoke = common.apply_arg(config, arg)
+    config.methods.maple = entry()
+    if smoke:
+        config.methods.maple.batch_size = 64
+    return config
