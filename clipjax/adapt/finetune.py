@@ -50,9 +50,20 @@ def make_loss(
     return loss
 
 
-def make_method(backbone: Backbone, classes: Classes, *, head: Head, **options: Any) -> Method:
-    """Fine-tuning on a backbone; `options` are those of `make_loss`."""
+def make_method(
+    backbone: Backbone, classes: Classes, *, head: Head, templates: str = "all", **options: Any
+) -> Method:
+    """Fine-tuning on a backbone; `options` are those of `make_loss`.
+
+    `templates`, of a text classifier: what an image is compared with in training, the mean of all
+    prompts of each class, or "class", one of them drawn anew for each class in every step (the
+    cross-entropy that FLYP is compared with, Goyal et al. 2023, arXiv 2212.00638). It predicts by
+    all of them. ValueError: drawn templates of another classifier.
+    """
     made = with_head(backbone, head, make_loss(on_backbone(backbone, head), **options))
+    if templates != "all" and "text" not in head.towers:
+        fault = f"templates={templates} is of a text classifier"
+        raise ValueError(f"{fault}; use heads = {{'text': True}}, or leave it out.")
     if "text" not in head.towers or options.get("diversity_weight"):
         return made
     smoothing = options.get("label_smoothing", 0.0)
@@ -60,4 +71,4 @@ def make_method(backbone: Backbone, classes: Classes, *, head: Head, **options: 
     def judge(params, seen, batch, rng, progress):
         return class_loss(seen.logits, batch["source"], smoothing)
 
-    return by_texts(backbone, head, compare_classes(backbone, classes), judge)
+    return by_texts(backbone, head, compare_classes(backbone, classes, templates), judge)

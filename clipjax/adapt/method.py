@@ -20,6 +20,7 @@ PyTree = Any
 READS = ("source", "target", "support", "teacher", "zero_shot")
 # Of what a closed form, or `Method.start`, reads: the source's validation examples.
 VALIDATION = "validation"
+TEMPLATES = ("all", "class")
 PROMPTS = "prompts"  # "prompts/NAME" of `reads`: class weights of a prompt set, or of a template
 
 
@@ -219,12 +220,26 @@ def in_two_steps(compare: Callable, judge: Callable) -> Loss:
     return loss
 
 
-def compare_classes(backbone: Backbone, classes: Classes) -> Callable[..., Compared]:
-    """`Method.compare` of CLIP's own towers: images and the classes' prompts, [K, P]."""
+def compare_classes(
+    backbone: Backbone, classes: Classes, templates: str = "all"
+) -> Callable[..., Compared]:
+    """`Method.compare` of CLIP's own towers: images and the classes' prompts, [K, P].
+
+    `templates`: "all", the mean of all prompts of a class, or "class", in every step one of them
+    drawn at random for each class. ValueError: anything else.
+    """
+    if templates not in TEMPLATES:
+        raise ValueError(f"unknown templates {templates!r}; known: {', '.join(TEMPLATES)}.")
 
     def compare(params, source, rng):
+        tokens = classes.tokens
+        if templates == "class" and rng is not None:
+            count, prompts, _ = tokens.shape
+            rng, draw = jax.random.split(rng)
+            which = jax.random.randint(draw, (count,), 0, prompts)
+            tokens = jnp.asarray(tokens)[jnp.arange(count), which][:, None]
         image = backbone.encode["image"](params, source["inputs"], rng)
-        text = class_weights(backbone, params, classes.tokens)
+        text = class_weights(backbone, params, tokens)
         return Compared(image, text, source["label"], backbone.scale(params))
 
     return compare

@@ -20,6 +20,7 @@ from clipjax.adapt.terms import add_terms
 from clipjax.errors import ConfigError
 from clipjax.model.backbone import TOWERS, make_head
 from clipjax.model.heads import Heads
+from clipjax.model.prompts import fill_prompts
 from clipjax.study.config import Pretraining, Study
 from clipjax.study.entries import FIELDS
 from clipjax.study.fields import is_number, meant, no_such, short
@@ -28,6 +29,7 @@ from clipjax.study.parts import Data
 from clipjax.study.prompt_sets import checked_reads
 from clipjax.study.soups import check_soups
 from clipjax.study.training import MethodConfig, PhaseConfig
+from clipjax.study.unheeded import check_heeded
 from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
 from clipjax.train.phases import spans
 from clipjax.train.restore import is_step
@@ -128,6 +130,7 @@ def build_methods(study: Study, classes: tuple[str, ...]) -> dict[str, Method]:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where}: {error}") from None
     check_soups(built, len(study.training.seeds))
+    check_heeded(study, built)
     return built
 
 
@@ -208,6 +211,10 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
     if method.heads and method.heads.start == "logistic" and "support" in kind.reads:
         told = "heads.start='logistic' fits the classes of all images, and an episode has its own"
         raise ConfigError(f"{where}: {told}; leave start out.")
+    drawn = any(phase.options.get("templates", "all") != "all" for phase in method.phases)
+    if drawn and len(fill_prompts("class", study.encoder.prompts)) == 1:
+        fault = f"templates draws one of several prompts, and {study.encoder.prompts!r} is one"
+        raise ConfigError(f"{where}: {fault}; leave it out, or choose more prompts.")
     if method.config.wise and not starts_at_zero_shot(method):
         remedy = "use heads = {'text': True}, or {} for a linear head, without align"
         raise ConfigError(f"{where}: wise draws to zero-shot, where it does not start; {remedy}.")

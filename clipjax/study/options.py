@@ -5,6 +5,7 @@ By name; as "loss.name" where a loss gives a common name a meaning of its own.
 
 OPTIONS = {
     # of most
+    "templates": "of a text classifier, in training: all prompts of a class, or class: one of them",
     "label_smoothing": "of the class loss: the share that all classes divide",
     "weight": "factor on the term that is added to the class loss",
     "source_weight": "factor on the class loss of the source",

@@ -36,4 +36,5 @@ def get_config(arg: str | None = None):
     if common.apply_arg(config, arg):
         config.epochs, config.methods.gradual.unfreeze.order = 2, order[:1]
         config.methods.gradual.freeze = (f"{tower}/block_.*", f"{tower}/embedding")
+        config.optim.layer_decay = 1.0  # the projection has the whole rate
     return config

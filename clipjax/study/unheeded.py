@@ -1,0 +1,85 @@
+"""Options that would have no effect: refused before anything is read."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from clipjax.errors import ConfigError
+from clipjax.study.config import Study
+from clipjax.train.groups import is_frozen
+
+Method = Any  # a `clipjax.study.methods.Method`, whose file imports this one
+# Fields of an entry that say how steps are made.
+_OF_STEPS = ("epochs", "optim", "freeze", "augment", "average", "batch_size", "unfreeze", "phases")
+_DEEPEST = 64  # blocks; no CLIP has as many
+_LAYERS = ("embedding", *(f"block_{i}" for i in range(_DEEPEST)))
+
+
+def check_heeded(study: Study, methods: Mapping[str, Method]) -> None:
+    """Raise ConfigError for what a study or one of its methods is given in vain."""
+    for method in methods.values():
+        _check_steps(study, method)
+        _check_shots(study, method)
+        asked = any(path.endswith("layer_decay") for path in _given(study, method))
+        if asked and _decays(method) and not _trains_layers(method):
+            told = f"methods.{method.config.stage}: optim.layer_decay has no layers to act on"
+            raise ConfigError(f"{told}, all towers are frozen; free one, or leave it out.")
+    if methods and not any(method.trains for method in methods.values()):
+        if study.training.patience:
+            told = f"patience={study.training.patience} ends runs early, and no method takes steps"
+            raise ConfigError(f"{told}; leave it out.")
+    swept = any("optim.layer_decay" in grid for grid in study.sweep)
+    if methods and (swept or study.training.optim.layer_decay != 1):
+        if not any(_trains_layers(method) for method in methods.values()):
+            told = "optim.layer_decay has no layers to act on: every method freezes all towers"
+            raise ConfigError(f"{told}; free one, or leave it out.")
+
+
+def _given(study: Study, method: Method) -> Iterator[str]:
+    """Yield the fields that the config gives to one method: of its entry, and of sweeps."""
+    stage = method.config.stage
+    yield from _paths(study.methods[stage])
+    for grid in study.sweep:
+        yield from (k.removeprefix(f"methods.{stage}.") for k in grid if k.startswith("methods."))
+
+
+def _paths(entry: Mapping, before: str = "") -> Iterator[str]:
+    for key, value in entry.items():
+        yield before + key
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{before}{key}.")
+
+
+def _check_steps(study: Study, method: Method) -> None:
+    if method.trains:
+        return
+    if found := [p for p in _given(study, method) if p.partition(".")[0] in _OF_STEPS]:
+        where, loss = f"methods.{method.config.stage}", method.config.loss
+        raise ConfigError(f"{where}.{found[0]}: loss {loss!r} takes no steps; leave it out.")
+
+
+def _check_shots(study: Study, method: Method) -> None:
+    """CoOp's validation images are drawn after its shots, from one stream: once for a study."""
+    own, usual = method.data, study.data
+    if own.shots_rule != "coop":
+        return
+    where = f"methods.{method.config.stage}"
+    if not own.shots:
+        raise ConfigError(f"{where}: shots_rule=coop says which images shots takes, and it is 0.")
+    of = lambda data: (data.shots_rule, data.shots, data.subset_seed)
+    if of(own) != of(usual):
+        fault = "its validation images are drawn after the shots of data.shots, once for the study"
+        told = f"{where}: data.shots_rule=coop with shots or a subset_seed of its own: {fault}"
+        raise ConfigError(f"{told}; run these shots apart.")
+
+
+def _decays(method: Method) -> bool:
+    return any(phase.optim.layer_decay != 1 for phase in method.phases)
+
+
+def _trains_layers(method: Method) -> bool:
+    """Return whether a phase trains a layer below a tower's output, by the config alone."""
+    if not method.trains:
+        return False
+    towers = ["vision", *(["text"] if "text" in method.kind.towers else [])]
+    names = [f"clip/{tower}/{layer}" for tower in towers for layer in _LAYERS]
+    return any(not is_frozen(name, phase.freeze) for phase in method.phases for name in names)

@@ -1,0 +1,46 @@
+"""Options that would have no effect are refused."""
+
+import pytest
+
+from clipjax.errors import ConfigError
+from tests.conftest import methods_of
+from tests.study.test_study import config_of
+
+HEAD = {"loss": "finetune", "heads": {}}
+THAW = {"order": ("clip/vision/block_1",)}
+PROBE = {"loss": "probe"}
+COOP = {"data.shots_rule": "coop", "data.shots": 2}
+
+
+@pytest.mark.parametrize(
+    "entry, fields, words",
+    [
+        (PROBE | {"epochs": 3}, {}, "methods.m.epochs: loss 'probe' takes no steps; leave it out"),
+        (PROBE | {"optim": {"lr": 1e-3}}, {}, "methods.m.optim: loss 'probe' takes no steps"),
+        (PROBE | {"unfreeze": THAW}, {"epochs": 3}, "m.unfreeze: l"),
+        (PROBE, {"sweep": ({"methods.m.optim.lr": (1e-3, 1e-2)},)}, "m.optim.lr: loss 'probe' t"),
+        (PROBE, {"patience": 2, "selection": "source_val"}, "patience=2 ends runs early, and no m"),
+        (HEAD | {"optim": {"layer_decay": 0.5}}, {}, "methods.m: optim.layer_decay has no layers"),
+        (HEAD, {"optim.layer_decay": 0.5}, "no layers to act on: every method freezes all towers"),
+        (HEAD, {"sweep": ({"optim.layer_decay": (1.0, 0.5)},)}, "every method freezes all towers"),
+        (HEAD, {"data.shots_rule": "coop"}, "shots_rule=coop says which images shots takes, and"),
+        (HEAD | {"data": {"shots": 4}}, COOP, "with shots or a subset_seed of its own: .* apart"),
+        (HEAD, COOP | {"sweep": ({"data.subset_seed": (0, 1)},)}, "with shots or a subset_seed"),
+    ],
+)  # fmt: skip
+def test_what_would_be_ignored_is_refused(entry, fields, words):
+    config = config_of("", "tiny", m=entry)
+    config.update_from_flattened_dict({"sweep": ()} | fields)
+    with pytest.raises(ConfigError, match=words):
+        methods_of(config)
+
+
+def test_what_some_method_heeds_is_taken():
+    tower = HEAD | {"freeze": ("clip/text/.*",), "optim": {"layer_decay": 0.5}}
+    config = config_of("", "tiny", probe=PROBE, head=HEAD, tower=tower)
+    config.optim.layer_decay, config.patience, config.selection = 0.7, 2, "source_val"
+    config.sweep = ({"optim.lr": (1e-3, 1e-2)},)
+    assert len(methods_of(config)) == 6
+    config = config_of("", "tiny", head=HEAD)
+    config.update_from_flattened_dict(COOP)
+    assert methods_of(config)["head"].data.shots == 2
