@@ -125,6 +125,8 @@ class Method(NamedTuple):
     episode: Callable[..., jax.Array] | None = None
     # (params, pixels) -> embeddings, if it alters the image tower.
     embed: Callable[..., jax.Array] | None = None
+    # params -> params whose encoder, "clip", answers by texts as the method does: for an export.
+    merged: Callable[[PyTree], PyTree] | None = None
     # (params, batch, numeric options) -> measures of validation examples, float32 [].
     diagnose: Callable[..., dict[str, jax.Array]] | None = None
     # The loss in two steps, of a method that answers by texts, for terms that compare what it does

@@ -43,7 +43,8 @@ def folded(texts: Encoded, workdir: Any, method: str, position: int) -> Folded:
     """Return a method of a finished run, or zero-shot, as heads.
 
     Heads are taken as they are, behind an alignment's map, which goes into their first layer, and
-    CLIP's text classifier as the class embeddings that it gives. Anything else (learned prompts, a
+    CLIP's text classifier as the class embeddings that it gives; factors beside the towers' kernels
+    are merged with these. Anything else (learned prompts, a
     closed form of its own) is measured: where its logits are affine in the embedding, it is a
     linear head. Beyond: it is more than that.
     """
@@ -58,7 +59,8 @@ def folded(texts: Encoded, workdir: Any, method: str, position: int) -> Folded:
         same = one_prompt and not tell_clamped(float(own["logit_scale"]))
         return Folded(own, heads, {"classifier": {"layer_0": {"kernel": kernel}}}, False, same)
     made = plan.methods[method]
-    if "image" in getattr(made.kind, "alters", ()):
+    merged = getattr(made.kind, "merged", None) if made.config.align == "none" else None
+    if "image" in getattr(made.kind, "alters", ()) and merged is None:
         told = f"{method!r} alters the image tower by parameters of its own"
         raise Beyond(f"{told}, which no export holds; export another method.")
     (trainer,) = (t for t in trainers(texts, workdir) if method in t.names)
@@ -67,6 +69,11 @@ def folded(texts: Encoded, workdir: Any, method: str, position: int) -> Folded:
     one = {key: value for key, value in whole.items() if key in _PARTS}
     tuned = one.pop("clip", {})
     clip, heads, by_texts = _overlay(own, tuned), made.heads, False
+    if merged is not None:
+        clip = merged({**whole, "clip": clip})["clip"]
+        by_texts = one_prompt and not tell_clamped(float(clip["logit_scale"]))
+        heads, one = as_linear(plan.module, clip, texts.classes)
+        return Folded(clip, heads, one, "image" in made.kind.alters, by_texts)
     layers = one.get("classifier")
     if heads is None and isinstance(layers, dict) and set(one) | set(layers) == _LINEAR:
         heads = Heads(len(plan.dataset.classes), class_bias="bias" in layers["layer_0"])

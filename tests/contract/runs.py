@@ -37,7 +37,7 @@ SPIKES = {
     "moments": {"heads": HEADS, "pull": 2.0},
     "prompts": {},
     "distillation": {"heads": HEADS},
-    "low_rank": {},
+    "low_rank": {"loss": "lora", "tower": "text", "dropout": 0.0},
     "episodes": {"heads": HEADS, "episodes": {"way": 2, "shot": 1, "query": 2, "count": 3}},
     "ridge": {},
 }
@@ -46,7 +46,7 @@ RESUMED = {
     "moments": "cached",
     "prompts": "cached",
     "distillation": "pixels",
-    "low_rank": "pixels",
+    "low_rank": "image",
     "episodes": "pixels",
     "ridge": "cached",
 }
@@ -59,11 +59,11 @@ def studies(name, twice=False):
     "pixels" are seen as cached features have seen them: nothing but the way is another.
     """
     entry = {"loss": f"tests.contract.{name}", **SPIKES[name]}
+    image = {"image": entry | {"tower": "both", "dropout": 0.25}} if name == "low_rank" else {}
     if twice:
-        yield {RESUMED[name]: entry}, 1
+        yield {RESUMED[name]: entry} | image, 1
         return
     ways = ("cached",) if name == "ridge" else ("cached", "pixels")  # a closed form has no other
-    image = {"image": entry | {"tower": "image", "widths": (32,)}} if name == "low_rank" else {}
     yield dict.fromkeys(ways, entry) | image, 1
     if name in ACCUMULATES:
         yield {"accumulated": entry}, 2
@@ -71,7 +71,7 @@ def studies(name, twice=False):
 
 def train(entries, accumulate, model, photos, workdir, interrupted):
     """What a study of one spike in several ways gives."""
-    shared = jax.device_count() > 1 and "pixels" in entries
+    shared = jax.device_count() > 1 and not {"pixels", "image"}.isdisjoint(entries)
     study = Study(
         encoder=Encoder(model=str(model)),
         data=Data(root=str(photos), source="real", target="sketch"),

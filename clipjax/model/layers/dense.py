@@ -1,5 +1,6 @@
 """Dense layers of the towers, with products and gradients of their own for CPU."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,10 @@ DOT_NAME = "output of a dense layer"  # for policies of `jax.checkpoint`
 
 
 class Dense(nn.Module):
-    """`nn.Dense` whose kernel starts as normal noise of spread `std`, [..., D] -> [..., width]."""
+    """`nn.Dense` whose kernel starts as normal noise of spread `std`, [..., D] -> [..., width].
+
+    Parameters may hold a `branch` beside kernel and bias, which is added.
+    """
 
     width: int
     std: float
@@ -25,7 +29,25 @@ class Dense(nn.Module):
         shape = (x.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.normal(self.std), shape)
         bias = self.param("bias", nn.initializers.zeros_init(), shape[1:])
-        return affine(*(value.astype(self.dtype) for value in (x, kernel, bias)))
+        x = x.astype(self.dtype)
+        y = affine(x, kernel.astype(self.dtype), bias.astype(self.dtype))
+        if self.has_variable("params", "branch"):
+            y = y + branch(x, self.get_variable("params", "branch"))
+        return y
+
+
+def branch(x: jax.Array, parts: Mapping[str, Any]) -> jax.Array:
+    """Compute drop(x) a b, [..., D] -> [..., M], of a dense layer with low-rank factors.
+
+    Args:
+      x: the layer's input.
+      parts: "a" [D, r] and "b" [r, M]; "dropout", the share of x that is dropped, the rest being
+        scaled up, by "key", uint32, of `jax.random.key_data`.
+    """
+    keep, key = 1 - parts["dropout"], jax.random.wrap_key_data(parts["key"])
+    kept = jax.random.bernoulli(key, keep, x.shape)
+    x = jnp.where(kept, x / jnp.asarray(keep, x.dtype), 0)
+    return affine(affine(x, parts["a"].astype(x.dtype)), parts["b"].astype(x.dtype))
 
 
 def affine(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
