@@ -16,7 +16,10 @@ from clipjax.configs import tables, uda
 from clipjax.errors import ConfigError
 from clipjax.evaluate.rows import row
 from clipjax.study import export
+from clipjax.study.epochs import planned_sizes
+from clipjax.study.plan import prepare
 from tests.conftest import REPO, make_photos, methods_of, read_json
+from tests.data import published as published_files
 
 
 @pytest.mark.parametrize("table", tables.TABLES)
@@ -212,6 +215,14 @@ def test_shares_of_other_data_need_a_source_and_a_model(photos):
         robust_studies(Choices(root=str(photos)))
     with pytest.raises(ConfigError, match="no model named"):
         robust_studies(Choices(root=str(photos), source="real"))
+
+
+def test_shares_of_wilds_train_on_id_and_are_measured_on_ood(tmp_path, wee_clip):
+    root = published_files.fmow(tmp_path, extra=40)
+    study = robust_studies(Choices("wilds_fmow", str(root), model=str(wee_clip)))[0.5, 1, 1]
+    assert (study.data.source, study.data.domains) == ("id", ("id", "ood"))
+    plan = prepare(study)  # refuses what could not run
+    assert planned_sizes(study.trained[0].data, plan.dataset)[0] < 42
 
 
 @pytest.fixture
