@@ -27,6 +27,7 @@ WAYS = {
     "CE + WiSE 0.5": f"ce {PREFIX}0\\.5",
     "FLYP": "flyp last",
 }
+_ENDS = {"zero_shot": "alpha 0", "ce": "alpha 1"}  # of WiSE-FT
 _RANDOM = ("linear probe", "vision-only")  # what they are without data
 # What is compared with what.
 AGAINST = (
@@ -51,6 +52,7 @@ class Point(NamedTuple):
 
     way: str
     share: float
+    several: bool  # whether there are candidates to pick from
     pick: Candidate  # of ID validation
     oracle: Candidate  # of OOD test accuracy
     found: dict[str, Values]  # of the pick, in %: "id", "ood", "id_f1", "ood_f1"
@@ -140,7 +142,8 @@ def _point(way: str, share: float, here: Mapping, candidates: Sequence[Candidate
     best = lambda key: max(candidates, key=lambda c: np.mean([*of(c, key).values()]))
     pick, oracle = best("val"), best("ood")
     keys = ("id", "ood", "id_f1", "ood_f1")
-    return Point(way, share, pick, oracle, *({k: of(c, k) for k in keys} for c in (pick, oracle)))
+    values = ({key: of(candidate, key) for key in keys} for candidate in (pick, oracle))
+    return Point(way, share, len(candidates) > 1, pick, oracle, *values)
 
 
 def gains(every: Mapping[str, Sequence[Point]]) -> list[Gain]:
@@ -162,13 +165,13 @@ def gains(every: Mapping[str, Sequence[Point]]) -> list[Gain]:
 
 
 def called(candidate: Candidate) -> str:
-    """Name a candidate by what sets it apart: its setting, its share, or "" where there is none.
+    """Name a candidate by what sets it apart from others: its setting, its share of WiSE-FT.
 
     >>> called(("linear_probe lr=0.01", "last")), called(("ce", "wise_0.5")), called(("ce", "last"))
-    ('lr=0.01', 'alpha 0.5', '')
+    ('lr=0.01', 'alpha 0.5', 'alpha 1')
     """
     method, variant = candidate
-    words = [method.partition(" ")[2]]
+    stage, _, setting = method.partition(" ")
     if variant.startswith(PREFIX):
-        words.append(f"alpha {variant.removeprefix(PREFIX)}")
-    return " ".join(filter(None, words))
+        return f"{setting} alpha {variant.removeprefix(PREFIX)}".strip()
+    return f"{setting} {_ENDS.get(stage, '')}".strip()

@@ -101,8 +101,8 @@ def test_differences_are_between_the_same_runs():
 def test_the_pages_show_every_way_and_share():
     text, page = report.markdown(FOUND), report.page(FOUND)
     assert "| CE | 50.0 | 67.0 | 81.0 | 2.1 | 7.1 |" in text
-    assert "| 10 % | linear probe | 60.0 ± 0.0 / 0.0 |" in text
-    assert "| lr=0.01 | lr=0.1 | 30.0 |" in text
+    assert "| 10 %, linear probe | 60.0 ± 0.0 / 0.0 |" in text
+    assert "| lr=0.01 | lr=0.1 | 30.0 |" in text and "| linear probe | 10.0 | 30.0 | 30.0 |" in text
     assert "6 runs with data" in text and "4 minutes of work together, on 1 x cpu, a chip" in text
     assert page.count("<svg") == 3 and "CE, 10 %: 67" in page
     for title, header, lines in report.terminal(FOUND):

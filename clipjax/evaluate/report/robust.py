@@ -10,7 +10,6 @@ from clipjax.evaluate.robust import (
     RANDOM,
     WAYS,
     ZERO_SHOT,
-    Candidate,
     Cell,
     Point,
     Summary,
@@ -26,6 +25,9 @@ MEASURES = {
     "id_f1": "ID macro F1",
     "ood_f1": "OOD macro F1, mean over domains",
 }
+ORACLE = "OOD test accuracy where OOD test images pick"
+DIFFERENCES = "Differences on the same subsets and seeds, points"
+FULL = "Every share: mean ± spread over seeds / over subsets"
 FIGURES = ("id", "ood", "shift")
 Found = Mapping[Cell, Mapping[str, Any]]
 Lines = tuple[list[str], list[list[str]]]  # header and lines
@@ -39,13 +41,18 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.1f}"
 
 
-def by_share(every: Mapping[str, Sequence[Point]], key: str) -> Lines:
-    """Return a table of ways and shares of the data, and the mean spreads of those with data."""
+def by_share(every: Mapping[str, Sequence[Point]], key: str, oracle: bool = False) -> Lines:
+    """Return a table of ways and shares of the data, and the mean spreads of those with data.
+
+    With `oracle` of what OOD test images pick, and of ways that have something to pick from.
+    """
     shares = [point.share for point in every[ZERO_SHOT]]
     header = ["%", *map(_percent, shares), "± seeds", "± subsets"]
     lines = []
     for way, path in every.items():
-        found = {point.share: summary(point.found[key]) for point in path}
+        if oracle and not any(point.several for point in path):
+            continue
+        found = {p.share: summary((p.seen if oracle else p.found)[key]) for p in path}
         cells = [_number(found[share].mean) if share in found else "–" for share in shares]
         trained = [one for share, one in found.items() if share]
         lines.append([way, *cells, *(_mean(trained, field) for field in ("seeds", "subsets"))])
@@ -59,16 +66,15 @@ def _mean(found: Sequence[Summary], field: str) -> str:
 
 def in_full(every: Mapping[str, Sequence[Point]]) -> Lines:
     """Return a table of every point: each measure with its spreads over seeds and subsets."""
-    header = ["data", "way", "ID", "OOD", "ID F1", "OOD F1", "picked", "oracle picks", "its OOD"]
+    header = ["data, way", "ID", "OOD", "ID F1", "OOD F1", "picked", "oracle picks", "its OOD"]
     lines = []
     for share in (point.share for point in every[ZERO_SHOT]):
-        for way, path in every.items():
-            for point in (point for point in path if point.share == share):
-                values = [spread_out(summary(point.found[key])) for key in MEASURES]
-                best = _number(summary(point.seen["ood"]).mean)
-                picks = [_named(point.pick), _named(point.oracle)]
-                several = point.pick != point.oracle or any(picks)
-                lines.append([_percent(share), way, *values, *picks, best if several else ""])
+        for point in (p for path in every.values() for p in path if p.share == share):
+            values = [spread_out(summary(point.found[key])) for key in MEASURES]
+            picks = [called(point.pick), called(point.oracle)]
+            picks.append(_number(summary(point.seen["ood"]).mean))
+            named = f"{_percent(share)}, {point.way}"
+            lines.append([named, *values, *(picks if point.several else [""] * 3)])
     return header, lines
 
 
@@ -86,13 +92,6 @@ def spread_out(found: Summary) -> str:
 def in_few(way: str, point: Point) -> str:
     """Write a point of a single run."""
     return f"{way} {' / '.join(_number(summary(point.found[key]).mean) for key in ('id', 'ood'))}"
-
-
-def _named(candidate: Candidate) -> str:
-    if candidate[0] in ("zero_shot", "ce"):
-        usual = {"zero_shot": "alpha 0", "ce": "alpha 1"}[candidate[0].split(" ")[0]]
-        return called(candidate) or usual
-    return called(candidate)
 
 
 def differences(every: Mapping[str, Sequence[Point]]) -> Lines:
@@ -124,6 +123,8 @@ def sentences(found: Found) -> list[str]:
         "subsets with one seed, mean over seeds; all of the data are one subset",
         "where a way has several candidates, ID validation accuracy, mean over the runs of a "
         "share, picks one; the oracle picks by OOD test accuracy",
+        "differences are of single runs, over all shares with data; ± runs: their standard "
+        "deviation",
         f"{minutes:.0f} minutes of work together, on {machine['devices']}, {machine['processor']}, "
         f"{machine['cores']} cores",
     ]
@@ -163,14 +164,15 @@ def charts(every: Mapping[str, Sequence[Point]]) -> dict[str, str]:
 
 def _tables(every: Mapping[str, Sequence[Point]]) -> dict[str, Lines]:
     found = {title: by_share(every, key) for key, title in MEASURES.items()}
-    found["Differences on the same subsets and seeds, points"] = differences(every)
-    return found | {"Every share: mean ± seeds / subsets": in_full(every)}
+    found[ORACLE] = by_share(every, "ood", oracle=True)
+    found[DIFFERENCES] = differences(every)
+    return found | {FULL: in_full(every)}
 
 
 def terminal(found: Found) -> list[tuple[str, list[str], list[list[str]]]]:
     """Return title, header and lines of the tables that a terminal shows."""
-    kept = [*_tables(points(found)).items()]
-    return [(title, *grid) for title, grid in (*kept[:2], kept[4])]
+    tables, kept = _tables(points(found)), (MEASURES["id"], MEASURES["ood"], ORACLE, DIFFERENCES)
+    return [(title, *tables[title]) for title in kept if tables[title][1]]
 
 
 def markdown(found: Found) -> str:
@@ -178,6 +180,8 @@ def markdown(found: Found) -> str:
     some = next(iter(found.values()))
     parts = [f"# Robust fine-tuning: {some['data']['name']}, model {some['model']}"]
     for title, (header, lines) in _tables(points(found)).items():
+        if not lines:
+            continue
         rows = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
         parts.append(f"## {title}")
         parts.append("\n".join("| " + " | ".join(row) + " |" for row in rows))
@@ -192,7 +196,7 @@ def page(found: Found) -> str:
     items = [
         Grid([drawn["id"], drawn["ood"]]),
         Grid([drawn["shift"]]),
-        *(Table(*grid, title, folded=title.startswith("Every")) for title, grid in tables.items()),
+        *(Table(*grid, title, folded=title == FULL) for title, grid in tables.items()),
         *(Note(f"{words[0].upper()}{words[1:]}.") for words in sentences(found)),
     ]
     about = f"{some['data']['name']}, {some['classes']} classes; model {some['model']}"
