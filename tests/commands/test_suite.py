@@ -90,7 +90,10 @@ def test_unknown_tables_and_choices_are_refused(tmp_path):
     assert "1, 2, 3, 4, 5, 6" in done.stderr
     for choices, word in (
         (Choices("domainnet"), "--data_root"),
-        (Choices("images"), "known: auto, emoji, folder, lists, domainnet, parquet"),
+        (
+            Choices("images"),
+            "known: auto, emoji, emoji_regrouped, folder, lists, domainnet, parquet",
+        ),
         (Choices(root="/photos"), "no model named: the embedded one knows 64 px drawings only"),
     ):
         with pytest.raises(ConfigError, match=word):
