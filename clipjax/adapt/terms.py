@@ -2,7 +2,8 @@
 
 CLIP-CITE's supervised contrastive loss and its distillation of similarities (Liu et al. 2024, arXiv
 2407.04003), which its Table 6 adds to prompt learning. They compare the embeddings that the method
-compares (`clipjax.adapt.method.Compared`), so that no tower runs twice.
+compares (`clipjax.adapt.method.Compared`), so that no tower runs twice; for a method that does not
+tell them, as DANN with CLIP's text tower as its head, both towers run once more.
 """
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 
 from clipjax.adapt.checks import check_domain
 from clipjax.adapt.losses import weigh
-from clipjax.adapt.method import Backbone, Classes, ClosedForm, Method
+from clipjax.adapt.method import Backbone, Classes, ClosedForm, Method, compare_classes
 from clipjax.adapt.similarities import (
     DENOMINATORS,
     DIRECTIONS,
@@ -27,6 +28,7 @@ def add_terms(
     made: Method | ClosedForm,
     backbone: Backbone,
     classes: Classes,
+    text_head: bool = False,
     *,
     contrastive_weight: float = 0.0,
     contrastive_denominator: str = "exclude",
@@ -42,6 +44,8 @@ def add_terms(
     weights. Neither it nor any factor on similarities gets a gradient of these terms.
 
     Args:
+      made: a method on the backbone and these classes.
+      text_head: whether its head is CLIP's text tower.
       contrastive_weight: factor on `supervised_contrastive` of the source's images and their
         classes' texts; classes whose prompts are all the same are one.
       contrastive_denominator: of it.
@@ -68,11 +72,15 @@ def add_terms(
     )
     if not (contrastive_weight or distill_weight):
         return made
-    if getattr(made, "compare", None) is None:
+    compare, judge = getattr(made, "compare", None), getattr(made, "judge", None)
+    if compare is None and text_head and isinstance(made, Method):
+        compare = compare_classes(backbone, classes)
+        judge = lambda params, seen, batch, rng, progress: made.loss(params, batch, rng, progress)
+    if compare is None:
         which = "contrastive_weight" if contrastive_weight else "distill_weight"
         raise ValueError(
             f"{which} compares with texts, by which this method does not answer; use "
-            "heads = {'text': True} with finetune, flyp or cite, or learned prompts."
+            "heads = {'text': True}, or learned prompts."
         )
 
     def contrastive(seen, source):
@@ -101,8 +109,8 @@ def add_terms(
         batch = weigh(batch)
         source = check_domain(batch, "source", "inputs", "label")
         look, more = (None, None) if rng is None else jax.random.split(rng)
-        seen = made.compare(params, source, look)
-        value, metrics = made.judge(params, seen, batch, more, progress)
+        seen = compare(params, source, look)
+        value, metrics = judge(params, seen, batch, more, progress)
         if contrastive_weight:
             term, told = contrastive(seen, source)
             value, metrics = value + contrastive_weight * term, metrics | told

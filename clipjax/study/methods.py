@@ -87,7 +87,9 @@ class Method(NamedTuple):
         made, align = self.make(backbone, classes, **given), self.config.align
         if self.heads is not None and self.heads.start == "logistic":
             made = from_logistic(made)
-        made = add_terms(made, backbone, classes, **terms) if terms else made
+        if terms:
+            text = self.heads is not None and self.heads.text
+            made = add_terms(made, backbone, classes, text, **terms)
         texts = self.heads is not None and self.heads.from_texts and self.heads.class_bias
         return made if align == "none" else aligned(made, align, texts)
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from clipjax.adapt import cite, clipood, finetune, flyp
+from clipjax.adapt import cite, clipood, dann, finetune, flyp
 from clipjax.adapt.contrastive import info_nce
 from clipjax.adapt.losses import weigh
 from clipjax.adapt.method import Classes, class_weights
@@ -163,54 +163,68 @@ def batch_of(rows=3, real=3, garbage=0):
     return {"source": part | ({"mask": np.arange(rows) < real} if rows > real else {})}
 
 
-def gradients(clip, made, batch):
-    """Gradient by layer group's part: "vision", "text", "scale", "teacher", or own parameters."""
-    params = {**made.init(jax.random.key(0)), "clip": clip[3]}
-    params["teacher"] = tower_params(clip[3], ("image", "text"))
-    moved = jax.tree.map(lambda x: x * 1.1, params["clip"])  # a student that has learned
-    rng = jax.random.key(1)
-    loss = lambda p: made.loss(p, batch, rng, 0.0)[0]
-    found = jax.grad(loss)(params | {"clip": moved})
-    names, reached = jax.tree.leaves(name_tree(found)), set()
-    for name, leaf in zip(names, jax.tree.leaves(found), strict=True):
-        assert np.isfinite(leaf).all()
-        part = name.group.split("/")[1] if "/" in name.group else name.group
-        reached |= {part} if np.abs(leaf).max() > 1e-9 else set()
-    return reached
-
-
 NOTHING = {"alignment_weight": 0.0, "contrastive_weight": 0.0, "distill_weight": 0.0}
+REACHED = {
+    "dva": {"vision", "table"},
+    "scl": {"vision", "text"},
+    "vld": {"vision", "text"},
+    "cite": {"vision", "text", "table"},
+    "dva by texts": {"vision", "text"},
+    "clipood": {"vision"},
+    "clipood + scl": {"vision"},
+    "flyp": {"vision", "text", "logit_scale"},
+    "cross-entropy + vld": {"vision", "text", "logit_scale"},
+}
 
 
-@pytest.mark.parametrize(
-    "make, reached",
-    [
-        (lambda b, h, c: cite.make_method(b, c, head=h, **NOTHING | {"alignment_weight": 1.0}),
-         {"vision", "table"}),
-        (lambda b, h, c: cite.make_method(b, c, head=h, **NOTHING | {"contrastive_weight": 1.0}),
-         {"vision", "text"}),
-        (lambda b, h, c: cite.make_method(b, c, head=h, **NOTHING | {"distill_weight": 1.0}),
-         {"vision", "text"}),
-        (lambda b, h, c: cite.make_method(b, c, head=h), {"vision", "text", "table"}),
-        (lambda b, h, c: cite.make_method(b, c, head=h, alignment="text"), {"vision", "text"}),
-        (lambda b, h, c: clipood.make_method(b, c), {"vision"}),
-        (lambda b, h, c: add_terms(clipood.make_method(b, c), b, c, contrastive_weight=1.0),
-         {"vision"}),
-        (lambda b, h, c: flyp.make_method(b, c, head=h), {"vision", "text", "logit_scale"}),
-        (lambda b, h, c: add_terms(finetune.make_method(b, c, head=h), b, c, distill_weight=1.0),
-         {"vision", "text", "logit_scale"}),
-    ],
-    ids=["dva", "scl", "vld", "cite", "texts", "clipood", "clipood + scl", "flyp", "ce + vld"],
-)  # fmt: skip
+@pytest.fixture(scope="module")
+def reached(clip):
+    """Name of a loss -> the parts whose gradient is not 0; a teacher's is one of them."""
+    backbone, head, classes, params = clip
+    make = lambda **options: cite.make_method(backbone, classes, head=head, **options)
+    margin, plain = clipood.make_method(backbone, classes), finetune.make_method
+    made = {
+        "dva": make(**NOTHING | {"alignment_weight": 1.0}),
+        "scl": make(**NOTHING | {"contrastive_weight": 1.0}),
+        "vld": make(**NOTHING | {"distill_weight": 1.0}),
+        "cite": make(),
+        "dva by texts": make(alignment="text"),
+        "clipood": margin,
+        "clipood + scl": add_terms(margin, backbone, classes, contrastive_weight=1.0),
+        "flyp": flyp.make_method(backbone, classes, head=head),
+        "cross-entropy + vld": add_terms(
+            plain(backbone, classes, head=head), backbone, classes, distill_weight=1.0
+        ),
+    }
+    moved = jax.tree.map(lambda x: x * 1.1, params)  # a student that has learned
+    given = {"table": classes.weights, "clip": moved, "teacher": params}
+
+    @jax.jit
+    def all_of_them(given, batch):
+        rng, loss = jax.random.key(1), lambda p, one: one.loss(p, batch, rng, 0.0)[0]
+        found = {name: jax.grad(loss)(given, one) for name, one in made.items()}
+        return jax.tree.map(lambda x: jnp.where(jnp.isfinite(x).all(), jnp.abs(x).max(), -1), found)
+
+    def parts(found):
+        names = [name.group.split("/") for name in jax.tree.leaves(name_tree(found))]
+        sizes = jax.tree.leaves(found)
+        assert min(sizes) >= 0
+        return {n[min(1, len(n) - 1)] for n, x in zip(names, sizes, strict=True) if x > 1e-9}
+
+    return {name: parts(one) for name, one in all_of_them(given, batch_of()).items()}
+
+
 @pytest.mark.slow
-def test_gradients_reach_the_parts_that_learn_and_no_teacher(clip, make, reached):
-    assert gradients(clip, make(*clip[:3]), batch_of()) == reached
+@pytest.mark.parametrize("name", REACHED)
+def test_gradients_reach_the_parts_that_learn_and_no_teacher(reached, name):
+    assert reached[name] == REACHED[name]
 
 
 def value_of(clip, made, batch):
     params = {**made.init(jax.random.key(0)), "clip": clip[3]}
     params["teacher"] = jax.tree.map(lambda x: 0.9 * x, tower_params(clip[3], ("image",)))
-    return jax.value_and_grad(lambda p: made.loss(p, batch, jax.random.key(1), 0.0)[0])(params)
+    loss = lambda p, b: made.loss(p, b, jax.random.key(1), 0.0)[0]
+    return jax.jit(jax.value_and_grad(loss))(params, batch)
 
 
 @pytest.mark.slow
@@ -255,6 +269,25 @@ def test_terms_are_added_and_told(clip):
     assert abs(float(told["distill_loss"])) < 1e-6  # nothing has been learned yet
     np.testing.assert_allclose(value, plain + 0.7 * told["contrastive_loss"], rtol=1e-5)
     assert told["negatives"] == pytest.approx(4 / 9)
+
+
+def test_terms_stand_beside_the_loss_of_any_text_head(clip):
+    """Of DANN, on embeddings made before."""
+    _, head, classes, params = clip
+    backbone = make_backbone(CLIP(CONFIG), lambda pixels, rng: pixels, ("image",))
+    head = make_head(Heads(5, text=True, discriminator=(4,)), backbone, classes)
+    image = RNG.normal(size=(2, 4, 16)).astype(np.float32)
+    image /= np.linalg.norm(image, axis=-1, keepdims=True)
+    batch = {"source": {"inputs": image[0], "label": np.arange(4)}, "target": {"inputs": image[1]}}
+    made = dann.make_method(backbone, classes, head=head)
+    own, value = {**made.init(jax.random.key(0)), "clip": params}, 0.0
+    for weights in ((0.0, 0.0), (0.5, 0.1)):
+        terms = dict(zip(("contrastive_weight", "distill_weight"), weights, strict=True))
+        more = add_terms(made, backbone, classes, True, **terms)
+        before, (value, told) = value, more.loss(own, batch, None, 0.5)
+    added = 0.5 * told["contrastive_loss"] + 0.1 * told["distill_loss"]
+    np.testing.assert_allclose(value - before, added, rtol=1e-4, atol=1e-6)
+    assert more.reads == ("source", "target", "teacher") and added > 0
 
 
 def test_a_teacher_must_be_there_and_be_of_the_students_kind(clip):
