@@ -47,7 +47,7 @@ def run_jax(task: str) -> dict:
     """Trains a task's runs, saves checkpoints, answers on both tests: warm seconds, accuracies."""
     from clipjax.runtime.devices import keep_compiled, use_cores
     from clipjax.runtime.malloc import keep_memory
-    from clipjax.study.methods import trains_on_pixels
+    from clipjax.study.towers import trains_on_pixels
 
     study = study_of(task)
     keep_memory(one_arena=trains_on_pixels(study))

@@ -17,7 +17,7 @@ from clipjax.adapt.losses import weigh
 from clipjax.adapt.step import Loss
 
 PyTree = Any
-READS = ("source", "target", "support", "teacher", "zero_shot")
+READS = ("source", "target", "support", "teacher", "zero_shot", "embedding")
 # Of what a closed form, or `Method.start`, reads: the source's validation examples.
 VALIDATION = "validation"
 TEMPLATES = ("all", "class")
@@ -105,7 +105,8 @@ class Method(NamedTuple):
     predict: Callable[[PyTree, PyTree, Classes], jax.Array]  # (params, inputs, classes) -> [B, K]
     # The parts of a batch that it needs, of `READS`. "source": {"inputs", "label"}, "target":
     # {"inputs"}, "support": as "source", by episodes; "zero_shot": logits [B, K] beside the inputs
-    # of source and target; "teacher": the original encoder as `params["teacher"]`.
+    # of source and target; "embedding": what the original encoder makes of these; "teacher": that
+    # encoder as `params["teacher"]`.
     reads: tuple[str, ...] = ("source",)
     # (params, inputs, rng=None) -> [B, F], in which domains are compared; by default embeddings.
     features: Callable[..., jax.Array] | None = None

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.adapt.preserve import EMBEDDING
 from clipjax.adapt.step import TrainState
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import ConfigError
@@ -90,6 +91,8 @@ def _batch(group: RunGroup, index: int) -> PyTree:
         zero_shot = {"zero_shot": ((classes,), jnp.float32)} if "zero_shot" in reads else {}
         known = {"inputs": (shape, dtype), "label": ((), jnp.int32), "mask": ((), jnp.bool_)}
         known = {key: known[key] for key in ("inputs", *more)} | zero_shot
+        if EMBEDDING in reads:
+            known[EMBEDDING] = ((plan.clip_config.projection_dim,), jnp.float32)
         return {key: jax.ShapeDtypeStruct((size, *x), kind) for key, (x, kind) in known.items()}
 
     episodes, size = group.method.config.episodes, group.training.batch_size

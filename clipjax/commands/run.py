@@ -29,7 +29,7 @@ def main() -> None:
         # JAX is imported only once the flags are known to be right.
         from clipjax.runtime.malloc import keep_memory
         from clipjax.study import parse, run
-        from clipjax.study.methods import trains_on_pixels
+        from clipjax.study.towers import trains_on_pixels
         from clipjax.study.workdir import default_workdir
         from clipjax.train.distributed import processes
 

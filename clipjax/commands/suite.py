@@ -239,7 +239,7 @@ def main() -> None:
     with user_errors():
         from clipjax.commands import robust
         from clipjax.runtime.malloc import keep_memory
-        from clipjax.study.methods import trains_on_pixels
+        from clipjax.study.towers import trains_on_pixels
         from clipjax.train.distributed import processes
 
         given = flags.FLAGS

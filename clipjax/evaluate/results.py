@@ -10,7 +10,17 @@ from typing import Any
 import numpy as np
 
 from clipjax.errors import DataError
-from clipjax.evaluate import class_sets, episodes, rule_table, soups, sweeps, valley, verdict, wise
+from clipjax.evaluate import (
+    class_sets,
+    episodes,
+    forgetting,
+    rule_table,
+    soups,
+    sweeps,
+    valley,
+    verdict,
+    wise,
+)
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.evaluate.rows import (
     NEEDED,
@@ -208,7 +218,8 @@ def notes(results: dict) -> list[str]:
     whole = [row for row in whole if row["accuracy_mean"] is not None]
     found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)
     said += [f"zero-shot over whole domains, % (images): {found}"] if whole else []
-    return said + _ensembles(results) + _distances(results) + episodes.notes(results)
+    said += _ensembles(results) + _distances(results)
+    return said + forgetting.notes(results) + episodes.notes(results)
 
 
 def data_notes(results: dict) -> list[str]:
@@ -220,7 +231,7 @@ def _tables(results: dict) -> list[Cells]:
     header, lines = cells(results)
     lines += [base] if (base := baseline(results, header)) else []
     sweep = [sweeps.cells(results)] if "sweep" in results else []
-    others = class_sets.cells(results), episodes.cells(results)
+    others = [kind.cells(results) for kind in (class_sets, forgetting, episodes)]
     tables = ((header, lines), *sweep, macro_cells(results), *others)
     return [table for table in tables if table[1]]
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.evaluate import class_sets, episodes, steps, sweeps, verdict
+from clipjax.evaluate import class_sets, episodes, forgetting, steps, sweeps, verdict
 from clipjax.evaluate import results as report
 from clipjax.evaluate.rows import Line, lines_of
 from clipjax.log.terminal import continued, fits, styled, table, width, wrapped
@@ -20,8 +20,8 @@ def show(results: Mapping[str, Any], workdir: Any = None, columns: int | None = 
     parts = [_verdict(results, workdir, columns), _accuracies(results, columns)]
     if "sweep" in results:
         parts.append(table(*sweeps.cells(results), columns=columns))
-    for found in (class_sets.cells(results), episodes.cells(results)):
-        if found[1]:
+    for kind in (class_sets, forgetting, episodes):
+        if (found := kind.cells(results))[1]:
             parts.append(table(*found, columns=columns))
     said = [*report.notes(results), report.facts(results)]
     parts.append("\n".join(wrapped(line, columns=columns) for line in said))

@@ -44,6 +44,7 @@ class Study:
         "{'new': {'classes': 'new'}}: all, base or new",
         give="a dict of evaluations, as {'new': {'classes': 'new'}}",
     )
+    forgetting: parts.Forgetting = parts.Forgetting()
     sweep: tuple = field(
         (),
         "grids ({'optim.lr': (1e-3, 3e-3), ...},): all combinations of values (docs/sweeps.md)",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.method import PROMPTS, VALIDATION, Classes
+from clipjax.adapt.preserve import EMBEDDING
 from clipjax.data.dataset import Part, Source
 from clipjax.data.derived import Subset
 from clipjax.data.features import cache as feats
@@ -21,6 +22,7 @@ from clipjax.io import default_cache_dir
 from clipjax.model.clip import CLIP, CLIPConfig, normalize, tell_clamped
 from clipjax.model.text import check_class_weights, class_weights, without_padding
 from clipjax.study.config import Study
+from clipjax.study.elsewhere import elsewhere_domains
 from clipjax.study.epochs import training_rows
 from clipjax.study.needs import check_unreadable
 from clipjax.study.parts import Data
@@ -49,6 +51,7 @@ class Encoded(NamedTuple):
     rows: dict[Part, np.ndarray]  # which examples of a source the features are of, where not all
     open_crops: dict[tuple, Crops]  # those asked for so far
     others: Mapping[str, Any] = {}  # an `Encoded` of test images for each of `study.evaluations`
+    elsewhere: Any = None  # that of the dataset of `study.forgetting`
 
     def source(self, domain: str, split: str) -> Source:
         """The examples of a part, row by row those of its features."""
@@ -155,7 +158,11 @@ def encode(plan: Plan, say) -> Encoded:
         tests = [(domain, "test") for domain in evaluated(study, plan.dataset)]
         there = [part for part in tests if len(other.dataset.source(*part))]
         others[name] = _encode_parts(other, there, encoder, say)
-    return found._replace(others=others)
+    elsewhere = plan.elsewhere
+    if elsewhere is not None:
+        tests = [(domain, "test") for domain in elsewhere_domains(study, elsewhere.dataset)]
+        elsewhere = _encode_parts(elsewhere, tests, encoder, say)
+    return found._replace(others=others, elsewhere=elsewhere)
 
 
 def _encode_parts(plan: Plan, needed: Sequence[Part], encoder: ImageEncoder, say) -> Encoded:
@@ -253,6 +260,9 @@ class Examples:
         if "zero_shot" in reads:
             for part in found.values():
                 part["zero_shot"] = self.encoded.zero_shot(part["inputs"])
+        if EMBEDDING in reads:
+            for part in found.values():
+                part[EMBEDDING] = part["inputs"]
         if sets := prompt_sets(reads):
             plan = self.encoded.plan
             found[PROMPTS] = {name: text_weights(plan, other_tokens(plan, name)) for name in sets}

@@ -24,6 +24,7 @@ FIELDS = {
     "align": "how features of source and target are made alike: none, centre, standardise, coral",
     "wise": "WiSE-FT: shares of the way from zero-shot's weights to the trained, each a result",
     "soup": "model soups of its runs, rows of their own: kinds, over (docs/training.md)",
+    "preserve": "penalties that keep the encoder's geometry: embedding, similarity, of, kind",
     "batch_size": "its own, as of the run",
     "unfreeze": "gradual unfreezing, of phases that it makes: order, epochs; freeze never thaws",
     "phases": "stretches of its training, each with the keys above and options of the loss",
@@ -64,6 +65,7 @@ def _method(
         raise ConfigError(f"{told}, as in (0.25, 0.5, 0.75); both ends are always there.")
     episodes = _optional(trains.Episodes, options, "episodes", where)
     soup = _optional(trains.Soup, options, "soup", where)
+    preserve = _optional(parts.Preserve, options, "preserve", where)
     size = {key: options.pop(key) for key in ("batch_size",) if key in options}
     size = read(trains.Training, flat(training) | size, f"{where}.").batch_size
     own = options.pop("data", {})
@@ -93,7 +95,7 @@ def _method(
     _check_averages(found, where, training.save_every)
     thaws = unfreeze.steps(thaw.order) if thaw else ()
     base = name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes, size
-    return trains.MethodConfig(*base, thaws, align, wise, soup)
+    return trains.MethodConfig(*base, thaws, align, wise, soup, preserve)
 
 
 def _check_averages(phases: list[trains.PhaseConfig], where: str, every: int) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 from clipjax.study.entries import FIELDS
 from clipjax.study.fields import flat, meanings
 from clipjax.study.options import HEADS, meaning
-from clipjax.study.parts import Data
+from clipjax.study.parts import Data, Preserve
 from clipjax.study.training import Augment, Average, Episodes, Optim, Soup, Unfreeze
 
 # Blocks of an entry -> the class of their fields.
 BLOCKS = {"optim": Optim, "data": Data, "augment": Augment, "average": Average}
-BLOCKS |= {"episodes": Episodes, "unfreeze": Unfreeze, "soup": Soup}
+BLOCKS |= {"episodes": Episodes, "unfreeze": Unfreeze, "soup": Soup, "preserve": Preserve}
 _HEADS = {"adapter": (), "classifier": (), "discriminator": (), "dropout": 0.0}
 _HEADS |= {"start": "zero_shot", "class_bias": True, "members": 1, "text": False, "num_domains": 2}
 _GIVEN = ("head", "episodes", "schedules")  # by the study, not by the config

@@ -45,13 +45,13 @@ def check_others(plan: Plan) -> None:
         if of_own(plan, other) is not None:
             continue
         for method in plan.methods.values():
-            if told := _cannot_answer(plan, method, other):
+            if told := cannot_answer(plan, method, other):
                 new = [c for c in other.dataset.classes if c not in plan.dataset.classes]
                 where = f"methods.{method.config.stage} cannot answer evaluations.{name}"
                 raise ConfigError(f"{where}, as of {new[0]!r}: {told}")
 
 
-def _cannot_answer(plan: Plan, method: Method, other: Plan) -> str:
+def cannot_answer(plan: Plan, method: Method, other: Plan) -> str:
     """Return why a method has no answer for the classes of an evaluation, "" if it has."""
     loss = f"loss {method.config.loss!r}"
     if not method.trains:

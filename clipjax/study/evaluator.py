@@ -59,7 +59,7 @@ class View:
     def over(self, encoded: Encoded) -> "View":
         """Return the same encoder over the parts of an evaluation of other classes."""
         other = copy.copy(self)
-        other.encoded = encoded
+        other.encoded, other._kept = encoded, {}  # parts of one name are other images
         return other
 
     def features(self, params, part: Part) -> Features:

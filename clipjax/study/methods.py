@@ -21,13 +21,14 @@ from clipjax.errors import ConfigError
 from clipjax.model.backbone import TOWERS, make_head
 from clipjax.model.heads import Heads
 from clipjax.model.prompts import fill_prompts
-from clipjax.study.config import Pretraining, Study
+from clipjax.study.config import Study
 from clipjax.study.entries import FIELDS
 from clipjax.study.fields import is_number, meant, no_such, short
 from clipjax.study.optimizers import OPTIM_FACTORS, RATE, build_optimizer
 from clipjax.study.parts import Data
 from clipjax.study.prompt_sets import checked_reads
 from clipjax.study.soups import check_soups
+from clipjax.study.towers import check_preserve, held
 from clipjax.study.training import MethodConfig, PhaseConfig
 from clipjax.study.unheeded import check_heeded
 from clipjax.train.groups import check_patterns, is_frozen, layer_groups, name_tree
@@ -41,7 +42,6 @@ _GIVEN = ("head", "episodes", "schedules", "shots")  # options given by the stud
 _NOT_GIVEN = ("num_classes", "parent", "name")
 _HEADS = tuple(f.name for f in dataclasses.fields(Heads) if f.name not in _NOT_GIVEN)
 _NO_EPISODES = "needs episodes = {'way': ..., 'shot': ..., 'query': ..., 'count': ...}"
-_DEEPEST = 64  # blocks; no CLIP has as many
 
 Functions = contract.Method | ClosedForm
 
@@ -90,6 +90,8 @@ class Method(NamedTuple):
         if terms:
             text = self.heads is not None and self.heads.text
             made = add_terms(made, backbone, classes, text, **terms)
+        if self.config.preserve and isinstance(made, contract.Method):
+            made = held(made, backbone, classes, self.config, phase)
         texts = self.heads is not None and self.heads.from_texts and self.heads.class_bias
         return made if align == "none" else aligned(made, align, texts)
 
@@ -217,6 +219,7 @@ def _check_ways(method: Method, where: str, study: Study) -> None:
     if drawn and len(fill_prompts("class", study.encoder.prompts)) == 1:
         fault = f"templates draws one of several prompts, and {study.encoder.prompts!r} is one"
         raise ConfigError(f"{where}: {fault}; leave it out, or choose more prompts.")
+    check_preserve(where, kind, method.config)
     if method.config.wise and not starts_at_zero_shot(method):
         remedy = "use heads = {'text': True}, or {} for a linear head, without align"
         raise ConfigError(f"{where}: wise draws to zero-shot, where it does not start; {remedy}.")
@@ -309,8 +312,8 @@ def _program_key(method: Method) -> str:
         optim = sorted(item for item in vars(phase.optim).items() if item[0] not in varying)
         phases.append((phase.epochs, phase.freeze, options, optim, phase.average))
     config = method.config
-    about = config.loss, config.episodes, config.align, config.batch_size, method.shots
-    return repr((method.heads, *about, phases))
+    about = config.loss, config.episodes, config.align, config.batch_size, config.preserve
+    return repr((method.heads, method.shots, *about, phases))
 
 
 def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
@@ -328,16 +331,3 @@ def check_groups(phase: PhaseConfig, params: Any, unused: set[str]) -> None:
         groups = ", ".join(group for group in layer_groups(params) if group not in unused)
         where = f"methods.{phase.name}: freeze={phase.freeze}"
         raise ConfigError(f"{where} leaves nothing to train; free a layer group of {groups}.")
-
-
-def trains_on_pixels(config: Study | Pretraining) -> bool:
-    """Return whether a method trains from pixels, by the config alone; in doubt, True."""
-    if isinstance(config, Pretraining):
-        return True
-    tower = ("embedding", "projection", *(f"block_{i}" for i in range(_DEEPEST)))
-    return any(
-        phase.augment is not None
-        or not all(is_frozen(f"clip/vision/{part}", phase.freeze) for part in tower)
-        for method in config.trained
-        for phase in method.phases
-    )

@@ -141,6 +141,26 @@ class Evaluation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Forgetting:
+    """Another dataset, on which zero-shot before and after training is compared."""
+
+    name: str = field("", "of it, as data.name; none, and no root: nothing is compared")
+    root: str = field("", "its folder")
+    domains: tuple[str, ...] = field((), "of it; none: source and targets, where it has them")
+
+    @property
+    def given(self) -> bool:
+        """Whether there is one."""
+        return bool(self.name or self.root)
+
+    def problem(self) -> str:
+        """Return what is wrong with the fields together."""
+        if self.domains and not self.given:
+            return "domains are of another dataset, and none is named; give forgetting.name."
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Encoder:
     """The CLIP, and how it sees images and names classes."""
 
@@ -203,4 +223,28 @@ class Devices:
                 "parallel=pmap keeps parameters whole on each device and cannot take mesh.fsdp="
                 f"{self.mesh.fsdp}; use parallel=jit."
             )
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preserve:
+    """Penalties that keep the encoder's geometry as it came (`clipjax.adapt.preserve`)."""
+
+    embedding: float = field(0.0, "factor on the squared distance of embeddings", low=0)
+    similarity: float = field(0.0, "factor on the distance of matrices of similarities", low=0)
+    of: str = field(
+        "within",
+        "similarities of images among themselves, texts too; across: of images and texts",
+        known=("within", "across"),
+    )
+    kind: str = field(
+        "squared", "mean squared difference, or the divergence of rows", known=("squared", "kl")
+    )
+
+    def problem(self) -> str:
+        """Return what is wrong with the fields together."""
+        if not (self.embedding or self.similarity):
+            return "embedding and similarity are both 0, which preserves nothing; give one of them."
+        if not self.similarity and (self.of != "within" or self.kind != "squared"):
+            return "of and kind are of the similarities, and similarity is 0; leave them out."
         return ""

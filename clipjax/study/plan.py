@@ -35,6 +35,7 @@ from clipjax.model.text import confusable
 from clipjax.study.config import Study
 from clipjax.study.coverage import short_epochs, thin_classes
 from clipjax.study.defaults import check_ends, check_model, choices, is_demo, settled
+from clipjax.study.elsewhere import open_elsewhere
 from clipjax.study.episode_sizes import check_episodes
 from clipjax.study.epochs import planned_epoch, planned_sizes, training_rows
 from clipjax.study.evaluations import check_others, other_data
@@ -95,6 +96,7 @@ def prepare(
         names = tuple(called[name] for name in dataset.classes)
         others, more = other_data(study, dataset, evaluated(study, dataset))
         notes += more
+    elsewhere = open_elsewhere(study) if training and not recorded else None
     for name in names:  # before a model is downloaded
         fill_prompts(name, encoder.prompts)
     model = opened.model or open_model(study)
@@ -110,12 +112,15 @@ def prepare(
     plan = with_words(plan)
     for method in methods.values():
         check_masks(plan, method)
-    for key, other in others.items():
-        named = tuple(called[name] for name in other.classes)
-        more = plan._replace(dataset=other, class_names=named, tokens=tokens_of(named))
-        more = with_words(more)
-        plan = plan._replace(others={**plan.others, key: more})
-    check_others(plan)
+
+    def among(other: Dataset, named: tuple[str, ...]) -> Plan:
+        return with_words(plan._replace(dataset=other, class_names=named, tokens=tokens_of(named)))
+
+    more = {key: among(x, tuple(called[c] for c in x.classes)) for key, x in others.items()}
+    if elsewhere:
+        texts = tuple(elsewhere.texts.get(name, name) for name in elsewhere.classes)
+        plan = plan._replace(elsewhere=among(elsewhere, texts))
+    check_others(plan := plan._replace(others=more))
     if training:
         check_machine(plan)
         check_steps(plan)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.method import VALIDATION, Classes, Words
+from clipjax.adapt.preserve import EMBEDDING
 from clipjax.data.dataset import Dataset
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import ConfigError, DataError
@@ -86,6 +87,7 @@ class Plan(NamedTuple):
     others: Mapping[str, Any] = {}  # a `Plan` of each of `study.evaluations`: data and texts
     bare: np.ndarray | None = None  # int32 [K, T], of `Classes.bare`; None where nothing reads it
     words: Mapping[str, Words] = {}  # that prompts start from
+    elsewhere: Any = None  # a `Plan` of the dataset of `study.forgetting`
 
     @property
     def clip_config(self) -> CLIPConfig:
@@ -148,6 +150,9 @@ def feature_shapes(plan: Plan, method: Method, examples: int = 1 << 16) -> Any:
     if "zero_shot" in method.kind.reads:
         for part in found.values():
             part["zero_shot"] = shape(len(plan.dataset.classes))
+    if EMBEDDING in method.kind.reads:
+        for part in found.values():
+            part[EMBEDDING] = part["inputs"]
     found["source"]["label"] = shape(dtype=jnp.int32)
     if VALIDATION in getattr(method.kind, "start_reads", ()):
         found[VALIDATION] = dict(found["source"])

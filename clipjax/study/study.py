@@ -30,6 +30,7 @@ from clipjax.study.cost import trained_with_cost
 from clipjax.study.encode import Encoded, encode, encode_texts
 from clipjax.study.episode_rows import episode_rows
 from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
+from clipjax.study.forgetting import forgetting
 from clipjax.study.header import header
 from clipjax.study.image_record import check_same_images
 from clipjax.study.model_record import check_finished, check_same_model
@@ -226,9 +227,10 @@ def run_study(
     results = _collect(encoded, rows + mixed, own, rules, timing, soups)
     results |= {"cost": cost, "notes": notes}
     results |= {key: value for key, value in (("soups", soups), ("valleys", valleys)) if value}
-    if episodes := episode_rows(encoded, done):
-        results["episodes"] = episodes
-        lap("episodes")
+    for key, measured in (("episodes", episode_rows), ("forgetting", forgetting)):
+        if found := measured(encoded, done):
+            results[key] = found
+            lap(key)
     free = {k: v.candidate for k, v in own.items() if k not in results["target_labels"]}
     if len(free) > 1 and not uses_target_labels(selection):
         results["choice"] = choose(free)

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.tree import leaves
 
+from clipjax.adapt.preserve import EMBEDDING
 from clipjax.adapt.step import TrainState
 from clipjax.data.loading.image_cache import Crops
 from clipjax.data.loading.pairing import Batching, paired_batches
@@ -223,7 +224,7 @@ class Trainer(RunGroup):
         """Return the images that the method reads: of the source, and of the target or None."""
         features, data = self.training_features(), self.method.data
         more = {
-            name: {key: part[key] for key in ("zero_shot", "domain") if key in part}
+            name: {key: part[key] for key in ("zero_shot", "domain", EMBEDDING) if key in part}
             for name, part in features.items()
         }
         source = self.encoded.crops(data.labelled, "train", data)

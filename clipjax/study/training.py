@@ -11,7 +11,7 @@ from typing import Any
 from clipjax.log import sinks as trackers
 from clipjax.study.averages import Average, Soup
 from clipjax.study.fields import field, is_number, share_field
-from clipjax.study.parts import Data
+from clipjax.study.parts import Data, Preserve
 
 _SEEDS = 2**32  # they are kept in 32 bits
 # Of clipjax.evaluate.select, with its aliases.
@@ -265,6 +265,7 @@ class MethodConfig:
     align: str = "none"  # how features of source and target are made alike (`clipjax.adapt.align`)
     wise: tuple[float, ...] = ()  # shares of the way from zero-shot to the trained, each a variant
     soup: Soup | None = None  # of the weights of its runs
+    preserve: Preserve | None = None  # penalties that keep the encoder's geometry
 
     @property
     def epochs(self) -> int:

@@ -10,9 +10,9 @@ import pytest
 
 from clipjax.configs import dann, pretrain, sweep, tables
 from clipjax.runtime import machine as record
-from clipjax.study.methods import trains_on_pixels
 from clipjax.study.plan import prepare
 from clipjax.study.prepared import cached_phases
+from clipjax.study.towers import trains_on_pixels
 from tests.conftest import REPO, parsed
 
 COUNT = "from clipjax.runtime.malloc import *; from clipjax.runtime.devices import *; "

@@ -7,7 +7,7 @@ import numpy as np
 
 from clipjax.data.unlabelled import NO_LABEL, labelled
 from clipjax.evaluate import choice as choices
-from clipjax.evaluate import class_sets, episodes, rule_table, sweeps
+from clipjax.evaluate import class_sets, episodes, forgetting, rule_table, sweeps
 from clipjax.evaluate import results as report
 from clipjax.evaluate.report.card import accuracies, colours
 from clipjax.evaluate.report.charts import COLOURS, Bar, bars
@@ -24,6 +24,8 @@ from clipjax.evaluate.report.tables import Facts, Grid, Item, Listing, Note, She
 from clipjax.evaluate.rows import own_rows
 from clipjax.io.texts import capital, counted
 
+BEYOND = class_sets, forgetting, episodes  # results among other classes than the run's
+
 
 def headline(results: dict) -> list[Item]:
     """Show the accuracies of methods: on one axis, then tables on all domains, macro."""
@@ -38,7 +40,7 @@ def headline(results: dict) -> list[Item]:
         tables.append(
             Table(header, body, title and f"{title} accuracy, %", mark=mark, folded=bool(title))
         )
-    below = {*class_sets.notes(results), *episodes.notes(results)}  # `beyond` has these
+    below = {told for kind in BEYOND for told in kind.notes(results)}  # `beyond` has these
     said = [words for words in report.notes(results) if words not in below]
     said += [report.facts(results), *report.data_notes(results)]
     notes = [Note(capital(words)) for words in said]
@@ -47,11 +49,12 @@ def headline(results: dict) -> list[Item]:
 
 
 def beyond(results: dict) -> list[Item]:
-    """Show what methods answer among other classes, and in few-shot episodes."""
-    others, tasks = class_sets.cells(results), episodes.cells(results)
-    words = [*class_sets.notes(results), *episodes.notes(results)]
-    said = [Note(f"{capital(told)}.") for told in words]
-    return [Table(*others, folded=False, words=1), Table(*tasks, folded=False, words=1), *said]
+    """Show what methods answer among other classes, what they forgot, and few-shot episodes."""
+    said = [Note(f"{capital(told)}.") for kind in BEYOND for told in kind.notes(results)]
+    of = lambda kind: Table(
+        *kind.cells(results), folded=False, words=-1 if kind is forgetting else 1
+    )
+    return [*map(of, BEYOND), *said]
 
 
 def sweep(results: dict) -> list[Item]:
