@@ -175,6 +175,42 @@ def wee_clip(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def wee_vit(tmp_path_factory):
+    """A directory in Hugging Face layout: a random supervised ViT of two layers, without words."""
+    from clipjax.io import write_json
+    from clipjax.model.hf.weights import write_tensors
+
+    out, width, rng = tmp_path_factory.mktemp("vit"), 24, np.random.default_rng(0)
+    sizes = {"hidden_size": width, "intermediate_size": 48, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 3, "image_size": 32, "patch_size": 8}
+    write_json(out / "config.json", {"model_type": "vit", **sizes})
+    rules = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+    rules |= {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    write_json(out / "preprocessor_config.json", rules)
+    shapes = {
+        "embeddings.cls_token": (1, 1, width),
+        "embeddings.position_embeddings": (1, 17, width),
+        "embeddings.patch_embeddings.projection.weight": (width, 3, 8, 8),
+        "embeddings.patch_embeddings.projection.bias": (width,),
+        "layernorm.weight": (width,),
+        "layernorm.bias": (width,),
+    }
+    for layer in range(2):
+        dense = {f"attention.attention.{x}": (width, width) for x in ("query", "key", "value")}
+        dense |= {"attention.output.dense": (width, width)}
+        dense |= {"intermediate.dense": (48, width), "output.dense": (width, 48)}
+        for name, shape in dense.items():
+            shapes[f"encoder.layer.{layer}.{name}.weight"] = shape
+            shapes[f"encoder.layer.{layer}.{name}.bias"] = shape[:1]
+        for name in ("layernorm_before", "layernorm_after"):
+            shapes |= {f"encoder.layer.{layer}.{name}.{x}": (width,) for x in ("weight", "bias")}
+    near = lambda name, shape: ("norm" in name and "weight" in name) + rng.normal(0, 0.2, shape)
+    tensors = {f"vit.{k}": near(k, v).astype(np.float32) for k, v in shapes.items()}
+    write_tensors(out / "model.safetensors", tensors)
+    return out
+
+
+@pytest.fixture(scope="session")
 def photos(tmp_path_factory):
     """As `folder_dataset`, for tests that only read it."""
     return make_photos(tmp_path_factory.mktemp("photos"))

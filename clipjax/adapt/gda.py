@@ -114,4 +114,4 @@ def make_method(
         check_counts(count_classes(found["source"]["label"], len(texts.names)), texts.names)
         return in_order(solve(*found["source"].values(), found["target"]["inputs"]), "gda")
 
-    return ClosedForm(fit, predict_linear(classes), reads=("source", "target"))
+    return ClosedForm(fit, predict_linear(classes), reads=("source", "target"), texts=False)

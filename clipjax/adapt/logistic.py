@@ -214,4 +214,4 @@ def make_method(
         found = checked(data, len(texts.names), "source", "target")
         return in_order(solve(*found["source"].values(), found["target"]["inputs"]), "logistic")
 
-    return ClosedForm(fit, predict_linear(classes), reads=("source", "target"))
+    return ClosedForm(fit, predict_linear(classes), reads=("source", "target"), texts=False)

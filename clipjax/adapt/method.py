@@ -167,6 +167,7 @@ class ClosedForm(NamedTuple):
     reads: tuple[str, ...] = ("source",)
     episode: Callable[..., jax.Array] | None = None  # as a `Method`'s
     any_classes: bool = False  # whether `predict` answers for classes that it was not fitted to
+    texts: bool = True  # whether `fit` reads `Classes` beyond their names
 
 
 def class_weights(backbone: Backbone, params: PyTree, tokens: jax.Array) -> jax.Array:

@@ -136,4 +136,4 @@ def make_method(
         head, strength = solve(*parts)
         return {"probe": head | {"strength": strength}}
 
-    return ClosedForm(fit, predict_linear(classes), reads=("source", VALIDATION))
+    return ClosedForm(fit, predict_linear(classes), reads=("source", VALIDATION), texts=False)

@@ -81,4 +81,4 @@ def make_method(backbone: Backbone, classes: Classes, *, temperature: float = 0.
     def episode(params, support, inputs, weight=None):
         return linear_logits(prototype_head(set_means(support, weight), factor(classes)), inputs)
 
-    return ClosedForm(fit, predict_linear(classes), episode=episode)
+    return ClosedForm(fit, predict_linear(classes), episode=episode, texts=not temperature)

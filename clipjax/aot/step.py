@@ -19,7 +19,8 @@ from clipjax.model.prompts import fill_prompts
 from clipjax.study.config import Study
 from clipjax.study.encode import Encoded
 from clipjax.study.methods import build_methods
-from clipjax.study.plan import Plan, check_masks, make_module, matched_data
+from clipjax.study.model_opened import make_module
+from clipjax.study.plan import Plan, check_masks, matched_data
 from clipjax.study.run_group import RunGroup
 
 PyTree = Any

@@ -172,8 +172,13 @@ class Adapter:
         return self._measured(self._name, domain)["accuracies"][self._seed]
 
     def zero_shot_score(self, domain: str | None = None) -> float:
-        """Return the accuracy of the model as it came on a domain's (the target's) test images."""
+        """Return the accuracy of the model as it came on a domain's (the target's) test images.
+
+        ConfigError: the model has no text tower.
+        """
         self._fitted()
+        if self.clip.config.text is None:
+            raise ConfigError(f"{self.clip.encoder.model} has no text tower, and no zero-shot.")
         return self._measured("zero_shot", domain)["accuracy_mean"]
 
     def save(

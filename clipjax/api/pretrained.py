@@ -13,27 +13,29 @@ from clipjax.data.features.cache import cached_features
 from clipjax.data.features.encode import ImageEncoder
 from clipjax.data.given import GivenSource, Image
 from clipjax.data.images.preprocess import Preprocess
-from clipjax.errors import DataError
+from clipjax.errors import ConfigError, DataError
 from clipjax.io import default_cache_dir
 from clipjax.model.clip import CLIP, CLIPConfig
 from clipjax.model.hf.tokenizer import load_tokenizer
+from clipjax.model.image_model import ImageConfig, ImageModel
 from clipjax.model.text import check_class_weights, class_tokens, class_weights
 from clipjax.study.config import Study
 from clipjax.study.defaults import MODEL, OWN_PROMPTS, PROMPTS
 from clipjax.study.encode import image_encoder, weights_key
 from clipjax.study.fields import read
+from clipjax.study.model_opened import open_model
 from clipjax.study.parts import Encoder
-from clipjax.study.plan import open_model
 
 BATCH = 64  # images of one call of the tower
 
 
 def load(model: str | os.PathLike, **options: Any) -> "Pretrained":
-    """Load a CLIP with its preprocessing.
+    """Load a CLIP, or a supervised ViT, with its preprocessing.
 
     Args:
       model: "tiny" (embedded), a Hub id ("openai/clip-vit-base-patch32", downloaded once), or a
-        directory in Hugging Face layout.
+        directory in Hugging Face layout. A ViT has no texts: it encodes images, and serves methods
+        that need none.
       options: fields of `clipjax.study.Encoder`: `revision`, `image_size`, `prompts`,
         `class_names`, `compute_dtype`.
 
@@ -55,7 +57,7 @@ class Pretrained:
     """A CLIP as it came, made by `clipjax.load`; nothing in it changes."""
 
     encoder: Encoder  # which model, how it computes, how it names classes
-    opened: Mapping[str, Any]  # as `clipjax.study.plan.open_model` returns it
+    opened: Mapping[str, Any]  # as `clipjax.study.model_opened.open_model` returns it
     _compiled: dict[int, Callable] = dataclasses.field(default_factory=dict)  # by batch size
 
     def encode_images(self, images: Sequence[Image], *, cache: bool = True) -> np.ndarray:
@@ -75,7 +77,8 @@ class Pretrained:
         )
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Encode texts, float32 [N, P], rows of length 1."""
+        """Encode texts, float32 [N, P], rows of length 1; ConfigError of a model without texts."""
+        self._check_texts()
         tokens = load_tokenizer(self.opened["model"])(list(texts))
         return np.asarray(class_weights(self._encode_text, np.asarray(tokens)[:, None]))
 
@@ -96,6 +99,7 @@ class Pretrained:
         >>> load("tiny").zero_shot([np.zeros((64, 64), np.uint8)], ["cat", "moon"]).shape
         (1, 2)
         """
+        self._check_texts()
         usual = PROMPTS if self.encoder.model == MODEL else OWN_PROMPTS
         tokenizer = load_tokenizer(self.opened["model"])
         tokens = class_tokens(tokenizer, classes, prompts or self.encoder.prompts or usual)
@@ -104,8 +108,13 @@ class Pretrained:
         scale = self.module.apply({"params": self.params}, method="scale")
         return np.asarray(jax.nn.softmax(scale * self.encode_images(images) @ weights.T))
 
+    def _check_texts(self) -> None:
+        if self.config.text is None:
+            told = f"{self.encoder.model} has no text tower, so it encodes images alone"
+            raise ConfigError(f"{told}; load a CLIP for texts and zero-shot.")
+
     @property
-    def module(self) -> CLIP:
+    def module(self) -> CLIP | ImageModel:
         """The towers: `module.apply({"params": clip.params}, pixels, method="encode_image")`."""
         return self.opened["module"]
 
@@ -115,7 +124,7 @@ class Pretrained:
         return self.opened["params"]
 
     @property
-    def config(self) -> CLIPConfig:
+    def config(self) -> CLIPConfig | ImageConfig:
         """The sizes of the towers."""
         return self.module.config
 

@@ -41,6 +41,8 @@ def refused(scores: Mapping[str, Mapping[str, Sequence[float | None]]]) -> dict[
     >>> refused({"zero_shot": some, "one": some | {"effective_classes": [1.5]}})
     {'one': 'predicts 1.5 effective classes, zero-shot 8.0'}
     """
+    if ZERO_SHOT not in scores:  # a model without texts
+        return {}
     spread, found = mean(scores[ZERO_SHOT].get("effective_classes")), {}
     for name, own in scores.items():
         classes = mean(own.get("effective_classes"))
@@ -81,26 +83,28 @@ def choose(candidates: Mapping[str, Candidate]) -> dict[str, Any]:
 
     The pick is that of the highest accuracy on held-out source images among those that are not
     `refused`. EnsV (`ensemble_agreement`) is scored over all methods' seeds and zero-shot, each
-    method one vote shared by its seeds; the refused have none. `candidates` hold "zero_shot", and
-    no method that reads target labels.
+    method one vote shared by its seeds; the refused have none. `candidates` hold no method that
+    reads target labels; without "zero_shot" (of a model without texts) nothing is refused.
 
     Returns {"rule": `ACROSS`, "n": images, "scores": {method: {rule: of each seed}}, "refused":
     {method: why}, "pick": method}.
     """
-    before = candidates[ZERO_SHOT].logits[0]
-    seen = lambda each: {"zero_shot_agreement": _round(agreement(z, before) for z in each.logits)}
-    scores = {name: {**each.scores, **seen(each)} for name, each in candidates.items()}
+    before = candidates[ZERO_SHOT].logits[0] if ZERO_SHOT in candidates else None
+    beside = lambda how, each: _round(how(logits, before) for logits in each.logits)
+    scores = {name: dict(each.scores) for name, each in candidates.items()}
+    for name, each in candidates.items() if before is not None else ():
+        scores[name]["zero_shot_agreement"] = beside(agreement, each)
     out, sizes = refused(scores), [len(each.logits) for each in candidates.values()]
     votes = [0.0 if name in out else 1 / n for name, n in zip(candidates, sizes, strict=True)]
     answers = [jax.nn.softmax(np.asarray(c.logits, np.float32)) for c in candidates.values()]
     together = ensemble_agreement(jnp.concatenate(answers), np.repeat(votes, sizes))
     shares = np.split(np.asarray(together), np.cumsum(sizes)[:-1])
     for (name, each), share in zip(candidates.items(), shares, strict=True):
-        scores[name] |= {
-            "ensemble_agreement": _round(share),
-            "prior_distance": _round([prior_distance(z, before) for z in each.logits]),
-        }
-    found = {"rule": ACROSS, "n": len(before), "scores": scores, "refused": out}
+        scores[name]["ensemble_agreement"] = _round(share)
+        if before is not None:
+            scores[name]["prior_distance"] = beside(prior_distance, each)
+    images = next(iter(candidates.values())).logits.shape[1]
+    found = {"rule": ACROSS, "n": images, "scores": scores, "refused": out}
     return found | {"pick": taken(scores, ACROSS, out)}
 
 

@@ -15,7 +15,7 @@ class Case(NamedTuple):
     results: Mapping[str, Any]
     found: Mapping[str, Any]  # the verdict, but for its next step
     compared: bool  # whether it had methods beside zero-shot
-    hints: Mapping[str, Any]  # of its config: "prompts", "model", "lam_max" by method, "losses"
+    hints: Mapping[str, Any]  # of its config: "prompts", "model", "texts", ...
 
     @property
     def margin(self) -> Mapping[str, Any]:
@@ -93,6 +93,12 @@ STEPS = (
             f"label more test images of {case.found['target']} before you rely on it: "
             f"{case.found['n']} tell {_half(case.margin):.1f} points apart"
         ),
+    ),
+    Step(
+        "images_alone",
+        lambda case: not case.hints.get("texts", True),
+        lambda case: "compare with a CLIP, whose zero-shot is the line to beat",
+        lambda case: f"--config.model={LARGER}",
     ),
     Step(
         "deploy",

@@ -60,7 +60,7 @@ def decide(
     most = (results.get("majority") or {}).get(target)
     found = {
         "target": target,
-        "n": int(known[ZERO_SHOT].shape[-1]) if ZERO_SHOT in known else 0,
+        "n": int(next(iter(known.values())).shape[-1]) if known else 0,
         "method": method,
         "rule": choice.get("rule"),
         "why": _why(results, method),
@@ -111,6 +111,9 @@ def _why(results: Mapping, method: str | None) -> str:
     if not (found := results.get("choice")) or method is None:
         return ""
     target, rule = results["data"]["target"], found["rule"]
+    if ZERO_SHOT not in found["scores"]:
+        best = mean(found["scores"][method][rule])
+        return f"best {rule.replace('_', ' ')} ({best:.2f}) of the run's methods"
     where = f"{100 * AGREES:.0f} % of {found['n']} unlabelled images of {target}"
     how = f"{rule.replace('_', ' ')} among methods that agree with zero-shot on {where}"
     if method == ZERO_SHOT:

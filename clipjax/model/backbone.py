@@ -12,6 +12,7 @@ import numpy as np
 from clipjax.adapt.method import Backbone, Classes, Head, Words, check_classes, class_weights
 from clipjax.model.clip import CLIP, clamp_logit_scale, normalize
 from clipjax.model.heads import Heads, as_model, init_heads, member_logits, predict
+from clipjax.model.image_model import ImageModel, NoTexts
 
 PyTree = Any
 # tower -> pattern of its layer groups, and its parameters in the tree.
@@ -23,7 +24,7 @@ _PARTS = {
 
 
 def make_backbone(
-    module: CLIP,
+    module: CLIP | ImageModel,
     look: Callable[[jax.Array, jax.Array | None], jax.Array],
     cached: Collection[str] = (),
     words: Mapping[str, Words] = {},
@@ -32,17 +33,24 @@ def make_backbone(
 
     `look` maps (uint8 pixels [B, S, S, 3], rng or None) to the input of the image tower, augmented
     if there is an rng; `cached` are towers whose embeddings are made beforehand; `words` are texts
-    that prompts start from.
+    that prompts start from. Of a model without a text tower whatever asks for texts, or their
+    scale, raises ConfigError.
     """
     # A tree may hold one tower's parameters alone.
     images = module.clone(config=dataclasses.replace(module.config, text=None))
-    texts = module.clone(config=dataclasses.replace(module.config, vision=None))
 
     def image(params, inputs, rng=None, prompts=None, deep=None):
         if "image" in cached:
             return inputs
         clip, more = {"params": params["clip"]}, {"prompts": prompts, "deep": deep}
+        more = {key: value for key, value in more.items() if value is not None}
         return normalize(images.apply(clip, look(inputs, rng), **more, method="encode_image"))
+
+    if module.config.text is None:
+        absent = NoTexts().absent
+        encode = {"image": image, "text": absent}
+        return Backbone(encode, absent, absent, TOWERS, frozenset(cached), sizes=module.config)
+    texts = module.clone(config=dataclasses.replace(module.config, vision=None))
 
     def text(params, tokens, embeddings=None, deep=None):
         clip = {"params": params["clip"]}

@@ -7,15 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.method import Backbone
-from clipjax.errors import ConfigError
-from clipjax.model.clip import VisionConfig, normalize, patchify
+from clipjax.model.clip import VisionConfig, patchify
 from clipjax.model.layers.norm import LayerNorm
 from clipjax.model.layers.positions import sincos_positions
 from clipjax.model.transformer import run_blocks
-
-PyTree = Any
-TOWERS = {"image": "vit/.*"}
 
 
 class ViT(nn.Module):
@@ -51,27 +46,6 @@ class ViT(nn.Module):
         x, hidden = run_blocks(self, x, lambda x: x[:, :1], causal=False, every=all_hidden)
         pooled = LayerNorm(cfg.layer_norm_eps, name="layernorm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
-
-
-def vit_backbone(module: ViT, look=lambda pixels, rng: pixels, cached=()) -> Backbone:
-    """A ViT as pure functions over trees that hold its parameters as "vit", as `make_backbone`.
-
-    It has no texts: whatever asks for class texts, or their scale, raises ConfigError.
-    """
-
-    def image(params, inputs, rng=None):
-        if "image" in cached:
-            return inputs
-        return normalize(module.apply({"params": params["vit"]}, look(inputs, rng)))
-
-    def absent(*_, **__):
-        raise ConfigError(
-            "a ViT without a text tower has no class texts; give heads with start='random', or a "
-            "CLIP as the model."
-        )
-
-    encode = {"image": image, "text": absent}
-    return Backbone(encode, absent, absent, TOWERS, frozenset(cached))
 
 
 _EMBEDDINGS = {

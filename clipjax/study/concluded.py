@@ -38,6 +38,7 @@ def conclude(
     hints = {
         "prompts": study.encoder.prompts,
         "model": study.encoder.model,
+        "texts": encoded.has_texts,
         "lam_max": lambdas,
         "losses": sorted({method.config.loss for method in methods.values()}),
     }

@@ -11,6 +11,10 @@ from clipjax.study.parts import Data, Encoder
 EMBEDDED = ("emoji", "emoji_regrouped")  # `data.name` of embedded data; auto is the first
 MODEL, PROMPTS, SOURCE, TARGET = "tiny", "drawings", "render", "stencil"  # go with it
 OWN_PROMPTS = "simple"  # "a photo of a {}."
+USUAL_PROMPTS = (
+    'prompts are "a photo of a {}.", as with any data of your own; prompts=ensemble, sketch, ... '
+    "or a template with {} are others"
+)
 UNNAMED = (
     "no model named: the embedded one knows 64 px drawings only; use "
     "model=openai/clip-vit-base-patch32, or any CLIP by its Hub id or directory"
@@ -45,10 +49,7 @@ def choices(data: Data, encoder: Encoder) -> list[str]:
         return []
     said = []
     if encoder.prompts == OWN_PROMPTS:
-        said.append(
-            'prompts are "a photo of a {}.", as with any data of your own; prompts=ensemble, '
-            "sketch, ... or a template with {} are others"
-        )
+        said.append(USUAL_PROMPTS)
     if encoder.model == MODEL:
         said.append(
             "model=tiny, the embedded one, knows 64 px drawings only: on other images its numbers "

@@ -30,7 +30,7 @@ from clipjax.study.plan import (
     evaluated,
     needed_parts,
 )
-from clipjax.study.prepared import Plan
+from clipjax.study.prepared import Plan, shape_classes
 from clipjax.study.prompt_sets import prompt_sets
 from clipjax.study.text_cache import digest_of, kept
 from clipjax.study.words import other_tokens
@@ -44,6 +44,7 @@ class Encoded(NamedTuple):
     """A dataset seen through the frozen encoder, and the way to its pixels."""
 
     parts: dict[Part, feats.Features]
+    # `NoTexts` instead of these three where the model has no text tower.
     text_weights: jax.Array  # [K, P]: zero-shot class weights
     scale: float  # CLIP's factor on cosine similarities
     tokens: np.ndarray  # int32 [K, prompts, T]: the classes' prompts
@@ -64,6 +65,11 @@ class Encoded(NamedTuple):
         """The classes' texts, as methods take them."""
         names = tuple(self.plan.dataset.classes)
         return Classes(names, self.tokens, self.text_weights, self.scale, self.plan.bare)
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the model has a text tower, and so a zero-shot classifier."""
+        return self.plan.module.config.text is not None
 
     def zero_shot(self, features: np.ndarray) -> np.ndarray:
         """Return CLIP's own logits of features [N, P], float32 [N, K]."""
@@ -95,6 +101,9 @@ class Encoded(NamedTuple):
 
 def encode_texts(plan: Plan) -> Encoded:
     """Encode the classes' texts alone; raise CheckpointError if they cannot be told apart."""
+    if plan.module.config.text is None:
+        _, tokens, weights, scale, _ = shape_classes(plan)
+        return Encoded({}, weights, scale, tokens, plan, {}, {})
     weights = text_weights(plan, plan.tokens)
     scale = float(plan.module.apply({"params": plan.params}, method="scale"))
     return Encoded({}, weights, scale, without_padding(plan.tokens), plan, {}, {})
@@ -147,7 +156,7 @@ def encode(plan: Plan, say) -> Encoded:
     encoder = ImageEncoder(
         encode_image, plan.preprocess, features.batch_size, features.dtype, study.data.workers
     )
-    if told := tell_clamped(float(plan.params["logit_scale"])):
+    if "logit_scale" in plan.params and (told := tell_clamped(float(plan.params["logit_scale"]))):
         say(told)
     found = _encode_parts(plan, needed_parts(study, plan.dataset), encoder, say)
     images = sum(len(part.labels) for part in found.parts.values())

@@ -49,11 +49,10 @@ def episode_rows(encoded: Encoded, done: Mapping[str, Trained]) -> list[dict[str
         tasks = judging_sampler(method.config.episodes, len(classes.names))
         if tasks not in baselines:
             baselines.add(tasks)
-            for label, answer, given in (
-                ("zero_shot", _texts, jnp.asarray(encoded.text_weights)),
-                (MEANS, _means, ()),
-            ):
-                rows += _rows(encoded, tasks, label, "", answer, [given], None)
+            if encoded.has_texts:
+                weights = jnp.asarray(encoded.text_weights)
+                rows += _rows(encoded, tasks, "zero_shot", "", _texts, [weights], None)
+            rows += _rows(encoded, tasks, MEANS, "", _means, [()], None)
         made = method.on(backbone, classes, method.config.phases[-1])
         answer = functools.partial(_method_answer, made.episode)
         for variant, stacked in trained.variants.items():

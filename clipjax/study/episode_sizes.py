@@ -1,12 +1,16 @@
 """From a config's episodes to the sampler, and what is wrong with them before anything runs."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from clipjax.data.dataset import Dataset, has_labels
 from clipjax.data.loading import sampler
 from clipjax.data.unlabelled import labelled
 from clipjax.errors import ConfigError, DataError
+from clipjax.study.config import Study
+from clipjax.study.epochs import training_rows
+from clipjax.study.methods import Method
 from clipjax.study.training import Episodes, MethodConfig
 
 
@@ -78,3 +82,21 @@ def check_episodes(
                 f"classes{held} have them in {domain!r}. Take fewer classes or images, hold out "
                 "others (held_out_seed), or set test=0."
             )
+
+
+def check_all_episodes(study: Study, dataset: Dataset, methods: Iterable[Method]) -> None:
+    """Raise ConfigError or DataError for episodes that the data cannot fill."""
+    ends = [domain for domain in (*study.data.sources, *study.targets) if domain in dataset.domains]
+    for method in (method for method in methods if method.config.episodes):
+        source = dataset.source(method.data.labelled, "train")
+        labels = np.asarray(source.labels)
+        cut = getattr(source, "uncut", None)
+        rows = training_rows(method.data, labels, dataset.classes, cut)
+        tested = {
+            domain: np.asarray(dataset.source(domain, "test").labels)
+            for domain in dict.fromkeys(ends)
+            if has_labels(dataset, domain, "test")
+        }
+        chosen = labels if rows is None else labels[rows]
+        tested = tested if method.kind.episode else {}
+        check_episodes(method.config, chosen, tested, dataset.classes, method.trains)

@@ -266,8 +266,11 @@ def answerer(functions: Functions, classes: Classes) -> Callable:
 def zero_shot_rows(encoded: Encoded, asked: str = CLASSES) -> list[dict]:
     """Return zero-shot results of every encoded test and validation part, and of whole domains.
 
-    Those of the evaluations of other classes follow; `asked` is the name of one.
+    Those of the evaluations of other classes follow; `asked` is the name of one. [] of a model
+    without texts.
     """
+    if not encoded.has_texts:
+        return []
     parts = {key: part for key, part in encoded.parts.items() if key[1] != "train"}
     splits = {key: key[1:] for key in parts}  # that a row is of
     if encoded.study.whole_domains and asked == CLASSES:

@@ -131,9 +131,9 @@ def export(
       say: gets lines on what was written.
 
     Raises, before anything is written:
-      ConfigError: no finished run there, or `out` exists, or cannot be written; no such method or
-        seed, a method that no export holds, classes of one name; no package or tower for ONNX; no
-        token of the Hub, or another's.
+      ConfigError: no finished run there, or one of a model without texts; `out` exists, or cannot
+        be written; no such method or seed, a method that no export holds, classes of one name; no
+        package or tower for ONNX; no token of the Hub, or another's.
       CheckpointError: the run's checkpoint or its encoder is missing or damaged, or the encoder is
         no longer what it was.
     """
@@ -191,6 +191,11 @@ def _export(
     if not method:
         picks += next_best(results, trained, picks[0].method, seed)
     plan = prepared(study, workdir)
+    if plan.module.config.text is None:
+        told = f"an export holds a CLIP, and {study.encoder.model} has no text tower"
+        raise ConfigError(
+            f"{told}; `clipjax.study.run` of the same config and workdir restores it."
+        )
     check_names(plan.dataset.classes)
     if onnx:
         check_onnx(plan.clip_config)

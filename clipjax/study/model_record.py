@@ -9,7 +9,7 @@ from clipjax.data.features.identity import differences
 from clipjax.errors import CheckpointError
 from clipjax.io import write_json
 from clipjax.study.config import Study
-from clipjax.study.plan import open_model
+from clipjax.study.model_opened import open_model
 from clipjax.train.distributed import processes
 
 RECORD = "model.json"

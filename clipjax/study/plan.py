@@ -1,10 +1,7 @@
 """Opens what a study names, and refuses what cannot run before anything expensive."""
 
-import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.classes import match_classes
@@ -18,28 +15,25 @@ from clipjax.data.dataset import (
     reasons,
 )
 from clipjax.data.derived import DEALT, UNUSED, Dealt, JoinedDataset, LabelledDomains
-from clipjax.data.features.identity import identity_of
 from clipjax.data.few_shot import CoopValidation
-from clipjax.data.images.preprocess import load_preprocess
 from clipjax.data.open import open_dataset
 from clipjax.data.readers.files import is_image_name
 from clipjax.data.readers.places import WithPlace, is_place
 from clipjax.data.recognise import recognise
 from clipjax.errors import ConfigError, DataError
 from clipjax.io.texts import some
-from clipjax.model.clip import CLIP, CLIPConfig
-from clipjax.model.hf.hub import find_model
-from clipjax.model.hf.load import check_size, load_clip
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import confusable
 from clipjax.study.config import Study
 from clipjax.study.coverage import short_epochs, thin_classes
-from clipjax.study.defaults import check_ends, check_model, choices, is_demo, settled
+from clipjax.study.defaults import USUAL_PROMPTS, check_ends, check_model, choices, is_demo, settled
 from clipjax.study.elsewhere import open_elsewhere
-from clipjax.study.episode_sizes import check_episodes
-from clipjax.study.epochs import planned_epoch, planned_sizes, training_rows
+from clipjax.study.episode_sizes import check_all_episodes
+from clipjax.study.epochs import planned_epoch, planned_sizes
 from clipjax.study.evaluations import check_others, other_data
+from clipjax.study.image_only import check_image_only
 from clipjax.study.methods import Method, build_methods
+from clipjax.study.model_opened import open_model
 from clipjax.study.needs import (
     as_recorded,
     check_readable,
@@ -48,7 +42,6 @@ from clipjax.study.needs import (
     check_unreadable,
     with_labels,
 )
-from clipjax.study.parts import Encoder
 from clipjax.study.prepared import (
     NOTHING,
     Opened,
@@ -90,7 +83,7 @@ def prepare(
         names, others = recorded.class_names, {}
     else:
         check_parts(study, dataset)
-        _check_episodes(study, dataset, methods.values())
+        check_all_episodes(study, dataset, methods.values())
         notes += too_little(study, dataset, methods.values())
         called = all_names(encoder.class_names, dataset)
         names = tuple(called[name] for name in dataset.classes)
@@ -101,14 +94,19 @@ def prepare(
         fill_prompts(name, encoder.prompts)
     model = opened.model or open_model(study)
 
-    def tokens_of(names: tuple[str, ...]) -> np.ndarray:
+    def tokens_of(names: tuple[str, ...]) -> np.ndarray | None:
+        if not model["module"].config.text:
+            return None
         read = lambda: read_prompts(encoder, names, model["model"])
         return kept_tokens(study.features, names, encoder.prompts, model["identity"], read)
 
     tokens = tokens_of(names)
-    more = confusable(tokens, dataset.classes, fill_prompts(names[0], encoder.prompts))
-    notes = (*notes, *more)
-    plan = Plan(study, dataset, names, methods=methods, notes=notes, tokens=tokens, **model)
+    plan = Plan(study, dataset, names, methods=methods, tokens=tokens, **model)
+    if tokens is None:
+        notes = [*(n for n in notes if n != USUAL_PROMPTS), check_image_only(plan)]
+    else:
+        notes += confusable(tokens, dataset.classes, fill_prompts(names[0], encoder.prompts))
+    plan = plan._replace(notes=tuple(notes))
     plan = with_words(plan)
     for method in methods.values():
         check_masks(plan, method)
@@ -125,32 +123,6 @@ def prepare(
         check_machine(plan)
         check_steps(plan)
     return plan
-
-
-def open_model(study: Study) -> dict[str, Any]:
-    """Return what a `Plan` holds of a study's model, with float32 parameters."""
-    encoder = study.encoder
-    directory = find_model(encoder.model, encoder.revision or None)
-    preprocess = load_preprocess(directory)
-    size = encoder.image_size or None
-    clip_config, params = load_clip(directory, dtype=jnp.float32, image_size=size)
-    if clip_config.text is None or clip_config.vision is None:
-        raise ConfigError(f"model {encoder.model!r} holds one tower of a CLIP; a study needs both.")
-    preprocess = preprocess.with_size(size or preprocess.size)
-    check_size(clip_config, preprocess, directory)
-    preprocess = dataclasses.replace(preprocess, decoder=study.data.decoder)
-    return {
-        "model": directory,
-        "module": make_module(encoder, clip_config),
-        "params": params,
-        "preprocess": preprocess,
-        "identity": identity_of(directory, clip_config, params, preprocess),
-    }
-
-
-def make_module(encoder: Encoder, clip_config: CLIPConfig) -> CLIP:
-    """Return the encoder of these sizes, computing as the config says."""
-    return CLIP(clip_config, getattr(jnp, encoder.compute_dtype), remat=encoder.remat)
 
 
 def open_data(study: Study, dataset: Dataset | None = None) -> tuple[Dataset, list[str]]:
@@ -267,24 +239,6 @@ def check_parts(study: Study, dataset: Dataset) -> None:
                 "selection=proxy_a_distance needs at least "
                 f"{FEWEST_FOR_DISTANCE} validation images a domain; choose another rule."
             )
-
-
-def _check_episodes(study: Study, dataset: Dataset, methods: Iterable[Method]) -> None:
-    """Raise ConfigError or DataError for episodes that the data cannot fill."""
-    ends = [domain for domain in (*study.data.sources, *study.targets) if domain in dataset.domains]
-    for method in (method for method in methods if method.config.episodes):
-        source = dataset.source(method.data.labelled, "train")
-        labels = np.asarray(source.labels)
-        cut = getattr(source, "uncut", None)
-        rows = training_rows(method.data, labels, dataset.classes, cut)
-        tested = {
-            domain: np.asarray(dataset.source(domain, "test").labels)
-            for domain in dict.fromkeys(ends)
-            if has_labels(dataset, domain, "test")
-        }
-        chosen = labels if rows is None else labels[rows]
-        tested = tested if method.kind.episode else {}
-        check_episodes(method.config, chosen, tested, dataset.classes, method.trains)
 
 
 def too_little(study: Study, dataset: Dataset, methods: Iterable[Method]) -> list[str]:

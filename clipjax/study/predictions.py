@@ -34,7 +34,9 @@ def predict(
     data = encoded.study.data
     parts = [(data.target, split) for split in SPLITS if (data.target, split) in encoded.parts]
     zero_shot = lambda part: encoded.zero_shot(encoded.parts[part].features)
-    found = {ZERO_SHOT: {part: _likeliest(zero_shot(part)) for part in parts}}
+    found = {}
+    if encoded.has_texts:
+        found[ZERO_SHOT] = {part: _likeliest(zero_shot(part)) for part in parts}
     for name, each in trained.items():
         logits = _answerer(each, best_seed(rows, name, data.source_name))
         found[name] = {part: _likeliest(logits(part)) for part in parts}

@@ -19,6 +19,7 @@ from clipjax.io.texts import some
 from clipjax.log import sinks as trackers
 from clipjax.model.backbone import make_backbone, tower_params
 from clipjax.model.clip import CLIP, CLIPConfig
+from clipjax.model.image_model import ImageConfig, ImageModel, NoTexts
 from clipjax.study.config import Study
 from clipjax.study.fields import dotted, flat
 from clipjax.study.mesh import device_memory, training_mesh
@@ -64,7 +65,7 @@ class Opened(NamedTuple):
     """What of a study is open already, in place of what its config names."""
 
     dataset: Dataset | None = None
-    model: Mapping[str, Any] | None = None  # as `clipjax.study.plan.open_model` returns it
+    model: Mapping[str, Any] | None = None  # as `clipjax.study.model_opened.open_model` returns it
 
 
 NOTHING = Opened()
@@ -77,12 +78,12 @@ class Plan(NamedTuple):
     dataset: Dataset | Recorded
     class_names: tuple[str, ...]  # as prompts say them
     model: pathlib.Path  # directory
-    module: CLIP
+    module: CLIP | ImageModel
     params: Any  # of the encoder
     preprocess: Preprocess
     methods: dict[str, Method]
     notes: tuple[str, ...] = ()  # what the user should know of the data
-    tokens: np.ndarray | None = None  # int32 [K, prompts, T]; None where no text is read
+    tokens: np.ndarray | None = None  # int32 [K, prompts, T]; None of a model without texts
     identity: Mapping[str, Any] = {}  # of the model (`clipjax.data.features.identity`)
     others: Mapping[str, Any] = {}  # a `Plan` of each of `study.evaluations`: data and texts
     bare: np.ndarray | None = None  # int32 [K, T], of `Classes.bare`; None where nothing reads it
@@ -90,7 +91,7 @@ class Plan(NamedTuple):
     elsewhere: Any = None  # a `Plan` of the dataset of `study.forgetting`
 
     @property
-    def clip_config(self) -> CLIPConfig:
+    def clip_config(self) -> CLIPConfig | ImageConfig:
         """Sizes of the encoder."""
         return self.module.config
 
@@ -125,6 +126,8 @@ def made_of(plan: Plan, method: Method, phase: PhaseConfig) -> Functions:
 def shape_classes(plan: Plan) -> Classes:
     """Return the classes of a plan before a text is encoded: their weights are zeros."""
     names, width = tuple(plan.dataset.classes), plan.clip_config.projection_dim
+    if plan.module.config.text is None:
+        return Classes(names, *(NoTexts(*s) for s in ((len(names), 1, 1), (len(names), width), ())))
     tokens = np.zeros((len(names), 1, 1), np.int32) if plan.tokens is None else plan.tokens
     return Classes(names, tokens, jnp.zeros((len(names), width)), 1.0, plan.bare)
 

@@ -23,6 +23,7 @@ from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.images.randaugment import randaugment
 from clipjax.model.backbone import make_backbone
 from clipjax.model.clip import CLIP
+from clipjax.model.image_model import ImageModel, NoTexts
 from clipjax.study.evaluator import answerer, validator
 from clipjax.study.methods import LOSS_FACTORS, Method
 from clipjax.study.optimizers import OPTIM_FACTORS, build_optimizer, learning_rate
@@ -85,7 +86,7 @@ class Ingredients(NamedTuple):
     methods: tuple[Method, ...]  # in what they have in common alike: all but rates and lambdas
     starts: tuple[int, ...]  # of each method, the place of what it starts from in `start`'s `given`
     classes: Classes
-    module: CLIP
+    module: CLIP | ImageModel
     preprocess: Preprocess
     per_epoch: int  # steps
     accumulate: int  # microbatches
@@ -101,6 +102,8 @@ class Ingredients(NamedTuple):
 
 def texts_key(classes: Classes) -> tuple:
     """Return what is the same for the same classes."""
+    if isinstance(classes.weights, NoTexts):
+        return classes.names, repr(classes.weights)
     arrays = [classes.tokens, classes.weights, *([] if classes.bare is None else [classes.bare])]
     return classes.names, float(classes.scale), *map(digest_of, arrays)
 

@@ -13,10 +13,10 @@ FROZEN = "frozen"
 
 # The first match counts; rules are ordered from input to output.
 _GROUP_RULES: tuple[tuple[str, str], ...] = (
-    (r"clip/vision/(patch_embedding|class_embedding|position_embedding|pre_layernorm/.*)",
+    (r"clip/vision/((patch|class|position)_embedding|patch_bias|pre_layernorm/.*)",
      "clip/vision/embedding"),
     (r"clip/vision/(block_\d+)/.*", r"clip/vision/\1"),
-    (r"clip/(vision/post_layernorm|visual_projection)/.*", "clip/vision/projection"),
+    (r"clip/(vision/(post_)?layernorm|visual_projection)/.*", "clip/vision/projection"),
     (r"clip/text/(token_embedding|position_embedding)", "clip/text/embedding"),
     (r"clip/text/(block_\d+)/.*", r"clip/text/\1"),
     (r"clip/(text/final_layer_norm|text_projection)/.*", "clip/text/projection"),

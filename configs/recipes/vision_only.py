@@ -2,8 +2,10 @@
 
 clipjax run recipes/vision_only
 clipjax run recipes/vision_only methods.vision_only.freeze="('clip/.*',)"   the head alone
+clipjax run recipes/vision_only root=... source=id target=ood model=google/vit-base-patch16-224
 
-The paper's own vision-only model is a ViT of supervised ImageNet weights; this is CLIP's tower.
+The paper's own vision-only model is a ViT of supervised ImageNet weights, as the last line takes
+one (any of model_type `vit`, with its own preprocessing); the first is CLIP's tower.
 Not measured on the embedded data; a seed takes some minutes on two cores. The head alone is
 `probe_random` of recipes/linear_probe.
 """

@@ -7,10 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipjax.data.images.preprocess import load_preprocess
 from clipjax.errors import CheckpointError, ConfigError
+from clipjax.model.backbone import make_backbone
+from clipjax.model.hf.image_model import load_model
 from clipjax.model.hf.load import load_clip
 from clipjax.model.hf.vit import load_vit
-from clipjax.model.vit import ViT, vit_backbone
+from clipjax.model.image_model import ImageModel
+from clipjax.model.vit import ViT
+from clipjax.train.groups import layer_groups
 
 torch = pytest.importorskip("torch", reason='parity needs PyTorch: pip install -e ".[parity]"')
 transformers = pytest.importorskip("transformers")
@@ -48,19 +53,46 @@ def test_every_hidden_state_is_that_of_transformers(tmp_path, kind):
 
 def test_it_is_a_backbone_without_texts(tmp_path):
     saved(tmp_path)
-    with pytest.raises(CheckpointError, match="'vit' model; .*It has no class texts"):
+    with pytest.raises(CheckpointError, match="'vit' model; .*a study takes it as its model"):
         load_clip(tmp_path)
-    config, params = load_vit(tmp_path)
-    backbone = vit_backbone(ViT(config))
+    config, params = load_model(tmp_path)
+    assert (config.kind, config.projection_dim, config.text) == ("vit", 24, None)
+    assert layer_groups({"clip": params}) == tuple(
+        f"clip/vision/{x}" for x in ("embedding", "block_0", "block_1", "block_2", "projection")
+    )
+    backbone = make_backbone(ImageModel(config), lambda pixels, rng: pixels)
     images = jnp.ones((2, 16, 16, 3))
-    seen = backbone.encode["image"]({"vit": params}, images)
+    seen = backbone.encode["image"]({"clip": params}, images)
     np.testing.assert_allclose(jnp.linalg.norm(seen, axis=1), 1, atol=1e-6)
-    slopes = jax.grad(lambda p: backbone.encode["image"]({"vit": p}, images)[0, 0])(params)
+    first = lambda p: backbone.encode["image"]({"clip": p}, images)[0, 0]
+    slopes = jax.jit(jax.grad(first))(params)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(slopes))
     for ask in (backbone.scale, lambda p: backbone.encode["text"](p, jnp.ones((1, 4), int))):
-        with pytest.raises(ConfigError, match="a ViT without a text tower has no class texts"):
-            ask({"vit": params})
-    assert vit_backbone(ViT(config), cached=("image",)).encode["image"]({}, seen) is seen
+        with pytest.raises(ConfigError, match="the model has no text tower"):
+            ask({"clip": params})
+    cached = make_backbone(ImageModel(config), lambda pixels, rng: pixels, ("image",))
+    assert cached.encode["image"]({}, seen) is seen
+    larger, resized = load_model(tmp_path, image_size=24)
+    assert larger.vision.image_size == 24
+    assert resized["vision"]["position_embedding"].shape == (37, 24)
+
+
+def test_its_pixels_are_those_of_its_own_processor(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (30, 41, 3), np.uint8)
+    processor = transformers.ViTImageProcessor
+    for options in ({}, {"size": {"height": 24, "width": 24}, "image_mean": [0.4, 0.5, 0.6]}):
+        made = processor(**options)
+        made.save_pretrained(tmp_path)
+        rules = load_preprocess(tmp_path)
+        wanted = made(image, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+        found = rules.normalize(rules.crop(image))
+        assert found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, atol=2.1 / 255 / 0.5)  # torchvision's resize
+    (tmp_path / "preprocessor_config.json").write_text(
+        json.dumps({"feature_extractor_type": "ViTFeatureExtractor", "size": 20})
+    )
+    old = load_preprocess(tmp_path)
+    assert (old.size, old.resize, old.mean, old.resample) == (20, (20, 20), (0.5,) * 3, 2)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from clipjax.model.hf.weights import read_json
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)  # mean and standard deviation of a ViT's processor that names none
 _NAMES = ("preprocessor", "processor")  # of the files that hold a model's rules
 
 
@@ -134,7 +135,14 @@ def _rules(data: dict) -> Preprocess:
     """Parse a preprocessor_config.json; ValueError, KeyError or TypeError if it is unsupported."""
     if data.get("do_pad"):
         raise ValueError("do_pad")
+    named = data.get("image_processor_type") or data.get("feature_extractor_type") or ""
+    if vit := named.startswith("ViT"):  # what ViTImageProcessor assumes, and CLIP's does not
+        size = data.get("size", 224)
+        square = {"size": [size, size] if isinstance(size, int) else size, "do_center_crop": False}
+        data = {"image_mean": HALF, "image_std": HALF, "resample": 2} | data | square
     resize = _resize_rule(data.get("size", 224)) if data.get("do_resize", True) else None
+    if vit and resize is None:
+        raise ValueError("do_resize is False, without a crop")
     if data.get("do_center_crop", True):
         height, width = _height_width(data.get("crop_size", 224))
     elif isinstance(resize, tuple):

@@ -6,6 +6,7 @@ from typing import Any
 
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import CLIPConfig, TextConfig, VisionConfig
+from clipjax.model.image_model import TOWERS, ImageConfig
 
 _SINGLE = {"vision": "clip_vision_model", "text": "clip_text_model"}  # model_type of one tower
 # What Hugging Face assumes where a config.json is silent (ViT-B/32's sizes).
@@ -24,7 +25,8 @@ def config_from_hf(data: dict) -> CLIPConfig:
     """
     kind = data.get("model_type", "clip")
     if kind not in ("clip", *_SINGLE.values()):
-        more = " It has no class texts; `clipjax.model.hf.vit.load_vit` reads it." * (kind == "vit")
+        study = " It has no class texts: a study takes it as its model, for what needs none."
+        more = study * (kind in TOWERS)
         told = f"this is a {kind!r} model; clipjax reads models of type 'clip'.{more}"
         raise CheckpointError(told)
     sections = {tower: _section(data, kind, tower) for tower in _SINGLE}
@@ -77,8 +79,10 @@ def _is_number(value: Any, kind: type) -> bool:
     return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def config_to_hf(config: CLIPConfig) -> dict:
+def config_to_hf(config: CLIPConfig | ImageConfig) -> dict:
     """Return the dict of a `config.json` that transformers reads."""
+    if isinstance(config, ImageConfig):
+        return {"model_type": config.kind, **dataclasses.asdict(config.vision)}
     width = {"projection_dim": config.projection_dim}
     towers = {
         tower: {**dataclasses.asdict(sizes), **width, "model_type": _SINGLE[tower]}

@@ -82,7 +82,7 @@ def load_clip(
     params = params_from_hf(names, read, config, dtype)
     if image_size in (None, config.vision and config.vision.image_size):
         return config, params
-    return _with_image_size(config, params, image_size)
+    return with_image_size(config, params, image_size)
 
 
 def _check_projection(config: CLIPConfig, tensors: Mapping[str, weights.Stored]) -> None:
@@ -101,7 +101,8 @@ def check_size(config: CLIPConfig, preprocess: Any, origin: object) -> None:
         raise CheckpointError(f"{origin} has {fault}; correct one, or set image_size.")
 
 
-def _with_image_size(config: CLIPConfig, params: PyTree, size: int) -> tuple[CLIPConfig, PyTree]:
+def with_image_size(config: Any, params: PyTree, size: int) -> tuple[Any, PyTree]:
+    """Interpolate the position embeddings of an image tower; CheckpointError: a size of none."""
     if config.vision is None:
         raise CheckpointError(f"image_size {size} does not fit: the model has no image tower.")
     if size <= 0 or size % (patch := config.vision.patch_size):
