@@ -65,9 +65,15 @@ def joined(means: Sequence[Running]) -> Running:
     return Running(total.astype(np.float32), jax.tree.map(mean, *(each.params for each in means)))
 
 
-def ema(decay: float = 0.999, every: int = 1) -> Average:
-    """The exponential moving average."""
-    return Average(lambda step: jnp.float32(1.0 - decay), decay, every)
+def ema(decay: float = 0.999, every: int = 1, start: int = 0, debias: bool = True) -> Average:
+    """The exponential moving average.
+
+    Without `debias` it begins as a copy of what is taken in first after `start` updates, as torch's
+    (`get_ema_avg_fn`): that weighs decay ** n after n more, and 1 - decay times as much otherwise.
+    """
+    usual = jnp.float32(1.0 - decay)
+    first = jnp.float32(usual if debias else 1.0)
+    return Average(lambda step: jnp.where(step <= start + every, first, usual), decay, every)
 
 
 def beta(b: float, steps: int, start: int = 0) -> Average:

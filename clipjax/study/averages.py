@@ -26,6 +26,10 @@ class Average:
     start: float = field(0.0, "of uniform: share of its phase before it begins", low=0, high=1)
     last: int = field(0, "of uniform: the last epochs of its phase, in place of start", low=0)
     decay: float = field(0.999, "of ema: weight of the mean so far", low=0, high=1)
+    debias: bool = field(
+        True,
+        "of ema: without a bias to what is taken in first; False: as torch's, from a copy of it",
+    )
     b: float = field(0.5, "of beta: below 1 favours both ends of its phase", low=0)
     converge: int = field(3, "of swad: validations of which the first is the best", low=1)
     tolerance: int = field(6, "of swad: validations in a row above the limit that end it", low=1)
@@ -61,7 +65,7 @@ class Average:
 
 
 _USUAL = Average()
-_OWN = {"ema": ("decay",), "beta": ("b",), "gauss": ("mean", "std")}
+_OWN = {"ema": ("decay", "debias"), "beta": ("b",), "gauss": ("mean", "std")}
 _OWN |= {"swad": ("converge", "tolerance", "ratio")}
 
 

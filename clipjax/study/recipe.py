@@ -61,7 +61,7 @@ def average_rule(
     if average.kind == "swad":
         return averages.segments(save_every * per_epoch)
     if average.kind == "ema":
-        return averages.ema(average.decay, every)
+        return averages.ema(average.decay, every, span.start, average.debias)
     if average.kind == "gauss":
         return averages.gauss(average.mean, average.std, per_epoch, span.start)
     before = math.floor(average.start * span.steps + 1e-6)  # 0.57 * 100 is 56.99999999999999

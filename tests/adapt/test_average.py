@@ -40,6 +40,26 @@ def test_uniform_and_ema_are_torchs():
     # torch's starts at the first value, ours without a bias: equal weights once both forget it.
     ours, theirs = run(average.ema(0.2)), torchs(VALUES, avg_fn=get_ema_avg_fn(0.2))
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    theirs = torchs(VALUES, avg_fn=get_ema_avg_fn(0.9))
+    np.testing.assert_allclose(run(average.ema(0.9, debias=False)), theirs, rtol=1e-4)
+    ends = torchs(VALUES[[5, 8]], avg_fn=get_ema_avg_fn(0.9))
+    ours = average.ema(0.9, every=3, start=3, debias=False)
+    mean = average.begin({"w": jnp.zeros(3)}, ours)
+    for step in range(4, 10):  # of a phase after one of three updates
+        mean = average.add(mean, ours, {"w": VALUES[step - 1]}, jnp.int32(step))
+    np.testing.assert_allclose(mean.params["w"], ends, rtol=1e-4)
+
+
+def test_means_of_three_snapshots_have_reference_values():
+    """SWA and EMA of (1, 2), (3, 6), (5, 1)."""
+    for rule, wanted in (
+        (average.uniform(), (3, 3)),
+        (average.ema(0.9, debias=False), (1.58, 2.26)),
+    ):
+        mean = average.begin({"w": jnp.zeros(2)}, rule)
+        for step, value in enumerate(((1.0, 2.0), (3.0, 6.0), (5.0, 1.0)), 1):
+            mean = average.add(mean, rule, {"w": jnp.array(value)}, jnp.int32(step))
+        np.testing.assert_allclose(mean.params["w"], wanted, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

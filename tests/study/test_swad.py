@@ -109,7 +109,7 @@ def test_the_average_is_of_the_valley_and_no_other_checkpoint_stays(photos, wee_
         ({"every": "epoch"}, {}, "kind=swad is of every step; leave out every=epoch"),
         ({"tolerance": 2, "converge": 3}, {}, "tolerance=2 is below converge=3"),
         ({"kind": "ema", "ratio": 0.5}, {}, "converge and tolerance and ratio are of kind=swad"),
-        ({"kind": "uniform", "decay": 0.5}, {}, "decay is of kind=ema; leave out"),
+        ({"kind": "uniform", "decay": 0.5}, {}, "decay and debias are of kind=ema; leave out"),
         ({"converge": 6, "tolerance": 6}, {"save_every": 2}, "4 validations, and no valley of"),
         ({}, {"patience": 2, "selection": "source_val"}, "patience ends a run when it will"),
     ],
