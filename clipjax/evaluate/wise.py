@@ -57,13 +57,14 @@ def _point(share: float, line: Line, held: Line | None, source: str) -> dict[str
 
 
 def sentences(results: Mapping) -> list[str]:
-    """Say of each curve what is best on source validation, beside both ends."""
+    """Say of each curve what is best on source validation, both ends, and the rest of it."""
     said = []
     for method, found in (results.get("wise") or {}).items():
         points = {point["alpha"]: point for point in found["curve"]}
         if found["alpha"] is None:
             continue
-        told = [_of(points[a], a) for a in dict.fromkeys((found["alpha"], 0.0, 1.0))]
+        order = dict.fromkeys((found["alpha"], 0.0, 1.0, *points))
+        told = [_of(points[a], a) for a in order]
         said.append(
             f"WiSE of {method}: alpha {found['alpha']:g} is best on validation images of the "
             f"source; test accuracy on the source, and the mean of the others: {'; '.join(told)}"

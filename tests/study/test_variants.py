@@ -105,7 +105,9 @@ def test_weights_are_drawn_to_those_of_zero_shot(averaged):
     picked = [point["alpha"] for point in curve if point["source_val"] == best]
     assert results.results["wise"]["swa"]["alpha"] == picked[0]
     assert any(note.startswith("WiSE of text: alpha ") for note in notes(results.results))
-    assert "mean of the others (OOD)" in wise_chart(results.results, {})
+    drawn = wise_chart(results.results, {})
+    assert "mean of the others (OOD)" in drawn and "by validation</text>" in drawn
+    assert drawn.count("<circle") >= 4  # each alpha, and both marks
 
 
 def test_the_share_is_chosen_on_source_validation():
@@ -128,7 +130,8 @@ def test_the_share_is_chosen_on_source_validation():
     )
     assert joined["m"]["curve"][-1]["others"] == 0.1  # sketch was trained on
     said = wise.sentences({"wise": {"m": found}})[0]
-    assert "alpha 0.5 70.0, 50.0; zero-shot 50.0, 50.0; as trained 90.0, 20.0" in said
+    ends = "alpha 0.5 70.0, 50.0; zero-shot 50.0, 50.0; as trained 90.0, 20.0"
+    assert said.endswith(f"{ends}; alpha 0.2 60.0, 90.0")
 
 
 NAMES = {"real": "real+sketch", "sketch": "sketch", "clipart": "clipart"}

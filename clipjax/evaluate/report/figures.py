@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from clipjax.evaluate.report.charts import (
+    COLOURS,
     WIDTH,
     Scale,
     colour,
@@ -175,7 +176,10 @@ def scatter(
 
 
 def wise_chart(results: dict, kinds: dict[str, str]) -> str:
-    """Draw the other domains' accuracy over the source's from zero-shot to the trained weights."""
+    """Draw the other domains' accuracy over the source's from zero-shot to the trained weights.
+
+    A dot each alpha; zero-shot, and what validation images of the source choose, are marked.
+    """
     percent = lambda v: float("nan") if v is None else 100 * v
     series = {
         method: [[percent(point[key]) for point in found["curve"]] for key in ("source", "others")]
@@ -184,7 +188,17 @@ def wise_chart(results: dict, kinds: dict[str, str]) -> str:
     title = "WiSE: from zero-shot (alpha 0) to as trained (1)"
     labels = f"test, {results['data']['source']} (ID), %", "test, mean of the others (OOD), %"
     own = {name: kinds.get(name, "c0") for name in series}
-    return line_chart(title, series, *labels, colours=own)
+    free = iter(sorted(set(map(colour, range(COLOURS))) - set(own.values())))
+    for method, found in (results.get("wise") or {}).items():
+        x, y = series[method]
+        alphas = [point["alpha"] for point in found["curve"]]
+        if found["alpha"] in alphas:
+            place = alphas.index(found["alpha"])
+            name = f"{method}, alpha {found['alpha']:g} by validation"
+            series[name], own[name] = [x[place : place + 1], y[place : place + 1]], next(free, "c0")
+        if alphas[:1] == [0.0]:
+            series["zero-shot"], own["zero-shot"] = [x[:1], y[:1]], "other"
+    return line_chart(title, series, *labels, colours=own, dots=True)
 
 
 def sweep_chart(results: dict, field: str) -> str:
