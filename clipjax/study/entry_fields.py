@@ -18,7 +18,7 @@ BLOCKS = {"optim": Optim, "data": Data, "augment": Augment, "average": Average}
 BLOCKS |= {"episodes": Episodes, "unfreeze": Unfreeze, "soup": Soup, "preserve": Preserve}
 _HEADS = {"adapter": (), "classifier": (), "discriminator": (), "dropout": 0.0}
 _HEADS |= {"start": "zero_shot", "class_bias": True, "members": 1, "text": False, "num_domains": 2}
-_GIVEN = ("head", "episodes", "schedules")  # by the study, not by the config
+_GIVEN = ("head", "episodes", "schedules", "shots")  # by the study, not by the config
 OPEN = object()  # a value of any type
 
 
