@@ -14,6 +14,7 @@ from clipjax.evaluate import (
     class_sets,
     episodes,
     forgetting,
+    measures,
     rule_table,
     soups,
     sweeps,
@@ -21,6 +22,7 @@ from clipjax.evaluate import (
     verdict,
     wise,
 )
+from clipjax.evaluate.measures import named_domains
 from clipjax.evaluate.metrics import domain_gap
 from clipjax.evaluate.rows import (
     NEEDED,
@@ -81,7 +83,7 @@ def cells(results: dict, *, variants: bool = True) -> Cells:
     lines below zero-shot on their target, where there are any.
     """
     found = [line for line in lines_of(results["rows"]) if line.own or variants]
-    domains = _domains(results, found)
+    domains = named_domains(results, found)
     lines = [
         [line.name, *(spread(line.rows[d], "accuracy") for d in domains), gap(results, line)]
         for line in found
@@ -129,31 +131,6 @@ def _target_macro(results: dict, found: list[Line]) -> list[str]:
     rows = [line.rows.get(results["data"]["target"]) for line in found]
     known = lambda row: row and row["macro_accuracy_mean"] is not None
     return [spread(row, "macro_accuracy") if known(row) else "" for row in rows]
-
-
-def macro_cells(results: dict) -> Cells:
-    """Return the table of macro accuracy on all domains; no lines for results without it.
-
-    Domains without labels are left out.
-    """
-    found, dumb = lines_of(results["rows"]), not_measured(results["rows"])
-    domains = {d: head for d, head in _domains(results, found).items() if d not in dumb}
-    known = lambda row: row and row["macro_accuracy_mean"] is not None
-    macro = lambda row: spread(row, "macro_accuracy") if known(row) else ""
-    return ["macro accuracy", *domains.values()], [
-        [line.name, *(macro(line.rows.get(d)) for d in domains)]
-        for line in found
-        if any(known(line.rows.get(d)) for d in domains)
-    ]
-
-
-def _domains(results: dict, found: list[Line]) -> dict[str, str]:
-    """Map domains, the source first, then the target, to the heads of their columns."""
-    source, target = results["data"]["source"], results["data"]["target"]
-    marks = {source: " (source)", target: " (target)"}
-    domains = dict.fromkeys(domain for line in found for domain in line.rows)
-    ordered = sorted(domains, key=lambda d: (d != source, d != target))
-    return {d: d + marks.get(d, "") for d in ordered}
 
 
 def facts(results: dict) -> str:
@@ -206,9 +183,7 @@ def _not_measured(results: dict) -> list[str]:
 def notes(results: dict) -> list[str]:
     """Return sentences on what the table of test accuracies does not show."""
     said, is_sweep = _not_measured(results), "sweep" in results
-    if macro_cells(results)[1]:
-        macro = "each class's own accuracy, averaged over the classes in the test images"
-        said.append(f"macro accuracy in %: {macro}")
+    said += measures.sentences(results)
     if labelled := results.get("target_labels"):
         said.append(f"with labels of the target, an upper bound: {', '.join(labelled)}")
     said += sweeps.sentences(results) if is_sweep else []
@@ -232,7 +207,7 @@ def _tables(results: dict) -> list[Cells]:
     lines += [base] if (base := baseline(results, header)) else []
     sweep = [sweeps.cells(results)] if "sweep" in results else []
     others = [kind.cells(results) for kind in (class_sets, forgetting, episodes)]
-    tables = ((header, lines), *sweep, macro_cells(results), *others)
+    tables = ((header, lines), *sweep, *measures.tables(results), *others)
     return [table for table in tables if table[1]]
 
 

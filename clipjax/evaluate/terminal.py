@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.evaluate import class_sets, episodes, forgetting, steps, sweeps, verdict
+from clipjax.evaluate import class_sets, episodes, forgetting, measures, steps, sweeps, verdict
 from clipjax.evaluate import results as report
 from clipjax.evaluate.rows import Line, lines_of
 from clipjax.log.terminal import continued, fits, styled, table, width, wrapped
@@ -20,6 +20,8 @@ def show(results: Mapping[str, Any], workdir: Any = None, columns: int | None = 
     parts = [_verdict(results, workdir, columns), _accuracies(results, columns)]
     if "sweep" in results:
         parts.append(table(*sweeps.cells(results), columns=columns))
+    if (worst := measures.cells(results, "worst_group_accuracy"))[1]:
+        parts.append(table(*worst, columns=columns))
     for kind in (class_sets, forgetting, episodes):
         if (found := kind.cells(results))[1]:
             parts.append(table(*found, columns=columns))
@@ -56,7 +58,8 @@ class _Column(NamedTuple):
 def _accuracies(results: Mapping, columns: int) -> str:
     """Draw the test table: both ends with their macro accuracy, the gap, other domains, marks.
 
-    Where all do not fit, the other domains become one column, then the source's macro goes.
+    The target's macro F1 stands beside where there is room. Where all do not fit, the other domains
+    become one column, then the source's macro goes.
     """
     found, data = lines_of(results["rows"]), results["data"]
     ends = list(dict.fromkeys((data["source"], data["target"])))
@@ -70,8 +73,10 @@ def _accuracies(results: Mapping, columns: int) -> str:
     folded = [_mean_of(beside)] if len(beside) > 1 else beside
     both = [each for pair in zip(plain, macros, strict=True) for each in pair]
     one = [each for each in both if each is not macros[0]]
+    f1 = _measured("F1", found, ends[-1], "macro_f1", None)
     all_of, some = [*both, gap, *beside], [*one, gap, *folded]
-    for middle in (all_of, [*both, gap, *folded], some, [*one, gap], [*plain, gap], plain[-1:]):
+    fewer = ([*both, gap, *folded], some, [*one, gap], [*plain, gap], plain[-1:])
+    for middle in ([*both, f1, gap, *beside], all_of, *fewer):
         shown = [c for c in (name, *middle, marks) if any(c.cells)]
         header, lines = [c.head for c in shown], list(zip(*(c.cells for c in shown), strict=True))
         base = [c.base for c in shown]

@@ -227,3 +227,21 @@ def test_the_randomised_map_estimates_products_of_both():
 def test_options_that_make_no_loss_are_refused(module, options, words):
     with pytest.raises(ValueError, match=words):
         module.make_loss(MODEL, **options)
+
+
+def test_coral_has_the_reference_values_of_samples_with_known_covariances():
+    """Covariances [[2, 1], [1, 3]] and diag(1, 2), unbiased; the target lies 1 to the right."""
+    source = np.array([(1.7320508, 0.8660254), (0, 1.9364917)])
+    target = np.array([(1.2247449, 0), (0, 1.7320508)])
+    source, target = np.vstack([source, -source]), np.vstack([target, -target]) + [1, 0]
+    moments = lambda x: coral.batch_moments(jnp.asarray(x, jnp.float32), jnp.ones(len(x)))
+    np.testing.assert_allclose(moments(source)[1], [[2, 1], [1, 3]], atol=1e-6)
+    np.testing.assert_allclose(moments(target)[1], [[1, 0], [0, 2]], atol=1e-6)
+    loss = jax.jit(coral.coral_loss, static_argnames="means")
+    assert float(loss(source, target)) == pytest.approx(0.25, abs=1e-6)  # means do not count
+    assert float(loss(source, target, means=True)) == pytest.approx(1.5, abs=1e-6)
+    padded = lambda x: np.vstack([x, np.full((3, 2), np.nan)])
+    weights = tuple(jnp.asarray([1.0] * 4 + [0.0] * 3) for _ in range(2))
+    for means, value in ((False, 0.25), (True, 1.5)):  # divided by 4 - 1, not by 7 - 1
+        found = loss(padded(source), padded(target), weights, means=means)
+        assert float(found) == pytest.approx(value, abs=1e-6)

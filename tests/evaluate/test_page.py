@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from clipjax.data.unlabelled import NO_LABEL
+from clipjax.evaluate import measures
 from clipjax.evaluate import results as report
 from clipjax.evaluate.report import page
 from clipjax.evaluate.report import tables as chapters
@@ -119,7 +120,7 @@ def test_macro_accuracy_and_variants_have_their_lines():
     results = synthetic.with_variant(synthetic.results(), "dann", "average")
     text = full(results=results)
     words = Outline(text).words
-    header, lines = report.macro_cells(results)
+    header, lines = measures.cells(results)
     assert header == ["macro accuracy", "real (source)", "sketch (target)", "clipart"]
     assert {cell for line in [header, *lines] for cell in line} <= set(words)
     gaps = [words[i + 4] for i, word in enumerate(words) if word == "dann average"]

@@ -185,7 +185,13 @@ def encoded():
         return types.SimpleNamespace(**given if domain == "sketch" else {})
 
     return types.SimpleNamespace(
-        parts=parts, study=study, scale=10.0, text_weights=weights, source=source, others={}
+        parts=parts,
+        study=study,
+        scale=10.0,
+        text_weights=weights,
+        source=source,
+        others={},
+        has_texts=True,
     )
 
 

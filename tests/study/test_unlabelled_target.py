@@ -12,7 +12,7 @@ from clipjax.commands.choose import compare
 from clipjax.commands.suite import Choices, pair_studies
 from clipjax.data.unlabelled import NO_LABEL
 from clipjax.errors import ConfigError, DataError
-from clipjax.evaluate import judged, results, terminal
+from clipjax.evaluate import judged, measures, terminal
 from clipjax.study import Data, Encoder, Study, Training, parse, run
 from clipjax.study.epochs import training_rows
 from clipjax.study.export import export
@@ -99,7 +99,7 @@ def test_the_page_and_its_maps_show_it(finished):
     assert set(evidence["per_class"]["n"]) == {0}
     assert "no label, scan" in page and "nan" not in page.split("</style>")[1].lower()
     assert "No labels: not measured on scan." in page
-    header, lines = results.macro_cells(read_json(found.workdir / "results.json"))
+    header, lines = measures.cells(read_json(found.workdir / "results.json"))
     assert header == ["macro accuracy", "real (source)", "sketch"]
     assert [line[0] for line in lines] == ["zero_shot", "dann", "gda", "gda debiased"]
     assert "Macro accuracy, %" in page

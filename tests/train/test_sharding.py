@@ -32,7 +32,7 @@ from tests.conftest import REPO, parsed
 SCRIPT = """
 import json, sys
 import jax, jax.numpy as jnp, numpy as np, optax
-from clipjax.adapt import average, contrastive, dann, similarities
+from clipjax.adapt import average, contrastive, coral, dann, similarities
 from clipjax.adapt.method import Classes, on_backbone, with_head
 from clipjax.adapt.preserve import preserved
 from clipjax.adapt.step import init_state, make_step
@@ -113,6 +113,11 @@ def hold(axis):
     return preserved(made, backbone, texts, ("image",), **factors).loss
 for count in (1, 2):
     losses[f"held {count}"] = train(hold, start, kept, count)[1]
+
+# Covariances of a whole batch, whose padding falls to the second device.
+draw = lambda axis: coral.make_loss(on_backbone(backbone, head), weight=10.0)
+for count in (1, 2):
+    losses[f"coral {count}"] = train(draw, start, kept, count)[1]
 
 towers = contrastive.TwoTowers(
     lambda p, x, rng: normalize(x @ p["image"]), lambda p, t: normalize(p["text"][t]),
@@ -222,10 +227,11 @@ def test_losses_are_those_of_one_device(eight, part, count, way, fsdp):
 
 def test_penalties_on_an_encoder_are_those_of_one_device(eight):
     close(eight["losses"]["held 2"], eight["losses"]["held 1"])
+    close(eight["losses"]["coral 2"], eight["losses"]["coral 1"])
 
 
 def test_running_means_are_those_of_one_device_without_microbatches(eight):
-    groups = np.split(np.array(eight["apart"]), np.cumsum([len(HEADS), 3, len(TOWER), 2]))
+    groups = np.split(np.array(eight["apart"]), np.cumsum([len(HEADS), 3, len(TOWER), 2, 2, 3]))
     assert len(groups[-1]) == 3
     for one, *others in groups:
         assert one > 1e-5

@@ -7,7 +7,7 @@ import numpy as np
 
 from clipjax.data.unlabelled import NO_LABEL, labelled
 from clipjax.evaluate import choice as choices
-from clipjax.evaluate import class_sets, episodes, forgetting, rule_table, sweeps
+from clipjax.evaluate import class_sets, episodes, forgetting, measures, rule_table, sweeps
 from clipjax.evaluate import results as report
 from clipjax.evaluate.report.card import accuracies, colours
 from clipjax.evaluate.report.charts import COLOURS, Bar, bars
@@ -30,16 +30,12 @@ BEYOND = class_sets, forgetting, episodes  # results among other classes than th
 def headline(results: dict) -> list[Item]:
     """Show the accuracies of methods: on one axis, then tables on all domains, macro."""
     target, tables = f"{results['data']['target']} (target)", []
-    for title, (header, body) in (
-        ("", report.cells(results)),
-        ("Macro", report.macro_cells(results)),
-    ):
+    for header, body in (report.cells(results), *measures.tables(results)):
+        title = "" if header[0] == "method" else f"{capital(header[0])}, %"
         kept = [i for i, head in enumerate(header) if head != "mark"]  # beside the names above
         header, *body = [[line[i] for i in kept] for line in (header, *body)]
         mark = header.index(target) if target in header else -1
-        tables.append(
-            Table(header, body, title and f"{title} accuracy, %", mark=mark, folded=bool(title))
-        )
+        tables.append(Table(header, body, title, mark=mark, folded=bool(title)))
     below = {told for kind in BEYOND for told in kind.notes(results)}  # `beyond` has these
     said = [words for words in report.notes(results) if words not in below]
     said += [report.facts(results), *report.data_notes(results)]
