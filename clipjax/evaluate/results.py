@@ -15,6 +15,7 @@ from clipjax.evaluate import (
     episodes,
     forgetting,
     measures,
+    prompt_words,
     rule_table,
     soups,
     sweeps,
@@ -194,7 +195,8 @@ def notes(results: dict) -> list[str]:
     found = ", ".join(f"{r['domain']} {100 * r['accuracy_mean']:.1f} ({r['n']})" for r in whole)
     said += [f"zero-shot over whole domains, % (images): {found}"] if whole else []
     said += _ensembles(results) + _distances(results)
-    return said + forgetting.notes(results) + episodes.notes(results)
+    said += forgetting.notes(results)
+    return said + episodes.notes(results) + prompt_words.notes(results)
 
 
 def data_notes(results: dict) -> list[str]:
@@ -206,7 +208,7 @@ def _tables(results: dict) -> list[Cells]:
     header, lines = cells(results)
     lines += [base] if (base := baseline(results, header)) else []
     sweep = [sweeps.cells(results)] if "sweep" in results else []
-    others = [kind.cells(results) for kind in (class_sets, forgetting, episodes)]
+    others = [kind.cells(results) for kind in (class_sets, forgetting, episodes, prompt_words)]
     tables = ((header, lines), *sweep, *measures.tables(results), *others)
     return [table for table in tables if table[1]]
 

@@ -5,7 +5,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.evaluate import class_sets, episodes, forgetting, measures, steps, sweeps, verdict
+from clipjax.evaluate import (
+    class_sets,
+    episodes,
+    forgetting,
+    measures,
+    prompt_words,
+    steps,
+    sweeps,
+    verdict,
+)
 from clipjax.evaluate import results as report
 from clipjax.evaluate.rows import Line, lines_of
 from clipjax.log.terminal import continued, fits, styled, table, width, wrapped
@@ -22,7 +31,7 @@ def show(results: Mapping[str, Any], workdir: Any = None, columns: int | None = 
         parts.append(table(*sweeps.cells(results), columns=columns))
     if (worst := measures.cells(results, "worst_group_accuracy"))[1]:
         parts.append(table(*worst, columns=columns))
-    for kind in (class_sets, forgetting, episodes):
+    for kind in (class_sets, forgetting, episodes, prompt_words):
         if (found := kind.cells(results))[1]:
             parts.append(table(*found, columns=columns))
     said = [*report.notes(results), report.facts(results)]

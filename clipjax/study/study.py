@@ -37,6 +37,7 @@ from clipjax.study.model_record import check_finished, check_same_model
 from clipjax.study.other_rows import other_rows
 from clipjax.study.plan import prepare
 from clipjax.study.prepared import NOTHING, RECORD, Opened, Plan, idle_domain_losses, read_record
+from clipjax.study.prompt_words import prompt_words
 from clipjax.study.recipe import Programs
 from clipjax.study.restore import Trained
 from clipjax.study.soup_rows import check_starts, soup_rows
@@ -229,7 +230,8 @@ def run_study(
     results = _collect(encoded, rows + mixed, own, rules, timing, soups)
     results |= {"cost": cost, "notes": notes}
     results |= {key: value for key, value in (("soups", soups), ("valleys", valleys)) if value}
-    for key, measured in (("episodes", episode_rows), ("forgetting", forgetting)):
+    more = {"episodes": episode_rows, "forgetting": forgetting, "prompts": prompt_words}
+    for key, measured in more.items():
         if found := measured(encoded, done):
             results[key] = found
             lap(key)

@@ -1,21 +1,15 @@
-"""Learned prompts (CoOp): context vectors instead of a template's words, everything else frozen."""
+"""A user's prompt learning on clipjax's context: the first words of a template are learned."""
 
-import jax
-import jax.numpy as jnp
-
+from clipjax.adapt.context import make_context
 from clipjax.adapt.losses import smoothed_cross_entropy
 from clipjax.adapt.method import Method
 
 
 def make_method(backbone, classes, *, length=2):
-    width = lambda params: params["prompt"]["context"]
+    prompt = make_context(backbone, classes, words="a photo of a", learned=length, chunk=2)
 
     def logits(params, inputs, texts, rng=None):
-        tokens = jnp.asarray(texts.tokens)[:, 0]
-        words = backbone.embed_tokens(params, tokens)
-        context = jnp.broadcast_to(width(params), (len(words), length, words.shape[-1]))
-        words = words.at[:, 1 : 1 + length].set(context)
-        weights = backbone.encode["text"](params, tokens, words)
+        weights = prompt.encode(params, params["prompt"]["context"], texts)
         return backbone.scale(params) * backbone.encode["image"](params, inputs, rng) @ weights.T
 
     def loss(params, batch, rng, progress):
@@ -24,7 +18,5 @@ def make_method(backbone, classes, *, length=2):
         value = smoothed_cross_entropy(found, source["label"], weight=source.get("weight"))
         return value, {"class_loss": value}
 
-    def init(rng, hidden=24):
-        return {"prompt": {"context": 0.02 * jax.random.normal(rng, (length, hidden))}}
-
-    return Method(init, loss, logits, towers=("image", "text"))
+    init = lambda rng: {"prompt": {"context": prompt.init(rng)}}
+    return Method(init, loss, logits, towers=("image", "text"), words=prompt.words)

@@ -30,6 +30,7 @@ def run_page(
             Chapter("verdict", "", items=card(results, workdir)),
             Chapter("results", "Results", items=sections.headline(results)),
             Chapter("beyond", "Other classes and episodes", items=sections.beyond(results)),
+            Chapter("prompts", "Learned prompts", items=sections.prompts(results)),
             Chapter("sweep", "Sweep", items=sections.sweep(results)),
             Chapter("learning", "Learning", items=sections.learning(results, metrics)),
             Chapter("features", "Features", items=sections.features(results, evidence)),

@@ -7,7 +7,15 @@ import numpy as np
 
 from clipjax.data.unlabelled import NO_LABEL, labelled
 from clipjax.evaluate import choice as choices
-from clipjax.evaluate import class_sets, episodes, forgetting, measures, rule_table, sweeps
+from clipjax.evaluate import (
+    class_sets,
+    episodes,
+    forgetting,
+    measures,
+    prompt_words,
+    rule_table,
+    sweeps,
+)
 from clipjax.evaluate import results as report
 from clipjax.evaluate.report.card import accuracies, colours
 from clipjax.evaluate.report.charts import COLOURS, Bar, bars
@@ -51,6 +59,12 @@ def beyond(results: dict) -> list[Item]:
         *kind.cells(results), folded=False, words=-1 if kind is forgetting else 1
     )
     return [*map(of, BEYOND), *said]
+
+
+def prompts(results: dict) -> list[Item]:
+    """Show what words learned prompts are nearest to."""
+    said = [Note(f"{capital(told)}.") for told in prompt_words.notes(results)]
+    return [Table(*prompt_words.cells(results), folded=False, words=1), *said]
 
 
 def sweep(results: dict) -> list[Item]:

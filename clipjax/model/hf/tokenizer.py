@@ -124,3 +124,28 @@ def _check_tokens(
         return
     for row in np.flatnonzero(ids[:, 0] != begin)[:1]:
         refuse(row, 0, f"is its begin, not bos_token_id {begin}")
+
+
+def read_words(directory: pathlib.Path, ids: Sequence[int]) -> list[str]:
+    """Return what tokens stand for; "word-" where another token goes on with it.
+
+    Read from the vocabulary's file, without transformers; a number that has no word is "#number".
+    """
+    file = directory / "vocab.json"
+    vocabulary = read_json(file if file.exists() else directory / "tokenizer.json")
+    vocabulary = vocabulary if file.exists() else vocabulary["model"]["vocab"]
+    tokens = {number: token for token, number in vocabulary.items()}
+    return [_word(tokens.get(int(i), f"#{i}</w>")) for i in ids]
+
+
+def _word(token: str) -> str:
+    if token.startswith("<|"):
+        return token
+    # Bytes that are no visible letters stand in a vocabulary as letters from 256 on (Radford 2019).
+    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in seen]
+    undo = {chr(byte): byte for byte in seen}
+    undo |= {chr(256 + place): byte for place, byte in enumerate(hidden)}
+    stem = token.removesuffix("</w>")
+    text = bytes(undo.get(letter, 63) for letter in stem).decode("utf-8", "replace")
+    return text + "-" * (stem == token)
