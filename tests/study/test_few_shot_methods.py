@@ -98,7 +98,11 @@ def test_recipes_have_what_is_published():
 def arrays(counts):
     """A dataset of one domain pair with so many images a split."""
     part = lambda domain, split, n: ArraySource(
-        np.zeros((n, 8, 8, 3), np.uint8), np.arange(n) % 2, classes="ab", domain=domain, split=split
+        np.zeros((n, 8, 8, 3), np.uint8),
+        np.arange(n) % 4,
+        classes="abcd",
+        domain=domain,
+        split=split,
     )
     return ArrayDataset(
         {d: {s: part(d, s, n) for s, n in counts.items()} for d in ("real", "sketch")}
@@ -126,3 +130,22 @@ def test_shots_and_validation_images_that_are_not_there_are_refused_at_the_start
     bare = Opened(arrays({"train": 4, "val": 0, "test": 4}))
     with pytest.raises(DataError, match="split 'val' of domain 'real' has no images"):
         prepare(parsed(config_of(photos, wee_clip, tip={"loss": "tip"})), opened=bare)
+
+
+def test_new_classes_are_answered_through_texts_and_refused_where_keys_hold_theirs(
+    photos, wee_clip
+):
+    opened = Opened(arrays({"train": 8, "val": 4, "test": 4}))
+
+    def asked(**methods):
+        config = config_of(photos, wee_clip, **methods)
+        config.data.classes, config.data.shots = "base", 2
+        config.evaluations = {"new": {"classes": "new"}}
+        return prepare(parsed(config), opened=opened)
+
+    through = ("clip_adapter", "gda_few_shot", "lora")
+    found = asked(**{name: {"loss": name} for name in through})
+    assert found.others["new"].dataset.classes == ("c", "d")
+    for entry in ({"loss": "tip"}, {"loss": "tip_f"}, {"loss": "gda_few_shot", "neighbours": 0}):
+        with pytest.raises(ConfigError, match="methods.m cannot answer evaluations.new"):
+            asked(m=entry)
