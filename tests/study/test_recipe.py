@@ -37,7 +37,7 @@ def test_a_recipe_is_made_once_for_the_same_methods_on_any_images():
         ingredients(label_smoothing=0.2),
         ingredients(optim={"lr": 0.1}),
         ingredients(epochs=3),
-        ingredients(optim={"layer_decay": 0.5}),
+        ingredients(optim={"schedule": "linear"}),
         ingredients(optim={"nesterov": False}),
         ingredients(heads={"class_bias": False}),
         ingredients(align="coral"),
