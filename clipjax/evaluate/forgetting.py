@@ -71,7 +71,7 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     sizes = sorted({row["n"] for row in found["rows"]})
     images = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     return [
-        f"forgetting: accuracy in % on {images} test images a domain of {found['data']}, none of "
-        f"which is trained on, by the texts of its {found['classes']} classes (chance "
+        f"forgetting: accuracy in % on {images} test images a domain of {found['data']}, which is "
+        f"not trained on, by the texts of its {found['classes']} classes (chance "
         f"{100 / found['classes']:.1f}); change in points, mean over domains ± spread over seeds"
     ]
