@@ -24,7 +24,7 @@ COMMANDS = {
     "inspect": "show what a run would see: counts, unreadable files, duplicates, contact sheets",
     "report": "print a finished run's results, and write its page again",
     "export": "write a finished run's model as a directory for transformers and for clipjax",
-    "suite": "run the report's tables, or every method on every pair of domains",
+    "suite": "run the report's tables, or a study of many runs: all pairs, shares of the data",
     "choose": "compare the rules that choose a method without labels, over finished runs",
     "compile": "compile a train step for a TPU that is not there: memory, time",
 }

@@ -262,6 +262,11 @@ def test_small_datasets_are_keyed_by_content_alone(tmp_path):
     assert opened("a") == opened("b")
 
 
+def test_a_part_of_a_small_dataset_is_read_once():
+    dataset = open_dataset()
+    assert dataset.source("flat", "val") is dataset.source("flat", "val")
+
+
 def test_the_embedded_dataset_reads_the_same_on_demand(monkeypatch):
     small = open_dataset("emoji")
     monkeypatch.setattr(parquet, "SMALL", 0)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from clipjax.data import splits
-from clipjax.data.dataset import ArraySource, Dataset, Skipped, check_domain, check_root
+from clipjax.data.dataset import ArraySource, Dataset, Part, Skipped, check_domain, check_root
 from clipjax.data.readers.files import RowSource
 from clipjax.data.readers.labels import is_number
 from clipjax.data.readers.list_files import class_names
@@ -72,6 +72,7 @@ class ParquetDataset(Dataset):
             self._declared = [set(listed)] * len(self.domains)
         self._leave_out(np.concatenate([file.imageless for file in files]))
         self._small = sum(shard.size for shard in shards) <= SMALL
+        self._read: dict[Part, ArraySource] = {}  # of a small dataset
 
     def _number_domains(self, columns: Sequence[Column]) -> None:
         """Number domains in the order in which rows name them."""
@@ -143,6 +144,8 @@ class ParquetDataset(Dataset):
     def source(self, domain: str, split: str) -> ArraySource | RowSource:
         """Return the examples of a domain and split; there must be usable rows."""
         domain = check_domain(self, domain)
+        if (domain, split) in self._read:  # a run asks for each part a hundred times
+            return self._read[domain, split]
         given, part = self._part(domain, split)
         rows = part[self._usable[part]]
         if not len(rows):
@@ -158,7 +161,8 @@ class ParquetDataset(Dataset):
         read = [self._images.read(row) for row in rows.tolist()]
         images, names = ([pair[k] for pair in read] for k in (0, 1))
         described = {"classes": self.classes, "domain": domain, "split": split}
-        return ArraySource(images, labels, names=names, **described)
+        self._read[domain, split] = ArraySource(images, labels, names=names, **described)
+        return self._read[domain, split]
 
 
 def _joined(columns: Sequence[Column], sort: bool = False) -> tuple[np.ndarray, list[str]]:
