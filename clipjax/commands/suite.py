@@ -8,6 +8,10 @@ Or ways of fine-tuning on shares of the data, on its own domain and on others:
 
     clipjax suite --study=robust
 
+Or few-shot methods, by protocol and number of images a class:
+
+    clipjax suite --study=few_shot
+
 On the embedded data and the tiny CLIP; on DomainNet with
 
     clipjax suite --data=domainnet --data_root=/path --model=openai/clip-vit-base-patch32
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
 WORD, CONFIG = "", ""
 DOMAINNET = ("domainnet", "tfds:domainnet")
 PAGES = ("suite.md", "suite.html")
-STUDIES = ("report", "uda", "robust")
+STUDIES = ("report", "uda", "robust", "few_shot")
 REPORT = ("real", "clipart")  # source and target there, where the flags name none
 
 
@@ -43,13 +47,15 @@ def define_flags() -> None:
     """The command line."""
     told = (
         "report: the report's tables. uda: all methods of configs/uda.py on all pairs. robust: "
-        "configs/recipes/robust.py on shares of the data."
+        "configs/recipes/robust.py on shares of the data. few_shot: configs/few_shot.py on few "
+        "images a class."
     )
     flags.DEFINE_enum("study", STUDIES[0], STUDIES, told)
     flags.DEFINE_list("tables", ["1", "2", "3", "4", "5", "6"], "Which tables, of the report.")
-    flags.DEFINE_string(
-        "workdir", "", "Where the files go; runs/suite, runs/uda or runs/robust by default."
-    )
+    flags.DEFINE_list("protocols", [], "Of few_shot: fsl, bng, dg, cdg by default; ablations.")
+    flags.DEFINE_list("shots", [], "Of few_shot: images a class, as 1,4,16.")
+    flags.DEFINE_list("methods", [], "Of few_shot: those that run; all by default.")
+    flags.DEFINE_string("workdir", "", "Where the files go; by default runs/suite or runs/STUDY.")
     flags.DEFINE_string("data", "", "As config.data.name; by default what lies at data_root.")
     flags.DEFINE_string("data_root", "", "Where the data lies; without it the embedded data.")
     flags.DEFINE_string("source", "", "Labelled domain; of uda: pairs from it alone.")
@@ -237,7 +243,7 @@ def run_pairs(workdir: pathlib.Path, studies: dict[tuple[str, str], Study]) -> N
 def main() -> None:
     """Run what the flags name."""
     with user_errors():
-        from clipjax.commands import robust
+        from clipjax.commands import few_shot, few_shot_run, robust
         from clipjax.runtime.malloc import keep_memory
         from clipjax.study.towers import trains_on_pixels
         from clipjax.train.distributed import processes
@@ -247,10 +253,14 @@ def main() -> None:
         choices, study = Choices(root=given.data_root, **shared), given.study
         if study != "report" and given["tables"].present:
             raise ConfigError(f"--tables are of --study=report; leave them out of --study={study}.")
+        asked = few_shot.Asked(*(given[name].value for name in few_shot.Asked._fields))
+        if study != "few_shot" and (named := [n for n, value in asked._asdict().items() if value]):
+            raise ConfigError(f"--{named[0]} are of --study=few_shot; leave them out.")
         studies = {
             "report": lambda: table_studies(given.tables, choices),
             "uda": lambda: pair_studies(choices),
             "robust": lambda: robust.robust_studies(choices),
+            "few_shot": lambda: few_shot.few_shot_studies(choices, asked),
         }[study]()
         keep_memory(one_arena=any(map(trains_on_pixels, studies.values())))
         processes.start()  # those of a cluster, or of the environment's variables
@@ -258,6 +268,9 @@ def main() -> None:
         check_reachable(workdir)
         if study == "robust":
             robust.run_robust(workdir, studies)
+        elif study == "few_shot":
+            apart = few_shot.ABLATIONS in asked.protocols
+            few_shot_run.run_few_shot(workdir, studies, ablations=apart)
         elif study == "uda":
             run_pairs(workdir, studies)
         else:

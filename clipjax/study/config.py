@@ -41,7 +41,7 @@ class Study:
     evaluations: Mapping = field(
         {},
         "name -> classes that methods are tested on beside their own, among themselves, as in "
-        "{'new': {'classes': 'new'}}: all, base or new",
+        "{'new': {'classes': 'new'}}: all, base or new, also of another dataset (name, root)",
         give="a dict of evaluations, as {'new': {'classes': 'new'}}",
     )
     forgetting: parts.Forgetting = parts.Forgetting()
@@ -71,9 +71,10 @@ class Study:
                 )
             found[name] = read(parts.Evaluation, entry, f"{where}.")
             own = self.data.classes if self.data.classes in parts.HALVES else "all"
-            if found[name].classes == own:
+            if found[name].classes == own and not found[name].elsewhere:
                 raise ConfigError(f"{where} has the classes of the run itself; leave it out.")
-            taken = {"", "own", *parts.HALVES, "all"} - {found[name].classes} | {own, "all"}
+            its = set() if found[name].elsewhere else {found[name].classes}
+            taken = {"", "own", *parts.HALVES, "all"} - its | {own, "all"}
             if name in taken:
                 raise ConfigError(f"{where} needs another name: {name!r} means other classes.")
         return found

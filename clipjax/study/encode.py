@@ -24,6 +24,7 @@ from clipjax.model.text import check_class_weights, class_weights, without_paddi
 from clipjax.study.config import Study
 from clipjax.study.elsewhere import elsewhere_domains
 from clipjax.study.epochs import training_rows
+from clipjax.study.evaluations import tested_domains
 from clipjax.study.needs import check_unreadable
 from clipjax.study.parts import Data
 from clipjax.study.plan import (
@@ -164,7 +165,8 @@ def encode(plan: Plan, say) -> Encoded:
     say(f"features of {images} images, {domains} domains, {classes} classes")
     others = {}
     for name, other in plan.others.items():
-        tests = [(domain, "test") for domain in evaluated(study, plan.dataset)]
+        domains = tested_domains(other.dataset, evaluated(study, plan.dataset))
+        tests = [(domain, "test") for domain in domains]
         there = [part for part in tests if len(other.dataset.source(*part))]
         others[name] = _encode_parts(other, there, encoder, say)
     elsewhere = plan.elsewhere

@@ -8,6 +8,7 @@ import numpy as np
 
 from clipjax.data.classes import HALVES, cut, uncut
 from clipjax.data.dataset import Dataset
+from clipjax.data.open import open_dataset
 from clipjax.errors import ConfigError
 from clipjax.io.texts import some
 from clipjax.model.backbone import tower_params
@@ -23,17 +24,26 @@ def other_data(
 
     `dataset` is the run's own. ConfigError for an evaluation that no test image is of.
     """
-    found, notes, whole = {}, [], uncut(dataset)
+    found, notes = {}, []
     for name, asked in study.asked.items():
+        whole = uncut(dataset)
+        if asked.elsewhere:
+            whole = open_dataset(asked.name or "auto", asked.root)
         other = cut(whole, asked.classes) if asked.classes in HALVES else whole
-        bare = [d for d in domains if not len(other.source(d, "test"))]
-        if len(bare) == len(domains):
-            told = f"evaluations.{name}: no test image of {some(domains)} is of its classes"
+        there = tested_domains(other, domains)
+        bare = [d for d in there if not len(other.source(d, "test"))]
+        if len(bare) == len(there):
+            told = f"evaluations.{name}: no test image of {some(there)} is of its classes"
             raise ConfigError(f"{told}; leave it out.")
         if bare:
             notes.append(f"evaluations.{name} leaves out {some(bare)}, without images of it")
         found[name] = other
     return found, notes
+
+
+def tested_domains(other: Dataset, domains: Sequence[str]) -> list[str]:
+    """Return the domains of an evaluation: the run's own `domains`, or all where it has none."""
+    return [domain for domain in domains if domain in other.domains] or list(other.domains)
 
 
 def check_others(plan: Plan) -> None:

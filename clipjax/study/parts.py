@@ -138,6 +138,13 @@ class Evaluation:
     classes: str = field(
         "new", "base and new: halves of the data's classes", known=("all", "base", "new")
     )
+    name: str = field("", "of another dataset, as data.name; none, and no root: the run's own")
+    root: str = field("", "its folder")
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether they are of another dataset."""
+        return bool(self.name or self.root)
 
 
 @dataclasses.dataclass(frozen=True)

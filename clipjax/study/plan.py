@@ -114,7 +114,8 @@ def prepare(
     def among(other: Dataset, named: tuple[str, ...]) -> Plan:
         return with_words(plan._replace(dataset=other, class_names=named, tokens=tokens_of(named)))
 
-    more = {key: among(x, tuple(called[c] for c in x.classes)) for key, x in others.items()}
+    names_of = lambda x: tuple(called.get(c) or x.texts.get(c, c) for c in x.classes)
+    more = {key: among(other, names_of(other)) for key, other in others.items()}
     if elsewhere:
         texts = tuple(elsewhere.texts.get(name, name) for name in elsewhere.classes)
         plan = plan._replace(elsewhere=among(elsewhere, texts))

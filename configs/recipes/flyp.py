@@ -12,13 +12,9 @@ scale stays below 100, and no epoch is picked. Not measured on the embedded data
 from clipjax.configs import common
 
 
-def get_config(arg: str | None = None):
-    """`recipes/flyp[:source=...,target=...,smoke]`."""
-    config = common.study()
-    config.experiment = "flyp"
-    epochs = 1 if common.apply_arg(config, arg) else 10
-    config.stages = ("flyp",)
-    config.methods.flyp = {
+def entry(epochs: int = 10) -> dict:
+    """Return the method as published."""
+    return {
         "loss": "flyp",
         "heads": {"text": True},
         "freeze": (),
@@ -33,4 +29,13 @@ def get_config(arg: str | None = None):
             "clip_norm": 0.0,
         },
     }
+
+
+def get_config(arg: str | None = None):
+    """`recipes/flyp[:source=...,target=...,smoke]`."""
+    config = common.study()
+    config.experiment = "flyp"
+    epochs = 1 if common.apply_arg(config, arg) else 10
+    config.stages = ("flyp",)
+    config.methods.flyp = entry(epochs)
     return config
