@@ -137,13 +137,19 @@ before, compare, batches = linear, lambda axis: contrastive.make_loss(towers, ax
 for count, way in ((1, "jit"), (4, "jit"), (4, "pmap")):
     losses[f"contrastive {way} {count}"] = train(compare, linear, batches, count, way)[1]
 
-def cited(axis):  # images against the texts of their classes, classes against images
+def cited(axis):  # images against the texts of their classes, and near what they were
+    everywhere = lambda x: x if axis is None else jax.lax.all_gather(x, axis, tiled=True)
     def loss(p, batch, rng, progress):
         part = batch["source"]
+        label, weight = part["label"], part["weight"]
         image, text = (normalize(p[k] + x) for k, x in
-                       (("image", part["inputs"]), ("text", p["classes"][part["label"]])))
-        return similarities.supervised_contrastive(
-            image, text, part["label"], 4.0, "exclude", part["weight"], axis), {}
+                       (("image", part["inputs"]), ("text", p["classes"][label])))
+        value = similarities.supervised_contrastive(
+            image, text, label, 4.0, "exclude", weight, axis)
+        texts, there = everywhere((text, weight != 0))
+        taught = normalize(part["inputs"]) @ everywhere(part["inputs"]).T
+        return value + 0.1 * similarities.similarity_distillation(
+            4.0 * image @ texts.T, taught, "student_teacher", weight, there), {}
     return loss
 
 linear = {"image": jnp.ones(6), "text": jnp.ones(6)}
