@@ -20,13 +20,7 @@ PIXELS = ("clip/text/.*", "clip/vision/embedding", "clip/logit_scale")
 RISE = {"schedule": "constant", "warmup": 1.0, "warmup_kind": "cosine"}
 RISE |= {"warmup_from": 1e-3, "lr": 1e-2}
 HEAD = {"loss": "finetune", "heads": {}}
-SWA = HEAD | {
-    "phases": {
-        "train": {"epochs": 1},
-        "swa": {"epochs": 3, "freeze": PIXELS, "optim": RISE, "average": {"every": "epoch"}},
-    },
-    "phase_order": ("train", "swa"),
-}
+SWA = HEAD | {"epochs": 3, "freeze": PIXELS, "optim": RISE, "average": {"every": "epoch"}}
 VALLEY = {"kind": "swad", "converge": 2, "tolerance": 3}
 SWAD = HEAD | {"epochs": 8, "average": VALLEY, "optim": {"lr": 0.1, "schedule": "constant"}}
 
