@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.adapt.method import Words
 from clipjax.adapt.preserve import EMBEDDING
 from clipjax.adapt.step import TrainState
 from clipjax.data.images.preprocess import Preprocess
@@ -50,6 +51,7 @@ def abstract_step(
     module, params = make_module(study.encoder, clip_config), abstract_params(clip_config)
     preprocess = Preprocess(size=clip_config.vision.image_size)
     plan = Plan(study, dataset, dataset.classes, here, module, params, preprocess, methods)
+    plan = plan._replace(**_unread_words(plan))
     for each in methods.values():
         check_masks(plan, each)
     method = _pick(method, list(methods), "method")
@@ -70,6 +72,19 @@ def abstract_step(
     step, shared = group.recipe.step(index, backbone, state.params), group.shared(index)
     batch = _batch(group, index)
     return AbstractStep(chosen.name, step, state, batch, cached, (shared,) if shared else ())
+
+
+def _unread_words(plan: Plan) -> dict[str, Any]:
+    """Return what stands for the tokens of learned prompts: one a word, names of three."""
+    text, kinds = plan.clip_config.text, [method.kind for method in plan.methods.values()]
+    asked = [getattr(kind, "words", None) for kind in kinds]
+    if text is None or not (asked := [words for words in asked if words is not None]):
+        return {}
+    bare = np.full((len(plan.dataset.classes), text.max_position_embeddings), text.eos_token_id)
+    bare[:, :5] = 0 if text.eos_token_id else 1  # begin, three tokens and the stop
+    lengths = {each: len(each.split()) for words in asked for each in words}
+    blank = lambda n: Words(np.zeros(n, np.int32), np.zeros((n, text.hidden_size), np.float32))
+    return {"bare": bare.astype(np.int32), "words": {k: blank(n) for k, n in lengths.items()}}
 
 
 def _pick(name: str, known: list[str], what: str) -> str:

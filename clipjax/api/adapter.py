@@ -177,8 +177,8 @@ class Adapter:
         ConfigError: the model has no text tower.
         """
         self._fitted()
-        if self.clip.config.text is None:
-            raise ConfigError(f"{self.clip.encoder.model} has no text tower, and no zero-shot.")
+        if self.model_.config.text is None:
+            raise ConfigError(f"{self.model_.encoder.model} has no text tower, and no zero-shot.")
         return self._measured("zero_shot", domain)["accuracy_mean"]
 
     def save(

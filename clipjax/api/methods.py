@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from clipjax.configs import anchored, classics, closed_form, dann, dann_two_stage, encoder_free
+from clipjax.configs.recipes import cocoop, coop, kgcoop, maple, promptsrc
 from clipjax.errors import ConfigError
 from clipjax.study.config import Study
 from clipjax.study.fields import flat, meant
@@ -24,11 +25,12 @@ _SHARED = ("epochs", "optim", "batch_size", "freeze")
 def methods() -> dict[str, dict[str, Any]]:
     """Return every method's entry (`clipjax.study.Study.methods`) by name.
 
-    >>> [name in methods() for name in ("finetune", "dann", "blend", "shot", "fixmatch")]
+    >>> [name in methods() for name in ("finetune", "dann", "blend", "fixmatch", "coop")]
     [True, True, True, True, True]
     """
     found: dict[str, dict[str, Any]] = {}
-    for module in (closed_form, dann, anchored, classics, encoder_free, dann_two_stage):
+    known = closed_form, dann, anchored, classics, encoder_free, dann_two_stage
+    for module in (*known, coop, kgcoop, cocoop, maple, promptsrc):
         config = module.get_config()
         for name, entry in _plain(config.methods).items():
             found.setdefault(name, _own(config, entry))

@@ -21,11 +21,11 @@ def prompt_words(encoded: Encoded, done: Mapping[str, Trained]) -> dict[str, lis
     distance is Euclidean (as in CoOp's own interpretation).
     """
     plan, found = encoded.plan, {}
-    table = np.asarray(plan.params["text"]["token_embedding"], np.float32)
     for name, trained in done.items():
         method = plan.methods[name]
         if not method.trains or method.kind.prompts is None:
             continue
+        table = np.asarray(plan.params["text"]["token_embedding"], np.float32)
         one = jax.tree.map(lambda x: x[0], trained.params)
         vectors = np.asarray(method.kind.prompts(one), np.float32)
         each = vectors[None] if vectors.ndim == 2 else vectors[:CLASSES]

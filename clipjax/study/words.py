@@ -31,6 +31,9 @@ def with_words(plan: Plan) -> Plan:
     asked = {stage: words for stage, words in asked.items() if words is not None}
     if not asked:
         return plan
+    if "text" not in plan.params:
+        told = f"methods.{next(iter(asked))} learns prompts, and the model has no text tower"
+        raise ConfigError(f"{told}; give a CLIP.")
     found, embeddings = {}, np.asarray(plan.params["text"]["token_embedding"], np.float32)
     for stage, texts in asked.items():
         for text in texts:

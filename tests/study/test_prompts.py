@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from clipjax.aot.step import abstract_step
 from clipjax.errors import ConfigError
 from clipjax.evaluate import prompt_words as shown
 from clipjax.evaluate.report import sections
@@ -22,6 +23,7 @@ from clipjax.study.prompt_words import nearest
 from clipjax.study.study import run_study
 from clipjax.study.workdir import claim_workdir
 from clipjax.train.preemption import Notice, Preempted
+from tests.conftest import small_config
 
 WORDS = "a photo of a"
 AVERAGE = {"kind": "gauss", "every": "epoch", "mean": 2.0, "std": 1.0}
@@ -138,6 +140,12 @@ def test_steps_that_memory_does_not_hold_are_refused(wee_clip, photos, monkeypat
     monkeypatch.setattr(words, "device_memory", lambda: 1e5)
     with pytest.raises(ConfigError, match=r"m: a step of 4 images and 3 classes needs.*batch_size"):
         prepare(study)
+
+
+def test_a_step_is_compiled_without_a_model_that_is_open(photos):
+    made = abstract_step(study_of("none", photos, {"m": {"loss": "kgcoop"}}), small_config())
+    assert made.cached and made.state.params["prompt"]["context"].shape == (4, 24)
+    jax.eval_shape(made.step, made.state, made.batch, *made.shared)
 
 
 def test_tokens_are_read_as_words():
