@@ -124,7 +124,7 @@ def test_pages_are_well_formed_and_escape_names():
     of = report.comparison(FOUND, VARIANTS)
     page = report.page(of)
     assert "b&lt;" in page and "<td>b<" not in page
-    ET.fromstring(report.curves(of))
+    assert [ET.fromstring(svg).tag for svg in report.curves(of)] == ["svg"]
     text = report.markdown(of)
     assert "| head | 51.0 | 62.0 ± 2.0 |" in text and text.startswith("# Few-shot methods: one")
 

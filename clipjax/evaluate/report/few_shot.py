@@ -23,6 +23,7 @@ from clipjax.evaluate.report.tables import Chapter, Grid, Note, Table
 Every = Mapping[str, Mapping[Key, Values]]
 Found = Mapping[Cell, Mapping[str, Any]]
 DASH = "–"
+FEW = 6  # curves of a chart
 FIGURE_6 = ("ft_probe", "clip_cite")
 MEASURED = {"loss": ("loss",), "accuracy": ("source_accuracy", "batch_accuracy")}  # in logs
 
@@ -228,19 +229,33 @@ def tables(of: Comparison) -> list[Table]:
     return [table for table in made if table.lines]
 
 
-def curves(of: Comparison) -> str:
-    """Draw figure 3: accuracy by the number of images a class, with the spread as a band."""
+def curves(of: Comparison) -> list[str]:
+    """Draw figure 3: accuracy by the number of images a class, the spread as a band."""
+    shots = sorted({key[1] for keys in of.every.values() for key in keys if key[0] == "fsl"})
     series = {}
     for name, keys in of.every.items():
-        points = sorted((key[1], over_seeds(v)) for key, v in keys.items() if key[0] == "fsl")
+        points = [
+            (i, over_seeds(keys["fsl", k])) for i, k in enumerate(shots) if ("fsl", k) in keys
+        ]
         if points and name != ZERO_SHOT:
-            xs, values = zip(*points, strict=True)
-            low = [v.mean - (v.spread or 0) for v in values]
-            high = [v.mean + (v.spread or 0) for v in values]
-            series[name] = (xs, [v.mean for v in values], low, high)
+            xs, found = zip(*points, strict=True)
+            low, high = ([v.mean + sign * (v.spread or 0) for v in found] for sign in (-1, 1))
+            series[name] = xs, [v.mean for v in found], low, high
     zero = [over_seeds(v).mean for key, v in of.every[ZERO_SHOT].items() if key[0] == "fsl"]
-    guide = (zero[0], ZERO_SHOT) if zero else None
-    return line_chart("Accuracy by images a class", series, "images a class", "%", guide=guide)
+    ends = [v for _, _, low, high in series.values() for v in (*low, *high)] + zero
+    same = {"guide": (zero[0], ZERO_SHOT) if zero else None, "x_names": list(map(str, shots))}
+    names = list(series)
+    return [
+        line_chart(
+            "Accuracy by images a class, %",
+            {name: series[name] for name in names[i : i + FEW]},
+            "images a class",
+            "%",
+            y_range=(min(ends) - 1, max(ends) + 1),
+            **same,
+        )
+        for i in range(0, len(names), FEW)
+    ]
 
 
 def overfitting(of: Comparison) -> list[str]:
@@ -299,7 +314,7 @@ def markdown_table(table: Table) -> str:
 
 def page(of: Comparison) -> str:
     """Render the comparison as a page of its own."""
-    own = Chapter("methods", "Methods", items=[Grid([curves(of), *overfitting(of)]), *tables(of)])
+    own = Chapter("methods", "Methods", items=[Grid([*curves(of), *overfitting(of)]), *tables(of)])
     said = Chapter("notes", "How to read the tables", items=[Note(told) for told in notes(of)])
     paper = [*published(), *map(Note, NOTES)]
     theirs = Chapter("published", "What the paper reports on its own datasets, %", items=paper)
