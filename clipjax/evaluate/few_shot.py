@@ -43,6 +43,7 @@ class Cost(NamedTuple):
 
     iterations: float
     seconds: float
+    cpu_seconds: float | None  # of all cores together
     peak_bytes: float | None
     parameters: float
 
@@ -153,7 +154,7 @@ def _of_largest(sized: Sequence[tuple[tuple, Mapping[str, Any]]]) -> Cost:
     """
     most = max((size for size, _ in sized), key=lambda size: (size[0], size[1] == "all"))
     entries = [one for size, one in sized if size == most]
-    known = {key: [e[key] for e in entries if e[key] is not None] for key in Cost._fields}
+    known = {key: [v for e in entries if (v := e.get(key)) is not None] for key in Cost._fields}
     return Cost(**{k: float(np.median(each)) if each else None for k, each in known.items()})
 
 

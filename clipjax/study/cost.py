@@ -20,13 +20,15 @@ def trained_with_cost(
     """Train a program's methods; return them, and what each has cost.
 
     "iterations" and "parameters" are of one seed; parameters that a closed form fits count, too.
-    "seconds", compilation included, and "peak_bytes" (None where unknown) are of the whole program,
-    all of its seeds, and since it was started last.
+    "seconds", "cpu_seconds" of all cores together, which other work on the machine does not change,
+    and "peak_bytes" (None where unknown) are of the whole program and all of its seeds, since it
+    was started last; compilation and the validations on the way are included.
     """
     reset_peak()
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     found = trainer.train(say)
-    spent = {"seconds": round(time.perf_counter() - started, 3), "peak_bytes": peak_bytes()}
+    seconds, cpu = time.perf_counter() - started, time.process_time() - worked
+    spent = {"seconds": round(seconds, 3), "cpu_seconds": round(cpu, 3), "peak_bytes": peak_bytes()}
     steps = 0 if isinstance(trainer, Fit) else trainer.total_steps
     count = lambda trained: _count(trainer, trained)
     return found, {

@@ -30,7 +30,13 @@ def results(method, source, rows, seconds=1.0):
             variant=variant, classes=classes)
         for (m, variant, classes, domain), x in rows.items()
     ]  # fmt: skip
-    spent = {"iterations": 20, "seconds": seconds, "peak_bytes": 5e8, "parameters": 1234}
+    spent = {
+        "iterations": 20,
+        "seconds": seconds,
+        "cpu_seconds": 2 * seconds,
+        "peak_bytes": 5e8,
+        "parameters": 1234,
+    }
     about = {"model": "tiny", "data": {"name": "made", "source": source}}
     return {**about, "rows": made, "cost": {method: spent}}
 
@@ -115,7 +121,7 @@ def test_tables_say_mean_and_spread_and_what_is_missing():
     (head,) = (
         line for line in cells["What training costs, on the largest subset"] if line[0] == "head"
     )
-    assert head == ["head", "20", "3.00", "500", "1,234", "62.0 ± 2.0", "–"]
+    assert head == ["head", "20", "3.00", "6.00", "500", "1,234", "62.0 ± 2.0", "–"]
     assert "answer no new ones: head." in " ".join(report.notes(of))
     assert report.sentence(of).startswith("Images a class: with 1 head (51.0 %), which the test")
 

@@ -167,7 +167,7 @@ def dg(of: Comparison) -> Table:
 
 def cost(of: Comparison) -> Table:
     """What training costs beside what it reaches (table 5)."""
-    header = ["method", "iterations", "seconds", "peak memory, MB", "parameters"]
+    header = ["method", "iterations", "seconds", "CPU seconds", "peak memory, MB", "parameters"]
     header += ["few-shot", "harmonic mean"]
     lines = []
     for name, keys in of.every.items():
@@ -176,10 +176,11 @@ def cost(of: Comparison) -> Table:
         ends = [_zero_or(of, name, best) if best else DASH]
         ends.append(f"{harmonic(base, new).mean:.1f}" if base and new else DASH)
         if name == ZERO_SHOT:
-            lines.append([name, "0", "0", DASH, "0", *ends])
+            lines.append([name, "0", "0", "0", DASH, "0", *ends])
         elif one := of.cost.get(name):
             peak = DASH if one.peak_bytes is None else f"{one.peak_bytes / 1e6:,.0f}"
-            line = [name, f"{one.iterations:.0f}", f"{one.seconds:.2f}", peak]
+            cpu = DASH if one.cpu_seconds is None else f"{one.cpu_seconds:.2f}"
+            line = [name, f"{one.iterations:.0f}", f"{one.seconds:.2f}", cpu, peak]
             lines.append([*line, f"{one.parameters:,.0f}", *ends])
     return Table(header, lines, "What training costs, on the largest subset", folded=False)
 
