@@ -206,6 +206,21 @@ def test_the_penalty_reaches_the_towers_that_move(of, towers):
     assert size("logit_scale") == 0 and shift == 0
 
 
+def test_low_ranks_are_held_as_they_are_merged():
+    plain = find_module("", "lora").make_method(BACKBONE, classes(), rank=2)
+    alone = plain._replace(loss=lambda params, batch, rng, progress: (0.0, {}))
+    held = preserved(alone, BACKBONE, classes(), ("image", "text"), embedding=1.0)
+    parts, params = batch(), {"clip": PARAMS} | jax.jit(plain.init)(jax.random.key(0))
+    loss = jax.jit(jax.value_and_grad(lambda lora: held.loss(params | lora, parts, None, 0.5)[0]))
+    value, grads = loss({"lora": params["lora"]})
+    assert abs(float(value)) < 1e-6
+    moved = jax.tree.map(lambda x: x + 0.3, {"lora": params["lora"]})
+    value, grads = loss(moved)
+    assert float(value) > 1e-3
+    for tower in ("vision", "text"):
+        assert any(np.any(x) for x in jax.tree.leaves(grads["lora"][tower])), tower
+
+
 def test_what_cannot_be_meant_is_refused():
     method = made("finetune")
     hold = functools.partial(preserved, method, BACKBONE, classes(), ("image",))
