@@ -8,8 +8,8 @@ import pytest
 from clipjax.configs import dann
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.model.hf.hub import find_model
+from clipjax.study import model_opened, run
 from clipjax.study import plan as plans
-from clipjax.study import run
 from clipjax.study.encode import encode
 from tests.conftest import parsed
 
@@ -84,7 +84,7 @@ def test_the_revision_reaches_the_hub_and_a_directory_refuses_it(config, monkeyp
         return find_model("tiny")
 
     with monkeypatch.context() as patch:
-        patch.setattr(plans, "find_model", find)
+        patch.setattr(model_opened, "find_model", find)
         config.model, config.revision = "me/model", "v2"
         plans.prepare(parsed(config))
         config.revision = ""
