@@ -15,7 +15,7 @@ pytest.importorskip("ipywidgets")  # without it a notebook shows no bars
 def test_the_tour_runs_and_shows_what_it_promises(tmp_path, monkeypatch):
     monkeypatch.delenv("CI", raising=False)  # there bars are hidden
     book = nbformat.read(REPO / "docs/tour.ipynb", as_version=4)
-    assert len(book.cells) <= 15
+    assert len(book.cells) <= 17
     client = nbclient.NotebookClient(book, timeout=300, resources={"metadata": {"path": tmp_path}})
     shown, take = [], client.process_message
 
@@ -35,6 +35,7 @@ def test_the_tour_runs_and_shows_what_it_promises(tmp_path, monkeypatch):
     assert float(shares["blend"]) > float(shares["zero-shot"])
     before, after = re.search(r"zero-shot ([\d.]+)%, adapted ([\d.]+)%", said).groups()
     assert float(after) > float(before)
+    assert re.search(r"zero-shot [\d.]+%, CoOp [\d.]+%; its words: \['", said)
     assert (tmp_path / "adapted/heads.json").exists() and (tmp_path / "report.html").exists()
 
 
