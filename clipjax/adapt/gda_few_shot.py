@@ -30,6 +30,7 @@ from clipjax.adapt.moments import domain_map, moments
 
 PyTree = Any
 ALPHAS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+COPIES = 16
 
 
 def beside_texts(head: PyTree, alpha: Any, texts: Classes) -> PyTree:
@@ -69,7 +70,7 @@ def make_method(
     *,
     alphas: tuple[float, ...] = ALPHAS,
     neighbours: int = 64,
-    copies: int = 16,
+    copies: int = COPIES,
 ) -> ClosedForm:
     """The discriminant of the source's features, few or all of them (`data.shots`), and the texts.
 
@@ -88,6 +89,8 @@ def make_method(
     for name, number in (("neighbours", neighbours), ("copies", copies)):
         if not isinstance(number, int) or number < 0:
             raise ValueError(f"{name} is {number!r}; give a whole number, 0 or more.")
+    if not neighbours and copies != COPIES:
+        raise ValueError(f"copies={copies} has no effect with neighbours=0; leave it out.")
     reads = ("source",) if len(grid) == 1 else ("source", VALIDATION)
 
     @jax.jit

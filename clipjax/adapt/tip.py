@@ -23,6 +23,7 @@ from clipjax.adapt.method import VALIDATION, Backbone, Classes, ClosedForm, chec
 from clipjax.adapt.moments import sum_blocks
 
 PyTree = Any
+LARGEST, STEPS = (7.0, 3.0), (200, 20)  # of sharpness and ratio, as for ImageNet
 
 
 def affinity(x: jax.Array, keys: jax.Array, values: jax.Array, sharpness: Any) -> jax.Array:
@@ -92,6 +93,9 @@ def grid_of(
     if len(largest) != 2 or len(steps) != 2 or min(*largest, *steps) <= 0:
         told = f"largest is {largest!r} and steps {steps!r}"
         raise ValueError(f"{told}; give a pair of positive numbers each, of sharpness and ratio.")
+    if ratios != () and sharpnesses != () and (largest, steps) != (LARGEST, STEPS):
+        told = "largest and steps are of a grid, and ratios and sharpnesses are given"
+        raise ValueError(f"{told}; leave out one pair of them.")
     pairs = zip(("sharpnesses", "ratios"), (sharpnesses, ratios), largest, steps, strict=True)
     found = {
         name: numbers(name, given, least=0.0) if given != () else published_grid(top, count)
@@ -106,8 +110,8 @@ def make_method(
     *,
     ratios: tuple[float, ...] = (),
     sharpnesses: tuple[float, ...] = (),
-    largest: tuple[float, float] = (7.0, 3.0),
-    steps: tuple[int, int] = (200, 20),
+    largest: tuple[float, float] = LARGEST,
+    steps: tuple[int, int] = STEPS,
 ) -> ClosedForm:
     """A cache of the source's features, few or all of them (`data.shots`).
 

@@ -16,7 +16,7 @@ from clipjax.adapt.choice import check_several
 from clipjax.adapt.linear import checked
 from clipjax.adapt.losses import class_loss, weigh
 from clipjax.adapt.method import VALIDATION, Backbone, Classes, Method, check_classes
-from clipjax.adapt.tip import cache_logits, grid_of, searched
+from clipjax.adapt.tip import LARGEST, STEPS, cache_logits, grid_of, searched
 
 PyTree = Any
 
@@ -43,8 +43,8 @@ def make_method(
     shots: int,
     ratios: tuple[float, ...] = (),
     sharpnesses: tuple[float, ...] = (),
-    largest: tuple[float, float] = (7.0, 3.0),
-    steps: tuple[int, int] = (200, 20),
+    largest: tuple[float, float] = LARGEST,
+    steps: tuple[int, int] = STEPS,
     label_smoothing: float = 0.0,
 ) -> Method:
     """A cache of the source's features whose keys train; options are those of `tip`.

@@ -53,6 +53,7 @@ def zero_shot(x, classes):
 
 def fitted(name, data, classes, **options):
     module, more = CLOSED[name]
+    more = {} if "ratios" in options else more
     method = module.make_method(None, classes, **(more | options))
     (params,) = method.fit(data, classes).values()
     return method, params
@@ -60,6 +61,7 @@ def fitted(name, data, classes, **options):
 
 def begun(name, backbone, data, classes, **options):
     module, more = TRAINED[name]
+    more = {"shots": SHOTS} if "ratios" in options else more
     method = module.make_method(backbone, classes, **(more | options))
     own = method.init(jax.random.key(0))
     return method, own if method.start is None else method.start(data, classes, own)
@@ -327,6 +329,8 @@ REFUSED = [
     (tip, {"ratios": (-1.0,)}, "ratios is .* numbers of at least 0"),
     (tip, {"sharpnesses": ("two",)}, "sharpnesses is .* numbers of at least 0"),
     (tip, {"steps": (0, 20)}, "give a pair of positive numbers each"),
+    (tip, {"ratios": 1.0, "sharpnesses": 1.0, "steps": (3, 3)}, "leave out one pair of them"),
+    (gda_few_shot, {"neighbours": 0, "copies": 2}, "copies=2 has no effect with neighbours=0"),
     (tip_f, {"shots": 0}, "a key for each labelled image of a class; set data.shots"),
     (gda_few_shot, {"alphas": ()}, "alphas is .* numbers of at least 0"),
     (gda_few_shot, {"neighbours": -1}, "neighbours is -1; give a whole number"),
