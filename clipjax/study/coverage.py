@@ -1,11 +1,12 @@
-"""What a run has too little of: parts without a class, few images of one, epochs of few steps."""
+"""What a run has too little of: parts and domains without a class, few images, short epochs."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from clipjax.data.dataset import Part
+from clipjax.data.dataset import Dataset, Part
 from clipjax.data.loading.sampler import steps_per_epoch
+from clipjax.errors import ConfigError
 from clipjax.io.texts import counted, some
 from clipjax.study.methods import Method
 from clipjax.study.parts import Data
@@ -71,3 +72,18 @@ def short_epochs(methods: Iterable[Method], sizes: Mapping[Data, tuple[int, int]
         "batch_size gives more of them, more epochs a longer run."
         for (steps, source, target, size), names in found.items()
     ]
+
+
+def scored_among(data: Data, dataset: Dataset, domains: Sequence[str]) -> list[str]:
+    """Say which domains are scored among their own classes (`data.score_among`).
+
+    ConfigError where all have all classes, so that the field has no effect.
+    """
+    if data.score_among == "all":
+        return []
+    counts = {domain: len(dataset.classes_of(domain)) for domain in domains}
+    few = {domain: n for domain, n in counts.items() if n < len(dataset.classes)}
+    if not few:
+        told = "data.score_among=present has no effect: every domain evaluated has all classes"
+        raise ConfigError(f"{told}; leave it out.")
+    return [f"{domain} is scored among its own {n} classes" for domain, n in few.items()]

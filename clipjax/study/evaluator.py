@@ -26,7 +26,7 @@ from clipjax.evaluate.valley import LOSS
 from clipjax.io.finite import is_finite
 from clipjax.study.encode import Encoded, in_float32
 from clipjax.study.fields import is_number
-from clipjax.study.measured import groups_of, row_of, score
+from clipjax.study.measured import groups_of, present, row_of, score
 from clipjax.study.parts import Data
 from clipjax.study.scored import candidate, distance, distances, known, label_free, mixval, scored
 from clipjax.study.text_cache import digest_of
@@ -234,7 +234,8 @@ def _measure_variant(name: str, trained, variant: str, data: Data, encoded: Enco
             images = view.features(placed, part)
             *answers, seen = trained.answer(params, images.features)
             check_answers(name, "/".join(part), *answers, seen)
-            found[part].append(score(*answers, images.labels, groups_of(encoded, *part)))
+            about = groups_of(encoded, *part), present(encoded, part[0])
+            found[part].append(score(*answers, images.labels, *about))
             if part in (source, target):
                 adapted[part] = np.asarray(seen)
             if part in held:
@@ -282,7 +283,8 @@ def zero_shot_rows(encoded: Encoded, asked: str = CLASSES) -> list[dict]:
     for key, part in parts.items():
         logits = jnp.asarray(encoded.scale * part.features @ encoded.text_weights.T)
         groups = groups_of(encoded, key[0], *splits[key])
-        scores = [score(logits, logits[None], part.labels, groups)]
+        among = present(encoded, key[0])
+        scores = [score(logits, logits[None], part.labels, groups, among)]
         rows.append(row_of("zero_shot", key, scores, part, classes=asked))
     for name, other in encoded.others.items():
         rows += zero_shot_rows(other, name)

@@ -22,6 +22,8 @@ def check_image_only(plan: Plan) -> str:
     if encoder.class_names or encoder.prompts not in (OWN_PROMPTS, DEMO_PROMPTS):
         field = "class_names" if encoder.class_names else "prompts"
         raise ConfigError(f"{field} has no effect: {has}; leave it out.")
+    if plan.study.forgetting.given:
+        raise ConfigError(f"forgetting compares zero-shot before and after: {has}; leave it out.")
     if not plan.methods:
         raise ConfigError(f"{has}, so there is no zero-shot to measure; name a method in stages.")
     for method in plan.methods.values():

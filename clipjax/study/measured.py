@@ -61,8 +61,27 @@ def _worst(logits, labels: np.ndarray, groups: Groups) -> dict:
     return {"worst_group_accuracy": found[0], "worst_groups": name}
 
 
-def score(logits, members, labels: np.ndarray, groups: Groups | None = None) -> dict:
-    """Measure all images, and with their labels those that have one; without any, nothing else."""
+def present(encoded: Encoded, domain: str) -> np.ndarray | None:
+    """Return which classes a domain is scored among, bool [K]; None for all."""
+    if encoded.study.data.score_among == "all":
+        return None
+    dataset = encoded.plan.dataset
+    return np.isin(dataset.classes, dataset.classes_of(domain))
+
+
+def score(
+    logits,
+    members,
+    labels: np.ndarray,
+    groups: Groups | None = None,
+    among: np.ndarray | None = None,
+) -> dict:
+    """Measure all images, and with their labels those that have one; without any, nothing else.
+
+    Classes that are not `among` those scored are no answers.
+    """
+    if among is not None and not among.all():
+        logits, members = (jnp.where(among, x, -jnp.inf) for x in (logits, members))
     found, known = _measures_without_labels(logits, members), labelled(labels)
     if known.any():
         mine = (logits, members) if known.all() else (logits[known], members[:, known])

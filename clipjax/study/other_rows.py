@@ -6,7 +6,7 @@ from clipjax.adapt.step import merge
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluations import of_own
 from clipjax.study.evaluator import check_answers
-from clipjax.study.measured import groups_of, row_of, score
+from clipjax.study.measured import groups_of, present, row_of, score
 from clipjax.study.restore import Trained
 
 
@@ -32,7 +32,8 @@ def other_rows(name: str, trained: Trained, encoded: Encoded) -> list[dict]:
                     check_answers(name, "/".join(part), logits, members)
                     if mine is not None:
                         logits, members = logits[:, mine], members[..., mine]
-                    scores.append(score(logits, members, images.labels, groups_of(other, *part)))
+                    about = groups_of(other, *part), present(other, part[0])
+                    scores.append(score(logits, members, images.labels, *about))
             for part, scores in found.items():
                 rows.append(row_of(name, part, scores, other.parts[part], variant, asked))
     return rows

@@ -78,6 +78,12 @@ class Data(DataPlace):
         "of the source's, each among its own",
         known=("closed", "intersection", "base", "new"),
     )
+    score_among: str = field(
+        "all",
+        "classes that answers are of; present: in each domain those that it declares, as "
+        "ImageNet-A and R are scored",
+        known=("all", "present"),
+    )
     max_unreadable: float = field(
         0.01,
         "share of images that may be unreadable, and are left out",

@@ -25,7 +25,7 @@ from clipjax.io.texts import some
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import confusable
 from clipjax.study.config import Study
-from clipjax.study.coverage import short_epochs, thin_classes
+from clipjax.study.coverage import scored_among, short_epochs, thin_classes
 from clipjax.study.defaults import USUAL_PROMPTS, check_ends, check_model, choices, is_demo, settled
 from clipjax.study.elsewhere import open_elsewhere
 from clipjax.study.episode_sizes import check_all_episodes
@@ -171,7 +171,7 @@ def matched_data(study: Study, dataset: Dataset | None = None) -> tuple[Dataset,
     (dataset, notes), data = open_data(study, dataset), study.data
     domains = evaluated(study, dataset)
     dataset, more = match_classes(dataset, data.source_name, data.target, domains, data.classes)
-    notes += more
+    notes += [*more, *scored_among(data, dataset, domains)]
     if dataset.skipped:
         count, first = len(dataset.skipped), dataset.skipped[0].name
         told = f"{count:,} files are passed over" if count > 1 else "1 file is passed over"

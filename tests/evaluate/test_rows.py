@@ -172,7 +172,7 @@ def encoded():
         for split, n in (("train", 12), ("val", 10), ("test", 16)):
             features = rng.normal(size=(n, 4)).astype(np.float32)
             parts[domain, split] = Features(features, rng.choice([0, 0, 0, 1, 3], size=n))
-    data = types.SimpleNamespace(source_name="real", target="sketch")
+    data = types.SimpleNamespace(source_name="real", target="sketch", score_among="all")
     study = types.SimpleNamespace(
         data=data, whole_domains=True, training=types.SimpleNamespace(seeds=(0, 1))
     )

@@ -1,5 +1,7 @@
 """Studies of a supervised ViT: what needs no texts trains, the rest is refused by name."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ import clipjax
 from clipjax.errors import ConfigError
 from clipjax.study import Data, Encoder, Study, Training, run
 from clipjax.study.export import export
+from clipjax.study.parts import Forgetting
 from clipjax.study.plan import prepare
 from tests.conftest import read_json
 
@@ -77,6 +80,10 @@ def test_fields_and_studies_of_texts_alone_are_refused(wee_vit, photos):
         prepare(study(photos, wee_vit, prompts="ensemble"))
     with pytest.raises(ConfigError, match="there is no zero-shot to measure; name a method"):
         prepare(study(photos, wee_vit, {}))
+    asked = study(photos, wee_vit, {"m": METHODS["probe"]})
+    asked = dataclasses.replace(asked, forgetting=Forgetting(name="emoji"))
+    with pytest.raises(ConfigError, match="forgetting compares zero-shot before and after: "):
+        prepare(asked)
     vit = clipjax.load(wee_vit)
     assert vit.encode_images([np.zeros((40, 30, 3), np.uint8)], cache=False).shape == (1, 24)
     with pytest.raises(ConfigError, match="has no text tower, so it encodes images alone"):

@@ -1,14 +1,16 @@
 """Studies over data as published: a target without train, one with test alone, a single domain."""
 
 import dataclasses
+import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from clipjax.data.dataset import ArrayDataset, ArraySource
 from clipjax.errors import ConfigError
 from clipjax.evaluate import class_sets
-from clipjax.study import Data, Encoder, Study, Training, run
+from clipjax.study import Data, Encoder, Study, Training, measured, run
 from clipjax.study.plan import check_parts, matched_data, needed_parts
 from tests.data import published as fakes
 
@@ -101,6 +103,27 @@ def test_test_images_alone_are_dealt_for_a_target_and_stay_whole_elsewhere(wee_c
     few = study(root, wee_clip, source="imagenet", target="imagenet_a", classes="intersection")
     dataset, _ = matched_data(few)
     assert len(dataset.classes) == 3 and dataset.texts[dataset.classes[0]] == "missile"
+
+
+def test_a_and_r_are_scored_among_their_own_classes(wee_clip, tmp_path):
+    root = fakes.imagenet(tmp_path / "data")
+    ends = {"source": "imagenet", "target": "imagenet_v2"}
+    asked = study(root, wee_clip, {}, **ends, score_among="present")
+    dataset, notes = matched_data(asked)
+    assert "imagenet_a is scored among its own 3 classes" in notes
+    encoded = types.SimpleNamespace(study=asked, plan=types.SimpleNamespace(dataset=dataset))
+    among = measured.present(encoded, "imagenet_a")
+    assert np.flatnonzero(among).tolist() == [1, 4, 11]
+    assert measured.present(encoded, "imagenet_v2").all()
+    logits = jnp.asarray(np.eye(12)[[0, 4]] + 0.5 * np.eye(12)[[11, 2]], jnp.float32)
+    labels = np.array([11, 4], np.int32)
+    every = measured.score(logits, logits[None], labels)
+    own = measured.score(logits, logits[None], labels, None, among)
+    assert (every["accuracy"], own["accuracy"], own["macro_f1"]) == (0.5, 1.0, 1.0)
+    assert np.isfinite(own["ece"])
+    alone = study(root, wee_clip, {}, **ends, domains=("imagenet_sketch",), score_among="present")
+    with pytest.raises(ConfigError, match="data.score_among=present has no effect: every domain"):
+        matched_data(alone)
 
 
 def test_a_target_with_train_keeps_its_splits(wee_clip, tmp_path):
