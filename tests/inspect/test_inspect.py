@@ -22,8 +22,10 @@ from clipjax.inspect import scan as reading
 from clipjax.inspect import stats as census
 from clipjax.inspect import survey as inspect
 from clipjax.inspect import verdict as subject
-from clipjax.study import plan
+from clipjax.study import Data, Encoder, Study, plan
+from clipjax.study.defaults import settled
 from tests.conftest import REPO, parsed
+from tests.data import published as fakes
 
 
 def command(*arguments, **env):
@@ -408,3 +410,11 @@ def test_a_target_without_labels(planted, tmp_path, capsys, place):
     for name in pictures:
         height = Image.open(tmp_path / "out" / name).size[1]
         assert (height < 200) == (name != "contact-real.png")  # one line of images without labels
+
+
+def test_classes_that_share_a_text_are_reported(wee_clip, tmp_path):
+    """As iWildCam's two "lowland paca": zero-shot can never tell them apart."""
+    data = Data(root=str(fakes.iwildcam(tmp_path)), source="id", target="ood")
+    found = subject.opened(settled(Study(encoder=Encoder(model=str(wee_clip)), data=data)))
+    told = [note for note in found.class_notes if "the same prompts for" in note]
+    assert len(told) == 1 and "'lowland paca 1' and 'lowland paca 3'" in told[0]
