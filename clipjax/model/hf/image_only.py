@@ -1,0 +1,208 @@
+"""Read DINOv2 and ResNets in Hugging Face layout, without torch or transformers."""
+
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from clipjax.errors import CheckpointError
+from clipjax.model.dinov2 import DINOv2, DINOv2Config, dinov2_path
+from clipjax.model.hf import weights
+from clipjax.model.hf.hub import find_model
+from clipjax.model.hf.params import LISTED, flat
+from clipjax.model.resnet import BATCH_NORM_EPS, ResNet, ResNetConfig, resnet_path
+
+PyTree = Any
+# What Hugging Face assumes where a config.json is silent.
+_DINOV2 = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-6,
+    "image_size": 224,
+    "num_channels": 3,
+}
+_PATCHES = {"dinov2": 14, "dinov2_with_registers": 16}
+_RESNET = {
+    "embedding_size": 64,
+    "hidden_sizes": (256, 512, 1024, 2048),
+    "depths": (3, 4, 6, 3),
+    "layer_type": "bottleneck",
+    "hidden_act": "relu",
+    "downsample_in_first_stage": False,
+    "downsample_in_bottleneck": False,
+    "num_channels": 3,
+}
+
+
+def load_dinov2(
+    name_or_path: str | os.PathLike, *, revision: str | None = None, dtype: Any = jnp.float32
+) -> tuple[DINOv2Config, PyTree]:
+    """Read a model of type "dinov2" or "dinov2_with_registers", its own class head left out.
+
+    Args and errors are those of `clipjax.load_clip`.
+
+    Returns:
+      (config, params) for `DINOv2(config).apply({"params": params}, images)`.
+
+    Raises:
+      CheckpointError: no such model, another type of model, no biases in attention, weights that
+        are damaged, do not fit the config or are not finite.
+    """
+    directory, data = _opened(name_or_path, revision, tuple(_PATCHES), "load_dinov2")
+    if not data.get("qkv_bias", True):
+        raise CheckpointError(f"{directory} has no qkv_bias; clipjax reads DINOv2 that has.")
+    kind = data["model_type"]
+    registers = data.get("num_register_tokens", 4) if kind == "dinov2_with_registers" else 0
+
+    def build():
+        sizes = {key: data.get(key, usual) for key, usual in _DINOV2.items()}
+        hidden = int(sizes["hidden_size"] * data.get("mlp_ratio", 4))
+        swiglu = bool(data.get("use_swiglu_ffn", False))
+        hidden = (int(hidden * 2 / 3) + 7) // 8 * 8 if swiglu else hidden
+        patch = data.get("patch_size", _PATCHES[kind])
+        more = {"patch_size": patch, "swiglu": swiglu, "registers": registers}
+        return DINOv2Config(intermediate_size=hidden, **sizes, **more)
+
+    config = _built(build, "DINOv2")
+    expected = _shapes(DINOv2(config), (config.patch_size, config.patch_size, config.num_channels))
+    found = {}
+    for path, tensor in _paths(directory, dinov2_path).items():
+        halves = {path: lambda x: x}
+        if path.endswith("/weights_in/kernel") or path.endswith("/weights_in/bias"):
+            gate, up = (path.replace("weights_in", name) for name in ("gate", "up"))
+            halves = {gate: lambda x: np.split(x, 2)[0], up: lambda x: np.split(x, 2)[1]}
+        found |= {name: (tensor, half) for name, half in halves.items()}
+
+    def read(path: str) -> np.ndarray:
+        tensor, half = found[path]
+        return _of_transformer(path, half(weights.read_tensor(tensor)))
+
+    sources = {path: tensor for path, (tensor, _) in found.items()}
+    return config, _tree(directory, expected, sources, read, dtype)
+
+
+def load_resnet(
+    name_or_path: str | os.PathLike, *, revision: str | None = None, dtype: Any = jnp.float32
+) -> tuple[ResNetConfig, PyTree]:
+    """Read a model of type "resnet", its own class head left out, its statistics folded in.
+
+    Args and errors are those of `clipjax.load_clip`.
+
+    Returns:
+      (config, params) for `ResNet(config).apply({"params": params}, images)`.
+
+    Raises:
+      CheckpointError: no such model, another type of model, weights that are damaged, do not fit
+        the config or are not finite.
+    """
+    directory, data = _opened(name_or_path, revision, ("resnet",), "load_resnet")
+    size = data.get("image_size", 224)
+
+    def build():
+        fields = {key: data.get(key, usual) for key, usual in _RESNET.items()}
+        for key in ("hidden_sizes", "depths"):
+            fields[key] = tuple(fields[key])
+        return ResNetConfig(image_size=size, **fields)
+
+    config = _built(build, "ResNet")
+    expected = _shapes(ResNet(config), (32, 32, config.num_channels))
+    found = _paths(directory, resnet_path)
+    norms = [path.removesuffix("/scale") for path in expected if path.endswith("/scale")]
+    every = dict(expected)
+    for norm in norms:
+        every |= {f"{norm}/{name}": expected[f"{norm}/scale"] for name in ("mean", "var")}
+
+    def read(path: str) -> np.ndarray:
+        where, _, name = path.rpartition("/")
+        value = lambda name: weights.read_tensor(found[f"{where}/{name}"]).astype(np.float64)
+        if name == "kernel":  # [out, in, rows, columns] -> [rows, columns, in, out]
+            return weights.read_tensor(found[path]).transpose(2, 3, 1, 0)
+        with np.errstate(all="ignore"):  # what is not finite is refused below, by name
+            factor = value("scale") / np.sqrt(value("var") + BATCH_NORM_EPS)
+            folded = factor if name == "scale" else value("bias") - value("mean") * factor
+        return folded.astype(np.float32)
+
+    return config, _tree(directory, expected, found, read, dtype, every)
+
+
+def _opened(name_or_path, revision, kinds: tuple[str, ...], function: str):
+    """Return a model's directory and its config.json, which must be of a known type."""
+    directory = find_model(name_or_path, revision)
+    data = weights.read_json(directory / "config.json")
+    if (kind := data.get("model_type")) not in kinds:
+        known = " or ".join(map(repr, kinds))
+        raise CheckpointError(f"{directory} is a {kind!r} model; {function} reads type {known}.")
+    return directory, data
+
+
+def _built(build: Callable[[], Any], what: str) -> Any:
+    try:
+        return build()
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        told = f"config.json describes no {what} that can be built: {error}"
+        raise CheckpointError(told) from None
+
+
+def _shapes(module: nn.Module, image: tuple[int, int, int]) -> dict[str, Any]:
+    """Return path -> shape and dtype of a module's parameters."""
+    init = lambda key: module.init(key, jnp.zeros((1, *image)))
+    return flat(jax.eval_shape(init, jax.random.key(0))["params"])
+
+
+def _paths(directory: pathlib.Path, path_of: Callable) -> dict[str, weights.Stored]:
+    stored = weights.stored_tensors(directory)
+    return {path_of(name): tensor for name, tensor in stored.items() if path_of(name)}
+
+
+def _of_transformer(path: str, tensor: np.ndarray) -> np.ndarray:
+    """Convert a tensor of a transformer from Hugging Face's layout to ours."""
+    if path == "patch_embedding":  # [D, C, P, P] -> [P * P * C, D]
+        return tensor.transpose(2, 3, 1, 0).reshape(-1, tensor.shape[0])
+    if path == "class_embedding":
+        return tensor.reshape(-1)
+    if path in ("position_embedding", "registers"):
+        return tensor[0]
+    return tensor.T if path.endswith("/kernel") else tensor
+
+
+def _tree(
+    directory: pathlib.Path,
+    expected: Mapping[str, Any],
+    found: Mapping[str, weights.Stored],
+    read: Callable[[str], np.ndarray],
+    dtype: Any,
+    every: Mapping[str, Any] | None = None,  # with those that are folded into others
+) -> PyTree:
+    """Read all parameters, every name and shape checked."""
+    every = expected if every is None else every
+    lost, more = sorted(every.keys() - found.keys()), sorted(found.keys() - every.keys())
+    lines = []
+    for mark, names in (("-", lost), ("+", more)):
+        lines += [f"{mark} {name}" for name in names[:LISTED]]
+        lines += [f"{mark} and {len(names) - LISTED} more"] if len(names) > LISTED else []
+    if lines:
+        raise CheckpointError(
+            f"the weights in {directory} do not fit their config.json ({len(lost)} missing -, "
+            f"{len(more)} unexpected +); give the config.json that belongs to them:\n  "
+            + "\n  ".join(lines)
+        )
+
+    def checked(path: str) -> jax.Array:
+        wanted, stored = expected[path].shape, found[path]
+        tensor = read(path)
+        if tensor.shape != wanted:
+            raise CheckpointError(
+                f"{stored.name} in {directory} is {tensor.shape} in clipjax's layout; the config "
+                f"wants {wanted}."
+            )
+        return jnp.asarray(weights.checked(stored.name, tensor, dtype, stored.file))
+
+    return unflatten_dict({tuple(path.split("/")): checked(path) for path in expected})

@@ -1,0 +1,162 @@
+"""ResNets (He et al. 2015, arXiv 1512.03385) as Hugging Face has them, statistics folded in."""
+
+import dataclasses
+import re
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from clipjax.model.transformer import ACTIVATIONS, REMAT
+
+BOTTLENECK = 4  # how much narrower the middle of a bottleneck is
+BATCH_NORM_EPS = 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """Sizes, named as Hugging Face's."""
+
+    embedding_size: int = 64
+    hidden_sizes: tuple[int, ...] = (256, 512, 1024, 2048)
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    layer_type: str = "bottleneck"
+    hidden_act: str = "relu"
+    downsample_in_first_stage: bool = False
+    downsample_in_bottleneck: bool = False
+    image_size: int = 224  # that images are preprocessed to; any size is taken
+    num_channels: int = 3
+
+    def __post_init__(self):
+        if self.layer_type not in ("basic", "bottleneck"):
+            raise ValueError(f"layer_type {self.layer_type!r} is neither basic nor bottleneck.")
+        if self.hidden_act not in ACTIVATIONS:
+            known = ", ".join(sorted(ACTIVATIONS))
+            raise ValueError(f"unknown hidden_act {self.hidden_act!r}; known: {known}.")
+        if not self.depths or len(self.depths) != len(self.hidden_sizes):
+            sizes = f"depths {self.depths} and hidden_sizes {self.hidden_sizes}"
+            raise ValueError(f"{sizes} must name as many stages, at least one.")
+        if min(*self.depths, *self.hidden_sizes, self.embedding_size) < 1:
+            raise ValueError("depths, hidden_sizes and embedding_size must be positive.")
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the last stage."""
+        return self.hidden_sizes[-1]
+
+
+class Convolution(nn.Module):
+    """A convolution without bias and the affine map of its norm, [B, H, W, C] -> [B, h, w, width].
+
+    Padded by half its size on both sides, as torch does; "SAME" pads strided ones on one side less.
+    """
+
+    width: int
+    size: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.size, self.size, x.shape[-1], self.width)
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+        kernel = self.param("kernel", init, shape).astype(self.dtype)
+        scale = self.param("scale", nn.initializers.ones, (self.width,))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        pad = 2 * ((self.size // 2, self.size // 2),)
+        names = ("NHWC", "HWIO", "NHWC")
+        strides = (self.stride, self.stride)
+        y = lax.conv_general_dilated(x, kernel, strides, pad, dimension_numbers=names)
+        return y * scale.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class Residual(nn.Module):
+    """A residual layer, basic or bottleneck, [B, H, W, C] -> [B, h, w, width]."""
+
+    config: ResNetConfig
+    width: int
+    stride: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        cfg, width, stride = self.config, self.width, self.stride
+        if cfg.layer_type == "basic":
+            layers = ((width, 3, stride), (width, 3, 1))
+        else:
+            narrow = width // BOTTLENECK
+            first, middle = (stride, 1) if cfg.downsample_in_bottleneck else (1, stride)
+            layers = ((narrow, 1, first), (narrow, 3, middle), (width, 1, 1))
+        act, y = ACTIVATIONS[cfg.hidden_act], x
+        for i, sizes in enumerate(layers):
+            y = Convolution(*sizes, self.dtype, name=f"conv_{i}")(y)
+            y = y if i == len(layers) - 1 else jax.nn.relu(y)  # whatever hidden_act is, there too
+        if x.shape[-1] != width or stride != 1:
+            x = Convolution(width, 1, stride, self.dtype, name="shortcut")(x)
+        return act(x + y)
+
+
+class ResNet(nn.Module):
+    """Images to the mean over places of the last stage, float [B, H, W, 3] -> float32 [B, D].
+
+    With `levels`, numbers of stages counted from 1 (0: the stem), it also returns a tuple of their
+    maps, float32 [B, h, w, width]. Batch statistics stay those of the checkpoint: they are folded
+    into `scale` and `bias`, which train (mmseg's `norm_eval`), so that a step is pure and no
+    example depends on another.
+    """
+
+    config: ResNetConfig
+    dtype: Any = jnp.float32
+    kernel: str | None = None  # of attention: there is none
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, levels: tuple[int, ...] = ()):
+        cfg = self.config
+        if images.ndim != 4 or images.shape[3] != cfg.num_channels:
+            wanted = f"[batch, height, width, {cfg.num_channels}]"
+            raise ValueError(f"images of shape {images.shape} do not fit: give {wanted}.")
+        if wrong := [level for level in levels if not 0 <= level <= len(cfg.depths)]:
+            raise ValueError(f"level {wrong[0]} is none of 0 to {len(cfg.depths)}.")
+        if self.remat not in REMAT:
+            raise ValueError(f"there is no remat {self.remat!r}; known: {', '.join(REMAT)}.")
+        x = Convolution(cfg.embedding_size, 7, 2, self.dtype, name="stem")(
+            images.astype(self.dtype)
+        )
+        x = ACTIVATIONS[cfg.hidden_act](x)
+        pad = ((0, 0), (1, 1), (1, 1), (0, 0))
+        x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
+        layer = Residual if self.remat == "none" else nn.remat(Residual)
+        kept = [x]
+        for stage, (width, depth) in enumerate(zip(cfg.hidden_sizes, cfg.depths, strict=True)):
+            for i in range(depth):
+                halves = not i and (stage or cfg.downsample_in_first_stage)
+                name = f"stage_{stage}_layer_{i}"
+                x = layer(cfg, width, 2 if halves else 1, self.dtype, name=name)(x)
+            kept.append(x)
+        pooled = x.astype(jnp.float32).mean(axis=(1, 2))
+        maps = tuple(kept[level].astype(jnp.float32) for level in levels)
+        return (pooled, maps) if levels else pooled
+
+
+def resnet_path(name: str) -> str | None:
+    """Return the path of a Hugging Face tensor in our tree; None for those that are not used.
+
+    >>> resnet_path("resnet.encoder.stages.1.layers.0.layer.2.normalization.running_var")
+    'stage_1_layer_0/conv_2/var'
+    >>> resnet_path("embedder.embedder.convolution.weight")
+    'stem/kernel'
+    """
+    name = name.removeprefix("resnet.")
+    if name.startswith("classifier.") or name.endswith("num_batches_tracked"):
+        return None
+    name = re.sub(r"^embedder\.embedder\.", "stem/", name)
+    name = re.sub(r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.", r"stage_\1_layer_\2/", name)
+    name = re.sub(r"/layer\.(\d+)\.", r"/conv_\1/", name).replace("/shortcut.", "/shortcut/")
+    ends = {"convolution.weight": "kernel", "normalization.weight": "scale"}
+    ends |= {"normalization.bias": "bias", "normalization.running_mean": "mean"}
+    ends |= {"normalization.running_var": "var"}
+    where, _, end = name.rpartition("/")
+    return f"{where}/{ends.get(end, end)}"

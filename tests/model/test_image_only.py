@@ -1,0 +1,149 @@
+"""DINOv2 and ResNets against transformers' PyTorch on random weights, every one perturbed."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clipjax.errors import CheckpointError
+from clipjax.model.dinov2 import DINOv2
+from clipjax.model.hf.image_only import load_dinov2, load_resnet
+from clipjax.model.resnet import ResNet
+
+torch = pytest.importorskip("torch", reason='parity needs PyTorch: pip install -e ".[parity]"')
+transformers = pytest.importorskip("transformers")
+
+DINO = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "mlp_ratio": 2}
+DINO |= {"image_size": 20, "patch_size": 4, "layerscale_value": 0.7}
+RES = {"embedding_size": 8, "hidden_sizes": [16, 24], "depths": [2, 1]}
+
+
+def saved(directory, kind, **changes):
+    """Write a random model; every parameter and statistic is away from its first value."""
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**changes)
+    model = getattr(transformers, f"{kind}Model")(config).eval()
+    with torch.no_grad():
+        for name, value in [*model.named_parameters(), *model.named_buffers()]:
+            if value.is_floating_point():
+                noise = torch.rand_like if name.endswith("var") else torch.randn_like
+                value.add_(0.1 * noise(value))
+    model.save_pretrained(directory)
+    return model
+
+
+def pixels(*size):
+    return np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32)
+
+
+def close(ours, theirs):
+    theirs = theirs.numpy()
+    assert ours.shape == theirs.shape
+    assert np.abs(np.asarray(ours) - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("kind", ["Dinov2", "Dinov2WithRegisters"])
+@pytest.mark.parametrize("swiglu", [False, True])
+def test_dinov2_is_that_of_transformers_at_every_level_and_size(tmp_path, kind, swiglu):
+    model = saved(tmp_path, kind, **DINO, use_swiglu_ffn=swiglu)
+    config, params = load_dinov2(tmp_path)
+    ours = DINOv2(config)
+    assert config.registers == (4 if kind == "Dinov2WithRegisters" else 0)
+    # Its own size; larger, smaller; not square; sizes that patches do not divide.
+    for size in ((20, 20), (36, 36), (12, 12), (28, 16), (23, 30)):
+        images = pixels(*size)
+        with torch.no_grad():
+            wanted = model(torch.tensor(images.transpose(0, 3, 1, 2)), output_hidden_states=True)
+            states = [model.layernorm(state) for state in wanted.hidden_states[1:]]
+        pooled, maps = ours.apply({"params": params}, images, levels=(1, 2))
+        close(pooled, wanted.pooler_output)
+        for level, state in zip(maps, states, strict=True):
+            patches = state[:, 1 + config.registers :]
+            close(level, patches.reshape(2, size[0] // 4, size[1] // 4, 24))
+    close(ours.apply({"params": params}, images), wanted.pooler_output)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"downsample_in_bottleneck": True, "downsample_in_first_stage": True},
+        {"layer_type": "basic", "hidden_act": "silu"},
+    ],
+)
+def test_a_resnet_is_that_of_transformers_at_every_level_and_size(tmp_path, changes):
+    model = saved(tmp_path, "ResNet", **RES | changes)
+    config, params = load_resnet(tmp_path)
+    for size in ((32, 32), (65, 97)):
+        images = pixels(*size)
+        with torch.no_grad():
+            wanted = model(torch.tensor(images.transpose(0, 3, 1, 2)), output_hidden_states=True)
+        pooled, maps = ResNet(config).apply({"params": params}, images, levels=(0, 1, 2))
+        close(pooled, wanted.pooler_output[..., 0, 0])
+        for level, state in zip(maps, wanted.hidden_states, strict=True):
+            close(level, state.permute(0, 2, 3, 1))
+    close(ResNet(config).apply({"params": params}, images), wanted.pooler_output[..., 0, 0])
+
+
+def test_a_resnet_50_of_full_depth_is_that_of_transformers(tmp_path):
+    model = saved(tmp_path, "ResNet", hidden_sizes=[32, 64, 128, 256])  # depths 3, 4, 6, 3
+    config, params = load_resnet(tmp_path)
+    images = pixels(64, 64)
+    with torch.no_grad():
+        wanted = model(torch.tensor(images.transpose(0, 3, 1, 2))).pooler_output[..., 0, 0].numpy()
+    seen = ResNet(config).apply({"params": params}, images)
+    assert config.depths == (3, 4, 6, 3)
+    assert np.abs(np.asarray(seen) - wanted).max() <= 1e-4 * np.abs(wanted).max()
+
+
+@pytest.fixture
+def both(tmp_path):
+    """A small model of each, as a module's class, its config and its parameters."""
+    saved(tmp_path / "a", "Dinov2", **DINO)
+    saved(tmp_path / "b", "ResNet", **RES)
+    return (DINOv2, *load_dinov2(tmp_path / "a")), (ResNet, *load_resnet(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_memory_policies_change_no_gradient(both, which):
+    module, config, params = both[which]
+
+    def total(params, remat):
+        return module(config, remat=remat).apply({"params": params}, pixels(20, 20)).sum()
+
+    slopes = [jax.grad(total)(params, remat) for remat in ("none", "blocks")]
+    plain, spared = (np.concatenate([*map(np.ravel, jax.tree.leaves(one))]) for one in slopes)
+    np.testing.assert_allclose(plain, spared, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize(
+    ("kind", "load", "changes", "words"),
+    [
+        ("Dinov2", load_dinov2, {"model_type": "vit"}, "load_dinov2 reads type 'dinov2' or"),
+        ("Dinov2", load_dinov2, {"qkv_bias": False}, "has no qkv_bias"),
+        ("Dinov2", load_dinov2, {"num_hidden_layers": 3}, "18 missing -.*\n  - block_2/fc1"),
+        ("Dinov2", load_dinov2, {"use_swiglu_ffn": True}, r"\+ block_0/fc1"),
+        ("Dinov2", load_dinov2, {"patch_size": 0}, "describes no DINOv2 that can be built"),
+        ("ResNet", load_resnet, {"depths": [2]}, "describes no ResNet that can be built: depths"),
+        ("ResNet", load_resnet, {"depths": [1, 1]}, r"15 unexpected \+"),
+        ("ResNet", load_resnet, {"embedding_size": 9}, r"the config wants \(1, 1, 9, 4\)"),
+    ],
+)
+def test_weights_and_configs_that_do_not_fit_are_refused(tmp_path, kind, load, changes, words):
+    saved(tmp_path, kind, **(DINO if kind == "Dinov2" else RES))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(CheckpointError, match=words):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(("which", "level"), [(0, 3), (1, 4)])
+def test_images_and_levels_that_do_not_fit_are_refused(both, which, level):
+    module, config, params = both[which]
+    run = lambda images, **how: module(config).apply({"params": params}, images, **how)
+    with pytest.raises(ValueError, match="do not fit: give"):
+        run(jnp.zeros((1, 20, 20, 1)))
+    with pytest.raises(ValueError, match=f"level {level} is none of"):
+        run(jnp.zeros((1, 20, 20, 3)), levels=(level,))
