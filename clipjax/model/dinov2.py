@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from clipjax.model.clip import patchify
 from clipjax.model.layers.dense import Dense
 from clipjax.model.layers.norm import LayerNorm
-from clipjax.model.layers.positions import bicubic_matrix, sincos_positions
+from clipjax.model.layers.positions import resized_positions, sincos_positions
 from clipjax.model.transformer import ACTIVATIONS, Attention, TowerConfig, with_remat
 
 
@@ -61,8 +61,10 @@ class DINOv2(nn.Module):
     """Images to the class token behind the last norm, float [B, H, W, 3] -> float32 [B, D].
 
     H and W are cut to multiples of the patch size, as by the convolution of transformers, and
-    position embeddings are resized to them. With `levels`, numbers of blocks counted from 1, it
-    also returns a tuple of their patches behind the last norm, float32 [B, H/patch, W/patch, D].
+    position embeddings are resized to them: with registers by PyTorch's antialiased bicubic
+    interpolation, without by its plain one, as transformers does. With `levels`, numbers of blocks
+    counted from 1, it also returns a tuple of their patches behind the last norm, float32
+    [B, H/patch, W/patch, D].
     Attributes as of `clipjax.model.clip.VisionTower`.
     """
 
@@ -90,7 +92,7 @@ class DINOv2(nn.Module):
         cast = lambda x: x.astype(self.dtype)
         patches = patchify(cast(images[:, : rows * patch, : columns * patch]), patch)
         x = patches @ cast(kernel) + cast(bias)
-        x = x + cast(_resized(positions[1:], grid, (rows, columns), bool(cfg.registers)))
+        x = x + cast(resized_positions(positions[1:], grid, (rows, columns), bool(cfg.registers)))
         tokens = [cast(first + positions[0])[None]]
         if cfg.registers:  # they have no positions
             tokens.append(cast(self.param("registers", init, (cfg.registers, width))))
@@ -107,23 +109,6 @@ class DINOv2(nn.Module):
             return pooled
         places = lambda x: norm(x[:, 1 + cfg.registers :]).reshape(-1, rows, columns, width)
         return pooled, tuple(places(kept[level]) for level in levels)
-
-
-def _resized(table: jax.Array, grid: int, size: tuple[int, int], antialias: bool) -> jax.Array:
-    """Resize position embeddings [grid^2, D] to [rows * columns, D], in float32.
-
-    As transformers: with registers by PyTorch's antialiased bicubic (a = -0.5, that of
-    `jax.image.resize`), without by its plain one (a = -0.75).
-    """
-    if size == (grid, grid):
-        return table
-    square = table.astype(jnp.float32).reshape(grid, grid, -1)
-    if antialias:
-        return jax.image.resize(square, (*size, square.shape[-1]), "cubic").reshape(
-            -1, square.shape[-1]
-        )
-    down, across = (bicubic_matrix(grid, length) for length in size)
-    return jnp.einsum("ai,bj,ijd->abd", down, across, square).reshape(-1, square.shape[-1])
 
 
 _EMBEDDINGS = {

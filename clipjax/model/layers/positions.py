@@ -62,3 +62,22 @@ def resize_positions(table: np.ndarray, grid: int) -> np.ndarray:
     square = np.einsum("ai,bj,ijd->abd", matrix, matrix, square, optimize=True)
     patches = square.reshape(grid * grid, -1).astype(table.dtype)
     return np.concatenate([table[:1], patches])
+
+
+def resized_positions(
+    table: jax.Array, grid: int, size: tuple[int, int], antialias: bool = False
+) -> jax.Array:
+    """Resize patches' position embeddings [grid * grid, D] to [rows * columns, D], in float32.
+
+    Bicubic as by PyTorch's `interpolate`: plain (a = -0.75), or its antialiased form (a = -0.5,
+    that of `jax.image.resize`).
+    """
+    if size == (grid, grid):
+        return table
+    square = table.astype(jnp.float32).reshape(grid, grid, -1)
+    if antialias:
+        resized = jax.image.resize(square, (*size, square.shape[-1]), "cubic")
+    else:
+        down, across = (bicubic_matrix(grid, length) for length in size)
+        resized = jnp.einsum("ai,bj,ijd->abd", down, across, square)
+    return resized.reshape(-1, square.shape[-1])
