@@ -1,0 +1,50 @@
+"""Weighted cross-entropy of pixels, in the three normalisations that are in use."""
+
+import jax
+import jax.numpy as jnp
+
+IGNORED = 255  # the label of pixels that count nowhere
+NORMALISERS = ("weights", "labelled", "pixels")
+
+
+def pixel_cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    class_weights: jax.Array | None = None,
+    normaliser: str = "weights",
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    """Compute -sum of w[label] log p[label] over labelled pixels, divided; float32 [].
+
+    Args:
+      logits: float [B, H, W, K].
+      labels: whole numbers [B, H, W] (uint8 will do), from 0 to K - 1, or `IGNORED`.
+      class_weights: float32 [K]; None: 1 each.
+      normaliser: what the sum is divided by. "weights": the weights of the labelled pixels (torch).
+        "labelled": their number (mmseg with `avg_non_ignore`). "pixels": the number of all pixels,
+        ignored ones too (mmseg without).
+      mask: bool [B], False for rows that are padding; they count nowhere.
+
+    Where nothing is labelled it is 0, and so are its gradients. ValueError: an unknown normaliser.
+
+    >>> logits = jnp.zeros((1, 1, 2, 4))
+    >>> labels = jnp.array([[[3, IGNORED]]], jnp.uint8)
+    >>> how = ("weights", "pixels")
+    >>> [round(pixel_cross_entropy(logits, labels, normaliser=h).item(), 4) for h in how]
+    [1.3863, 0.6931]
+    """
+    if normaliser not in NORMALISERS:
+        known = ", ".join(NORMALISERS)
+        raise ValueError(f"normaliser {normaliser!r} is unknown; known: {known}.")
+    labels, classes = labels.astype(jnp.int32), logits.shape[-1]
+    real = jnp.ones(len(labels), bool) if mask is None else mask
+    real = jnp.broadcast_to(real[:, None, None], labels.shape)
+    labelled = (labels != IGNORED) & real
+    # A row that is padding may hold NaN, and 255 is no class.
+    logits = jnp.where(labelled[..., None], logits.astype(jnp.float32), 0.0)
+    known = jnp.where(labelled, labels, 0)
+    chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), known[..., None], axis=-1)[..., 0]
+    weights = jnp.ones(classes) if class_weights is None else jnp.asarray(class_weights)
+    weight = jnp.where(labelled, weights[known], 0.0)
+    divisor = {"weights": weight, "labelled": labelled, "pixels": real}[normaliser].sum()
+    return -(weight * chosen).sum() / jnp.where(divisor > 0, divisor, 1)
