@@ -8,7 +8,8 @@ near-duplicates, splits by group and writes Parquet files, tables and a data car
     python tools/build_emoji.py --check    # rebuilds elsewhere and compares the bytes
     python tools/build_emoji.py --labels   # only the second set of classes, without download
 
-The second set of classes (clipjax/assets/emoji_regrouped) is labels for the same pictures.
+The second set of classes (clipjax/assets/emoji_regrouped) is labels for the same pictures, and
+clipjax/assets/emoji_masks says which of their pixels are the object.
 """
 
 import argparse
@@ -76,11 +77,12 @@ class Progress:
         print(line, end=end, file=sys.stderr, flush=True)
 
 
-def build(cache: Path, sheet: Path | None) -> dict[str, bytes]:
-    """All files of the dataset folder, by relative name."""
+def build(cache: Path, sheet: Path | None) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """All files of the dataset folder, and of that of the masks, by relative name."""
     from emoji.card import card_files
     from emoji.dataset import candidates, data_files, draw_all, select
     from emoji.drawing import Artist, contact_sheet
+    from emoji.masks import mask_files
     from emoji.sources import DOMAINS, PACKAGES, Archive, fetch
 
     archives = {}
@@ -101,7 +103,7 @@ def build(cache: Path, sheet: Path | None) -> dict[str, bytes]:
     files.update(card_files(rows, images, facts, archives))
     if sheet is not None:
         contact_sheet(rows, images).save(sheet)
-    return files
+    return files, mask_files(rows, artist)
 
 
 def write_files(files: dict[str, bytes], folder: Path) -> None:
@@ -144,7 +146,10 @@ def main(argv: list[str] | None = None) -> int:
     from emoji.sources import BuildError
 
     try:
-        built = {} if args.labels else {args.out: build(args.cache.expanduser(), args.sheet)}
+        built = {}
+        if not args.labels:
+            drawings, masks = build(args.cache.expanduser(), args.sheet)
+            built = {args.out: drawings, args.out.with_name("emoji_masks"): masks}
         identities = built[args.out]["identities.csv"] if built else None
         identities = identities or (args.out / "identities.csv").read_bytes()
     except (BuildError, OSError) as error:

@@ -56,7 +56,7 @@ def draw_all(rows: list[dict], artist: Artist, progress) -> dict[str, list[bytes
     for domain in DOMAINS:
         files[domain] = []
         for row in rows:
-            files[domain].append(encode(artist.draw(domain, row["hexcode"]), domain))
+            files[domain].append(encode(artist.draw(domain, row["hexcode"]).image, domain))
             done += 1
             progress(done, total)
     return files

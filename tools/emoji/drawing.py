@@ -1,6 +1,7 @@
-"""Drawings as 64 x 64 RGB images on white, framed alike in every domain."""
+"""Drawings as 64 x 64 RGB images on white, framed alike in every domain, and what they cover."""
 
 import io
+from typing import NamedTuple
 
 import numpy as np
 import resvg_py
@@ -39,9 +40,17 @@ def _square(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float, f
     return (x0 + x1 - side) / 2, (y0 + y1 - side) / 2, side
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+class Drawing(NamedTuple):
+    """A framed drawing."""
+
+    image: Image.Image  # RGB, on white
+    alpha: Image.Image  # L, how much of each pixel it covers
+
+
+def _on_white(image: Image.Image) -> Drawing:
     white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    image = image.convert("RGBA")
+    return Drawing(Image.alpha_composite(white, image).convert("RGB"), image.getchannel("A"))
 
 
 def _rasterise(body: str, view: tuple[float, float, float, float], width: int, height: int):
@@ -56,7 +65,7 @@ def _rasterise(body: str, view: tuple[float, float, float, float], width: int, h
     return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
 
 
-def draw_svg(body: str, width: float, height: float) -> Image.Image:
+def draw_svg(body: str, width: float, height: float) -> Drawing:
     """Render an SVG body of the given size, framed to its visible extent."""
     # The inner <svg> clips at the original view box, so that the re-framed view cannot show
     # parts that the artist left outside of it.
@@ -71,7 +80,7 @@ def draw_svg(body: str, width: float, height: float) -> Image.Image:
     return _on_white(_rasterise(inner, (left, top, side, side), SIZE, SIZE))
 
 
-def draw_glyph(path: str, bounds: tuple[float, float, float, float]) -> Image.Image:
+def draw_glyph(path: str, bounds: tuple[float, float, float, float]) -> Drawing:
     """Render a font outline (y axis up) in black, framed to its bounding box."""
     x0, y0, x1, y1 = bounds
     left, top, side = _square(x0, -y1, x1, -y0)
@@ -79,7 +88,7 @@ def draw_glyph(path: str, bounds: tuple[float, float, float, float]) -> Image.Im
     return _on_white(_rasterise(body, (left, top, side, side), SIZE, SIZE))
 
 
-def draw_bitmap(data: bytes) -> Image.Image:
+def draw_bitmap(data: bytes) -> Drawing:
     """Scale a stored transparent bitmap, framed to its visible extent."""
     image = Image.open(io.BytesIO(data)).convert("RGBA")
     left, top, side = _square(*_extent(np.asarray(image)[..., 3]))
@@ -87,10 +96,13 @@ def draw_bitmap(data: bytes) -> Image.Image:
     canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
     opaque = Image.alpha_composite(canvas, image).convert("RGB")
     margin = image.width  # white around the picture, for boxes that reach beyond it
-    padded = Image.new("RGB", (image.width + 2 * margin, image.height + 2 * margin), "white")
+    size = (image.width + 2 * margin, image.height + 2 * margin)
+    padded, covered = Image.new("RGB", size, "white"), Image.new("L", size)
     padded.paste(opaque, (margin, margin))
+    covered.paste(image.getchannel("A"), (margin, margin))
     box = (left + margin, top + margin, left + margin + side, top + margin + side)
-    return padded.resize((SIZE, SIZE), Image.Resampling.LANCZOS, box=box)
+    framed = lambda x: x.resize((SIZE, SIZE), Image.Resampling.LANCZOS, box=box)
+    return Drawing(framed(padded), framed(covered))
 
 
 class Artist:
@@ -115,8 +127,8 @@ class Artist:
             for source in self._sources.values()
         )
 
-    def draw(self, domain: str, hexcode: str) -> Image.Image:
-        """The framed 64 x 64 RGB drawing of an emoji in one domain."""
+    def draw(self, domain: str, hexcode: str) -> Drawing:
+        """The framed 64 x 64 drawing of an emoji in one domain."""
         source, code = self._sources[domain], plain_code(hexcode)
         try:
             if isinstance(source, WebpFolder):
