@@ -22,7 +22,7 @@ from clipjax.io import check_reachable, default_cache_dir, write_atomically
 from clipjax.log import writable
 from clipjax.log.bars import progress
 from clipjax.runtime.claim import claimed
-from clipjax.study.config import Pretraining, Study
+from clipjax.study.config import Config
 
 WHOLE, SAMPLE = 20_000, 2_000  # decoded without being asked: all of up to, else of each domain
 PAGE = "inspect.html"
@@ -36,7 +36,7 @@ class Options(NamedTuple):
     seed: int = 0
 
 
-def inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) -> list[str]:
+def inspect(study: Config, out: pathlib.Path, options: Options) -> list[str]:
     """Look, print, write; return why a run would not start, nothing if it would.
 
     ConfigError: no study, a domain that does not exist, an option that makes no sense, or a place
@@ -52,7 +52,7 @@ def inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) -> 
         return _inspect(study, out, options)
 
 
-def _inspect(study: Study | Pretraining, out: pathlib.Path, options: Options) -> list[str]:
+def _inspect(study: Config, out: pathlib.Path, options: Options) -> list[str]:
     began = time.perf_counter()
     subject = verdict.opened(study)
     found, refusals = _survey(subject, options)

@@ -16,7 +16,7 @@ from clipjax.model.hf.hub import find_preprocessor
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import confusable
 from clipjax.study import plan
-from clipjax.study.config import Pretraining, Study
+from clipjax.study.config import Config, Study
 from clipjax.study.defaults import check_model
 from clipjax.study.methods import build_methods
 from clipjax.study.needs import check_unreadable, with_labels
@@ -49,10 +49,11 @@ class Verdict(NamedTuple):
     refusal: str  # "" if it would go on
 
 
-def opened(study: Study | Pretraining) -> Subject:
+def opened(study: Config) -> Subject:
     """Open the data of a study; a fault that leaves something to look at becomes a refusal."""
     if not isinstance(study, Study):
-        raise ConfigError("pretraining reads a corpus of pairs; inspect looks at data of studies.")
+        told = f"experiment={study.experiment} reads no images of classes"
+        raise ConfigError(f"{told}; inspect looks at the data of studies.")
     try:
         dataset, chosen = plan.open_data(study)
     except ClipjaxError:

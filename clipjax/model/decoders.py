@@ -79,10 +79,11 @@ class _Decoder(nn.Module):
     width: int = 64  # of its convolutions
     stats: str = "instance"  # of its norms
     domain_width: int = 128  # of the layer between domain embedding and norms, which they share
+    modulate: bool = True  # whether a domain embedding reaches the norms
 
     def modulation(self, domain: jax.Array | None) -> jax.Array | None:
         """Return the condition of all norms, of domain embeddings float32 [B, P]."""
-        if domain is None:
+        if domain is None or not self.modulate:
             return None
         return jax.nn.relu(nn.Dense(self.domain_width, name="domain")(domain))
 

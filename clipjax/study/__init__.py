@@ -14,7 +14,7 @@ from typing import Any
 _PARTS = "Data Devices Encoder Features Mesh"
 _TRAINING = "Augment MethodConfig Optim PhaseConfig Training"
 _EXPORTS = {"run": "study", "Results": "study", "flat": "fields", "Programs": "recipe"}
-_EXPORTS |= dict.fromkeys(("Study", "Pretraining", "parse"), "config")
+_EXPORTS |= dict.fromkeys(("Study", "Pretraining", "Segmentation", "parse"), "config")
 _EXPORTS |= dict.fromkeys(_PARTS.split(), "parts")
 _EXPORTS |= dict.fromkeys(_TRAINING.split(), "training")
 

@@ -1,4 +1,4 @@
-"""The typed configs `Study` and `Pretraining`, and `parse`, which makes them of mappings.
+"""The typed configs, `Study` above all, and `parse`, which makes them of mappings.
 
 configs/*.py are parsed here once, at the door; nothing below knows ml_collections. In Python:
 
@@ -16,6 +16,7 @@ from clipjax.study import parts
 from clipjax.study.defaults import settled
 from clipjax.study.entries import read_method
 from clipjax.study.fields import field, flat, inline, plain, read, short
+from clipjax.study.segmentation_config import SEGMENTATION, Segmentation
 from clipjax.study.sweep import Setting, expand
 from clipjax.study.training import MethodConfig, Training, seed_field
 
@@ -208,12 +209,16 @@ class Pretraining:
     )
 
 
-def kind_of(mapping: Mapping[str, Any]) -> type[Study] | type[Pretraining]:
+Config = Study | Pretraining | Segmentation
+
+
+def kind_of(mapping: Mapping[str, Any]) -> type[Config]:
     """Return the class a mapping is read as, by its experiment."""
-    return Pretraining if mapping.get("experiment") == PRETRAIN else Study
+    kinds = {PRETRAIN: Pretraining, SEGMENTATION: Segmentation}
+    return kinds.get(mapping.get("experiment"), Study)
 
 
-def parse(mapping: Mapping[str, Any]) -> Study | Pretraining:
+def parse(mapping: Mapping[str, Any]) -> Config:
     """Make a config of a plain nested mapping (of a config file, of a run's config.json).
 
     Fields that the mapping lacks keep their defaults; `clipjax.study.defaults` fills in what
@@ -248,8 +253,8 @@ def _in_nfc(value: Any) -> Any:
     return nfc(value) if isinstance(value, str) else value
 
 
-def checked(made: Study | Pretraining) -> Study | Pretraining:
+def checked(made: Config) -> Config:
     """Return a config that was made in Python, read and checked as `parse` does."""
-    if not isinstance(made, (Study, Pretraining)):
+    if not isinstance(made, Config):
         raise ConfigError(f"the config is {short(made)}; give a Study, or `parse` a mapping.")
     return parse(flat(made))

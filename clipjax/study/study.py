@@ -1,4 +1,4 @@
-"""Runs a config: zero-shot, then every method of a study, then the results; or pretraining."""
+"""Runs a config: zero-shot, every method of a study, the results; pretraining; segmentation."""
 
 import contextlib
 import dataclasses
@@ -22,10 +22,10 @@ from clipjax.io import as_path, write_json
 from clipjax.log import MetricsLog, read_log
 from clipjax.runtime.claim import claimed
 from clipjax.runtime.machine import command, machine
-from clipjax.study import predictions, pretrain, report_data
+from clipjax.study import predictions, pretrain, report_data, segmentation
 from clipjax.study import workdir as workdirs
 from clipjax.study.concluded import conclude
-from clipjax.study.config import Pretraining, Study, checked
+from clipjax.study.config import Config, Pretraining, Study, checked
 from clipjax.study.cost import trained_with_cost
 from clipjax.study.encode import Encoded, encode, encode_texts
 from clipjax.study.episode_rows import episode_rows
@@ -40,12 +40,18 @@ from clipjax.study.prepared import NOTHING, RECORD, Opened, Plan, idle_domain_lo
 from clipjax.study.prompt_words import prompt_words
 from clipjax.study.recipe import Programs
 from clipjax.study.restore import Trained
+from clipjax.study.segmentation_config import Segmentation
 from clipjax.study.soup_rows import check_starts, soup_rows
 from clipjax.study.trainer import trainers
 from clipjax.train.distributed import processes
 
 PyTree = Any
-Config, Say = Study | Pretraining, Callable[[str], None]
+Say = Callable[[str], None]
+# What opens and runs a config that is no study; both need a workdir.
+_OTHERS = {
+    Pretraining: (pretrain.prepare, pretrain.run),
+    Segmentation: (segmentation.prepare, segmentation.run),
+}
 
 
 silent = lambda line: None  # in place of `say`
@@ -120,8 +126,9 @@ def run(
     config = checked(config)
     if workdir is not None:
         return _run_in(config, as_path(workdir), say, pages, programs, opened)
-    if isinstance(config, Pretraining) or processes.several():
-        raise ConfigError("pretraining, and runs of several processes, need a workdir.")
+    if not isinstance(config, Study) or processes.several():
+        told = "pretraining, segmentation, and runs of several processes"
+        raise ConfigError(f"{told}, need a workdir.")
     with tempfile.TemporaryDirectory() as folder:
         options = {"pages": False, "kept": False, "programs": programs}
         found = run_study(prepare(config, opened=opened), pathlib.Path(folder), say, **options)
@@ -153,8 +160,7 @@ def _run_in(
         workdirs.check_checkpoints(workdir / "checkpoints", workdirs.name_of(config))
         open_all = functools.partial(prepare, opened=opened)
         work = functools.partial(run_study, pages=pages, programs=shared)
-        if isinstance(config, Pretraining):
-            open_all, work = pretrain.prepare, pretrain.run
+        open_all, work = _OTHERS.get(type(config), (open_all, work))
         ready = processes.together(lambda: open_all(config))
         workdirs.claim_workdir(workdir, config)
         return work(ready, workdir, say)

@@ -3,7 +3,7 @@
 from clipjax.adapt.method import Backbone, Classes, ClosedForm, Method
 from clipjax.adapt.preserve import preserved
 from clipjax.errors import ConfigError
-from clipjax.study.config import Pretraining, Study
+from clipjax.study.config import Config, Pretraining, Study
 from clipjax.study.training import MethodConfig, PhaseConfig
 from clipjax.train.groups import is_frozen
 
@@ -18,10 +18,10 @@ def trains(tower: str, phase: PhaseConfig) -> bool:
     return not all(is_frozen(group, phase.freeze) for group in groups)
 
 
-def trains_on_pixels(config: Study | Pretraining) -> bool:
+def trains_on_pixels(config: Config) -> bool:
     """Return whether a method trains from pixels, by the config alone; in doubt, True."""
-    if isinstance(config, Pretraining):
-        return True
+    if not isinstance(config, Study):
+        return isinstance(config, Pretraining)
     phases = (phase for method in config.trained for phase in method.phases)
     return any(phase.augment is not None or trains("image", phase) for phase in phases)
 

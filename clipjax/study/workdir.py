@@ -7,7 +7,7 @@ import pathlib
 
 from clipjax.errors import ConfigError
 from clipjax.io import check_reachable, is_remote, local_only, write_atomically
-from clipjax.study.config import Pretraining, Study
+from clipjax.study.config import Config, Pretraining, Study
 from clipjax.study.fields import dotted, flat
 from clipjax.train import restore
 from clipjax.train.distributed import processes
@@ -16,10 +16,11 @@ from clipjax.train.distributed import processes
 _HOW = ("parallel", "mesh", "profile", "track")
 _FILES = ("config.json", "images.json", "metrics.jsonl", "evidence.json", "report.html")
 _FILES += ("results.json", "results.md", "predictions.csv")
+_FILES += ("segmentation.json", "segmentation.md", "segmentation.html")
 _FOLDERS = ("checkpoints", "events", "export", "profile")
 
 
-def config_text(config: Study | Pretraining) -> str:
+def config_text(config: Config) -> str:
     """Return the config as sorted JSON: its identity."""
     return _text(flat(config))
 
@@ -34,7 +35,7 @@ def run_name(workdir: pathlib.Path) -> str:
     return _name(record.read_text()) if record.exists() else ""
 
 
-def name_of(config: Study | Pretraining) -> str:
+def name_of(config: Config) -> str:
     """Return a run's name: its experiment and eight letters for its config."""
     return _name(config_text(config))
 
@@ -44,7 +45,7 @@ def _name(text: str) -> str:
     return f"{what['experiment']}-{hashlib.sha256(_text(what).encode()).hexdigest()[:8]}"
 
 
-def default_workdir(config: Study | Pretraining) -> pathlib.Path:
+def default_workdir(config: Config) -> pathlib.Path:
     """Return runs/<experiment>-<hash of the config>."""
     return pathlib.Path("runs") / name_of(config)
 
@@ -60,12 +61,12 @@ def check_checkpoints(folder: pathlib.Path, name: str) -> None:
             check_checkpoints(inner, name)
 
 
-def check_workdir(workdir: pathlib.Path, config: Study | Pretraining) -> None:
+def check_workdir(workdir: pathlib.Path, config: Config) -> None:
     """Raise ConfigError for a workdir that cannot be written or holds another config's run."""
     check_reachable(workdir)
     if isinstance(config, Pretraining):
         local_only(workdir, "a pretraining run")
-    elif config.training.track:
+    elif isinstance(config, Study) and config.training.track:
         local_only(workdir, f"what track={config.training.track} writes")
     if not is_remote(workdir):  # objects do not stand in each other's way
         _check_kinds(workdir)
@@ -109,7 +110,7 @@ def differences(one: str, other: str, aside: tuple[str, ...] = ()) -> str:
     return ", ".join(f"{k}: {before.get(k)} -> {now.get(k)}" for k in changed[:5])
 
 
-def claim_workdir(workdir: pathlib.Path, config: Study | Pretraining) -> None:
+def claim_workdir(workdir: pathlib.Path, config: Config) -> None:
     """Make the workdir this config's, once it passed its checks."""
     if processes.is_first():
         workdir.mkdir(parents=True, exist_ok=True)

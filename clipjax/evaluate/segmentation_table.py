@@ -1,0 +1,138 @@
+"""What a segmentation run found: its table, its sentences, its page."""
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from clipjax.evaluate.report.page import document
+from clipjax.evaluate.report.tables import Chapter, Note, Table
+
+Found = Mapping[str, Any]  # the content of segmentation.json
+
+
+def _spread(values: Sequence[float], digits: int = 1) -> str:
+    """Write the mean of values over seeds, in %, and their standard deviation."""
+    given = 100 * np.array(values)
+    if len(given) < 2:
+        return f"{given.mean():.{digits}f}"
+    return f"{given.mean():.{digits}f} ± {given.std(ddof=1):.{digits}f}"
+
+
+def cells(found: Found) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines: mIoU of each method on the source, each target and their mean."""
+    source, *targets = found["conditions"]
+    header = [
+        "method",
+        f"{source} (source)",
+        *targets,
+        "mean target",
+        "mIoU%",
+        "clear, no background",
+    ]
+    lines = []
+    for name, row in found["methods"].items():
+        miou = row["miou"]
+        mean = np.mean([miou[target] for target in targets], axis=0)
+        kept = np.array(mean) / np.array(miou[source])
+        lines.append([
+            name,
+            *(_spread(miou[condition]) for condition in (source, *targets)),
+            _spread(mean),
+            _spread(kept),
+            _spread(row["foreground"][source]),
+        ])  # fmt: skip
+    lines.append(
+        [
+            "all background",
+            *(f"{100 * found['background'][c]:.1f}" for c in (source, *targets)),
+            "",
+            "",
+            "",
+        ]
+    )
+    return header, lines
+
+
+def paired(found: Found) -> tuple[list[str], list[list[str]]]:
+    """Return what Domino and its controls change against the same decoder without W, by seed.
+
+    A line of means over seeds of the difference in mIoU points, and their standard error.
+    """
+    source, *targets = found["conditions"]
+    lines = []
+    for name, row in found["methods"].items():
+        if not (against := row["against"]):
+            continue
+        other, told = found["methods"][against], []
+        pairs = [np.array(row["miou"][c]) - np.array(other["miou"][c]) for c in (source, *targets)]
+        for apart in (pairs[0], np.mean(pairs[1:], axis=0)):
+            error = apart.std(ddof=1) / len(apart) ** 0.5 if len(apart) > 1 else float("nan")
+            told.append(f"{100 * apart.mean():+.2f} ± {100 * error:.2f}")
+        lines.append([name, against, *told])
+    return ["method", "against", f"{source}, points", "mean target, points"], lines
+
+
+def reading(found: Found) -> str:
+    """Say how well CLIP names the domains, without a full stop."""
+    of = found["domain"]
+    share = 100 * of["readout"]
+    nats, most = of["entropy"]["1"], np.log(of["descriptions"])
+    return (
+        f"CLIP names the true condition of {share:.0f} % of the test scenes (chance "
+        f"{100 / of['descriptions']:.0f}); without temperature alpha's entropy is {nats:.3f} of "
+        f"{most:.3f} nats, and W moves by {100 * of['movement']['1']:.1f} % of its length over "
+        f"scenes; with CLIP's own scale {of['entropy']['clip']:.3f} nats and "
+        f"{100 * of['movement']['clip']:.0f} %"
+    )
+
+
+def per_class(found: Found) -> list[Table]:
+    """Return a table for each method: IoU of each class in each condition, mean over seeds."""
+    tables = []
+    for name, row in found["methods"].items():
+        lines = []
+        for condition in found["conditions"]:
+            iou = np.array(row["iou"][condition], float)
+            seen = [np.nanmean(column) if np.isfinite(column).any() else None for column in iou.T]
+            lines.append([condition, *("-" if x is None else f"{100 * x:.1f}" for x in seen)])
+        tables.append(
+            Table(["condition", *found["classes"]], lines, f"{name}: IoU, %", folded=True)
+        )
+    return tables
+
+
+def page(found: Found, overlays: Mapping[str, str]) -> str:
+    """Render segmentation.html; `overlays` maps conditions to pictures as data URIs."""
+    from clipjax.evaluate.report.tables import Card, Cards, Picture
+
+    cards = [
+        Card(
+            condition, "image, truth, answer", [Picture(src, f"{condition}: image, truth, answer")]
+        )
+        for condition, src in overlays.items()
+    ]
+    alpha = found["domain"]["alpha"]
+    names = list(found["descriptions"])
+    lines = [[c, *(f"{100 * x:.1f}" for x in alpha[c])] for c in found["conditions"]]
+    pair = paired(found)
+    return document(
+        "segmentation under weather",
+        html.unescape(f"model {found['model']}; seeds {', '.join(map(str, found['seeds']))}"),
+        [],
+        [
+            Chapter("results", "mIoU, %", items=[Table(*cells(found)), Note(found["note"])]),
+            Chapter("domino", "Against the same decoder without W", items=[Table(*pair)]),
+            Chapter(
+                "domain",
+                "What CLIP says of the condition",
+                items=[
+                    Note(f"{reading(found)}."),
+                    Table(["condition", *names], lines, "alpha with CLIP's own scale, %"),
+                ],
+            ),
+            Chapter("classes", "IoU of classes", items=per_class(found)),
+            Chapter("scenes", "Scenes", items=[Cards("Image, truth and answer", cards)]),
+        ],
+    )

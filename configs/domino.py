@@ -1,0 +1,30 @@
+"""Segmentation in weather that no training image shows, with and without Domino.
+
+clipjax run domino
+clipjax run domino smoke
+
+Scenes of drawings in clear sight train a decoder on maps of a frozen CLIP; fog, night, rain and
+snow are tested. docs/segmentation.md explains the rows and has what they give.
+"""
+
+from ml_collections import ConfigDict
+
+from clipjax.configs import common
+from clipjax.study import Segmentation, flat
+
+
+def get_config(arg: str | None = None) -> ConfigDict:
+    """`--config=configs/domino.py[:smoke]`."""
+    config = ConfigDict(flat(Segmentation()))
+    domino = {"norm": "domino"}
+    config.methods = {
+        "linear": {},
+        "linear_domino": domino,
+        "linear_domino_clip_scale": domino | {"scale": 0.0},
+        "linear_constant": domino | {"control": "constant"},
+        "mask": {"decoder": "mask"},
+        "mask_add": {"decoder": "mask", "prompt": "add"},
+    }
+    if common.apply_arg(config, arg):
+        config.data.train, config.data.test, config.epochs = 40, 20, 1
+    return config
