@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -19,15 +19,18 @@ from clipjax.model.transformer import ACTIVATIONS, Attention, TowerConfig, with_
 class DINOv2Config(TowerConfig):
     """Sizes, named as Hugging Face's; `intermediate_size` is of the gate where `swiglu`."""
 
-    image_size: int = 518  # of the position embeddings; images may have any other
+    image_size: int = 518  # that images are preprocessed to; any size is taken
+    grid: int = 37  # position embeddings of patches, on a side
     patch_size: int = 14
     num_channels: int = 3
     swiglu: bool = False
     registers: int = 0
+    any_size: ClassVar[bool] = True
 
     def __post_init__(self):
         super().__post_init__()
-        if self.patch_size <= 0 or self.image_size < self.patch_size or self.registers < 0:
+        sizes = self.patch_size, self.image_size - self.patch_size + 1, self.grid
+        if min(sizes) <= 0 or self.registers < 0:
             told = f"image_size {self.image_size}, patch_size {self.patch_size}"
             raise ValueError(f"{told}, {self.registers} registers make no tokens.")
 
@@ -87,7 +90,7 @@ class DINOv2(nn.Module):
         kernel = self.param("patch_embedding", nn.initializers.lecun_normal(), shape)
         bias = self.param("patch_bias", nn.initializers.zeros, (width,))
         first = self.param("class_embedding", init, (width,))
-        grid = cfg.image_size // patch
+        grid = cfg.grid
         positions = self.param("position_embedding", lambda _: sincos_positions(grid, width))
         cast = lambda x: x.astype(self.dtype)
         patches = patchify(cast(images[:, : rows * patch, : columns * patch]), patch)

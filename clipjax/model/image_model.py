@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.errors import ConfigError
+from clipjax.model.dinov2 import DINOv2
+from clipjax.model.resnet import ResNet
 from clipjax.model.vit import ViT
 
 # model_type of a config.json -> its tower: images [B, S, S, C] -> float32 [B, hidden_size], made as
 # (config.vision, dtype, kernel, remat), with parameters that layer groups cover as "clip/vision/".
-TOWERS = {"vit": ViT}
+TOWERS = {"vit": ViT, "dinov2": DINOv2, "dinov2_with_registers": DINOv2, "resnet": ResNet}
 
 
 @dataclasses.dataclass(frozen=True)

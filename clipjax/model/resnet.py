@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -28,6 +28,8 @@ class ResNetConfig:
     downsample_in_bottleneck: bool = False
     image_size: int = 224  # that images are preprocessed to; any size is taken
     num_channels: int = 3
+    any_size: ClassVar[bool] = True
+    patch_size: ClassVar[int] = 32  # pixels that a place of the last map stands for
 
     def __post_init__(self):
         if self.layer_type not in ("basic", "bottleneck"):
@@ -45,6 +47,11 @@ class ResNetConfig:
     def hidden_size(self) -> int:
         """Width of the last stage."""
         return self.hidden_sizes[-1]
+
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of stages: "block_0" and on, of which each is a layer group."""
+        return len(self.depths)
 
 
 class Convolution(nn.Module):
@@ -98,6 +105,24 @@ class Residual(nn.Module):
         return act(x + y)
 
 
+class Stage(nn.Module):
+    """Residual layers of one width, [B, H, W, C] -> [B, h, w, width]."""
+
+    config: ResNetConfig
+    number: int
+    dtype: Any
+    remat: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        cfg, layer = self.config, Residual if self.remat == "none" else nn.remat(Residual)
+        for i in range(cfg.depths[self.number]):
+            halves = not i and (self.number or cfg.downsample_in_first_stage)
+            width, stride = cfg.hidden_sizes[self.number], 2 if halves else 1
+            x = layer(cfg, width, stride, self.dtype, name=f"layer_{i}")(x)
+        return x
+
+
 class ResNet(nn.Module):
     """Images to the mean over places of the last stage, float [B, H, W, 3] -> float32 [B, D].
 
@@ -128,13 +153,9 @@ class ResNet(nn.Module):
         x = ACTIVATIONS[cfg.hidden_act](x)
         pad = ((0, 0), (1, 1), (1, 1), (0, 0))
         x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
-        layer = Residual if self.remat == "none" else nn.remat(Residual)
         kept = [x]
-        for stage, (width, depth) in enumerate(zip(cfg.hidden_sizes, cfg.depths, strict=True)):
-            for i in range(depth):
-                halves = not i and (stage or cfg.downsample_in_first_stage)
-                name = f"stage_{stage}_layer_{i}"
-                x = layer(cfg, width, 2 if halves else 1, self.dtype, name=name)(x)
+        for number in range(len(cfg.depths)):
+            x = Stage(cfg, number, self.dtype, self.remat, name=f"block_{number}")(x)
             kept.append(x)
         pooled = x.astype(jnp.float32).mean(axis=(1, 2))
         maps = tuple(kept[level].astype(jnp.float32) for level in levels)
@@ -145,7 +166,7 @@ def resnet_path(name: str) -> str | None:
     """Return the path of a Hugging Face tensor in our tree; None for those that are not used.
 
     >>> resnet_path("resnet.encoder.stages.1.layers.0.layer.2.normalization.running_var")
-    'stage_1_layer_0/conv_2/var'
+    'block_1/layer_0/conv_2/var'
     >>> resnet_path("embedder.embedder.convolution.weight")
     'stem/kernel'
     """
@@ -153,7 +174,7 @@ def resnet_path(name: str) -> str | None:
     if name.startswith("classifier.") or name.endswith("num_batches_tracked"):
         return None
     name = re.sub(r"^embedder\.embedder\.", "stem/", name)
-    name = re.sub(r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.", r"stage_\1_layer_\2/", name)
+    name = re.sub(r"^encoder\.stages\.(\d+)\.layers\.(\d+)\.", r"block_\1/layer_\2/", name)
     name = re.sub(r"/layer\.(\d+)\.", r"/conv_\1/", name).replace("/shortcut.", "/shortcut/")
     ends = {"convolution.weight": "kernel", "normalization.weight": "scale"}
     ends |= {"normalization.bias": "bias", "normalization.running_mean": "mean"}

@@ -23,7 +23,7 @@ def open_model(study: Study) -> dict[str, Any]:
     directory = find_model(encoder.model, encoder.revision or None)
     preprocess = load_preprocess(directory)
     size = encoder.image_size or None
-    clip_config, params = load_model(directory, image_size=size)
+    clip_config, params = load_model(directory, image_size=size, preprocessed=preprocess.size)
     if isinstance(clip_config, CLIPConfig) and None in (clip_config.text, clip_config.vision):
         raise ConfigError(f"model {encoder.model!r} holds one tower of a CLIP; a study needs both.")
     preprocess = preprocess.with_size(size or preprocess.size)

@@ -22,7 +22,7 @@ from clipjax.io import as_path, write_json
 from clipjax.log import MetricsLog, read_log
 from clipjax.runtime.claim import claimed
 from clipjax.runtime.machine import command, machine
-from clipjax.study import predictions, pretrain, report_data, segmentation
+from clipjax.study import predictions, pretrain, report_data, segmentation, segmentation_plan
 from clipjax.study import workdir as workdirs
 from clipjax.study.concluded import conclude
 from clipjax.study.config import Config, Pretraining, Study, checked
@@ -50,7 +50,7 @@ Say = Callable[[str], None]
 # What opens and runs a config that is no study; both need a workdir.
 _OTHERS = {
     Pretraining: (pretrain.prepare, pretrain.run),
-    Segmentation: (segmentation.prepare, segmentation.run),
+    Segmentation: (segmentation_plan.prepare, segmentation.run),
 }
 
 

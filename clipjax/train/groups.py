@@ -13,7 +13,7 @@ FROZEN = "frozen"
 
 # The first match counts; rules are ordered from input to output.
 _GROUP_RULES: tuple[tuple[str, str], ...] = (
-    (r"clip/vision/((patch|class|position)_embedding|patch_bias|pre_layernorm/.*)",
+    (r"clip/vision/((patch|class|position)_embedding|patch_bias|registers|(stem|pre_layernorm)/.*)",
      "clip/vision/embedding"),
     (r"clip/vision/(block_\d+)/.*", r"clip/vision/\1"),
     (r"clip/(vision/(post_)?layernorm|visual_projection)/.*", "clip/vision/projection"),

@@ -7,10 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from clipjax.data.images.preprocess import load_preprocess
 from clipjax.errors import CheckpointError
+from clipjax.io import write_json
 from clipjax.model.dinov2 import DINOv2
+from clipjax.model.hf.image_model import load_model
 from clipjax.model.hf.image_only import load_dinov2, load_resnet
+from clipjax.model.hf.params import flat
 from clipjax.model.resnet import ResNet
+from clipjax.study import Data, Encoder, Study, Training, run
+from clipjax.train.groups import layer_groups, name_tree
 
 torch = pytest.importorskip("torch", reason='parity needs PyTorch: pip install -e ".[parity]"')
 transformers = pytest.importorskip("transformers")
@@ -147,3 +153,52 @@ def test_images_and_levels_that_do_not_fit_are_refused(both, which, level):
         run(jnp.zeros((1, 20, 20, 1)))
     with pytest.raises(ValueError, match=f"level {level} is none of"):
         run(jnp.zeros((1, 20, 20, 3)), levels=(level,))
+
+
+@pytest.mark.parametrize("edge", [32, 400])
+def test_pictures_are_cut_as_by_the_processor_of_resnets(tmp_path, edge):
+    from transformers.models.convnext import image_processing_pil_convnext as convnext
+
+    theirs = convnext.ConvNextImageProcessorPil(size={"shortest_edge": edge})
+    theirs.save_pretrained(tmp_path)
+    ours = load_preprocess(tmp_path)
+    assert ours.size == edge
+    picture = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    wanted = theirs(picture, return_tensors="np")["pixel_values"][0].transpose(1, 2, 0)
+    np.testing.assert_allclose(ours.normalize(ours.crop(picture)), wanted, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Dinov2WithRegisters", "ResNet"])
+def test_a_study_probes_tunes_and_adapts_it(tmp_path, photos, kind):
+    sizes = RES if kind == "ResNet" else DINO | {"patch_size": 8, "image_size": 40}
+    saved(tmp_path / "model", kind, **sizes)
+    rules = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
+    write_json(tmp_path / "model" / "preprocessor_config.json", rules)
+    random = {"heads": {"start": "random"}}
+    methods = {
+        "probe": {"loss": "probe"},
+        "dann": {"loss": "dann", "heads": {"adapter": (4,), "discriminator": (4,)}},
+        "tune": {"loss": "finetune", **random, "freeze": ("clip/vision/embedding",),
+                 "optim": {"layer_decay": 0.5}},
+    }  # fmt: skip
+    found = run(
+        Study(
+            encoder=Encoder(model=str(tmp_path / "model")),
+            data=Data(root=str(photos), source="real", target="sketch"),
+            training=Training(seeds=(0,), epochs=1, batch_size=8),
+            methods=methods,
+            stages=tuple(methods),
+        ),
+        tmp_path / "run",
+    )
+    assert {row["method"] for row in found.rows} == set(methods)
+    _, params = load_model(tmp_path / "model")
+    groups = layer_groups({"clip": params})
+    wanted = ("embedding", "block_0", "block_1", "projection")[: 3 if kind == "ResNet" else 4]
+    assert groups == tuple(f"clip/vision/{name}" for name in wanted)
+    trained, start = flat({"clip": found.params["tune"]["clip"]}), flat({"clip": params})
+    names = jax.tree.leaves(name_tree({"clip": params}))
+    group_of = {name.path: name.group for name in names}
+    moved = {group_of[p] for p, x in trained.items() if not np.allclose(x[0], start[p], atol=1e-7)}
+    assert moved == set(groups) - {"clip/vision/embedding"}

@@ -20,6 +20,9 @@ from clipjax.model.hf.weights import read_json
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+WARPED = 384  # pixels from which a ConvNext processor cuts nothing off
 HALF = (0.5, 0.5, 0.5)  # mean and standard deviation of a ViT's processor that names none
 _NAMES = ("preprocessor", "processor")  # of the files that hold a model's rules
 
@@ -140,6 +143,8 @@ def _rules(data: dict) -> Preprocess:
         size = data.get("size", 224)
         square = {"size": [size, size] if isinstance(size, int) else size, "do_center_crop": False}
         data = {"image_mean": HALF, "image_std": HALF, "resample": 2} | data | square
+    if named.startswith("ConvNext"):  # ResNets' too
+        data = _of_convnext(data)
     resize = _resize_rule(data.get("size", 224)) if data.get("do_resize", True) else None
     if vit and resize is None:
         raise ValueError("do_resize is False, without a crop")
@@ -161,6 +166,24 @@ def _rules(data: dict) -> Preprocess:
         std=tuple(map(float, std)),
         resample=int(data.get("resample", 3)),
         rescale=float(data.get("rescale_factor", 1 / 255)) if data.get("do_rescale", True) else 1.0,
+    )
+
+
+def _of_convnext(data: dict) -> dict:
+    """Say in CLIP's words what a ConvNextImageProcessor does."""
+    size = data.get("size", {"shortest_edge": 384})
+    edge = size if isinstance(size, int) else int(size["shortest_edge"])
+    if not data.get("do_resize", True):
+        raise ValueError("do_resize is False, without a crop")
+    if edge < WARPED:
+        share = data.get("crop_pct") or 224 / 256
+        sizes = {"size": {"shortest_edge": int(edge / share)}, "crop_size": edge}
+    else:
+        sizes = {"size": [edge, edge], "do_center_crop": False}
+    return (
+        {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, "do_center_crop": True}
+        | {key: value for key, value in data.items() if key != "do_center_crop"}
+        | sizes
     )
 
 

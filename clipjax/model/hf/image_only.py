@@ -69,6 +69,7 @@ def load_dinov2(
         hidden = (int(hidden * 2 / 3) + 7) // 8 * 8 if swiglu else hidden
         patch = data.get("patch_size", _PATCHES[kind])
         more = {"patch_size": patch, "swiglu": swiglu, "registers": registers}
+        more["grid"] = sizes["image_size"] // patch
         return DINOv2Config(intermediate_size=hidden, **sizes, **more)
 
     config = _built(build, "DINOv2")
