@@ -1,0 +1,139 @@
+"""Segmentation runs: what they write, going on after a kill, what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from clipjax.configs import domino
+from clipjax.errors import ConfigError
+from clipjax.inspect.verdict import opened
+from clipjax.log import read_log
+from clipjax.study import parse, run
+from clipjax.train.preemption import Preempted
+from tests.conftest import read_json
+
+SMALL = {
+    "experiment": "segmentation",
+    "seeds": (0, 1),
+    "data": {"train": 20, "test": 6},
+    "epochs": 4,
+    "save_every": 2,
+    "batch_size": 8,
+    "width": 8,
+    "overlays": 1,
+    "methods": {
+        "plain": {},
+        "shuffled": {"norm": "domino", "control": "shuffled", "scale": 0.0},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """A finished run: its folder and what it said."""
+    out, said = tmp_path_factory.mktemp("segmentation") / "run", []
+    run(parse(SMALL), out, said.append)
+    return out, said
+
+
+@pytest.mark.slow
+def test_a_run_measures_every_method_in_every_condition(ran):
+    out, said = ran
+    found = read_json(out / "segmentation.json")
+    assert list(found["methods"]) == list(SMALL["methods"])
+    assert found["conditions"] == ["clear", "fog", "night", "rain", "snow"]
+    for row in found["methods"].values():
+        for condition in found["conditions"]:
+            assert len(row["miou"][condition]) == 2
+            for iou, miou in zip(row["iou"][condition], row["miou"][condition], strict=True):
+                assert np.nanmean(np.array(iou, float)) == pytest.approx(miou)
+    against = {name: row["against"] for name, row in found["methods"].items()}
+    assert against == {"plain": "", "shuffled": "plain"}
+    losses = [r["loss"] for r in read_log(out / "metrics.jsonl") if r["phase"] == "plain"]
+    assert np.mean(losses[-1]) < np.mean(losses[0])
+    domain = found["domain"]
+    assert 0 <= domain["readout"] <= 1 and domain["entropy"]["1"] > domain["entropy"]["clip"]
+    assert domain["movement"]["1"] < 0.05 < domain["movement"]["clip"]
+    for row in domain["alpha"].values():
+        assert sum(row) == pytest.approx(1, abs=1e-4)
+    page, text = ((out / f"segmentation.{end}").read_text() for end in ("html", "md"))
+    assert "data:image/webp" in page and "What CLIP says of the condition" in page
+    assert "| shuffled | plain |" in text
+    assert any("CLIP names the true condition" in line for line in said)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits(ran, tmp_path, monkeypatch):
+    out, _ = ran
+    from clipjax.study import segmentation
+
+    real, left = segmentation.fit_arrays, []
+
+    def stopped(program, states, data, plan, outputs, *shared):
+        if not left:
+            left.append(True)
+            stop = lambda step: step >= 6  # in the third of four epochs
+            outputs = type(outputs)(**{**vars(outputs), "stop": stop})
+        return real(program, states, data, plan, outputs, *shared)
+
+    monkeypatch.setattr(segmentation, "fit_arrays", stopped)
+    alone = parse(SMALL | {"methods": {"plain": {}}})
+    with pytest.raises(Preempted):
+        run(alone, tmp_path / "run")
+    assert not (tmp_path / "run" / "segmentation.json").exists()
+    run(alone, tmp_path / "run")
+    whole, gone_on = (read_json(x / "segmentation.json") for x in (out, tmp_path / "run"))
+    assert whole["methods"]["plain"] == gone_on["methods"]["plain"]
+    said = []
+    run(alone, tmp_path / "run", said.append)
+    assert any("this run is finished" in line for line in said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"methods": {}}, "methods is empty"),
+        ({"methods": {"m": {"prompt": "add"}}}, "methods.m.prompt=add needs decoder=mask"),
+        ({"methods": {"m": {"control": "oracle"}}}, "control=oracle has no effect without norm"),
+        ({"methods": {"m": {"scale": 0.0}}}, "scale=0.0 has no effect"),
+        ({"methods": {"m": {"decoder": "mask", "stats": "group"}}}, "stats has no effect"),
+        ({"methods": {"m": {"stats": "batch"}}}, "m.stats is 'batch'; known: instance, group"),
+        ({"methods": {"m": 3}}, "methods.m is 3; give a dict"),
+        ({"descriptions": {"fog": ""}}, "descriptions.fog is no text"),
+        (
+            {
+                "descriptions": {"clear": "a", "fog": "b"},
+                "methods": {"m": {"norm": "domino", "control": "oracle"}},
+            },
+            "control=oracle needs a description of 'night'",
+        ),
+        ({"data": {"train": 0}}, "data.train is 0"),
+    ],
+)
+def test_what_cannot_run_is_refused_at_the_door(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        parse(SMALL | changes)
+
+
+def test_one_domain_makes_no_domain_embedding():
+    methods = {"m": {"norm": "domino"}}
+    with pytest.raises(ConfigError, match="fewer than two domains, so W could not differ"):
+        parse(SMALL | {"methods": methods, "descriptions": {"clear": "a clear day"}})
+
+
+def test_models_of_one_tower_and_places_without_files_are_refused(wee_vit):
+    from clipjax.study.segmentation_plan import prepare
+
+    with pytest.raises(Exception, match="'vit' model"):
+        prepare(parse(SMALL | {"model": str(wee_vit)}))
+    with pytest.raises(ConfigError, match="segmentation, .* need a workdir"):
+        run(parse(SMALL))
+    with pytest.raises(ConfigError, match="inspect looks at the data of studies"):
+        opened(parse(SMALL))
+
+
+def test_the_config_is_read_whole():
+    made = parse(domino.get_config("smoke").to_dict())
+    assert json.dumps(made.data.__dict__) == json.dumps({"train": 40, "test": 20, "synthetic": 0.0})
+    assert {method.decoder for method in made.decoders} == {"linear", "mask"}
