@@ -6,7 +6,11 @@ clipjax run recipes/flyp methods.flyp.denominator=soft
 Goyal et al. 2023 (arXiv 2212.00638), with its rate, decay of everything and crops of 90 to 100 % of
 the area; their batches are of 256 and 512 images, their warm-up of 500 steps is a tenth of the run
 here. What differs from the code: an epoch sees each image once (theirs once for each template), the
-scale stays below 100, and no epoch is picked. Not measured on the embedded data.
+scale stays below 100, and no epoch is picked.
+
+Measured on the embedded data by `clipjax suite --study=robust`, in short (20 steps of 32 images at
+3e-5, 16 runs on 3 to 100 % of render, ± over runs): -1.9 ± 1.5 points ID and -0.8 ± 0.7 OOD from
+cross-entropy on both towers, -0.5 ± 3.4 and -1.3 ± 1.7 from zero-shot (docs/robust-fine-tuning.md).
 """
 
 from clipjax.configs import common
