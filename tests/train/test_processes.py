@@ -52,7 +52,7 @@ with user_errors():
 
     place = processes.place()
     heads = Heads(3, adapter=(64, 64), classifier=(8,), discriminator=(8,))
-    params = heads.init(jax.random.key(0), jnp.zeros((1, 6)))["params"]
+    params = jax.jit(heads.init)(jax.random.key(0), jnp.zeros((1, 6)))["params"]
     loss = make_loss(as_model(heads), label_smoothing=0.1)
     optimizer = optax.adamw(1e-3)
     mine = process_rows(16, place)
