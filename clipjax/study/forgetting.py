@@ -13,7 +13,7 @@ from clipjax.model.backbone import make_backbone
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluations import cannot_answer
 from clipjax.study.evaluator import check_answers, zero_shot_rows
-from clipjax.study.measured import row_of, score
+from clipjax.study.measured import present, row_of, score
 from clipjax.study.restore import Trained
 
 
@@ -74,6 +74,7 @@ def _measured(
             images = view.features(placed, part)
             logits = np.asarray(answer(params, images.features))
             check_answers(name, "/".join(part), logits)
-            scores.append(score(logits, logits[None], images.labels))
+            among = present(other, part[0])
+            scores.append(score(logits, logits[None], images.labels, among=among))
     row = lambda part: row_of(name, part, found[part], other.parts[part], variant)
     return list(map(row, found))

@@ -13,6 +13,7 @@ from clipjax.study.averages import Average, Soup
 from clipjax.study.fields import field, is_number, share_field
 from clipjax.study.parts import Data, Preserve
 
+_MAGNITUDE = 9.0  # of RandAugment
 _SEEDS = 2**32  # they are kept in 32 bits
 # Of clipjax.evaluate.select, with its aliases.
 _RULES = (
@@ -135,10 +136,16 @@ class Augment:
     smallest: float = share_field(0.5, "smallest share of the area that a crop keeps")
     flip: bool = field(True, "mirror half of the images")
     ops: int = field(0, "RandAugment's operations an image; 2 are usual", low=0)
-    magnitude: float = field(9.0, "strength of these operations", low=0, high=30)
+    magnitude: float = field(_MAGNITUDE, "strength of these operations", low=0, high=30)
     cutout: float = field(
         0.0, "side of a grey square, as a share of the image's; 0: none", low=0, high=1
     )
+
+    def problem(self) -> str:
+        """Return what is wrong with the fields together."""
+        if self.magnitude != _MAGNITUDE and not self.ops:
+            return f"magnitude={self.magnitude} is of ops, which is 0; leave it out."
+        return ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +168,10 @@ class Episodes:
             return (
                 f"count={self.count} cannot be dealt out to tasks={self.tasks}; choose a divisor."
             )
+        if self.held_out_seed and not self.held_out:
+            return f"held_out_seed={self.held_out_seed} is of held_out, which is 0; leave it out."
+        if self.test_way and not self.test:
+            return f"test_way={self.test_way} is of test episodes, and test is 0; leave it out."
         return ""
 
 
@@ -221,6 +232,8 @@ class Training:
                 f"patience={self.patience} waits for a better score of `selection`, and "
                 "selection=last has none; choose a rule, as selection=source_val."
             )
+        if self.min_delta and not self.patience:
+            return f"min_delta={self.min_delta} is of patience, which is 0; leave it out."
         if self.keep_best and self.selection == "last":
             return (
                 f"keep_best={self.keep_best} keeps the best checkpoints by `selection`, and "

@@ -5,12 +5,22 @@ from typing import Any
 
 from clipjax.errors import ConfigError
 from clipjax.study.config import Study
+from clipjax.study.training import Optim
 from clipjax.train.groups import is_frozen
 
 Method = Any  # a `clipjax.study.methods.Method`, whose file imports this one
 # Fields of an entry that say how steps are made.
 _OF_STEPS = ("epochs", "optim", "freeze", "augment", "average", "batch_size", "unfreeze", "phases")
 _DEEPEST = 64  # blocks; no CLIP has as many
+# Fields of optim -> whether an optimizer of these settings heeds them.
+_SGD, _ADAM = (lambda optim: optim.name == "sgd"), (lambda optim: optim.name != "sgd")
+_STEP = lambda optim: optim.schedule == "step"
+_WARM = lambda optim: optim.warmup > 0 and optim.schedule != "slanted"
+_HEEDED = {"momentum": _SGD, "nesterov": _SGD, "b1": _ADAM, "b2": _ADAM, "eps": _ADAM}
+_HEEDED |= {"step_every": _STEP, "gamma": _STEP, "warmup_from": _WARM, "warmup_kind": _WARM}
+_TOLD = {_SGD: "adam and adamw", _ADAM: "sgd", _STEP: "another schedule than step"}
+_TOLD |= {_WARM: "warmup=0, or schedule=slanted"}
+_MULTS = " or have a rate of their own by lr_mults"
 _LAYERS = ("embedding", *(f"block_{i}" for i in range(_DEEPEST)))
 
 
@@ -22,7 +32,8 @@ def check_heeded(study: Study, methods: Mapping[str, Method]) -> None:
         asked = any(path.endswith("layer_decay") for path in _given(study, method))
         if asked and _decays(method) and not _trains_layers(method):
             told = f"methods.{method.config.stage}: optim.layer_decay has no layers to act on"
-            raise ConfigError(f"{told}, all towers are frozen; free one, or leave it out.")
+            raise ConfigError(f"{told}, all towers are frozen{_MULTS}; free one, or leave it out.")
+    _check_optim(study, methods)
     if methods and not any(method.trains for method in methods.values()):
         if study.training.patience:
             told = f"patience={study.training.patience} ends runs early, and no method takes steps"
@@ -31,7 +42,25 @@ def check_heeded(study: Study, methods: Mapping[str, Method]) -> None:
     if methods and (swept or study.training.optim.layer_decay != 1):
         if not any(_trains_layers(method) for method in methods.values()):
             told = "optim.layer_decay has no layers to act on: every method freezes all towers"
-            raise ConfigError(f"{told}; free one, or leave it out.")
+            raise ConfigError(f"{told}{_MULTS}; free one, or leave it out.")
+
+
+def _check_optim(study: Study, methods: Mapping[str, Method]) -> None:
+    """Raise ConfigError for a field of optim that no phase heeds: of its method, or of any."""
+    phases = lambda found: [phase.optim for method in found for phase in method.phases]
+    usual, every = vars(Optim()), phases(methods.values())
+    for name, heeds in _HEEDED.items():
+        told = f"optim.{name} has no effect with {_TOLD[heeds]}; leave it out"
+        for method in methods.values():
+            stage = method.config.stage
+            mine = phases(m for m in methods.values() if m.config.stage == stage)
+            asked = any(path.endswith(f"optim.{name}") for path in _given(study, method))
+            if asked and mine and not any(map(heeds, mine)):
+                raise ConfigError(f"methods.{stage}: {told}.")
+        changed = getattr(study.training.optim, name) != usual[name]
+        swept = any(f"optim.{name}" in grid for grid in study.sweep)
+        if (changed or swept) and every and not any(map(heeds, every)):
+            raise ConfigError(f"{told}.")
 
 
 def _given(study: Study, method: Method) -> Iterator[str]:
@@ -82,4 +111,6 @@ def _trains_layers(method: Method) -> bool:
         return False
     towers = ["vision", *(["text"] if "text" in method.kind.towers else [])]
     names = [f"clip/{tower}/{layer}" for tower in towers for layer in _LAYERS]
-    return any(not is_frozen(name, phase.freeze) for phase in method.phases for name in names)
+    # An explicit factor comes first.
+    other = lambda phase: (*phase.freeze, *(pattern for pattern, _ in phase.optim.lr_mults))
+    return any(not is_frozen(name, other(phase)) for phase in method.phases for name in names)

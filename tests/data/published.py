@@ -41,7 +41,7 @@ FMOW = [
     ("test", "2015-06-01T00:00:00Z", "DEU", "zoo"),  # in none
     ("test", "2015-12-31T23:00:00-02:00", "DEU", "race_track"),  # 2016 in UTC
     ("test", "2016-01-01T00:15:00.1234567Z", "IND", "zoo"),
-    ("test", "2017-01-01T00:15:00Z", "XKX", "zoo"),
+    ("test", "2017-01-01T00:15:00Z", "ATA", "zoo"),  # whose region is empty
 ]
 
 
@@ -56,6 +56,7 @@ def fmow(root, rows=FMOW, extra=0):
     given = [(f"x_{n}.jpg", *row) for n, row in enumerate(rows)]
     write(root / "rgb_metadata.csv", table(given, columns))
     regions = [("Germany", "DEU", "Europe"), ("India", "IND", "Asia"), ("Kenya", "KEN", "Africa")]
+    regions.append(("Antarctica", "ATA", ""))
     header = ("name", "alpha-3", "region")
     write(root / "country_code_mapping.csv", table(regions, header))
     for n, row in enumerate(rows):

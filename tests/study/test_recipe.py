@@ -38,7 +38,7 @@ def test_a_recipe_is_made_once_for_the_same_methods_on_any_images():
         ingredients(optim={"lr": 0.1}),
         ingredients(epochs=3),
         ingredients(optim={"schedule": "linear"}),
-        ingredients(optim={"nesterov": False}),
+        ingredients(optim={"b1": 0.8}),
         ingredients(heads={"class_bias": False}),
         ingredients(align="coral"),
         one._replace(per_epoch=6),

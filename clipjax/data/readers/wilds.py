@@ -52,7 +52,7 @@ class FmowDataset(PublishedDataset):
         root = check_root(root, f"the folder with {FMOW}")
         rows = read_table(root / FMOW, FMOW_COLUMNS)
         codes = read_table(root / REGIONS, ("alpha-3", "region"))
-        region_of = {row["alpha-3"]: row["region"] for row in codes}
+        region_of = {row["alpha-3"]: row["region"].strip() or NO_REGION for row in codes}
         region = [region_of.get(row["country_code"], NO_REGION) for row in rows]
         names = [name for name in dict.fromkeys(region) if name != NO_REGION]
         number = {name: k for k, name in enumerate(CATEGORIES)}
