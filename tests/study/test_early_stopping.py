@@ -49,13 +49,13 @@ def test_patience_needs_a_score():
 
 
 @pytest.mark.slow
-def test_seeds_of_one_program_end_by_their_own_validations(photos, wee_clip, tmp_path):
+def test_seeds_of_one_program_end_by_their_own_validations(photos, wee_clip, tmp_path, programs):
     more = {"optim": {"lr": 0.3}, "average": {"kind": "uniform"}}
     config = config_of(photos, wee_clip, dann=HEAD | more)
     config.epochs, config.patience, config.selection = 12, 1, "source_val"
     config.seeds, config.keep = (0, 1, 2), 1
     said = []
-    found = run(parsed(config), tmp_path, said.append, pages=False)
+    found = run(parsed(config), tmp_path, said.append, pages=False, programs=programs)
     scores = [r["evaluation"]["source_val"] for r in found.curves if "evaluation" in r]
     raw = [
         [{"epoch": e, "source_val": s} for e, s in enumerate(run, 1)]
@@ -66,26 +66,25 @@ def test_seeds_of_one_program_end_by_their_own_validations(photos, wee_clip, tmp
     assert (
         f"dann ends after epoch {len(scores)} of 12: no better source_val in 1 validations" in said
     )
-    histories = trained(config, tmp_path).history
-    assert [entries[-1]["epoch"] for entries in histories] == ends
+    again = trained(config, tmp_path, programs=programs)
+    assert [entries[-1]["epoch"] for entries in again.history] == ends
     picked = [
         select(entries[:end], "source_val")["epoch"] for entries, end in zip(raw, ends, strict=True)
     ]
     assert found.results["selection_rules"]["dann"]["source_val"]["epoch"] == picked
-    again = trained(config, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, found.params["dann"], again.params)
     first = int(np.argmin(ends))  # its mean is of its own end, as if it ran alone
     assert ends[first] < len(scores)
     config.seeds = (first,)
-    run(parsed(config), tmp_path / "alone", pages=False)
-    alone = trained(config, tmp_path / "alone").variants["average"]
+    found = run(parsed(config), tmp_path / "alone", pages=False, programs=programs)
+    alone = found.trained["dann"].variants["average"]
     close = lambda a, b: np.testing.assert_allclose(a[first], b[0], rtol=1e-4, atol=1e-6)
     jax.tree.map(close, again.variants["average"], alone)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, PIXELS], ids=["features", "pixels"])
-def test_a_killed_run_ends_at_the_same_epoch(photos, wee_clip, tmp_path, more):
+def test_a_killed_run_ends_at_the_same_epoch(photos, wee_clip, tmp_path, more, programs):
     """Rate 0: nothing gets better, so 2 validations after the first it ends, whenever killed."""
     config = config_of(photos, wee_clip, dann=HEAD | {"optim": {"lr": 0.0}} | more)
     config.seeds, config.epochs, config.patience = (0,), 9, 2
@@ -105,9 +104,10 @@ def test_a_killed_run_ends_at_the_same_epoch(photos, wee_clip, tmp_path, more):
     for at in (2, 4):  # before the second checkpoint, and before the one at which it ends
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(Checkpointer, "save", killed(at))
-            run(parsed(config), tmp_path, pages=False)
-    found = run(parsed(config), tmp_path, pages=False)
+            run(parsed(config), tmp_path, pages=False, programs=programs)
+    found = run(parsed(config), tmp_path, pages=False, programs=programs)
     epochs = [r["epoch"] for r in read_log(tmp_path / "metrics.jsonl") if "evaluation" in r]
     assert epochs == [1, 2, 3]
-    assert [e["epoch"] for e in trained(config, tmp_path).history[0]] == [1, 2, 3]
+    again = trained(config, tmp_path, programs=programs)
+    assert [e["epoch"] for e in again.history[0]] == [1, 2, 3]
     assert found.results["selection_rules"]["dann"]["source_val"]["epoch"] == [3]

@@ -1,6 +1,7 @@
 """CLIP-LoRA through a study: stopped and resumed to the same bits, exported, refused."""
 
 import contextlib
+import functools
 
 import jax
 import numpy as np
@@ -27,10 +28,10 @@ def config_for(photos, wee_clip, **more):
 
 
 @pytest.fixture(scope="module")
-def finished(photos, wee_clip, tmp_path_factory):
+def finished(photos, wee_clip, tmp_path_factory, programs):
     workdir = tmp_path_factory.mktemp("lora") / "run"
     config = config_for(photos, wee_clip)
-    return config, workdir, run(parsed(config), workdir, pages=False)
+    return config, workdir, run(parsed(config), workdir, pages=False, programs=programs)
 
 
 @pytest.mark.slow
@@ -45,16 +46,17 @@ def test_only_factors_are_in_checkpoints(finished):
 
 @pytest.mark.slow
 def test_a_run_stopped_and_resumed_is_the_whole_one_bit_for_bit(
-    finished, photos, wee_clip, tmp_path, monkeypatch
+    finished, photos, wee_clip, tmp_path, monkeypatch, programs
 ):
     config = config_for(photos, wee_clip)
+    again = functools.partial(run, pages=False, programs=programs)
     reached = Notice.reached
     monkeypatch.setattr(Notice, "reached", lambda self, step: step >= 1)
     with contextlib.suppress(Preempted):
-        run(parsed(config), tmp_path / "run", pages=False)
+        again(parsed(config), tmp_path / "run")
     assert not (tmp_path / "run" / "results.json").exists()
     monkeypatch.setattr(Notice, "reached", reached)
-    resumed = run(parsed(config), tmp_path / "run", pages=False)
+    resumed = again(parsed(config), tmp_path / "run")
     for one, two in zip(
         jax.tree.leaves(finished[2].params["lora"]),
         jax.tree.leaves(resumed.params["lora"]),

@@ -46,16 +46,16 @@ def study_of(clip, photos, entries, **training):
     )
 
 
-def run_in(folder, study):
+def run_in(folder, study, programs):
     folder.mkdir(exist_ok=True)
     claim_workdir(folder, study)
-    return run_study(prepare(study), folder, print, pages=False)
+    return run_study(prepare(study), folder, print, pages=False, programs=programs)
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, wee_clip, photos):
+def finished(tmp_path_factory, wee_clip, photos, programs):
     folder = tmp_path_factory.mktemp("prompts")
-    return run_in(folder, study_of(wee_clip, photos, ENTRIES)), folder
+    return run_in(folder, study_of(wee_clip, photos, ENTRIES), programs), folder
 
 
 @pytest.mark.slow
@@ -76,14 +76,14 @@ def test_prompts_that_do_not_move_are_zero_shot_in_every_row(finished):
 
 @pytest.mark.slow
 def test_a_run_stopped_in_the_middle_of_its_average_has_the_same_bits(
-    finished, tmp_path, wee_clip, photos, monkeypatch
+    finished, tmp_path, wee_clip, photos, monkeypatch, programs
 ):
     whole, _ = finished
     study = study_of(wee_clip, photos, {"coop": ENTRIES["coop"]})
     with monkeypatch.context() as patched, contextlib.suppress(Preempted):
         patched.setattr(Notice, "reached", lambda self, step: step >= 4)
-        run_in(tmp_path, study)
-    again = run_study(prepare(study), tmp_path, print, pages=False)
+        run_in(tmp_path, study, programs)
+    again = run_study(prepare(study), tmp_path, print, pages=False, programs=programs)
     one, two = (each.trained["coop"].variants for each in (whole, again))
     assert one.keys() == {"last", "average"}
     jax.tree.map(np.testing.assert_array_equal, one, two)

@@ -32,14 +32,21 @@ def test_a_greedy_soup_takes_in_what_does_not_harm():
     np.testing.assert_allclose(soup["w"], 7 / 3)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("over", ["all", "settings"])
-def test_soups_of_a_sweep_are_rows_of_its_results(photos, wee_clip, tmp_path, over):
-    config = config_of(photos, wee_clip, head=HEAD | {"soup": {"over": over}})
+@pytest.fixture(scope="module")
+def swept(photos, wee_clip, tmp_path_factory):
+    """The config and results of a sweep of two methods, soups over all runs and over settings."""
+    entries = {over: HEAD | {"soup": {"over": over}} for over in ("all", "settings")}
+    config = config_of(photos, wee_clip, **entries)
     config.sweep = ({"optim.lr": (1e-3, 1e-1)},)
     config.epochs = 1
-    results = run(parsed(config), tmp_path, pages=over == "all")
-    each = [results.params[name] for name in ("head lr=0.001", "head lr=0.1")]
+    return config, run(parsed(config), tmp_path_factory.mktemp("soups"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("over", ["all", "settings"])
+def test_soups_of_a_sweep_are_rows_of_its_results(swept, over):
+    config, results = swept
+    each = [results.params[name] for name in (f"{over} lr=0.001", f"{over} lr=0.1")]
     both = jax.tree.map(lambda *x: np.stack(x), *each)  # [settings, seeds, ...]
     encoded = encode(prepare(parsed(config)), lambda line: None)
     part = encoded.parts["sketch", "test"]
@@ -54,15 +61,15 @@ def test_soups_of_a_sweep_are_rows_of_its_results(photos, wee_clip, tmp_path, ov
     else:
         means = [jax.tree.map(lambda x: x[:, i].mean(axis=0), both) for i in range(2)]  # noqa: B023
     rows = own_rows(results.rows)
-    found = rows["head uniform soup", "sketch"]["accuracies"]
+    found = rows[f"{over} uniform soup", "sketch"]["accuracies"]
     assert found == pytest.approx([right(mean) for mean in means], abs=1e-6)
-    assert len(rows["head greedy soup", "sketch"]["accuracies"]) == len(means)
-    told = results.results["soups"]["head greedy soup"]
+    assert len(rows[f"{over} greedy soup", "sketch"]["accuracies"]) == len(means)
+    told = results.results["soups"][f"{over} greedy soup"]
     assert [len(soup["of"]) for soup in told] == ([4] if over == "all" else [2, 2])
     for soup in told:
         known = [run["source_val"] for run in soup["of"]]
         assert known[soup["taken"][0]] == max(known) <= soup["source_val"]
-    assert any(note.startswith("head greedy soup: ") for note in notes(results.results))
+    assert any(note.startswith(f"{over} greedy soup: ") for note in notes(results.results))
 
 
 @pytest.mark.parametrize(

@@ -45,13 +45,13 @@ def test_a_method_starts_from_its_features_and_keeps_its_constants(photos, wee_c
     entries = {"cached": PRIOR | average, "pixels": PRIOR | average | PIXELS}
     config = config_of(photos, wee_clip, **entries)
     config.data.shots = 2
-    run(parsed(config), tmp_path / "run", print)
+    results = run(parsed(config), tmp_path / "run", pages=False)
     encoded, data = features(config)
     logits = encoded.zero_shot(data["target"]["inputs"])
     shares = np.exp(logits - logits.max(axis=1, keepdims=True))
     prior = (shares / shares.sum(axis=1, keepdims=True)).mean(axis=0)
     for name in entries:
-        found = trained(config, tmp_path / "run", name)
+        found = results.trained[name]
         own, mean = (found.variants[key] for key in ("last", "average"))
         for params in (own, mean):
             for seed in range(2):
@@ -78,32 +78,34 @@ def test_each_target_of_a_sweep_starts_from_its_own_features(photos, wee_clip, t
     config.sweep = ({"data.target": ("sketch", "drawn")},)
     plan = prepare(parsed(config))
     assert sorted(len(t.names) for t in trainers(encode_texts(plan), tmp_path)) == [2, 2]
-    run(parsed(config), tmp_path / "run", print)
+    results = run(parsed(config), tmp_path / "run", pages=False)
     encoded, _ = features(config)
     for method, target in ((m, t) for m in ("prior", "dann") for t in ("sketch", "drawn")):
-        params = of_first(trained(config, tmp_path / "run", f"{method} target={target}").params)
+        params = of_first(results.params[f"{method} target={target}"])
         found = params["known"] if method == "prior" else params["align"]["target"]
         wanted = encoded.parts[target, "train"].features.mean(axis=0)
         np.testing.assert_allclose(found["mean"], wanted, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
-def finished(photos, wee_clip, tmp_path_factory):
+def finished(photos, wee_clip, tmp_path_factory, programs):
     """A finished run of three aligned methods, one in closed form."""
     workdir = tmp_path_factory.mktemp("aligned") / "run"
     linear = {"loss": "finetune", "heads": {"class_bias": False}, "align": "coral", "epochs": 2}
     ridge = {"loss": "tests.contract.ridge", "align": "centre", "strengths": (1.0,)}
     config = config_of(photos, wee_clip, dann=DANN, linear=linear, ridge=ridge)
-    run(parsed(config), workdir, print)
+    run(parsed(config), workdir, print, programs=programs)
     return config, workdir
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dann", "linear", "ridge"])
-def test_maps_are_of_the_training_features_and_exports_hold_them(finished, tmp_path, name):
+def test_maps_are_of_the_training_features_and_exports_hold_them(
+    finished, tmp_path, name, programs
+):
     config, workdir = finished
     texts, (encoded, data) = encode_texts(prepare(parsed(config))), features(config)
-    (trainer,) = (t for t in trainers(texts, workdir) if name in t.names)
+    (trainer,) = (t for t in trainers(texts, workdir, programs) if name in t.names)
     found = trainer.restored()[name]
     maps = domain_maps(data, parsed(config).methods[name]["align"])
     jax.tree.map(
@@ -122,7 +124,7 @@ def test_maps_are_of_the_training_features_and_exports_hold_them(finished, tmp_p
 
 
 @pytest.mark.slow
-def test_a_stopped_run_goes_on_with_its_maps(finished, tmp_path):
+def test_a_stopped_run_goes_on_with_its_maps(finished, tmp_path, programs):
     config, workdir = finished
     place, original = tmp_path / "run", train.fit_arrays
 
@@ -132,10 +134,10 @@ def test_a_stopped_run_goes_on_with_its_maps(finished, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Preempted, match="dann, saved"):
         patch.setattr(train, "fit_arrays", told)
-        run(parsed(config), place, print)
-    run(parsed(config), place, print)
+        run(parsed(config), place, print, programs=programs)
+    run(parsed(config), place, pages=False, programs=programs)
     assert read_json(workdir / "results.json")["rows"] == read_json(place / "results.json")["rows"]
-    both = trained(config, workdir).params, trained(config, place).params
+    both = (trained(config, at, programs=programs).params for at in (workdir, place))
     jax.tree.map(np.testing.assert_array_equal, *both)
 
 

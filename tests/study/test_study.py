@@ -54,11 +54,11 @@ def config_of(photos, wee_clip, **methods):
 
 
 @pytest.fixture(scope="module")
-def two_stage(photos, wee_clip, tmp_path_factory):
+def two_stage(photos, wee_clip, tmp_path_factory, programs):
     """A finished run of two phases, the second from pixels, for two seeds."""
     workdir = tmp_path_factory.mktemp("two_stage") / "run"
     config = config_of(photos, wee_clip, dann=TWO_STAGE)
-    run(parsed(config), workdir, print)
+    run(parsed(config), workdir, print, programs=programs)
     return config, workdir
 
 
@@ -68,16 +68,17 @@ def row_of(results, method, domain="sketch"):
     return row
 
 
-def trained(config, workdir, name="dann"):
+def trained(config, workdir, name="dann", programs=None):
+    """A method read back from a workdir, by programs that a run has compiled or by new ones."""
     encoded = encode_texts(prepare(parsed(config)))
-    (trainer,) = (t for t in trainers(encoded, workdir) if name in t.names)
+    (trainer,) = (t for t in trainers(encoded, workdir, programs) if name in t.names)
     return restored(trainer)[name]
 
 
 @pytest.mark.slow
-def test_each_phase_trains_what_it_frees(two_stage, wee_clip):
+def test_each_phase_trains_what_it_frees(two_stage, wee_clip, programs):
     config, workdir = two_stage
-    params = trained(config, workdir).params
+    params = trained(config, workdir, programs=programs).params
     before = load_clip(wee_clip)[1]
     for seed in range(2):
         vision = jax.tree.map(lambda x: x[seed], params["clip"]["vision"])  # noqa: B023
@@ -118,9 +119,10 @@ def test_rules_stand_side_by_side(two_stage):
 
 
 @pytest.mark.slow
-def test_killed_and_told_to_stop_it_ends_with_the_same_bits(two_stage, tmp_path):
+def test_killed_and_told_to_stop_it_ends_with_the_same_bits(two_stage, tmp_path, programs):
     """Killed between two seeds, then SIGTERM in an epoch that reads pixels; then to the end."""
     config, workdir = two_stage
+    again = functools.partial(run, pages=False, programs=programs)
     place, seeds, original = tmp_path / "run", [], Trainer.fit_seed
 
     def killed_late(self, index, seed, *rest):
@@ -131,7 +133,7 @@ def test_killed_and_told_to_stop_it_ends_with_the_same_bits(two_stage, tmp_path)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trainer, "fit_seed", killed_late)
-        run(parsed(config), place, print)
+        again(parsed(config), place, print)
     assert seeds == [0]
 
     def told(*args, first, **options):
@@ -145,16 +147,16 @@ def test_killed_and_told_to_stop_it_ends_with_the_same_bits(two_stage, tmp_path)
         pytest.raises(Preempted, match="of dann/unfrozen, saved") as caught,
     ):
         patch.setattr(train, "paired_batches", told)
-        run(parsed(config), place, print)
+        again(parsed(config), place, print)
     assert caught.value.code == 75
     log = read_log(place / "metrics.jsonl")
     frozen = max(r["step"] for r in log if r["phase"] == "dann/frozen")
     folder = place / "checkpoints" / "dann" / "unfrozen" / "seed1"
     assert [int(path.name) for path in folder.iterdir()] == [frozen + 2]
-    run(parsed(config), place, print)
+    again(parsed(config), place, print)
     a, b = read_json(workdir / "results.json"), read_json(place / "results.json")
     assert a["rows"] == b["rows"] and a["selection_rules"] == b["selection_rules"]
-    both = trained(config, workdir).params, trained(config, place).params
+    both = (trained(config, at, programs=programs).params for at in (workdir, place))
     jax.tree.map(np.testing.assert_array_equal, *both)
 
 
@@ -186,8 +188,8 @@ def test_full_fine_tuning_trains_both_towers_and_exports(photos, wee_clip, tmp_p
     config = config_of(photos, wee_clip, full=full)
     config.seeds, config.accumulate, config.remat = (0,), 2, "blocks"
     config.methods.full.augment = {"smallest": 0.5}
-    run(parsed(config), tmp_path / "run", print)
-    params = jax.tree.map(lambda x: x[0], trained(config, tmp_path / "run", "full").params["clip"])
+    found = run(parsed(config), tmp_path / "run", pages=False)
+    params = jax.tree.map(lambda x: x[0], found.params["full"]["clip"])
     before = load_clip(wee_clip)[1]
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), params, before)
     assert all(moved["text"]["block_0"]["fc1"].values()) and moved["logit_scale"]
@@ -213,11 +215,15 @@ def test_checkpoints_of_another_run_are_refused_before_anything_is_read(
 
 
 @pytest.mark.slow
-def test_the_candidates_that_a_rule_needs_are_kept(photos, wee_clip, tmp_path):
+def test_the_candidates_that_a_rule_needs_are_kept_and_it_picks_of_them(photos, wee_clip, tmp_path):
     head = {"loss": "finetune", "heads": {"classifier": (8,)}, "epochs": 6}
     config = config_of(photos, wee_clip, head=head)
     config.selection, config.optim.lr, config.keep, config.keep_best = "oracle", 0.05, 1, 2
-    run(parsed(config), tmp_path / "run", print)
+    run(parsed(config), tmp_path / "run", pages=False)
+    results = read_json(tmp_path / "run" / "results.json")
+    picked = results["selection_rules"]["head"]["oracle"]
+    assert results["selection"] == "oracle"  # another rule than the last picks another epoch
+    assert row_of(results, "head")["accuracies"] == pytest.approx(picked["target"], abs=1e-5)
     evaluations = [r for r in read_log(tmp_path / "run" / "metrics.jsonl") if "evaluation" in r]
     wanted = {evaluations[-1]["step"]}
     for seed in range(2):
@@ -228,31 +234,17 @@ def test_the_candidates_that_a_rule_needs_are_kept(photos, wee_clip, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_rule_picks_another_epoch(photos, wee_clip, tmp_path):
-    head = {"loss": "finetune", "heads": {"classifier": (8,)}, "epochs": 6}
-    config = config_of(photos, wee_clip, head=head)
-    config.selection, config.optim.lr = "oracle", 0.05
-    run(parsed(config), tmp_path / "run", print)
-    results = read_json(tmp_path / "run" / "results.json")
-    row = row_of(results, "head")
-    picked = results["selection_rules"]["head"]["oracle"]
-    assert results["selection"] == "oracle"
-    assert row["accuracies"] == pytest.approx(picked["target"], abs=1e-5)
-
-
-@pytest.mark.slow
 def test_methods_that_differ_in_numbers_train_as_one_program(photos, wee_clip, tmp_path):
     dann = {"loss": "dann", "heads": TRUNK, "epochs": 2}
     slow = dann | {"optim": {"lr": 1e-4, "schedule": "step"}, "lam_max": 0.2, "schedule": "linear"}
     config = config_of(photos, wee_clip, dann=dann, slow=slow)
     plan = prepare(parsed(config))
     assert [t.names for t in trainers(encode_texts(plan), tmp_path)] == [("dann", "slow")]
-    run(parsed(config), tmp_path / "both", print)
-    together = trained(config, tmp_path / "both", "slow").params
-    alone = config_of(photos, wee_clip, slow=slow)
-    run(parsed(alone), tmp_path / "alone", print)
+    together = run(parsed(config), tmp_path / "both", pages=False).params["slow"]
+    separate = config_of(photos, wee_clip, slow=slow)
+    alone = run(parsed(separate), tmp_path / "alone", pages=False).params["slow"]
     close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
-    jax.tree.map(close, together, trained(alone, tmp_path / "alone", "slow").params)
+    jax.tree.map(close, together, alone)
     logs = [read_log(tmp_path / name / "metrics.jsonl") for name in ("both", "alone")]
     mine = [[r for r in log if r["phase"] == "slow"] for log in logs]
     for a, b in zip(*mine, strict=True):
@@ -356,7 +348,7 @@ def test_a_part_without_images_is_refused_before_anything_runs(tmp_path, wee_cli
 def test_an_idle_domain_loss_is_said(photos, wee_clip, tmp_path, capsys):
     idle = {"loss": "dann", "heads": {"discriminator": (8,), "classifier": (8,)}, "epochs": 1}
     config = config_of(photos, wee_clip, dann=idle)
-    run(parsed(config), tmp_path / "run", print)
+    run(parsed(config), tmp_path / "run", print, pages=False)
     assert "reversed gradient reaches nothing" in capsys.readouterr().out
 
 

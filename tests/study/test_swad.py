@@ -30,13 +30,13 @@ def options(valley):
 
 
 @pytest.mark.slow
-def test_averages_go_on_where_they_were(photos, wee_clip, tmp_path, monkeypatch):
+def test_averages_go_on_where_they_were(photos, wee_clip, tmp_path, monkeypatch, programs):
     """Stopped inside an epoch of SWA's rising phase and inside a segment of SWAD: the same bits."""
     swad = SWAD | {"freeze": PIXELS, "epochs": 4}
     swad["average"] = VALLEY | {"converge": 1, "tolerance": 1}
     config = config_of(photos, wee_clip, swa=SWA, swad=swad)
     config.seeds, config.keep, config.save_every = (0,), 1, 2
-    whole = run(parsed(config), tmp_path / "whole", pages=False)
+    whole = run(parsed(config), tmp_path / "whole", pages=False, programs=programs)
     per_epoch = next(r["step"] // r["epoch"] for r in whole.curves if "epoch" in r)
     assert per_epoch > 1
     stops, left = [2 * per_epoch + 1, per_epoch + 1], []  # of swa, then of swad
@@ -51,7 +51,7 @@ def test_averages_go_on_where_they_were(photos, wee_clip, tmp_path, monkeypatch)
     found = None
     while found is None:
         try:
-            found = run(parsed(config), tmp_path / "parts", pages=False)
+            found = run(parsed(config), tmp_path / "parts", pages=False, programs=programs)
         except Preempted:
             continue
     assert len(left) == 2
@@ -60,21 +60,23 @@ def test_averages_go_on_where_they_were(photos, wee_clip, tmp_path, monkeypatch)
         assert set(one) == {"last", "average"}
         jax.tree.map(np.testing.assert_array_equal, one, two)
     assert whole.results["valleys"] == found.results["valleys"]
-    again = trained(config, tmp_path / "parts", "swad").variants
+    again = trained(config, tmp_path / "parts", "swad", programs).variants
     jax.tree.map(np.testing.assert_array_equal, again, found.trained["swad"].variants)
 
 
 @pytest.mark.slow
-def test_the_average_is_of_the_valley_and_no_other_checkpoint_stays(photos, wee_clip, tmp_path):
+def test_the_average_is_of_the_valley_and_no_other_checkpoint_stays(
+    photos, wee_clip, tmp_path, programs
+):
     config = config_of(photos, wee_clip, swad=SWAD)
     config.keep, config.epochs = 99, 8
-    results = run(parsed(config), tmp_path / "all", pages=False)
+    results = run(parsed(config), tmp_path / "all", pages=False, programs=programs)
     config.keep = 1
-    few = run(parsed(config), tmp_path / "few", pages=False)
+    few = run(parsed(config), tmp_path / "few", pages=False, programs=programs)
     losses = np.array(
         [r["evaluation"]["source_val_loss"] for r in results.curves if "evaluation" in r]
     ).T  # [seeds, validations]
-    (trainer,) = trainers(encode_texts(prepare(parsed(config))), tmp_path / "all")
+    (trainer,) = trainers(encode_texts(prepare(parsed(config))), tmp_path / "all", programs)
     begin = jax.vmap(lambda s: trainer.recipe.begin(0, s, {}))
     like = jax.eval_shape(begin, trainer.start_shapes())
     with trainer.checkpointer(trainer.method.phases[-1]) as checkpointer:

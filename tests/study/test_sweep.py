@@ -19,7 +19,7 @@ from clipjax.study.plan import needed_parts, open_data, prepare
 from clipjax.study.sweep import settings
 from clipjax.study.trainer import trainers
 from tests.conftest import methods_of, parsed, read_json
-from tests.study.test_study import TRUNK, config_of, row_of, trained
+from tests.study.test_study import TRUNK, config_of, row_of
 
 DANN = {"loss": "dann", "heads": TRUNK, "lam_max": 0.3, "label_smoothing": 0.1, "epochs": 2}
 GRID = ({"optim.lr": 1e-3, "methods.dann.lam_max": 0.1, "methods.dann.label_smoothing": 0.0},
@@ -160,8 +160,7 @@ def swept(photos, wee_clip, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("sweep") / "run"
     config = config_of(photos, wee_clip, dann=DANN)
     config.sweep = GRID
-    run(parsed(config), workdir, print)
-    return config, workdir
+    return config, workdir, run(parsed(config), workdir, print)
 
 
 def separate(config, stage, point):
@@ -181,7 +180,7 @@ def separate(config, stage, point):
 
 @pytest.mark.slow
 def test_runs_of_a_sweep_are_those_of_separate_configs(swept, tmp_path):
-    config, workdir = swept
+    config, workdir, found = swept
     log = read_log(workdir / "metrics.jsonl")
     results = read_json(workdir / "results.json")
     names = parsed(config).settings.items()
@@ -190,16 +189,16 @@ def test_runs_of_a_sweep_are_those_of_separate_configs(swept, tmp_path):
             continue
         point = GRID[number]
         alone, place = separate(config, stage, point), tmp_path / str(number)
-        run(parsed(alone), place, print)
-        one, two = trained(config, workdir, name).params, trained(alone, place, stage).params
+        two = run(parsed(alone), place, pages=False).params[stage]
+        one = found.params[name]
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, two)
         mine = [r for r in log if r["phase"] == name and "evaluation" not in r]
         theirs = [r for r in read_log(place / "metrics.jsonl") if "evaluation" not in r]
         for a, b in zip(mine, theirs, strict=True):
             assert a["step"] == b["step"] and a["lr"] == b["lr"]
             assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
-        found = read_json(place / "results.json")
-        assert row_of(results, name)["accuracies"] == row_of(found, stage)["accuracies"]
+        theirs = read_json(place / "results.json")
+        assert row_of(results, name)["accuracies"] == row_of(theirs, stage)["accuracies"]
 
 
 def products(config, workdir):
@@ -228,28 +227,27 @@ def test_cached_features_of_both_domains_go_through_the_networks_at_once(
 
 @pytest.mark.slow
 def test_a_run_of_a_sweep_does_not_depend_on_the_others(swept, tmp_path):
-    config, workdir = swept
+    config, _, found = swept
     alone = config.copy_and_resolve_references()
     alone.sweep, alone.stages, alone.seeds = GRID[1:2], ("dann",), (1,)
-    run(parsed(alone), tmp_path / "alone", print)
     (name,) = parsed(alone).settings
-    one = jax.tree.map(lambda x: x[1:], trained(config, workdir, name).params)
+    one = jax.tree.map(lambda x: x[1:], found.params[name])
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
         one,
-        trained(alone, tmp_path / "alone", name).params,
+        run(parsed(alone), tmp_path / "alone", pages=False).params[name],
     )
 
 
 def test_methods_of_as_many_examples_are_one_program(swept):
-    config, workdir = swept
+    config, workdir, _ = swept
     plan = prepare(parsed(config))
     found = [t.names for t in trainers(encode_texts(plan), workdir)]
     assert sorted(map(len, found)) == [1, 2]  # everything; 2 shots
 
 
 def test_settings_stand_side_by_side_and_validation_picks(swept):
-    _, workdir = swept
+    _, workdir, _ = swept
     results = read_json(workdir / "results.json")
     found = results["sweep"]
     assert found["rule"] == "information_maximization" and len(found["rows"]) == 3
@@ -266,7 +264,7 @@ def test_settings_stand_side_by_side_and_validation_picks(swept):
 
 
 def test_a_setting_is_exported_by_its_name(swept, tmp_path):
-    config, workdir = swept
+    config, workdir, _ = swept
     name = list(parsed(config).settings)[-2]
     export.export(workdir, tmp_path / "out", name, 1)
     row = row_of(read_json(workdir / "results.json"), name)
@@ -284,14 +282,12 @@ def test_targets_are_swept_in_one_program(photos, wee_clip, tmp_path, tmp_path_f
     config = config_of(root, wee_clip, dann=DANN)
     config.data.fractions = (0.4, 0.3, 0.3)
     config.sweep = ({"data.target": ("sketch", "drawn")},)
-    run(parsed(config), tmp_path / "run", print)
-    results = read_json(tmp_path / "run" / "results.json")
-    rows = results["sweep"]["rows"]
+    found = run(parsed(config), tmp_path / "run", pages=False)
+    rows = read_json(tmp_path / "run" / "results.json")["sweep"]["rows"]
     assert [r["target_domain"] for r in rows] == ["sketch", "drawn"]
     alone = separate(config, "dann", rows[1]["settings"])
-    run(parsed(alone), tmp_path / "alone", print)
-    one = trained(config, tmp_path / "run", rows[1]["method"]).params
-    two = trained(alone, tmp_path / "alone").params
+    one = found.params[rows[1]["method"]]
+    two = run(parsed(alone), tmp_path / "alone", pages=False).params["dann"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), one, two)
 
 

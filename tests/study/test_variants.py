@@ -41,18 +41,18 @@ TEXT |= {"optim": {"lr": 1e-3}, "wise": (0.5,)}
 
 
 @pytest.fixture(scope="module")
-def averaged(photos, wee_clip, tmp_path_factory):
+def averaged(photos, wee_clip, tmp_path_factory, programs):
     """A finished run that selects an epoch, of a method that averages its last two."""
     workdir = tmp_path_factory.mktemp("variants") / "run"
     config = config_of(photos, wee_clip, swa=SWA, text=TEXT | {"loss": "flyp"})
     config.keep, config.selection = 9, "source_val"
-    return config, workdir, run(parsed(config), workdir, pages=False)
+    return config, workdir, run(parsed(config), workdir, pages=False, programs=programs)
 
 
 @pytest.mark.slow
-def test_an_average_is_of_the_last_epochs_whatever_is_selected(averaged):
+def test_an_average_is_of_the_last_epochs_whatever_is_selected(averaged, programs):
     config, workdir, results = averaged
-    trainer, _ = trainers(encode_texts(prepare(parsed(config))), workdir)
+    trainer, _ = trainers(encode_texts(prepare(parsed(config))), workdir, programs)
     read = lambda at: at[0].params
     with trainer.checkpointer(trainer.method.phases[-1]) as checkpointer:
         *_, one, two = checkpointer.steps
@@ -63,7 +63,7 @@ def test_an_average_is_of_the_last_epochs_whatever_is_selected(averaged):
             like = jax.eval_shape(begin, like)
         ends = [read(checkpointer.restore(like, step)) for step in (one, two)]
     mean = jax.tree.map(lambda a, b: (np.asarray(a) + np.asarray(b)) / 2, *ends)
-    for found in (results.trained["swa"], trained(config, workdir, "swa")):
+    for found in (results.trained["swa"], trained(config, workdir, "swa", programs)):
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
             found.variants["average"],
@@ -77,7 +77,7 @@ def test_an_average_is_of_the_last_epochs_whatever_is_selected(averaged):
 
 
 @pytest.mark.slow
-def test_weights_are_drawn_to_those_of_zero_shot(averaged):
+def test_weights_are_drawn_to_those_of_zero_shot(averaged, programs):
     """Of a linear head, and of a text tower and its temperature."""
     config, workdir, results = averaged
     plan = prepare(parsed(config))
@@ -87,7 +87,7 @@ def test_weights_are_drawn_to_those_of_zero_shot(averaged):
         "text": {"clip": plan.params},
     }
     for name, begin in starts.items():
-        for found in (results.trained[name], trained(config, workdir, name)):
+        for found in (results.trained[name], trained(config, workdir, name, programs)):
             variants = found.variants
             one = jax.tree_util.tree_leaves_with_path(variants["wise_0.5"])
             last = dict(jax.tree_util.tree_leaves_with_path(variants["last"]))
