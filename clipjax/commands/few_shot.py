@@ -78,13 +78,17 @@ def few_shot_studies(given: Choices, asked: Asked | None = None) -> dict[Cell, S
     found = {}
     for name in names:
         for place in places:
-            for classes, number in _runs(protocols, shots[name], bool(_others(place))):
+            runs = _runs(protocols, shots[name], bool(_others(place)))
+            if given.smoke and name in slow:  # most of a smoke run's time is their compilation
+                runs = runs[:1] if name in few_shot.FIXED else runs[-1:]
+            for classes, number in runs:
                 for seed in config.seeds:
                     cell = Cell(name, place.name, classes, number, seed)
                     own = config.copy_and_resolve_references()
                     own.seeds, own.data.subset_seed, own.data.shots = (seed,), seed, number
                     own.methods, own.stages = {name: config.methods[name]}, (name,)
-                    _put_place(own, place, classes, _wide(protocols, shots[name], number))
+                    wide = _wide(protocols, shots[name], number)
+                    _put_place(own, place, classes, wide, 1 if given.smoke else None)
                     if classes == "base" and name not in few_shot.FIXED:
                         elsewhere = None if second and second[:2] == place[1:3] else second
                         own.evaluations = _evaluations(protocols, elsewhere)
@@ -210,9 +214,9 @@ def _wide(protocols: Sequence[str], shots: Sequence[int], number: int) -> bool:
     return "dg" in protocols and number == max(shots)
 
 
-def _put_place(config, place: Place, classes: str, wide: bool) -> None:
-    """Set a config's data."""
-    others = _others(place) if wide and classes == "all" else []
+def _put_place(config, place: Place, classes: str, wide: bool, most: int | None) -> None:
+    """Set a config's data; `wide`: tested on other domains too, at most so many."""
+    others = _others(place)[:most] if wide and classes == "all" else []
     config.data.name, config.data.root = place.data, place.root
     config.data.source, config.data.target = place.source, others[0] if others else place.source
     config.data.domains = (place.source, *others)
