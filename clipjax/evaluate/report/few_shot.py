@@ -122,7 +122,8 @@ def _change(keys: Mapping[Key, Values], zero: Mapping[Key, Values], half: str) -
     values = keys.get(("cdg", half))
     if not values or keys is zero:
         return ""
-    return f"{over_seeds(zero['cdg', half]).mean - over_seeds(values).mean:+.1f}"
+    change = over_seeds(zero["cdg", half]).mean - over_seeds(values).mean
+    return f"{round(change, 1) + 0.0:+.1f}"
 
 
 def by_dataset(of: Comparison) -> Table:
