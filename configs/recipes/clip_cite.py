@@ -21,6 +21,11 @@ render, the source, and stencil, which training never saw; zero-shot has 46.2 an
 
 Half way back helps, by 0.4 to 5.7 points; which losses are there makes no difference that these
 seeds show (one accuracy has a standard error of 3.1 points).
+
+On the embedded data, as `few_shot` has it (20 steps of 16 images, docs/few-shot.md), 1, 4 and 16
+images a class, three subsets, test accuracy in % on render: 47.2 ± 0.8, 47.7 ± 0.7, 48.1 ± 0.4;
+trained on base classes 62.3 ± 1.4 on these and 39.5 ± 0.9 on new ones. Zero-shot has 46.2, and 59.6
+and 40.4.
 """
 
 from clipjax.configs import common

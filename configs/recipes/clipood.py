@@ -9,6 +9,11 @@ mirroring, no clipping. Their rates are 3e-6 to 1e-5 and their lengths 1 to 20 e
 by dataset; here 5e-6 and 20 epochs of the data. Their weights are rounded to float16 after every
 step, which at these rates loses many of the updates; ours stay in float32. "average" is the result
 of the paper.
+
+On the embedded data, as `few_shot` has it (20 steps of 16 images, docs/few-shot.md), 1, 4 and 16
+images a class, three subsets, test accuracy in % on render: 46.9 ± 1.0, 47.8 ± 1.4, 48.7 ± 0.2;
+trained on base classes 61.9 ± 2.1 on these and 39.8 ± 0.5 on new ones. Zero-shot has 46.2, and 59.6
+and 40.4.
 """
 
 from clipjax.configs import common

@@ -9,6 +9,11 @@ then a cosine by epochs, batches of 32, 200 epochs (16 and 8 shots; 100 of 4 and
 vectors start as "a photo of a", as in the base-to-new tables of later papers; random ones are 16
 there, which the 16 tokens of the embedded model's texts have no room for. Images are not cropped at
 random, so that they are encoded once and all seeds train as one program.
+
+On the embedded data, as `few_shot` has it (200 steps of 32 images, docs/few-shot.md), 1, 4 and 16
+images a class, three subsets, test accuracy in % on render: 35.9 ± 1.8, 43.6 ± 2.7, 45.3 ± 0.6;
+trained on base classes 57.1 ± 3.1 on these and 30.7 ± 0.9 on new ones. Zero-shot has 46.2, and 59.6
+and 40.4.
 """
 
 from clipjax.configs import common

@@ -4,8 +4,11 @@ clipjax run recipes/ft_probe
 
 A competitor in CLIP-CITE's paper (arXiv 2407.04003, figure 1), which says nothing of how it is
 trained: cross-entropy, with the optimizer, crops, batches and length of CLIP-CITE. The head is a
-table of class weights without biases, so that it starts exactly at zero-shot. Not measured on the
-embedded data.
+table of class weights without biases, so that it starts exactly at zero-shot.
+
+On the embedded data, as `few_shot` has it (20 steps of 16 images, docs/few-shot.md), 1, 4 and 16
+images a class, three subsets, test accuracy in % on render: 47.8 ± 1.2, 49.1 ± 0.6, 48.1 ± 1.0;
+trained on base classes 64.2 ± 1.4 on these. Zero-shot has 46.2, and 59.6 and 40.4.
 """
 
 from clipjax.configs.recipes import clip_cite

@@ -6,6 +6,11 @@ As published: rank 2 on the query, key and value projections of all blocks, drop
 them, AdamW of rate 2e-4 down to 1e-6, batches of 32, 500 steps for each image of a class, crops
 from 0.08 of the area. The code's float16 is left out. Results must be those of both towers as they
 are trained, so images are encoded from pixels: on two cores take fewer steps, data.epoch=50.
+
+On the embedded data, as `few_shot` has it (20 steps of 16 images, docs/few-shot.md), 1, 4 and 16
+images a class, three subsets, test accuracy in % on render: 47.3 ± 0.4, 47.3 ± 0.4, 47.7 ± 0.4;
+trained on base classes 61.9 ± 1.6 on these and 39.8 ± 0.5 on new ones. Zero-shot has 46.2, and 59.6
+and 40.4.
 """
 
 from clipjax.configs import common

@@ -4,6 +4,10 @@ clipjax run recipes/lp_plus
 
 300 full-batch steps whose rates come from the features; nothing is tuned. `lp_plus_code` is as the
 published code has it, where alpha's gradient is never cleared and sums up over the run.
+
+On the embedded data, as `few_shot` has it (docs/few-shot.md), 1, 4 and 16 images a class, three
+subsets, test accuracy in % on render: 46.8 ± 1.2, 46.0 ± 1.2, 46.7 ± 0.2; trained on base classes
+60.5 ± 0.8 on these. Zero-shot has 46.2, and 59.6 and 40.4.
 """
 
 from clipjax.configs import common
