@@ -218,7 +218,7 @@ def _put_place(config, place: Place, classes: str, wide: bool, most: int | None)
     """Set a config's data; `wide`: tested on other domains too, at most so many."""
     others = _others(place)[:most] if wide and classes == "all" else []
     config.data.name, config.data.root = place.data, place.root
-    config.data.source, config.data.target = place.source, others[0] if others else place.source
+    config.data.source = config.data.target = place.source
     config.data.domains = (place.source, *others)
     config.data.classes = "base" if classes == "base" else "closed"
     fewer = lambda domain: len(place.dataset.classes_of(domain)) < len(place.dataset.classes)

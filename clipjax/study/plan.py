@@ -153,13 +153,13 @@ def open_data(study: Study, dataset: Dataset | None = None) -> tuple[Dataset, li
         dataset = JoinedDataset(dataset, data.sources, data.source_name)
     for target in study.targets:
         check_domain(dataset, target)
-        alone = len(dataset.domains) == 1 or data.domains == (target,)
-        if data.source == target and not alone:
+        meant = len(dataset.domains) == 1 or target in data.domains
+        if data.source == target and not meant:
             both = f"data.source and data.target are both {target!r}"
             remedy = f"give two different domains of {', '.join(dataset.domains)}"
-            raise ConfigError(f"{both}; {remedy}, or data.domains=('{target}',) for it alone.")
+            raise ConfigError(f"{both}; {remedy}, or name it in data.domains, too.")
         if data.source == target:
-            told = f"{target}, the only domain, is source and target: nothing is adapted to"
+            told = f"{target} is source and target: nothing is adapted to"
             notes.append(f"{told}, what reads a target reads its training images without labels")
     if data.shots and data.shots_rule == "coop":
         dataset = CoopValidation(dataset, data.source_name, data.shots, data.subset_seed)
