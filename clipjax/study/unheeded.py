@@ -55,7 +55,8 @@ def _check_optim(study: Study, methods: Mapping[str, Method]) -> None:
             stage = method.config.stage
             mine = phases(m for m in methods.values() if m.config.stage == stage)
             asked = any(path.endswith(f"optim.{name}") for path in _given(study, method))
-            if asked and mine and not any(map(heeds, mine)):
+            other = any(getattr(optim, name) != usual[name] for optim in mine)
+            if asked and other and not any(map(heeds, mine)):
                 raise ConfigError(f"methods.{stage}: {told}.")
         changed = getattr(study.training.optim, name) != usual[name]
         swept = any(f"optim.{name}" in grid for grid in study.sweep)

@@ -1,8 +1,11 @@
 """Options that would have no effect are refused."""
 
+import dataclasses
+
 import pytest
 
 from clipjax.errors import ConfigError
+from clipjax.study.training import Optim
 from tests.conftest import methods_of
 from tests.study.test_study import config_of
 
@@ -64,3 +67,8 @@ def test_what_some_method_heeds_is_taken():
     config = config_of("", "tiny", head=HEAD)
     config.update_from_flattened_dict(COOP)
     assert methods_of(config)["head"].data.shots == 2
+    whole = {f.name: getattr(Optim(), f.name) for f in dataclasses.fields(Optim)}  # says nothing
+    steps = {"schedule": "step", "gamma": 0.5, "name": "sgd", "momentum": 0.8}
+    config = config_of("", "tiny", usual=HEAD | {"optim": whole}, steps=HEAD | {"optim": steps})
+    config.optim.nesterov = False
+    assert methods_of(config)["steps"].phases[0].optim.gamma == 0.5
