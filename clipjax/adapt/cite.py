@@ -22,8 +22,10 @@ taken here:
 - Similarities of equation 5 are of "the batch" and of C classes: `distill_over="batch"`.
 - D_KL(p, q) with p the student's, as written: `distill_direction="student_teacher"`.
 
-Use heads = {"text": True} and freeze = ("clip/logit_scale",); `wise` draws both towers back to
-zero-shot's. Freezing "table" is the paper's FrozenTC, "clip/text/.*" its FrozenTE.
+Use heads = {"text": True} and freeze = (); `wise` draws both towers back to zero-shot's. Freezing
+"table" is the paper's FrozenTC, "clip/text/.*" its FrozenTE. What gets no gradient stays, and does
+not decay either: the temperature always, the text tower where the table is all that is learned of
+texts.
 """
 
 import jax
@@ -39,7 +41,7 @@ from clipjax.adapt.method import (
     by_texts,
     class_weights,
 )
-from clipjax.adapt.similarities import visual_alignment
+from clipjax.adapt.similarities import unit, visual_alignment
 from clipjax.adapt.terms import add_terms
 
 ALIGNMENTS = ("table", "text")
@@ -90,6 +92,8 @@ def make_method(
         raise ValueError(f"{which} has no effect with alignment_weight=0; leave it out.")
     has_table = bool(alignment_weight) and alignment == "table"
     every = alignment == "text" or (distill_weight and distill_over == "classes")
+    taught = alignment == "text" or contrastive_weight or distill_weight
+    constants = ("clip/logit_scale", *(() if taught else ("clip/text",)))
 
     def init(rng):
         own = {TABLE: jnp.asarray(classes.weights)} if has_table else {}
@@ -108,12 +112,12 @@ def make_method(
             return jnp.float32(0.0), {}
         source = batch["source"]
         label, weight = source["label"], source.get("weight")
-        table = params[TABLE] if has_table else seen.text
+        table = unit(params[TABLE]) if has_table else seen.text
         value = visual_alignment(seen.image, table, label, alignment_scale or seen.scale, weight)
         right = label_accuracy(seen.image @ table.T, label, weight)
         return alignment_weight * value, {"class_loss": value, "source_accuracy": right}
 
-    made = by_texts(backbone, head, compare, judge)._replace(init=init)
+    made = by_texts(backbone, head, compare, judge, constants=constants)._replace(init=init)
     return add_terms(
         made,
         backbone,

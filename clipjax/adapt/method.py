@@ -119,7 +119,8 @@ class Method(NamedTuple):
     # what a sweep varies inside one program (`schedules`, label_smoothing).
     start: Callable[[PyTree, Classes, PyTree], PyTree] | None = None
     start_reads: tuple[str, ...] = ()  # what `start` alone gets beside `reads`: "validation"
-    # Top-level names of its own parameters that no phase trains, whatever `freeze` says.
+    # Top-level names of its own parameters, and parts of the encoder ("clip/text"), that no phase
+    # trains, whatever `freeze` says.
     constants: tuple[str, ...] = ()
     # (params, support [N, S, P], inputs [Q, P], weight [N, S] = None) -> logits [Q, N] of a task of
     # other classes, over embeddings: of N classes each S examples are known. Episodes judge it.
@@ -239,7 +240,7 @@ def compare_classes(
         tokens = classes.tokens
         if templates == "class" and rng is not None:
             count, prompts, _ = tokens.shape
-            rng, draw = jax.random.split(rng)
+            draw = jax.random.fold_in(rng, 1)  # rng itself is for the crop, a teacher's too
             which = jax.random.randint(draw, (count,), 0, prompts)
             tokens = jnp.asarray(tokens)[jnp.arange(count), which][:, None]
         image = backbone.encode["image"](params, source["inputs"], rng)

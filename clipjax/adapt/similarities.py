@@ -45,8 +45,16 @@ def visual_alignment(
         cannot fall below 4.9.
       weight: float [B].
     """
-    table = table / jnp.maximum(jnp.linalg.norm(table, axis=-1, keepdims=True), 1e-12)
-    return smoothed_cross_entropy(scale * image @ table.T, label, weight=weight)
+    return smoothed_cross_entropy(scale * image @ unit(table).T, label, weight=weight)
+
+
+def unit(rows: jax.Array) -> jax.Array:
+    """Scale rows [..., P] to length 1.
+
+    >>> unit(jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(1).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    return rows / jnp.maximum(jnp.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
 
 
 def supervised_contrastive(

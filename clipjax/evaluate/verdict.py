@@ -210,8 +210,10 @@ def _seeds(found: Mapping) -> str:
     return f", ± {some:.1f} over {n} seeds" if some else ""
 
 
-def against_zero_shot(results: Mapping[str, Any], method: str) -> str:
+def against_zero_shot(results: Mapping[str, Any], method: str, variant: str = "") -> str:
     """Say that a method is below zero-shot on its target's test images; "" where it is not.
+
+    Of a `variant` the same, in place of the method's own result.
 
     >>> row = {"metric": "accuracy", "classes": "all", "split": "test", "variant": "last"}
     >>> row |= {"domain": "scan", "accuracy_mean": 0.4}
@@ -220,12 +222,15 @@ def against_zero_shot(results: Mapping[str, Any], method: str) -> str:
     'a is below zero-shot on the test images of scan, 40.0 against 50.0 %'
     """
     test = own_rows(results["rows"])
-    own = {domain: row for (name, domain), row in test.items() if name == method}
+    mine = lambda line: line.variant == variant if variant else line.own
+    lines = [line for line in lines_of(results["rows"]) if line.method == method and mine(line)]
+    own = {domain: row for line in lines for domain, row in line.rows.items()}
     # Of a sweep over targets the method's own, which is marked.
     marked = [domain for domain, row in own.items() if row.get("below_zero_shot")]
     domain = (marked or [results["data"]["target"]])[0]
-    ours, zero = (test.get((name, domain), {}).get("accuracy_mean") for name in (method, ZERO_SHOT))
+    rows = own.get(domain, {}), test.get((ZERO_SHOT, domain), {})
+    ours, zero = (row.get("accuracy_mean") for row in rows)
     if ours is None or zero is None or ours >= zero:
         return ""
-    told = f"{method} is below zero-shot on the test images of {domain}"
+    told = f"{f'{method} {variant}'.strip()} is below zero-shot on the test images of {domain}"
     return f"{told}, {100 * ours:.1f} against {100 * zero:.1f} %"

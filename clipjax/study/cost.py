@@ -43,10 +43,6 @@ def _count(trainer: Trainer | Fit, trained: Trained) -> int:
     if isinstance(trainer, Fit):
         return sum(sizes)
     names = jax.tree.leaves(name_tree(trained.params))
-    constants = trainer.method.kind.constants
     phases = trainer.method.phases
-    trains = lambda name: (
-        name.path.split("/")[0] not in constants
-        and not all(is_frozen(name, phase.freeze) for phase in phases)
-    )
+    trains = lambda name: not all(is_frozen(name, phase.freeze) for phase in phases)
     return sum(size for size, name in zip(sizes, names, strict=True) if trains(name))

@@ -12,7 +12,7 @@ from clipjax.data.features.identity import tokenizer_files
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.evaluate import results as report
 from clipjax.evaluate.choice import ACROSS, ZERO_SHOT, mean
-from clipjax.evaluate.rows import own_rows
+from clipjax.evaluate.rows import lines_of, own_rows
 from clipjax.evaluate.verdict import against_zero_shot
 from clipjax.export.adapted import Trained, check_names, save_adapted
 from clipjax.export.card import Card, license_of, model_card
@@ -39,17 +39,24 @@ class Chosen(NamedTuple):
     method: str
     position: int  # of the seed
     why: str  # the method, without a full stop
+    variant: str = ""  # of the method; "" is its own result
 
 
 def choose(
-    results: dict, trained: Sequence[str], method: str = "", seed: int | None = None
+    results: dict,
+    trained: Sequence[str],
+    method: str = "",
+    seed: int | None = None,
+    variant: str = "",
 ) -> Chosen:
     """Return the method and the position of the seed to export.
 
     By default the method that the run's verdict takes, zero-shot among them; where a run has none,
     that with the best mean accuracy on the source's validation images, of those that see no target
-    labels. And the seed that is best there.
+    labels. And the seed that is best there. A `variant` is of a `method` that is named.
     """
+    if variant and not method:
+        raise ConfigError(f"variant {variant!r} is of a method; name it, as with --method=cite.")
     labelled = results.get("target_labels", ())
     found = results.get("verdict") or {}
     pick = found.get("method")
@@ -63,18 +70,28 @@ def choose(
     else:
         told = found["why"] or "nothing else was compared"
     why, method = told, method or pick
-    if method != pick:
+    if method != pick or variant:
         why = f"asked for; the run's rule takes {pick}: {told}"
     if method not in (ZERO_SHOT, *trained):
         known = ", ".join([*trained, ZERO_SHOT])
         raise ConfigError(f"the run has no method {method!r}; it has {known}.")
     if seed is not None and seed not in seeds:
         raise ConfigError(f"the run has no seed {seed}; it has {', '.join(map(str, seeds))}.")
+    if variant:
+        of = lambda split: {
+            line.variant: line.rows
+            for line in lines_of(results["rows"], split)
+            if line.method == method
+        }
+        if variant not in (known := of("test")):
+            raise ConfigError(f"{method} has no variant {variant!r}; it has {', '.join(known)}.")
+        validated = {(method, d): row for d, row in of("val").get(variant, {}).items()}
     if method == ZERO_SHOT:
         return Chosen(method, 0, why)
     if seed is not None:
-        return Chosen(method, seeds.index(seed), why)
-    return Chosen(method, int(np.argmax(validated[method, source]["accuracies"])), why)
+        return Chosen(method, seeds.index(seed), why, variant)
+    best = int(np.argmax(validated[method, source]["accuracies"]))
+    return Chosen(method, best, why, variant)
 
 
 def next_best(
@@ -102,7 +119,7 @@ def _first_held(
     refused = None
     for pick in picks:
         try:
-            return pick, folded(texts, workdir, pick.method, pick.position)
+            return pick, folded(texts, workdir, pick.method, pick.position, pick.variant)
         except Beyond as error:
             refused = refused or error
     raise refused
@@ -114,6 +131,7 @@ def export(
     method: str = "",
     seed: int | None = None,
     *,
+    variant: str = "",
     onnx: bool = False,
     push_to: str = "",
     license: str = "",
@@ -124,7 +142,7 @@ def export(
     Args:
       workdir: of the run.
       out: a directory that does not exist.
-      method, seed: see `choose`.
+      method, seed, variant: see `choose`.
       onnx: whether to write two ONNX files too.
       push_to: owner/name of a model on the Hub that gets a copy; a new one is private.
       license: for the card; by default what the encoder's own card says.
@@ -132,8 +150,8 @@ def export(
 
     Raises, before anything is written:
       ConfigError: no finished run there, or one of a model without texts; `out` exists, or cannot
-        be written; no such method or seed, a method that no export holds, classes of one name; no
-        package or tower for ONNX; no token of the Hub, or another's.
+        be written; no such method, variant or seed, a method that no export holds, classes of one
+        name; no package or tower for ONNX; no token of the Hub, or another's.
       CheckpointError: the run's checkpoint or its encoder is missing or damaged, or the encoder is
         no longer what it was.
     """
@@ -146,7 +164,7 @@ def export(
         raise ConfigError(f"{out} exists; choose another --out or remove it.")
     api = check_push(push_to) if push_to else None
     with claimed(out.parent, out.name + ".lock"):
-        said = _export(workdir, results, out, method, seed, onnx, license)
+        said = _export(workdir, results, out, method, seed, variant, onnx, license)
     say(said)
     if push_to:
         say(f"pushed to {push(api, push_to, out)}")
@@ -180,6 +198,7 @@ def _export(
     out: pathlib.Path,
     method: str,
     seed: int | None,
+    variant: str,
     onnx: bool,
     license: str,
 ) -> str:
@@ -187,7 +206,7 @@ def _export(
     study, raw = recorded_config(workdir)
     there = {row["method"] for row in results["rows"]}  # one without labels was left out
     trained = [made.name for made in study.trained if made.name in there]
-    picks = [choose(results, trained, method, seed)]
+    picks = [choose(results, trained, method, seed, variant)]
     if not method:
         picks += next_best(results, trained, picks[0].method, seed)
     plan = prepared(study, workdir)
@@ -201,18 +220,19 @@ def _export(
         check_onnx(plan.clip_config)
     if told := check_recorded(workdir, plan.identity, plan.model):
         warn(f"note: {told}")
-    (method, position, why), found = _first_held(encode_texts(plan), workdir, picks)
+    (method, position, why, _), found = _first_held(encode_texts(plan), workdir, picks)
+    shown = f"{method} {variant}" if variant else method
     chosen = results["seeds"][position]
     picked = "as asked" if seed is not None else "the best on the source's validation split"
     encoder = study.encoder
     known = license or (_EMBEDDED if encoder.model == "tiny" else "")
     prompts = [fill_prompts(name, encoder.prompts)[0] for name in plan.class_names]
-    below = against_zero_shot(results, method)
+    below = against_zero_shot(results, method, variant)
     tables = report.markdown(results).split("\n", 2)[2].strip()
     card = Card(
         results=results,
         config=raw,
-        method=method,
+        method=shown,
         seed="" if method == ZERO_SHOT else f"{chosen} ({picked})",
         why=why,
         below=below,
@@ -245,4 +265,4 @@ def _export(
     scratch.rename(out)
     if below:
         warn(f"warning: {below}")
-    return f"{method}{card.seed and f', seed {chosen}'}: {out}\nwhy {method}: {why}"
+    return f"{shown}{card.seed and f', seed {chosen}'}: {out}\nwhy {method}: {why}"

@@ -39,14 +39,13 @@ class Folded(NamedTuple):
     texts: bool  # whether the CLIP's own text tower makes the same classifier of the prompts
 
 
-def folded(texts: Encoded, workdir: Any, method: str, position: int) -> Folded:
-    """Return a method of a finished run, or zero-shot, as heads.
+def folded(texts: Encoded, workdir: Any, method: str, position: int, variant: str = "") -> Folded:
+    """Return a method of a finished run, or zero-shot, as heads; "" is the method's own variant.
 
     Heads are taken as they are, behind an alignment's map, which goes into their first layer, and
     CLIP's text classifier as the class embeddings that it gives; factors beside the towers' kernels
-    are merged with these. Anything else (learned prompts, a
-    closed form of its own) is measured: where its logits are affine in the embedding, it is a
-    linear head. Beyond: it is more than that.
+    are merged with these. Anything else (learned prompts, a closed form of its own) is measured:
+    where its logits are affine in the embedding, it is a linear head. Beyond: it is more than that.
     """
     plan = texts.plan
     stored = load_clip(plan.model, image_size=plan.study.encoder.image_size or None)[1]
@@ -65,7 +64,8 @@ def folded(texts: Encoded, workdir: Any, method: str, position: int) -> Folded:
         raise Beyond(f"{told}, which no export holds; export another method.")
     (trainer,) = (t for t in trainers(texts, workdir) if method in t.names)
     trained = trainer.restored()[method]
-    whole = jax.tree.map(lambda x: x[position], trained.params)
+    params = trained.variants[variant] if variant else trained.params
+    whole = jax.tree.map(lambda x: x[position], params)
     one = {key: value for key, value in whole.items() if key in _PARTS}
     tuned = one.pop("clip", {})
     clip, heads, by_texts = _overlay(own, tuned), made.heads, False

@@ -5,7 +5,7 @@ import importlib
 import inspect
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,8 +22,8 @@ from clipjax.model.backbone import TOWERS, make_head
 from clipjax.model.heads import Heads
 from clipjax.model.prompts import fill_prompts
 from clipjax.study.config import Study
-from clipjax.study.entries import FIELDS
-from clipjax.study.fields import is_number, meant, no_such, short
+from clipjax.study.fields import is_number, meant, no_such
+from clipjax.study.loss_options import check_options, options_of, terms_of
 from clipjax.study.optimizers import OPTIM_FACTORS, RATE, build_optimizer
 from clipjax.study.parts import Data
 from clipjax.study.prompt_sets import checked_reads
@@ -36,7 +36,6 @@ from clipjax.train.phases import spans
 from clipjax.train.restore import is_step
 
 LOSS_FACTORS = ("label_smoothing",)  # plain factors in the step, as `OPTIM_FACTORS` are
-_GIVEN = ("head", "episodes", "schedules", "shots")  # options given by the study, not by the config
 
 # Heads as the config has them, without what the data or flax say.
 _NOT_GIVEN = ("num_classes", "parent", "name")
@@ -52,7 +51,7 @@ class Method(NamedTuple):
     config: MethodConfig
     heads: Heads | None  # None where it takes none
     make: Callable[..., Functions]  # `make_method` of its module
-    kind: Functions  # as its first phase makes it: what it reads and runs
+    kind: Functions  # as its last phase makes it; it reads what any phase reads
     terms: tuple[str, ...] = ()  # options that are not its loss's own, but of `add_terms`
 
     @property
@@ -147,7 +146,7 @@ def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
     # Nothing of it is called: what a method reads and runs is known before a model is opened.
     backbone = Backbone({tower: _absent for tower in TOWERS}, _absent, _absent, TOWERS)
     classes = Classes(names, None, np.zeros((len(names), 1), np.float32), 1.0)
-    kinds, terms = [], tuple(_terms(module))
+    kinds, terms = [], tuple(terms_of(module))
     for phase in config.phases:
         at = f"{where}.phases.{phase.label}" if phase.label else where
         if config.align != "none" and any(phase.options.get(name) for name in terms):
@@ -159,9 +158,8 @@ def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
         kinds.append(made.on(backbone, classes, phase))
         if isinstance(kinds[-1], contract.Method):
             build_optimizer(phase, spans([phase.epochs], [phase.freeze]))
-    config = _with_defaults(config, _options(module))
-    fixed = dict.fromkeys(name for kind in kinds for name in getattr(kind, "constants", ()))
-    return Method(_fixing(config, fixed), heads, module.make_method, kinds[0], terms)
+    config = _with_defaults(config, options_of(module))
+    return Method(_fixing(config, kinds), heads, module.make_method, _of_all(kinds), terms)
 
 
 def _with_defaults(config: MethodConfig, usual: Mapping[str, Any]) -> MethodConfig:
@@ -171,11 +169,23 @@ def _with_defaults(config: MethodConfig, usual: Mapping[str, Any]) -> MethodConf
     return dataclasses.replace(config, phases=tuple(map(filled, config.phases)))
 
 
-def _fixing(config: MethodConfig, constants: Iterable[str]) -> MethodConfig:
-    """Freeze a method's constants in every phase."""
-    more = tuple(f"{re.escape(name)}(/.*)?" for name in constants)
-    freeze = lambda phase: dataclasses.replace(phase, freeze=(*phase.freeze, *more))
-    return dataclasses.replace(config, phases=tuple(map(freeze, config.phases)))
+def _fixing(config: MethodConfig, kinds: Sequence[Functions]) -> MethodConfig:
+    """Freeze in each phase what the method, as the phase makes it, leaves constant."""
+
+    def freeze(phase: PhaseConfig, kind: Functions) -> PhaseConfig:
+        more = (f"{re.escape(name)}(/.*)?" for name in getattr(kind, "constants", ()))
+        return dataclasses.replace(phase, freeze=(*phase.freeze, *more))
+
+    return dataclasses.replace(config, phases=tuple(map(freeze, config.phases, kinds)))
+
+
+def _of_all(kinds: Sequence[Functions]) -> Functions:
+    """Return a method as its last phase makes it, with what any phase reads or cannot take."""
+    last = kinds[-1]
+    if isinstance(last, ClosedForm):
+        return last
+    reads = tuple(dict.fromkeys(part for kind in kinds for part in kind.reads))
+    return last._replace(reads=reads, per_example=all(kind.per_example for kind in kinds))
 
 
 def _absent(*_, **__):
@@ -245,46 +255,6 @@ def starts_at_zero_shot(method: Method) -> bool:
     if getattr(method.kind, "from_zero_shot", False):
         return method.config.align == "none"
     return heads is not None and method.config.align == "none" and (heads.text or heads.from_texts)
-
-
-def check_options(where: str, options: Mapping[str, Any], module: Any) -> None:
-    """Raise ConfigError for options that a loss lacks, or not of the kind of its defaults.
-
-    Options are the keyword-only parameters of the module's `make_method` and, where that takes any
-    others, of its `make_loss`; and those of `clipjax.adapt.terms.add_terms`.
-    """
-    takes = _options(module)
-    own, takes = takes, takes | _terms(module)
-    for option, value in options.items():
-        if option not in takes:
-            known, hint = ", ".join(own) or "none", meant(option, [*takes, *FIELDS])
-            raise ConfigError(f"{where} has no option {option}; its loss takes {known}.{hint}")
-        usual, give = takes[option], ""
-        if isinstance(usual, bool) and not isinstance(value, bool):
-            give = "True or False"
-        elif is_number(usual) and not is_number(value):
-            give = "a finite number"
-        elif isinstance(usual, str) and not isinstance(value, str):
-            give = f"a name, as {usual!r} is"
-        elif option == "label_smoothing" and not 0 <= value < 1:
-            give = "at least 0 and less than 1"
-        if give:
-            raise ConfigError(f"{where}.{option} is {short(value)}; give {give}.")
-
-
-def _options(module: Any) -> dict[str, Any]:
-    """Return option -> its default."""
-    taken = [*inspect.signature(module.make_method).parameters.values()]
-    if any(p.kind is p.VAR_KEYWORD for p in taken) and hasattr(module, "make_loss"):
-        taken = [*inspect.signature(module.make_loss).parameters.values(), *taken]
-    return {p.name: p.default for p in taken if p.kind is p.KEYWORD_ONLY and p.name not in _GIVEN}
-
-
-def _terms(module: Any) -> dict[str, Any]:
-    """Return option of `add_terms` -> its default, of those that a loss has not itself."""
-    taken, own = inspect.signature(add_terms).parameters.values(), _options(module)
-    kinds = {p.name: p.default for p in taken if p.kind is p.KEYWORD_ONLY}
-    return {name: usual for name, usual in kinds.items() if name not in own}
 
 
 def group_runs(

@@ -8,7 +8,7 @@ import pytest
 from clipjax.adapt import cite, clipood, dann, finetune, flyp
 from clipjax.adapt.contrastive import info_nce
 from clipjax.adapt.losses import weigh
-from clipjax.adapt.method import Classes, class_weights
+from clipjax.adapt.method import Backbone, Classes, class_weights, compare_classes
 from clipjax.adapt.similarities import (
     DENOMINATORS,
     DIRECTIONS,
@@ -21,7 +21,7 @@ from clipjax.errors import ConfigError
 from clipjax.model.backbone import make_backbone, make_head, tower_params
 from clipjax.model.clip import CLIP
 from clipjax.model.heads import Heads
-from clipjax.train.groups import name_tree
+from clipjax.train.groups import is_frozen, name_tree
 from tests.conftest import methods_of, random_params, random_tokens, small_config
 from tests.study.test_study import config_of
 
@@ -340,6 +340,43 @@ def test_what_it_cannot_do_is_refused(change, words):
     entry = {key: value for key, value in (TEXT | change).items() if value is not None}
     with pytest.raises(ConfigError, match=words):
         methods_of(config_of("", "tiny", m=entry))
+
+
+def test_what_no_loss_reaches_does_not_decay():
+    none = {"contrastive_weight": 0.0, "distill_weight": 0.0}
+    text = TEXT | {"freeze": ()}
+    by_texts = text | none | {"alignment": "text"}
+    made = methods_of(config_of("", "tiny", m=text | none, all=text, texts=by_texts))
+    frozen = lambda name, group: is_frozen(group, made[name].phases[0].freeze)
+    told = {name: frozen(name, "clip/text/block_0") for name in made}
+    assert told == {"m": True, "all": False, "texts": False}
+    assert all(frozen(name, "clip/logit_scale") for name in made)
+    assert not any(frozen(name, "clip/vision/block_0") for name in made)
+
+
+def test_a_term_of_one_phase_is_known_to_the_whole_run():
+    """Its teacher is brought, and what would change its loss refused, whichever phase it is of."""
+    phases = {"one": {}, "two": {"distill_weight": 0.1}}
+    for order in (("one", "two"), ("two", "one")):
+        entry = {"loss": "finetune", "heads": {"text": True}, "phases": phases}
+        config = config_of("", "tiny", m=entry | {"phase_order": order})
+        assert methods_of(config)["m"].kind.reads == ("source", "teacher")
+        config.parallel = "pmap"
+        with pytest.raises(ConfigError, match="compares the examples of a batch"):
+            methods_of(config)
+
+
+def test_a_drawn_template_leaves_the_crop_alone_that_a_teacher_sees_too():
+    seen, rng = [], jax.random.key(3)
+    encode = {
+        "image": lambda params, x, rng: seen.append(rng) or x,
+        "text": lambda params, tokens: jnp.asarray(tokens, jnp.float32),
+    }
+    backbone = Backbone(encode, lambda params: 1.0, None, {})
+    classes = Classes(("a", "b"), np.arange(12).reshape(2, 3, 2), None, 1.0)
+    source = {"inputs": jnp.eye(2), "label": jnp.arange(2)}
+    compare_classes(backbone, classes, "class")({}, source, rng)
+    assert seen[0] is rng
 
 
 @pytest.mark.parametrize("entry", [TEXT, {"loss": "finetune", "contrastive_weight": 0.5}])

@@ -9,7 +9,7 @@ import pytest
 
 from clipjax.commands.cli import COMMANDS
 from clipjax.model.heads import Heads
-from clipjax.study import entry_fields, methods
+from clipjax.study import entry_fields, loss_options, methods
 from clipjax.study.options import HEADS, OPTIONS, meaning
 from tests.conftest import REPO
 
@@ -124,7 +124,7 @@ def test_every_option_of_every_loss_has_a_meaning_and_nothing_else_has():
     assert len(losses) > 10
     used = set()
     for loss in losses:
-        known = methods._options(methods.find_module("", loss))
+        known = loss_options.options_of(methods.find_module("", loss))
         told = {k: v for k, v in entry_fields.options(loss).items() if v is not entry_fields.OPEN}
         assert entry_fields.options(loss).keys() == known.keys()
         assert told.items() <= known.items()

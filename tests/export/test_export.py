@@ -18,6 +18,7 @@ from clipjax.configs import dann
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.errors import CheckpointError, ConfigError, DataError
 from clipjax.evaluate.rows import row
+from clipjax.evaluate.verdict import against_zero_shot
 from clipjax.export.adapted import Adapted
 from clipjax.study import export
 from clipjax.study.workdir import config_text
@@ -55,11 +56,26 @@ def test_the_method_of_the_verdict_is_exported_not_the_last():
     )
     found["verdict"] = {"method": "a", "target": "scan", "why": "best source val"}
     taken = export.choose(found, ["a", "b"])
-    assert taken == ("a", 1, "best source val")
+    assert taken == ("a", 1, "best source val", "")
     asked = export.choose(found, ["a", "b"], "b", 5)
     assert asked[:2] == ("b", 1) and asked.why.startswith("asked for; the run's rule takes a: best")
     found["verdict"]["method"] = "zero_shot"
     assert export.choose(found, ["a", "b"])[:2] == ("zero_shot", 0)
+
+
+def test_a_variant_is_of_a_method_and_has_its_own_best_seed():
+    found = results_of(zero_shot=([0.5], [0.5]), a=([0.6, 0.7], [0.6, 0.6]))
+    half = rows_of(a=([0.8, 0.7], [0.2, 0.2]))
+    found["rows"] += [each | {"variant": "wise_0.5"} for each in half]
+    found["verdict"] = {"method": "a", "target": "scan", "why": "best source val"}
+    taken = export.choose(found, ["a"], "a", None, "wise_0.5")
+    assert (taken.position, taken.variant) == (0, "wise_0.5") and "asked for" in taken.why
+    assert export.choose(found, ["a"], "a")[1:] == (1, "best source val", "")
+    assert against_zero_shot(found, "a") == ""
+    assert against_zero_shot(found, "a", "wise_0.5").startswith("a wise_0.5 is below zero-shot")
+    for method, words in (("a", "a has no variant 'soup'; it has last, wise_0.5"), ("", "name it")):
+        with pytest.raises(ConfigError, match=words):
+            export.choose(found, ["a"], method, None, "soup")
 
 
 def test_a_run_without_a_verdict_goes_by_the_source_and_takes_no_upper_bound():

@@ -8,6 +8,7 @@ import pytest
 
 from clipjax.study import run
 from clipjax.study.encode import encode_texts
+from clipjax.study.folded import folded
 from clipjax.study.plan import prepare
 from clipjax.study.recipe import Programs
 from clipjax.study.trainer import trainers
@@ -58,6 +59,11 @@ def test_a_run_resumes_in_an_average_and_its_teacher_stays_outside(photos, wee_c
         jax.tree.map(near, middle, half[tower])
         moved = jax.tree.map(lambda a, b: np.abs(a - b[0]).max(), plan.params[tower], last[tower])
         assert max(jax.tree.leaves(moved)) > 1e-4
+    held = folded(trainer.encoded, tmp_path / "whole", "cite", 0, "wise_0.5")  # by an export
+    for tower in ("vision", "text"):
+        jax.tree.map(
+            lambda a, b: np.testing.assert_array_equal(a, b[0]), held.clip[tower], half[tower]
+        )
     told = str(jax.tree_util.tree_structure(shapes(steps[0][0])))
     assert "'table'" in told and "teacher" not in told and "logit_scale" not in told
 

@@ -92,12 +92,15 @@ def test_a_run_stopped_in_the_middle_of_its_average_has_the_same_bits(
 @pytest.mark.slow
 def test_prompts_fold_into_class_embeddings_and_those_of_images_do_not(finished, tmp_path):
     found, folder = finished
-    export(folder, tmp_path / "out", "coop", 0)
+    with pytest.raises(ConfigError, match="coop has no variant 'wise'; it has last, average"):
+        export(folder, tmp_path / "out", "coop", 0, variant="wise")
+    export(folder, tmp_path / "out", "coop", 0, variant="average")
     assert (tmp_path / "out" / "classifier.safetensors").exists()
     trained = found.trained["coop"]
     part = trained.view.encoded.parts["sketch", "test"].features
-    params = jax.tree.map(lambda x: x[0], trained.params) | trained.shared
+    params = jax.tree.map(lambda x: x[0], trained.variants["average"]) | trained.shared
     wanted = jax.nn.softmax(trained.answer(params, part)[0])
+    assert "Method `coop average`, seed 0" in (tmp_path / "out" / "README.md").read_text()
     source = trained.view.encoded.source("sketch", "test")
     images = [source[row].image for row in range(len(source))]
     np.testing.assert_allclose(load_adapted(tmp_path / "out").predict(images), wanted, atol=1e-3)
