@@ -114,6 +114,8 @@ def make_method(
         raise ValueError(f"projections is {projections!r}; give a tuple of {known}.")
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank is {rank!r}; give a whole number, 1 or more.")
+    if strength <= 0:
+        raise ValueError(f"strength is {strength}; give a positive number, or nothing is learned.")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout is {dropout}; give a share of 0 to below 1.")
     alters = tuple(TOWERS) if tower == "both" else (tower,)

@@ -132,11 +132,14 @@ def shape_classes(plan: Plan) -> Classes:
     return Classes(names, tokens, jnp.zeros((len(names), width)), 1.0, plan.bare)
 
 
-def own_shapes(plan: Plan, method: Method) -> Any:
-    """Return shapes of a method's own parameters, nothing computed; {} of a closed form's."""
+def own_shapes(plan: Plan, method: Method, phase: int = -1) -> Any:
+    """Return shapes of a method's own parameters, nothing computed; {} of a closed form's.
+
+    The options of the last phase make them; those of another one have to make the same.
+    """
     if not method.trains:
         return {}
-    made = made_of(plan, method, method.phases[0])
+    made = made_of(plan, method, method.phases[phase])
     own = jax.eval_shape(made.init, jax.random.key(0))
     if made.start is None:
         return own
@@ -189,7 +192,10 @@ def check_masks(plan: Plan, method: Method) -> None:
         raise ConfigError(
             f"{told} by, and the image tower would leave them; freeze clip/vision/.*."
         )
-    for phase in method.phases:
+    for index, phase in enumerate(method.phases):
+        if phase.options != method.phases[-1].options and own_shapes(plan, method, index) != own:
+            told = f"methods.{phase.name}: its options make other parameters than the last phase's"
+            raise ConfigError(f"{told}; give what shapes parameters to the whole method.")
         check_groups(phase, everything, unused)
     if method.config.thaws:
         names = [n for n in jax.tree.leaves(name_tree(everything)) if n.group not in unused]

@@ -5,7 +5,7 @@ clipjax run recipes/cocoop methods.cocoop.batch_size=16      faster; the paper's
 
 Zhou et al. 2022 (arXiv 2203.05557) with the rate, the batches and the 10 epochs of their code. Each
 image is compared with texts of its own, so that training and testing encode images times classes
-texts: the slowest of these methods by far.
+texts: the slowest of these methods by far. As in recipes/coop images are not cropped at random.
 
 On the embedded data, as `few_shot` has it (20 steps of 16 images, docs/few-shot.md), 1, 4 and 16
 images a class, three subsets, test accuracy in % on render: 37.6 ± 0.2, 38.1 ± 0.7, 38.5 ± 0.8;

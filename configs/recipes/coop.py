@@ -18,6 +18,10 @@ and 40.4.
 
 from clipjax.configs import common
 
+# What their code does to images in training, and that of all who build on it; where an image is
+# encoded once, it is left out.
+CROPS = {"smallest": 0.08, "flip": True}
+
 
 def sgd(lr: float, epochs: int) -> dict:
     """Return the optimizer of CoOp's code and of those that build on it (Dassl's defaults)."""

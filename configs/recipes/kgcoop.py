@@ -3,7 +3,8 @@
 clipjax run recipes/kgcoop
 
 Yao et al. 2023 (arXiv 2303.13283) with the rate, the weight and the 100 epochs of their code, which
-has batches of 128. The texts that it stays near are those of the run's `prompts`.
+has batches of 128. The texts that it stays near are those of the run's `prompts`. Images are not
+cropped at random, as in recipes/coop.
 
 On the embedded data, as `few_shot` has it (200 steps of 32 images, docs/few-shot.md), 1, 4 and 16
 images a class, three subsets, test accuracy in % on render: 43.1 ± 2.3, 45.4 ± 1.4, 45.4 ± 2.3;

@@ -175,6 +175,7 @@ def test_parameters_are_as_many_as_published_on_vit_b_16(given):
         ({"scaling": "root"}, "scaling is 'root'; known: rs, standard"),
         ({"tower": "vision"}, "tower is 'vision'; known: both, image, text"),
         ({"projections": ("fc1",)}, "projections is .* give a tuple of q_proj"),
+        ({"strength": 0.0}, "strength is 0.0; give a positive number"),
         ({"dropout": 1.0}, "dropout is 1.0; give a share of 0 to below 1"),
     ],
 )

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from clipjax.errors import ConfigError
 from clipjax.study import run
 from clipjax.study.encode import encode_texts
 from clipjax.study.folded import folded
@@ -69,6 +70,14 @@ def test_a_run_resumes_in_an_average_and_its_teacher_stays_outside(photos, wee_c
 
     first = next(record for record in whole.curves if record.get("phase") == "added")
     assert first["contrastive_loss"][0] > 0 and 0 <= first["distill_loss"][0] < 0.1
+
+
+def test_phases_of_other_parameters_are_refused(photos, wee_clip):
+    phases = {"one": {}, "two": {"alignment": "text"}}
+    entry = CITE | {"phases": phases, "phase_order": ("one", "two")}
+    entry = {key: value for key, value in entry.items() if key != "average"}
+    with pytest.raises(ConfigError, match="methods.m/one: its options make other parameters than"):
+        prepare(parsed(config_of(photos, wee_clip, m=entry)))
 
 
 def _states(workdir):
