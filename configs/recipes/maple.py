@@ -6,8 +6,8 @@ Khattak et al. 2023 (arXiv 2210.03117) with the rate, batches and 2 epochs of th
 setting, whose depth of 3 the embedded model's text tower has; its base-to-new setting is depth 9,
 5 epochs at 0.0035, of 12 blocks. Every step encodes images, cropped and mirrored as there.
 
-On the embedded data, as `few_shot` has it (20 steps of 16 images, uncropped, docs/few-shot.md), 1, 4
-and 16 images a class, three subsets, test accuracy in % on render: 39.9 ± 0.8, 39.4 ± 1.4, 39.4 ± 1.0;
+On the embedded data, as `few_shot` has it (20 steps of 16 whole images, docs/few-shot.md), 1, 4
+and 16 images a class, three subsets, accuracy in % on render: 39.9 ± 0.8, 39.4 ± 1.4, 39.4 ± 1.0;
 trained on base classes 57.3 ± 0.8 on these and 34.8 ± 1.3 on new ones. Zero-shot has 46.2, and 59.6
 and 40.4.
 """

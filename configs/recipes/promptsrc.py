@@ -7,8 +7,8 @@ code, and the depth of 3 and the average around epoch 6 of its cross-dataset set
 depth 9 and an average around epoch 15, of 12 blocks. The paper's result is the average, a row
 beside that of the last epoch. Every step encodes images, twice, cropped and mirrored as there.
 
-On the embedded data, as `few_shot` has it (20 steps of 16 images, uncropped, docs/few-shot.md), 1, 4
-and 16 images a class, three subsets, test accuracy in % on render: 39.6 ± 1.4, 41.0 ± 2.2, 39.4 ± 0.6;
+On the embedded data, as `few_shot` has it (20 steps of 16 whole images, docs/few-shot.md), 1, 4
+and 16 images a class, three subsets, accuracy in % on render: 39.6 ± 1.4, 41.0 ± 2.2, 39.4 ± 0.6;
 trained on base classes 53.2 ± 1.7 on these and 31.3 ± 2.5 on new ones. Zero-shot has 46.2, and 59.6
 and 40.4.
 """
