@@ -11,6 +11,7 @@ from clipjax.adapt.losses import class_loss
 from clipjax.adapt.method import Backbone, Classes, Method, check_classes
 
 PyTree = Any
+NEVER = 1e3  # how far below all others the logit of a class lies of which nothing is kept
 MEMORY = "memory"  # the name of the kept support set among a method's own parameters
 
 
@@ -73,6 +74,8 @@ def episodic(
 ) -> Method:
     """A method that trains by episodes, and answers for all classes by kept source examples.
 
+    A class of which none is kept, as none is in the source, is never an answer.
+
     Args:
       memory: examples of each class that are kept, of the encoder as it came.
       answer: (params, support, inputs, weight) -> logits of a task (`Method.episode`).
@@ -82,7 +85,9 @@ def episodic(
     def predict(params, inputs, texts):
         check_classes(classes, texts)
         kept, seen = params[MEMORY], backbone.encode["image"](params, inputs)
-        return answer(params, kept["inputs"], seen, kept["weight"])
+        logits = answer(params, kept["inputs"], seen, kept["weight"])
+        there = jnp.sum(kept["weight"], axis=1) > 0
+        return jnp.where(there, logits, jnp.min(logits, axis=1, keepdims=True) - NEVER)
 
     def start(data, texts, own):
         return own | {MEMORY: keep_support(data, len(texts.names), memory)}

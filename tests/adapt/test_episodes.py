@@ -92,6 +92,12 @@ def test_a_step_of_prototypical_networks_is_the_papers_loss_of_each_task():
     apart = ((seen["support"][:, None] - means) ** 2).sum(axis=-1)
     given = method.predict(params, batch["support"]["inputs"], texts)
     np.testing.assert_allclose(jax.nn.softmax(given), jax.nn.softmax(-apart), atol=1e-5)
+    # A class without source images, whose mean would be the origin, is no answer.
+    data["source"]["label"] = data["source"]["label"] % 3
+    few = jax.nn.softmax(
+        method.predict(method.start(data, texts, own), 0 * batch["support"]["inputs"], texts)
+    )
+    assert (few[:, 3] == 0).all() and np.isfinite(few).all() and (few[:, :3] > 0).any()
 
 
 def test_what_is_kept_of_each_class_is_padded():
