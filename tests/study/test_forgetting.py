@@ -2,6 +2,7 @@
 
 import functools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipjax.data.features.cache import Features
 from clipjax.data.images.preprocess import load_preprocess
 from clipjax.errors import ConfigError
 from clipjax.evaluate import forgetting
@@ -20,6 +22,7 @@ from clipjax.model.hf.load import load_clip
 from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.text import zero_shot_classifier
 from clipjax.study import parse, run
+from clipjax.study.forgetting import _measured as measured
 from clipjax.study.plan import prepare
 
 SGD = {"name": "sgd", "lr": 0.2, "schedule": "constant"}
@@ -200,3 +203,23 @@ def test_microbatches_are_refused_where_examples_are_compared(photos, wee_clip, 
     with pytest.raises(ConfigError, match="compares the examples of a batch"):
         prepared(similarity=1.0)
     assert prepared(embedding=1.0, similarity=1.0, of="across")
+
+
+def test_after_training_answers_are_of_the_classes_that_before_are_of():
+    """With data.score_among=present: every image looks most like a class its domain lacks."""
+    looks, labels = np.eye(3, dtype="f")[[0, 0]] + 0.5 * np.eye(3, dtype="f")[[1, 2]], [1, 2]
+    dataset = types.SimpleNamespace(classes=("a", "b", "c"), classes_of=lambda domain: ("b", "c"))
+    parts = {("x", "test"): Features(looks, np.array(labels, np.int32))}
+    view = types.SimpleNamespace(placed=lambda p: p, features=lambda p, part: parts[part])
+    view.over = lambda other: view
+    for among, accuracy in (("present", 1.0), ("all", 0.0)):
+        study = types.SimpleNamespace(
+            data=types.SimpleNamespace(score_among=among),
+            training=types.SimpleNamespace(seeds=(0,)),
+        )
+        plan = types.SimpleNamespace(dataset=dataset)
+        other = types.SimpleNamespace(parts=parts, plan=plan, study=study)
+        trained = types.SimpleNamespace(view=view, shared={})
+        start = {"w": np.zeros((1, 1), "f")}
+        (row,) = measured("m", "last", trained, start, lambda p, x: x, other)
+        assert row["accuracy_mean"] == accuracy
