@@ -27,16 +27,23 @@ def robust_studies(given: Choices) -> dict[Cell, Study]:
     from clipjax.configs.recipes import robust
     from clipjax.data.open import open_dataset
     from clipjax.study import parse
-    from clipjax.study.defaults import check_model
+    from clipjax.study.defaults import EMBEDDED, check_model
 
     if given.target:
         told = "--study=robust takes every domain but the source as OOD"
         raise ConfigError(f"{told}; leave --target={given.target} out.")
     config = robust.get_config("smoke" if given.smoke else None)
     given.put_into(config)
-    source, others = _ends(open_dataset(config.data.name, given.root or None), given.source)
+    dataset = open_dataset(config.data.name, given.root or None)
+    if dataset.name not in EMBEDDED and not given.smoke:
+        robust.as_published(config)
+    source, others = _ends(dataset, given.source)
     others = others[:1] if given.smoke else others
-    config.data.source, config.data.target = source, others[0]
+    # No method reads the target, and one of test images alone would be dealt into splits.
+    whole = (domain for domain in others if "val" in dataset.splits_of(domain))
+    config.data.source, config.data.target = source, next(whole, source)
+    if any(len(dataset.classes_of(domain)) < len(dataset.classes) for domain in others):
+        config.data.score_among = "present"  # as ImageNet-A and R, with 200 classes
     config.data.domains = (source, *others)
     shares = robust.SMOKE_FRACTIONS if given.smoke else robust.FRACTIONS
     found = {}

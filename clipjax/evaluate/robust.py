@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from clipjax.evaluate.rows import complete
+from clipjax.evaluate.rows import CLASSES, METRIC, complete
 from clipjax.evaluate.wise import PREFIX
 
 ZERO_SHOT, RANDOM = "zero-shot", "random_head"
@@ -98,6 +98,8 @@ def measures(results: Mapping[str, Any]) -> dict[Candidate, dict[str, float]]:
     """Return, in %, of each result of a run "val" (ID), "id", "ood", "id_f1" and "ood_f1"."""
     source, parts = results["data"]["source"], {}
     for row in map(complete, results["rows"]):
+        if (row["metric"], row["classes"]) != (METRIC, CLASSES):  # of another evaluation
+            continue
         named = parts.setdefault((row["method"], row["variant"]), {})
         if row["accuracy_mean"] is not None:
             named[row["domain"], row["split"]] = row

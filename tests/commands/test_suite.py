@@ -226,6 +226,22 @@ def test_shares_of_wilds_train_on_id_and_are_measured_on_ood(tmp_path, wee_clip)
     assert (study.data.source, study.data.domains) == ("id", ("id", "ood"))
     plan = prepare(study)  # refuses what could not run
     assert planned_sizes(study.trained[0].data, plan.dataset)[0] < 42
+    # The paper's lengths and rates, where the embedded data have 20 steps.
+    towers = [plan.methods[m.name] for m in study.trained if m.stage in robust.FREE]
+    free = [(m.config.stage, m.phases[0].epochs, m.phases[0].optim.lr) for m in towers]
+    assert free == [(name, 20, rate) for name in robust.FREE for rate in (1e-5, 1e-4)]
+    assert {m.phases[0].average.last for m in towers if m.config.stage == "ce"} == {10}
+    assert (study.training.batch_size, study.data.epoch) == (128, "source")
+
+
+def test_domains_of_test_images_alone_are_ood_whole(tmp_path, wee_clip):
+    root = published_files.imagenet(tmp_path)
+    choices = Choices("imagenet", str(root), "imagenet", model=str(wee_clip))
+    study = robust_studies(choices)[1.0, 0, 0]
+    assert len(study.data.domains) == 5 and study.data.score_among == "present"
+    plan = prepare(study)  # a target of test images alone would be dealt into train, val and test
+    assert [len(plan.dataset.source(d, "test")) for d in study.data.domains] == [12, 12, 12, 3, 3]
+    assert any(note.startswith("imagenet is source and target") for note in plan.notes)
 
 
 @pytest.fixture

@@ -59,6 +59,9 @@ FOUND = {
 def test_measures_are_of_the_source_and_the_mean_over_the_others():
     found = measures(FOUND[0.1, 0, 0])["ce", "last"]
     assert found == pytest.approx({"val": 60, "id": 60, "ood": 30, "id_f1": 30, "ood_f1": 15})
+    more = [{**r, "classes": "new", "accuracy_mean": 0.0} for r in FOUND[0.1, 0, 0]["rows"]]
+    both = FOUND[0.1, 0, 0] | {"rows": FOUND[0.1, 0, 0]["rows"] + more}
+    assert measures(both)["ce", "last"] == found  # other classes are another evaluation's
 
 
 def test_id_validation_picks_and_the_oracle_stands_beside():
