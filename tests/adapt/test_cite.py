@@ -81,10 +81,10 @@ def test_parts_of_a_batch_gather_the_others(kind):
         value = supervised_contrastive(*given)
         return value if axis is None else jax.lax.pmean(value, axis)
 
-    whole = jax.value_and_grad(loss)(jnp.ones(5), part)
+    whole = jax.jit(jax.value_and_grad(loss))(jnp.ones(5), part)
     parts = jax.tree.map(lambda x: x.reshape(2, 4, *x.shape[1:]), part)
     cut = jax.vmap(jax.value_and_grad(lambda x, b: loss(x, b, "i")), (None, 0), axis_name="i")
-    value, gradient = cut(jnp.ones(5), parts)
+    value, gradient = jax.jit(cut)(jnp.ones(5), parts)
     np.testing.assert_allclose(value, [whole[0]] * 2, rtol=1e-5)
     np.testing.assert_allclose(gradient.mean(axis=0), whole[1], rtol=1e-4, atol=1e-6)
 
@@ -220,11 +220,11 @@ def test_gradients_reach_the_parts_that_learn_and_no_teacher(reached, name):
     assert reached[name] == REACHED[name]
 
 
-def value_of(clip, made, batch):
+def value_of(clip, made, batch, transform=jax.value_and_grad):
     params = {**made.init(jax.random.key(0)), "clip": clip[3]}
     params["teacher"] = jax.tree.map(lambda x: 0.9 * x, tower_params(clip[3], ("image",)))
     loss = lambda p, b: made.loss(p, b, jax.random.key(1), 0.0)[0]
-    return jax.jit(jax.value_and_grad(loss))(params, batch)
+    return jax.jit(transform(loss))(params, batch)
 
 
 @pytest.mark.slow
@@ -243,13 +243,14 @@ def test_a_contrastive_loss_alone_is_flyps_where_its_denominator_is(clip):
     alone = NOTHING | {"contrastive_weight": 1.0, "contrastive_denominator": "diagonal"}
     ours = cite.make_method(backbone, classes, head=head, **alone)
     flyps = flyp.make_method(backbone, classes, head=head)
-    one, other = (value_of(clip, made, batch_of_again())[0] for made in (ours, flyps))
+    value = lambda made, batch: value_of(clip, made, batch, transform=lambda loss: loss)
+    one, other = (value(made, batch_of_again()) for made in (ours, flyps))
     np.testing.assert_allclose(one, other, rtol=1e-5)
     soft = {"contrastive_weight": 1.0, "contrastive_denominator": "exclude"}  # one text, one set
     kept = cite.make_method(backbone, classes, head=head, **NOTHING | soft)
     batch = batch_of_again()
     batch["source"]["label"] = np.array([3, 4, 4], np.int32)
-    assert float(value_of(clip, kept, batch)[0]) == pytest.approx(0, abs=1e-6)
+    assert float(value(kept, batch)) == pytest.approx(0, abs=1e-6)
 
 
 def batch_of_again():
@@ -264,8 +265,8 @@ def test_terms_are_added_and_told(clip):
     assert add_terms(made, backbone, classes) is made and not more.per_example
     assert more.reads == ("source", "teacher")
     given = {"clip": params, "teacher": tower_params(params, ("image",))}
-    run = lambda made: made.loss(given, batch_of_again(), jax.random.key(0), 0.0)
-    (plain, _), (value, told) = run(made), run(more)
+    both = lambda p, batch: [m.loss(p, batch, jax.random.key(0), 0.0) for m in (made, more)]
+    (plain, _), (value, told) = jax.jit(both)(given, batch_of_again())
     assert abs(float(told["distill_loss"])) < 1e-6  # nothing has been learned yet
     np.testing.assert_allclose(value, plain + 0.7 * told["contrastive_loss"], rtol=1e-5)
     assert told["negatives"] == pytest.approx(4 / 9)

@@ -20,6 +20,7 @@ from clipjax.study import (
     Encoder,
     Mesh,
     Optim,
+    Programs,
     Study,
     Training,
     prepared,
@@ -69,7 +70,7 @@ def studies(name, twice=False):
         yield {"accumulated": entry}, 2
 
 
-def train(entries, accumulate, model, photos, workdir, interrupted):
+def train(entries, accumulate, model, photos, workdir, interrupted, programs):
     """What a study of one spike in several ways gives."""
     shared = jax.device_count() > 1 and not {"pixels", "image"}.isdisjoint(entries)
     study = Study(
@@ -94,9 +95,9 @@ def train(entries, accumulate, model, photos, workdir, interrupted):
         reached = Notice.reached
         Notice.reached = lambda self, step: step >= 2
         with contextlib.suppress(Preempted):
-            run_study(prepare(study), workdir, print, pages=False)
+            run_study(prepare(study), workdir, print, pages=False, programs=programs)
         Notice.reached = reached
-    found = run_study(prepare(study), workdir, print, pages=False)
+    found = run_study(prepare(study), workdir, print, pages=False, programs=programs)
     write_json(workdir / "rows.json", found.rows)
     return found
 
@@ -113,9 +114,10 @@ def main(model, photos, out, interrupted=""):
     for module in (prepared, run_group, trainer):
         module.cached_phases = cached_phases
     for name in SPIKES:
+        programs = Programs()
         for entries, accumulate in studies(name, twice=bool(interrupted)):
             workdir = out / name / str(accumulate)
-            found = train(entries, accumulate, model, photos, workdir, interrupted)
+            found = train(entries, accumulate, model, photos, workdir, interrupted, programs)
             for label in entries:
                 for path, leaf in jax.tree_util.tree_leaves_with_path(found.params[label]):
                     where = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -31,7 +31,7 @@ def test_unreadable_images_are_left_out_of_everything(own_photos, wee_clip, tmp_
     with pytest.raises(DataError, match=r"1 of .*cannot be read.*red/0.png.*max_unreadable"):
         run(parsed(config), tmp_path / "refused", print)
     config.data.max_unreadable = 0.05
-    run(parsed(config), tmp_path / "run", print)
+    run(parsed(config), tmp_path / "run", print, pages=False)
     assert "are left out: " in capsys.readouterr().out
     source = prepare(parsed(config)).dataset.source("sketch", "test")
     names = [source[i].name for i in range(len(source))]
@@ -41,10 +41,10 @@ def test_unreadable_images_are_left_out_of_everything(own_photos, wee_clip, tmp_
     (tmp_path / "run" / "results.json").unlink()
     broken.write_bytes(whole)
     with pytest.raises(DataError, match="images of .*sketch.* are not those that the run"):
-        run(parsed(config), tmp_path / "run", print)
+        run(parsed(config), tmp_path / "run", print, pages=False)
     # a repaired file is seen by a new run
     config.stages = ("head",)
-    run(parsed(config), tmp_path / "again", print)
+    run(parsed(config), tmp_path / "again", pages=False)
     assert row_of(read_json(tmp_path / "again" / "results.json"), "head")["n"] == len(source)
 
 
@@ -63,7 +63,7 @@ def test_parts_of_the_data_in_half_precision_by_worker_processes(own_photos, wee
     config = config_of(own_photos, wee_clip, dann={"loss": "dann", "heads": TRUNK}, head=HEAD)
     config.data.shots, config.data.balanced, config.data.epoch = 1, True, "longest"
     config.data.workers, config.features.dtype, config.epochs = 1, "bfloat16", 2
-    run(parsed(config), tmp_path / "run", print)
+    run(parsed(config), tmp_path / "run", print, pages=False)
     plan = prepare(parsed(config))
     sizes = [len(plan.dataset.source(domain, "train")) for domain in ("real", "sketch")]
     steps = max(1, -(-sizes[1] // 4))  # three labelled images are one batch of 4
@@ -76,7 +76,7 @@ def test_parts_of_the_data_in_half_precision_by_worker_processes(own_photos, wee
 def test_shots_cut_training_and_no_evaluation(own_photos, wee_clip, tmp_path):
     config = config_of(own_photos, wee_clip, dann=TWO_STAGE)
     config.data.shots, config.whole_domains, config.seeds = 1, True, (0,)
-    run(parsed(config), tmp_path / "run", print)
+    run(parsed(config), tmp_path / "run", print, pages=False)
     rows = read_json(tmp_path / "run" / "results.json")["rows"]
     whole = {r["domain"]: r["n"] for r in rows if r["split"] == "all"}
     assert whole == {"real": 18, "sketch": 18}
@@ -97,7 +97,7 @@ def test_classes_are_matched_by_name(own_photos, wee_clip, tmp_path, capsys):
     with pytest.raises(ConfigError, match="zebra.*data.classes=intersection"):
         prepare(parsed(config))
     config.data.classes, config.epochs = "intersection", 1
-    run(parsed(config), tmp_path / "run", print)
+    run(parsed(config), tmp_path / "run", print, pages=False)
     assert "zebra" in capsys.readouterr().out
     assert read_json(tmp_path / "run" / "results.json")["classes"] == 3
 
@@ -109,7 +109,7 @@ def test_only_the_domains_asked_for_are_evaluated(own_photos, wee_clip, tmp_path
         Image.new("RGB", (9, 9)).save(own_photos / "scan" / name / "x.png")
     config = config_of(own_photos, wee_clip)
     config.data.domains = ("sketch",)
-    run(parsed(config), tmp_path / "run", print)
+    run(parsed(config), tmp_path / "run", print, pages=False)
     rows = read_json(tmp_path / "run" / "results.json")["rows"]
     assert {row["domain"] for row in rows} == {"real", "sketch"}
 
@@ -124,7 +124,8 @@ def test_only_the_domains_asked_for_are_evaluated(own_photos, wee_clip, tmp_path
         (
             "name",
             "pascal",
-            "known: auto, emoji, folder, lists, domainnet, parquet, coop, .*, tfds:NAME",
+            "known: auto, emoji, emoji_regrouped, folder, lists, domainnet, parquet, coop, "
+            ".*, tfds:NAME",
         ),
     ],
 )
