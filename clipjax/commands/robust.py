@@ -39,11 +39,14 @@ def robust_studies(given: Choices) -> dict[Cell, Study]:
         robust.as_published(config)
     source, others = _ends(dataset, given.source)
     others = others[:1] if given.smoke else others
-    # No method reads the target, and one of test images alone would be dealt into splits.
-    whole = (domain for domain in others if "val" in dataset.splits_of(domain))
-    config.data.source, config.data.target = source, next(whole, source)
-    if any(len(dataset.classes_of(domain)) < len(dataset.classes) for domain in others):
-        config.data.score_among = "present"  # as ImageNet-A and R, with 200 classes
+    classes = len(dataset.classes_of(source))
+    fewer = {domain for domain in others if len(dataset.classes_of(domain)) < classes}
+    if fewer:  # as ImageNet-A and R, with 200 classes
+        config.data.score_among = "present"
+    # No method reads the target; one of test images alone would be dealt into splits, and one must
+    # have all classes.
+    able = (d for d in others if d not in fewer and "val" in dataset.splits_of(d))
+    config.data.source, config.data.target = source, next(able, source)
     config.data.domains = (source, *others)
     shares = robust.SMOKE_FRACTIONS if given.smoke else robust.FRACTIONS
     found = {}

@@ -234,6 +234,16 @@ def test_shares_of_wilds_train_on_id_and_are_measured_on_ood(tmp_path, wee_clip)
     assert (study.training.batch_size, study.data.epoch) == (128, "source")
 
 
+def test_a_domain_of_fewer_classes_is_ood(photos, tmp_path, wee_clip):
+    shutil.copytree(photos, tmp_path / "data")
+    shutil.rmtree(sorted((tmp_path / "data" / "sketch").iterdir())[0])
+    choices = Choices(root=str(tmp_path / "data"), source="real", model=str(wee_clip))
+    study = robust_studies(choices)[1.0, 0, 0]
+    assert (study.data.target, study.data.score_among) == ("real", "present")
+    notes = prepare(study, training=False).notes
+    assert any(note.startswith("sketch is scored among its own") for note in notes)
+
+
 def test_domains_of_test_images_alone_are_ood_whole(tmp_path, wee_clip):
     root = published_files.imagenet(tmp_path)
     choices = Choices("imagenet", str(root), "imagenet", model=str(wee_clip))
