@@ -149,7 +149,8 @@ def adapted(wee_clip, tmp_path_factory):
     out = tmp_path_factory.mktemp("adapted")
     config, params = load_clip(wee_clip)
     heads = Heads(num_classes=2)
-    trained = heads.init(jax.random.key(0), jnp.zeros((1, config.projection_dim)))["params"]
+    features = jnp.zeros((1, config.projection_dim))
+    trained = jax.jit(heads.init)(jax.random.key(0), features)["params"]
     save_adapted(
         out,
         config=config,

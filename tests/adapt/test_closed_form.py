@@ -311,10 +311,10 @@ def test_the_config_runs_as_a_study(photos, wee_clip, tmp_path):
     config.model, config.features.batch_size = str(wee_clip), 8
     config.data.name, config.data.root = "folder", str(photos)
     config.data.source, config.data.target = "real", "sketch"
-    results = run(parsed(config), tmp_path / "w", print)
+    results = run(parsed(config), tmp_path / "w", pages=False)
     rows = {(r["method"], r["variant"]) for r in results.rows if r["split"] == "test"}
     wanted = {("blend", "blend"), ("debias", "tau_0.5"), ("debias", "tau_1"), ("gda", "gda")}
     wanted |= {("prompts_chosen", "chosen"), ("prompts_ensemble", "texts")}
     wanted |= {("logistic", "debiased"), ("stata", "stata"), ("stata", "target_only")}
     assert wanted <= rows
-    assert run(parsed(config), tmp_path / "w", print).rows == results.rows  # read back
+    assert run(parsed(config), tmp_path / "w").rows == results.rows  # read back

@@ -27,7 +27,7 @@ def given():
     module, clip = CLIP(CONFIG), {"clip": random_params(CONFIG)}
     backbone = make_backbone(module, lambda pixels, rng: pixels)
     tokens = random_tokens(CONFIG, 3)[:, None]
-    texts = backbone.encode["text"](clip, tokens[:, 0])
+    texts = jax.jit(backbone.encode["text"])(clip, tokens[:, 0])
     pixels = jax.random.normal(jax.random.key(1), (4, 32, 32, 3))
     batch = {"inputs": pixels, "label": jnp.array([0, 1, 2, 0]), "mask": jnp.ones(4, bool)}
     return backbone, clip, Classes(NAMES, tokens, texts, 9.0), batch
@@ -37,9 +37,9 @@ def made(given, **options):
     """The method, and all parameters with factors away from 0."""
     backbone, clip, classes, _ = given
     method = lora.make_method(backbone, classes, **options)
-    own = method.init(jax.random.key(0))
     noise = lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape)
-    return method, own, {**clip, **jax.tree.map(noise, own)}
+    own = jax.jit(method.init)(jax.random.key(0))
+    return method, own, {**clip, **jax.jit(lambda own: jax.tree.map(noise, own))(own)}
 
 
 def test_the_start_is_clip_itself_with_and_without_dropout(given):

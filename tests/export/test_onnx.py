@@ -27,8 +27,10 @@ KINDS = [  # of heads, with an activation and the id that ends a text
 def saved(path, config, **options):
     """Writes a random CLIP with random heads; returns their parameters."""
     heads = Heads(len(CLASSES), **options)
-    head = heads.init(jax.random.key(1), np.zeros((1, config.projection_dim)))["params"]
-    head = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(jax.random.key(2), x.shape), head)
+    features = np.zeros((1, config.projection_dim))
+    head = jax.jit(heads.init)(jax.random.key(1), features)["params"]
+    noise = lambda x: x + 0.3 * jax.random.normal(jax.random.key(2), x.shape)
+    head = jax.jit(lambda head: jax.tree.map(noise, head))(head)
     params = random_params(config)
     ours.save_onnx(path, config, params, heads, head, CLASSES)
     return params, heads, head

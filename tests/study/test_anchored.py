@@ -41,7 +41,7 @@ def accuracies(found):
 def test_all_methods_train_on_cached_features(photos, wee_clip, tmp_path):
     methods = anchored.methods() | {"fixmatch": FIXMATCH}
     config = config_of(photos, wee_clip, methods)
-    found = run(parsed(config), tmp_path / "run", print)
+    found = run(parsed(config), tmp_path / "run", pages=False)
     assert accuracies(found).keys() == {"zero_shot", *methods}
     losses = [r["loss"] for r in found.curves if "loss" in r]
     assert len(losses) >= 2 * len(methods) and np.isfinite(losses).all()
@@ -55,7 +55,7 @@ def test_the_encoder_trains_with_the_head_or_with_its_biases_alone(photos, wee_c
     methods["fixmatch"]["threshold"] = 0.3
     config = config_of(photos, wee_clip, methods)
     config.optim.lr, config.optim.lr_mults = 1e-4, (("classifier", 100.0),)
-    found = run(parsed(config), tmp_path / "run", print)
+    found = run(parsed(config), tmp_path / "run", pages=False)
     before = load_clip(wee_clip)[1]
     for name in methods:
         own = jax.tree.map(lambda x: x[0], found.params[name])

@@ -63,7 +63,7 @@ def finished(photos, wee_clip, tmp_path_factory):
     wide = {"loss": "cdan", "heads": SMALL, "randomized": 7, "entropy": False}
     config = config_of(photos, wee_clip, **entries, wide=wide)
     config.seeds, config.epochs, config.save_every = (3,), 2, 2
-    return run(parsed(config), workdir), workdir
+    return run(parsed(config), workdir, pages=False), workdir
 
 
 def test_all_methods_train_as_stages_of_one_run(finished):

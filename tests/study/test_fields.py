@@ -39,7 +39,7 @@ def test_another_image_size_runs_and_changes_features_only(config, tmp_path):
         assert part.features.shape == other.parts[key].features.shape
         cosine = np.sum(part.features * other.parts[key].features, axis=1)
         assert (cosine > 0.5).all() and (cosine < 0.9999).all(), key
-    run(parsed(config), tmp_path / "run")
+    run(parsed(config), tmp_path / "run", pages=False)
     rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
     assert {row["method"] for row in rows} == {"zero_shot"}
 
