@@ -109,9 +109,12 @@ def _table(lines: dict[str, tuple]) -> str:
 def fields() -> str:
     """Return the page of every field of a config, as `clipjax run --help` has them."""
     lines = ["# Fields of a config", "`clipjax run CONFIG FIELD=VALUE ...` sets any of them."]
-    values, heads = dotted(flat(Study())) | {"methods": {}}, entry_fields.HEADS
+    values, heads = dotted(flat(Study())), entry_fields.HEADS
     for title, block in groups(Study):
-        lines += [f"## {title.rstrip('.')}", _table({k: (values[k], v) for k, v in block.items()})]
+        lines += [
+            f"## {title.rstrip('.')}",
+            _table({k: (values.get(k, {}), v) for k, v in block.items()}),
+        ]
     lines += ["## A method: `methods.NAME.FIELD`"]
     lines += [_table({field: ("", told) for field, told in entry_fields.FIELDS.items()})]
     lines += ["### Its heads", _table({f"heads.{k}": ("", told) for k, told in heads.items()})]
