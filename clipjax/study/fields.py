@@ -117,10 +117,10 @@ def meant(unknown: str, names: Iterable[str]) -> str:
 
 
 def no_such(unknown: Sequence[str], known: Iterable[str], where: str) -> ConfigError:
-    """Return the error for unknown fields: those beside the first, and which was probably meant.
+    """Return the error for unknown fields: those of the first one's block, and which was meant.
 
     >>> str(no_such(["optim.lrr"], ["optim.lr", "optim.name", "data.root"], "it"))
-    'it has no field optim.lrr; its fields: optim.lr, optim.name. Did you mean optim.lr?'
+    'it has no field optim.lrr; its fields: lr, name. Did you mean optim.lr?'
     >>> str(no_such(["x"], ["optim.lr", "optim.name", "epochs"], "it"))
     'it has no field x; its fields: epochs, optim.*.'
     """
@@ -130,7 +130,7 @@ def no_such(unknown: Sequence[str], known: Iterable[str], where: str) -> ConfigE
         if inside := [name.removeprefix(prefix) for name in known if name.startswith(prefix)]:
             break
     ends = [name.partition(".") for name in inside]
-    there = dict.fromkeys(prefix + name + ".*" * bool(dot) for name, dot, _ in ends)
+    there = dict.fromkeys(name + ".*" * bool(dot) for name, dot, _ in ends)
     shown = ", ".join(sorted(there, key=lambda name: name.endswith("*")))
     return ConfigError(
         f"{where} has no field {', '.join(unknown)}; its fields: {shown}.{meant(unknown[0], known)}"

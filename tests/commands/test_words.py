@@ -74,7 +74,7 @@ def test_words_are_fields(words, found):
         ("run dann --wrkdir=x", r"run has no option --wrkdir. Did you mean --workdir\?"),
         ("run dann workdir=x", r"workdir is an option of run: write --workdir=x\."),
         ("run dann epoch=3", r"no field epoch; its fields: .*, optim\.\*\. Did you mean epochs\?"),
-        ("run dann methods.dann.lam=1", r"methods.dann.domain_w.*mean methods.dann.lam_max\?"),
+        ("run dann methods.dann.lam=1", r"; its fields: domain_w.*mean methods.dann.lam_max\?"),
         ("run dann methods.dann.optim.lrr=1", r"Did you mean methods.dann.optim.lr\?"),
         ("run dan", r"there is no config dan; give a file, or one of anchored, .*mean dann\?"),
         ("run dann smok", r"dann: unknown word 'smok' after the config file; known: .*smoke\."),

@@ -63,7 +63,8 @@ def finished(tmp_path_factory, smoke):
 def test_a_run_leaves_what_it_promises(finished, photos):
     workdir, done = finished
     results = read_json(workdir / "results.json")
-    assert results["data"] == {"name": photos.name, "source": "real", "target": "sketch"}
+    about = {"name": photos.name, "source": "real", "target": "sketch", "classes": "closed"}
+    assert results["data"] == about
     assert results["classes"] == 3
     assert {"experiment", "model", "data", "seeds", "selection", "rows", "domain_gap"} <= set(
         results
