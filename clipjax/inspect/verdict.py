@@ -52,7 +52,7 @@ class Verdict(NamedTuple):
 def opened(study: Config) -> Subject:
     """Open the data of a study; a fault that leaves something to look at becomes a refusal."""
     if not isinstance(study, Study):
-        told = f"experiment={study.experiment} reads no images of classes"
+        told = "pretraining reads a corpus of pairs, segmentation makes its scenes"
         raise ConfigError(f"{told}; inspect looks at the data of studies.")
     try:
         dataset, chosen = plan.open_data(study)

@@ -197,7 +197,7 @@ def results():
 
 def test_tables_put_the_source_first_and_show_spread():
     lines = terminal.show(results()).splitlines()
-    header = ["method", "b", "(source)", "macro", "a", "(target)", "macro", "gap"]
+    header = ["method", "b", "(source)", "macro", "a", "(target)", "macro", "F1", "gap"]
     assert lines[1].split() == header
     assert "55.0 ± 7.1" in terminal.show(results())
     line = "| dann | 27.5 ± 3.5 | 55.0 ± 7.1 | -27.5 | 55.0 ± 7.1 |"

@@ -144,7 +144,7 @@ def test_every_image_is_predicted(finished, root):
 def test_predictions_are_right_where_labels_tell(root, wee_clip, tmp_path):
     """The same pictures with labels: the file's classes have the accuracy of results.json."""
     study = study_of(root, wee_clip, "sketch", ("gda",), seeds=(0,))
-    found = run(study, tmp_path / "run", pages=False)
+    found = run(study, tmp_path / "run")
     rows = {(row["method"], row["split"]): row for row in found.rows if row["domain"] == "sketch"}
     for method in ("zero_shot", "gda"):
         own = [line for line in table_of(tmp_path / "run") if line["method"] == method]
@@ -210,8 +210,8 @@ def mixed(root, tmp_path):
 
 def test_a_target_of_both_kinds_is_measured_where_it_has_labels(root, mixed, wee_clip, tmp_path):
     """All else as without the further images, which are predicted, too; nothing is trained."""
-    plain = run(study_of(root, wee_clip, "sketch", ()), tmp_path / "plain", pages=False)
-    both = run(study_of(mixed, wee_clip, "sketch", ()), tmp_path / "both", pages=False)
+    plain = run(study_of(root, wee_clip, "sketch", ()), tmp_path / "plain")
+    both = run(study_of(mixed, wee_clip, "sketch", ()), tmp_path / "both")
     key = ("sketch", "test")
     row_of = lambda found: next(r for r in found.rows if (r["domain"], r["split"]) == key)
     assert row_of(both) == row_of(plain) and "not_measured" not in row_of(both)

@@ -200,6 +200,7 @@ def randaugment(
         keys = jax.random.split(key, ops + 1)
         if ops:  # as a loop: all operations are compiled once, however many follow each other
             image, _ = jax.lax.scan(step, image, keys[:ops])
+            image = jnp.clip(image, 0, 255)  # interpolation rounds beyond
         return cutout(keys[ops], image, square) if square else image
 
     return jax.vmap(alter)(jax.random.split(rng, shape[0]), jnp.asarray(images, jnp.float32))

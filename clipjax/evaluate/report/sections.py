@@ -39,7 +39,7 @@ def headline(results: dict) -> list[Item]:
     """Show the accuracies of methods: on one axis, then tables on all domains, macro."""
     target, tables = f"{results['data']['target']} (target)", []
     for header, body in (report.cells(results), *measures.tables(results)):
-        title = "" if header[0] == "method" else f"{capital(header[0])}, %"
+        title = "" if header[0] == "method" else f"{header[0][0].upper()}{header[0][1:]}, %"
         kept = [i for i, head in enumerate(header) if head != "mark"]  # beside the names above
         header, *body = [[line[i] for i in kept] for line in (header, *body)]
         mark = header.index(target) if target in header else -1
@@ -54,7 +54,7 @@ def headline(results: dict) -> list[Item]:
 
 def beyond(results: dict) -> list[Item]:
     """Show what methods answer among other classes, what they forgot, and few-shot episodes."""
-    said = [Note(f"{capital(told)}.") for kind in BEYOND for told in kind.notes(results)]
+    said = [Note(capital(told)) for kind in BEYOND for told in kind.notes(results)]
     of = lambda kind: Table(
         *kind.cells(results), folded=False, words=-1 if kind is forgetting else 1
     )
@@ -63,7 +63,7 @@ def beyond(results: dict) -> list[Item]:
 
 def prompts(results: dict) -> list[Item]:
     """Show what words learned prompts are nearest to."""
-    said = [Note(f"{capital(told)}.") for told in prompt_words.notes(results)]
+    said = [Note(capital(told)) for told in prompt_words.notes(results)]
     return [Table(*prompt_words.cells(results), folded=False, words=1), *said]
 
 
