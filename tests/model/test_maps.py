@@ -41,7 +41,7 @@ def test_every_state_and_the_value_path_are_those_of_transformers_at_any_size(tm
     model = transformers.CLIPModel.from_pretrained(tmp_path, attn_implementation="eager").eval()
     tower = model.vision_model
     config, params = load_clip(tmp_path)
-    for size in ((32, 32), (48, 48), (16, 16), (40, 24), (72, 8)):
+    for size in ((32, 32), (40, 24), (16, 8)):  # its own; larger, smaller, not square
         images = pixels(*size)
         with torch.no_grad():
             states = tower(
@@ -56,7 +56,8 @@ def test_every_state_and_the_value_path_are_those_of_transformers_at_any_size(tm
             value = value + block.mlp(block.layer_norm2(value))
             wanted = [states[1], states[2], tower.post_layernorm(states[-1])]
             wanted += [value, tower.post_layernorm(value), keys]
-        apply, tree = DenseTower(config.vision).apply, {"params": params["vision"]}
+        apply = jax.jit(DenseTower(config.vision).apply, static_argnames=("levels", "last"))
+        tree = {"params": params["vision"]}
         maps, last, _ = apply(tree, images, levels=(1, 2))
         (of_value,), last_value, ours_keys = apply(tree, images, levels=(2,), last="value")
         for ours, theirs in zip(
@@ -103,7 +104,8 @@ def test_gradients_are_finite_and_memory_policies_change_none():
         tower = DenseTower(CONFIG.vision, remat=remat)
         return (tower.apply({"params": params}, pixels(16, 24), levels=(2,))[0][0] ** 2).sum()
 
-    slopes = [jax.grad(total)(PARAMS, remat) for remat in ("none", "blocks")]
+    grad = jax.jit(jax.grad(total), static_argnums=1)
+    slopes = [grad(PARAMS, remat) for remat in ("none", "blocks")]
     plain, spared = (np.concatenate([*map(np.ravel, jax.tree.leaves(one))]) for one in slopes)
     np.testing.assert_allclose(plain, spared, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
 
