@@ -11,9 +11,8 @@ from clipjax.errors import CheckpointError
 from clipjax.model.clip import CLIPConfig
 from clipjax.model.hf import weights
 from clipjax.model.hf.hub import find_model
-from clipjax.model.hf.image_only import load_dinov2, load_resnet
+from clipjax.model.hf.image_only import load_dinov2, load_resnet, load_vit
 from clipjax.model.hf.load import load_clip, with_image_size
-from clipjax.model.hf.vit import load_vit
 from clipjax.model.image_model import ImageConfig
 
 PyTree = Any

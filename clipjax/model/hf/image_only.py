@@ -1,4 +1,4 @@
-"""Read DINOv2 and ResNets in Hugging Face layout, without torch or transformers."""
+"""Read supervised ViTs, DINOv2 and ResNets in Hugging Face layout, without torch."""
 
 import os
 import pathlib
@@ -12,14 +12,27 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from clipjax.errors import CheckpointError
+from clipjax.model.clip import VisionConfig
 from clipjax.model.dinov2 import DINOv2, DINOv2Config, dinov2_path
 from clipjax.model.hf import weights
 from clipjax.model.hf.hub import find_model
 from clipjax.model.hf.params import LISTED, flat
 from clipjax.model.resnet import BATCH_NORM_EPS, ResNet, ResNetConfig, resnet_path
+from clipjax.model.vit import ViT, vit_path
 
 PyTree = Any
 # What Hugging Face assumes where a config.json is silent.
+_VIT = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+    "image_size": 224,
+    "patch_size": 16,
+    "num_channels": 3,
+}
 _DINOV2 = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -40,6 +53,34 @@ _RESNET = {
     "downsample_in_bottleneck": False,
     "num_channels": 3,
 }
+
+
+def load_vit(
+    name_or_path: str | os.PathLike, *, revision: str | None = None, dtype: Any = jnp.float32
+) -> tuple[VisionConfig, PyTree]:
+    """Read a model of type "vit", its own class head and pooler left out.
+
+    Args and errors are those of `clipjax.load_clip`.
+
+    Returns:
+      (config, params) for `ViT(config).apply({"params": params}, images)`.
+
+    Raises:
+      CheckpointError: no such model, another type of model, no biases in attention, weights that
+        are damaged, do not fit the config or are not finite.
+    """
+    directory, data = _opened(name_or_path, revision, ("vit",), "load_vit")
+    if not data.get("qkv_bias", True):
+        raise CheckpointError(f"{directory} has no qkv_bias; clipjax reads ViTs that have.")
+    sizes = {key: data.get(key, usual) for key, usual in _VIT.items()}
+    config = _built(lambda: VisionConfig(**sizes), "ViT")
+    side = config.image_size
+    expected, found = (
+        _shapes(ViT(config), (side, side, config.num_channels)),
+        _paths(directory, vit_path),
+    )
+    read = lambda path: _of_transformer(path, weights.read_tensor(found[path]))
+    return config, _tree(directory, expected, found, read, dtype)
 
 
 def load_dinov2(
