@@ -7,17 +7,23 @@ Scenes of drawings in clear sight train a decoder on maps of a frozen CLIP; fog,
 snow are tested. docs/segmentation.md explains the rows and has what they give.
 """
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from clipjax.configs import common
 from clipjax.study import Segmentation, flat
+from clipjax.study.segmentation_config import SegmentationMethod
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """`--config=configs/domino.py[:smoke]`."""
     config = ConfigDict(flat(Segmentation()))
     domino = {"norm": "domino"}
-    config.methods = {
+    # All fields, so that any can be set: methods.linear.stats=group.
+    fields = [field for field in dataclasses.fields(SegmentationMethod) if field.name != "name"]
+    usual = {field.name: field.default for field in fields}
+    methods = {
         "linear": {},
         "linear_domino": domino,
         "linear_domino_clip_scale": domino | {"scale": 0.0},
@@ -25,6 +31,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "mask": {"decoder": "mask"},
         "mask_add": {"decoder": "mask", "prompt": "add"},
     }
+    config.methods = {name: usual | entry for name, entry in methods.items()}
     if common.apply_arg(config, arg):
         config.data.train, config.data.test, config.epochs = 40, 20, 1
     return config

@@ -216,6 +216,7 @@ def config_complaint(options: Sequence[str]) -> str:
     possible = (
         f"methods.{method}.{own}"
         for method, its in config.get("methods", {}).items()
+        if "loss" in its  # a segmentation run's decoders have their fields in the config
         for own in entry_fields.possible(its["loss"])
     )
     return str(no_such(unknown, dict.fromkeys([*names, *possible]), name))

@@ -1,10 +1,12 @@
 """Segmentation runs: what they write, going on after a kill, what is refused."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 
+from clipjax.commands.configfile import config_complaint
 from clipjax.configs import domino
 from clipjax.errors import ConfigError
 from clipjax.inspect.verdict import opened
@@ -137,3 +139,16 @@ def test_the_config_is_read_whole():
     made = parse(domino.get_config("smoke").to_dict())
     assert json.dumps(made.data.__dict__) == json.dumps({"train": 40, "test": 20, "synthetic": 0.0})
     assert {method.decoder for method in made.decoders} == {"linear", "mask"}
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--config.methods.linear.stats=group", ""),
+        ("--config.methods.linear.stat=group", "no field methods.linear.stat; its fields: control"),
+        ("--config.epoch=3", "no field epoch; its fields: .*mean epochs"),
+    ],
+)
+def test_fields_of_decoders_are_set_on_the_command_line(option, said):
+    found = config_complaint(["--config=domino", option])
+    assert re.search(said, found) if said else not found
