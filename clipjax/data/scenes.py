@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from clipjax.data.dataset import check_domain
+from clipjax.data.masks import MaskDataset, MaskExample, MaskSource, check_split
 from clipjax.data.splits import SPLITS
 from clipjax.data.weather import CONDITIONS, smooth_noise
 from clipjax.errors import ConfigError
@@ -21,6 +23,7 @@ from clipjax.io import ASSETS
 STYLES = ("render", "flat", "clipart", "cartoon")  # of masks.xz, in its order
 SIZE, DRAWN = 96, 64  # pixels of a scene, of a drawing
 SOURCE = "clear"
+TINTED = "tinted"
 TARGETS = ("fog", "night", "rain", "snow")
 # Class -> the embedded dataset's classes that it holds.
 GROUPS = {
@@ -42,14 +45,6 @@ GROUPS = {
 CLASSES = tuple(GROUPS)
 
 
-class Scene(NamedTuple):
-    """A picture and what each of its pixels shows."""
-
-    image: np.ndarray  # uint8 [96, 96, 3]
-    mask: np.ndarray  # uint8 [96, 96], of `CLASSES`
-    name: str
-
-
 class _Objects(NamedTuple):
     """The drawings of a style and split."""
 
@@ -58,8 +53,8 @@ class _Objects(NamedTuple):
     classes: np.ndarray  # uint8 [N], of `CLASSES`
 
 
-class Scenes:
-    """Scenes of one split, condition and style, as a sequence of `Scene`.
+class Scenes(MaskSource):
+    """Scenes of one split, condition and style: images uint8 [96, 96, 3] with masks [96, 96].
 
     Args:
       split: "train", "val" or "test".
@@ -87,26 +82,54 @@ class Scenes:
         if count < 1:
             raise ConfigError(f"{count} scenes are none; give at least 1.")
         self.split, self.count, self.condition, self.style = split, count, condition, style
-        self.seed, self.classes = seed, CLASSES
+        self.seed, self.classes, self.domain = seed, CLASSES, condition
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, number: int) -> Scene:
+    def name_of(self, number: int) -> str:
+        return f"{self.split}/{self.condition}/{self.style}/{number}"
+
+    def __getitem__(self, number: int) -> MaskExample:
         """Make a scene; IndexError beyond the last."""
         if not 0 <= number < self.count:
             raise IndexError(number)
-        name = f"{self.split}/{self.condition}/{self.style}/{number}"
         rng = _generator(self.seed, self.split, number, "scene")
         picture, mask, depth = _compose(_objects(self.style, self.split), rng)
         weather = _generator(self.seed, self.split, number, self.condition)
         seen = CONDITIONS[self.condition](picture, depth, weather)
-        return Scene(np.rint(255 * np.clip(seen, 0, 1)).astype(np.uint8), mask, name)
+        image = np.rint(255 * np.clip(seen, 0, 1)).astype(np.uint8)
+        return MaskExample(image, mask, self.name_of(number))
 
     def __repr__(self) -> str:
         """Change where the content does."""
         what = f"{self.split!r}, {self.count}, {self.condition!r}, {self.style!r}, {self.seed}"
         return f"Scenes({what})"
+
+
+class SceneDataset(MaskDataset):
+    """Scenes as a dataset: a clear source, four weathers, and clipart with colours changed.
+
+    The last, "tinted", is there to be mixed into training: it has no other split.
+
+    >>> scenes = SceneDataset()
+    >>> scenes.domains, scenes.splits_of("tinted"), len(scenes.source("fog", "test"))
+    (('clear', 'fog', 'night', 'rain', 'snow', 'tinted'), ('train',), 200)
+    """
+
+    name, classes = "scenes", CLASSES
+    domains = (SOURCE, *TARGETS, TINTED)
+
+    def __init__(self, train: int = 600, val: int = 100, test: int = 200, seed: int = 0):
+        self.counts, self.seed = dict(zip(SPLITS, (train, val, test), strict=True)), seed
+
+    def splits_of(self, domain: str) -> tuple[str, ...]:
+        return SPLITS[:1] if check_domain(self, domain) == TINTED else SPLITS
+
+    def source(self, domain: str, split: str) -> Scenes:
+        check_split(self, domain, split)
+        style = "clipart" if domain == TINTED else "render"
+        return Scenes(split, self.counts[split], domain, style, self.seed)
 
 
 def _generator(*words) -> np.random.Generator:

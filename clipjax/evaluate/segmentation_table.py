@@ -77,13 +77,17 @@ def paired(found: Found) -> tuple[list[str], list[list[str]]]:
 def reading(found: Found) -> str:
     """Say how well CLIP names the domains, without a full stop."""
     of = found["domain"]
-    share = 100 * of["readout"]
+    named = "No domain of the test images has a description"
+    if of["readout"] is not None:
+        named = (
+            f"CLIP names the true domain of {100 * of['readout']:.0f} % of the test images (chance "
+            f"{100 / of['descriptions']:.0f})"
+        )
     nats, most = of["entropy"]["1"], np.log(of["descriptions"])
     return (
-        f"CLIP names the true condition of {share:.0f} % of the test scenes (chance "
-        f"{100 / of['descriptions']:.0f}); without temperature alpha's entropy is {nats:.3f} of "
+        f"{named}; without temperature alpha's entropy is {nats:.3f} of "
         f"{most:.3f} nats, and W moves by {100 * of['movement']['1']:.1f} % of its length over "
-        f"scenes; with CLIP's own scale {of['entropy']['clip']:.3f} nats and "
+        f"images; with CLIP's own scale {of['entropy']['clip']:.3f} nats and "
         f"{100 * of['movement']['clip']:.0f} %"
     )
 

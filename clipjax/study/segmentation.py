@@ -1,5 +1,6 @@
-"""A segmentation run: decoders trained on maps of clear scenes, and tested in weather."""
+"""A segmentation run: decoders trained on maps of a source domain, and tested on others."""
 
+import functools
 import pathlib
 import time
 from typing import Any
@@ -11,7 +12,6 @@ import numpy as np
 from clipjax.adapt.domain import Domain, domain_embedding, entropy, readout
 from clipjax.adapt.segment import Segmenter, make_segmenter
 from clipjax.adapt.step import init_state, make_step
-from clipjax.data.scenes import CLASSES, SIZE, SOURCE, TARGETS, Scene, Scenes
 from clipjax.evaluate import segmentation_table as tables
 from clipjax.evaluate.segmentation import confusion, overlap
 from clipjax.io import write_atomically, write_json
@@ -26,7 +26,6 @@ from clipjax.study.segmentation_plan import (
     Plan,
     encoded,
     map_shape,
-    training_scenes,
 )
 from clipjax.study.workdir import run_name
 from clipjax.train.arrays import Epochs, epochs_program, fit_arrays, run_mesh
@@ -38,10 +37,9 @@ from clipjax.train.schedules import make_schedule
 
 PyTree = Any
 RESULTS, PAGE, TABLE = "segmentation.json", "segmentation.html", "segmentation.md"
-CONDITIONS = (SOURCE, *TARGETS)
 NOTE = (
     "mIoU of one confusion matrix per seed and condition, in %, mean over seeds and standard "
-    "deviation; all trained on clear scenes alone, last epoch; mIoU% = 100 target / source"
+    "deviation; all trained on the source alone, last epoch; mIoU% = 100 target / source"
 )
 
 
@@ -54,29 +52,28 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
         say(f"this run is finished: {workdir / RESULTS}; use another --workdir to repeat it.")
         return
     MetricsLog(workdir / "metrics.jsonl").rewind(lambda record: True)
-    say(f"{len(config.decoders)} methods, {len(config.seeds)} seeds, {config.data.train} scenes")
-    train = encoded(plan, training_scenes(config))
-    tests = {
-        condition: encoded(plan, Scenes("test", config.data.test, condition), condition)
-        for condition in CONDITIONS
-    }
+    data = plan.data
+    many = f"{len(config.decoders)} methods, {len(config.seeds)} seeds"
+    say(f"{many}, {len(data.train)} images of {data.train.domain}")
+    train = encoded(plan, data.train)
+    tests = {domain: encoded(plan, source) for domain, source in data.tests.items()}
     timing = {"encode": time.perf_counter() - started}
     found = _about(plan, tests)
     answers = {}
     for method in config.decoders:
         begun = time.perf_counter()
-        made = _segmenter(plan, method, _class_weights(config, train.masks))
+        made = _segmenter(plan, method, _class_weights(config, train.masks, len(data.classes)))
         params = _fit(plan, method, made, train, workdir, say)
         found["methods"][method.name], answers[method.name] = _tested(plan, made, params, tests)
         timing[method.name] = time.perf_counter() - begun
         told = found["methods"][method.name]["miou"]
         mean = lambda c, told=told: 100 * np.mean(told[c])
-        shown = ", ".join(f"{c} {mean(c):.1f}" for c in CONDITIONS)
+        shown = ", ".join(f"{c} {mean(c):.1f}" for c in tests)
         say(f"{method.name}: mIoU {shown} ({timing[method.name]:.0f} s)")
     for method in config.decoders:
         found["methods"][method.name]["against"] = _against(config, method)
     found["timing_s"] = {name: round(seconds, 1) for name, seconds in timing.items()}
-    overlays = _overlays(config, answers[config.decoders[0].name])
+    overlays = _overlays(plan, answers[config.decoders[0].name])
     write_atomically(workdir / PAGE, tables.page(found, overlays))
     write_atomically(workdir / TABLE, _markdown(found))
     write_json(workdir / RESULTS, found)  # last: a run that has it is finished
@@ -84,11 +81,12 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     say(f"results: {workdir / RESULTS}, {workdir / PAGE}")
 
 
-def _class_weights(config: Segmentation, masks: np.ndarray) -> np.ndarray | None:
+def _class_weights(config: Segmentation, masks: np.ndarray, classes: int) -> np.ndarray | None:
     """Return weights of classes by their share of training pixels; None for 1 each."""
     if config.class_weights == "none":
         return None
-    share = np.bincount(masks.ravel(), minlength=len(CLASSES)) / masks.size
+    counts = np.bincount(masks.ravel(), minlength=classes)[:classes]  # without what is ignored
+    share = counts / max(counts.sum(), 1)
     rules = {"sqrt": lambda p: np.maximum(p, 1e-6) ** -0.5, "enet": lambda p: 1 / np.log(1.02 + p)}
     return rules[config.class_weights](share).astype(np.float32)
 
@@ -100,7 +98,7 @@ def _segmenter(
     if method.decoder == "mask":
         shift = {"none": 0, "add": 1, "sub": -1}[method.prompt]
         width |= {"hidden": plan.config.width, "shift": shift, "modulate": method.norm == "domino"}
-    module = DECODERS[method.decoder](len(CLASSES), stats=method.stats, **width)
+    module = DECODERS[method.decoder](len(plan.data.classes), stats=method.stats, **width)
     described = {}
     if method.uses_domain:
         described["descriptions"] = jnp.asarray(plan.descriptions)
@@ -141,17 +139,17 @@ def _fit(plan: Plan, method: SegmentationMethod, made: Segmenter, train: Encoded
 
 def _tested(plan: Plan, made: Segmenter, params: PyTree, tests: dict[str, Encoded]):
     """Return a method's measures by condition and seed, and the first seed's first answers."""
-    config, count = plan.config, len(plan.config.seeds)
+    config, count, classes = plan.config, len(plan.config.seeds), len(plan.data.classes)
 
-    @jax.jit
-    def answer(params, rows, rng):
+    @functools.partial(jax.jit, static_argnums=3)
+    def answer(params, rows, rng, size):
         logits = jax.vmap(lambda p: made.logits(p, rows, rng))(params)
-        return jax.vmap(lambda x: resize_map(x, (SIZE, SIZE)).argmax(-1).astype(jnp.uint8))(logits)
+        return jax.vmap(lambda x: resize_map(x, size).argmax(-1).astype(jnp.uint8))(logits)
 
     row = {"iou": {}, "miou": {}, "foreground": {}, "accuracy": {}}
     shown = {}
     for condition, test in tests.items():
-        matrices = np.zeros((count, len(CLASSES), len(CLASSES)), np.int64)
+        matrices = np.zeros((count, classes, classes), np.int64)
         for number, first in enumerate(range(0, len(test.maps), BATCH)):
             size = min(BATCH, len(test.maps) - first)
             index = np.arange(first, first + BATCH) % len(test.maps)  # one shape
@@ -160,11 +158,11 @@ def _tested(plan: Plan, made: Segmenter, params: PyTree, tests: dict[str, Encode
                 "embedding": test.embedding[index],
                 "condition": test.condition[index],
             }
-            found = np.asarray(answer(params, rows, jax.random.key(number)))[:, :size]
+            found = np.asarray(answer(params, rows, jax.random.key(number), test.masks.shape[1:]))[
+                :, :size
+            ]
             for seed in range(count):
-                matrices[seed] += confusion(
-                    test.masks[first : first + size], found[seed], len(CLASSES)
-                )
+                matrices[seed] += confusion(test.masks[first : first + size], found[seed], classes)
             if not first:
                 shown[condition] = found[0, : config.overlays]
         seen = [overlap(matrix) for matrix in matrices]
@@ -173,8 +171,8 @@ def _tested(plan: Plan, made: Segmenter, params: PyTree, tests: dict[str, Encode
         ]
         for key in ("miou", "foreground", "accuracy"):
             row[key][condition] = [float(getattr(each, key)) for each in seen]
-        if condition != SOURCE:
-            source = row["miou"][SOURCE]
+        if condition != plan.data.source:
+            source = row["miou"][plan.data.source]
             row.setdefault("miou_percent", {})[condition] = [
                 100 * each.miou / before for each, before in zip(seen, source, strict=True)
             ]
@@ -196,9 +194,11 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
     """Return what is known before training: of the run, and of what CLIP says of the domains."""
     config = plan.config
     names = list(config.descriptions)
-    every = {c: tests[c] for c in CONDITIONS if c in names}
-    truth = np.concatenate([np.full(len(t.maps), names.index(c)) for c, t in every.items()])
-    images = np.concatenate([test.embedding for test in every.values()])
+    truth = np.concatenate(
+        [np.full(len(t.maps), names.index(c) if c in names else -1) for c, t in tests.items()]
+    )
+    of = np.repeat(list(tests), [len(test.maps) for test in tests.values()])
+    images = np.concatenate([test.embedding for test in tests.values()])
 
     def read(scale: float) -> Domain:
         return domain_embedding(jnp.asarray(images), jnp.asarray(plan.descriptions), scale)
@@ -211,38 +211,43 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
     scales = {"1": read(1.0), "clip": read(plan.scale)}
     weights = np.asarray(scales["clip"].weights)
     background = {
-        c: overlap(confusion(t.masks, np.zeros_like(t.masks), len(CLASSES))).miou
+        c: overlap(confusion(t.masks, np.zeros_like(t.masks), len(plan.data.classes))).miou
         for c, t in tests.items()
     }
     return {
         "experiment": config.experiment,
         "model": config.model,
         "seeds": list(config.seeds),
-        "classes": list(CLASSES),
-        "conditions": list(CONDITIONS),
+        "classes": list(plan.data.classes),
+        "conditions": list(tests),
         "descriptions": dict(config.descriptions),
-        "scenes": {k: getattr(config.data, k) for k in ("train", "test", "synthetic")},
+        "images": {
+            "train": dict(zip(config.data.sources, map(len, plan.data.train.rows), strict=True)),
+            "test": {domain: len(test.masks) for domain, test in tests.items()},
+        },
         "note": NOTE,
         "background": background,
         "domain": {
             "descriptions": len(names),
-            "readout": float(readout(scales["clip"], jnp.asarray(truth))),
+            # Of images whose domain has a description.
+            "readout": float(readout(scales["clip"], jnp.asarray(truth), jnp.asarray(truth >= 0)))
+            if (truth >= 0).any()
+            else None,
             "entropy": {key: float(entropy(domain)) for key, domain in scales.items()},
             "movement": {key: movement(domain) for key, domain in scales.items()},
-            "alpha": {c: weights[truth == names.index(c)].mean(axis=0).tolist() for c in every},
+            "alpha": {c: weights[of == c].mean(axis=0).tolist() for c in tests},
         },
         "methods": {},
     }
 
 
-def _overlays(config: Segmentation, answers: dict[str, np.ndarray]) -> dict[str, str]:
+def _overlays(plan: Plan, answers: dict[str, np.ndarray]) -> dict[str, str]:
     """Return pictures of the first method by condition: images, truths and answers."""
     from clipjax.evaluate.report.segments import strip
 
     found = {}
     for condition, answer in answers.items():
-        scenes = Scenes("test", config.data.test, condition)
-        shown: list[Scene] = [scenes[i] for i in range(len(answer))]
+        shown = [plan.data.tests[condition][i] for i in range(len(answer))]
         if shown:
             images, masks = ([getattr(s, key) for s in shown] for key in ("image", "mask"))
             found[condition] = strip(images, masks, list(answer))

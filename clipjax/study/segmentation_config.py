@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from clipjax.errors import ConfigError
 from clipjax.study.fields import field, read, short
+from clipjax.study.mask_data import MaskData
 from clipjax.study.training import seed_field
 
 SEGMENTATION = "segmentation"
@@ -17,21 +18,6 @@ DESCRIPTIONS = {
     "rain": "a rainy day",
     "snow": "a snowy day",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class SceneData:
-    """Scenes of drawings, made when asked for; targets are never trained on."""
-
-    train: int = field(600, "training scenes, all in clear sight", low=1)
-    test: int = field(200, "test scenes, the same in each condition", low=1)
-    synthetic: float = field(
-        0.0,
-        "share of training scenes that are of clipart with their colours changed, in place of "
-        "renders: the paper's mixing of real and synthetic images",
-        low=0,
-        high=1,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +77,7 @@ class Segmentation:
     experiment: str = field(SEGMENTATION, "name of the run", known=(SEGMENTATION,))
     model: str = field("tiny", "a CLIP: a Hub id or a directory in Hugging Face layout")
     seeds: tuple[int, ...] = seed_field((0, 1, 2), "random seeds")
-    data: SceneData = SceneData()
+    data: MaskData = MaskData()
     descriptions: Mapping = field(DESCRIPTIONS, "domain -> the text that names it")
     last: str = field(
         "state",
@@ -143,9 +129,7 @@ class Segmentation:
         ]
         if wrong:
             return f"descriptions.{wrong[0]} is no text; say how such an image is described."
-        oracle = any(method.control == "oracle" for method in self.decoders)
-        if oracle and (lost := sorted(DESCRIPTIONS.keys() - self.descriptions.keys())):
-            return f"control=oracle needs a description of {lost[0]!r}; add descriptions.{lost[0]}."
-        if len(self.descriptions) < 2 and any(m.uses_domain for m in self.decoders):
+        told = any(method.uses_domain for method in self.decoders)
+        if told and len(self.descriptions) < 2:
             return "descriptions has fewer than two domains, so W could not differ; add some."
         return ""

@@ -1,4 +1,4 @@
-"""What a segmentation run works on: model, texts and scenes, opened, checked and encoded."""
+"""What a segmentation run works on: model, texts and images, opened, checked and encoded."""
 
 import functools
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.images.preprocess import load_preprocess
-from clipjax.data.scenes import CLASSES, SIZE, SOURCE, Scenes
+from clipjax.data.masks import MixedMasks
 from clipjax.errors import ConfigError
 from clipjax.model.clip import CLIP, normalize
 from clipjax.model.hf.hub import find_model
@@ -17,17 +17,19 @@ from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.maps import DenseTower
 from clipjax.model.text import zero_shot_classifier
 from clipjax.study.segmentation_config import Segmentation
+from clipjax.study.segmentation_data import Masked, open_masks
 from clipjax.train.distributed import processes
 
 PyTree = Any
 TEMPLATES = ("a photo of {}", "a picture of {}", "a drawing of {}")  # around descriptions
-BATCH = 50  # scenes encoded, or answered, at a time
+BATCH = 50  # images encoded, or answered, at a time
 
 
 class Plan(NamedTuple):
     """Model and texts of a run, opened and checked."""
 
     config: Segmentation
+    data: Masked
     clip: Any  # its config
     params: PyTree
     preprocess: Any
@@ -37,25 +39,25 @@ class Plan(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """Scenes as a decoder sees them."""
+    """Images as a decoder sees them."""
 
     maps: np.ndarray  # float16 [N, h * w * C]
     embedding: np.ndarray  # float32 [N, P]
-    masks: np.ndarray  # uint8 [N, 96, 96]
+    masks: np.ndarray  # uint8 [N, H, W]
     condition: np.ndarray  # int32 [N], place among the descriptions
 
 
 def prepare(config: Segmentation) -> Plan:
-    """Open the model and encode its texts; ConfigError or CheckpointError for what cannot run."""
+    """Open data and model, encode the texts; a ClipjaxError says in a sentence what cannot run."""
     if processes.several():
         raise ConfigError("a segmentation run uses one process; start it without a coordinator.")
+    data = open_masks(config.data)
+    check_described(config, data)
     directory = find_model(config.model)
     clip, params = load_clip(directory, dtype=jnp.float32)
     if clip.vision is None or clip.text is None:
         raise ConfigError(f"model={config.model} has one tower; Domino needs a CLIP of both.")
-    if SIZE % clip.vision.patch_size:
-        told = f"scenes have {SIZE} pixels, which patches of {clip.vision.patch_size} do not divide"
-        raise ConfigError(f"model={config.model}: {told}; take another.")
+    check_patches(image_size(data), clip.vision.patch_size, config.model)
     context = clip.text.max_position_embeddings
     tokenize = load_tokenizer(directory, context=context, tower=clip.text)
     encode = jax.jit(lambda p, ids: CLIP(clip).apply({"params": p}, ids, method="encode_text"))
@@ -64,21 +66,34 @@ def prepare(config: Segmentation) -> Plan:
     )
     scale = float(CLIP(clip).apply({"params": params}, method="scale"))
     described = weights(tuple(config.descriptions.values()), TEMPLATES)
-    texts = weights(CLASSES, TEMPLATES)
-    return Plan(config, clip, params, load_preprocess(directory), described, texts, scale)
+    texts = weights(data.classes, TEMPLATES)
+    return Plan(config, data, clip, params, load_preprocess(directory), described, texts, scale)
 
 
-def training_scenes(config: Segmentation) -> list[Scenes]:
-    """Return renders in clear sight, and a share of clipart with colours changed in their place."""
-    drawn = round(config.data.synthetic * config.data.train)
-    parts = [(config.data.train - drawn, SOURCE, "render"), (drawn, "tinted", "clipart")]
-    return [Scenes("train", count, how, style) for count, how, style in parts if count]
+def check_described(config: Segmentation, data: Masked) -> None:
+    """Raise ConfigError if control=oracle is asked for and a domain has no description."""
+    oracle = any(method.control == "oracle" for method in config.decoders)
+    domains = (*config.data.sources, *data.targets) if oracle else ()
+    if lost := [domain for domain in domains if domain not in config.descriptions]:
+        told = f"control=oracle needs a description of {lost[0]!r}"
+        raise ConfigError(f"{told}; add descriptions.{lost[0]}.")
 
 
-def encoded(plan: Plan, scenes: Any, condition: str = SOURCE) -> Encoded:
-    """Encode scenes: maps of their patches, and CLIP's embedding of the whole picture."""
-    parts = scenes if isinstance(scenes, list) else [scenes]
-    every = [part[i] for part in parts for i in range(len(part))]
+def check_patches(size: tuple[int, int], patch: int, model: str) -> None:
+    """Raise ConfigError unless patches divide height and width of what is encoded."""
+    if size[0] % patch or size[1] % patch:
+        told = f"{size[0]} x {size[1]} pixels, which patches of {patch} do not divide"
+        raise ConfigError(f"model={model}: images have {told}; take another.")
+
+
+def image_size(data: Masked) -> tuple[int, int]:
+    """Return height and width of the images."""
+    return data.train[0].image.shape[:2]
+
+
+def encoded(plan: Plan, source: MixedMasks) -> Encoded:
+    """Encode images: maps of their patches, and CLIP's embedding of the whole picture."""
+    every = [source[i] for i in range(len(source))]
     clip, look = plan.clip, plan.preprocess
 
     @jax.jit
@@ -93,22 +108,23 @@ def encoded(plan: Plan, scenes: Any, condition: str = SOURCE) -> Encoded:
     for first in range(0, len(every), BATCH):
         part = every[first : first + BATCH]
         filled = part + part[:1] * (BATCH - len(part))  # one shape
-        pixels = np.stack([scene.image for scene in filled])
-        whole = np.stack([look.crop(scene.image, scene.name) for scene in filled])
+        pixels = np.stack([example.image for example in filled])
+        whole = np.stack([look.crop(example.image, example.name) for example in filled])
         found = encode(plan.params, pixels, whole)
         maps.append(np.asarray(found[0])[: len(part)].reshape(len(part), -1))
         embedded.append(np.asarray(found[1])[: len(part)])
     names = list(plan.config.descriptions)
-    place = names.index(condition) if condition in names else 0
+    domains = (source.domain_of(i) for i in range(len(source)))
+    places = [names.index(domain) if domain in names else 0 for domain in domains]
     return Encoded(
         np.concatenate(maps),
         np.concatenate(embedded),
-        np.stack([scene.mask for scene in every]),
-        np.full(len(every), place, np.int32),
+        np.stack([example.mask for example in every]),
+        np.array(places, np.int32),
     )
 
 
 def map_shape(plan: Plan) -> tuple[int, int, int]:
     """Return height, width and channels of the maps."""
-    side = SIZE // plan.clip.vision.patch_size
-    return side, side, plan.clip.vision.hidden_size
+    height, width = (side // plan.clip.vision.patch_size for side in image_size(plan.data))
+    return height, width, plan.clip.vision.hidden_size

@@ -1,6 +1,5 @@
 """Segmentation runs: what they write, going on after a kill, what is refused."""
 
-import json
 import re
 
 import numpy as np
@@ -12,6 +11,7 @@ from clipjax.errors import ConfigError
 from clipjax.inspect.verdict import opened
 from clipjax.log import read_log
 from clipjax.study import parse, run
+from clipjax.study.segmentation_plan import prepare
 from clipjax.train.preemption import Preempted
 from tests.conftest import read_json
 
@@ -62,7 +62,7 @@ def test_a_run_measures_every_method_in_every_condition(ran):
     page, text = ((out / f"segmentation.{end}").read_text() for end in ("html", "md"))
     assert "data:image/webp" in page and "What CLIP says of the condition" in page
     assert "| shuffled | plain |" in text
-    assert any("CLIP names the true condition" in line for line in said)
+    assert any("CLIP names the true domain" in line for line in said)
 
 
 @pytest.mark.slow
@@ -103,14 +103,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(ran, tmp_path, monkeypa
         ({"methods": {"m": {"stats": "batch"}}}, "m.stats is 'batch'; known: instance, group"),
         ({"methods": {"m": 3}}, "methods.m is 3; give a dict"),
         ({"descriptions": {"fog": ""}}, "descriptions.fog is no text"),
-        (
-            {
-                "descriptions": {"clear": "a", "fog": "b"},
-                "methods": {"m": {"norm": "domino", "control": "oracle"}},
-            },
-            "control=oracle needs a description of 'night'",
-        ),
-        ({"data": {"train": 0}}, "data.train is 0"),
+        ({"data": {"train": -1}}, "data.train is -1"),
+        ({"data": {"source": ("clear", "clear")}}, "data.source is .*; name each domain once"),
+        ({"data": {"source": "fog", "targets": ("fog",)}}, "targets has 'fog', which is a source"),
+        ({"data": {"shares": (0.5, 0.5)}}, "shares is .* for 1 source domains; give one for each"),
     ],
 )
 def test_what_cannot_run_is_refused_at_the_door(changes, words):
@@ -124,9 +120,30 @@ def test_one_domain_makes_no_domain_embedding():
         parse(SMALL | {"methods": methods, "descriptions": {"clear": "a clear day"}})
 
 
-def test_models_of_one_tower_and_places_without_files_are_refused(wee_vit):
-    from clipjax.study.segmentation_plan import prepare
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {
+                "descriptions": {"clear": "a", "fog": "b"},
+                "methods": {"m": {"norm": "domino", "control": "oracle"}},
+            },
+            "control=oracle needs a description of 'night'; add descriptions.night",
+        ),
+        ({"data": {"source": "hail"}}, "has no domain 'hail'; domains: clear, fog, night"),
+        ({"data": {"source": "tinted"}}, "domain 'tinted' of scenes has no val or test images"),
+        (
+            {"data": {"source": ("clear", "tinted"), "shares": (0.9, 0.2)}},
+            "data.shares is .0.9, 0.2.; give each of 'clear' and 'tinted' one, together 1",
+        ),
+    ],
+)
+def test_data_that_does_not_fit_is_refused_before_a_model_is_read(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        prepare(parse(SMALL | {"model": "none"} | changes))
 
+
+def test_models_of_one_tower_and_places_without_files_are_refused(wee_vit):
     with pytest.raises(Exception, match="'vit' model"):
         prepare(parse(SMALL | {"model": str(wee_vit)}))
     with pytest.raises(ConfigError, match="segmentation, .* need a workdir"):
@@ -137,7 +154,7 @@ def test_models_of_one_tower_and_places_without_files_are_refused(wee_vit):
 
 def test_the_config_is_read_whole():
     made = parse(domino.get_config("smoke").to_dict())
-    assert json.dumps(made.data.__dict__) == json.dumps({"train": 40, "test": 20, "synthetic": 0.0})
+    assert (made.data.train, made.data.test, made.data.source) == (40, 20, "clear")
     assert {method.decoder for method in made.decoders} == {"linear", "mask"}
 
 

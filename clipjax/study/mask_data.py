@@ -1,0 +1,45 @@
+"""The part of a segmentation run's config that says what images with masks it works on."""
+
+import dataclasses
+
+from clipjax.study.fields import field
+
+SCENES = (600, 200)  # train and test, where their numbers are left out
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskData:
+    """Images with masks: a labelled source, and targets that are never trained on."""
+
+    name: str = field(
+        "auto", "what lies at the root decides; without one scenes of drawings, made when asked for"
+    )
+    root: str = field("", "folder of the data")
+    source: str | tuple[str, ...] = field(
+        "clear",
+        "domain that is trained on; of several all are, and the first is tested as the source",
+        give="the name of a domain, or a tuple of names",
+    )
+    targets: tuple[str, ...] = field((), "domains that are tested; none: all others with masks")
+    shares: tuple[float, ...] = field(
+        (), "of training images, one for each source, together 1; none: all that each has"
+    )
+    train: int = field(0, "how many training images; 0: all, and of scenes 600", low=0)
+    test: int = field(0, "test images of each domain at most; 0: all, and of scenes 200", low=0)
+    subset_seed: int = field(0, "which images train, shares and test take", low=0)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The domains that are trained on."""
+        return (self.source,) if isinstance(self.source, str) else self.source
+
+    def problem(self) -> str:
+        """Return what is wrong with the fields together."""
+        if not self.sources or len(set(self.sources)) < len(self.sources):
+            return f"source is {self.source!r}; name each domain once."
+        if both := sorted(set(self.sources) & set(self.targets)):
+            return f"targets has {both[0]!r}, which is a source; take it out of one of them."
+        if self.shares and len(self.shares) != len(self.sources):
+            told = f"shares is {self.shares} for {len(self.sources)} source domains"
+            return f"{told}; give one for each, together 1."
+        return ""
