@@ -5,6 +5,7 @@ import dataclasses
 from clipjax.study.fields import field
 
 SCENES = (600, 200)  # train and test, where their numbers are left out
+SOURCE = "clear"  # of scenes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -12,12 +13,16 @@ class MaskData:
     """Images with masks: a labelled source, and targets that are never trained on."""
 
     name: str = field(
-        "auto", "what lies at the root decides; without one scenes of drawings, made when asked for"
+        "auto",
+        "what lies at the root decides, without one scenes of drawings, made when asked for; or "
+        "folder, parquet, cityscapes, acdc, ade20k, voc; joined: several in folders of the root",
     )
     root: str = field("", "folder of the data")
+    fractions: tuple[float, ...] = field((0.6, 0.1, 0.3), "train, val, test of data without splits")
     source: str | tuple[str, ...] = field(
-        "clear",
-        "domain that is trained on; of several all are, and the first is tested as the source",
+        "",
+        "domain that is trained on, of scenes clear; of several all are, and the first is tested "
+        "as the source",
         give="the name of a domain, or a tuple of names",
     )
     targets: tuple[str, ...] = field((), "domains that are tested; none: all others with masks")
@@ -31,10 +36,17 @@ class MaskData:
     @property
     def sources(self) -> tuple[str, ...]:
         """The domains that are trained on."""
-        return (self.source,) if isinstance(self.source, str) else self.source
+        return (self.source or SOURCE,) if isinstance(self.source, str) else self.source
+
+    @property
+    def embedded(self) -> bool:
+        """Whether they are the scenes."""
+        return not self.root and self.name in ("auto", "scenes")
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""
+        if not self.source and not self.embedded:
+            return "source is not named; say which domain is trained on."
         if not self.sources or len(set(self.sources)) < len(self.sources):
             return f"source is {self.source!r}; name each domain once."
         if both := sorted(set(self.sources) & set(self.targets)):

@@ -6,6 +6,7 @@ import numpy as np
 
 from clipjax.data.dataset import check_domain
 from clipjax.data.masks import MaskDataset, MaskSource, MixedMasks, mixed
+from clipjax.data.open_masks import open_masks
 from clipjax.data.scenes import SceneDataset
 from clipjax.errors import ConfigError
 from clipjax.study.mask_data import SCENES, MaskData
@@ -29,7 +30,7 @@ class Masked(NamedTuple):
         return tuple(self.tests)[1:]
 
 
-def open_masks(data: MaskData) -> Masked:
+def open_data(data: MaskData) -> Masked:
     """Open the data of a config; ConfigError or DataError for what is not there."""
     dataset = _opened(data)
     for domain in (*data.sources, *data.targets):
@@ -57,9 +58,9 @@ def tested_split(dataset: MaskDataset, domain: str) -> str:
 
 
 def _opened(data: MaskData) -> MaskDataset:
-    if data.root or data.name not in ("auto", "scenes"):
-        raise ConfigError("data.root is not read yet; leave it out for scenes.")
-    return SceneDataset(train=data.train or SCENES[0], test=data.test or SCENES[1])
+    if data.embedded:
+        return SceneDataset(train=data.train or SCENES[0], test=data.test or SCENES[1])
+    return open_masks(data.name, data.root, fractions=data.fractions)
 
 
 def class_shares(source: MaskSource) -> np.ndarray:

@@ -17,7 +17,7 @@ from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.maps import DenseTower
 from clipjax.model.text import zero_shot_classifier
 from clipjax.study.segmentation_config import Segmentation
-from clipjax.study.segmentation_data import Masked, open_masks
+from clipjax.study.segmentation_data import Masked, open_data
 from clipjax.train.distributed import processes
 
 PyTree = Any
@@ -51,7 +51,7 @@ def prepare(config: Segmentation) -> Plan:
     """Open data and model, encode the texts; a ClipjaxError says in a sentence what cannot run."""
     if processes.several():
         raise ConfigError("a segmentation run uses one process; start it without a coordinator.")
-    data = open_masks(config.data)
+    data = open_data(config.data)
     check_described(config, data)
     directory = find_model(config.model)
     clip, params = load_clip(directory, dtype=jnp.float32)

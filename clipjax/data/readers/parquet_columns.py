@@ -100,7 +100,7 @@ class Schema:
     def image(self, wanted: str) -> str:
         """Return the column of images: the one wanted, or found by its name and kind."""
         self.check(wanted)
-        fits = [name for name in self.names if _holds_images(self.schema.field(name).type)]
+        fits = [name for name in self.names if holds_images(self.schema.field(name).type)]
         noted = [n for n in fits if self._feature(n, "Image")]
         usual = [name for name in IMAGE_NAMES if name in fits]
         found = usual or noted or (fits if len(fits) == 1 else [])
@@ -121,7 +121,8 @@ class Schema:
         return wanted or next(iter(usual or (noted if len(noted) == 1 else [])), "")
 
 
-def _holds_images(kind: Any) -> bool:
+def holds_images(kind: Any) -> bool:
+    """Return whether a column of this type holds encoded images."""
     if str(kind).startswith("struct") and kind.get_field_index("bytes") >= 0:
         kind = kind.field("bytes").type
     return str(kind) in ("binary", "large_binary")

@@ -1,0 +1,152 @@
+"""Masks in files: their decoding, and a source over pairs of image and mask files."""
+
+import dataclasses
+import functools
+import io
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from clipjax.data.dataset import digest
+from clipjax.data.images.decode import check_pixels, decode
+from clipjax.data.masks import MaskExample, MaskSource
+from clipjax.data.readers.files import Files, Names, is_image_name, look
+from clipjax.data.readers.mask_labels import LabelTable
+from clipjax.errors import DataError
+from clipjax.io.texts import nfc, shown
+
+_FORMATS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM")  # those that lose nothing, or may not
+_SCALED = {"L;2": 85, "L;4": 17}  # Pillow makes 0 to 255 of grey of 2 and 4 bits
+_UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, EOFError, OverflowError, LookupError)
+
+
+def decode_mask(data: bytes, name: str = "mask") -> np.ndarray:
+    """Decode a mask to the values that its file holds, whole numbers [H, W].
+
+    Palettes give their indices, grey its values of any depth. DataError, with the `name`: damaged
+    bytes, JPEG, which changes labels, or colours, of which nobody knows the classes.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=(*_FORMATS, "JPEG")) as picture:
+            check_pixels(*picture.size)
+            kind, mode = picture.format, picture.mode
+            how = picture.tile[0][3] if picture.tile else ""
+            how = how[0] if isinstance(how, tuple) and how else how
+            values = np.asarray(picture)
+    except UnidentifiedImageError:
+        raise DataError(f"{name} cannot be read as a mask (no image); write PNG.") from None
+    except (*_UNREADABLE, Image.DecompressionBombError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{name} cannot be read as a mask ({reason}); replace it.") from None
+    if kind == "JPEG":
+        raise DataError(f"{name} is a JPEG, which changes the values of a mask; write PNG.")
+    if values.ndim == 3:
+        colours = values[..., :3] if mode in ("RGB", "RGBA") else values[..., :1]
+        if (colours != colours[..., :1]).any():
+            told = f"{name} is a picture in colours"
+            raise DataError(f"{told}; write the values of classes as grey or palette PNG.")
+        values = colours[..., 0]
+    if values.dtype.kind == "f":
+        raise DataError(f"{name} holds fractions; write the values of classes as grey PNG.")
+    values = values.astype(np.uint8) if values.dtype == bool else values
+    return values // _SCALED.get(how, 1) if kind == "PNG" else values
+
+
+def masked(
+    image: bytes | np.ndarray, mask: bytes, table: LabelTable, name: str, mask_name: str
+) -> MaskExample:
+    """Decode an image and its mask; DataError if they differ in size, or in the table."""
+    pixels, values = decode(image, name), decode_mask(mask, mask_name)
+    if values.shape != pixels.shape[:2]:
+        sizes = ("{} x {}".format(*x.shape[1::-1]) for x in (values, pixels))
+        told = "the mask of {} is {}, and the image {} pixels".format(name, *sizes)
+        raise DataError(f"{told}; make them of one size, the mask by nearest neighbours.")
+    return MaskExample(pixels, table.encode(values, name), name)
+
+
+@dataclasses.dataclass(repr=False, eq=False)
+class MaskFiles(MaskSource):
+    """Images and masks in files, of one length and order."""
+
+    images: Files
+    masks: Files
+    table: LabelTable
+    domain: str
+    split: str
+    missing: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.table.classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> MaskExample:
+        index = range(len(self))[index]
+        image, mask = self.images.read(index), self.masks.read(index)
+        where = shown(self.masks.path(index))
+        return masked(image, mask, self.table, self.name_of(index), where)
+
+    def name_of(self, index: int) -> str:
+        return shown(self.images.path(index))
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        table = (*self.classes, str(sorted(self.table.numbers.items())))
+        return digest([self.images.fingerprint(), self.masks.fingerprint(), "\n".join(table)])
+
+    def __repr__(self) -> str:
+        return f"MaskFiles({self.domain}/{self.split}, n={len(self)}, {self._digest})"
+
+
+def pictures(folder: pathlib.Path, suffix: str = "") -> dict[str, pathlib.Path]:
+    """Return stem below a folder -> image file, at any depth; `suffix` ends the names and is cut.
+
+    DataError for two files of one stem.
+    """
+    found: dict[str, pathlib.Path] = {}
+    for path in _walk(folder):
+        name = path.name
+        if not is_image_name(name) or not name.endswith(suffix):
+            continue
+        stem = name.removesuffix(suffix) if suffix else path.stem
+        key = nfc((path.parent / stem).relative_to(folder).as_posix())
+        if (other := found.setdefault(key, path)) != path:
+            told = f"{shown(other)} and {shown(path)} have one name"
+            raise DataError(f"{told}; keep one of them.")
+    return found
+
+
+def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield the files below a folder in order, hidden ones aside; links are followed."""
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (pathlib.Path(place, name) for name in sorted(names) if name[0] != ".")
+
+
+def pair(
+    images: Mapping[str, pathlib.Path],
+    masks: Mapping[str, pathlib.Path],
+    table: LabelTable,
+    root: pathlib.Path,
+    domain: str,
+    split: str,
+) -> MaskFiles:
+    """Return the images that have a mask; the others are in `missing`."""
+    both = [key for key in images if key in masks]
+    missing = tuple(shown(path) for key, path in images.items() if key not in masks)
+    stored = (_looked(root, [found[key] for key in both]) for found in (images, masks))
+    return MaskFiles(*stored, table, domain, split, missing)
+
+
+def _looked(root: pathlib.Path, paths: Sequence[pathlib.Path]) -> Files:
+    """Ask for sizes and times of files below a root."""
+    below = [os.path.split(os.path.relpath(path, root)) for path in paths]
+    folders = list(dict.fromkeys(folder for folder, _ in below))
+    place = {folder: k for k, folder in enumerate(folders)}
+    numbers = np.array([place[folder] for folder, _ in below], np.int32)
+    return look(root, folders, numbers, Names.pack(name for _, name in below))

@@ -1,0 +1,94 @@
+"""Folders of images and masks: `root/domain/images/...`, `root/domain/masks/...`."""
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from clipjax.data import splits
+from clipjax.data.dataset import Skipped, check_root
+from clipjax.data.masks import MaskDataset, check_split
+from clipjax.data.readers.files import subfolders
+from clipjax.data.readers.mask_files import MaskFiles, pair, pictures
+from clipjax.data.readers.mask_labels import read_table
+from clipjax.data.splits import SPLITS, WHOLE, split_of
+from clipjax.errors import DataError
+from clipjax.io.texts import nfc, shown
+
+IMAGES, MASKS = "images", "masks"
+
+
+class MaskFolders(MaskDataset):
+    """`root/DOMAIN/{images,masks}/stem.*`, or with splits as in docs/your-data.md.
+
+    Splits are folders in `images` and `masks`, or around them: `DOMAIN/images/train/a.jpg` with
+    `DOMAIN/masks/train/a.png`, or `DOMAIN/train/images/a.jpg` with `DOMAIN/train/masks/a.png`. An
+    image's mask has its name up to the extension. Splits that are missing are dealt out of train by
+    a hash of the names. A root with `images` and `masks` itself is one domain. The classes stand in
+    `classes.txt` or `classes.json` (`clipjax.data.readers.mask_labels.read_table`).
+
+    Images without a mask are in their source's `missing`, masks without an image in `skipped`.
+    DataError for no table, or a domain without images or masks.
+    """
+
+    def __init__(self, root: str | os.PathLike, fractions: Sequence[float] = splits.FRACTIONS):
+        self.root = check_root(root, "the folder of domains")
+        self.fractions = splits.check_fractions(fractions)
+        self.name = shown(self.root.absolute().name)
+        places = domain_folders(self.root)
+        if not places:
+            told = f"{shown(self.root)} holds no folder with {IMAGES} and {MASKS}"
+            raise DataError(f"{told}; put them into domain/{IMAGES} and domain/{MASKS}.")
+        self.table = read_table(self.root, *places.values())
+        self.classes, self.domains, skipped = self.table.classes, tuple(places), []
+        self._parts: dict[tuple[str, str], MaskFiles] = {}
+        for domain, place in places.items():
+            for split, (image, mask) in _given(place).items():
+                images, masks = pictures(image), pictures(mask)
+                found = pair(images, masks, self.table, self.root, domain, split)
+                if not len(found):
+                    told = f"{shown(image)} holds no image with a mask in {shown(mask)}"
+                    raise DataError(f"{told}; give a mask the name of its image.")
+                self._parts[domain, split] = found
+                lost = (path for key, path in masks.items() if key not in images)
+                skipped += [Skipped(shown(path), "a mask without an image") for path in lost]
+        self.skipped = tuple(skipped)
+
+    def _splits(self, domain: str) -> tuple[str, ...]:
+        return tuple(split for d, split in self._parts if d == domain)
+
+    def source(self, domain: str, split: str) -> MaskFiles:
+        domain = check_split(self, domain, split)
+        given = self._splits(domain)
+        part, _ = splits.origin(split, given)
+        found = self._parts[domain, part]
+        names = [found.images.path(i) for i in range(len(found))]
+        where = lambda: splits.positions(os.path.basename(name) for name in names)
+        alike = np.zeros(len(found), np.int32)  # dealt as if all were of one class
+        rows = splits.deal(split, given, where, alike, self.fractions)
+        # What has no mask is told once, with the first split that is dealt out of its part.
+        missing = found.missing if split == (part or SPLITS[0]) else ()
+        kept = found.images.take(rows), found.masks.take(rows)
+        return MaskFiles(*kept, self.table, domain, split, missing)
+
+
+def domain_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    """Return domain -> folder with images and masks, in it or in its folders of splits."""
+    if _given(root):
+        return {nfc(shown(root.absolute().name)): root}
+    return {nfc(shown(folder.name)): folder for folder in subfolders(root) if _given(folder)}
+
+
+def _given(place: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
+    """Return split -> its folders of images and masks."""
+    image, mask = place / IMAGES, place / MASKS
+    found = {}
+    if image.is_dir() and mask.is_dir():
+        parts = [folder for folder in subfolders(image) if split_of(folder.name)]
+        found = {split_of(f.name): (f, mask / f.name) for f in parts}
+        return found or {WHOLE: (image, mask)}
+    for folder in subfolders(place):
+        if split_of(folder.name) and (folder / IMAGES).is_dir() and (folder / MASKS).is_dir():
+            found[split_of(folder.name)] = (folder / IMAGES, folder / MASKS)
+    return found
