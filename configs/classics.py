@@ -10,7 +10,7 @@ from clipjax.configs import common
 
 STAGES = (
     "head_aligned", "head_coral", "dann_aligned", "cdan", "deep_coral", "dan", "jan", "mcc", "afn",
-    "bnm",
+    "bnm", "mcd",
 )  # fmt: skip
 
 
@@ -56,4 +56,5 @@ def methods() -> dict[str, dict]:
         "mcc": linear | {"loss": "mcc"},
         "afn": layer | {"loss": "afn"},
         "bnm": linear | {"loss": "bnm"},
+        "mcd": layer | {"loss": "mcd", "heads": {"adapter": (128,), "members": 2}},
     }

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.dann import SCHEDULED, domain_loss, reversal_schedule
+from clipjax.adapt.dann import SCHEDULED, reversal_schedule
+from clipjax.adapt.discriminator import domain_loss
 from clipjax.adapt.grl import Schedule, grl, lambda_schedule
 from clipjax.adapt.losses import class_loss
 from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head

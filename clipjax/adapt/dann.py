@@ -3,7 +3,7 @@
 Bring three pure functions and an optimizer; nothing here needs CLIP or Flax.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import optax
 
 from clipjax.adapt.checks import check_domain, check_keys, check_rows, check_strength
+from clipjax.adapt.discriminator import domain_loss, gradient_penalty, spectrally_normed
 from clipjax.adapt.grl import Schedule, grl, lambda_schedule
-from clipjax.adapt.losses import Axis, class_loss, domain_cross_entropy, weigh
+from clipjax.adapt.losses import Axis, class_loss, weigh
 from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
 from clipjax.adapt.step import Loss, TrainState, check_state, update
 
@@ -32,6 +33,7 @@ def dann_loss(
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
     joined: bool = False,
+    penalty: float = 0.0,
     axis_name: Axis = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Class loss on the source plus domain loss behind the gradient reversal layer.
@@ -52,11 +54,12 @@ def dann_loss(
         equation 9. The number 0 leaves out the domain loss and does not read the target.
       label_smoothing: of the class loss.
       joined: run both domains as one batch: faster, equal up to rounding, other random draws.
+      penalty: gamma of `gradient_penalty`, half of which times the penalty joins the domain loss.
       axis_name: of a mapped axis; all results are then shares (`clipjax.adapt.losses`).
 
     Returns:
       (loss, metrics): class_loss, source_accuracy; with the domain loss also domain_loss,
-      domain_accuracy_source, domain_accuracy_target, lam.
+      domain_accuracy_source, domain_accuracy_target, lam, and gradient_penalty if there is one.
 
     Raises:
       ValueError: a domain is missing or empty, a key is unknown, or labels, features or the
@@ -84,13 +87,18 @@ def dann_loss(
         return check_rows(logits, len(features), "model.discriminate")
 
     if joined:
+        both = jnp.split(features, [size])
         domain_logits = jnp.split(discriminate(features), [size])
     else:
-        of_target = _features_of_target(model, params, source, target, keys[1])
-        domain_logits = [discriminate(features), discriminate(of_target)]
+        both = features, _features_of_target(model, params, source, target, keys[1])
+        domain_logits = [discriminate(one) for one in both]
     apart, more = domain_loss(domain_logits, source, target)
     metrics |= more | {"lam": jnp.asarray(lam, jnp.float32)}
-    return loss + domain_weight * apart, metrics
+    if isinstance(penalty, (int, float)) and penalty == 0:
+        return loss + domain_weight * apart, metrics
+    slope = gradient_penalty(lambda f: model.discriminate(params, f), both, source, target)
+    apart = apart + penalty / 2 * slope
+    return loss + domain_weight * apart, metrics | {"gradient_penalty": slope}
 
 
 def _size(part: Mapping[str, Any]) -> int:
@@ -134,20 +142,6 @@ def _features_of_target(
     return check_rows(found, _size(target), "model.features")
 
 
-def domain_loss(
-    logits: Sequence[jax.Array], source: dict[str, jax.Array], target: dict[str, jax.Array]
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """(loss, metrics) of source and target logits, a mean over each source domain."""
-    (of_source, of_target), weights = logits, source.get("domain_weight")
-    first, *others = [source.get("weight")] if weights is None else weights.T
-    loss, (accuracy, of_targets, *more) = domain_cross_entropy(
-        [of_source, of_target, *[of_source] * len(others)], [first, target.get("weight"), *others]
-    )
-    accuracy = jnp.mean(jnp.stack([accuracy, *more])) if more else accuracy
-    found = {"domain_loss": loss, "domain_accuracy_source": accuracy}
-    return loss, found | {"domain_accuracy_target": of_targets}
-
-
 def gradient_ratio(
     model: DannModel,
     params: PyTree,
@@ -183,6 +177,7 @@ def dann_step(
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
     joined: bool = False,
+    penalty: float = 0.0,
     axis_name: Axis = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One DANN update: pure, so jit, pmap, scan and vmap it as you like.
@@ -202,7 +197,8 @@ def dann_step(
     Raises:
       ValueError: a state that is none, and as `dann_loss`.
     """
-    options = {"domain_weight": domain_weight, "label_smoothing": label_smoothing, "joined": joined}
+    options = {"domain_weight": domain_weight, "label_smoothing": label_smoothing}
+    options |= {"joined": joined, "penalty": penalty}
     check_state(state)
 
     def loss(params, rng):
@@ -221,16 +217,21 @@ def make_loss(
     domain_weight: float = 1.0,
     label_smoothing: float = 0.0,
     joined: bool = False,
+    penalty: float = 0.0,
 ) -> Loss:
     """`dann_loss` with lambda by the run's progress, as `lambda_schedule`, or any function of it.
 
-    ValueError: a negative `lam_max` or `domain_weight`, or an unknown schedule.
+    ValueError: a negative `lam_max`, `domain_weight` or `penalty`, or an unknown schedule.
     """
-    if domain_weight < 0:
-        raise ValueError(f"domain_weight is {domain_weight}; it must not be negative.")
+    for name, value in (("domain_weight", domain_weight), ("penalty", penalty)):
+        if value < 0:
+            raise ValueError(f"{name} is {value}; it must not be negative.")
+    if domain_weight == 0 and penalty:
+        raise ValueError(f"penalty is {penalty}, of a domain loss that domain_weight=0 leaves out.")
     if isinstance(schedule, str):
         schedule = lambda_schedule(schedule, lam_max=lam_max, gamma=gamma, start=start)
-    options = {"domain_weight": domain_weight, "label_smoothing": label_smoothing, "joined": joined}
+    options = {"domain_weight": domain_weight, "label_smoothing": label_smoothing}
+    options |= {"joined": joined, "penalty": penalty}
 
     def loss(params, batch, rng, progress):
         return dann_loss(model, params, batch, schedule(progress), rng=rng, **options)
@@ -255,20 +256,27 @@ def make_method(
     head: Head,
     schedules: Mapping[str, Schedule] | None = None,
     joined: bool | None = None,
+    spectral: bool = False,
     **options: Any,
 ) -> Method:
     """Domain-adversarial training on a backbone; `options` are those of `make_loss`.
 
     By default the domains are `joined` where embeddings are cached, which is faster; from pixels
     the halves take less memory. `schedules["lam"]` replaces the schedule that the options name.
+    `spectral`: the discriminator is `spectrally_normed`.
 
-    ValueError: a head without a discriminator, and as `make_loss`.
+    ValueError: a head without a discriminator, `spectral` without a domain loss, and as
+    `make_loss`.
     """
     if not head.domains:
         raise ValueError("it needs heads.discriminator, the widths of a domain head.")
     lam, options = reversal_schedule(schedules, options)
     joined = "image" in backbone.cached if joined is None else joined
     model, weight = on_backbone(backbone, head), options.get("domain_weight", 1.0)
+    alone = isinstance(weight, (int, float)) and weight == 0
+    if spectral and alone:
+        raise ValueError("spectral is of a domain loss that domain_weight=0 leaves out.")
+    model = spectrally_normed(model) if spectral else model
 
     def diagnose(params, batch, numbers):
         kept = {k: numbers[k] for k in ("domain_weight", "label_smoothing") if k in numbers}
@@ -279,7 +287,7 @@ def make_method(
         head,
         make_loss(model, schedule=lam, joined=joined, **options),
         reads=("source", "target"),
-        diagnose=None if isinstance(weight, (int, float)) and weight == 0 else diagnose,
+        diagnose=None if alone else diagnose,
         schedules={"lam": lam},
         scheduled=SCHEDULED,
     )

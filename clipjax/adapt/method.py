@@ -79,6 +79,7 @@ class Head(NamedTuple):
     predict: Callable[[PyTree, jax.Array, Classes], jax.Array]
     towers: tuple[str, ...] = ()  # of the backbone that it runs: "text" if texts name the classes
     domains: int = 0  # that its domain head tells apart; 0 without one
+    answers: int = 1  # class heads side by side, of an ensemble
 
 
 class Compared(NamedTuple):

@@ -9,9 +9,10 @@ diagonal covariance S_c, which are then fitted to the assignments z, ten times i
 
 with the number n_c, mean m_c and spread V_c about mu_c of the assigned images: the fewer there are,
 the nearer class c stays to its text t_c, so that absent classes do no harm. Labelled source images,
-mapped onto the target, count as assigned ones of a smaller weight. The paper's term of neighbouring
-images is left out: what is fitted is a quadratic head that predicts new images one by one. S_0 is
-the spread of the target's images about their texts under y.
+mapped onto the target, count as assigned ones of a smaller weight. S_0 is the spread of the
+target's images about their texts under y. With `neighbours`, similar target images are drawn to the
+same class while the Gaussians are fitted (`clipjax.adapt.neighbours`); what comes out is a
+quadratic head in any case, which predicts new images one by one.
 """
 
 from typing import Any
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 from clipjax.adapt.linear import checked, in_order, linear_logits, zero_shot_head
 from clipjax.adapt.method import Backbone, Classes, ClosedForm, check_classes
 from clipjax.adapt.moments import check_match, domain_map, moments, sum_blocks
+from clipjax.adapt.neighbours import nearest, settle
 
 PyTree = Any
 ANCHORS = ("text", "shared")
@@ -67,6 +69,7 @@ def fit_stata(
     temperature: float,
     steps: int,
     shared: bool,
+    neighbours: int = 0,
 ) -> PyTree:
     """The head after `steps` rounds.
 
@@ -78,15 +81,22 @@ def fit_stata(
       alpha, temperature: of the formulas above.
       shared: all classes have one covariance, as in TransCLIP (Zanella et al. 2024, arXiv
         2406.01837).
+      neighbours: of each target image; with 0 no assignments [N, K] are kept.
     """
     counts, sums, squares = assigned(lambda x: jax.nn.softmax(linear_logits(own, x)), target)
     apart = squares - 2 * texts * sums + counts[:, None] * texts**2
     start = jnp.maximum(jnp.sum(apart, axis=0) / len(target), 1e-6)
 
+    graph = nearest(target, neighbours) if neighbours and len(target) > 1 else None
+
     def turn(carry, _):
-        mean, variance = carry
+        mean, variance, z = carry
         head = gaussian_head(own, mean, variance, temperature)
-        found = assigned(lambda x: jax.nn.softmax(gaussian_logits(head, x)), target)
+        if graph is None:
+            found = assigned(lambda x: jax.nn.softmax(gaussian_logits(head, x)), target)
+        else:
+            z = settle(gaussian_logits(head, target), z, graph)
+            found = jnp.sum(z, axis=0), z.T @ target, z.T @ target**2
         counts, sums, squares = jax.tree.map(jnp.add, found, more)
         share = (counts / (alpha + counts))[:, None]
         real = jnp.maximum(counts, 1e-12)[:, None]
@@ -99,10 +109,11 @@ def fit_stata(
         if shared:
             weight = (counts / jnp.maximum(jnp.sum(counts), 1e-12))[:, None]
             variance = jnp.broadcast_to(jnp.sum(weight * variance, axis=0), variance.shape)
-        return (mean, jnp.maximum(variance, 1e-6)), None
+        return (mean, jnp.maximum(variance, 1e-6), z), None
 
-    first = (texts, jnp.broadcast_to(start, texts.shape))
-    (mean, variance), _ = jax.lax.scan(turn, first, None, length=steps)
+    answers = None if graph is None else jax.nn.softmax(linear_logits(own, target))
+    first = (texts, jnp.broadcast_to(start, texts.shape), answers)
+    (mean, variance, _), _ = jax.lax.scan(turn, first, None, length=steps)
     return gaussian_head(own, mean, variance, temperature)
 
 
@@ -116,6 +127,7 @@ def make_method(
     source_weight: float = 0.1,
     anchor: str = "text",
     match: str = "coral",
+    neighbours: int = 0,
 ) -> ClosedForm:
     """Variants "stata", with source images as anchors, and "target_only", without.
 
@@ -126,6 +138,8 @@ def make_method(
       source_weight: of a source image, in target images.
       anchor: "text", a covariance a class, or "shared", one for all.
       match: the source's map, as for `clipjax.adapt.logistic`.
+      neighbours: target images that each one is drawn to, 3 in TransCLIP; their search takes time
+        by the square of the target's images, and their assignments memory of images x classes.
 
     ValueError: an option out of range; in the fit, missing or empty parts.
     """
@@ -134,9 +148,11 @@ def make_method(
         raise ValueError(f"anchor is {anchor!r}; known: {', '.join(ANCHORS)}.")
     if alpha <= 0 or temperature <= 0 or source_weight < 0 or steps < 1:
         raise ValueError("give positive alpha, temperature and steps, and no negative weight.")
+    if neighbours < 0 or neighbours != int(neighbours):
+        raise ValueError(f"neighbours is {neighbours}; give a number of images, or 0 for none.")
     count = len(classes.names)
     options = {"alpha": alpha, "temperature": temperature, "steps": int(steps)}
-    options |= {"shared": anchor == "shared"}
+    options |= {"shared": anchor == "shared", "neighbours": int(neighbours)}
 
     @jax.jit
     def solve(x, labels, target, weights, scale):

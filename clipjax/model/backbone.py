@@ -98,7 +98,7 @@ def make_head(heads: Heads, backbone: Backbone, classes: Classes) -> Head:
         members = functools.partial(head_logits, member_logits)
         towers, answer = (), functools.partial(head_logits, predict)
     domains = 0 if heads.discriminator is None else heads.num_domains
-    return Head(init, model, members, answer, towers, domains)
+    return Head(init, model, members, answer, towers, domains, heads.members)
 
 
 def as_linear(module: CLIP, clip_params: PyTree, classes: Classes) -> tuple[Heads, PyTree]:

@@ -16,12 +16,14 @@ OPTIONS = {
     "strength": "scikit-learn's C: larger follows the source closer",
     "strengths": "values of scikit-learn's C, of which the source's validation images choose one",
     "pseudo_weight": "factor on the loss of pseudo-labels",
-    # dann, cdan
+    # dann, cdan, mcd
     "schedule": "of lambda over the run: ganin, linear or constant",
     "lam_max": "largest lambda: how strongly the domain loss is reversed",
     "gamma": "steepness of schedule=ganin",
     "start": "share of the run before lambda rises from 0",
     "domain_weight": "factor on the domain loss; 0: none",
+    "penalty": "gamma of the gradient penalty on the discriminator; 0: none",
+    "spectral": "the discriminator's layers are divided by their spectral norms",
     "entropy": "CDAN+E: sure examples count more; False is CDAN",
     "randomized": "width of the randomised map, for many features and classes; 0: all products",
     # flyp, cite, clipood, and terms that any method by texts can have
@@ -47,6 +49,7 @@ OPTIONS = {
     "alpha": "images that a text weighs as much as",
     "stata.temperature": "of the log densities",
     "steps": "rounds",
+    "stata.neighbours": "target images that each is drawn to, 3 in TransCLIP; 0: none",
     "stata.source_weight": "weight of a source image, in target images",
     "stata.anchor": "text, a covariance a class, or shared, one for all",
     # prompts

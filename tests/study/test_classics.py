@@ -22,6 +22,7 @@ TERMS = {
     "mcc": "confusion_loss",
     "afn": "norm_loss",
     "bnm": "nuclear_loss",
+    "mcd": "discrepancy",
 }
 
 
@@ -31,7 +32,7 @@ def test_each_method_of_the_config_has_its_entry_and_what_its_paper_says():
     for name, method in built.items():
         assert method.trains and method.kind.reads == ("source", "target")
         assert method.kind.per_example == (name in ("head_aligned", "head_coral", "dann_aligned",
-                                                    "afn"))  # fmt: skip
+                                                    "afn", "mcd"))  # fmt: skip
         assert method.config.align == ("coral" if name == "head_coral" else "standardise")
     (phase,) = built["dann_aligned"].phases
     assert phase.optim.lr == 3e-4 and phase.optim.lr_mults == (("discriminator", 10.0),)
@@ -59,7 +60,8 @@ def finished(photos, wee_clip, tmp_path_factory):
     entries = {name: entry for name, entry in classics.methods().items() if name in TERMS}
     for entry in entries.values():
         if "adapter" in entry["heads"]:
-            entry["heads"] = SMALL if "discriminator" in entry["heads"] else {"adapter": (8,)}
+            wanted = {"adapter": (8,)} | {k: v for k, v in entry["heads"].items() if k == "members"}
+            entry["heads"] = SMALL if "discriminator" in entry["heads"] else wanted
     wide = {"loss": "cdan", "heads": SMALL, "randomized": 7, "entropy": False}
     config = config_of(photos, wee_clip, **entries, wide=wide)
     config.seeds, config.epochs, config.save_every = (3,), 2, 2
