@@ -1,7 +1,8 @@
 """Shows what a run would see: `clipjax inspect dann root=/path/to/images`.
 
 Counts images, classes, duplicates and unreadable files, and shows some images. Prints it in
-short; --out gets inspect.html with all of it, and a contact sheet (PNG) of each domain. Nothing is
+short; --out gets inspect.html with all of it, and a contact sheet (PNG) of each domain. Of images
+with masks (`clipjax inspect domino`): shares of classes, sizes, masks that do not fit. Nothing is
 trained. Exit code 0 if a run would start, 1 with the reason if not.
 """
 
@@ -28,9 +29,10 @@ def main() -> None:
     """Look at what the flags name."""
     with user_errors():
         from clipjax.errors import DataError
+        from clipjax.inspect.masks import inspect_masks
         from clipjax.inspect.survey import Options, inspect
         from clipjax.io import local_only
-        from clipjax.study import parse
+        from clipjax.study import Segmentation, parse
         from clipjax.study.workdir import name_of
 
         given = flags.FLAGS
@@ -39,5 +41,6 @@ def main() -> None:
         if given.out:
             out = local_only(given.out, "what inspect writes")
         options = Options(given.decode, given.duplicates, given.seed)
-        if refusals := inspect(config, out, options):
+        look = inspect_masks if isinstance(config, Segmentation) else inspect
+        if refusals := look(config, out, options):
             raise DataError(refusals[0])

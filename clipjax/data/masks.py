@@ -18,11 +18,20 @@ class MaskExample(NamedTuple):
     name: str  # for error messages and reports
 
 
+class SizeFault(DataError):
+    """A mask of another size than its image."""
+
+
+class LabelFault(DataError):
+    """A mask with values that its table lacks."""
+
+
 class MaskSource(Protocol):
     """A picklable sequence of images with masks, of one domain and split, read when asked for.
 
-    `[i]` raises DataError for what cannot be read, a mask of another size than its image, or a
-    label beyond the table. The repr is stable over processes and changes with the content.
+    `[i]` raises DataError for what cannot be read, SizeFault and LabelFault for a mask of another
+    size than its image and for a label beyond the table. The repr is stable over processes and
+    changes with the content.
     """
 
     domain: str
@@ -105,6 +114,11 @@ class MixedMasks(MaskSource):
     def name_of(self, index: int) -> str:
         source, row = self._place(index)
         return source.name_of(row)
+
+    def only(self, kept: np.ndarray) -> "MixedMasks":
+        """Return the examples that are kept, bool [N]."""
+        parts = np.split(np.asarray(kept, bool), self._ends[:-1])
+        return MixedMasks(self.sources, [x[k] for x, k in zip(self.rows, parts, strict=True)])
 
     def domain_of(self, index: int) -> str:
         """Return the domain of an example."""

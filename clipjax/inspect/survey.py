@@ -61,7 +61,7 @@ def _inspect(study: Config, out: pathlib.Path, options: Options) -> list[str]:
     kept = report.cache_chapter(cache.list_cache(folder), str(folder), study.features.cache)
     sheets = _sheets(subject, options.seed, out)
     for text in filter(None, map(as_text, [*found, kept, sheets])):
-        _say(text)
+        say(text)
     starts = "A run would start, as far as the data goes."
     said = f"No run would start: {refusals[0]}" if refusals else starts
     data, name = study.data, subject.dataset.name
@@ -72,11 +72,11 @@ def _inspect(study: Config, out: pathlib.Path, options: Options) -> list[str]:
         [sheets, *found, kept],  # what one looks at comes first
     )
     write_atomically(out / PAGE, html)
-    _say(f"\n{said}\nAll of it: {out / PAGE} ({time.perf_counter() - began:.0f} s)")
+    say(f"\n{said}\nAll of it: {out / PAGE} ({time.perf_counter() - began:.0f} s)")
     return refusals
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Print; what the terminal cannot show, such as file names of no encoding, as escapes."""
     print(writable(text, sys.stdout.encoding), flush=True)
 

@@ -52,8 +52,9 @@ class Verdict(NamedTuple):
 def opened(study: Config) -> Subject:
     """Open the data of a study; a fault that leaves something to look at becomes a refusal."""
     if not isinstance(study, Study):
-        told = "pretraining reads a corpus of pairs, segmentation makes its scenes"
-        raise ConfigError(f"{told}; inspect looks at the data of studies.")
+        raise ConfigError(
+            "pretraining reads a corpus of pairs; inspect looks at the data of studies."
+        )
     try:
         dataset, chosen = plan.open_data(study)
     except ClipjaxError:

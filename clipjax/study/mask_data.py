@@ -33,6 +33,15 @@ class MaskData:
     test: int = field(0, "test images of each domain at most; 0: all, and of scenes 200", low=0)
     subset_seed: int = field(0, "which images train, shares and test take", low=0)
 
+    max_unreadable: float = field(
+        0.01,
+        "share of images that may have no mask, or be unreadable, and are left out",
+        low=0,
+        high=1,
+        give="a share, 0 to 1",
+    )
+    workers: int = field(0, "processes that read images; 0: threads of this one", low=0)
+
     @property
     def sources(self) -> tuple[str, ...]:
         """The domains that are trained on."""
@@ -45,6 +54,10 @@ class MaskData:
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""
+        usual = MaskData() if self.embedded else self
+        for name in ("fractions", "max_unreadable", "workers"):
+            if (value := getattr(self, name)) != getattr(usual, name):
+                return f"{name}={value} has no effect on scenes; leave it out, or name a root."
         if not self.source and not self.embedded:
             return "source is not named; say which domain is trained on."
         if not self.sources or len(set(self.sources)) < len(self.sources):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from clipjax.data.masks import LabelFault, SizeFault
 from clipjax.data.open_masks import open_masks, recognise_masks
 from clipjax.data.readers.mask_files import decode_mask
 from clipjax.data.readers.mask_labels import (
@@ -229,10 +230,10 @@ def test_a_mask_of_another_size_and_a_label_beyond_the_table_are_refused_by_name
     save(root / "fog" / "masks" / "test" / "1.png", np.full((16, 24), 7, np.uint8))
     source = open_masks(root=str(root)).source("fog", "test")
     size = "fog/images/test/0.png is 16 x 24, and the image 24 x 16 pixels; make them of one size"
-    with pytest.raises(DataError, match=size):
+    with pytest.raises(SizeFault, match=size):
         source[0]
-    beyond = "fog/images/test/1.png has the value 7, beyond the table of 3 classes; name it there"
-    with pytest.raises(DataError, match=beyond):
+    beyond = "fog/images/test/1.png has the value 7 beyond the table of 3 classes; name them in"
+    with pytest.raises(LabelFault, match=beyond):
         source[1]
     assert source[2].mask.max() <= 2
     table = LabelTable(("a",), {0: 0})

@@ -8,7 +8,6 @@ import pytest
 from clipjax.commands.configfile import config_complaint
 from clipjax.configs import domino
 from clipjax.errors import ConfigError
-from clipjax.inspect.verdict import opened
 from clipjax.log import read_log
 from clipjax.study import parse, run
 from clipjax.study.segmentation_plan import prepare
@@ -148,8 +147,6 @@ def test_models_of_one_tower_and_places_without_files_are_refused(wee_vit):
         prepare(parse(SMALL | {"model": str(wee_vit)}))
     with pytest.raises(ConfigError, match="segmentation, .* need a workdir"):
         run(parse(SMALL))
-    with pytest.raises(ConfigError, match="inspect looks at the data of studies"):
-        opened(parse(SMALL))
 
 
 def test_the_config_is_read_whole():

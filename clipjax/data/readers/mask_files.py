@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from clipjax.data.dataset import digest
 from clipjax.data.images.decode import check_pixels, decode
-from clipjax.data.masks import MaskExample, MaskSource
+from clipjax.data.masks import MaskExample, MaskSource, SizeFault
 from clipjax.data.readers.files import Files, Names, is_image_name, look
 from clipjax.data.readers.mask_labels import LabelTable
 from clipjax.errors import DataError
@@ -58,12 +58,12 @@ def decode_mask(data: bytes, name: str = "mask") -> np.ndarray:
 def masked(
     image: bytes | np.ndarray, mask: bytes, table: LabelTable, name: str, mask_name: str
 ) -> MaskExample:
-    """Decode an image and its mask; DataError if they differ in size, or in the table."""
+    """Decode an image and its mask; SizeFault or LabelFault if they do not fit."""
     pixels, values = decode(image, name), decode_mask(mask, mask_name)
     if values.shape != pixels.shape[:2]:
         sizes = ("{} x {}".format(*x.shape[1::-1]) for x in (values, pixels))
         told = "the mask of {} is {}, and the image {} pixels".format(name, *sizes)
-        raise DataError(f"{told}; make them of one size, the mask by nearest neighbours.")
+        raise SizeFault(f"{told}; make them of one size, the mask by nearest neighbours.")
     return MaskExample(pixels, table.encode(values, name), name)
 
 

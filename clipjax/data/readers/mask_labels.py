@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from clipjax.adapt.pixels import IGNORED
+from clipjax.data.masks import LabelFault
 from clipjax.data.readers.list_files import CLASSES, class_names
 from clipjax.errors import DataError
 from clipjax.io.texts import check_class_names, class_name, read_text, shown, some
@@ -25,16 +26,21 @@ class LabelTable(NamedTuple):
     numbers: Mapping[int, int]  # value -> number of its class, or IGNORED
 
     def encode(self, values: np.ndarray, name: str) -> np.ndarray:
-        """Map whole numbers [H, W] to classes uint8 [H, W]; DataError, with `name`, for others.
+        """Map whole numbers [H, W] to classes uint8 [H, W]; LabelFault, with `name`, for others.
 
         >>> table = LabelTable(("road", "car"), {7: 0, 26: 1})
         >>> table.encode(np.array([[7, 26, 255]]), "a.png").tolist()
         [[0, 1, 255]]
         """
         if unknown := self.beyond(values):
-            told = f"the mask of {name} has the value {unknown[0]}, beyond the table of"
-            remedy = f"name it there, or map it to null, which is ignored ({TABLE})"
-            raise DataError(f"{told} {len(self.classes)} classes; {remedy}.")
+            has = (
+                f"the value {unknown[0]}"
+                if len(unknown) == 1
+                else f"values ({some(map(str, unknown), 5)})"
+            )
+            remedy = f"name them in {TABLE}, or map them to null, which is ignored"
+            told = f"the mask of {name} has {has} beyond the table of {len(self.classes)} classes"
+            raise LabelFault(f"{told}; {remedy}.")
         return self._all()[values].astype(np.uint8)
 
     def beyond(self, values: np.ndarray) -> list[int]:

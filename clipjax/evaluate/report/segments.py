@@ -15,28 +15,53 @@ COLOURS = np.array(
 GAP = 2  # pixels
 
 
+def colours(count: int) -> np.ndarray:
+    """Return a colour for each of so many classes, uint8 [N, 3]: `COLOURS`, then turned hues.
+
+    >>> len({tuple(colour) for colour in colours(150).tolist()})
+    150
+    """
+    turns = np.arange(max(count - len(COLOURS), 0))
+    hue, level = (turns * 0.618034) % 1, 0.55 + 0.45 * ((turns * 0.7548777) % 1)
+    wave = np.clip(np.abs((6 * hue[:, None] + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+    more = np.rint(255 * level[:, None] * (0.35 + 0.65 * wave)).astype(np.uint8)
+    return np.concatenate([COLOURS, more])[:count]
+
+
 def painted(mask: np.ndarray) -> np.ndarray:
     """Paint a mask of classes, whole numbers [H, W] -> uint8 [H, W, 3]; 255 is grey.
 
     >>> painted(np.array([[0, 255]])).tolist()
     [[[0, 0, 0], [128, 128, 128]]]
     """
-    known = COLOURS[np.where(mask == 255, 0, mask) % len(COLOURS)]
+    known = colours(int(mask[mask != 255].max(initial=0)) + 1)[np.where(mask == 255, 0, mask)]
     return np.where((mask == 255)[..., None], np.uint8(128), known)
+
+
+def blended(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Lay a painted mask over an image, both uint8 [H, W, ...], half and half."""
+    return (image // 2 + painted(mask) // 2).astype(np.uint8)
 
 
 def strip(
     images: Sequence[np.ndarray], masks: Sequence[np.ndarray], answers: Sequence[np.ndarray]
 ) -> str:
     """Draw a picture with a column for each image: it, its mask, its answer; a data URI of WebP."""
-    from PIL import Image
-
     columns = [
         np.concatenate([_framed(x) for x in (image, painted(mask), painted(answer))])
         for image, mask, answer in zip(images, masks, answers, strict=True)
     ]
-    out = io.BytesIO()
-    Image.fromarray(np.concatenate(columns, axis=1)).save(out, "WEBP", quality=85)
+    return uri(np.concatenate(columns, axis=1))
+
+
+def uri(pixels: np.ndarray, most: int = 0) -> str:
+    """Encode uint8 pixels [H, W, 3] as a data URI of WebP, at most so many pixels a side."""
+    from PIL import Image
+
+    picture, out = Image.fromarray(pixels), io.BytesIO()
+    if most:
+        picture.thumbnail((most, most))
+    picture.save(out, "WEBP", quality=85)
     return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
