@@ -2,11 +2,18 @@
 
     python -m benchmarks.closed_form [--n=60000]
 
-Source and target have N features of 512 float32 each, 345 classes. Each fit is a process of its
-own, timed the second time (the first compiles). "products" are NumPy's matrix products that no fit
-of this kind can leave out: the covariances of both domains and the classes' sums. scikit-learn's
-side is LinearDiscriminantAnalysis and LogisticRegression (lbfgs, as many steps as ours needed) on
-features mapped before. Linux only.
+Source and target have N features of 512 float32 each, 345 classes, in memory-mapped files that are
+written in blocks. Each fit is a process of its own, timed the second time (the first compiles);
+`--once` times the first, where a fit takes minutes. NumPy's, SciPy's and scikit-learn's sides:
+
+- products: what no fit of this kind can leave out, the covariances of both domains and the classes'
+  sums (a sparse product).
+- debias, stata: the same formulas in NumPy, by blocks; of StatA one round, times the rounds.
+- gda: LinearDiscriminantAnalysis(solver="lsqr"), on the source alone, without debiasing.
+- logistic: LogisticRegression (lbfgs, 30 steps), on features as they are.
+
+Memory: a process's own peak (heaps and the like), and that with the pages of files that lay in
+memory, which the system takes back when it needs them. Linux only.
 """
 
 from __future__ import annotations
@@ -15,39 +22,78 @@ import json
 import pathlib
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 
 import numpy as np
 from absl import app, flags
 
-WIDTH, CLASSES = 512, 345
-OURS = ("debias", "logistic", "gda", "blend", "stata")
-THEIRS = ("products", "sklearn_gda", "sklearn_logistic")
+WIDTH, CLASSES, BLOCK = 512, 345, 8192
+OURS = ("debias", "gda", "logistic", "stata", "blend")
+SIDES = {"debias": "numpy_debias", "gda": "sklearn_gda", "logistic": "sklearn_logistic"}
+SIDES |= {"stata": "numpy_stata"}  # beside whom each of ours stands
+ROUNDS = 20  # of StatA: ten with the source's images, ten without
 
 _N = flags.DEFINE_integer("n", 600_000, "Features of each domain.")
 _TASKS = flags.DEFINE_list(
-    "tasks", "products,debias,gda,logistic,stata,blend,sklearn_gda", "Which."
-)
+    "tasks", "products,numpy_debias,debias,sklearn_gda,gda,logistic,numpy_stata,stata,blend",
+    "Which, in this order; sklearn_logistic too.",
+)  # fmt: skip
+_ONCE = flags.DEFINE_bool("once", False, "Time the first call of each, with its compilation.")
 _TASK = flags.DEFINE_string("task", "", "Of a started process.")
+_FOLDER = flags.DEFINE_string("folder", "", "Of the files; by default one that is removed.")
 
 
-def peak() -> float:
-    """Gigabytes this process ever had in memory at once."""
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e9
+def status(name: str) -> float:
+    """Gigabytes that /proc/self/status says."""
+    text = pathlib.Path("/proc/self/status").read_text()
+    return int(text.split(f"{name}:")[1].split()[0]) * 1024 / 1e9
 
 
-def features(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit features about a centre for each class, and labels; made in place."""
+class Peak:
+    """The most memory of its own that this process had, looked at a hundred times a second."""
+
+    def __init__(self):
+        self.own = 0.0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self):
+        while True:
+            self.own = max(self.own, status("RssAnon"))
+            time.sleep(0.01)
+
+
+def blocks(*arrays: np.ndarray):
+    """Rows of arrays, by blocks."""
+    for first in range(0, len(arrays[0]), BLOCK):
+        yield tuple(x[first : first + BLOCK] for x in arrays)
+
+
+def write_features(folder: pathlib.Path, name: str, seed: int) -> None:
+    """Writes unit features about a centre for each class."""
+    file = folder / f"{name}.npy"
+    if file.exists():
+        return
     centres = np.random.default_rng(9).standard_normal((CLASSES, WIDTH), np.float32)
-    rng, labels = np.random.default_rng(seed), (np.arange(_N.value) % CLASSES).astype(np.int32)
-    x = rng.standard_normal((_N.value, WIDTH), np.float32)
-    for first in range(0, len(x), 8192):
-        rows = x[first : first + 8192]
-        rows *= 3
-        rows += centres[labels[first : first + 8192]]
+    rng, half = np.random.default_rng(seed), folder / f"{name}.half.npy"
+    made = np.lib.format.open_memmap(half, "w+", np.float32, (_N.value, WIDTH))
+    for rows, labels in blocks(made, labels_of(_N.value)):
+        rows[:] = 3 * rng.standard_normal(rows.shape, np.float32) + centres[labels]
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    return x, labels
+    made.flush()
+    half.rename(file)
+
+
+def labels_of(count: int) -> np.ndarray:
+    """Labels int32 [N], each class as often."""
+    return (np.arange(count) % CLASSES).astype(np.int32)
+
+
+def texts() -> np.ndarray:
+    """Class texts float32 [K, P] of length 1."""
+    found = np.random.default_rng(7).standard_normal((CLASSES, WIDTH)).astype(np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
 def ours(name: str, x: np.ndarray, labels: np.ndarray, target: np.ndarray):
@@ -57,15 +103,49 @@ def ours(name: str, x: np.ndarray, labels: np.ndarray, target: np.ndarray):
     import jax
 
     from clipjax.adapt.method import Classes
+    from clipjax.study.closed_form import in_float32
 
-    texts = np.random.default_rng(7).standard_normal((CLASSES, WIDTH)).astype(np.float32)
-    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
-    classes = Classes(tuple(map(str, range(CLASSES))), None, texts, 100.0)
+    classes = Classes(tuple(map(str, range(CLASSES))), None, texts(), 100.0)
     method = importlib.import_module(f"clipjax.adapt.{name}").make_method(None, classes)
-    # As a study hands them over; without a copy where memory is aligned.
-    part = {"inputs": jax.numpy.asarray(x), "label": jax.numpy.asarray(labels)}
-    data = {"source": part, "target": {"inputs": jax.numpy.asarray(target)}}
+    part = {"inputs": in_float32(x), "label": in_float32(labels)}  # as a study hands them over
+    data = {"source": part, "target": {"inputs": in_float32(target)}}
     return lambda: jax.block_until_ready(method.fit(data, classes))
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    """Probabilities of logits, in place."""
+    z -= z.max(axis=1, keepdims=True)
+    np.exp(z, out=z)
+    z /= z.sum(axis=1, keepdims=True)
+    return z
+
+
+def numpy_debias(target: np.ndarray) -> np.ndarray:
+    """Zero-shot's mean prediction on the target."""
+    kernel = 100 * texts().T
+    return sum(softmax(rows @ kernel).sum(axis=0) for (rows,) in blocks(target)) / len(target)
+
+
+def numpy_stata(target: np.ndarray) -> list[np.ndarray]:
+    """One round of StatA's assignments and sums."""
+    kernel, quadratic = 100 * texts().T, np.full((WIDTH, CLASSES), -5.0, np.float32)
+    total = [0.0, 0.0, 0.0]
+    for (rows,) in blocks(target):
+        squares = rows**2
+        own = softmax(rows @ kernel + squares @ quadratic)
+        found = own.sum(axis=0), own.T @ rows, own.T @ squares
+        total = [a + b for a, b in zip(total, found, strict=True)]
+    return total
+
+
+def products(x: np.ndarray, labels: np.ndarray, target: np.ndarray) -> None:
+    """Both covariances' products and the classes' sums."""
+    from scipy.sparse import csr_array
+
+    for rows, own, others in blocks(x, labels, target):
+        csr_array((np.ones(len(own), np.float32), (own, np.arange(len(own))))) @ rows
+        rows.T @ rows  # NumPy's own symmetric product
+        others.T @ others
 
 
 def theirs(name: str, x: np.ndarray, labels: np.ndarray, target: np.ndarray):
@@ -73,50 +153,62 @@ def theirs(name: str, x: np.ndarray, labels: np.ndarray, target: np.ndarray):
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression
 
-    if name == "products":
-        hot = np.zeros((8192, CLASSES), np.float32)
-        hot[np.arange(8192), labels[:8192]] = 1
-        sums = lambda: [hot[: len(r)].T @ r for r in np.array_split(x, -(-len(x) // 8192))]
-        return lambda: (x.T @ x, target.T @ target, sums())
-    if name == "sklearn_gda":
-        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.01)
-    else:
-        model = LogisticRegression(C=0.02, max_iter=30)
-    return lambda: model.fit(x, labels)
+    return {
+        "products": lambda: products(x, labels, target),
+        "numpy_debias": lambda: numpy_debias(target),
+        "numpy_stata": lambda: numpy_stata(target),
+        "sklearn_gda": lambda: LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.01).fit(
+            x, labels
+        ),
+        "sklearn_logistic": lambda: LogisticRegression(C=0.02, max_iter=30).fit(x, labels),
+    }[name]
 
 
 def measure(name: str) -> None:
     """Prints seconds and memory of one task as JSON."""
-    (x, labels), (target, _) = features(0), features(1)
-    made = peak()
-    call = (ours if name in OURS else theirs)(name, x, labels, target)
+    folder, peak = pathlib.Path(_FOLDER.value), Peak()
+    x, target = (np.load(folder / f"{end}.npy", mmap_mode="r") for end in ("source", "target"))
+    call = (ours if name in OURS else theirs)(name, x, labels_of(len(x)), target)
     seconds = []
-    for _ in range(2):
+    for _ in range(1 if _ONCE.value else 2):
         start = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - start)
-    print(json.dumps({"first": seconds[0], "second": seconds[1], "peak": peak(), "made": made}))
+    if name == "numpy_stata":
+        seconds = [ROUNDS * one for one in seconds]
+    print(json.dumps({"s": seconds, "own": peak.own, "peak": status("VmHWM")}))
 
 
-def main(_) -> None:
+def run(folder: str) -> None:
     """Prints a line for each task."""
-    if _TASK.value:
-        return measure(_TASK.value)
+    for seed, end in enumerate(("source", "target")):
+        write_features(pathlib.Path(folder), end, seed)
     found = {}
     for name in _TASKS.value:
         command = [sys.executable, "-m", "benchmarks.closed_form", f"--n={_N.value}"]
-        done = subprocess.run([*command, f"--task={name}"], capture_output=True, text=True)
+        command += [f"--task={name}", f"--folder={folder}", f"--once={_ONCE.value}"]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            print(f"{name:18} failed: {done.stderr.strip().splitlines()[-1:]}")
+            print(f"{name:18} failed: {done.stderr.strip().splitlines()[-1:]}", flush=True)
             continue
-        found[name] = told = json.loads(done.stdout.splitlines()[-1])
-        products = found.get("products", {}).get("second", float("nan"))
-        ratio = told["second"] / products
-        print(
-            f"{name:18} {told['second']:8.3f} s (first {told['first']:.2f}), {ratio:6.2f} x the "
-            f"products, peak {told['peak']:.2f} GB, of which features {told['made']:.2f}",
-            flush=True,
-        )
+        told = json.loads(done.stdout.splitlines()[-1])
+        found[name] = seconds = told["s"][-1]
+        parts = [f"{name:18} {seconds:8.3f} s"]
+        for other in ("products", SIDES.get(name)):
+            if other in found and other != name:
+                parts.append(f"{seconds / found[other]:.2f} x {other}")
+        parts.append(f"own memory {told['own']:.2f} GB, with files {told['peak']:.2f}")
+        print(", ".join(parts), flush=True)
+
+
+def main(_) -> None:
+    """Measures one task, or starts all of them."""
+    if _TASK.value:
+        return measure(_TASK.value)
+    if _FOLDER.value:
+        return run(_FOLDER.value)
+    with tempfile.TemporaryDirectory() as folder:
+        run(folder)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from clipjax.adapt.linear import (
     count_classes,
     every,
     in_order,
+    label_sums,
     linear_head,
     predict_linear,
 )
@@ -33,8 +34,8 @@ def class_means(examples: Examples, classes: int) -> tuple[jax.Array, jax.Array]
     """Number [K] and means [K, P] of each class's examples; 0 of a class without any."""
 
     def part(real, rows, truth, weight):
-        own = jax.nn.one_hot(truth, classes) * (real * weight)[:, None]
-        return jnp.sum(own, axis=0), own.T @ rows
+        own = real * weight
+        return label_sums(truth, classes, own, rows * own[:, None])
 
     counts, sums = sum_blocks(part, examples)
     return counts, sums / jnp.maximum(counts, 1)[:, None]

@@ -22,6 +22,16 @@ class Examples(NamedTuple):
     weight: jax.Array  # float32 [N]: 1, or 0 of an example that is left out
 
 
+def label_sums(labels: jax.Array, classes: int, *values: jax.Array) -> tuple[jax.Array, ...]:
+    """Sums [K, ...] over the examples of each class of values [N, ...], by labels int [N].
+
+    >>> import jax.numpy as jnp
+    >>> label_sums(jnp.array([1, 1, 0]), 3, jnp.array([1.0, 2.0, 4.0]))[0].tolist()
+    [4.0, 3.0, 0.0]
+    """
+    return tuple(jnp.zeros((classes, *x.shape[1:]), x.dtype).at[labels].add(x) for x in values)
+
+
 def every(inputs: jax.Array, label: jax.Array) -> Examples:
     """All examples, none left out."""
     return Examples(inputs, label, jnp.ones(len(inputs), jnp.float32))

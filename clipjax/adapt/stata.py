@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.linear import checked, in_order, linear_logits, zero_shot_head
+from clipjax.adapt.linear import checked, in_order, label_sums, linear_logits, zero_shot_head
 from clipjax.adapt.method import Backbone, Classes, ClosedForm, check_classes
 from clipjax.adapt.moments import check_match, domain_map, moments, sum_blocks
 from clipjax.adapt.neighbours import nearest, settle
@@ -161,8 +161,8 @@ def make_method(
 
         def part(real, rows, truth):
             rows = (rows - to_target.shift) @ to_target.matrix + to_target.mean
-            own = jax.nn.one_hot(truth, count) * (real * source_weight)[:, None]
-            return jnp.sum(own, axis=0), own.T @ rows, own.T @ rows**2
+            own = real * source_weight
+            return label_sums(truth, count, own, own[:, None] * rows, own[:, None] * rows**2)
 
         more = sum_blocks(part, (x, labels))
         none = jax.tree.map(jnp.zeros_like, more)

@@ -50,7 +50,7 @@ class Fit:
         """
         if (found := self._saved()) is None:
             data = Examples((self.method.data,), self.encoded).features(self.kind.reads)
-            fitted = self.kind.fit(jax.tree.map(_in_float32, data), self.encoded.classes)
+            fitted = self.kind.fit(jax.tree.map(in_float32, data), self.encoded.classes)
             found = {name: jax.device_get(params) for name, params in fitted.items()}  # in order
             if where := find_non_finite(found):
                 told = f"the closed form {self.title!r} gives NaN or infinity in {where}"
@@ -84,8 +84,9 @@ class Fit:
         )
 
 
-def _in_float32(x: np.ndarray) -> jax.Array:
-    x = jnp.asarray(np.asarray(x))
+def in_float32(x: np.ndarray) -> jax.Array:
+    """Return an array, floats as float32; on a CPU a mapped file of float32 is not copied."""
+    x = jax.device_put(np.asarray(x))
     return x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
 

@@ -317,6 +317,16 @@ def test_options_out_of_range(classes, module, options, words):
         module.make_method(None, classes, **options)
 
 
+def test_mapped_features_reach_a_fit_without_a_copy(tmp_path):
+    from clipjax.study.closed_form import in_float32
+
+    np.save(tmp_path / "x.npy", np.ones((64, 16), np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert in_float32(mapped).unsafe_buffer_pointer() == mapped.ctypes.data
+    assert in_float32(np.ones(3, np.float16)).dtype == jnp.float32
+    assert in_float32(np.arange(3, dtype=np.int32)).dtype == jnp.int32
+
+
 @pytest.mark.slow
 def test_the_config_runs_as_a_study(photos, wee_clip, tmp_path):
     from clipjax.study import run
