@@ -37,9 +37,8 @@ def run_few_shot(
     from clipjax.study.prepared import Opened
     from clipjax.train.distributed import processes
 
-    groups = {group: tuple(rows) for group, rows in few_shot_ablations.groups().items()}
-    groups["alpha"] = tuple(few_shot_ablations.VARIANTS)
-    variants = few_shot_ablations.VARIANTS if ablations else few_shot.VARIANTS
+    groups = few_shot_ablations.groups()
+    variants = few_shot_ablations.variants() if ablations else few_shot.VARIANTS
     with contextlib.ExitStack() as held:
         processes.from_first(lambda: held.enter_context(claimed(workdir)))
         places = {cell: workdir / cell.method / _folder(cell) for cell in studies}

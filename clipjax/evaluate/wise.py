@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.evaluate.choice import ZERO_SHOT
-from clipjax.evaluate.rows import Line, lines_of
+from clipjax.evaluate.rows import VARIANT, Line, lines_of
 
 PREFIX = "wise_"  # of variants, before the share
 
@@ -38,7 +38,7 @@ def _share(line: Line, method: str) -> float | None:
         return 0.0
     if line.method != method:
         return None
-    if line.own:
+    if line.variant == VARIANT:
         return 1.0
     return float(line.variant.removeprefix(PREFIX)) if line.variant.startswith(PREFIX) else None
 

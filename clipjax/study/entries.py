@@ -23,6 +23,7 @@ FIELDS = {
     "episodes": "few-shot episodes instead of batches, and to be judged by: way, shot, ...",
     "align": "how features of source and target are made alike: none, centre, standardise, coral",
     "wise": "WiSE-FT: shares of the way from zero-shot's weights to the trained, each a result",
+    "result": "which of its results is its own, as verdict and export take it: average, wise_0.5",
     "soup": "model soups of its runs, rows of their own: kinds, over (docs/training.md)",
     "preserve": "penalties that keep the encoder's geometry: embedding, similarity, of, kind",
     "batch_size": "its own, as of the run",
@@ -63,6 +64,7 @@ def _method(
     if not (isinstance(wise, tuple) and all(is_number(a) and 0 < a < 1 for a in wise)):
         told = f"{where}.wise is {short(wise)}; give a tuple of numbers between 0 and 1"
         raise ConfigError(f"{told}, as in (0.25, 0.5, 0.75); both ends are always there.")
+    result = options.pop("result", "last")
     episodes = _optional(trains.Episodes, options, "episodes", where)
     soup = _optional(trains.Soup, options, "soup", where)
     preserve = _optional(parts.Preserve, options, "preserve", where)
@@ -93,9 +95,12 @@ def _method(
         optim = options.get("optim", {}) | phases[label].get("optim", {})
         found.append(_phase(full, label, at, options | phases[label] | {"optim": optim}, training))
     _check_averages(found, where, training.save_every)
+    known = ["last", *(["average"] if found[-1].average else []), *map(trains.wise_name, wise)]
+    if result not in known:
+        raise ConfigError(f"{where}.result is {short(result)}; its results are {', '.join(known)}.")
     thaws = unfreeze.steps(thaw.order) if thaw else ()
     base = name, entry.stage, entry.setting, loss, heads, data, tuple(found), episodes, size
-    return trains.MethodConfig(*base, thaws, align, wise, soup, preserve)
+    return trains.MethodConfig(*base, thaws, align, wise, result, soup, preserve)
 
 
 def _check_averages(phases: list[trains.PhaseConfig], where: str, every: int) -> None:

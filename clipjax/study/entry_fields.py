@@ -90,8 +90,8 @@ def usual(config: Mapping[str, Any], entry: Mapping[str, Any], field: str) -> An
         return flat(BLOCKS[block]())[inner]
     if field in ("epochs", "freeze", "batch_size"):
         return config[field]
-    if field == "wise":
-        return ()
+    if field in ("wise", "result"):
+        return () if field == "wise" else "last"
     return "none" if field == "align" else (terms() | options(entry["loss"]))[field]
 
 

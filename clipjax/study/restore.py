@@ -19,6 +19,7 @@ from clipjax.log import read_log
 from clipjax.model.hf.params import flat
 from clipjax.study.evaluator import View
 from clipjax.study.run_group import RunGroup
+from clipjax.study.training import wise_name
 from clipjax.train.checkpoint import warn
 from clipjax.train.distributed import processes
 
@@ -30,8 +31,8 @@ class Trained(NamedTuple):
 
     answer: Callable  # (params, embeddings) -> logits, the members' logits, adapted features
     view: View  # its features of any part
-    # Name -> parameters stacked over seeds, the method's own result first: "last", which the
-    # selection rule picks, "average", where there is one, of the run's end, and "wise_0.5", ...
+    # Name -> parameters stacked over seeds, the method's own result first, by default "last", which
+    # the selection rule picks; "average", where there is one, of the run's end, and "wise_0.5", ...
     # on the way from zero-shot; or a closed form's.
     variants: dict[str, PyTree]
     shared: PyTree  # parameters that all seeds and variants have
@@ -188,7 +189,9 @@ def split_by_method(group: RunGroup, states: TrainState, history: list) -> dict[
         if shares := group.methods[position].config.wise:
             start = jax.tree.map(lambda x: x[mine], starts) | {"clip": group.plan.params}  # noqa: B023
             start = _like(start, own["last"])
-            own |= {f"wise_{a:g}": between(start, own["last"], a) for a in shares}
+            own |= {wise_name(a): between(start, own["last"], a) for a in shares}
+        result = group.methods[position].config.result
+        own = {result: own[result]} | own  # the method's own is the first
         for params in own.values():
             check_params(group, name, params)
         found[name] = Trained(

@@ -50,7 +50,9 @@ def soup_rows(encoded: Encoded, done: Mapping[str, Trained]) -> tuple[list[dict]
         first = done[pot.method]
         data = encoded.plan.methods[pot.method].data
         score = _scorer(first, encoded)
-        models = [[_one(done[name].params, seed) for name, seed in runs] for runs in pot.runs]
+        models = [
+            [_one(done[name].variants[VARIANT], seed) for name, seed in runs] for runs in pot.runs
+        ]
         scores = [[score(model) for model in each] for each in models]
         for kind in pot.kinds:
             name, made, about = f"{pot.stage} {kind} soup", [], []

@@ -261,6 +261,11 @@ class PhaseConfig:
     average: Average | None = None
 
 
+def wise_name(share: float) -> str:
+    """Return the name of the variant so far from zero-shot."""
+    return f"wise_{share:g}"
+
+
 @dataclasses.dataclass(frozen=True)
 class MethodConfig:
     """A method that is trained: a stage, of a sweep at one of its settings."""
@@ -277,6 +282,7 @@ class MethodConfig:
     thaws: tuple[str, ...] = ()  # patterns that `unfreeze` frees one after the other
     align: str = "none"  # how features of source and target are made alike (`clipjax.adapt.align`)
     wise: tuple[float, ...] = ()  # shares of the way from zero-shot to the trained, each a variant
+    result: str = "last"  # the variant that is the method's own result
     soup: Soup | None = None  # of the weights of its runs
     preserve: Preserve | None = None  # penalties that keep the encoder's geometry
 

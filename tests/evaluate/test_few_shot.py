@@ -11,13 +11,16 @@ from clipjax.evaluate.few_shot import Cell, costs, gathered, harmonic, over_seed
 from clipjax.evaluate.report import few_shot as report
 from clipjax.evaluate.report import few_shot_ablations as apart
 from clipjax.evaluate.report.few_shot_published import (
+    ABLATIONS,
     BASE_NEW,
     CROSS,
+    ELEVEN,
     METHODS,
     NOTES,
     pairs,
     published,
 )
+from clipjax.evaluate.report.few_shot_published import VARIANTS as VARIANTS_OF_IMAGENET
 from clipjax.evaluate.rows import row
 
 VARIANTS = {"tuned": ("tuned", "wise_0.5"), "tuned alpha 1": ("tuned", "last")}
@@ -152,29 +155,58 @@ def test_what_the_paper_reports_is_in_its_form_and_its_slips_are_said():
 def test_published_numbers_stand_beside_ours_of_the_same_dataset():
     base = {Cell("coop", "eurosat", "base", 16, 1): of_base("coop", 0.9, 0.5)}
     (table,) = (t for t in report.tables(report.comparison(base, {})) if t.title.startswith("Each"))
-    assert ["eurosat", "coop", "90.0", "50.0", "64.3", "92.2 / 54.7"] in table.lines
+    told = ["eurosat", "coop", "90.0", "50.0", "64.3", "92.2 / 54.7 / 68.7", "–", "–"]
+    assert [*told, "51.8 / 49.7"] in table.lines
+    every = {Cell("coop", name, "base", 16, 1): of_base("coop", 0.9, 0.5) for name in ELEVEN}
+    one = {Cell("coop", "imagenet", "base", 16, 1): of_base("coop", 0.9, 0.5)}
+    rows = {("coop", "last", "all", d): 0.5 for d in ("imagenet", *VARIANTS_OF_IMAGENET)}
+    rows |= {("zero_shot", *key[1:]): 0.4 for key in rows}
+    one[Cell("coop", "imagenet", "all", 16, 1)] = results("coop", "imagenet", rows)
+    halves = report.halves(report.comparison(every, {}), "bng")
+    assert halves.lines[1][-1] == "82.7 / 63.2 / 71.7"
+    of = report.comparison(one, {})
+    assert report.dg(of).lines[1][-1] == "71.5 / 64.2 / 48.0 / 49.7 / 75.2"
+    assert report.cost(of).lines[1][-1] == "12.5K / 1 h / 10 GB"
+    assert report.halves(of, "bng").header[-1] == "harmonic mean"  # eleven on the mean, not one
 
 
 def test_ablations_are_tables_and_figures_of_base_to_new():
-    names = ("cite_dva", "cite_last_1", "cite_last_2", "cite_lambda7_eta1", "cite_lambda0_eta1")
-    found = {Cell(name, "one", "base", 16, 1): of_base(name, 0.9, 0.5) for name in names}
-    both = of_base("cite_alpha", 0.8, 0.6)
-    for c, x in (("all", 0.7), ("new", 0.5)):
-        both["rows"] += results("cite_alpha", "a", {("cite_alpha", "wise_0.5", c, "a"): x})["rows"]
-    found[Cell("cite_alpha", "one", "base", 16, 1)] = both
-    groups = {group: tuple(rows) for group, rows in few_shot_ablations.groups().items()}
-    groups["alpha"] = tuple(few_shot_ablations.VARIANTS)
-    of = report.comparison(found, few_shot_ablations.VARIANTS)
+    groups, variants = few_shot_ablations.groups(), few_shot_ablations.variants()
+    # One run a setting: what two groups compare has one name, and every row is of a method.
+    entries = list(few_shot_ablations.methods().values())
+    assert not [a for i, a in enumerate(entries) if a in entries[:i]]
+    rows = {row for group in groups.values() for row in group}
+    made = {variants.get(row, (row,))[0] for row in rows}
+    assert made == set(few_shot_ablations.methods()) and set(apart.TITLES) == set(groups)
+    for group in ABLATIONS.values():
+        assert set(group) <= rows | {"zero_shot"}
+
+    names = ("cite_dva", "cite_last_1", "cite_last_3", "cite_lambda3", "cite_dva_vld", "cite_all")
+    found = {Cell(name, "imagenet", "base", 16, 1): of_base(name, 0.9, 0.5) for name in names}
+    for cell, each in found.items():
+        for c, x in (("all", 0.7), ("new", 0.5)):
+            drawn = {(cell.method, "wise_0.5", c, "a"): x}
+            each["rows"] += results(cell.method, "a", drawn)["rows"]
+    of = report.comparison(found, variants)
     made = {table.title: table.lines for table in apart.tables(of, groups)}
-    assert [line[0] for line in made[apart.TITLES["alpha"]]] == [
-        "zero_shot",
-        "alpha 0.5",
-        "alpha 1",
+    lines = {line[0]: line for line in made[apart.TITLES["losses"]]}
+    assert lines["cite_all"] == "cite_all 70.0 50.0 58.3 90.0 50.0 64.3".split() + [
+        "78.4 / 71.1 / 74.6"
     ]
-    assert ["alpha 0.5", "70.0", "50.0", "58.3"] in made[apart.TITLES["alpha"]]
-    assert ["cite_dva", "90.0", "50.0", "64.3"] in made[apart.TITLES["losses"]]
-    assert len(made[apart.TITLES["weights"]]) == 3 and apart.TITLES["terms"] not in made
-    drawn = apart.figures(of, groups)
-    assert len(drawn) == 4 and all(ET.fromstring(svg) is not None for svg in drawn)
-    assert "late blocks frozen, 2: 64.29" in "".join(drawn) and "lambda 0.7" in "".join(drawn)
-    assert "alpha 0.5" in apart.page(of, groups) and "| cite_dva |" in apart.markdown(of, groups)
+    assert lines["zero_shot"][4:] == ["–", "–", "–", "72.4 / 68.1 / 70.2"]
+    shares = made[apart.TITLES["alpha"]]
+    assert [line[:4] for line in shares[1:]] == [
+        ["alpha 0.5", "70.0", "50.0", "58.3"],
+        ["alpha 1", "90.0", "50.0", "64.3"],
+    ]
+    assert len(made[apart.TITLES["lambda"]]) == 4 and len(made[apart.TITLES["terms"]]) == 2
+    drawn = "".join(apart.figures(of, groups))
+    assert drawn.count("<svg") == 6 and ET.fromstring(f"<x>{drawn}</x>") is not None
+    assert "harmonic mean, 3: 58.33" in drawn and "lambda" in drawn
+    assert "alpha 0.5" in apart.page(of, groups)
+    text = apart.markdown(of, groups)
+    assert "| cite_dva |" in text and "have 74.38, not 72.11" in text
+    # On other data than the paper's no column is the paper's.
+    other = {cell._replace(data="one"): each for cell, each in found.items()}
+    table = apart.tables(report.comparison(other, variants), groups)[0]
+    assert table.header[-1] == "as trained: harmonic mean"

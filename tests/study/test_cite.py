@@ -23,6 +23,7 @@ CITE = TEXT | {
     "freeze": ("clip/logit_scale",),
     "average": {"kind": "beta", "b": 0.1},
     "wise": (0.5,),
+    "result": "wise_0.5",
 }
 ADDED = TEXT | {"loss": "finetune", "freeze": ("clip/vision/.*", "clip/logit_scale")}
 ADDED |= {"contrastive_weight": 0.7, "distill_weight": 0.1}
@@ -47,7 +48,8 @@ def test_a_run_resumes_in_an_average_and_its_teacher_stays_outside(photos, wee_c
         jax.tree.map(np.testing.assert_array_equal, found, want)
     variants = whole.trained["cite"].variants
     assert set(variants) == {"last", "average", "wise_0.5"}
-    assert {row["variant"] for row in whole.rows if row["method"] == "cite"} == set(variants)
+    rows = [row["variant"] for row in whole.rows if row["method"] == "cite"]
+    assert set(rows) == set(variants) and rows[0] == next(iter(variants)) == "wise_0.5"
 
     plan = prepare(parsed(config))
     (trainer, _) = trainers(encode_texts(plan), tmp_path / "whole")
@@ -60,7 +62,7 @@ def test_a_run_resumes_in_an_average_and_its_teacher_stays_outside(photos, wee_c
         jax.tree.map(near, middle, half[tower])
         moved = jax.tree.map(lambda a, b: np.abs(a - b[0]).max(), plan.params[tower], last[tower])
         assert max(jax.tree.leaves(moved)) > 1e-4
-    held = folded(trainer.encoded, tmp_path / "whole", "cite", 0, "wise_0.5")  # by an export
+    held = folded(trainer.encoded, tmp_path / "whole", "cite", 0)  # by an export, without asking
     for tower in ("vision", "text"):
         jax.tree.map(
             lambda a, b: np.testing.assert_array_equal(a, b[0]), held.clip[tower], half[tower]
@@ -70,6 +72,19 @@ def test_a_run_resumes_in_an_average_and_its_teacher_stays_outside(photos, wee_c
 
     first = next(record for record in whole.curves if record.get("phase") == "added")
     assert first["contrastive_loss"][0] > 0 and 0 <= first["distill_loss"][0] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"result": "wise_0.3"}, "'wise_0.3'; its results are last, average, wise_0.5"),
+        ({"wise": (), "average": {}}, "'wise_0.5'; its results are last, average"),
+        ({"result": 0.5}, "0.5; its results are"),
+    ],
+)
+def test_a_result_that_is_none_of_a_methods_is_refused(photos, wee_clip, changes, told):
+    with pytest.raises(ConfigError, match=f"methods.m.result is {told}"):
+        parsed(config_of(photos, wee_clip, m=CITE | changes))
 
 
 def test_phases_of_other_parameters_are_refused(photos, wee_clip):

@@ -15,14 +15,28 @@ from clipjax.evaluate.few_shot import (
     over_seeds,
     takes,
 )
+from clipjax.evaluate.metrics import harmonic_mean
 from clipjax.evaluate.report.charts import line_chart
-from clipjax.evaluate.report.few_shot_published import BASE_NEW, METHODS, NOTES, pairs, published
+from clipjax.evaluate.report.few_shot_published import (
+    BASE_NEW,
+    COST,
+    CROSS,
+    CROSS_METHODS,
+    DOMAINS,
+    ELEVEN,
+    METHODS,
+    NOTES,
+    VARIANTS,
+    pairs,
+    published,
+)
 from clipjax.evaluate.report.page import document
 from clipjax.evaluate.report.tables import Chapter, Grid, Note, Table
 
 Every = Mapping[str, Mapping[Key, Values]]
 Found = Mapping[Cell, Mapping[str, Any]]
 DASH = "–"
+PUBLISHED = "published: base / new / harmonic mean"
 FEW = 6  # curves of a chart
 FIGURE_6 = ("ft_probe", "clip_cite")
 MEASURED = {"loss": ("loss",), "accuracy": ("source_accuracy", "batch_accuracy")}  # in logs
@@ -96,7 +110,7 @@ def _zero_or(of: Comparison, name: str, key: Key) -> str:
 def halves(of: Comparison, protocol: str) -> Table:
     """Base, new and their harmonic mean (BNG, table 1), or another dataset's (CDG, table 3)."""
     lines = []
-    zero = of.every[ZERO_SHOT]
+    zero, known = of.every[ZERO_SHOT], _mean_of_eleven(of) if protocol == "bng" else {}
     for name, keys in of.every.items():
         base, new = (keys.get((protocol, half)) for half in ("base", "new"))
         if not base and not new:
@@ -108,13 +122,26 @@ def halves(of: Comparison, protocol: str) -> Table:
         if protocol == "cdg":
             told = [_change(keys, zero, half) for half in ("base", "new")]
             line += told
+        if known:
+            line.append(known.get(name, ""))
         lines.append(line)
-    header = ["method", "base", "new", "harmonic mean"]
+    header = ["method", "base", "new", "harmonic mean", *([PUBLISHED] if known else [])]
     title = "Base to new: trained on base classes, %"
     if protocol == "cdg":
         header += ["base: forgotten", "new: forgotten"]
         title = "Cross-dataset: trained on base classes, tested on another dataset's, %"
     return Table(header, lines, title, folded=False)
+
+
+def _mean_of_eleven(of: Comparison) -> dict[str, str]:
+    """Return row -> what the paper's table 1 has of it on the mean, of its datasets alone."""
+    if {cell.data for cell in of.found} != ELEVEN:
+        return {}
+    return dict(zip(METHODS, map(_halves, pairs(BASE_NEW)["average"]), strict=True))
+
+
+def _halves(pair: tuple[float, float]) -> str:
+    return "{:.1f} / {:.1f} / {:.1f}".format(*pair, harmonic_mean(*pair))
 
 
 def _change(keys: Mapping[Key, Values], zero: Mapping[Key, Values], half: str) -> str:
@@ -127,20 +154,32 @@ def _change(keys: Mapping[Key, Values], zero: Mapping[Key, Values], half: str) -
 
 
 def by_dataset(of: Comparison) -> Table:
-    """Base, new and harmonic mean of each dataset, where there are several."""
-    names, known = list(dict.fromkeys(cell.data for cell in of.found)), pairs(BASE_NEW)
+    """Base and new of each dataset, and of what cdg tests on (tables 1 and 3), where several are.
+
+    Or of one that the paper has.
+    """
+    names = list(dict.fromkeys(cell.data for cell in of.found))
+    known, far = pairs(BASE_NEW), pairs(CROSS)
     lines = []
     for data in names if len(names) > 1 or names[0] in known else []:
         theirs = dict(zip(METHODS, known.get(data, ()), strict=False))
+        after = dict(zip(CROSS_METHODS, far.get(data, ()), strict=False))
         for name, keys in of.every.items():
-            halves = (keys.get(("bng", half), {}) for half in ("base", "new"))
-            base, new = ({k: v for k, v in one.items() if k[0] == data} for one in halves)
+            base, new, *there = (
+                {k: v for k, v in keys.get((protocol, half), {}).items() if k[0] == data}
+                for protocol in ("bng", "cdg")
+                for half in ("base", "new")
+            )
             if base:
                 both = written(*harmonic(base, new)) if new else DASH
-                told = "{:.1f} / {:.1f}".format(*theirs[name]) if name in theirs else ""
-                lines.append([data, name, _cell(base), _cell(new), both, told])
-    header = ["dataset", "method", "base", "new", "harmonic mean", "published: base / new"]
-    return Table(header, lines, "Each dataset, %")
+                line = [data, name, _cell(base), _cell(new), both]
+                line.append(_halves(theirs[name]) if name in theirs else "")
+                line += [_cell(half) for half in there]
+                line.append("{:.1f} / {:.1f}".format(*after[name]) if name in after else "")
+                lines.append(line)
+    header = ["dataset", "method", "base", "new", "harmonic mean", PUBLISHED]
+    header += [f"elsewhere: {half}" for half in ("base", "new")]
+    return Table([*header, "published elsewhere"], lines, "Each dataset, %")
 
 
 def dg(of: Comparison) -> Table:
@@ -148,6 +187,10 @@ def dg(of: Comparison) -> Table:
     keys = [key for keys in of.every.values() for key in keys if key[0] == "dg"]
     domains = list(dict.fromkeys(domain for _, (_, domain) in keys))
     shots = max((shots for _, (shots, _) in keys), default=0)
+    known = {}
+    if set(domains) == set(VARIANTS):
+        order = [VARIANTS.index(domain) + 1 for domain in domains]
+        known = {n: " / ".join(f"{v[i]:.1f}" for i in (0, *order)) for n, v in DOMAINS.items()}
     lines = []
     for name, own in of.every.items():
         if not any(key[0] == "dg" for key in own):
@@ -161,8 +204,10 @@ def dg(of: Comparison) -> Table:
         mean = over_seeds(joined)
         line = [name, _zero_or(of, name, ("fsl", shots))]
         line += [_zero_or(of, name, ("dg", (shots, domain))) for domain in domains]
-        lines.append([*line, written(mean.mean, None if name == ZERO_SHOT else mean.spread)])
+        line.append(written(mean.mean, None if name == ZERO_SHOT else mean.spread))
+        lines.append([*line, known.get(name, "")] if known else line)
     header = ["method", "own domain", *domains, "mean of the others"]
+    header += ["published: own / others"] if known else []
     return Table(header, lines, f"Other domains: {shots} images a class, %", folded=False)
 
 
@@ -170,12 +215,16 @@ def cost(of: Comparison) -> Table:
     """What training costs beside what it reaches (table 5)."""
     header = ["method", "iterations", "seconds", "CPU seconds", "peak memory, MB", "parameters"]
     header += ["few-shot", "harmonic mean"]
+    known = COST if {cell.data for cell in of.found} == {"imagenet"} else {}
+    header += ["published: iterations / time / memory"] if known else []
     lines = []
     for name, keys in of.every.items():
         best = max((key for key in keys if key[0] == "fsl"), default=None, key=lambda k: k[1])
         base, new = (keys.get(("bng", half)) for half in ("base", "new"))
         ends = [_zero_or(of, name, best) if best else DASH]
         ends.append(f"{harmonic(base, new).mean:.1f}" if base and new else DASH)
+        if known:
+            ends.append(" / ".join(known.get(name, ())))
         if name == ZERO_SHOT:
             lines.append([name, "0", "0", "0", DASH, "0", *ends])
         elif one := of.cost.get(name):
