@@ -1,7 +1,8 @@
 """Few-shot methods side by side: the protocols and the competitors of CLIP-CITE (arXiv 2407.04003).
 
-clipjax suite --study=few_shot      every method, protocol and number of images, three subsets
-clipjax run few_shot data.shots=4   all methods once, on 4 images a class
+clipjax suite --study=few_shot           every method, protocol and number of images, three subsets
+clipjax suite --study=few_shot --smoke   a step or two of all that encode once, and of three others
+clipjax run few_shot data.shots=4        all methods once, on 4 images a class
 
 A method is an entry of `methods`, from its recipe. Lengths are in steps, the same for any number of
 images, so that one program serves all: 200 of 32 images where features are encoded once, and 20 of
@@ -34,6 +35,8 @@ from clipjax.configs import common
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 SLOW_SHOTS = (1, 4, 16)  # of slow methods, unless the command names others
 SMOKE_SHOTS = (1,)
+# Slow methods of a smoke run that names none, one of a kind; their compilation is most of its time.
+SMOKE_SLOW = ("cocoop", "maple", "clip_cite")
 STEPS, EPOCHS, SLOW_EPOCHS = 5, 40, 4  # an epoch's steps; epochs, and those of slow methods
 # Row -> a method's further variant that it shows; a method named here shows that and not its own.
 VARIANTS = {

@@ -65,6 +65,8 @@ def few_shot_studies(given: Choices, asked: Asked | None = None) -> dict[Cell, S
         asked = asked._replace(protocols=["bng"], shots=asked.shots or [str(config.data.shots)])
     given.put_into(config)
     names, slow = _methods(asked.methods, config.stages), few_shot.slow_methods()
+    if given.smoke and not asked.methods and not apart:
+        names = [name for name in names if name not in slow or name in few_shot.SMOKE_SLOW]
     usual = few_shot.SMOKE_SHOTS if given.smoke else few_shot.SHOTS
     shots = {name: _shots(asked.shots) or usual for name in names}
     if not asked.shots:

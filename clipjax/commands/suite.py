@@ -62,7 +62,8 @@ def define_flags() -> None:
     flags.DEFINE_string("target", "", "Unlabelled domain; of uda: pairs to it alone.")
     told = "A Hub id or a directory in Hugging Face layout; tiny with the embedded data."
     flags.DEFINE_string("model", "", told)
-    flags.DEFINE_bool("smoke", False, "An epoch or two and one seed: does everything run?")
+    told = "An epoch or two and one seed: does everything run? Of few_shot's slow methods three."
+    flags.DEFINE_bool("smoke", False, told)
 
 
 def table_studies(numbers: list[str], given: Choices) -> dict[str, Study]:

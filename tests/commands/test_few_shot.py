@@ -38,6 +38,15 @@ def test_a_row_is_a_method_and_a_cell_a_subset():
         assert data.classes == ("base" if cell.classes == "base" else "closed")
 
 
+def test_a_smoke_run_has_every_protocol_and_a_slow_method_of_each_kind():
+    cells = list(few_shot_studies(Choices(smoke=True)))
+    left_out = set(few_shot.methods()) - {cell.method for cell in cells}
+    assert left_out == set(few_shot.slow_methods()) - set(few_shot.SMOKE_SLOW) and left_out
+    assert {cell.classes for cell in cells if cell.method == "logistic"} == {"all", "base"}
+    named = few_shot_studies(Choices(smoke=True), Asked(methods=["lora"]))
+    assert [(cell.method, cell.classes) for cell in named] == [("lora", "base")]
+
+
 def test_protocols_share_runs():
     runs = lambda *names: {
         (c.classes, c.shots)
@@ -50,7 +59,8 @@ def test_protocols_share_runs():
 @pytest.mark.slow
 def test_methods_are_what_their_places_in_the_config_say():
     """The slow ones encode in every step; heads that hold the classes are asked for no new ones."""
-    studies = few_shot_studies(Choices(smoke=True), Asked(["bng", "cdg"]))
+    asked = Asked(["bng", "cdg"], methods=list(few_shot.methods()))
+    studies = few_shot_studies(Choices(smoke=True), asked)
     assert [cell.method for cell in studies] == list(few_shot.methods())
     model = open_model(next(iter(studies.values())))
     for cell, study in studies.items():
