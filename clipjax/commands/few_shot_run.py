@@ -28,6 +28,7 @@ def run_few_shot(
     from clipjax.evaluate import results
     from clipjax.evaluate.report import few_shot as report
     from clipjax.evaluate.report import few_shot_ablations as apart
+    from clipjax.evaluate.report import few_shot_tables as compared
     from clipjax.io import write_atomically
     from clipjax.log.terminal import table
     from clipjax.runtime.claim import claimed
@@ -57,7 +58,7 @@ def run_few_shot(
                 continue
             check_one_model(places[next(iter(studies))], places[cell])
             found[cell] = done.results | {"curves": done.curves}
-            here = report.comparison({cell: done.results}, variants)
+            here = compared.comparison({cell: done.results}, variants)
             say(
                 f"{number + 1}/{len(studies)} {cell.method}, {cell.data}, {cell.classes} classes, "
                 f"{cell.shots} shots, seed {cell.seed}: {report.in_few(here)}; "
@@ -66,8 +67,8 @@ def run_few_shot(
             left = list(studies)[number + 1 :]
             if left and left[0].method == method:
                 continue
-            of, name = report.comparison(found, variants), "few_shot"
-            shown, text, html = report.tables(of), report.markdown(of), report.page(of)
+            of, name = compared.comparison(found, variants), "few_shot"
+            shown, text, html = compared.tables(of), report.markdown(of), report.page(of)
             said = [report.sentence(of), *report.notes(of)]
             if ablations:
                 name, shown, said = "ablations", apart.tables(of, groups), report.notes(of)

@@ -10,6 +10,7 @@ from clipjax.data.readers.coop import FOLDERS
 from clipjax.evaluate.few_shot import Cell, costs, gathered, harmonic, over_seeds, takes
 from clipjax.evaluate.report import few_shot as report
 from clipjax.evaluate.report import few_shot_ablations as apart
+from clipjax.evaluate.report import few_shot_tables as compared
 from clipjax.evaluate.report.few_shot_published import (
     ABLATIONS,
     BASE_NEW,
@@ -114,8 +115,8 @@ def test_the_cheapest_of_what_the_test_cannot_tell_apart_is_named():
 
 
 def test_tables_say_mean_and_spread_and_what_is_missing():
-    of = report.comparison(FOUND, VARIANTS)
-    cells = {table.title.partition(":")[0]: table.lines for table in report.tables(of)}
+    of = compared.comparison(FOUND, VARIANTS)
+    cells = {table.title.partition(":")[0]: table.lines for table in compared.tables(of)}
     few, halves = cells["Few-shot learning"], cells["Base to new"]
     assert ["head", "51.0", "62.0 ± 2.0"] in few and few[0] == ["zero_shot", "50.0", "50.0"]
     assert ["head", "90.0", "–", "–"] in halves
@@ -130,7 +131,7 @@ def test_tables_say_mean_and_spread_and_what_is_missing():
 
 
 def test_pages_are_well_formed_and_escape_names():
-    of = report.comparison(FOUND, VARIANTS)
+    of = compared.comparison(FOUND, VARIANTS)
     page = report.page(of)
     assert "b&lt;" in page and "<td>b<" not in page
     assert [ET.fromstring(svg).tag for svg in report.curves(of)] == ["svg"]
@@ -154,7 +155,9 @@ def test_what_the_paper_reports_is_in_its_form_and_its_slips_are_said():
 
 def test_published_numbers_stand_beside_ours_of_the_same_dataset():
     base = {Cell("coop", "eurosat", "base", 16, 1): of_base("coop", 0.9, 0.5)}
-    (table,) = (t for t in report.tables(report.comparison(base, {})) if t.title.startswith("Each"))
+    (table,) = (
+        t for t in compared.tables(compared.comparison(base, {})) if t.title.startswith("Each")
+    )
     told = ["eurosat", "coop", "90.0", "50.0", "64.3", "92.2 / 54.7 / 68.7", "–", "–"]
     assert [*told, "51.8 / 49.7"] in table.lines
     every = {Cell("coop", name, "base", 16, 1): of_base("coop", 0.9, 0.5) for name in ELEVEN}
@@ -162,12 +165,12 @@ def test_published_numbers_stand_beside_ours_of_the_same_dataset():
     rows = {("coop", "last", "all", d): 0.5 for d in ("imagenet", *VARIANTS_OF_IMAGENET)}
     rows |= {("zero_shot", *key[1:]): 0.4 for key in rows}
     one[Cell("coop", "imagenet", "all", 16, 1)] = results("coop", "imagenet", rows)
-    halves = report.halves(report.comparison(every, {}), "bng")
+    halves = compared.halves(compared.comparison(every, {}), "bng")
     assert halves.lines[1][-1] == "82.7 / 63.2 / 71.7"
-    of = report.comparison(one, {})
-    assert report.dg(of).lines[1][-1] == "71.5 / 64.2 / 48.0 / 49.7 / 75.2"
-    assert report.cost(of).lines[1][-1] == "12.5K / 1 h / 10 GB"
-    assert report.halves(of, "bng").header[-1] == "harmonic mean"  # eleven on the mean, not one
+    of = compared.comparison(one, {})
+    assert compared.dg(of).lines[1][-1] == "71.5 / 64.2 / 48.0 / 49.7 / 75.2"
+    assert compared.cost(of).lines[1][-1] == "12.5K / 1 h / 10 GB"
+    assert compared.halves(of, "bng").header[-1] == "harmonic mean"  # eleven on the mean, not one
 
 
 def test_ablations_are_tables_and_figures_of_base_to_new():
@@ -187,7 +190,7 @@ def test_ablations_are_tables_and_figures_of_base_to_new():
         for c, x in (("all", 0.7), ("new", 0.5)):
             drawn = {(cell.method, "wise_0.5", c, "a"): x}
             each["rows"] += results(cell.method, "a", drawn)["rows"]
-    of = report.comparison(found, variants)
+    of = compared.comparison(found, variants)
     made = {table.title: table.lines for table in apart.tables(of, groups)}
     lines = {line[0]: line for line in made[apart.TITLES["losses"]]}
     assert lines["cite_all"] == "cite_all 70.0 50.0 58.3 90.0 50.0 64.3".split() + [
@@ -208,5 +211,5 @@ def test_ablations_are_tables_and_figures_of_base_to_new():
     assert "| cite_dva |" in text and "have 74.38, not 72.11" in text
     # On other data than the paper's no column is the paper's.
     other = {cell._replace(data="one"): each for cell, each in found.items()}
-    table = apart.tables(report.comparison(other, variants), groups)[0]
+    table = apart.tables(compared.comparison(other, variants), groups)[0]
     assert table.header[-1] == "as trained: harmonic mean"

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 from clipjax.evaluate.few_shot import ZERO_SHOT, Value, harmonic, over_seeds
 from clipjax.evaluate.report.charts import Bar, bars, line_chart
-from clipjax.evaluate.report.few_shot import DASH, Comparison, about, markdown_table, notes, written
+from clipjax.evaluate.report.few_shot import about, markdown_table, notes
 from clipjax.evaluate.report.few_shot_published import (
     ABLATIONS_NOTE,
     of_ablations,
     published_ablations,
 )
+from clipjax.evaluate.report.few_shot_tables import DASH, Comparison, written
 from clipjax.evaluate.report.page import document
 from clipjax.evaluate.report.tables import Chapter, Grid, Item, Note, Table
 
