@@ -4,7 +4,24 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from clipjax.configs import anchored, classics, closed_form, dann, dann_two_stage, encoder_free
-from clipjax.configs.recipes import cocoop, coop, kgcoop, maple, promptsrc
+from clipjax.configs.recipes import (
+    clip_adapter,
+    clip_cite,
+    clipood,
+    cocoop,
+    coop,
+    flyp,
+    ft_probe,
+    gda_few_shot,
+    kgcoop,
+    lora,
+    lp_ft,
+    lp_plus,
+    maple,
+    promptsrc,
+    tip_adapter,
+    wise_ft,
+)
 from clipjax.errors import ConfigError
 from clipjax.study.config import Study
 from clipjax.study.fields import flat, meant
@@ -20,21 +37,40 @@ class Config(Protocol):
 
 # What a config says of all its methods, and an entry may say itself.
 _SHARED = ("epochs", "optim", "batch_size", "freeze")
+_RECIPES = {
+    "coop": coop,
+    "kgcoop": kgcoop,
+    "cocoop": cocoop,
+    "maple": maple,
+    "promptsrc": promptsrc,
+    "tip": tip_adapter,
+    "tip_f": tip_adapter,
+    "clip_adapter": clip_adapter,
+    "lora": lora,
+    "lp_plus": lp_plus,
+    "gda_few_shot": gda_few_shot,
+    "ft_probe": ft_probe,
+    "lp_ft": lp_ft,
+    "wise_ft": wise_ft,
+    "flyp": flyp,
+    "clipood": clipood,
+    "clip_cite": clip_cite,
+}
 
 
 def methods() -> dict[str, dict[str, Any]]:
     """Return every method's entry (`clipjax.study.Study.methods`) by name.
 
-    >>> [name in methods() for name in ("finetune", "dann", "blend", "fixmatch", "coop")]
+    >>> [name in methods() for name in ("finetune", "dann", "blend", "coop", "clip_cite")]
     [True, True, True, True, True]
     """
     found: dict[str, dict[str, Any]] = {}
-    known = closed_form, dann, anchored, classics, encoder_free, dann_two_stage
-    for module in (*known, coop, kgcoop, cocoop, maple, promptsrc):
+    for module in (closed_form, dann, anchored, classics, encoder_free, dann_two_stage):
         config = module.get_config()
         for name, entry in _plain(config.methods).items():
             found.setdefault(name, _own(config, entry))
-    return found
+    configs = {name: module.get_config() for name, module in _RECIPES.items()}
+    return found | {n: _own(c, _plain(c.methods)[n]) for n, c in configs.items()}
 
 
 def entry_of(method: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
