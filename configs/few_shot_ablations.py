@@ -3,8 +3,8 @@
 clipjax suite --study=few_shot --protocols=ablations     base to new, three subsets
 clipjax run few_shot_ablations stages="('cite_dva','cite_dva_scl')"
 
-Trained as in `few_shot`, on 16 images of each base class: 22 runs a seed, some 15 minutes of a
-core for three seeds. Rows of CLIP-CITE are half way back (alpha 0.5), as the paper's, and beside them as
+Trained as in `few_shot`, on 16 images of each base class: 22 runs a seed, some 15 minutes of a core
+for three seeds. Rows of CLIP-CITE are half way back (alpha 0.5), as the paper's, and beside them as
 trained. Of lambda and eta one varies while the other stays at the paper's value.
 """
 
