@@ -35,7 +35,8 @@ from clipjax.configs import common
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 SLOW_SHOTS = (1, 4, 16)  # of slow methods, unless the command names others
 SMOKE_SHOTS = (1,)
-# Slow methods of a smoke run that names none, one of a kind; their compilation is most of its time.
+# Slow methods of a smoke run that names none, one of a kind. It trains each method once: heads that
+# hold the classes on all, others on the base ones.
 SMOKE_SLOW = ("cocoop", "maple", "clip_cite")
 STEPS, EPOCHS, SLOW_EPOCHS = 5, 40, 4  # an epoch's steps; epochs, and those of slow methods
 # Row -> a method's further variant that it shows; a method named here shows that and not its own.

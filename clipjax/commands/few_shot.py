@@ -81,7 +81,7 @@ def few_shot_studies(given: Choices, asked: Asked | None = None) -> dict[Cell, S
     for name in names:
         for place in places:
             runs = _runs(protocols, shots[name], bool(_others(place)))
-            if given.smoke and name in slow:  # most of a smoke run's time is their compilation
+            if given.smoke:  # most of its time is compilation, for each number of classes anew
                 runs = runs[:1] if name in few_shot.FIXED else runs[-1:]
             for classes, number in runs:
                 for seed in config.seeds:

@@ -42,7 +42,8 @@ def test_a_smoke_run_has_every_protocol_and_a_slow_method_of_each_kind():
     cells = list(few_shot_studies(Choices(smoke=True)))
     left_out = set(few_shot.methods()) - {cell.method for cell in cells}
     assert left_out == set(few_shot.slow_methods()) - set(few_shot.SMOKE_SLOW) and left_out
-    assert {cell.classes for cell in cells if cell.method == "logistic"} == {"all", "base"}
+    ways = {cell.method: cell.classes for cell in cells}
+    assert ways["logistic"] == "all" and ways["coop"] == "base" and len(ways) == len(cells)
     named = few_shot_studies(Choices(smoke=True), Asked(methods=["lora"]))
     assert [(cell.method, cell.classes) for cell in named] == [("lora", "base")]
 
@@ -188,13 +189,14 @@ def four_classes(tmp_path_factory):
 @pytest.mark.slow
 def test_it_runs_goes_on_and_writes_its_pages(tmp_path, four_classes, wee_clip, capsys):
     given = Choices("folder", str(four_classes), "real", model=str(wee_clip), smoke=True)
-    studies = few_shot_studies(given, Asked(methods=["gda_few_shot", "finetune"]))
+    studies = few_shot_studies(given, Asked(methods=["prototypes", "gda_few_shot", "finetune"]))
     assert [cell.classes for cell in studies] == ["all", "base", "base"]
     run_few_shot(tmp_path, studies)
     said = capsys.readouterr().out
     assert "3/3 finetune, data, base classes, 1 shots, seed 1: zero_shot base" in said
     text = (tmp_path / "few_shot.md").read_text().partition("## What the paper")[0]
-    of = {"| zero_shot |": 4, "| gda_few_shot |": 4, "| finetune |": 2, "| wise_ft |": 2}
+    of = {"| zero_shot |": 4, "| prototypes |": 3, "| gda_few_shot |": 2}
+    of |= {"| finetune |": 2, "| wise_ft |": 2}
     for row, count in of.items():  # few-shot, halves, other domains, cost
         assert text.count(row) == count, row
     assert "sketch" in text and "Images a class: with 1 " in text
