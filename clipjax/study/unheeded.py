@@ -10,7 +10,8 @@ from clipjax.train.groups import is_frozen
 
 Method = Any  # a `clipjax.study.methods.Method`, whose file imports this one
 # Fields of an entry that say how steps are made.
-_OF_STEPS = ("epochs", "optim", "freeze", "augment", "average", "batch_size", "unfreeze", "phases")
+_OF_STEPS = ("epochs", "optim", "freeze", "augment", "average", "result", "batch_size")
+_OF_STEPS += ("unfreeze", "phases")
 _DEEPEST = 64  # blocks; no CLIP has as many
 # Fields of optim -> whether an optimizer of these settings heeds them.
 _SGD, _ADAM = (lambda optim: optim.name == "sgd"), (lambda optim: optim.name != "sgd")
