@@ -41,14 +41,23 @@ def text_method(
     prompt: Context,
     label_smoothing: float,
     extra: Any = lambda texts: (0.0, {}),
+    *,
+    init: Any = None,
+    image: Any = None,
 ) -> Method:
-    """A method that learns context; `extra`: class texts [K, P] -> (added loss, metrics)."""
-    vectors = lambda params: params["prompt"]["context"]
+    """A method that learns context, and tokens of the text tower's blocks where it has "deep" ones.
+
+    Args:
+      extra: class texts [K, P] -> (added loss, metrics).
+      init: rng -> its parameters; by default {"prompt": {"context"}} alone.
+      image: (params, inputs, rng=None) -> embeddings [B, P], of an image tower that it alters.
+    """
+    embed = image or backbone.encode["image"]
 
     def compared(params, inputs, texts, rng=None, label=None):
-        image = backbone.encode["image"](params, inputs, rng)
-        text = prompt.encode(params, vectors(params), texts)
-        return Compared(image, text, label, backbone.scale(params))
+        own = params["prompt"]
+        text = prompt.encode(params, own["context"], texts, own.get("deep"))
+        return Compared(embed(params, inputs, rng), text, label, backbone.scale(params))
 
     def compare(params, source, rng):
         return compared(params, source["inputs"], classes, rng, source["label"])
@@ -59,13 +68,15 @@ def text_method(
         return value + more, metrics | measured
 
     return Method(
-        init=lambda rng: {"prompt": {"context": prompt.init(rng)}},
+        init=init or (lambda rng: {"prompt": {"context": prompt.init(rng)}}),
         loss=in_two_steps(compare, judge),
         predict=lambda *given: compared(*given).logits,
         compare=compare,
         judge=judge,
+        embed=image,
         towers=("image", "text"),
+        alters=("image",) if image else (),
         words=prompt.words,
-        prompts=vectors,
+        prompts=lambda params: params["prompt"]["context"],
         step_bytes=lambda batch: prompt.step_bytes(len(classes.names)),
     )

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 
 from clipjax.adapt.cocoop import linear
 from clipjax.adapt.context import CHUNK, check_deep, deep_tokens, make_context
-from clipjax.adapt.losses import class_loss
-from clipjax.adapt.method import Backbone, Classes, Compared, Method, in_two_steps
+from clipjax.adapt.coop import text_method
+from clipjax.adapt.method import Backbone, Classes, Method
 
 
 def make_method(
@@ -58,27 +58,4 @@ def make_method(
         seen = jnp.einsum("jnd,jdw->jnw", text, layers["kernel"]) + layers["bias"][:, None]
         return backbone.encode["image"](params, inputs, rng, seen[0], seen[1:])  # of no depth: none
 
-    def compared(params, inputs, texts, rng=None, label=None):
-        own = params["prompt"]
-        text = prompt.encode(params, own["context"], texts, own.get("deep"))
-        return Compared(image(params, inputs, rng), text, label, backbone.scale(params))
-
-    def compare(params, source, rng):
-        return compared(params, source["inputs"], classes, rng, source["label"])
-
-    def judge(params, seen, batch, rng, progress):
-        return class_loss(seen.logits, batch["source"], label_smoothing)
-
-    return Method(
-        init=init,
-        loss=in_two_steps(compare, judge),
-        predict=lambda *given: compared(*given).logits,
-        compare=compare,
-        judge=judge,
-        embed=image,
-        towers=("image", "text"),
-        alters=("image",),
-        words=prompt.words,
-        prompts=lambda params: params["prompt"]["context"],
-        step_bytes=lambda batch: prompt.step_bytes(len(classes.names)),
-    )
+    return text_method(backbone, classes, prompt, label_smoothing, init=init, image=image)

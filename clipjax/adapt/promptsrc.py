@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.adapt.context import CHUNK, check_deep, deep_tokens, make_context
-from clipjax.adapt.losses import class_loss, weighted_mean
+from clipjax.adapt.coop import text_method
+from clipjax.adapt.losses import weighted_mean
 from clipjax.adapt.method import Backbone, Classes, Method, in_two_steps
 
 
@@ -30,7 +31,7 @@ class Seen(NamedTuple):
     text: jax.Array
     row: jax.Array
     scale: jax.Array
-    taught: jax.Array | None = None
+    taught: jax.Array
 
     @property
     def logits(self) -> jax.Array:
@@ -80,22 +81,16 @@ def make_method(
         own = params["prompt"]
         return backbone.encode["image"](params, inputs, rng, own["image"], own.get("image_deep"))
 
-    def compared(params, inputs, texts, rng=None):
-        own = params["prompt"]
-        text = prompt.encode(params, own["context"], texts, own.get("deep"))
-        return Seen(image(params, inputs, rng), text, None, backbone.scale(params))
+    made = text_method(backbone, classes, prompt, label_smoothing, init=init, image=image)
 
     def compare(params, source, rng):
-        inputs = source["inputs"]
         teacher = {"clip": params["teacher"]}
-        taught = jax.lax.stop_gradient(backbone.encode["image"](teacher, inputs, rng))
-        seen = compared(params, inputs, classes, rng)
-        return seen._replace(row=source["label"], taught=taught)
+        taught = backbone.encode["image"](teacher, source["inputs"], rng)
+        return Seen(*made.compare(params, source, rng), jax.lax.stop_gradient(taught))
 
     def judge(params, seen, batch, rng, progress):
-        source = batch["source"]
-        weight, zero_shot = source.get("weight"), jnp.asarray(classes.weights)
-        value, metrics = class_loss(seen.logits, source, label_smoothing)
+        weight, zero_shot = batch["source"].get("weight"), jnp.asarray(classes.weights)
+        value, metrics = made.judge(params, seen, batch, rng, progress)
         own, taught = (
             jax.nn.log_softmax(logits)
             for logits in (seen.logits, classes.scale * seen.taught @ zero_shot.T)
@@ -111,17 +106,5 @@ def make_method(
         more = sum(f * x for f, x in zip(factors, found.values(), strict=True))
         return value + more, metrics | found
 
-    return Method(
-        init=init,
-        loss=in_two_steps(compare, judge),
-        predict=lambda *given: compared(*given).logits,
-        reads=("source", "teacher"),
-        compare=compare,
-        judge=judge,
-        embed=image,
-        towers=("image", "text"),
-        alters=("image",),
-        words=prompt.words,
-        prompts=lambda params: params["prompt"]["context"],
-        step_bytes=lambda batch: prompt.step_bytes(len(classes.names)),
-    )
+    two = {"compare": compare, "judge": judge, "loss": in_two_steps(compare, judge)}
+    return made._replace(**two, reads=("source", "teacher"))

@@ -22,6 +22,7 @@ from clipjax.study.trainer import trainers
 PyTree = Any
 _PARTS = ("clip", "adapter", "classifier", "discriminator")
 
+_REMEDY = "export another method, or restore this one by `clipjax.study.run` of the same workdir"
 _LINEAR = {"classifier", "layer_0"}  # what a closed form's linear head is made of
 
 
@@ -60,8 +61,8 @@ def folded(texts: Encoded, workdir: Any, method: str, position: int, variant: st
     made = plan.methods[method]
     merged = getattr(made.kind, "merged", None) if made.config.align == "none" else None
     if "image" in getattr(made.kind, "alters", ()) and merged is None:
-        told = f"{method!r} alters the image tower by parameters of its own"
-        raise Beyond(f"{told}, which no export holds; export another method.")
+        told = f"{method!r} alters the image tower by parameters of its own, as learned tokens"
+        raise Beyond(f"{told}, which no export holds; {_REMEDY}.")
     (trainer,) = (t for t in trainers(texts, workdir) if method in t.names)
     trained = trainer.restored()[method]
     params = trained.variants[variant] if variant else trained.params
@@ -94,8 +95,8 @@ def folded(texts: Encoded, workdir: Any, method: str, position: int, variant: st
         return Folded(clip, heads, one, encoder, by_texts)
     if (found := as_affine(answer, width)) is None:
         told = f"{method!r} answers with more than its heads (with {', '.join(sorted(whole))})"
-        remedy = "and not affinely in the embedding: no export holds it; export another method"
-        raise Beyond(f"{told}, {remedy}.")
+        fault = "and not affinely in the embedding, as texts made for each image"
+        raise Beyond(f"{told} {fault}: no export holds it; {_REMEDY}.")
     return Folded(clip, Heads(len(plan.dataset.classes)), found, encoder, False)
 
 

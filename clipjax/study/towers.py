@@ -8,13 +8,13 @@ from clipjax.study.training import MethodConfig, PhaseConfig
 from clipjax.train.groups import is_frozen
 
 _DEEPEST = 64  # blocks; no CLIP has as many
-_LAYERS = ("embedding", "projection", *(f"block_{i}" for i in range(_DEEPEST)))
-_GROUPS = {"image": "clip/vision", "text": "clip/text"}
+LAYERS = ("embedding", *(f"block_{i}" for i in range(_DEEPEST)))  # below a tower's projection
+GROUPS = {"image": "clip/vision", "text": "clip/text"}
 
 
 def trains(tower: str, phase: PhaseConfig) -> bool:
     """Return whether a phase leaves a layer of a tower free, by the config alone."""
-    groups = (f"{_GROUPS[tower]}/{layer}" for layer in _LAYERS)
+    groups = (f"{GROUPS[tower]}/{layer}" for layer in (*LAYERS, "projection"))
     return not all(is_frozen(group, phase.freeze) for group in groups)
 
 
@@ -34,7 +34,7 @@ def moved_towers(made: Method | ClosedForm, phase: PhaseConfig) -> tuple[str, ..
     known = ("image", "text") if made.merged else ("image",)
     altered = lambda tower: tower in made.alters and tower in known
     moves = lambda tower: altered(tower) or (tower in made.towers and trains(tower, phase))
-    return tuple(filter(moves, _GROUPS))
+    return tuple(filter(moves, GROUPS))
 
 
 def held(
@@ -51,6 +51,6 @@ def check_preserve(where: str, made: Method | ClosedForm, config: MethodConfig) 
     fault, remedy = f"{where}: preserve would have no effect", "leave it out"
     if isinstance(made, ClosedForm):
         raise ConfigError(f"{fault}: loss {config.loss!r} trains no encoder; {remedy}.")
-    runs = " or ".join(f"{_GROUPS[tower]}/.*" for tower in made.towers)
+    runs = " or ".join(f"{GROUPS[tower]}/.*" for tower in made.towers)
     told = f"freeze leaves nothing of {runs} to train"
     raise ConfigError(f"{fault}: {told}, and frozen embeddings stay; free some, or {remedy}.")

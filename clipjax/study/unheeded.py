@@ -5,6 +5,7 @@ from typing import Any
 
 from clipjax.errors import ConfigError
 from clipjax.study.config import Study
+from clipjax.study.towers import GROUPS, LAYERS
 from clipjax.study.training import Optim
 from clipjax.train.groups import is_frozen
 
@@ -12,7 +13,6 @@ Method = Any  # a `clipjax.study.methods.Method`, whose file imports this one
 # Fields of an entry that say how steps are made.
 _OF_STEPS = ("epochs", "optim", "freeze", "augment", "average", "result", "batch_size")
 _OF_STEPS += ("unfreeze", "phases")
-_DEEPEST = 64  # blocks; no CLIP has as many
 # Fields of optim -> whether an optimizer of these settings heeds them.
 _SGD, _ADAM = (lambda optim: optim.name == "sgd"), (lambda optim: optim.name != "sgd")
 _STEP = lambda optim: optim.schedule == "step"
@@ -22,7 +22,6 @@ _HEEDED |= {"step_every": _STEP, "gamma": _STEP, "warmup_from": _WARM, "warmup_k
 _TOLD = {_SGD: "adam and adamw", _ADAM: "sgd", _STEP: "another schedule than step"}
 _TOLD |= {_WARM: "warmup=0, or schedule=slanted"}
 _MULTS = " or have a rate of their own by lr_mults"
-_LAYERS = ("embedding", *(f"block_{i}" for i in range(_DEEPEST)))
 
 
 def check_heeded(study: Study, methods: Mapping[str, Method]) -> None:
@@ -111,8 +110,8 @@ def _trains_layers(method: Method) -> bool:
     """Return whether a phase trains a layer below a tower's output, by the config alone."""
     if not method.trains:
         return False
-    towers = ["vision", *(["text"] if "text" in method.kind.towers else [])]
-    names = [f"clip/{tower}/{layer}" for tower in towers for layer in _LAYERS]
+    towers = ["image", *(["text"] if "text" in method.kind.towers else [])]
+    names = [f"{GROUPS[tower]}/{layer}" for tower in towers for layer in LAYERS]
     # An explicit factor comes first.
     other = lambda phase: (*phase.freeze, *(pattern for pattern, _ in phase.optim.lr_mults))
     return any(not is_frozen(name, other(phase)) for phase in method.phases for name in names)

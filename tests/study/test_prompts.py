@@ -90,7 +90,9 @@ def test_a_run_stopped_in_the_middle_of_its_average_has_the_same_bits(
 
 
 @pytest.mark.slow
-def test_prompts_fold_into_class_embeddings_and_those_of_images_do_not(finished, tmp_path):
+def test_prompts_fold_into_class_embeddings_and_those_of_images_do_not(
+    finished, tmp_path, wee_clip, photos
+):
     found, folder = finished
     with pytest.raises(ConfigError, match="coop has no variant 'wise'; it has last, average"):
         export(folder, tmp_path / "out", "coop", 0, variant="wise")
@@ -104,8 +106,16 @@ def test_prompts_fold_into_class_embeddings_and_those_of_images_do_not(finished,
     source = trained.view.encoded.source("sketch", "test")
     images = [source[row].image for row in range(len(source))]
     np.testing.assert_allclose(load_adapted(tmp_path / "out").predict(images), wanted, atol=1e-3)
-    with pytest.raises(Beyond, match="cocoop"):
-        folded(encode_texts(prepare(found.study)), folder, "cocoop", 0)
+    told = "'cocoop' answers with more.*as texts made for each image: no export holds it; export an"
+    with pytest.raises(Beyond, match=told):
+        export(folder, tmp_path / "images", "cocoop", 0)
+    entries = {name: {"loss": name, "depth": 1, "tokens": 2} for name in ("maple", "promptsrc")}
+    texts = encode_texts(prepare(study_of(wee_clip, photos, entries)))
+    for name in entries:  # before anything is read
+        told = f"'{name}' alters the image tower by.*learned tokens, which no export holds; export"
+        with pytest.raises(Beyond, match=told):
+            folded(texts, folder, name, 0)
+    assert not (tmp_path / "images").exists()
 
 
 @pytest.mark.parametrize(
