@@ -205,6 +205,14 @@ def test_points_without_a_slope_have_finite_gradients(name):
             assert np.isfinite(value) and all(np.isfinite(x).all() for x in grads.values())
 
 
+def test_the_median_of_distances_is_numpys():
+    find = jax.jit(mmd.median)
+    for count in (1, 2, 5, 8) * 8:  # values that repeat, odd and even numbers of them
+        values = RNG.choice([0.0, 0.5, 3.5, *RNG.random(4)], size=9).astype(np.float32)
+        real = RNG.permutation(9) < count
+        assert float(find(values, real)) == np.median(values[real])
+
+
 def test_the_nuclear_norm_has_a_gradient_where_singular_values_are_equal():
     for matrix in (np.eye(4, 3), np.zeros((4, 3)), RNG.normal(size=(3, 5))):
         gradient = np.asarray(jax.grad(bnm.nuclear_norm)(jnp.asarray(matrix, jnp.float32)))
