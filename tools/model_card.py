@@ -184,6 +184,11 @@ prompt set `drawings`, 40.4, 38.5, 40.4, 35.8, 6.5 and 6.5 %, and a linear probe
 38.1, 31.5 and 29.2 %. Today's defaults are other ones: they are repeated with
 `--config.distill=0 --config.ema=0` and `--config.augment.styles.X=0` for all styles but colour."""
 
+FROM_THE_START = """**From the first step.** Today's defaults redraw from random weights on, with
+the teacher and the mean, in one run: `clipjax run pretrain data.root=corpus`. No weights were made
+that way, nor by a whole run of it without styles, which would be its control
+(`augment.styles.grey=0`, and so for stencil, lines and ink)."""
+
 CONTROL = """**A control** without styles, 250 steps of the third run's schedule from the same
 start, all else
 the same, weights as they were at that step (no mean), validation images: stencil 19.0 % and
@@ -211,6 +216,15 @@ differences below 10 points mean little):
 - the teacher's own features (EfficientNet-Lite0 at 128 pixels, 1280 of them) have linear probes
   of 59 %
   on render, 53 on stencil and 47 on sketch (test split): what a larger student could reach."""
+
+
+def goals(core: float, names: dict, probe: dict) -> str:
+    """What the project wanted of the encoder, and what it has."""
+    of = lambda row, *domains: " and ".join(f"{100 * row[d]:.1f}" for d in domains)
+    return f"""Goals that the project set, in brackets what these weights have: that mean at least
+45 ({core:.1f}); zero-shot at least 25 on stencil and sketch ({of(names, "stencil", "sketch")}); a
+linear probe of at least 50 on render ({of(probe, "render")}) and 38 on stencil and sketch \
+({of(probe, "stencil", "sketch")})."""
 
 
 def card(summary: dict, runs: list[tuple[dict, list]], hours: float, machine: str) -> str:
@@ -249,6 +263,8 @@ One seed. In %; macro is the mean of the classes' own accuracies:
 render, flat, clipart and cartoon: {core:.1f} %. The linear probe is logistic
 regression, its strength chosen on the validation split.
 
+{goals(core, names, table[PROBE])}
+
 ## Training
 
 ```
@@ -281,6 +297,8 @@ the end
 | | {" run | ".join(numbers)} run |
 | --- |{" --- |" * len(runs)}
 {settings}
+
+{FROM_THE_START}
 
 {CONTROL}
 
