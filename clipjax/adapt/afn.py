@@ -67,4 +67,5 @@ def make_method(
     backbone: Backbone, classes: Classes, *, head: Head, joined: bool | None = None, **options: Any
 ) -> Method:
     """Stepwise adaptive feature norm on a backbone; `options` are those of `make_loss`."""
-    return paired_method(backbone, head, make_loss, joined=joined, per_example=True, **options)
+    more = {"joined": joined, "per_example": True, "on_features": True}
+    return paired_method(backbone, head, make_loss, **more, **options)

@@ -3,6 +3,10 @@
 Sun & Saenko 2016 (arXiv 1607.01719, equation 1): |C_s - C_t|^2 / (4 d^2), with covariances C over a
 batch (divided by n - 1, equations 2 and 3) and the Frobenius norm. The paper compares the logits
 (AlexNet's fc8), later code the features in front of them.
+
+A batch may be cut over devices (`parallel="jit"`, where XLA sums over all of it), not into
+microbatches or the shares of `pmap`: the loss is the square of a difference of means, so the mean
+of the parts' losses is another one (larger by the parts' own scatter).
 """
 
 from typing import Any
@@ -80,4 +84,5 @@ def make_method(
     backbone: Backbone, classes: Classes, *, head: Head, joined: bool | None = None, **options: Any
 ) -> Method:
     """Deep CORAL on a backbone; `options` are those of `make_loss`."""
-    return paired_method(backbone, head, make_loss, joined=joined, **options)
+    more = {"joined": joined, "on_features": options.get("on") != "logits"}
+    return paired_method(backbone, head, make_loss, **more, **options)

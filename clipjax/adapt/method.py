@@ -154,6 +154,8 @@ class Method(NamedTuple):
     # Whether the loss is a mean over examples; others are refused with microbatches (`accumulate`)
     # and `pmap`, which would change them.
     per_example: bool = True
+    # Whether a term of its loss is of `features` alone: it trains nothing where these stay.
+    on_features: bool = False
 
 
 class ClosedForm(NamedTuple):

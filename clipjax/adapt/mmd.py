@@ -139,4 +139,5 @@ def make_method(
     backbone: Backbone, classes: Classes, *, head: Head, joined: bool | None = None, **options: Any
 ) -> Method:
     """DAN or JAN on a backbone; `options` are those of `make_loss`."""
-    return paired_method(backbone, head, make_loss, joined=joined, **options)
+    more = {"joined": joined, "on_features": not options.get("joint")}
+    return paired_method(backbone, head, make_loss, **more, **options)

@@ -101,15 +101,18 @@ def paired_method(
     *,
     joined: bool | None = None,
     per_example: bool = False,
+    on_features: bool = False,
     **options: Any,
 ) -> Method:
     """A method on a head that reads both domains; `options` are those of `make_loss`.
 
     By default the domains are `joined` where embeddings are cached, as in `clipjax.adapt.dann`.
+    `per_example` and `on_features` are those of `Method`.
     """
     joined = "image" in backbone.cached if joined is None else joined
     loss = make_loss(on_backbone(backbone, head), joined=joined, **options)
-    return with_head(backbone, head, loss, reads=("source", "target"), per_example=per_example)
+    more = {"per_example": per_example, "on_features": on_features}
+    return with_head(backbone, head, loss, reads=("source", "target"), **more)
 
 
 def clean(values: jax.Array, weight: jax.Array) -> jax.Array:

@@ -223,9 +223,6 @@ def _put_place(config, place: Place, classes: str, wide: bool, most: int | None)
     config.data.source = config.data.target = place.source
     config.data.domains = (place.source, *others)
     config.data.classes = "base" if classes == "base" else "closed"
-    fewer = lambda domain: len(place.dataset.classes_of(domain)) < len(place.dataset.classes)
-    if any(map(fewer, others)):  # as ImageNet-A and R, with 200 classes
-        config.data.score_among = "present"
 
 
 def _evaluations(protocols: Sequence[str], other: Named | None) -> dict:

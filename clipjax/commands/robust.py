@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
-import time
 from typing import TYPE_CHECKING
 
 from clipjax.errors import ConfigError
@@ -14,7 +12,7 @@ if TYPE_CHECKING:
     from clipjax.commands.choices import Choices
     from clipjax.data.dataset import Dataset
     from clipjax.evaluate.robust import Cell
-    from clipjax.study import Study
+    from clipjax.study import Results, Study
 
 ID = "id"  # the source where a dataset has a domain of this name, as WILDS' have
 
@@ -27,7 +25,7 @@ def robust_studies(given: Choices) -> dict[Cell, Study]:
     from clipjax.configs.recipes import robust
     from clipjax.data.open import open_dataset
     from clipjax.study import parse
-    from clipjax.study.defaults import EMBEDDED, check_model
+    from clipjax.study.defaults import EMBEDDED, MODEL, check_model
 
     if given.target:
         told = "--study=robust takes every domain but the source as OOD"
@@ -39,10 +37,10 @@ def robust_studies(given: Choices) -> dict[Cell, Study]:
         robust.as_published(config)
     source, others = _ends(dataset, given.source)
     others = others[:1] if given.smoke else others
+    if given.smoke and dataset.name in EMBEDDED and given.model in ("", MODEL):
+        robust.shorten(config)
     classes = len(dataset.classes_of(source))
     fewer = {domain for domain in others if len(dataset.classes_of(domain)) < classes}
-    if fewer:  # as ImageNet-A and R, with 200 classes
-        config.data.score_among = "present"
     # No method reads the target; one of test images alone would be dealt into splits, and one must
     # have all classes.
     able = (d for d in others if d not in fewer and "val" in dataset.splits_of(d))
@@ -88,41 +86,27 @@ def _ends(dataset: Dataset, source: str) -> tuple[str, list[str]]:
 
 def run_robust(workdir: pathlib.Path, studies: dict[Cell, Study]) -> None:
     """Run every cell in a folder of its own, then write the pages and the figures."""
-    from clipjax.evaluate import results
+    from clipjax.commands.each import held, run_each
     from clipjax.evaluate.report import robust as report
     from clipjax.evaluate.report.page import standalone
     from clipjax.evaluate.robust import points
     from clipjax.io import write_atomically
     from clipjax.log.terminal import table
-    from clipjax.runtime.claim import claimed
-    from clipjax.study import Programs, run
-    from clipjax.study.model_record import check_one_model
+    from clipjax.study import Programs
     from clipjax.train.distributed import processes
 
-    programs = Programs()  # as many steps whatever the share: of all cells
-    with contextlib.ExitStack() as held:
-        processes.from_first(lambda: held.enter_context(claimed(workdir)))
-        name = lambda share, subset, seed: f"data{100 * share:g}-subset{subset}-seed{seed}"
-        places = {cell: workdir / name(*cell) for cell in studies}
-        processes.from_first(lambda: [results.read(place) for place in places.values()])
-        found = {}
-        for number, (cell, study) in enumerate(studies.items()):
-            started = time.perf_counter()
-            done = run(study, places[cell], pages=False, programs=programs)
-            if done is None:  # not the first process
-                continue
-            check_one_model(places[next(iter(studies))], places[cell])
-            found[cell] = done.results
-            if not number:  # each run's results.json has its own
-                for note in done.results.get("notes", ()):
-                    say(f"note: {note}")
-            share, subset, seed = cell
-            here = points({cell: done.results})
-            told = ", ".join(report.in_few(way, path[0]) for way, path in here.items())
-            say(
-                f"{number + 1}/{len(studies)} {100 * share:g} % of the data, subset {subset}, seed "
-                f"{seed} (ID / OOD): {told}; {time.perf_counter() - started:.1f} s"
-            )
+    def tell(cell: Cell, done: Results) -> str:
+        share, subset, seed = cell
+        here = points({cell: done.results})
+        told = ", ".join(report.in_few(way, path[0]) for way, path in here.items())
+        return f"{100 * share:g} % of the data, subset {subset}, seed {seed} (ID / OOD): {told}"
+
+    name = lambda share, subset, seed: f"data{100 * share:g}-subset{subset}-seed{seed}"
+    places = {cell: workdir / name(*cell) for cell in studies}
+    options = {"pages": False, "programs": Programs()}  # as many steps whatever the share
+    with held(workdir, places):
+        runs = run_each(places, studies, lambda cell: options, tell, notes=True)
+        found = {cell: done.results for cell, done in runs}
         if processes.is_first():
             text, html = workdir / "robust.md", workdir / "robust.html"
             write_atomically(text, report.markdown(found))

@@ -22,9 +22,8 @@ goes on where it was, row by row.
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -34,7 +33,7 @@ from clipjax.io import as_path, check_reachable
 from clipjax.runtime.cli import say, user_errors
 
 if TYPE_CHECKING:
-    from clipjax.study import Study
+    from clipjax.study import Results, Study
 
 WORD, CONFIG = "", ""
 DOMAINNET = ("domainnet", "tfds:domainnet")
@@ -157,35 +156,31 @@ def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool)
 
     On `domainnet` the report's figures are printed beside ours.
     """
+    from clipjax.commands.each import held, run_each
     from clipjax.evaluate import results
     from clipjax.evaluate.report import page as html_page
     from clipjax.io import write_atomically
-    from clipjax.runtime.claim import claimed
-    from clipjax.study import run
-    from clipjax.study.model_record import check_one_model
     from clipjax.train.distributed import processes
 
-    with contextlib.ExitStack() as held:
-        processes.from_first(lambda: held.enter_context(claimed(workdir)))
+    def begin(number: str) -> dict[str, Any]:
+        if processes.is_first():
+            say(f"== table {number}")
+        return {"say": say}
+
+    places = {number: workdir / f"table{number}" for number in studies}
+    with held(workdir, places):
         for page in PAGES:
             if (workdir / page).is_dir():
                 raise ConfigError(f"{workdir / page} is a folder; choose another --workdir.")
-        # Before the first table's work: what the last one's file has to say.
-        processes.from_first(lambda: [results.read(workdir / f"table{n}") for n in studies])
         pages, entries = [], []
-        for number, study in studies.items():
-            if processes.is_first():
-                say(f"== table {number}")
-            place = workdir / f"table{number}"
-            if (found := run(study, place, say)) is None:  # not the first process
-                continue
-            check_one_model(workdir / f"table{next(iter(studies))}", place)
+        for number, found in run_each(places, studies, begin):
             pages.append(results.markdown(found.results))
             rows = published_rows(number, found.results) if domainnet else []
             if rows:
                 say(published(number, found.results))
                 pages.append(published(number, found.results))
             # A run of an earlier version has no page of its own.
+            place = places[number]
             href = f"{place.name}/report.html" if (place / "report.html").exists() else None
             entries.append((f"Table {number}", found.results, rows or None, href))
         if processes.is_first():
@@ -197,40 +192,28 @@ def run_suite(workdir: pathlib.Path, studies: dict[str, Study], domainnet: bool)
 
 def run_pairs(workdir: pathlib.Path, studies: dict[tuple[str, str], Study]) -> None:
     """Run every pair in `workdir/SOURCE-to-TARGET`, then write `uda.md` and `uda.html`."""
-    import time
     import urllib.parse
 
-    from clipjax.evaluate import pairs, results
+    from clipjax.commands.each import held, run_each
+    from clipjax.evaluate import pairs
     from clipjax.io import write_atomically
     from clipjax.log.terminal import table
-    from clipjax.runtime.claim import claimed
-    from clipjax.study import Programs, run
-    from clipjax.study.model_record import check_one_model
+    from clipjax.study import Programs
     from clipjax.train.distributed import processes
 
-    programs = Programs()  # of all pairs that have as many images
-    with contextlib.ExitStack() as held:
-        processes.from_first(lambda: held.enter_context(claimed(workdir)))
-        name = lambda pair: "-to-".join(urllib.parse.quote(end, safe="") for end in pair)
-        places = {pair: workdir / name(pair) for pair in studies}
-        processes.from_first(lambda: [results.read(place) for place in places.values()])
-        found = {}
-        for number, (pair, study) in enumerate(studies.items()):
-            started = time.perf_counter()
-            done = run(study, places[pair], pages=False, programs=programs)
-            if done is None:  # not the first process
-                continue
-            check_one_model(places[next(iter(studies))], places[pair])
-            found[pair] = done.results
-            if not number:  # each pair's results.json has its own
-                for note in done.results.get("notes", ()):
-                    say(f"note: {note}")
-            best = pairs.standings({pair: done.results})[0]
-            say(
-                f"{number + 1}/{len(studies)} {' to '.join(pair)}: best of "
-                f"{len(done.study.stages)} is {best.method}, {best.accuracy[0]:.1f} % "
-                f"({best.gain[0]:+.1f} to zero-shot), {time.perf_counter() - started:.1f} s"
-            )
+    def tell(pair: tuple[str, str], done: Results) -> str:
+        best = pairs.standings({pair: done.results})[0]
+        return (
+            f"{' to '.join(pair)}: best of {len(done.study.stages)} is {best.method}, "
+            f"{best.accuracy[0]:.1f} % ({best.gain[0]:+.1f} to zero-shot)"
+        )
+
+    name = lambda pair: "-to-".join(urllib.parse.quote(end, safe="") for end in pair)
+    places = {pair: workdir / name(pair) for pair in studies}
+    options = {"pages": False, "programs": Programs()}  # of all pairs that have as many images
+    with held(workdir, places):
+        runs = run_each(places, studies, lambda pair: options, tell, notes=True)
+        found = {pair: done.results for pair, done in runs}
         if processes.is_first():
             text, html = workdir / "uda.md", workdir / "uda.html"
             write_atomically(text, pairs.markdown(found))

@@ -230,19 +230,22 @@ def few_shot(
 ) -> np.ndarray:
     """Choose `shots` examples of each class in labels int [N]: rows int64, ascending.
 
-    Of a class that has fewer, all with `missing` "all"; else ConfigError.
+    Of a class that has fewer, all with `missing` "all"; else ConfigError. With `class_names` a
+    class without any has fewer, too.
 
     >>> few_shot(np.array([0, 1, 0, 1, 0]), 2, seed=0).tolist()
     [0, 1, 2, 3]
     """
     if shots < 1:
         raise ConfigError(f"data.shots={shots}: give 1 example per class or more.")
-    classes, counts = np.unique(labels, return_counts=True)
-    if len(counts) and counts.min() < shots and missing != "all":
-        smallest = int(classes[counts.argmin()])
+    counts = np.bincount(np.asarray(labels, np.int64), minlength=len(class_names))
+    classes = np.arange(len(counts)) if len(class_names) else np.flatnonzero(counts)
+    if len(classes) and (least := counts[classes].min()) < shots and missing != "all":
+        smallest = int(classes[counts[classes].argmin()])
         name = repr(class_names[smallest]) if len(class_names) > smallest else smallest
-        has = f"class {name} has {counts.min()} examples to train on"
-        remedy = "set at most that many, or data.shots_missing=all to take all of such a class"
+        has = f"class {name} has {least or 'no'} examples to train on"
+        remedy = "set at most that many" if least else "give it some"
+        remedy = f"{remedy}, or data.shots_missing=all to take all of such a class"
         raise ConfigError(f"data.shots={shots}, but {has}; {remedy}.")
     return np.flatnonzero(_ranks(labels, seed) < shots)
 

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from clipjax.data.loading.sampler import Episodes
 
 PyTree = Any
+USUAL = 600  # episodes, at least
 AT_ONCE = 20  # episodes that are computed side by side
 Cells = tuple[list[str], list[list[str]]]
 
@@ -84,9 +85,10 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     said = []
     for count, query, classes, seen in sorted(kinds):
         whose = "classes that training saw, too" if seen else "classes that training never saw"
+        fewer = f" (papers take {USUAL} or more)" if count < USUAL else ""
         said.append(
-            f"few-shot episodes: accuracy in % of {count} episodes with {query} queries a class "
-            f"from the test images of {len(classes)} {whose}, mean over seeds ± 95 % confidence "
-            "over episodes (1.96 standard errors)"
+            f"few-shot episodes: accuracy in % of {count} episodes{fewer} with {query} queries a "
+            f"class from the test images of {len(classes)} {whose}, mean over seeds ± 95 % "
+            "confidence over episodes (1.96 standard errors)"
         )
     return said

@@ -77,13 +77,14 @@ def short_epochs(methods: Iterable[Method], sizes: Mapping[Data, tuple[int, int]
 def scored_among(data: Data, dataset: Dataset, domains: Sequence[str]) -> list[str]:
     """Say which domains are scored among their own classes (`data.score_among`).
 
-    ConfigError where all have all classes, so that the field has no effect.
+    Images without a label may be of any class: their domain is scored among all. ConfigError for
+    "all" where every domain has all classes, so that the field has no effect.
     """
-    if data.score_among == "all":
-        return []
-    counts = {domain: len(dataset.classes_of(domain)) for domain in domains}
+    counts = {d: len(dataset.classes_of(d)) for d in domains if not dataset.unlabelled(d)}
     few = {domain: n for domain, n in counts.items() if n < len(dataset.classes)}
+    if data.score_among == "present":
+        return [f"{domain} is scored among its own {n} classes" for domain, n in few.items()]
     if not few:
-        told = "data.score_among=present has no effect: every domain evaluated has all classes"
+        told = "data.score_among=all has no effect: every domain evaluated has all classes"
         raise ConfigError(f"{told}; leave it out.")
-    return [f"{domain} is scored among its own {n} classes" for domain, n in few.items()]
+    return []

@@ -17,7 +17,7 @@ from clipjax.study.training import Episodes, MethodConfig
 def left_out(episodes: Episodes, classes: int) -> tuple[int, ...]:
     """Return the classes that training never sees, by their numbers."""
     drawn = np.random.default_rng(episodes.held_out_seed).permutation(classes)
-    return tuple(sorted(map(int, drawn[: episodes.held_out])))
+    return tuple(sorted(map(int, drawn[: max(0, episodes.held_out)])))
 
 
 def training_sampler(episodes: Episodes, classes: int) -> sampler.Episodes:
@@ -63,10 +63,9 @@ def check_episodes(
     ):
         if asked > there and (whose == "to train on" or episodes.test):
             held = f" of {count}, with held_out={out}" if out else ""
-            raise ConfigError(
-                f"{where}.{name} is {asked}, but there are {max(there, 0)} classes {whose}{held}; "
-                "take fewer."
-            )
+            told = f"{where}.{name} is {asked}, but there are {max(there, 0)} classes {whose}{held}"
+            remedy = "; or held_out=0, to be judged on classes that training saw" if out else ""
+            raise ConfigError(f"{told}; take fewer{remedy}.")
     if trains:
         sampler.check_episodes(training_sampler(episodes, count), training, classes)
     if not episodes.test:

@@ -41,9 +41,11 @@ class View:
     """A method's features of any part, per seed: cached ones, or its own encoder's."""
 
     def __init__(self, encoded: Encoded, embed: Callable | None = None):
-        """`embed`: (params, pixels) -> embeddings, of a method that has an encoder of its own."""
-        # (params, uint8 pixels [B, S, S, 3]) -> embeddings [B, P], where the method has its own.
-        self.encoded, self.encode = encoded, embed and jax.jit(embed)
+        """`embed`: (params, uint8 pixels [B, S, S, 3]) -> embeddings [B, P], compiled.
+
+        Of a method that has an encoder of its own.
+        """
+        self.encoded, self.encode = encoded, embed
         if embed is None:
             return
         # The last validation, results and predictions are of the same parameters.

@@ -66,6 +66,8 @@ def present(encoded: Encoded, domain: str) -> np.ndarray | None:
     if encoded.study.data.score_among == "all":
         return None
     dataset = encoded.plan.dataset
+    if dataset.unlabelled(domain):
+        return None
     return np.isin(dataset.classes, dataset.classes_of(domain))
 
 

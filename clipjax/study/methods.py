@@ -158,8 +158,9 @@ def _build(config: MethodConfig, where: str, names: tuple[str, ...]) -> Method:
         kinds.append(made.on(backbone, classes, phase))
         if isinstance(kinds[-1], contract.Method):
             build_optimizer(phase, spans([phase.epochs], [phase.freeze]))
-    config = _with_defaults(config, options_of(module))
-    return Method(_fixing(config, kinds), heads, module.make_method, _of_all(kinds), terms)
+    config, kind = _with_defaults(config, options_of(module)), _of_all(kinds)
+    config = config.with_episodes(len(names), kind.episode is not None)
+    return Method(_fixing(config, kinds), heads, module.make_method, kind, terms)
 
 
 def _with_defaults(config: MethodConfig, usual: Mapping[str, Any]) -> MethodConfig:

@@ -79,9 +79,9 @@ class Data(DataPlace):
         known=("closed", "intersection", "base", "new"),
     )
     score_among: str = field(
-        "all",
-        "classes that answers are of; present: in each domain those that it declares, as "
-        "ImageNet-A and R are scored",
+        "present",
+        "classes that answers are of: in each domain those that it declares, as ImageNet-A and R "
+        "are scored, or all; results name the domains that have fewer",
         known=("all", "present"),
     )
     max_unreadable: float = field(

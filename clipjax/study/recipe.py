@@ -21,7 +21,7 @@ from clipjax.adapt.step import TrainState, init_state, make_step, merge
 from clipjax.data.images.augment import random_resized_crop
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.images.randaugment import randaugment
-from clipjax.model.backbone import make_backbone
+from clipjax.model.backbone import make_backbone, tower_params
 from clipjax.model.clip import CLIP
 from clipjax.model.image_model import ImageModel, NoTexts
 from clipjax.study.evaluator import answerer, validator
@@ -124,7 +124,8 @@ class Recipe:
     A "run" below is a seed of a method; `row` is a method's position, and may be traced.
     """
 
-    def __init__(self, given: Ingredients):
+    def __init__(self, given: Ingredients, look: Callable | None = None):
+        """`look` is `image_encoder` of the same model, where others share it."""
         self.methods, self.starts, self.classes, self.module, self.preprocess = given[:5]
         self.per_epoch, self.accumulate, self.save_every, self.words = given[5:]
         self.method = self.methods[0]
@@ -137,6 +138,7 @@ class Recipe:
         self.validate = validator(self.functions, self.classes)
         self.compiled_start = jax.jit(self.start)
         self._programs: dict[Hashable, Callable] = {}
+        self._look = look or image_encoder(self.module, self.preprocess)
         self.answer = self.answer_for(self.classes)
 
     def answer_for(self, classes: Classes) -> Callable:
@@ -158,9 +160,8 @@ class Recipe:
     @functools.cached_property
     def embed(self) -> Callable:
         """(params, uint8 pixels [B, S, S, 3]) -> embeddings [B, P], of the method's own encoder."""
-        backbone = self.backbone()
-        functions = self.method.on(backbone, self.classes, self.method.phases[-1])
-        return functions.embed or backbone.encode["image"]
+        functions = self.method.on(self.backbone(), self.classes, self.method.phases[-1])
+        return jax.jit(functions.embed) if functions.embed else self._look
 
     def start(self, seeds: jax.Array, given: tuple[PyTree, ...]) -> TrainState:
         """Return states of all runs before any phase, stacked, without optimizer state.
@@ -284,6 +285,14 @@ class Recipe:
         return self._programs[key]
 
 
+def image_encoder(module: CLIP | ImageModel, preprocess: Preprocess) -> Callable:
+    """Return (params with "clip", uint8 pixels) -> embeddings, compiled once for all methods."""
+    look = lambda pixels, rng: preprocess.normalize(pixels)
+    encode = jax.jit(make_backbone(module, look).encode["image"])
+    # What a method has beside the image tower would make another program of it.
+    return lambda params, pixels: encode({"clip": tower_params(params["clip"], ("image",))}, pixels)
+
+
 class Programs:
     """What runs one after the other have compiled: give them one, and each is compiled once.
 
@@ -296,7 +305,9 @@ class Programs:
 
     def recipe(self, given: Ingredients) -> Recipe:
         """Return the recipe of some ingredients."""
-        return self.once(("recipe", given.key()), lambda: Recipe(given))
+        seen = given.module, given.preprocess
+        look = self.once(("image", *map(repr, seen)), lambda: image_encoder(*seen))
+        return self.once(("recipe", given.key()), lambda: Recipe(given, look))
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return what `make` gives, made at the first call with this key."""

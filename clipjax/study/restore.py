@@ -180,14 +180,15 @@ def split_by_method(group: RunGroup, states: TrainState, history: list) -> dict[
     """Return what belongs to each method."""
     seeds, found = len(group.training.seeds), {}
     drawn = any(method.config.wise for method in group.methods)
-    starts = jax.device_get(group.start().params) if drawn else {}
+    # In numpy: a program for each shape of a parameter would take longer than the mean.
+    starts, clip = jax.device_get((group.start().params, group.plan.params) if drawn else ({}, {}))
     variants = {"last": states.params, "average": _averages(states)}
     variants = {key: jax.device_get(tree) for key, tree in variants.items() if tree is not None}
     for position, name in enumerate(group.names):
         mine = slice(position * seeds, (position + 1) * seeds)
         own = {key: jax.tree.map(lambda x: x[mine], tree) for key, tree in variants.items()}  # noqa: B023
         if shares := group.methods[position].config.wise:
-            start = jax.tree.map(lambda x: x[mine], starts) | {"clip": group.plan.params}  # noqa: B023
+            start = jax.tree.map(lambda x: x[mine], starts) | {"clip": clip}  # noqa: B023
             start = _like(start, own["last"])
             own |= {wise_name(a): between(start, own["last"], a) for a in shares}
         result = group.methods[position].config.result

@@ -10,6 +10,7 @@ from typing import Any
 
 from clipjax.log import sinks as trackers
 from clipjax.study.averages import Average, Soup
+from clipjax.study.episode_config import Episodes
 from clipjax.study.fields import field, is_number, share_field
 from clipjax.study.parts import Data, Preserve
 
@@ -149,33 +150,6 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Episodes:
-    """Few-shot episodes instead of batches (`clipjax.data.loading.sampler.Episodes`)."""
-
-    way: int = field(5, "classes of an episode", low=1)
-    shot: int = field(1, "images of each class to learn from", low=1)
-    query: int = field(5, "others of each class to be judged on", low=1)
-    count: int = field(20, "episodes of an epoch", low=1)
-    tasks: int = field(1, "episodes of a step, which divide count", low=1)
-    held_out: int = field(0, "classes never trained on, of which test episodes are; 0: none", low=0)
-    held_out_seed: int = field(0, "which classes are held out", low=0)
-    test: int = field(600, "episodes that judge the method after training; 0: none", low=0)
-    test_way: int = field(0, "classes of a test episode; 0: as way", low=0)
-
-    def problem(self) -> str:
-        """Return what is wrong with the fields together."""
-        if self.count % self.tasks:
-            return (
-                f"count={self.count} cannot be dealt out to tasks={self.tasks}; choose a divisor."
-            )
-        if self.held_out_seed and not self.held_out:
-            return f"held_out_seed={self.held_out_seed} is of held_out, which is 0; leave it out."
-        if self.test_way and not self.test:
-            return f"test_way={self.test_way} is of test episodes, and test is 0; leave it out."
-        return ""
-
-
-@dataclasses.dataclass(frozen=True)
 class Unfreeze:
     """Layers that thaw one after the other, a phase each (`clipjax.study.unfreeze`)."""
 
@@ -290,3 +264,8 @@ class MethodConfig:
     def epochs(self) -> int:
         """Epochs of all phases together."""
         return sum(phase.epochs for phase in self.phases)
+
+    def with_episodes(self, classes: int, judged: bool) -> "MethodConfig":
+        """Return it with its episodes `settled`, if it has any."""
+        episodes = self.episodes and self.episodes.settled(classes, judged)
+        return dataclasses.replace(self, episodes=episodes)

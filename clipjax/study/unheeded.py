@@ -29,6 +29,7 @@ def check_heeded(study: Study, methods: Mapping[str, Method]) -> None:
     for method in methods.values():
         _check_steps(study, method)
         _check_shots(study, method)
+        _check_features(method)
         asked = any(path.endswith("layer_decay") for path in _given(study, method))
         if asked and _decays(method) and not _trains_layers(method):
             told = f"methods.{method.config.stage}: optim.layer_decay has no layers to act on"
@@ -100,6 +101,20 @@ def _check_shots(study: Study, method: Method) -> None:
         fault = "its validation images are drawn after the shots of data.shots, once for the study"
         told = f"{where}: data.shots_rule=coop with shots or a subset_seed of its own: {fault}"
         raise ConfigError(f"{told}; run these shots apart.")
+
+
+def _check_features(method: Method) -> None:
+    """Raise ConfigError for a term on features that nothing trained makes, in any phase."""
+    if not getattr(method.kind, "on_features", False):
+        return
+    towers = [f"clip/vision/{layer}" for layer in (*_LAYERS, "projection")]
+    own = ["adapter"] if method.heads.adapter is not None else []
+    free = lambda phase: not all(is_frozen(name, phase.freeze) for name in (*towers, *own))
+    weighed = [phase for phase in method.phases if phase.options.get("weight") != 0]
+    if weighed and not any(map(free, weighed)):
+        told = f"loss {method.config.loss!r} has a term on features, and nothing that makes these"
+        remedy = "give heads.adapter, or free layers of clip/vision"
+        raise ConfigError(f"methods.{method.config.stage}: {told} trains; {remedy}.")
 
 
 def _decays(method: Method) -> bool:

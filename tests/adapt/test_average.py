@@ -1,5 +1,7 @@
 """Running means of parameters: against torch's, and as a part of a state that resumes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,10 @@ import optax
 import pytest
 
 from clipjax.adapt import average
+from clipjax.adapt.losses import smoothed_cross_entropy
 from clipjax.adapt.step import init_state, make_step
+from clipjax.train.distributed.program import make_program
+from clipjax.train.distributed.sharding import DATA, make_mesh
 from tests.train import test_arrays
 
 VALUES = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
@@ -130,6 +135,36 @@ def test_it_is_resumed_and_is_of_what_trains_alone(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     assert whole.average.params["z"] is None and whole.average.total.tolist() == [15, 15]
     assert not np.allclose(whole.average.params["w"], whole.params["w"])
+
+
+@pytest.mark.parametrize("rule", [average.ema(0.8), average.beta(0.5, 6)], ids=["ema", "beta"])
+def test_means_over_devices_and_microbatches_are_those_of_one_device(rule):
+    """Of six updates by eight examples, of which the last three are padding."""
+    rng, optimizer, start = np.random.default_rng(1), optax.sgd(0.1), {"w": jnp.ones((4, 3))}
+    rows = lambda: rng.normal(size=(8, 4)).astype(np.float32)
+    part = lambda: {"inputs": rows(), "label": rng.integers(0, 3, 8), "mask": np.arange(8) < 5}
+    batches = [{"source": part()} for _ in range(6)]
+
+    def loss(params, batch, rng, progress):
+        part = batch["source"]
+        logits = part["inputs"] @ params["w"]
+        return smoothed_cross_entropy(logits, part["label"], 0.0, part["weight"]), {}
+
+    def mean(devices, way="jit", accumulate=1):
+        more = {"accumulate": accumulate, "axis_name": DATA if way == "pmap" else None}
+        step = make_step(loss, optimizer, total_steps=6, average=rule, **more)
+        state = jax.tree.map(np.asarray, init_state(start, optimizer, average=rule))
+        program = make_program(step, state, make_mesh(jax.devices()[:devices]), way)
+        state = program.place_state(state)
+        for batch in batches:
+            state, _ = program.run(state, program.place_batch(batch))
+        assert not np.allclose(state.average.params["w"], state.params["w"], atol=1e-3)
+        return jax.device_get(state.average)
+
+    alone = mean(1)
+    for other in ((2,), (2, "pmap"), (1, "jit", 2), (2, "pmap", 2)):
+        close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+        jax.tree.map(close, mean(*other), alone)
 
 
 @pytest.mark.slow

@@ -239,7 +239,7 @@ def test_a_domain_of_fewer_classes_is_ood(photos, tmp_path, wee_clip):
     shutil.rmtree(sorted((tmp_path / "data" / "sketch").iterdir())[0])
     choices = Choices(root=str(tmp_path / "data"), source="real", model=str(wee_clip))
     study = robust_studies(choices)[1.0, 0, 0]
-    assert (study.data.target, study.data.score_among) == ("real", "present")
+    assert study.data.target == "real"
     notes = prepare(study, training=False).notes
     assert any(note.startswith("sketch is scored among its own") for note in notes)
 
@@ -248,10 +248,11 @@ def test_domains_of_test_images_alone_are_ood_whole(tmp_path, wee_clip):
     root = published_files.imagenet(tmp_path)
     choices = Choices("imagenet", str(root), "imagenet", model=str(wee_clip))
     study = robust_studies(choices)[1.0, 0, 0]
-    assert len(study.data.domains) == 5 and study.data.score_among == "present"
+    assert len(study.data.domains) == 5
     plan = prepare(study)  # a target of test images alone would be dealt into train, val and test
     assert [len(plan.dataset.source(d, "test")) for d in study.data.domains] == [12, 12, 12, 3, 3]
     assert any(note.startswith("imagenet is source and target") for note in plan.notes)
+    assert "imagenet_a is scored among its own 3 classes" in plan.notes
 
 
 @pytest.fixture

@@ -69,8 +69,12 @@ def test_all_examples_are_drawn_alike():
 
 def test_more_than_there_is_is_refused():
     labels = imbalanced(0)
-    with pytest.raises(ConfigError, match="data.shots=4, but class 'cat' has 3 examples"):
-        few_shot(labels, 4, 0, ("cat", "dog", "eel", "fox", "gnu"))
+    with pytest.raises(ConfigError, match="data.shots=4, but class 0 has 3 examples"):
+        few_shot(labels, 4, 0)
+    names = ("cat", "dog", "eel", "fox", "gnu")
+    with pytest.raises(ConfigError, match="data.shots=1, but class 'eel' has no examples.*some"):
+        few_shot(labels, 1, 0, names)
+    assert len(few_shot(labels, 1, 0, names, "all")) == 4
     with pytest.raises(ConfigError, match="data.shots=0"):
         few_shot(labels, 0, 0)
     for share in (0, -0.1, 1.5, float("nan")):

@@ -14,8 +14,10 @@ from clipjax.study.episode_sizes import judging_sampler, left_out, training_samp
 from clipjax.study.header import header
 from clipjax.study.plan import prepare
 from clipjax.study.training import Episodes
+from tests.conftest import methods_of
+from tests.study.test_study import config_of
 
-SIZES = {"way": 2, "shot": 1, "query": 1, "count": 4, "tasks": 2, "test": 20}
+SIZES = {"way": 2, "shot": 1, "query": 1, "count": 4, "tasks": 2, "test": 20, "held_out": 0}
 HEADS = {"adapter": (4,)}
 METHODS = {
     "prototypes": {"loss": "prototypes", "episodes": SIZES},
@@ -50,6 +52,7 @@ def test_methods_are_judged_by_episodes_beside_clip(photos, wee_clip, tmp_path):
     # The same episodes for all: class means are prototypes.
     assert by_name["prototypes", "real"]["accuracy"] == by_name["class means", "real"]["accuracy"]
     said = (tmp_path / "run" / "results.md").read_text()
+    assert "in % of 20 episodes (papers take 600 or more)" in said and "training saw, too" in said
     assert "| few-shot episodes | task | real | sketch |" in said and "1.96 standard errors" in said
     # By CLIP's own scale: the weights of a class are 2 scale c, its bias is -scale |c|^2.
     layer = found.params["prototypes"]["classifier"]["layer_0"]
@@ -82,6 +85,18 @@ def test_held_out_classes_are_in_no_training_episode_and_alone_in_tests():
     assert set(labels[np.asarray(plan["source"])].ravel()) == set(out)
 
 
+def test_classes_are_held_out_where_episodes_judge_unless_the_config_says_none():
+    episodes = {"way": 5, "shot": 1}
+    config = config_of("", "tiny", usual=entry()["m"], none=entry()["m"], untested=entry()["m"])
+    config.methods.usual.episodes = episodes
+    config.methods.none.episodes = episodes | {"held_out": 0}
+    config.methods.untested.episodes = episodes | {"test": 0}
+    built = methods_of(config, 28)
+    found = {name: method.config.episodes.held_out for name, method in built.items()}
+    assert found == {"usual": 11, "none": 0, "untested": 0}
+    assert built["usual"].config.episodes.test == 600
+
+
 def entry(loss="protonet", **changes):
     more = {"heads": HEADS} if loss != "prototypes" else {}
     episodes = SIZES | {k: v for k, v in changes.items() if k != "freeze"}
@@ -94,6 +109,10 @@ def entry(loss="protonet", **changes):
     [
         (entry(way=4), "episodes.way is 4, but there are 3 classes to train on; take fewer"),
         (entry("prototypes", way=4), "episodes.way is 4, but there are 3 classes to be judged on"),
+        (
+            entry(held_out=-1),
+            "1 classes to train on of 3, with held_out=2; take fewer; or held_out=0",
+        ),
         (entry(way=1, test_way=2, held_out=1), "test_way is 2, but there are 1 classes to be"),
         (entry(held_out=2), r"way is 2, but there are 1 classes to train on of 3, with held_out=2"),
         (entry(shot=4), "episodes of 2 classes need 5 labelled images of each; 0 classes have"),

@@ -206,9 +206,10 @@ def test_microbatches_are_refused_where_examples_are_compared(photos, wee_clip, 
 
 
 def test_after_training_answers_are_of_the_classes_that_before_are_of():
-    """With data.score_among=present: every image looks most like a class its domain lacks."""
+    """Among a domain's own: every image looks most like a class its domain lacks."""
     looks, labels = np.eye(3, dtype="f")[[0, 0]] + 0.5 * np.eye(3, dtype="f")[[1, 2]], [1, 2]
-    dataset = types.SimpleNamespace(classes=("a", "b", "c"), classes_of=lambda domain: ("b", "c"))
+    own = {"classes_of": lambda domain: ("b", "c"), "unlabelled": lambda domain: False}
+    dataset = types.SimpleNamespace(classes=("a", "b", "c"), **own)
     parts = {("x", "test"): Features(looks, np.array(labels, np.int32))}
     view = types.SimpleNamespace(placed=lambda p: p, features=lambda p, part: parts[part])
     view.over = lambda other: view

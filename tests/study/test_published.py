@@ -108,7 +108,8 @@ def test_test_images_alone_are_dealt_for_a_target_and_stay_whole_elsewhere(wee_c
 def test_a_and_r_are_scored_among_their_own_classes(wee_clip, tmp_path):
     root = fakes.imagenet(tmp_path / "data")
     ends = {"source": "imagenet", "target": "imagenet_v2"}
-    asked = study(root, wee_clip, {}, **ends, score_among="present")
+    given = {"root": root, "wee_clip": wee_clip, "methods": {}, **ends}
+    asked = study(**given)
     dataset, notes = matched_data(asked)
     assert "imagenet_a is scored among its own 3 classes" in notes
     encoded = types.SimpleNamespace(study=asked, plan=types.SimpleNamespace(dataset=dataset))
@@ -121,8 +122,9 @@ def test_a_and_r_are_scored_among_their_own_classes(wee_clip, tmp_path):
     own = measured.score(logits, logits[None], labels, None, among)
     assert (every["accuracy"], own["accuracy"], own["macro_f1"]) == (0.5, 1.0, 1.0)
     assert np.isfinite(own["ece"])
-    alone = study(root, wee_clip, {}, **ends, domains=("imagenet_sketch",), score_among="present")
-    with pytest.raises(ConfigError, match="data.score_among=present has no effect: every domain"):
+    assert not any("scored among" in n for n in matched_data(study(**given, score_among="all"))[1])
+    alone = study(**given, domains=("imagenet_sketch",), score_among="all")
+    with pytest.raises(ConfigError, match="data.score_among=all has no effect: every domain eval"):
         matched_data(alone)
 
 

@@ -12,6 +12,7 @@ from tests.study.test_study import config_of
 HEAD = {"loss": "finetune", "heads": {}}
 THAW = {"order": ("clip/vision/block_1",)}
 PROBE = {"loss": "probe"}
+CORAL = {"loss": "coral", "heads": {}}
 COOP = {"data.shots_rule": "coop", "data.shots": 2}
 
 
@@ -33,7 +34,7 @@ COOP = {"data.shots_rule": "coop", "data.shots": 2}
         (HEAD, {"min_delta": 0.1}, "min_delta=0.1 is of patience, which is 0"),
         (HEAD | {"augment": {"magnitude": 5.0}}, {}, "magnitude=5.0 is of ops, which is 0"),
         (
-            {"loss": "prototypes", "episodes": {"held_out_seed": 1}},
+            {"loss": "prototypes", "episodes": {"held_out_seed": 1, "held_out": 0}},
             {},
             "held_out_seed=1 is of held_out, which is 0",
         ),
@@ -49,6 +50,9 @@ COOP = {"data.shots_rule": "coop", "data.shots": 2}
         (HEAD, {"data.shots_rule": "coop"}, "shots_rule=coop says which images shots takes, and"),
         (HEAD | {"data": {"shots": 4}}, COOP, "with shots or a subset_seed of its own: .* apart"),
         (HEAD, COOP | {"sweep": ({"data.subset_seed": (0, 1)},)}, "with shots or a subset_seed"),
+        (CORAL, {}, "methods.m: loss 'coral' has a term on features, and nothing that makes these"),
+        (CORAL | {"heads": {"adapter": (8,)}, "freeze": ("clip/.*", "adapter")}, {}, "that makes"),
+        (CORAL | {"loss": "afn"}, {}, "'afn' has a term on features.*heads.adapter, or free layer"),
     ],
 )  # fmt: skip
 def test_what_would_be_ignored_is_refused(entry, fields, words):
@@ -64,6 +68,8 @@ def test_what_some_method_heeds_is_taken():
     config.optim.layer_decay, config.patience, config.selection = 0.7, 2, "source_val"
     config.sweep = ({"optim.lr": (1e-3, 1e-2)},)
     assert len(methods_of(config)) == 6
+    moved = ({"on": "logits"}, {"weight": 0.0}, {"freeze": ("clip/text/.*",)})
+    assert all(methods_of(config_of("", "tiny", m=CORAL | more)) for more in moved)
     config = config_of("", "tiny", head=HEAD)
     config.update_from_flattened_dict(COOP)
     assert methods_of(config)["head"].data.shots == 2
