@@ -1,5 +1,7 @@
 """LP-FT: fine-tuning from the logistic regression that validation images choose."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -22,11 +24,11 @@ def test_training_begins_at_the_probe_of_frozen_features(photos, wee_clip, tmp_p
     config.seeds = (0,)
     found = run(parsed(config), tmp_path, pages=False, programs=programs)
     layer = lambda name: found.params[name]["classifier"]["layer_0"]
+    # Both fits end where no part of a gradient is above 1e-5, in coordinates that the kernel is
+    # hundreds of times in: rounding, which differs between programs, ends them at different steps.
+    # The next strength of the grid is three times this one: tens of % away.
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-4)
     for name in entries:
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
-            layer(name),
-            layer("probe"),
-        )
+        jax.tree.map(close, layer(name), layer("probe"))
     again = trained(config, tmp_path, "pixels", programs).params
     jax.tree.map(np.testing.assert_array_equal, again, found.params["pixels"])
