@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import pathlib
-import time
 import urllib.parse
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipjax.runtime.cli import say
 
 if TYPE_CHECKING:
     from clipjax.evaluate.few_shot import Cell
-    from clipjax.study import Study
+    from clipjax.study import Results, Study
 
 
 def run_few_shot(
@@ -23,49 +21,48 @@ def run_few_shot(
 
     They are `few_shot.md` and `few_shot.html`, of `ablations` `ablations.md` and `.html`.
     """
+    from clipjax.commands.each import held, run_each
     from clipjax.configs import few_shot, few_shot_ablations
     from clipjax.data.open import open_dataset
-    from clipjax.evaluate import results
     from clipjax.evaluate.report import few_shot as report
     from clipjax.evaluate.report import few_shot_ablations as apart
     from clipjax.evaluate.report import few_shot_tables as compared
     from clipjax.io import write_atomically
     from clipjax.log.terminal import table
-    from clipjax.runtime.claim import claimed
-    from clipjax.study import Programs, run
-    from clipjax.study.model_record import check_one_model
+    from clipjax.study import Programs
     from clipjax.study.plan import open_model
     from clipjax.study.prepared import Opened
     from clipjax.train.distributed import processes
 
     groups = few_shot_ablations.groups()
     variants = few_shot_ablations.variants() if ablations else few_shot.VARIANTS
-    with contextlib.ExitStack() as held:
-        processes.from_first(lambda: held.enter_context(claimed(workdir)))
-        places = {cell: workdir / cell.method / _folder(cell) for cell in studies}
-        processes.from_first(lambda: [results.read(place) for place in places.values()])
+
+    def tell(cell: Cell, done: Results) -> str:
+        here = compared.comparison({cell: done.results}, variants)
+        return (
+            f"{cell.method}, {cell.data}, {cell.classes} classes, {cell.shots} shots, seed "
+            f"{cell.seed}: {report.in_few(here)}"
+        )
+
+    places = {cell: workdir / cell.method / _folder(cell) for cell in studies}
+    last = {cell.method: cell for cell in studies}  # of its method
+    with held(workdir, places):
         model = open_model(next(iter(studies.values())))
-        datasets, programs, found, method = {}, Programs(), {}, ""
-        for number, (cell, study) in enumerate(studies.items()):
-            if cell.method != method:  # what one has compiled serves no other
-                method, programs = cell.method, Programs()
-            started = time.perf_counter()
+        datasets, programs, found = {}, {}, {}
+
+        def options(cell: Cell) -> dict[str, Any]:
+            if cell.method not in programs:  # what one has compiled serves no other
+                programs.clear()
+                programs[cell.method] = Programs()
             if cell.data not in datasets:
-                datasets[cell.data] = open_dataset(study.data.name, study.data.root)
+                data = studies[cell].data
+                datasets[cell.data] = open_dataset(data.name, data.root)
             opened = Opened(datasets[cell.data], model)
-            done = run(study, places[cell], pages=False, programs=programs, opened=opened)
-            if done is None:  # not the first process
-                continue
-            check_one_model(places[next(iter(studies))], places[cell])
+            return {"pages": False, "programs": programs[cell.method], "opened": opened}
+
+        for cell, done in run_each(places, studies, options, tell):
             found[cell] = done.results | {"curves": done.curves}
-            here = compared.comparison({cell: done.results}, variants)
-            say(
-                f"{number + 1}/{len(studies)} {cell.method}, {cell.data}, {cell.classes} classes, "
-                f"{cell.shots} shots, seed {cell.seed}: {report.in_few(here)}; "
-                f"{time.perf_counter() - started:.1f} s"
-            )
-            left = list(studies)[number + 1 :]
-            if left and left[0].method == method:
+            if cell != last[cell.method]:
                 continue
             of, name = compared.comparison(found, variants), "few_shot"
             shown, text, html = compared.tables(of), report.markdown(of), report.page(of)

@@ -76,6 +76,18 @@ def tower_params(clip_params: PyTree, towers: Collection[str]) -> PyTree:
     return {key: clip_params[key] for key in keys if key in clip_params}
 
 
+def image_program(
+    module: CLIP | ImageModel, normalised: Callable[[jax.Array], jax.Array]
+) -> Callable[[PyTree, jax.Array], jax.Array]:
+    """(params with "clip", uint8 pixels [B, S, S, 3]) -> embeddings [B, P]: one program for all.
+
+    What else `params` hold, which differs between methods, is no argument of it.
+    """
+    encode = jax.jit(make_backbone(module, lambda pixels, rng: normalised(pixels)).encode["image"])
+    own = lambda params: {"clip": tower_params(params["clip"], ("image",))}
+    return lambda params, pixels: encode(own(params), pixels)
+
+
 def make_head(heads: Heads, backbone: Backbone, classes: Classes) -> Head:
     """Make heads over a backbone: MLPs, or CLIP's text tower as classifier (`heads.text`)."""
     model = as_model(heads)

@@ -21,7 +21,7 @@ from clipjax.adapt.step import TrainState, init_state, make_step, merge
 from clipjax.data.images.augment import random_resized_crop
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.images.randaugment import randaugment
-from clipjax.model.backbone import make_backbone, tower_params
+from clipjax.model.backbone import image_program, make_backbone
 from clipjax.model.clip import CLIP
 from clipjax.model.image_model import ImageModel, NoTexts
 from clipjax.study.evaluator import answerer, validator
@@ -125,7 +125,7 @@ class Recipe:
     """
 
     def __init__(self, given: Ingredients, look: Callable | None = None):
-        """`look` is `image_encoder` of the same model, where others share it."""
+        """`look` encodes images of the same model, where others share it."""
         self.methods, self.starts, self.classes, self.module, self.preprocess = given[:5]
         self.per_epoch, self.accumulate, self.save_every, self.words = given[5:]
         self.method = self.methods[0]
@@ -138,7 +138,7 @@ class Recipe:
         self.validate = validator(self.functions, self.classes)
         self.compiled_start = jax.jit(self.start)
         self._programs: dict[Hashable, Callable] = {}
-        self._look = look or image_encoder(self.module, self.preprocess)
+        self._look = look or image_program(self.module, self.preprocess.normalize)
         self.answer = self.answer_for(self.classes)
 
     def answer_for(self, classes: Classes) -> Callable:
@@ -285,14 +285,6 @@ class Recipe:
         return self._programs[key]
 
 
-def image_encoder(module: CLIP | ImageModel, preprocess: Preprocess) -> Callable:
-    """Return (params with "clip", uint8 pixels) -> embeddings, compiled once for all methods."""
-    look = lambda pixels, rng: preprocess.normalize(pixels)
-    encode = jax.jit(make_backbone(module, look).encode["image"])
-    # What a method has beside the image tower would make another program of it.
-    return lambda params, pixels: encode({"clip": tower_params(params["clip"], ("image",))}, pixels)
-
-
 class Programs:
     """What runs one after the other have compiled: give them one, and each is compiled once.
 
@@ -305,8 +297,9 @@ class Programs:
 
     def recipe(self, given: Ingredients) -> Recipe:
         """Return the recipe of some ingredients."""
-        seen = given.module, given.preprocess
-        look = self.once(("image", *map(repr, seen)), lambda: image_encoder(*seen))
+        module, preprocess = given.module, given.preprocess
+        make = lambda: image_program(module, preprocess.normalize)
+        look = self.once(("image", repr(module), preprocess), make)
         return self.once(("recipe", given.key()), lambda: Recipe(given, look))
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:

@@ -5,7 +5,7 @@ from typing import Any
 
 from clipjax.errors import ConfigError
 from clipjax.study.config import Study
-from clipjax.study.towers import GROUPS, LAYERS
+from clipjax.study.towers import GROUPS, LAYERS, trains
 from clipjax.study.training import Optim
 from clipjax.train.groups import is_frozen
 
@@ -107,9 +107,8 @@ def _check_features(method: Method) -> None:
     """Raise ConfigError for a term on features that nothing trained makes, in any phase."""
     if not getattr(method.kind, "on_features", False):
         return
-    towers = [f"clip/vision/{layer}" for layer in (*_LAYERS, "projection")]
-    own = ["adapter"] if method.heads.adapter is not None else []
-    free = lambda phase: not all(is_frozen(name, phase.freeze) for name in (*towers, *own))
+    adapts = lambda phase: method.heads.adapter and not is_frozen("adapter", phase.freeze)
+    free = lambda phase: trains("image", phase) or adapts(phase)
     weighed = [phase for phase in method.phases if phase.options.get("weight") != 0]
     if weighed and not any(map(free, weighed)):
         told = f"loss {method.config.loss!r} has a term on features, and nothing that makes these"
