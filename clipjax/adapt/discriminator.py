@@ -87,7 +87,7 @@ def spectral_norm(matrix: jax.Array, iterations: int = ITERATIONS) -> jax.Array:
     """
     fixed = jax.lax.stop_gradient(matrix).astype(jnp.float32)
     unit = lambda v: v / jnp.maximum(jnp.linalg.norm(v), 1e-12)
-    right = unit(jax.random.normal(jax.random.key(0), (matrix.shape[1],)))
+    right = unit(jax.random.normal(jax.random.key(0), (matrix.shape[0],)) @ fixed)
     turn = lambda _, v: unit(unit(fixed @ v) @ fixed)
     right = jax.lax.fori_loop(0, iterations, turn, right)
     return unit(fixed @ right) @ matrix @ right

@@ -38,9 +38,8 @@ def median(values: jax.Array, real: jax.Array) -> jax.Array:
     >>> float(median(jnp.array([5.0, 1.0, 2.0, 9.0]), jnp.array([True, True, True, False])))
     2.0
     """
-    values = jnp.where(real, values.astype(jnp.float32), jnp.inf)
+    values = jnp.where(real, jnp.abs(values).astype(jnp.float32), jnp.inf)  # -0 has a sign bit
     bits, count = jax.lax.bitcast_convert_type(values, jnp.int32), jnp.sum(real)
-    infinity = jax.lax.bitcast_convert_type(jnp.float32(jnp.inf), jnp.int32)
     below = lambda bound: jnp.sum((bits <= bound).astype(jnp.int32))
 
     def halve(_, ends):
@@ -49,8 +48,8 @@ def median(values: jax.Array, real: jax.Array) -> jax.Array:
         enough = below(middle) > (count - 1) // 2
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
-    lower, _ = jax.lax.fori_loop(0, 31, halve, (jnp.int32(0), infinity))
-    above = jnp.min(jnp.where(bits > lower, bits, infinity))
+    lower, _ = jax.lax.fori_loop(0, 31, halve, (jnp.min(bits), jnp.max(bits)))
+    above = jnp.min(jnp.where(bits > lower, bits, jnp.max(bits)))
     upper = jnp.where(below(lower) > count // 2, lower, above)
     one, two = (jax.lax.bitcast_convert_type(x, jnp.float32) for x in (lower, upper))
     return (one + two) / 2

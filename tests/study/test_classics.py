@@ -63,14 +63,15 @@ def finished(photos, wee_clip, tmp_path_factory):
             wanted = {"adapter": (8,)} | {k: v for k, v in entry["heads"].items() if k == "members"}
             entry["heads"] = SMALL if "discriminator" in entry["heads"] else wanted
     wide = {"loss": "cdan", "heads": SMALL, "randomized": 7, "entropy": False}
-    config = config_of(photos, wee_clip, **entries, wide=wide)
+    smooth = entries["dann_aligned"] | {"penalty": 0.1, "spectral": True}
+    config = config_of(photos, wee_clip, **entries, wide=wide, smooth=smooth)
     config.seeds, config.epochs, config.save_every = (3,), 2, 2
     return run(parsed(config), workdir, pages=False), workdir
 
 
 def test_all_methods_train_as_stages_of_one_run(finished):
     found, _ = finished
-    for name, term in (TERMS | {"wide": "domain_loss"}).items():
+    for name, term in (TERMS | {"wide": "domain_loss", "smooth": "gradient_penalty"}).items():
         assert 0 <= row_of(found.results, name)["accuracies"][0] <= 1
         records = [r for r in found.curves if r["phase"] == name and term in r]
         assert len(records) == 2 and all(np.isfinite(r[term]).all() for r in records)
