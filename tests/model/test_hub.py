@@ -22,6 +22,7 @@ from clipjax.model.hf.hub import (
     TOKENIZER_FILES,
     copy_tokenizer,
     find_model,
+    find_part,
     find_preprocessor,
 )
 from tests.conftest import TINY, random_params
@@ -40,6 +41,20 @@ REFUSED = {
     "forbidden": (403, "", "Your token lacks the scope"),
     "broken": (500, "", ""),
 }
+
+
+WEIGHTS = "diffusion_pytorch_model"
+SHARD = f"{WEIGHTS}-00001-of-00001.safetensors"
+DIFFUSION = (
+    "model_index.json",
+    "unet/config.json",
+    f"unet/{SHARD}",
+    f"unet/{WEIGHTS}.safetensors.index.json",
+    "vae/config.json",
+    f"vae/{WEIGHTS}.fp16.safetensors",
+    "tokenizer/vocab.json",
+    "safety_checker/model.safetensors",
+)
 
 
 def small_config():
@@ -102,14 +117,15 @@ class Hub(http.server.BaseHTTPRequestHandler):
             else:
                 self.send_json({"discussions": self.discussions(), "count": 1, "start": 0})
             return
-        owner, name, _, revision, file = (self.path.strip("/").split("/") + [""] * 5)[:5]
+        owner, name, _, revision, file = (self.path.strip("/").split("/", 4) + [""] * 5)[:5]
         self.asked.append(f"{name}/{file}")
         revision = urllib.parse.unquote(revision)
         at_pull_request = revision == "refs/pr/7" and name == "converted"
-        path = self.root / owner / (name + "-pr" if at_pull_request else name) / file
+        repository = self.root / owner / (name + "-pr" if at_pull_request else name)
+        path = repository / file
         if name in REFUSED:
             self.send_nothing(*REFUSED[name])
-        elif not path.parent.exists():
+        elif not repository.exists():
             self.send_nothing(404, "RepoNotFound")
         elif revision not in ("main", COMMIT) and not at_pull_request:
             self.send_nothing(404, "RevisionNotFound")
@@ -151,6 +167,11 @@ def repositories(tmp_path_factory):
     (mine / "torn/model.safetensors").unlink()
     for name in ("pickled", "quiet", "converted"):
         (mine / name / "model.safetensors").rename(mine / name / "pytorch_model.bin")
+    for name in DIFFUSION:
+        (mine / "diffusion" / name).parent.mkdir(parents=True, exist_ok=True)
+        (mine / "diffusion" / name).write_text(json.dumps({"file": name}))
+    index = {"weight_map": {"conv_in.bias": SHARD}}
+    (mine / "diffusion/unet" / f"{WEIGHTS}.safetensors.index.json").write_text(json.dumps(index))
     return root
 
 
@@ -296,6 +317,24 @@ def test_without_a_network_the_cache_and_the_embedded_model_are_named(
     assert re.fullmatch(
         r"note: the Hub does not answer for me/other \(.*\); trying again.*\n", said
     )
+
+
+def test_parts_of_a_diffusion_model_are_fetched_alone(hub, monkeypatch):
+    names = {"unet": f"{WEIGHTS}.safetensors.index.json", "vae": f"{WEIGHTS}.fp16.safetensors"}
+    names["tokenizer"] = "vocab.json"
+    for part, name in names.items():
+        assert (find_part("me/diffusion", part) / name).exists()
+    assert (find_part("me/diffusion", "unet") / SHARD).exists()
+    wanted = {name for name in DIFFUSION if name.split("/")[0] in names}
+    assert set(hub.fetched) == wanted  # nothing of the others, and no file twice
+    assert len(hub.fetched) == len(wanted)
+    with pytest.raises(CheckpointError, match="no text_encoder/config.json; it is no diffusion"):
+        find_part("me/diffusion", "text_encoder")
+    with pytest.raises(CheckpointError, match="neither a directory nor a Hub id like"):
+        find_part("diffusion", "unet")
+    go(monkeypatch, NOWHERE, offline=True)
+    for part, name in names.items():
+        assert (find_part("me/diffusion", part) / name).exists()
 
 
 @pytest.mark.parametrize("name", ["tiny", TINY])

@@ -14,7 +14,14 @@ from huggingface_hub import constants, errors
 
 from clipjax.errors import CheckpointError
 from clipjax.io import ASSETS
-from clipjax.model.hf.weights import INDEX, PICKLE, SINGLE, pickle_refusal, read_json
+from clipjax.model.hf.weights import (
+    DIFFUSION_NAMES,
+    INDEX,
+    PICKLE,
+    SINGLE,
+    pickle_refusal,
+    read_json,
+)
 
 TINY = ASSETS / "tiny_clip"
 CONFIG = "config.json"
@@ -49,6 +56,28 @@ def find_preprocessor(name_or_path: str | os.PathLike, revision: str | None = No
     return _find(name_or_path, revision, PREPROCESSORS)
 
 
+def find_part(
+    name_or_path: str | os.PathLike, part: str, revision: str | None = None
+) -> pathlib.Path:
+    """Return the folder of a part of a diffusion model, as "unet" or "text_encoder".
+
+    Of a directory, its folder of that name; the directory itself where it has none. Of a Hub id,
+    that folder's config.json and weights are downloaded once, in full precision if they are there,
+    and all files of "tokenizer". Errors as of `find_model`.
+    """
+    name = os.fspath(name_or_path)
+    if pathlib.Path(name).is_dir():
+        _no_revision(name, revision)
+        folder = pathlib.Path(name) / part
+        return folder if folder.is_dir() else pathlib.Path(name)
+    _check_id(name, "nor a Hub id like 'stable-diffusion-v1-5/stable-diffusion-v1-5'.")
+    try:
+        with _retries_said_once(name):
+            return _download_part(name, part, revision)
+    except (errors.HFValidationError, errors.HTTPError, OSError) as error:
+        raise CheckpointError(_explain(error, name, revision)) from None
+
+
 def copy_tokenizer(source: pathlib.Path, target: pathlib.Path) -> None:
     """Copy the tokenizer's files from one model directory to another."""
     for name in TOKENIZER_FILES:
@@ -59,20 +88,26 @@ def copy_tokenizer(source: pathlib.Path, target: pathlib.Path) -> None:
 def _find(name_or_path, revision: str | None, optional: Iterable[str], weights=False):
     name = os.fspath(name_or_path)
     if name == "tiny" or pathlib.Path(name).is_dir():
-        if revision:
-            fault = f"{name!r} is a folder, which has no revision {revision!r}"
-            raise CheckpointError(f"{fault}; leave revision empty.")
+        _no_revision(name, revision)
         return TINY if name == "tiny" else pathlib.Path(name)
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
-        raise CheckpointError(
-            f"model {name!r} is neither a directory nor a Hub id like "
-            "'openai/clip-vit-base-patch32', nor 'tiny', the embedded CLIP."
-        )
+    tiny = "nor 'tiny', the embedded CLIP."
+    _check_id(name, f"nor a Hub id like 'openai/clip-vit-base-patch32', {tiny}")
     try:
         with _retries_said_once(name):
             return _download(name, revision, optional, weights)
     except (errors.HFValidationError, errors.HTTPError, OSError) as error:
         raise CheckpointError(_explain(error, name, revision)) from None
+
+
+def _no_revision(folder: str, revision: str | None) -> None:
+    if revision:
+        fault = f"{folder!r} is a folder, which has no revision {revision!r}"
+        raise CheckpointError(f"{fault}; leave revision empty.")
+
+
+def _check_id(name: str, known: str) -> None:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name) or name.startswith("."):
+        raise CheckpointError(f"model {name!r} is neither a directory {known}")
 
 
 @contextlib.contextmanager
@@ -107,13 +142,42 @@ def _download(repo: str, revision: str | None, optional: Iterable[str], weights:
             raise CheckpointError(pickle_refusal(repo))
         return _download(repo, converted, optional, weights)
     for file in optional:
-        try:
-            _fetch(repo, file, revision)
-        except errors.LocalEntryNotFoundError:
-            # Offline, a file that is not cached did not exist. A lost connection is an error.
-            if not constants.HF_HUB_OFFLINE:
-                raise
+        _fetch_optional(repo, file, revision)
     return config.parent
+
+
+def _fetch_optional(repo: str, file: str, revision: str | None) -> pathlib.Path | None:
+    try:
+        return _fetch(repo, file, revision)
+    except errors.LocalEntryNotFoundError:
+        # Offline, a file that is not cached did not exist. A lost connection is an error.
+        if not constants.HF_HUB_OFFLINE:
+            raise
+        return None
+
+
+def _download_part(repo: str, part: str, revision: str | None) -> pathlib.Path:
+    """Fetch the files of one folder of a repository."""
+    if part == "tokenizer":
+        found = [_fetch_optional(repo, f"{part}/{file}", revision) for file in TOKENIZER_FILES]
+        if not any(found):
+            raise CheckpointError(f"model {repo!r} has no folder {part}/ with a tokenizer.")
+        return next(filter(None, found)).parent
+    config = _fetch(repo, f"{part}/{CONFIG}", revision)
+    if config is None:
+        raise CheckpointError(f"model {repo!r} has no {part}/{CONFIG}; it is no diffusion model.")
+    kinds = ((SINGLE, INDEX),) if part == "text_encoder" else DIFFUSION_NAMES
+    lost = None
+    for single, index in kinds:
+        try:
+            if _fetch_tensors(repo, revision, f"{part}/{single}", f"{part}/{index}"):
+                return config.parent
+        except errors.LocalEntryNotFoundError as error:  # the cache may hold another of them
+            lost = error
+    if lost:
+        raise lost
+    known = ", ".join(single for single, _ in kinds)
+    raise CheckpointError(f"model {repo!r} has none of {known} in {part}/.")
 
 
 def _fetch(repo: str, file: str, revision: str | None) -> pathlib.Path | None:
@@ -126,22 +190,30 @@ def _fetch(repo: str, file: str, revision: str | None) -> pathlib.Path | None:
 
 def _fetch_weights(repo: str, revision: str | None) -> bool:
     """Fetch one safetensors file, or an index and its shards; False if there are only pickles."""
+    if _fetch_tensors(repo, revision, SINGLE, INDEX):
+        return True
+    if hub.HfApi().file_exists(repo, PICKLE, revision=revision):
+        return False
+    raise CheckpointError(f"model {repo!r} has no {SINGLE}.")
+
+
+def _fetch_tensors(repo: str, revision: str | None, single: str, index: str) -> bool:
+    """Fetch one file, or an index and its shards, which lie beside it; False without either."""
     lost = None
     try:
-        if _fetch(repo, SINGLE, revision):
+        if _fetch(repo, single, revision):
             return True
     except errors.LocalEntryNotFoundError as error:  # the cache may hold shards instead
         lost = error
-    index = _fetch(repo, INDEX, revision)
-    if index is None:
+    found = _fetch(repo, index, revision)
+    if found is None:
         if lost:
             raise lost
-        if hub.HfApi().file_exists(repo, PICKLE, revision=revision):
-            return False
-        raise CheckpointError(f"model {repo!r} has no {SINGLE}.")
-    for shard in sorted(set(read_json(index).get("weight_map", {}).values())):
+        return False
+    for shard in sorted(set(read_json(found).get("weight_map", {}).values())):
+        shard = index.removesuffix(found.name) + shard
         if _fetch(repo, shard, revision) is None:
-            raise CheckpointError(f"model {repo!r} has no {shard}, which its {INDEX} names.")
+            raise CheckpointError(f"model {repo!r} has no {shard}, which its {index} names.")
     return True
 
 

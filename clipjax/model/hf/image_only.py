@@ -2,21 +2,18 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import VisionConfig
 from clipjax.model.dinov2 import DINOv2, DINOv2Config, dinov2_path
 from clipjax.model.hf import weights
 from clipjax.model.hf.hub import find_model
-from clipjax.model.hf.params import LISTED, flat
+from clipjax.model.hf.trees import built, read_tree, shapes
 from clipjax.model.resnet import BATCH_NORM_EPS, ResNet, ResNetConfig, resnet_path
 from clipjax.model.vit import ViT, vit_path
 
@@ -73,14 +70,14 @@ def load_vit(
     if not data.get("qkv_bias", True):
         raise CheckpointError(f"{directory} has no qkv_bias; clipjax reads ViTs that have.")
     sizes = {key: data.get(key, usual) for key, usual in _VIT.items()}
-    config = _built(lambda: VisionConfig(**sizes), "ViT")
+    config = built(lambda: VisionConfig(**sizes), "ViT")
     side = config.image_size
     expected, found = (
-        _shapes(ViT(config), (side, side, config.num_channels)),
+        shapes(ViT(config), (side, side, config.num_channels)),
         _paths(directory, vit_path),
     )
     read = lambda path: _of_transformer(path, weights.read_tensor(found[path]))
-    return config, _tree(directory, expected, found, read, dtype)
+    return config, read_tree(directory, expected, found, read, dtype)
 
 
 def load_dinov2(
@@ -113,8 +110,8 @@ def load_dinov2(
         more["grid"] = sizes["image_size"] // patch
         return DINOv2Config(intermediate_size=hidden, **sizes, **more)
 
-    config = _built(build, "DINOv2")
-    expected = _shapes(DINOv2(config), (config.patch_size, config.patch_size, config.num_channels))
+    config = built(build, "DINOv2")
+    expected = shapes(DINOv2(config), (config.patch_size, config.patch_size, config.num_channels))
     found = {}
     for path, tensor in _paths(directory, dinov2_path).items():
         halves = {path: lambda x: x}
@@ -128,7 +125,7 @@ def load_dinov2(
         return _of_transformer(path, half(weights.read_tensor(tensor)))
 
     sources = {path: tensor for path, (tensor, _) in found.items()}
-    return config, _tree(directory, expected, sources, read, dtype)
+    return config, read_tree(directory, expected, sources, read, dtype)
 
 
 def load_resnet(
@@ -154,8 +151,8 @@ def load_resnet(
             fields[key] = tuple(fields[key])
         return ResNetConfig(image_size=size, **fields)
 
-    config = _built(build, "ResNet")
-    expected = _shapes(ResNet(config), (32, 32, config.num_channels))
+    config = built(build, "ResNet")
+    expected = shapes(ResNet(config), (32, 32, config.num_channels))
     found = _paths(directory, resnet_path)
     norms = [path.removesuffix("/scale") for path in expected if path.endswith("/scale")]
     every = dict(expected)
@@ -172,7 +169,7 @@ def load_resnet(
             folded = factor if name == "scale" else value("bias") - value("mean") * factor
         return folded.astype(np.float32)
 
-    return config, _tree(directory, expected, found, read, dtype, every)
+    return config, read_tree(directory, expected, found, read, dtype, every)
 
 
 def _opened(name_or_path, revision, kinds: tuple[str, ...], function: str):
@@ -183,20 +180,6 @@ def _opened(name_or_path, revision, kinds: tuple[str, ...], function: str):
         known = " or ".join(map(repr, kinds))
         raise CheckpointError(f"{directory} is a {kind!r} model; {function} reads type {known}.")
     return directory, data
-
-
-def _built(build: Callable[[], Any], what: str) -> Any:
-    try:
-        return build()
-    except (ValueError, TypeError, ZeroDivisionError) as error:
-        told = f"config.json describes no {what} that can be built: {error}"
-        raise CheckpointError(told) from None
-
-
-def _shapes(module: nn.Module, image: tuple[int, int, int]) -> dict[str, Any]:
-    """Return path -> shape and dtype of a module's parameters."""
-    init = lambda key: module.init(key, jnp.zeros((1, *image)))
-    return flat(jax.eval_shape(init, jax.random.key(0))["params"])
 
 
 def _paths(directory: pathlib.Path, path_of: Callable) -> dict[str, weights.Stored]:
@@ -213,38 +196,3 @@ def _of_transformer(path: str, tensor: np.ndarray) -> np.ndarray:
     if path in ("position_embedding", "registers"):
         return tensor[0]
     return tensor.T if path.endswith("/kernel") else tensor
-
-
-def _tree(
-    directory: pathlib.Path,
-    expected: Mapping[str, Any],
-    found: Mapping[str, weights.Stored],
-    read: Callable[[str], np.ndarray],
-    dtype: Any,
-    every: Mapping[str, Any] | None = None,  # with those that are folded into others
-) -> PyTree:
-    """Read all parameters, every name and shape checked."""
-    every = expected if every is None else every
-    lost, more = sorted(every.keys() - found.keys()), sorted(found.keys() - every.keys())
-    lines = []
-    for mark, names in (("-", lost), ("+", more)):
-        lines += [f"{mark} {name}" for name in names[:LISTED]]
-        lines += [f"{mark} and {len(names) - LISTED} more"] if len(names) > LISTED else []
-    if lines:
-        raise CheckpointError(
-            f"the weights in {directory} do not fit their config.json ({len(lost)} missing -, "
-            f"{len(more)} unexpected +); give the config.json that belongs to them:\n  "
-            + "\n  ".join(lines)
-        )
-
-    def checked(path: str) -> jax.Array:
-        wanted, stored = expected[path].shape, found[path]
-        tensor = read(path)
-        if tensor.shape != wanted:
-            raise CheckpointError(
-                f"{stored.name} in {directory} is {tensor.shape} in clipjax's layout; the config "
-                f"wants {wanted}."
-            )
-        return jnp.asarray(weights.checked(stored.name, tensor, dtype, stored.file))
-
-    return unflatten_dict({tuple(path.split("/")): checked(path) for path in expected})

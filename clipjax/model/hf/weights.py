@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,12 @@ from clipjax.io.texts import decoded
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
+# The two of a part of a diffusion model, in full precision and, where that is all, in half.
+_DIFFUSION = "diffusion_pytorch_model"
+DIFFUSION_NAMES = (
+    (f"{_DIFFUSION}.safetensors", f"{_DIFFUSION}.safetensors.index.json"),
+    (f"{_DIFFUSION}.fp16.safetensors", f"{_DIFFUSION}.safetensors.index.fp16.json"),
+)
 
 
 class Stored(NamedTuple):
@@ -60,17 +66,24 @@ def _open(path: pathlib.Path):
         raise CheckpointError(f"{path} {fault}; download it, or the whole model, again.") from None
 
 
-def stored_tensors(directory: pathlib.Path) -> dict[str, Stored]:
-    """Map every tensor's name to its place and shape in a model directory; reads headers only."""
-    if (directory / SINGLE).exists():
-        names = [SINGLE]
-    elif (directory / INDEX).exists():
-        names = sorted(set(read_json(directory / INDEX).get("weight_map", {}).values()))
-    elif (directory / PICKLE).exists():
+def stored_tensors(
+    directory: pathlib.Path, kinds: Sequence[tuple[str, str]] = ((SINGLE, INDEX),)
+) -> dict[str, Stored]:
+    """Map every tensor's name to its place and shape in a model directory; reads headers only.
+
+    `kinds` are names of one file or of the index of several, of which the first that is there
+    counts.
+    """
+    for single, index in kinds:
+        if (directory / single).exists():
+            return stored_in(directory / single)
+        if (directory / index).exists():
+            shards = sorted(set(read_json(directory / index).get("weight_map", {}).values()))
+            found = [stored_in(directory / name) for name in shards]
+            return {key: stored for one in found for key, stored in one.items()}
+    if (directory / PICKLE).exists():
         raise CheckpointError(pickle_refusal(directory))
-    else:
-        raise CheckpointError(f"{directory} has no {SINGLE}; download it beside config.json.")
-    return {key: stored for name in names for key, stored in stored_in(directory / name).items()}
+    raise CheckpointError(f"{directory} has no {kinds[0][0]}; download it beside config.json.")
 
 
 def stored_in(file: pathlib.Path) -> dict[str, Stored]:

@@ -1,0 +1,109 @@
+"""How much memory a training step through Stable Diffusion will need, before it is compiled."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.errors import ConfigError
+from clipjax.model.diffusion.blocks import Transformer
+from clipjax.model.diffusion.vpd import VPD, VPDConfig
+
+GB = 1e9
+
+
+class StepBytes(NamedTuple):
+    """Bytes of one training step on one device, planned from shapes; XLA needs some more."""
+
+    parameters: int
+    trained: int  # gradients of those that train, and AdamW's two moments
+    activations: int  # what the backward pass reads of the forward one
+
+    @property
+    def total(self) -> int:
+        """All together."""
+        return sum(self)
+
+
+def step_bytes(
+    config: VPDConfig,
+    batch: int,
+    size: tuple[int, int],
+    classes: int,
+    *,
+    free: bool,
+    dtype: Any = jnp.float32,
+    remat: str = "none",
+) -> StepBytes:
+    """Plan a step of AdamW on images of `size` pixels with `classes` texts; nothing is computed.
+
+    The UNet trains if `free`, its text adapter always; the VAE never does, and images come as
+    latents. Parameters, gradients and moments are float32, activations of `dtype`.
+
+    Raises:
+      ValueError: a size that the model cannot take.
+    """
+    module = VPD(config, dtype, remat=remat)
+    rows, columns = (length // config.vae.stride for length in size)
+    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
+    latents = array(batch, rows, columns, config.vae.latent_channels)
+    width = config.unet.cross_attention_dim
+    texts = array(classes, width)
+    domain = None if config.prompt == "none" else array(batch, width)
+    images = array(1, config.multiple, config.multiple, config.vae.in_channels)
+    one = None if domain is None else array(1, width)
+    init = lambda *inputs: module.init(jax.random.key(0), *inputs)["params"]
+    params = jax.eval_shape(init, images, texts, one)
+    names = ("unet", "adapter") if free else ("adapter",)
+
+    def run(own, params, *inputs):
+        return module.apply({"params": {**params, **own}}, *inputs, method="maps")
+
+    mine = {name: params[name] for name in names}
+    activations = _kept(run, mine, params, latents, texts, domain)
+    if remat != "none":  # a block is computed again, its activations kept until it is done
+        level = config.unet.attends.index(True) if any(config.unet.attends) else 0
+        width = config.unet.block_out_channels[level]
+        block = Transformer(config.unet.heads[level], config.unet.norm_num_groups, dtype)
+        place = jax.ShapeDtypeStruct((batch, rows >> level, columns >> level, width), dtype)
+        tokens = jax.ShapeDtypeStruct((batch, *texts.shape), dtype)
+        own = jax.eval_shape(lambda *x: block.init(jax.random.key(0), *x)["params"], place, tokens)
+        activations += _kept(lambda p, *x: block.apply({"params": p}, *x), own, place, tokens)
+    return StepBytes(_bytes(params), 3 * _bytes(mine), activations)
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _kept(run: Callable, *inputs: Any) -> int:
+    """Return bytes of what the backward pass of a function reads beside the inputs."""
+
+    def kept(first, *rest):
+        backward = jax.vjp(lambda own: run(own, *rest), first)[1]
+        known = {id(leaf) for leaf in jax.tree.leaves((first, rest))}
+        return [leaf for leaf in jax.tree.leaves(backward) if id(leaf) not in known]
+
+    return _bytes(jax.eval_shape(kept, *inputs))
+
+
+def check_memory(needed: StepBytes, available: int | None, device: str) -> None:
+    """Raise ConfigError for a step that a device has too little memory for; None: not known.
+
+    >>> check_memory(StepBytes(4 * 10**9, 10 * 10**9, 8 * 10**9), 16 * 10**9, "cuda:0")
+    Traceback (most recent call last):
+    ...
+    clipjax.errors.ConfigError: a step needs about 22.0 GB (parameters 4.0, gradients and moments \
+10.0, activations 8.0), and cuda:0 has 16.0; freeze the UNet, take remat 'blocks', bfloat16, \
+smaller batches or smaller crops.
+    """
+    if available is None or needed.total <= available:
+        return
+    parts = (needed.total, needed.parameters, needed.trained, needed.activations, available)
+    total, parameters, trained, activations, has = (f"{part / GB:.1f}" for part in parts)
+    raise ConfigError(
+        f"a step needs about {total} GB (parameters {parameters}, gradients and moments {trained}, "
+        f"activations {activations}), and {device} has {has}; freeze the UNet, take remat "
+        "'blocks', bfloat16, smaller batches or smaller crops."
+    )
