@@ -1,0 +1,33 @@
+"""Few-shot methods: two devices equal one, and padded rows change nothing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.adapt.two_devices import METHODS
+from tests.conftest import REPO
+
+
+@pytest.fixture(scope="module")
+def found():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.adapt.two_devices"],
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(REPO)},
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
+def test_two_devices_and_padded_rows_are_the_loss_and_gradient_of_one(found, name):
+    one, two, apart, most = found[name]
+    assert two == pytest.approx(one, rel=1e-5) and most > 1e-4
+    assert apart < 1e-4 * most  # NaN is not
