@@ -203,7 +203,7 @@ def test_ablations_are_tables_and_figures_of_base_to_new():
         ["alpha 1", "90.0", "50.0", "64.3"],
     ]
     assert len(made[apart.TITLES["lambda"]]) == 4 and len(made[apart.TITLES["terms"]]) == 2
-    drawn = "".join(apart.figures(of, groups))
+    drawn = "".join(apart.figures(of, groups).values())
     assert drawn.count("<svg") == 6 and ET.fromstring(f"<x>{drawn}</x>") is not None
     assert "harmonic mean, 3: 58.33" in drawn and "lambda" in drawn
     assert "alpha 0.5" in apart.page(of, groups)

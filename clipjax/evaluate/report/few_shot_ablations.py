@@ -72,22 +72,22 @@ def _written(three: Three | None, spread: bool = True) -> list[str]:
     return [written(value.mean, value.spread if spread else None) for value in three]
 
 
-def figures(of: Comparison, groups: Groups) -> list[str]:
-    """Draw the figures of the groups that are there."""
+def figures(of: Comparison, groups: Groups) -> dict[str, str]:
+    """Draw the figures of the groups that are there, by group."""
     zero = values(of, ZERO_SHOT)
-    drawn = []
+    drawn = {}
     for group, rows in groups.items():
         means = {name: three for name in rows if (three := values(of, name))}
         if None in rows.values():
             made = [_bar(name, three[2]) for name, three in means.items()]
-            drawn.append(bars(f"{TITLES[group]}: harmonic mean", made))
+            drawn[group] = bars(f"{TITLES[group]}: harmonic mean", made)
             continue
         at = {rows[name]: three for name, three in means.items()}
         if group == "alpha" and at and zero:
             at[0.0] = zero
         if len(at) > 1:
-            drawn.append(_curves(group, dict(sorted(at.items())), zero))
-    return [svg for svg in drawn if svg]
+            drawn[group] = _curves(group, dict(sorted(at.items())), zero)
+    return {group: svg for group, svg in drawn.items() if svg}
 
 
 def _bar(name: str, value: Value) -> Bar:
@@ -120,7 +120,7 @@ def markdown(of: Comparison, groups: Groups) -> str:
 
 def page(of: Comparison, groups: Groups) -> str:
     """Render the ablations as a page of their own."""
-    items: list[Item] = [Grid(figures(of, groups), big=True), *tables(of, groups)]
+    items: list[Item] = [Grid([*figures(of, groups).values()], big=True), *tables(of, groups)]
     chapter = Chapter("ablations", "Base to new", items=[*items, *map(Note, notes(of))])
     paper = [*of_ablations(), Note(ABLATIONS_NOTE)]
     theirs = Chapter("published", "What the paper reports on ImageNet, %", items=paper)
