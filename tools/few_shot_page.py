@@ -47,11 +47,9 @@ def read(workdir: pathlib.Path, methods: Iterable[str], variants: Mapping) -> co
     """Returns the comparison of all finished cells of a workdir, in the methods' order."""
     found = {}
     for method in methods:
-        for place in sorted((workdir / method).iterdir()):
-            told = _CELL.fullmatch(place.name)
-            cell = Cell(
-                method, told["data"], told["classes"], int(told["shots"]), int(told["seed"])
-            )
+        for place in sorted((workdir / method).glob("*shots-seed*")):
+            data, classes, shots, seed = _CELL.fullmatch(place.name).groups()
+            cell = Cell(method, data, classes, int(shots), int(seed))
             found[cell] = results.read(place) | {"curves": read_log(place / "metrics.jsonl")}
     return compared.comparison(found, variants)
 
