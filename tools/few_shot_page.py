@@ -23,6 +23,7 @@ from clipjax.evaluate.few_shot import Cell, over_seeds
 from clipjax.evaluate.report import few_shot as report
 from clipjax.evaluate.report import few_shot_ablations as apart
 from clipjax.evaluate.report import few_shot_tables as compared
+from clipjax.evaluate.report.few_shot_published import ABLATIONS, ALPHA
 from clipjax.evaluate.report.page import standalone
 from clipjax.evaluate.report.tables import Table
 from clipjax.log import read_log
@@ -52,6 +53,20 @@ def read(workdir: pathlib.Path, methods: Iterable[str], variants: Mapping) -> co
             cell = Cell(method, data, classes, int(shots), int(seed))
             found[cell] = results.read(place) | {"curves": read_log(place / "metrics.jsonl")}
     return compared.comparison(found, variants)
+
+
+def beside(parts: compared.Comparison) -> Table:
+    """Returns what the paper prints of the ablations beside ours."""
+    known = {name: three for rows in ABLATIONS.values() for name, three in rows.items()} | ALPHA
+    lines = []
+    for name, paper in known.items():
+        if ours := apart.values(parts, name):
+            told = (
+                " / ".join(f"{x:.1f}" for x in each) for each in ([v.mean for v in ours], paper)
+            )
+            lines.append([name, *told])
+    header = ["base / new / harmonic mean, %", "here", "paper"]
+    return Table(header, lines)
 
 
 def with_table(page: str, heading: str, table: Table) -> str:
@@ -109,6 +124,7 @@ def main(argv: list[str]) -> None:
         "### What training costs": compared.cost(of),
     }
     tables |= {f"#### {table.title}": table for table in apart.tables(parts, groups)}
+    tables["#### Beside the paper's"] = beside(parts)
     page = PAGE.read_text()
     for heading, table in tables.items():
         page = with_table(page, heading, table)
