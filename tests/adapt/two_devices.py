@@ -24,18 +24,19 @@ from clipjax.adapt import (
     promptsrc,
     tip_f,
 )
-from clipjax.adapt.method import Classes, Words
+from clipjax.adapt.lora import PROJECTIONS
+from clipjax.adapt.method import Backbone, Classes, Words
 from clipjax.adapt.terms import add_terms
-from clipjax.model.backbone import make_backbone, make_head
-from clipjax.model.clip import CLIP
+from clipjax.model.backbone import make_head
+from clipjax.model.clip import normalize
 from clipjax.model.heads import Heads
 from clipjax.train.distributed.sharding import deal_out, make_mesh, replicate
-from tests.conftest import random_params, small_config
+from tests.conftest import small_config
 
 REAL, ROWS, BOS, EOS, STOP = 5, 8, 98, 99, 50
 NAMES, WORDS = ("oak", "elm", "ash"), np.array([10, 11, 12, 10])
 PROMPTS = {"words": "a photo of a"}
-DEEP = PROMPTS | {"depth": 1, "tokens": 2}
+DEEP = PROMPTS | {"depth": 2, "tokens": 2}
 # Module, options, heads: None of methods that take none, {} a linear one, "text" CLIP's own.
 METHODS = {
     "coop": (coop, PROMPTS, None),
@@ -57,28 +58,55 @@ TRAINS_CLIP = ("ft_probe", "finetune", "flyp", "clipood", "clip_cite")
 
 
 def given():
-    """A CLIP of one block a tower over pixels, its parameters, three classes, images, labels."""
-    one = {"num_hidden_layers": 1}
-    config, rng = small_config(vision=one, text=one), np.random.default_rng(0)
-    clip = random_params(config) | {"logit_scale": jnp.float32(2.0)}
+    """Towers of one layer, quick to compile, three classes, images [ROWS, 32] and labels."""
+    config, rng = small_config(), np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(0.3 * rng.normal(size=shape), jnp.float32)
+    tower = lambda width: {
+        f"block_{i}": {"self_attn": {n: {"kernel": draw(width, width)} for n in PROJECTIONS}}
+        for i in range(2)
+    }
+    clip = {"vision": tower(32), "text": tower(24) | {"token_embedding": draw(100, 24)}}
+    clip |= {"logit_scale": jnp.float32(2.0)}
+
+    def run(blocks, hidden, tokens, deep):
+        for each in filter(lambda x: x is not None, (tokens, deep)):
+            hidden = hidden + each.reshape(-1, each.shape[-1]).mean(axis=0)
+        for block in (blocks["block_0"], blocks["block_1"]):
+            layers = block["self_attn"]
+            hidden = jnp.tanh(hidden @ sum(layers[name]["kernel"] for name in PROJECTIONS))
+        return normalize(hidden[:, :16])
+
+    table = lambda params: params["clip"]["text"]["token_embedding"]
+    image = lambda params, inputs, rng=None, tokens=None, deep=None: run(
+        params["clip"]["vision"], inputs, tokens, deep
+    )
+
+    def text(params, ids, words=None, deep=None):
+        found = table(params)[ids] if words is None else words
+        return run(params["clip"]["text"], found.mean(axis=1), None, deep)
+
+    backbone = Backbone(
+        {"image": image, "text": text},
+        lambda params: jnp.exp(params["clip"]["logit_scale"]),
+        lambda params, ids: table(params)[ids],
+        {},
+        sizes=config,
+        words={"a photo of a": Words(WORDS, np.asarray(clip["text"]["token_embedding"])[WORDS])},
+    )
     pad = lambda ids: (ids + [EOS] * 12)[:12]
     bare = np.array([pad([BOS, 20 + k, STOP]) for k in range(3)], np.int32)
     tokens = np.array([[pad([BOS, *WORDS, 20 + k, STOP])] for k in range(3)], np.int32)
-    table = np.asarray(clip["text"]["token_embedding"])
-    words = {"a photo of a": Words(WORDS, table[WORDS])}
-    backbone = make_backbone(CLIP(config), lambda pixels, rng: pixels, (), words)
-    weights = rng.normal(size=(3, 16)).astype(np.float32)
-    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-    pixels = rng.normal(size=(ROWS, 32, 32, 3)).astype(np.float32)
+    weights = np.asarray(normalize(jnp.asarray(rng.normal(size=(3, 16)), jnp.float32)))
+    inputs = rng.normal(size=(ROWS, 32)).astype(np.float32)
     classes = Classes(NAMES, tokens, weights, 7.0, bare)
-    return backbone, clip, classes, pixels, np.arange(ROWS, dtype=np.int32) % 3
+    return backbone, clip, classes, inputs, np.arange(ROWS, dtype=np.int32) % 3
 
 
 def main() -> None:
-    backbone, clip, classes, pixels, label = given()
+    backbone, clip, classes, inputs, label = given()
     mask = np.arange(ROWS) < REAL
-    whole = {"inputs": pixels[:REAL], "label": label[:REAL]}
-    padded = {"inputs": np.where(mask[:, None, None, None], pixels, np.nan), "mask": mask}
+    whole = {"inputs": inputs[:REAL], "label": label[:REAL]}
+    padded = {"inputs": np.where(mask[:, None], inputs, np.nan), "mask": mask}
     padded["label"] = np.where(mask, label, -100).astype(np.int32)
     mesh = make_mesh(jax.devices())
     assert mesh.size == 2
