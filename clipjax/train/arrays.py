@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from clipjax.adapt.step import TrainState
 from clipjax.data.loading.sampler import ONE_PASS, PARTS, Plan, Sampler, epoch_key
@@ -16,6 +16,7 @@ from clipjax.train.checkpoint import Checkpointer
 from clipjax.train.distributed.sharding import on_each, replicated
 from clipjax.train.journal import EpochJournal, Outputs
 from clipjax.train.preemption import leave
+from clipjax.train.turns import fits, gathered, in_turns, spread
 
 # Examples, of all runs together, up to which several epochs are one compiled call: some 10 s on two
 # cores, in which nothing is shown and Ctrl-C waits.
@@ -76,20 +77,27 @@ def fit_arrays(
     states = _newest(out.checkpointer, states)
     if out.enough(int(np.asarray(states.step)[0])):
         return states
-    method_of, padded = _spread((np.arange(runs) * len(plan.names) // runs, states), mesh)
+    methods = np.arange(runs) * len(plan.names) // runs
+    call = lambda methods, states, first, count: run(methods, states, data, first, count, *shared)
+    method_of, padded = spread((methods, states), mesh)
     begun = int(np.asarray(states.step)[0]) // per_epoch
     examples = per_epoch * plan.batch_size * runs
     with EpochJournal(out, plan.names, runs, per_epoch, range(begun, plan.epochs)) as journal:
         for first, count in _calls(begun, plan.epochs, plan.save_every, examples, origin):
             started = time.perf_counter()
-            padded, metrics = run(method_of, padded, data, np.int32(first), count, *shared)
+            if fits(runs, mesh, count):
+                dealt, metrics = in_turns(call, methods, padded, first, count, mesh)
+                padded = spread(dealt, mesh)
+            else:
+                begin = spread(np.full(runs, first, np.int32), mesh)
+                padded, metrics = call(method_of, padded, begin, count)
             journal.write_epochs(metrics, first, started)
             done = first + count
             stopping = any([out.stop(n + 1) for n in range(first * per_epoch, done * per_epoch)])
             due, scores = (done - origin) % plan.save_every == 0 or done == plan.epochs, None
             ending = False
             if due or stopping:
-                states = _gathered(padded, runs, mesh)
+                states = gathered(padded, runs, mesh)
                 if due and out.evaluate:
                     scores = journal.write_scores(done, out.evaluate(states.params))
                     ending = out.enough(done * per_epoch)
@@ -135,9 +143,10 @@ def run_mesh(runs: int) -> Mesh | None:
 
 
 def epochs_program(step_of: Callable, plan: Epochs) -> Callable:
-    """`(methods, states, data, first, count, *shared)` -> all runs trained for `count` epochs.
+    """`(methods, states, data, firsts, count, *shared)` -> all runs trained for `count` epochs.
 
-    Compiled, and for any data, with which it is compiled again if their shapes are others.
+    Each from its own first epoch on. Compiled, and for any data, with which it is compiled again if
+    their shapes are others.
 
     Args:
       step_of: method's position (traced) -> pure train step of one of its runs.
@@ -149,40 +158,21 @@ def epochs_program(step_of: Callable, plan: Epochs) -> Callable:
         epochs = make_epochs(step_of(method), plan.batch_size, plan.sampler, own)
         return epochs(state, data, first, count, *shared)
 
-    def one_by_one(methods, states, data, first, count, *shared):
-        def on_a_device(methods, states, data, first, *shared):
-            each = lambda run: one(*run, data, first, count, *shared)
-            return jax.lax.map(each, (methods, states))
+    def one_by_one(methods, states, data, firsts, count, *shared):
+        def on_a_device(methods, states, firsts, data, *shared):
+            each = lambda run: one(*run[:2], data, run[2], count, *shared)
+            return jax.lax.map(each, (methods, states, firsts))
 
         part, same = PartitionSpec("runs"), PartitionSpec()
-        specs = (part, part, same, same, *(same for _ in shared))
+        specs = (part, part, part, same, *(same for _ in shared))
         run = jax.shard_map(on_a_device, mesh=plan.mesh, in_specs=specs, out_specs=part)
-        return run(methods, states, data, first, *shared)
+        return run(methods, states, firsts, data, *shared)
 
-    def stacked(methods, states, data, first, count, *shared):
-        together = lambda method, state: one(method, state, data, first, count, *shared)
-        return jax.vmap(together)(methods, states)
+    def stacked(methods, states, data, firsts, count, *shared):
+        together = lambda method, state, first: one(method, state, data, first, count, *shared)
+        return jax.vmap(together)(methods, states, firsts)
 
     return jax.jit(stacked if plan.mesh is None else one_by_one, static_argnums=4)
-
-
-def _spread(runs: PyTree, mesh: Mesh | None) -> PyTree:
-    """Runs dealt out to the devices of a mesh, the last one repeated until they divide evenly."""
-    if mesh is None:
-        return runs
-
-    def place(x):
-        x = np.asarray(x)
-        x = np.concatenate([x, np.repeat(x[-1:], -len(x) % mesh.size, axis=0)])
-        return jax.device_put(x, NamedSharding(mesh, PartitionSpec("runs")))
-
-    return jax.tree.map(place, runs)
-
-
-def _gathered(states: PyTree, runs: int, mesh: Mesh | None) -> PyTree:
-    """Undo `_spread`: the states of all runs on one device."""
-    bring = lambda x: jax.device_put(np.asarray(x)[:runs])
-    return states if mesh is None else jax.tree.map(bring, states)
 
 
 def _newest(checkpointer: Checkpointer, states: TrainState) -> TrainState:
