@@ -50,11 +50,17 @@ def kept_words(
 ) -> np.ndarray:
     """Return token ids of a text without begin and end, int32 [n], from the cache if there.
 
-    ConfigError: it has none; CheckpointError: it holds the token of a text's end.
+    ConfigError: it has none, or holds that of a text's begin or end.
     """
 
     def read() -> np.ndarray:
-        both = load_tokenizer(model)(["", text])
+        tokenize = load_tokenizer(model)
+        tokenize([""])  # whose error is one of the tokenizer's files
+        try:
+            both = tokenize(["", text])
+        except CheckpointError:
+            told = "they hold the token of a text's begin or end"
+            raise ConfigError(f"{told}; give words of a text alone.") from None
         return both[1, 1 : int(np.argmax(both[1] == both[0, 1]))]  # the empty text's end
 
     key = {"words": text} | identity

@@ -125,7 +125,10 @@ def test_prompts_fold_into_class_embeddings_and_those_of_images_do_not(
             {"loss": "coop"},
             "16 vectors of context and 'blue' are 21 tokens.*takes 12; give at most 7",
         ),
-        ({"loss": "coop", "words": "<|endoftext|>"}, "words='<|endoftext|>'.*disagree"),
+        (
+            {"loss": "coop", "words": "<|endoftext|>"},
+            "words='<|endoftext|>': they hold the token of a.*end",
+        ),
         ({"loss": "kgcoop", "words": " "}, "words=' ' are no tokens"),
         ({"loss": "maple", "depth": 2}, "depth=2 is beyond the 1 blocks of the text tower"),
         ({"loss": "promptsrc"}, "depth=9 is beyond the 1 blocks of the text tower"),
