@@ -16,13 +16,16 @@ from clipjax.study import Segmentation, flat
 from clipjax.study.segmentation_config import SegmentationMethod
 
 
+def fields() -> dict:
+    """Return the fields of a method with their defaults, so that any can be set on its row."""
+    every = [field for field in dataclasses.fields(SegmentationMethod) if field.name != "name"]
+    return {field.name: field.default for field in every}
+
+
 def get_config(arg: str | None = None) -> ConfigDict:
     """`--config=configs/domino.py[:smoke]`."""
     config = ConfigDict(flat(Segmentation()))
     domino = {"norm": "domino"}
-    # All fields, so that any can be set: methods.linear.stats=group.
-    fields = [field for field in dataclasses.fields(SegmentationMethod) if field.name != "name"]
-    usual = {field.name: field.default for field in fields}
     methods = {
         "linear": {},
         "linear_domino": domino,
@@ -31,7 +34,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
         "mask": {"decoder": "mask"},
         "mask_add": {"decoder": "mask", "prompt": "add"},
     }
-    config.methods = {name: usual | entry for name, entry in methods.items()}
+    config.methods = {name: fields() | entry for name, entry in methods.items()}
     if common.apply_arg(config, arg):
         config.data.train, config.data.test, config.epochs = 40, 20, 1
     return config

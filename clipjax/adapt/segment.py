@@ -1,22 +1,24 @@
-"""Segmentation from frozen maps: a decoder, what it is told of the domain, and its pixel loss."""
+"""Segmentation by a decoder on maps: what it is told of the domain, and its pixel loss."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.domain import controlled, domain_embedding
+from clipjax.adapt.domain import CONTROLS, controlled, domain_embedding
 from clipjax.adapt.pixels import pixel_cross_entropy
 
 PyTree = Any
+Shape = tuple[int, int, int]  # height, width and channels of a map
 
 
 class Segmenter(NamedTuple):
     """A decoder as pure functions of `rows`.
 
-    Rows are {"inputs": maps float [B, h * w * C], "embedding": images float32 [B, P] of length 1,
-    "condition": int32 [B], the true domain}, and in training "label" uint8 [B, H, W].
+    Rows are {"inputs": what `features` reads, "embedding": images float32 [B, P] of length 1,
+    "condition": int32 [B], the true domain}, and in training "label" uint8 [B, H, W]. Parameters
+    are {"decoder": ...}, with what never trains beside them: "backbone", and "told" of `told`.
     """
 
     init: Callable[[jax.Array], PyTree]  # rng -> parameters
@@ -26,15 +28,42 @@ class Segmenter(NamedTuple):
     logits: Callable[..., jax.Array]
 
 
+def told(control: str = "none", scale: float = 1.0, shift: int = 0) -> dict[str, float | int]:
+    """Return what a decoder is told of the domain, as numbers: methods that differ in them alone
+    are one program.
+
+    Args:
+      control, scale: as of `clipjax.adapt.domain`.
+      shift: 1 adds W to the class tokens of a decoder that has them, -1 subtracts it.
+    """
+    return {"control": CONTROLS.index(control), "scale": float(scale), "shift": float(shift)}
+
+
+def cut(rows: jax.Array, shapes: Sequence[Shape]) -> list[jax.Array]:
+    """Cut flat maps, [B, sum of h * w * C], into those of each level, float32 [B, h, w, C].
+
+    >>> [x.shape for x in cut(jnp.zeros((2, 20)), [(2, 2, 4), (1, 1, 4)])]
+    [(2, 2, 2, 4), (2, 1, 1, 4)]
+    """
+    found, first = [], 0
+    for height, width, channels in shapes:
+        end = first + height * width * channels
+        part = rows[:, first:end].astype(jnp.float32)
+        found.append(part.reshape(-1, height, width, channels))
+        first = end
+    return found
+
+
 def make_segmenter(
     decoder: Any,
     resize: Callable[[jax.Array, tuple[int, int]], jax.Array],
-    shape: tuple[int, int, int],
+    shapes: Sequence[Shape],
     *,
+    features: Callable[[PyTree, jax.Array], Sequence[jax.Array]] | None = None,
     descriptions: jax.Array | None = None,
+    modulate: bool = True,
+    prompt: bool = False,
     texts: jax.Array | None = None,
-    scale: float | jax.Array = 1.0,
-    control: str = "none",
     class_weights: jax.Array | None = None,
     normaliser: str = "weights",
 ) -> Segmenter:
@@ -43,37 +72,40 @@ def make_segmenter(
     Args:
       decoder: its module.
       resize: (logits, size) -> logits of the labels' size.
-      shape: h, w and C of the maps.
+      shapes: of the maps of each level.
+      features: (parameters of the backbone, inputs) -> maps of each level; None: inputs are maps,
+        flat, as `cut` reads them.
       descriptions: float32 [D, P]; None for a decoder that is told nothing of the domain.
+      modulate: whether W reaches its norms.
+      prompt: whether W is added to its class tokens.
       texts: of the classes, float32 [K, P], for decoders that take them.
-      scale, control: as of `clipjax.adapt.domain`.
       class_weights, normaliser: as of `clipjax.adapt.pixels.pixel_cross_entropy`.
     """
     more = {} if texts is None else {"texts": texts}
 
-    def run(params, rows, rng, apply):
-        maps = rows["inputs"].astype(jnp.float32).reshape(-1, *shape)
+    def about(numbers, rows, rng):
+        """Return what the decoder is given of W."""
         if descriptions is None:
-            return apply(params, [maps], **more)
-        seen = domain_embedding(rows["embedding"], descriptions, scale)
-        told = controlled(seen, descriptions, control, rng, rows["condition"])
-        return apply(params, [maps], told, **more)
+            return {}
+        seen = domain_embedding(rows["embedding"], descriptions, numbers["scale"])
+        truth = rows["condition"]
+        every = [controlled(seen, descriptions, name, rng, truth) for name in CONTROLS]
+        w = jnp.stack(every)[numbers["control"]]
+        shifted = {"prompt": numbers["shift"] * w} if prompt else {}
+        return ({"domain": w} if modulate else {}) | shifted
 
     def logits(params, rows, rng):
-        return run(
-            params["decoder"], rows, rng, lambda p, *a, **k: decoder.apply({"params": p}, *a, **k)
-        )
+        read = features or (lambda _, inputs: cut(inputs, shapes))
+        maps = read(params.get("backbone"), rows["inputs"])
+        own = about(params.get("told", told()), rows, rng)
+        return decoder.apply({"params": params["decoder"]}, maps, **own, **more)
 
     def init(rng):
         width = 1 if descriptions is None else descriptions.shape[1]
-        height, across, channels = shape
-        rows = {
-            "inputs": jnp.zeros((2, height * across * channels)),
-            "embedding": jnp.zeros((2, width)),
-            "condition": jnp.zeros(2, jnp.int32),
-        }
-        made = run(None, rows, rng, lambda _, *a, **k: decoder.init(rng, *a, **k))
-        return {"decoder": made["params"]}
+        maps = [jnp.zeros((2, *shape)) for shape in shapes]
+        rows = {"embedding": jnp.zeros((2, width)), "condition": jnp.zeros(2, jnp.int32)}
+        own = about(told(), rows, rng)
+        return {"decoder": decoder.init(rng, maps, **own, **more)["params"]}
 
     def loss(params, batch, rng, progress):
         rows = batch["source"]

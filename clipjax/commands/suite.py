@@ -12,6 +12,10 @@ Or few-shot methods, by protocol and number of images a class:
 
     clipjax suite --study=few_shot
 
+Or what of Domino acts when segmenting, beside controls:
+
+    clipjax suite --study=domino
+
 On the embedded data and the tiny CLIP; on DomainNet with
 
     clipjax suite --data=domainnet --data_root=/path --model=openai/clip-vit-base-patch32
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
 WORD, CONFIG = "", ""
 DOMAINNET = ("domainnet", "tfds:domainnet")
 PAGES = ("suite.md", "suite.html")
-STUDIES = ("report", "uda", "robust", "few_shot")
+STUDIES = ("report", "uda", "robust", "few_shot", "domino")
 REPORT = ("real", "clipart")  # source and target there, where the flags name none
 
 
@@ -47,7 +51,7 @@ def define_flags() -> None:
     told = (
         "report: the report's tables. uda: all methods of configs/uda.py on all pairs. robust: "
         "configs/recipes/robust.py on shares of the data. few_shot: configs/few_shot.py on few "
-        "images a class."
+        "images a class. domino: configs/domino_grid.py, segmentation in weather."
     )
     flags.DEFINE_enum("study", STUDIES[0], STUDIES, told)
     flags.DEFINE_list("tables", ["1", "2", "3", "4", "5", "6"], "Which tables, of the report.")
@@ -227,8 +231,9 @@ def run_pairs(workdir: pathlib.Path, studies: dict[tuple[str, str], Study]) -> N
 def main() -> None:
     """Run what the flags name."""
     with user_errors():
-        from clipjax.commands import few_shot, few_shot_run, robust
+        from clipjax.commands import domino, few_shot, few_shot_run, robust
         from clipjax.runtime.malloc import keep_memory
+        from clipjax.study import run
         from clipjax.study.towers import trains_on_pixels
         from clipjax.train.distributed import processes
 
@@ -245,12 +250,15 @@ def main() -> None:
             "uda": lambda: pair_studies(choices),
             "robust": lambda: robust.robust_studies(choices),
             "few_shot": lambda: few_shot.few_shot_studies(choices, asked),
+            "domino": lambda: {"grid": domino.domino_study(choices)},
         }[study]()
         keep_memory(one_arena=any(map(trains_on_pixels, studies.values())))
         processes.start()  # those of a cluster, or of the environment's variables
         workdir = as_path(given.workdir or f"runs/{'suite' if study == 'report' else study}")
         check_reachable(workdir)
-        if study == "robust":
+        if study == "domino":
+            run(studies["grid"], workdir, say)
+        elif study == "robust":
             robust.run_robust(workdir, studies)
         elif study == "few_shot":
             apart = few_shot.ABLATIONS in asked.protocols

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.evaluate import segmentation_grid
 from clipjax.evaluate.report.page import document
-from clipjax.evaluate.report.tables import Chapter, Note, Table
+from clipjax.evaluate.report.segments import legend
+from clipjax.evaluate.report.tables import Chapter, Grid, Note, Picture, Plates, Table
 
 Found = Mapping[str, Any]  # the content of segmentation.json
 
@@ -107,27 +109,54 @@ def per_class(found: Found) -> list[Table]:
     return tables
 
 
+def _grid(found: Found) -> list[Chapter]:
+    """Return the chapters of controls and of mixing, where there are some."""
+    chapters = []
+    if tables := compared(found):
+        told = segmentation_grid.sentence(found)
+        items = [*tables, Note(f"{told[0].upper()}{told[1:]}." if told else "")]
+        chapters.append(Chapter("grid", "Against controls", items=items))
+    if found.get("mixing"):
+        items = [
+            Grid([segmentation_grid.mixing_chart(found)], big=True),
+            Table(*segmentation_grid.mixing(found), "mIoU, %"),
+        ]
+        chapters.append(Chapter("mixing", "Mixing of real and synthetic images", items=items))
+    return chapters
+
+
+def compared(found: Found) -> list[Table]:
+    """Return tables of what rows with W gain over their controls, on targets and on the source."""
+    source, *targets = found["conditions"]
+    parts = (("mean target", targets), (source, [source]))
+    made = [(what, *segmentation_grid.grid(found, of)) for what, of in parts]
+    title = "{}: points, ± standard error".format
+    return [Table(header, lines, title(what)) for what, header, lines in made if lines]
+
+
 def page(found: Found, overlays: Mapping[str, str]) -> str:
     """Render segmentation.html; `overlays` maps conditions to pictures as data URIs."""
-    from clipjax.evaluate.report.tables import Card, Cards, Picture
-
-    cards = [
-        Card(
-            condition, "image, truth, answer", [Picture(src, f"{condition}: image, truth, answer")]
-        )
+    told, first = "image, truth, answer", next(iter(found["methods"]))
+    pictures = [
+        Picture(src, f"{condition}: {told}", f"{condition}: {told} of {first}")
         for condition, src in overlays.items()
+        if src
     ]
+    plates = Plates(pictures, legend(found["classes"]))
     alpha = found["domain"]["alpha"]
     names = list(found["descriptions"])
     lines = [[c, *(f"{100 * x:.1f}" for x in alpha[c])] for c in found["conditions"]]
-    pair = paired(found)
+    shown = Table(*cells(found), folded=False)
+    pair = Table(*paired(found), folded=False)
     return document(
         "segmentation under weather",
         html.unescape(f"model {found['model']}; seeds {', '.join(map(str, found['seeds']))}"),
         [],
         [
-            Chapter("results", "mIoU, %", items=[Table(*cells(found)), Note(found["note"])]),
-            Chapter("domino", "Against the same decoder without W", items=[Table(*pair)]),
+            Chapter("results", "mIoU, %", items=[shown, Note(found["note"])]),
+            Chapter("images", "Images, truths and answers", items=[plates]),
+            Chapter("domino", "Against the same decoder without W", items=[pair]),
+            *_grid(found),
             Chapter(
                 "domain",
                 "What CLIP says of the condition",
@@ -137,6 +166,5 @@ def page(found: Found, overlays: Mapping[str, str]) -> str:
                 ],
             ),
             Chapter("classes", "IoU of classes", items=per_class(found)),
-            Chapter("scenes", "Scenes", items=[Cards("Image, truth and answer", cards)]),
         ],
     )

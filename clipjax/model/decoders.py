@@ -79,11 +79,10 @@ class _Decoder(nn.Module):
     width: int = 64  # of its convolutions
     stats: str = "instance"  # of its norms
     domain_width: int = 128  # of the layer between domain embedding and norms, which they share
-    modulate: bool = True  # whether a domain embedding reaches the norms
 
     def modulation(self, domain: jax.Array | None) -> jax.Array | None:
         """Return the condition of all norms, of domain embeddings float32 [B, P]."""
-        if domain is None or not self.modulate:
+        if domain is None:
             return None
         return jax.nn.relu(nn.Dense(self.domain_width, name="domain")(domain))
 
@@ -167,30 +166,27 @@ class MaskDecoder(_Decoder):
     """Segmenter's mask transformer (Strudel et al. 2021, arXiv 2105.05633) over class texts.
 
     Its class tokens are `texts` float32 [K, P] through an adapter, as VPD's prompts
-    (arXiv 2303.02153): texts + gamma * MLP(texts), gamma 1e-4 at start. `shift` of 1 or -1 adds the
-    domain embedding to them, or subtracts it: here, behind attention and norms, it can change the
-    answer, as it cannot in front of a linear classifier.
+    (arXiv 2303.02153): texts + gamma * MLP(texts), gamma 1e-4 at start. `prompt` float32 [B, P], W
+    or -W, is added to them: here, in front of attention and norms, it can change the answer, as it
+    cannot in front of a linear classifier.
     """
 
     depth: int = 2
     heads: int = 4
-    shift: int = 0
     hidden: int = 64  # of its tokens
 
     @nn.compact
-    def __call__(self, maps: Sequence[jax.Array], domain=None, texts=None) -> jax.Array:
+    def __call__(self, maps: Sequence[jax.Array], domain=None, texts=None, prompt=None):
         if texts is None or len(texts) != self.classes:
             raise ValueError(f"the mask decoder needs the texts of its {self.classes} classes.")
-        if self.shift and domain is None:
-            raise ValueError(f"shift={self.shift} needs a domain embedding; give shift=0.")
         batch, rows, columns, _ = maps[-1].shape
         dense = lambda width, name: nn.Dense(width, name=name)
         gamma = self.param("gamma", nn.initializers.constant(1e-4), texts.shape[1:])
         adapted = jax.nn.gelu(dense(texts.shape[1], "adapter_0")(texts), approximate=False)
         tokens = texts + gamma * dense(texts.shape[1], "adapter_1")(adapted)
         tokens = jnp.broadcast_to(tokens, (batch, *tokens.shape))
-        if self.shift:
-            tokens = tokens + self.shift * domain[:, None]
+        if prompt is not None:
+            tokens = tokens + prompt[:, None]
         places = dense(self.hidden, "project")(maps[-1]).reshape(batch, -1, self.hidden)
         x = jnp.concatenate([places, dense(self.hidden, "project_texts")(tokens)], axis=1)
         config = TowerConfig(self.hidden, 4 * self.hidden, self.depth, self.heads, "gelu")

@@ -1,41 +1,27 @@
 """A segmentation run: decoders trained on maps of a source domain, and tested on others."""
 
-import functools
+import dataclasses
 import pathlib
 import time
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.domain import Domain, domain_embedding, entropy, readout
-from clipjax.adapt.segment import Segmenter, make_segmenter
-from clipjax.adapt.step import init_state, make_step
+from clipjax.evaluate import segmentation_grid
 from clipjax.evaluate import segmentation_table as tables
-from clipjax.evaluate.segmentation import confusion, overlap
 from clipjax.io import write_atomically, write_json
 from clipjax.log import MetricsLog
 from clipjax.log.terminal import table
-from clipjax.model.decoders import DECODERS, resize_map
 from clipjax.model.hf.weights import read_json
 from clipjax.study.segmentation_config import Segmentation, SegmentationMethod
-from clipjax.study.segmentation_plan import (
-    BATCH,
-    Encoded,
-    Plan,
-    encoded,
-    map_shape,
-)
-from clipjax.study.workdir import run_name
-from clipjax.train.arrays import Epochs, epochs_program, fit_arrays, run_mesh
-from clipjax.train.checkpoint import Checkpointer
-from clipjax.train.journal import Outputs
-from clipjax.train.optim import make_optimizer
-from clipjax.train.preemption import Notice
-from clipjax.train.schedules import make_schedule
+from clipjax.study.segmentation_data import class_shares
+from clipjax.study.segmentation_maps import Encoded, are_cached, encoded
+from clipjax.study.segmentation_plan import Plan
+from clipjax.study.segmentation_rows import Rows
+from clipjax.study.segmentation_trainer import Trainer
 
-PyTree = Any
 RESULTS, PAGE, TABLE = "segmentation.json", "segmentation.html", "segmentation.md"
 NOTE = (
     "mIoU of one confusion matrix per seed and condition, in %, mean over seeds and standard "
@@ -55,128 +41,35 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     data = plan.data
     many = f"{len(config.decoders)} methods, {len(config.seeds)} seeds"
     say(f"{many}, {len(data.train)} images of {data.train.domain}")
-    train = encoded(plan, data.train)
-    tests = {domain: encoded(plan, source) for domain, source in data.tests.items()}
-    timing = {"encode": time.perf_counter() - started}
-    found = _about(plan, tests)
-    answers = {}
+    extra = len(data.train) if config.mixing.shares else 0
+    cached, told = are_cached(plan, len(data.train) + extra + sum(map(len, data.tests.values())))
+    for words in filter(None, (told, data.note)):
+        say(f"{words.rstrip('.')}.")
+    train = encoded(plan, data.train, cached)
+    tests = {domain: encoded(plan, source, cached) for domain, source in data.tests.items()}
+    found = _about(plan, tests) | {"maps": told}
+    rows = Rows(Trainer(plan, workdir, say, _class_weights(plan), cached), tests, workdir, say)
+    found["methods"] = rows.methods(train)
     for method in config.decoders:
-        begun = time.perf_counter()
-        made = _segmenter(plan, method, _class_weights(config, train.masks, len(data.classes)))
-        params = _fit(plan, method, made, train, workdir, say)
-        found["methods"][method.name], answers[method.name] = _tested(plan, made, params, tests)
-        timing[method.name] = time.perf_counter() - begun
-        told = found["methods"][method.name]["miou"]
-        mean = lambda c, told=told: 100 * np.mean(told[c])
-        shown = ", ".join(f"{c} {mean(c):.1f}" for c in tests)
-        say(f"{method.name}: mIoU {shown} ({timing[method.name]:.0f} s)")
-    for method in config.decoders:
-        found["methods"][method.name]["against"] = _against(config, method)
-    found["timing_s"] = {name: round(seconds, 1) for name, seconds in timing.items()}
-    overlays = _overlays(plan, answers[config.decoders[0].name])
-    write_atomically(workdir / PAGE, tables.page(found, overlays))
+        row = found["methods"][method.name]
+        row["against"], row["fields"] = _against(config, method), dataclasses.asdict(method)
+    found["mixing"] = rows.mixing(cached)
+    overlays = {name: row.pop("overlays") for name, row in found["methods"].items()}
+    found["seconds"] = round(time.perf_counter() - started, 1)
+    write_atomically(workdir / PAGE, tables.page(found, overlays[config.decoders[0].name]))
     write_atomically(workdir / TABLE, _markdown(found))
     write_json(workdir / RESULTS, found)  # last: a run that has it is finished
     _tell(found, say)
     say(f"results: {workdir / RESULTS}, {workdir / PAGE}")
 
 
-def _class_weights(config: Segmentation, masks: np.ndarray, classes: int) -> np.ndarray | None:
+def _class_weights(plan: Plan) -> np.ndarray | None:
     """Return weights of classes by their share of training pixels; None for 1 each."""
-    if config.class_weights == "none":
+    rule = plan.config.class_weights
+    if rule == "none":
         return None
-    counts = np.bincount(masks.ravel(), minlength=classes)[:classes]  # without what is ignored
-    share = counts / max(counts.sum(), 1)
     rules = {"sqrt": lambda p: np.maximum(p, 1e-6) ** -0.5, "enet": lambda p: 1 / np.log(1.02 + p)}
-    return rules[config.class_weights](share).astype(np.float32)
-
-
-def _segmenter(
-    plan: Plan, method: SegmentationMethod, class_weights: np.ndarray | None
-) -> Segmenter:
-    width = {"width": plan.config.width}
-    if method.decoder == "mask":
-        shift = {"none": 0, "add": 1, "sub": -1}[method.prompt]
-        width |= {"hidden": plan.config.width, "shift": shift, "modulate": method.norm == "domino"}
-    module = DECODERS[method.decoder](len(plan.data.classes), stats=method.stats, **width)
-    described = {}
-    if method.uses_domain:
-        described["descriptions"] = jnp.asarray(plan.descriptions)
-        described |= {"scale": method.scale or plan.scale, "control": method.control}
-    if method.decoder == "mask":
-        described["texts"] = jnp.asarray(plan.texts)
-    rest = {"class_weights": class_weights, "normaliser": plan.config.normaliser}
-    return make_segmenter(module, resize_map, map_shape(plan), **described, **rest)
-
-
-def _fit(plan: Plan, method: SegmentationMethod, made: Segmenter, train: Encoded, workdir, say):
-    """Train all seeds of a method as one program; return parameters stacked over seeds."""
-    config = plan.config
-    seeds = np.array(config.seeds, np.uint32)
-    steps = -(-len(train.maps) // config.batch_size) * config.epochs
-    rate = make_schedule("linear", config.lr, steps, warmup=config.warmup)
-    optimizer = make_optimizer(rate, weight_decay=config.weight_decay, clip_norm=1.0)
-    begin = lambda seed: init_state(made.init(jax.random.key(seed)), optimizer, seed=seed)
-    states = jax.jit(jax.vmap(begin))(seeds)
-    rows = {"inputs": train.maps, "label": train.masks, "embedding": train.embedding}
-    rows["condition"] = train.condition
-    epochs = Epochs(
-        (method.name,), config.epochs, config.batch_size, config.save_every,
-        mesh=run_mesh(len(seeds)),
-    )  # fmt: skip
-    step = make_step(made.loss, optimizer, total_steps=steps)
-    folder, log = workdir / "checkpoints" / method.name, MetricsLog(workdir / "metrics.jsonl")
-    with Notice() as notice, Checkpointer(folder, run=run_name(workdir)) as checkpointer:
-        states = fit_arrays(
-            epochs_program(lambda _: step, epochs),
-            states,
-            {"source": rows},
-            epochs,
-            Outputs(checkpointer, log, say=say, stop=notice.reached),
-        )
-    return states.params
-
-
-def _tested(plan: Plan, made: Segmenter, params: PyTree, tests: dict[str, Encoded]):
-    """Return a method's measures by condition and seed, and the first seed's first answers."""
-    config, count, classes = plan.config, len(plan.config.seeds), len(plan.data.classes)
-
-    @functools.partial(jax.jit, static_argnums=3)
-    def answer(params, rows, rng, size):
-        logits = jax.vmap(lambda p: made.logits(p, rows, rng))(params)
-        return jax.vmap(lambda x: resize_map(x, size).argmax(-1).astype(jnp.uint8))(logits)
-
-    row = {"iou": {}, "miou": {}, "foreground": {}, "accuracy": {}}
-    shown = {}
-    for condition, test in tests.items():
-        matrices = np.zeros((count, classes, classes), np.int64)
-        for number, first in enumerate(range(0, len(test.maps), BATCH)):
-            size = min(BATCH, len(test.maps) - first)
-            index = np.arange(first, first + BATCH) % len(test.maps)  # one shape
-            rows = {
-                "inputs": test.maps[index],
-                "embedding": test.embedding[index],
-                "condition": test.condition[index],
-            }
-            found = np.asarray(answer(params, rows, jax.random.key(number), test.masks.shape[1:]))[
-                :, :size
-            ]
-            for seed in range(count):
-                matrices[seed] += confusion(test.masks[first : first + size], found[seed], classes)
-            if not first:
-                shown[condition] = found[0, : config.overlays]
-        seen = [overlap(matrix) for matrix in matrices]
-        row["iou"][condition] = [
-            [None if np.isnan(x) else float(x) for x in each.iou] for each in seen
-        ]
-        for key in ("miou", "foreground", "accuracy"):
-            row[key][condition] = [float(getattr(each, key)) for each in seen]
-        if condition != plan.data.source:
-            source = row["miou"][plan.data.source]
-            row.setdefault("miou_percent", {})[condition] = [
-                100 * each.miou / before for each, before in zip(seen, source, strict=True)
-            ]
-    return row, shown
+    return rules[rule](class_shares(plan.data.train)).astype(np.float32)
 
 
 def _against(config: Segmentation, method: SegmentationMethod) -> str:
@@ -195,38 +88,36 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
     config = plan.config
     names = list(config.descriptions)
     truth = np.concatenate(
-        [np.full(len(t.maps), names.index(c) if c in names else -1) for c, t in tests.items()]
+        [np.full(len(t), names.index(c) if c in names else -1) for c, t in tests.items()]
     )
-    of = np.repeat(list(tests), [len(test.maps) for test in tests.values()])
+    of = np.repeat(list(tests), [len(test) for test in tests.values()])
     images = np.concatenate([test.embedding for test in tests.values()])
 
     def read(scale: float) -> Domain:
-        return domain_embedding(jnp.asarray(images), jnp.asarray(plan.descriptions), scale)
+        return domain_embedding(jnp.asarray(images), jnp.asarray(plan.reader.descriptions), scale)
 
     def movement(domain: Domain) -> float:
         w = np.asarray(domain.embedding)
         apart = np.linalg.norm(w - w.mean(axis=0), axis=1).mean()
         return float(apart / np.linalg.norm(w.mean(axis=0)))
 
-    scales = {"1": read(1.0), "clip": read(plan.scale)}
+    scales = {"1": read(1.0), "clip": read(plan.reader.scale)}
     weights = np.asarray(scales["clip"].weights)
-    background = {
-        c: overlap(confusion(t.masks, np.zeros_like(t.masks), len(plan.data.classes))).miou
-        for c, t in tests.items()
-    }
     return {
         "experiment": config.experiment,
         "model": config.model,
+        "domain_model": config.domain_model or config.model,
+        "levels": list(config.levels),
         "seeds": list(config.seeds),
         "classes": list(plan.data.classes),
         "conditions": list(tests),
         "descriptions": dict(config.descriptions),
         "images": {
             "train": dict(zip(config.data.sources, map(len, plan.data.train.rows), strict=True)),
-            "test": {domain: len(test.masks) for domain, test in tests.items()},
+            "test": {domain: len(test) for domain, test in tests.items()},
         },
         "note": NOTE,
-        "background": background,
+        "background": {c: t.background(len(plan.data.classes)) for c, t in tests.items()},
         "domain": {
             "descriptions": len(names),
             # Of images whose domain has a description.
@@ -241,32 +132,33 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
     }
 
 
-def _overlays(plan: Plan, answers: dict[str, np.ndarray]) -> dict[str, str]:
-    """Return pictures of the first method by condition: images, truths and answers."""
-    from clipjax.evaluate.report.segments import strip
+def _parts(found: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return title, header and lines of the tables that are not empty."""
+    parts = [("", *tables.cells(found)), ("", *tables.paired(found))]
+    parts += [(made.title, made.header, made.lines) for made in tables.compared(found)]
+    parts.append(("mixing", *segmentation_grid.mixing(found)))
+    return [part for part in parts if part[2]]
 
-    found = {}
-    for condition, answer in answers.items():
-        shown = [plan.data.tests[condition][i] for i in range(len(answer))]
-        if shown:
-            images, masks = ([getattr(s, key) for s in shown] for key in ("image", "mask"))
-            found[condition] = strip(images, masks, list(answer))
-    return found
+
+def _words(found: dict[str, Any]) -> list[str]:
+    """Return the sentences, without full stops."""
+    return list(filter(None, [NOTE, segmentation_grid.sentence(found), tables.reading(found)]))
 
 
 def _markdown(found: dict[str, Any]) -> str:
     """Write the tables as Markdown."""
     parts = []
-    for header, lines in (tables.cells(found), tables.paired(found)):
+    for title, header, lines in _parts(found):
         rows = [header, ["---", *("---:" for _ in header[1:])], *lines]
-        parts.append("\n".join(f"| {' | '.join(row)} |" for row in rows) if lines else "")
-    return "\n\n".join(filter(None, [*parts, f"{NOTE}.", f"{tables.reading(found)}."])) + "\n"
+        text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        parts.append(f"{title}\n\n{text}" if title else text)
+    return "\n\n".join([*parts, *(f"{words}." for words in _words(found))]) + "\n"
 
 
 def _tell(found: dict[str, Any], say) -> None:
     """Say what was found."""
-    say(f"\n{table(*tables.cells(found))}\n{NOTE}.\n")
-    header, lines = tables.paired(found)
-    if lines:
-        say(f"{table(header, lines)}\n")
-    say(f"{tables.reading(found)}.\n")
+    for title, header, lines in _parts(found):
+        say(f"\n{title}\n{table(header, lines)}" if title else f"\n{table(header, lines)}")
+    say("")
+    for words in _words(found):
+        say(f"{words}.")

@@ -1,11 +1,11 @@
-"""The typed config of a segmentation run: scenes, a frozen CLIP, decoders, Domino."""
+"""The typed config of a segmentation run: images with masks, frozen models, decoders, Domino."""
 
 import dataclasses
 import functools
 from collections.abc import Mapping
 
 from clipjax.errors import ConfigError
-from clipjax.study.fields import field, read, short
+from clipjax.study.fields import field, meant, read, short
 from clipjax.study.mask_data import MaskData
 from clipjax.study.training import seed_field
 
@@ -27,8 +27,8 @@ class SegmentationMethod:
     name: str
     decoder: str = field(
         "linear",
-        "pup: convolutions that upsample; mask: Segmenter's",
-        known=("linear", "pup", "mask"),
+        "pup: convolutions that upsample; fpn: of several levels; mask: Segmenter's",
+        known=("linear", "pup", "fpn", "mask"),
     )
     norm: str = field(
         "plain", "domino: scale and shift of its norms are made of W", known=("plain", "domino")
@@ -47,8 +47,16 @@ class SegmentationMethod:
         1.0, "factor on cosines of image and descriptions: 1 is the paper, 0 CLIP's own", low=0
     )
     stats: str = field(
-        "instance", "what norms standardise over", known=("instance", "group", "layer")
+        "instance",
+        "what norms standardise over: of an image, of a group of channels, or of a place",
+        fits=lambda value: value in ("instance", "group", "layer"),
+        give="instance, group or layer; statistics of a batch are no part of a pure step",
     )
+
+    @property
+    def kind(self) -> tuple:
+        """Return what differs from one compiled program to another."""
+        return self.decoder, self.stats, self.norm == "domino", self.prompt != "none"
 
     @property
     def uses_domain(self) -> bool:
@@ -71,13 +79,50 @@ class SegmentationMethod:
 
 
 @dataclasses.dataclass(frozen=True)
+class Mixing:
+    """Training with a share of another domain's images in place of the source's, by share."""
+
+    shares: tuple[float, ...] = field(
+        (),
+        "of the other domain's images, each trained with beside the methods; none: no such rows",
+        fits=lambda value: all(0 <= x <= 1 for x in value) and len(set(value)) == len(value),
+        give="numbers from 0 to 1, each once",
+    )
+    domain: str = field("tinted", "the other domain")
+    method: str = field("", "which method trains; none: the first")
+
+
+@dataclasses.dataclass(frozen=True)
 class Segmentation:
-    """How well scenes are segmented in weather that no training image shows."""
+    """How well images are segmented in domains that no training image shows."""
 
     experiment: str = field(SEGMENTATION, "name of the run", known=(SEGMENTATION,))
-    model: str = field("tiny", "a CLIP: a Hub id or a directory in Hugging Face layout")
+    model: str = field(
+        "tiny",
+        "what maps are of: a CLIP, DINOv2 or a ResNet; a Hub id or a directory in Hugging Face "
+        "layout",
+    )
+    domain_model: str = field(
+        "", "the CLIP that reads W off images, and texts of classes; none: model, where it is one"
+    )
+    levels: tuple[int, ...] = field(
+        (), "blocks, or stages of a ResNet, whose maps decoders get, from 1; none: the last"
+    )
+    resize: tuple[int, ...] = field(
+        (),
+        "height and width that images have in front of the model; none: their own",
+        fits=lambda value: len(value) in (0, 2) and all(side > 0 for side in value),
+        give="two whole numbers above 0",
+    )
+    maps: str = field(
+        "auto",
+        "cached: computed once; live: in every step; auto: cached where they fit into half of the "
+        "memory",
+        known=("auto", "cached", "live"),
+    )
     seeds: tuple[int, ...] = seed_field((0, 1, 2), "random seeds")
     data: MaskData = MaskData()
+    mixing: Mixing = Mixing()
     descriptions: Mapping = field(DESCRIPTIONS, "domain -> the text that names it")
     last: str = field(
         "state",
@@ -122,6 +167,11 @@ class Segmentation:
             raise ConfigError("methods is empty; give at least one decoder.")
         return tuple(found)
 
+    @property
+    def mixed(self) -> str:
+        """Return the name of the method that trains on mixtures."""
+        return self.mixing.method or self.decoders[0].name
+
     def problem(self) -> str:
         """Return what is wrong with the fields together."""
         wrong = [
@@ -129,6 +179,20 @@ class Segmentation:
         ]
         if wrong:
             return f"descriptions.{wrong[0]} is no text; say how such an image is described."
+        joining = [method.name for method in self.decoders if method.decoder == "fpn"]
+        if joining and len(self.levels) < 2:
+            told = f"methods.{joining[0]}.decoder=fpn joins maps of several levels"
+            return f"levels is {self.levels}, and {told}; give two or more."
+        names = [method.name for method in self.decoders]
+        if self.mixing.method and self.mixing.method not in names:
+            told = f"mixing.method={self.mixing.method} is no method; known: {', '.join(names)}."
+            return told + meant(self.mixing.method, names)
+        usual = Mixing()
+        for name in ("domain", "method"):
+            if not self.mixing.shares and getattr(self.mixing, name) != getattr(usual, name):
+                return (
+                    f"mixing.{name} has no effect without mixing.shares; give some, as (0.0, 0.5)."
+                )
         told = any(method.uses_domain for method in self.decoders)
         if told and len(self.descriptions) < 2:
             return "descriptions has fewer than two domains, so W could not differ; add some."

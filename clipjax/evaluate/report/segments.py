@@ -43,6 +43,16 @@ def blended(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return (image // 2 + painted(mask) // 2).astype(np.uint8)
 
 
+def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Return name and colour of classes.
+
+    >>> legend(["background", "person"])
+    [('background', '#000000'), ('person', '#e69f00')]
+    """
+    hexed = ["#" + bytes(colour).hex() for colour in COLOURS]
+    return [(name, hexed[i % len(hexed)]) for i, name in enumerate(classes)]
+
+
 def strip(
     images: Sequence[np.ndarray], masks: Sequence[np.ndarray], answers: Sequence[np.ndarray]
 ) -> str:

@@ -77,6 +77,15 @@ class Cards(NamedTuple):
     __bool__ = lambda self: bool(self.cards)
 
 
+class Plates(NamedTuple):
+    """Wide pictures with captions, and what their colours mean."""
+
+    pictures: Sequence[Picture]
+    colours: Sequence[tuple[str, str]] = ()  # (name, "#rrggbb")
+    kind = "plates"
+    __bool__ = lambda self: bool(self.pictures)
+
+
 class Words(NamedTuple):
     """What counts: a sentence in large, then others, then warnings."""
 

@@ -1,0 +1,113 @@
+"""What Domino's parts gain over their controls, by seed, and what mixing of domains does."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from clipjax.evaluate.report.charts import line_chart
+
+Found = Mapping[str, Any]  # the content of segmentation.json
+CONTROLS = ("constant", "shuffled", "oracle")
+_ALIKE = ("decoder", "stats", "prompt", "norm", "scale")  # of a row and its controls
+
+
+def apart(row: Mapping, other: Mapping, conditions: list[str]) -> tuple[float, float]:
+    """Return how much a row's mean mIoU over conditions is above another's, by seed, in points.
+
+    Mean over seeds and its standard error, NaN of one seed.
+    """
+    mean = lambda each: 100 * np.mean([each["miou"][c] for c in conditions], axis=0)
+    pairs = mean(row) - mean(other)
+    error = pairs.std(ddof=1) / len(pairs) ** 0.5 if len(pairs) > 1 else float("nan")
+    return float(pairs.mean()), float(error)
+
+
+def controls_of(found: Found) -> dict[str, dict[str, str]]:
+    """Return row that reads W off images -> {"no W" or a control: the row that has it}."""
+    of = {name: row["fields"] for name, row in found["methods"].items()}
+    tables = {}
+    for name, fields in of.items():
+        if not found["methods"][name]["against"] or fields["control"] != "none":
+            continue
+        alike = lambda other, fields=fields: all(other[key] == fields[key] for key in _ALIKE)
+        own = {other["control"]: n for n, other in of.items() if n != name and alike(other)}
+        if own:
+            tables[name] = {"no W": found["methods"][name]["against"], **own}
+    return tables
+
+
+def grid(found: Found, conditions: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Return what each row with W gains over no W and its controls on conditions, points ± error.
+
+    Lines are empty where no row has a control.
+    """
+    header = ["method", "mIoU", *(f"- {name}" for name in ("no W", *CONTROLS))]
+    lines = []
+    for name, others in controls_of(found).items():
+        row = found["methods"][name]
+        told = [
+            "{:+.2f} ± {:.2f}".format(*apart(row, found["methods"][others[key]], conditions))
+            if key in others
+            else ""
+            for key in ("no W", *CONTROLS)
+        ]
+        lines.append([name, f"{100 * np.mean([row['miou'][c] for c in conditions]):.1f}", *told])
+    return header, lines
+
+
+def sentence(found: Found) -> str:
+    """Say how many rows are apart from their controls by more than two standard errors; or ""."""
+    _, *targets = found["conditions"]
+    told = []
+    for control in ("constant", "shuffled"):
+        pairs = [
+            apart(found["methods"][name], found["methods"][others[control]], targets)
+            for name, others in controls_of(found).items()
+            if control in others
+        ]
+        if not pairs:
+            continue
+        above = sum(mean > 2 * error for mean, error in pairs)
+        below = sum(-mean > 2 * error for mean, error in pairs)
+        told.append(
+            f"of {len(pairs)} rows that read W off images {above} are above, {below} below W "
+            f"{control} by more than two standard errors on the mean of the targets"
+        )
+    return "; ".join(told)
+
+
+def mixing(found: Found) -> tuple[list[str], list[list[str]]]:
+    """Return mIoU by share of the other domain's images, mean over seeds ± standard deviation."""
+    of = found.get("mixing")
+    if not of:
+        return [], []
+    source, *targets = found["conditions"]
+    columns = {c: 100 * np.array(of["miou"][c]) for c in (source, *targets)}  # [shares, seeds]
+    columns["mean target"] = np.mean([columns[c] for c in targets], axis=0)
+    ratio = 100 * columns["mean target"] / columns[source]
+    lines = []
+    for i, share in enumerate(of["shares"]):
+        values = [*(column[i] for column in columns.values()), ratio[i]]
+        lines.append([f"{100 * share:g} %", *map(_spread, values)])
+    return [f"{of['domain']} images", *columns, "mIoU%"], lines
+
+
+def _spread(values: np.ndarray) -> str:
+    told = f"{values.mean():.1f}"
+    return told if len(values) < 2 else f"{told} ± {values.std(ddof=1):.1f}"
+
+
+def mixing_chart(found: Found) -> str:
+    """Draw mIoU against the share of the other domain's images; "" of no mixing."""
+    of = found.get("mixing")
+    if not of:
+        return ""
+    series = {}
+    for condition in found["conditions"]:
+        values = 100 * np.array(of["miou"][condition])
+        mean, spread = values.mean(axis=1), values.std(axis=1)
+        series[condition] = [100 * np.array(of["shares"]), mean, mean - spread, mean + spread]
+    title = f"{of['method']}: mIoU by the share of {of['domain']} images"
+    label = f"{of['domain']} images in place of {found['conditions'][0]} ones, %"
+    return line_chart(title, series, label, "mIoU, %", height=180, dots=True)

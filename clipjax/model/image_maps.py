@@ -1,0 +1,62 @@
+"""The maps of any image model: a CLIP's tower, DINOv2 or a ResNet, at some of its levels."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from clipjax.errors import ConfigError
+from clipjax.model.clip import CLIPConfig
+from clipjax.model.image_model import TOWERS, ImageConfig
+from clipjax.model.maps import DenseTower
+
+PyTree = Any
+Maps = tuple[jax.Array, ...]
+_WITHOUT = ("vit",)  # kinds of towers that return their class token alone
+
+
+def image_maps(
+    config: CLIPConfig | ImageConfig,
+    levels: tuple[int, ...] = (),
+    *,
+    last: str = "state",
+    dtype: Any = jnp.float32,
+) -> Callable[[PyTree, jax.Array], Maps]:
+    """Return (parameters of "vision", images float [B, H, W, 3]) -> maps float32 [B, h, w, C].
+
+    Args:
+      config: of the model.
+      levels: numbers of blocks of a transformer, or of stages of a ResNet (0: its stem), counted
+        from 1, from fine to coarse; none: the last alone. The last of a CLIP is behind the norm of
+        its tower, its others are plain states; all of DINOv2 are behind its last norm.
+      last: of a CLIP, as of `DenseTower`.
+
+    ConfigError: levels that the model does not have or that do not rise, a tower without maps, or
+    `last="value"` of a model that has no such path.
+    """
+    clip, depth = isinstance(config, CLIPConfig), config.vision.num_hidden_layers
+    kind = "clip" if clip else config.kind
+    if kind in _WITHOUT:
+        told = f"a model of type {kind!r} gives no maps here"
+        raise ConfigError(f"{told}; take a CLIP, DINOv2 or a ResNet.")
+    lowest, what = (0, "stages") if kind == "resnet" else (1, "blocks")
+    chosen = levels or (depth,)
+    if wrong := [level for level in chosen if not lowest <= level <= depth]:
+        told = f"levels has {wrong[0]}, and the model has {depth} {what}"
+        raise ConfigError(f"{told}; take some of {lowest} to {depth}.")
+    if list(chosen) != sorted(set(chosen)):
+        raise ConfigError(f"levels is {chosen}; give each once, in rising order.")
+    if not clip:
+        if last != "state":
+            raise ConfigError(f"last={last} is of a CLIP's attention; leave it out for {kind!r}.")
+        tower = TOWERS[kind](config.vision, dtype)
+        return lambda params, images: tower.apply({"params": params}, images, levels=chosen)[1]
+    tower = DenseTower(config.vision, dtype)
+
+    def of_clip(params: PyTree, images: jax.Array) -> Maps:
+        inner = tuple(level for level in chosen if level != depth)
+        maps, end, _ = tower.apply({"params": params}, images, levels=inner, last=last)
+        return maps if len(inner) == len(chosen) else (*maps, end)
+
+    return of_clip

@@ -1,0 +1,118 @@
+"""The frozen models of a segmentation run: what makes maps, and the CLIP that reads domains."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.data.images.preprocess import load_preprocess
+from clipjax.errors import ConfigError
+from clipjax.model.clip import CLIP, normalize
+from clipjax.model.hf.hub import find_model
+from clipjax.model.hf.image_model import load_model
+from clipjax.model.hf.tokenizer import load_tokenizer
+from clipjax.model.image_maps import image_maps
+from clipjax.model.text import zero_shot_classifier
+from clipjax.study.segmentation_config import Segmentation
+
+PyTree = Any
+TEMPLATES = ("a photo of {}", "a picture of {}", "a drawing of {}")  # around descriptions
+
+
+class Dense(NamedTuple):
+    """An image model as maps of images of one size."""
+
+    params: PyTree
+    maps: Callable[[PyTree, jax.Array], tuple]  # (params, uint8 [B, H, W, 3]) -> float32 maps
+    shapes: tuple[tuple[int, int, int], ...]  # of each level: height, width, channels
+
+    @property
+    def width(self) -> int:
+        """Numbers that the maps of an image are."""
+        return sum(int(np.prod(shape)) for shape in self.shapes)
+
+
+class Reader(NamedTuple):
+    """A CLIP that reads the domain off images: W, and the texts of classes."""
+
+    clip: Any  # its config
+    params: PyTree
+    preprocess: Any
+    descriptions: np.ndarray  # float32 [D, P], of length 1
+    texts: np.ndarray  # float32 [K, P], of the classes
+    scale: float  # CLIP's factor on cosines
+
+    def embed(self, params: PyTree, whole: jax.Array) -> jax.Array:
+        """Embed images that are preprocessed to uint8, [B, S, S, 3] -> float32 [B, P]."""
+        pixels = self.preprocess.normalize(whole)
+        seen = CLIP(self.clip).apply({"params": params}, pixels, method="encode_image")
+        return normalize(seen)
+
+
+def open_models(
+    config: Segmentation, size: tuple[int, int], classes: Sequence[str]
+) -> tuple[Dense, Reader]:
+    """Open what makes maps of images of a size, and the CLIP; ConfigError for what does not fit.
+
+    Images are resized to `resize`, bilinear, where it is given.
+    """
+    directory = find_model(config.model)
+    model, params = load_model(directory, dtype=jnp.float32)
+    if model.vision is None:
+        raise ConfigError(f"model={config.model} has no image tower; take another.")
+    dense = _dense(config, size, model, params["vision"], load_preprocess(directory))
+    if config.domain_model:
+        directory = find_model(config.domain_model)
+        model, params = load_model(directory, dtype=jnp.float32)
+    if model.vision is None or model.text is None:
+        field = "domain_model" if config.domain_model else "model"
+        told = f"{field}={config.domain_model or config.model} has one tower"
+        need = "W and the texts of classes need a CLIP of both; name one"
+        raise ConfigError(f"{told}; {need} by domain_model, as domain_model=tiny.")
+    return dense, _reader(config, classes, model, params, directory)
+
+
+def _dense(config: Segmentation, size, model: Any, params: PyTree, look: Any) -> Dense:
+    try:
+        tower = image_maps(model, config.levels, last=config.last)
+    except ConfigError as error:
+        raise ConfigError(f"model={config.model}: {error}") from None
+    seen = tuple(config.resize) or size
+    _check_patches(seen, model, config)
+
+    def maps(params: PyTree, pixels: jax.Array) -> tuple:
+        if config.resize:
+            shape = (len(pixels), *seen, 3)
+            pixels = jax.image.resize(pixels.astype(jnp.float32), shape, "linear")
+        return tower(params, look.normalize(pixels))
+
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)
+    shapes = jax.eval_shape(maps, params, image)
+    return Dense(params, maps, tuple(x.shape[1:] for x in shapes))
+
+
+def _check_patches(size: Sequence[int], model: Any, config: Segmentation) -> None:
+    """Raise ConfigError unless patches divide height and width of what is encoded."""
+    patch = model.vision.patch_size
+    if getattr(model, "kind", "") == "resnet":  # its places overlap, whatever the size is
+        return
+    if size[0] % patch or size[1] % patch:
+        nearest = tuple(max(1, round(side / patch)) * patch for side in size)
+        told = f"{size[0]} x {size[1]} pixels, which patches of {patch} do not divide"
+        raise ConfigError(f"model={config.model}: images have {told}; give resize={nearest}.")
+
+
+def _reader(config: Segmentation, classes, clip: Any, params: PyTree, directory) -> Reader:
+    """Encode the texts of domains and classes."""
+    context = clip.text.max_position_embeddings
+    tokenize = load_tokenizer(directory, context=context, tower=clip.text)
+    encode = jax.jit(lambda p, ids: CLIP(clip).apply({"params": p}, ids, method="encode_text"))
+    weights = lambda names: np.asarray(
+        zero_shot_classifier(functools.partial(encode, params), tokenize, names, TEMPLATES)
+    )
+    scale = float(CLIP(clip).apply({"params": params}, method="scale"))
+    texts = weights(tuple(config.descriptions.values())), weights(tuple(classes))
+    return Reader(clip, params, load_preprocess(directory), *texts, scale)

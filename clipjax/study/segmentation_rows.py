@@ -1,0 +1,117 @@
+"""Rows of a segmentation run: a trained method measured in every condition, kept by name."""
+
+import pathlib
+import urllib.parse
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from clipjax.data.masks import mixed
+from clipjax.evaluate.segmentation import confusion, overlap
+from clipjax.io import is_remote, write_json
+from clipjax.model.hf.weights import read_json
+from clipjax.study.segmentation_config import SegmentationMethod
+from clipjax.study.segmentation_maps import Encoded, encoded
+from clipjax.study.segmentation_plan import Plan
+from clipjax.study.segmentation_trainer import Methods, Trainer, together
+
+PyTree = Any
+ROWS = "rows"  # folder of a workdir: a killed run goes on after the last row in it
+MEASURES = ("miou", "foreground", "accuracy")
+
+
+class Rows:
+    """Makes the rows of a run, those that a run before it has left aside."""
+
+    def __init__(self, trainer: Trainer, tests: dict[str, Encoded], workdir: pathlib.Path, say):
+        self.trainer, self.tests, self.say = trainer, tests, say
+        self.plan: Plan = trainer.plan
+        self.folder = workdir / ROWS
+        if not is_remote(workdir):
+            self.folder.mkdir(exist_ok=True)
+
+    def methods(self, train: Encoded) -> dict[str, dict[str, Any]]:
+        """Return the row of every method, trained on `train`."""
+        found: dict[str, dict[str, Any]] = {}
+        for group in together(self.plan.config):
+            found |= self._made(group, train, [method.name for method in group])
+        return {method.name: found[method.name] for method in self.plan.config.decoders}
+
+    def mixing(self, cached: bool) -> dict[str, Any] | None:
+        """Return rows of training with shares of another domain's images; None if none are."""
+        config, data = self.plan.config, self.plan.data
+        if not config.mixing.shares:
+            return None
+        by_name = {method.name: method for method in config.decoders}
+        method, domain, total = by_name[config.mixed], config.mixing.domain, len(data.train)
+        sources = [data.dataset.source(d, "train") for d in (data.source, domain)]
+        name_of = lambda share: f"{method.name}, {100 * share:g} % {domain}"
+        names = {share: name_of(share) for share in config.mixing.shares}
+        left = [share for share, name in names.items() if not self._path(name).exists()]
+        pool = encoded(self.plan, mixed(sources), cached) if left else None
+        rows = []
+        for share, name in names.items():
+            of = mixed(sources, (1 - share, share), total, config.data.subset_seed)
+            index = np.concatenate([of.rows[0], len(sources[0]) + of.rows[1]])
+            train = pool.taken(index, of) if pool else None
+            rows.append(self._made((method,), train, [name])[name])
+        return {
+            "method": method.name,
+            "domain": domain,
+            "shares": list(config.mixing.shares),
+            "miou": {c: [row["miou"][c] for row in rows] for c in self.tests},
+        }
+
+    def _path(self, name: str) -> pathlib.Path:
+        return self.folder / f"{urllib.parse.quote(name, safe=' ,+%')}.json"
+
+    def _made(self, group: Methods, train: Encoded | None, names: Sequence[str]):
+        """Return rows by name: of files where all are there, else trained and tested."""
+        if all(self._path(name).exists() for name in names):
+            return {name: read_json(self._path(name)) for name in names}
+        found = {}
+        for method, name, params in zip(
+            group, names, self.trainer.train(group, train, names), strict=True
+        ):
+            found[name] = self._tested(method, params)
+            write_json(self._path(name), found[name])
+            mean = lambda c, row=found[name]: 100 * np.mean(row["miou"][c])
+            self.say(f"{name}: mIoU {', '.join(f'{c} {mean(c):.1f}' for c in self.tests)}")
+        return found
+
+    def _tested(self, method: SegmentationMethod, params: PyTree) -> dict[str, Any]:
+        """Return a method's measures by condition and seed, and pictures of its first answers."""
+        config, data = self.plan.config, self.plan.data
+        answer, classes = self.trainer.answers(method), len(data.classes)
+        row: dict[str, Any] = {key: {} for key in ("iou", *MEASURES, "miou_percent", "overlays")}
+        for condition, test in self.tests.items():
+            matrices = np.zeros((len(config.seeds), classes, classes), np.int64)
+            for number, (rows, size) in enumerate(test.batches()):
+                labels = rows.pop("label")
+                seen = answer(params, rows, jax.random.key(number), labels.shape[1:])
+                seen = np.asarray(seen)[:, :size]
+                matrices += [confusion(labels[:size], each, classes) for each in seen]
+                if not number:
+                    row["overlays"][condition] = self._overlay(test, seen[0][: config.overlays])
+            found = [overlap(matrix) for matrix in matrices]
+            row["iou"][condition] = [_plain(each.iou) for each in found]
+            for key in MEASURES:
+                row[key][condition] = [float(getattr(each, key)) for each in found]
+            if condition != data.source:
+                pairs = zip(row["miou"][condition], row["miou"][data.source], strict=True)
+                row["miou_percent"][condition] = [100 * after / before for after, before in pairs]
+        return row
+
+    def _overlay(self, test: Encoded, answers: np.ndarray) -> str:
+        """Draw images, truths and answers; "" of none."""
+        from clipjax.evaluate.report.segments import strip
+
+        examples = [test.source[i] for i in range(len(answers))]
+        images, masks = ([getattr(e, key) for e in examples] for key in ("image", "mask"))
+        return strip(images, masks, list(answers)) if examples else ""
+
+
+def _plain(values: np.ndarray) -> list[float | None]:
+    return [None if np.isnan(x) else float(x) for x in values]

@@ -1,0 +1,230 @@
+"""Trains a segmentation run's decoders: methods of one kind, and their seeds, as one program."""
+
+import functools
+import math
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.adapt.segment import Segmenter, make_segmenter, told
+from clipjax.adapt.step import TrainState, init_state, make_step, merge
+from clipjax.data.loading.sampler import ONE_PASS, epoch_key
+from clipjax.data.loading.workers import load_ahead
+from clipjax.log import MetricsLog
+from clipjax.model.decoders import DECODERS, resize_map
+from clipjax.study.segmentation_config import Segmentation, SegmentationMethod
+from clipjax.study.segmentation_maps import Encoded
+from clipjax.study.segmentation_plan import Plan
+from clipjax.study.workdir import run_name
+from clipjax.train.arrays import Epochs, epochs_program, fit_arrays, run_mesh
+from clipjax.train.checkpoint import Checkpointer
+from clipjax.train.distributed.sharding import batch_mesh, fetch
+from clipjax.train.journal import Outputs
+from clipjax.train.optim import make_optimizer
+from clipjax.train.preemption import Notice
+from clipjax.train.schedules import make_schedule
+from clipjax.train.stream import Steps, fit_stream
+
+PyTree = Any
+Methods = tuple[SegmentationMethod, ...]
+
+
+class Trainer:
+    """Trains methods on maps that are kept, or from images where these are not.
+
+    Args:
+      plan: of the run.
+      workdir: gets checkpoints and metrics.
+      say: prints a line.
+      class_weights: float32 [K], or None for 1 each.
+      cached: whether maps are kept.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        workdir: pathlib.Path,
+        say: Callable[[str], None],
+        class_weights: np.ndarray | None,
+        cached: bool,
+    ):
+        self.plan, self.workdir, self.say = plan, workdir, say
+        self.class_weights, self.cached = class_weights, cached
+        self.log = MetricsLog(workdir / "metrics.jsonl")
+        self._made: dict[tuple, Segmenter] = {}
+        self._programs: dict[tuple, Callable] = {}
+        self._answers: dict[tuple, Callable] = {}
+
+    def train(self, methods: Methods, data: Encoded, names: Sequence[str]) -> list[PyTree]:
+        """Train methods of one kind; return parameters of each, stacked over seeds."""
+        config, seeds = self.plan.config, len(self.plan.config.seeds)
+        made, optimizer = self._segmenter(methods[0]), self._optimizer(len(data))
+        if not self.cached:
+            named = zip(methods, names, strict=True)
+            return [self._streamed(m, made, optimizer, data, name) for m, name in named]
+        every_seed = np.tile(np.array(config.seeds, np.uint32), len(names))
+        states = self._begun(made, optimizer, every_seed)
+        runs = len(names) * seeds
+        epochs = Epochs(
+            tuple(names), config.epochs, config.batch_size, config.save_every, mesh=run_mesh(runs)
+        )
+        step = make_step(made.loss, optimizer, total_steps=self._steps(len(data)))
+
+        def step_of(position):
+            def own(state, batch, shared):
+                mine = jax.tree.map(lambda x: x[position], shared["told"])
+                return step(state, batch, {"told": mine})
+
+            return own
+
+        key = (methods[0].kind, len(data), runs)
+        if key not in self._programs:
+            self._programs[key] = epochs_program(step_of, epochs)
+        every = [told_of(method, self.plan) for method in methods]
+        numbers = {k: np.array([each[k] for each in every]) for k in every[0]}
+        rows = {"inputs": data.maps, "label": data.masks}
+        rows |= {"embedding": data.embedding, "condition": data.condition}
+        folder = self.workdir / "checkpoints" / "+".join(names)
+        with Notice() as notice, Checkpointer(folder, run=run_name(self.workdir)) as checkpointer:
+            out = Outputs(checkpointer, self.log, say=self.say, stop=notice.reached)
+            data, shared = {"source": rows}, {"told": numbers}
+            states = fit_arrays(self._programs[key], states, data, epochs, out, shared)
+        params = states.params
+        parts = [slice(i * seeds, (i + 1) * seeds) for i in range(len(names))]
+        return [jax.tree.map(lambda x, part=part: x[part], params) for part in parts]
+
+    def answers(self, method: SegmentationMethod) -> Callable:
+        """Return (stacked parameters, rows, rng, size) -> classes uint8 [seeds, B, *size]."""
+        if method.kind not in self._answers:
+            self._answers[method.kind] = self._answering(self._segmenter(method))
+        answer, shared = self._answers[method.kind], self._shared(method)
+        return lambda params, rows, rng, size: answer(params, shared, rows, rng, size)
+
+    def _answering(self, made: Segmenter) -> Callable:
+        @functools.partial(jax.jit, static_argnums=4)
+        def answer(params, shared, rows, rng, size):
+            logits = jax.vmap(lambda p: made.logits(merge(p, shared), rows, rng))(params)
+            return jax.vmap(lambda x: resize_map(x, size).argmax(-1).astype(jnp.uint8))(logits)
+
+        return answer
+
+    def _shared(self, method: SegmentationMethod) -> PyTree:
+        """Return what the method's loss and answers read, and no step changes."""
+        backbone = {} if self.cached else {"backbone": self.plan.dense.params}
+        return {"told": told_of(method, self.plan), **backbone}
+
+    def _segmenter(self, method: SegmentationMethod) -> Segmenter:
+        if method.kind not in self._made:
+            self._made[method.kind] = self._new(method)
+        return self._made[method.kind]
+
+    def _new(self, method: SegmentationMethod) -> Segmenter:
+        config, dense, reader = self.plan.config, self.plan.dense, self.plan.reader
+        mask = method.decoder == "mask"
+        more = {"hidden": config.width} if mask else {}
+        kind = DECODERS[method.decoder]
+        module = kind(len(self.plan.data.classes), config.width, method.stats, **more)
+        return make_segmenter(
+            module,
+            resize_map,
+            dense.shapes,
+            features=None if self.cached else dense.maps,
+            descriptions=jnp.asarray(reader.descriptions) if method.uses_domain else None,
+            modulate=method.norm == "domino",
+            prompt=method.prompt != "none",
+            texts=jnp.asarray(reader.texts) if mask else None,
+            class_weights=self.class_weights,
+            normaliser=config.normaliser,
+        )
+
+    def _steps(self, images: int) -> int:
+        return -(-images // self.plan.config.batch_size) * self.plan.config.epochs
+
+    def _optimizer(self, images: int):
+        config = self.plan.config
+        rate = make_schedule("linear", config.lr, self._steps(images), warmup=config.warmup)
+        return make_optimizer(rate, weight_decay=config.weight_decay, clip_norm=1.0)
+
+    def _begun(self, made: Segmenter, optimizer, seeds: np.ndarray) -> TrainState:
+        begin = lambda seed: init_state(made.init(jax.random.key(seed)), optimizer, seed=seed)
+        return jax.jit(jax.vmap(begin))(seeds)
+
+    def _streamed(
+        self, method: SegmentationMethod, made: Segmenter, optimizer, data: Encoded, name: str
+    ) -> PyTree:
+        """Train the seeds of a method from images, one after the other."""
+        config, done = self.plan.config, []
+        per_epoch = -(-len(data) // config.batch_size)
+        step = make_step(made.loss, optimizer, total_steps=self._steps(len(data)))
+        steps = lambda seed: Steps(
+            name,
+            self._steps(len(data)),
+            log_every=per_epoch,
+            save_every=per_epoch * config.save_every,
+            tags={"seed": seed},
+            mesh=batch_mesh(config.batch_size),
+        )
+        for seed in config.seeds:
+            state = self._begun(made, optimizer, np.array([seed], np.uint32))
+            state = jax.tree.map(lambda x: x[0], state)
+            folder = self.workdir / "checkpoints" / f"{name}-seed{seed}"
+            with (
+                Notice() as notice,
+                Checkpointer(folder, run=run_name(self.workdir)) as checkpointer,
+            ):
+                out = Outputs(checkpointer, self.log, say=self.say, stop=notice.reached)
+                batches = functools.partial(
+                    epoch_batches, data, seed, config.batch_size, self._steps(len(data))
+                )
+                shared = self._shared(method)
+                state = fit_stream(step, state, batches, steps(seed), out, shared)
+            done.append(fetch(state.params))
+        return jax.tree.map(lambda *x: np.stack(x), *done)
+
+
+def epoch_batches(
+    data: Encoded, seed: int, batch_size: int, last: int, first: int
+) -> Iterator[dict[str, dict[str, np.ndarray]]]:
+    """Yield batches of steps first .. last - 1, in the order that kept maps have, read ahead."""
+    per_epoch = ONE_PASS.steps(len(data), 0, batch_size)
+
+    @functools.lru_cache(maxsize=2)
+    def plan_of(epoch: int) -> dict[str, np.ndarray]:
+        key = epoch_key(np.uint32(seed), epoch)
+        return jax.tree.map(np.asarray, ONE_PASS.plan(key, len(data), 0, batch_size))
+
+    def prepare(step: int) -> dict[str, np.ndarray]:
+        epoch, position = divmod(step, per_epoch)
+        return {key: rows[position] for key, rows in plan_of(epoch).items()}
+
+    def load(plan: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+        return {"source": data.rows(plan["source"]) | {"mask": plan["mask"]}}
+
+    return load_ahead(load, first, last, prepare=prepare)
+
+
+def told_of(method: SegmentationMethod, plan: Plan) -> dict[str, float | int]:
+    """Return the numbers in which methods of one kind differ."""
+    shift = {"none": 0, "add": 1, "sub": -1}[method.prompt]
+    return told(method.control, method.scale or plan.reader.scale, shift)
+
+
+def together(config: Segmentation) -> list[Methods]:
+    """Return which methods train as one program: of one kind, as many as fill all devices evenly.
+
+    On a CPU each device trains some of the runs, so that five seeds on two would leave one idle.
+    """
+    alike: dict[tuple, list[SegmentationMethod]] = {}
+    for method in config.decoders:
+        alike.setdefault(method.kind, []).append(method)
+    mesh, seeds = run_mesh(10**6), len(config.seeds)
+    most = 1 if mesh is None else math.lcm(mesh.size, seeds) // seeds
+    found = []
+    for group in alike.values():
+        size = most if len(group) % most == 0 else 1
+        found += [tuple(group[i : i + size]) for i in range(0, len(group), size)]
+    return found

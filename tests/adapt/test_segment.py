@@ -1,0 +1,94 @@
+"""A segmentation step: what a decoder is told of the domain, as numbers; two devices equal one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from clipjax.adapt.domain import CONTROLS, controlled, domain_embedding
+from clipjax.adapt.segment import cut, make_segmenter, told
+from clipjax.model.decoders import MaskDecoder, resize_map
+from tests.conftest import REPO
+
+RNG = np.random.default_rng(0)
+SHAPES = ((4, 4, 6), (2, 2, 8))
+DESCRIPTIONS, TEXTS = (jnp.array(RNG.normal(size=(n, 5)), jnp.float32) for n in (3, 4))
+ROWS = {
+    "inputs": RNG.normal(size=(4, 4 * 4 * 6 + 2 * 2 * 8)).astype(np.float16),
+    "embedding": RNG.normal(size=(4, 5)).astype(np.float32),
+    "condition": np.array([0, 1, 2, 1]),
+}
+
+
+def test_numbers_say_what_a_decoder_is_told():
+    decoder, key = MaskDecoder(classes=4, hidden=8, depth=1, heads=2), jax.random.key(1)
+    given = {"descriptions": DESCRIPTIONS, "texts": TEXTS, "prompt": True}
+    made = make_segmenter(decoder, resize_map, SHAPES, **given)
+    params = jax.jit(made.init)(jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.1 * jnp.sin(jnp.arange(x.size).reshape(x.shape)), params)
+    seen = domain_embedding(ROWS["embedding"], DESCRIPTIONS, 3.0)
+    maps, answer = cut(jnp.array(ROWS["inputs"]), SHAPES), jax.jit(made.logits)
+    own = {"params": params["decoder"]}
+    wanted = jax.jit(lambda w, prompt: decoder.apply(own, maps, w, texts=TEXTS, prompt=prompt))
+    for control in CONTROLS:
+        w = controlled(seen, DESCRIPTIONS, control, key, ROWS["condition"])
+        for shift in (1, -1):
+            found = answer(params | {"told": told(control, 3.0, shift)}, ROWS, key)
+            np.testing.assert_allclose(found, wanted(w, shift * w), atol=1e-4)
+
+
+SCRIPT = """
+import json, jax, jax.numpy as jnp, numpy as np, optax
+from clipjax.adapt.segment import make_segmenter, told
+from clipjax.adapt.step import init_state, make_step
+from clipjax.model.decoders import DECODERS, resize_map
+from clipjax.train.distributed.program import make_program
+from clipjax.train.distributed.sharding import batch_mesh
+
+rng = np.random.default_rng(0)
+rows = {"inputs": rng.normal(size=(8, 96)), "embedding": rng.normal(size=(8, 5)),
+        "condition": np.zeros(8, np.int32), "label": rng.integers(0, 4, (8, 8, 8)).astype(np.uint8)}
+rows["label"][:, :3] = 255
+rows["mask"] = np.arange(8) < 5  # padding lies on the second device alone
+descriptions, texts = (jnp.array(rng.normal(size=(n, 5)), jnp.float32) for n in (3, 4))
+said = []
+for devices in (1, 2):
+    made = make_segmenter(
+        DECODERS["mask"](4, hidden=8, depth=1, heads=2), resize_map, [(4, 4, 6)],
+        descriptions=descriptions, texts=texts, prompt=True,
+        class_weights=jnp.array([1.0, 2.0, 0.5, 1.0]),
+    )
+    optimizer = optax.adam(1e-2)
+    step = make_step(made.loss, optimizer, total_steps=4)
+    state = init_state(jax.jit(made.init)(jax.random.key(0)), optimizer)
+    mesh = batch_mesh(8, jax.devices()[:devices])
+    assert mesh.size == devices
+    program = make_program(step, state, mesh, "jit", {"told": told("shuffled", 2.0, -1)})
+    state, losses = program.place_state(state), []
+    for _ in range(4):
+        state, metrics = program.run(state, program.place_batch({"source": rows}))
+        losses.append(float(metrics["loss"]))
+    said.append(losses)
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_train_a_segmenter_as_one_does():
+    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = json.loads(done.stdout.splitlines()[-1])
+    assert one[-1] < one[0]
+    np.testing.assert_allclose(two, one, rtol=1e-5)

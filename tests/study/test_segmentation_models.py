@@ -1,0 +1,114 @@
+"""Segmentation runs on maps of other models than CLIP, kept or made in every step."""
+
+import numpy as np
+import pytest
+
+from clipjax.errors import ConfigError
+from clipjax.io import write_json
+from clipjax.log import read_log
+from clipjax.study import parse, run
+from clipjax.study.segmentation_plan import prepare
+from tests.conftest import read_json
+from tests.model.test_image_only import DINO, RES, saved
+
+SMALL = {
+    "experiment": "segmentation",
+    "seeds": (0,),
+    "data": {"train": 8, "test": 3, "targets": ("fog",)},
+    "epochs": 2,
+    "batch_size": 4,
+    "width": 8,
+    "overlays": 0,
+    "methods": {"fpn": {"decoder": "fpn", "norm": "domino", "control": "shuffled"}},
+}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Directories of a random DINOv2 with registers and of a ResNet, by name."""
+    out = tmp_path_factory.mktemp("models")
+    rules = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
+    for kind, sizes in (("Dinov2WithRegisters", DINO | {"patch_size": 10}), ("ResNet", RES)):
+        saved(out / kind, kind, **sizes)
+        write_json(out / kind / "preprocessor_config.json", rules)
+    return {"dino": out / "Dinov2WithRegisters", "resnet": out / "ResNet"}
+
+
+def ran(config, place):
+    """Run a config: its results, and the losses of its epochs."""
+    run(parse(config), place)
+    losses = [np.mean(r["loss"]) for r in read_log(place / "metrics.jsonl") if "loss" in r]
+    return read_json(place / "segmentation.json"), losses
+
+
+@pytest.mark.slow
+def test_maps_that_are_kept_train_as_those_made_in_every_step_do(models, wee_clip, tmp_path):
+    given = {"model": str(models["dino"]), "domain_model": str(wee_clip)}
+    config = SMALL | given | {"levels": (1, 2), "resize": (40, 40)}
+    kept, losses = ran(config, tmp_path / "kept")
+    assert kept["levels"] == [1, 2] and "are computed once" in kept["maps"]
+    assert kept["domain_model"] == str(wee_clip) and kept["methods"]["fpn"]["miou"]["fog"]
+    live = config | {"maps": "live"}
+    made, of_live = ran(live, tmp_path / "live")
+    assert "in every step, as maps=live says" in made["maps"]
+    np.testing.assert_allclose(of_live, losses, rtol=2e-3)  # kept maps are rounded to 16 bits
+    for domain in ("clear", "fog"):
+        miou = [x["methods"]["fpn"]["miou"][domain][0] for x in (kept, made)]
+        assert miou[0] == pytest.approx(miou[1], abs=0.01)
+
+
+@pytest.mark.slow
+def test_stages_of_a_resnet_make_a_pyramid(models, wee_clip, tmp_path):
+    config = SMALL | {"model": str(models["resnet"]), "domain_model": str(wee_clip)}
+    plan = prepare(parse(config | {"levels": (0, 1, 2)}))
+    assert plan.dense.shapes == ((24, 24, 8), (24, 24, 16), (12, 12, 24))
+    found, losses = ran(config | {"levels": (1, 2)}, tmp_path / "run")
+    assert np.isfinite(losses).all() and found["methods"]["fpn"]["miou"]["clear"][0] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("dino", {}, "96 x 96 pixels, which patches of 10 do not divide; give resize=.100, 100."),
+        (
+            "dino",
+            {"levels": (1, 3), "resize": (40, 40)},
+            "levels has 3, and the model has 2 blocks",
+        ),
+        ("dino", {"levels": (2, 1), "resize": (40, 40)}, "give each once, in rising order"),
+        ("dino", {"last": "value", "resize": (40, 40)}, "last=value is of a CLIP's attention"),
+        ("resnet", {"levels": (0, 5)}, "levels has 5, and the model has 2 stages; take some of 0"),
+        ("resnet", {"domain_model": ""}, "has one tower; W and the texts of classes need a CLIP"),
+    ],
+)
+def test_what_a_model_does_not_have_is_refused(models, wee_clip, name, changes, words):
+    several = "levels" in changes
+    methods = SMALL["methods"] if several else {"linear": {}}
+    given = {"model": str(models[name]), "domain_model": str(wee_clip), "methods": methods}
+    with pytest.raises(ConfigError, match=words):
+        prepare(parse(SMALL | given | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, r"levels is \(\), and methods.fpn.decoder=fpn joins maps of several levels"),
+        ({"levels": (1, 2), "resize": (40,)}, r"resize is \(40,\); give two whole numbers"),
+        ({"levels": (1, 2), "maps": "ram"}, "maps is 'ram'; known: auto, cached, live"),
+        ({"levels": (1, 2), "mixing": {"domain": "x"}}, "mixing.domain has no effect without"),
+        ({"levels": (1, 2), "mixing": {"shares": (2.0,)}}, "mixing.shares is .*from 0 to 1"),
+        ({"levels": (1, 2), "mixing": {"shares": (0.5,), "method": "fp"}}, "no method; known: fpn"),
+    ],
+)
+def test_fields_that_do_not_fit_each_other_are_refused(changes, words):
+    with pytest.raises(ConfigError, match=words):
+        parse(SMALL | changes)
+
+
+@pytest.mark.parametrize(
+    ("domain", "words"), [("fog", "no domain that is tested"), ("hail", "no domain 'hail'")]
+)
+def test_what_cannot_be_mixed_is_refused(domain, words):
+    config = SMALL | {"methods": {"a": {}}, "mixing": {"shares": (0.5,), "domain": domain}}
+    with pytest.raises(ConfigError, match=words):
+        prepare(parse(config))
