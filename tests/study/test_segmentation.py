@@ -101,7 +101,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(ran, tmp_path, monkeypa
         ({"methods": {"m": {"decoder": "mask", "stats": "group"}}}, "stats has no effect"),
         (
             {"methods": {"m": {"stats": "batch"}}},
-            "m.stats is 'batch'; give .*no part of a pure step",
+            "stats is 'batch'; give .*no part of a pure step",
         ),
         ({"methods": {"m": 3}}, "methods.m is 3; give a dict"),
         ({"descriptions": {"fog": ""}}, "descriptions.fog is no text"),
