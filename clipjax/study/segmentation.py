@@ -17,7 +17,7 @@ from clipjax.log.terminal import table
 from clipjax.model.hf.weights import read_json
 from clipjax.study.segmentation_config import Segmentation, SegmentationMethod
 from clipjax.study.segmentation_data import class_shares
-from clipjax.study.segmentation_maps import Encoded, are_cached, encoded
+from clipjax.study.segmentation_maps import Encoded, Encoder, are_cached
 from clipjax.study.segmentation_plan import Plan
 from clipjax.study.segmentation_rows import Rows
 from clipjax.study.segmentation_trainer import Trainer
@@ -45,15 +45,16 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     cached, told = are_cached(plan, len(data.train) + extra + sum(map(len, data.tests.values())))
     for words in filter(None, (told, data.note)):
         say(f"{words.rstrip('.')}.")
-    train = encoded(plan, data.train, cached)
-    tests = {domain: encoded(plan, source, cached) for domain, source in data.tests.items()}
+    encode = Encoder(plan, cached)
+    train = encode(data.train)
+    tests = {domain: encode(source) for domain, source in data.tests.items()}
     found = _about(plan, tests) | {"maps": told}
     rows = Rows(Trainer(plan, workdir, say, _class_weights(plan), cached), tests, workdir, say)
     found["methods"] = rows.methods(train)
     for method in config.decoders:
         row = found["methods"][method.name]
         row["against"], row["fields"] = _against(config, method), dataclasses.asdict(method)
-    found["mixing"] = rows.mixing(cached)
+    found["mixing"] = rows.mixing(encode)
     overlays = {name: row.pop("overlays") for name, row in found["methods"].items()}
     found["seconds"] = round(time.perf_counter() - started, 1)
     write_atomically(workdir / PAGE, tables.page(found, overlays[config.decoders[0].name]))

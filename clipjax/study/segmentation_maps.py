@@ -73,35 +73,39 @@ def are_cached(plan: Plan, images: int) -> tuple[bool, str]:
     return cached, f"{told}, {how}{why}"
 
 
-def encoded(plan: Plan, source: MixedMasks, cached: bool) -> Encoded:
-    """Embed images, whole, with CLIP, and make maps of them where these are `cached`."""
-    dense, reader = plan.dense, plan.reader
+class Encoder:
+    """Makes `Encoded` of images: CLIP's embeddings, and maps where these are `cached`."""
 
-    @jax.jit
-    def embed(params, whole):
-        return reader.embed(params, whole)
+    def __init__(self, plan: Plan, cached: bool):
+        self.plan, self.cached = plan, cached
 
-    @jax.jit
-    def flat(params, pixels):
-        maps = dense.maps(params, pixels)
-        return jnp.concatenate([x.reshape(len(x), -1) for x in maps], axis=1).astype(jnp.float16)
+        def flat(params, pixels):
+            maps = plan.dense.maps(params, pixels)
+            return jnp.concatenate([x.reshape(len(x), -1) for x in maps], axis=1)
 
-    maps, embedded, masks = [], [], []
-    for first in range(0, len(source), BATCH):
-        part = [source[i] for i in range(first, min(first + BATCH, len(source)))]
-        filled = part + part[:1] * (BATCH - len(part))  # one shape
-        whole = np.stack([reader.preprocess.crop(e.image, e.name) for e in filled])
-        embedded.append(np.asarray(embed(reader.params, whole))[: len(part)])
-        if cached:
-            pixels = np.stack([example.image for example in filled])
-            maps.append(np.asarray(flat(dense.params, pixels))[: len(part)])
-            if not np.isfinite(maps[-1]).all():
-                told = f"maps of model={plan.config.model} overflow half precision"
-                raise ConfigError(f"{told}, in which they are kept; take maps=live.")
-            masks.append(np.stack([example.mask for example in part]))
-    names = list(plan.config.descriptions)
-    domains = (source.domain_of(i) for i in range(len(source)))
-    places = [names.index(domain) if domain in names else -1 for domain in domains]
-    join = lambda parts: np.concatenate(parts) if cached else None
-    embedding = np.concatenate(embedded)
-    return Encoded(source, join(maps), join(masks), embedding, np.array(places, np.int32))
+        # Compiled once for all sources.
+        self._maps = jax.jit(lambda *given: flat(*given).astype(jnp.float16))
+        self._embed = jax.jit(plan.reader.embed)
+
+    def __call__(self, source: MixedMasks) -> Encoded:
+        """Encode every image; ConfigError for maps that 16 bits do not hold."""
+        dense, reader = self.plan.dense, self.plan.reader
+        maps, embedded, masks = [], [], []
+        for first in range(0, len(source), BATCH):
+            part = [source[i] for i in range(first, min(first + BATCH, len(source)))]
+            filled = part + part[:1] * (BATCH - len(part))  # one shape
+            whole = np.stack([reader.preprocess.crop(e.image, e.name) for e in filled])
+            embedded.append(np.asarray(self._embed(reader.params, whole))[: len(part)])
+            if self.cached:
+                pixels = np.stack([example.image for example in filled])
+                maps.append(np.asarray(self._maps(dense.params, pixels))[: len(part)])
+                masks.append(np.stack([example.mask for example in part]))
+                if not np.isfinite(maps[-1]).all():
+                    told = f"maps of model={self.plan.config.model} overflow half precision"
+                    raise ConfigError(f"{told}, in which they are kept; take maps=live.")
+        names = list(self.plan.config.descriptions)
+        domains = (source.domain_of(i) for i in range(len(source)))
+        places = [names.index(domain) if domain in names else -1 for domain in domains]
+        join = lambda parts: np.concatenate(parts) if self.cached else None
+        embedding = np.concatenate(embedded)
+        return Encoded(source, join(maps), join(masks), embedding, np.array(places, np.int32))

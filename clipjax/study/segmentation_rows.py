@@ -13,7 +13,7 @@ from clipjax.evaluate.segmentation import confusion, overlap
 from clipjax.io import is_remote, write_json
 from clipjax.model.hf.weights import read_json
 from clipjax.study.segmentation_config import SegmentationMethod
-from clipjax.study.segmentation_maps import Encoded, encoded
+from clipjax.study.segmentation_maps import Encoded, Encoder
 from clipjax.study.segmentation_plan import Plan
 from clipjax.study.segmentation_trainer import Methods, Trainer, together
 
@@ -39,7 +39,7 @@ class Rows:
             found |= self._made(group, train, [method.name for method in group])
         return {method.name: found[method.name] for method in self.plan.config.decoders}
 
-    def mixing(self, cached: bool) -> dict[str, Any] | None:
+    def mixing(self, encode: Encoder) -> dict[str, Any] | None:
         """Return rows of training with shares of another domain's images; None if none are."""
         config, data = self.plan.config, self.plan.data
         if not config.mixing.shares:
@@ -50,7 +50,7 @@ class Rows:
         name_of = lambda share: f"{method.name}, {100 * share:g} % {domain}"
         names = {share: name_of(share) for share in config.mixing.shares}
         left = [share for share, name in names.items() if not self._path(name).exists()]
-        pool = encoded(self.plan, mixed(sources), cached) if left else None
+        pool = encode(mixed(sources)) if left else None
         rows = []
         for share, name in names.items():
             of = mixed(sources, (1 - share, share), total, config.data.subset_seed)
