@@ -25,7 +25,7 @@ PAIRS = ((0, 0), (1, 0), (0, 1), (1, 1))  # of a subset's seed and a run's, in t
 RATES = {"linear_probe": (3e-3, 1e-2, 3e-2), "linear_probe_zero_shot": (1e-4, 3e-4, 1e-3)}
 FREE, PUBLISHED_RATES = ("vision_only", "ce", "flyp"), (1e-5, 1e-4)  # what trains towers
 SMOKE_FRACTIONS, SMOKE_PAIRS = (0.0, 0.1), ((0, 0),)
-BELOW = ("clip/vision/(embedding|block_0..4)", "clip/text/(embedding|block_0..1)")
+BELOW = ("clip/(vision|text)/(embedding|block_.*)",)
 
 
 def get_config(arg: str | None = None):
@@ -46,7 +46,7 @@ def get_config(arg: str | None = None):
 
 
 def shorten(config) -> None:
-    """Of the smoke run on the embedded data: half of the classes, and of each tower its last block.
+    """Of the smoke run on the embedded data: half of the classes, and of each tower its projection.
 
     What trains decides how long a step compiles, which is most of such a run.
     """

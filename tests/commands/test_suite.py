@@ -190,6 +190,16 @@ def test_shares_of_the_data_train_the_same_methods_for_as_many_steps():
     assert sorted(cell[1:] for cell in studies if cell[0] == 1) == [(0, 0), (0, 1)]
 
 
+def test_a_smoke_run_has_every_way_of_training_on_half_of_the_embedded_classes():
+    studies = robust_studies(Choices(smoke=True))
+    assert list(studies) == [(0.0, 0, 0), (0.1, 0, 0)]
+    study = studies[0.1, 0, 0]
+    assert tuple(m.name for m in study.trained) == tuple(robust.methods())
+    assert (study.data.classes, len(study.data.domains)) == ("new", 2)
+    towers = [m.phases[0].freeze for m in study.trained if m.stage in robust.FREE]
+    assert towers == [robust.BELOW] * 3
+
+
 def test_each_way_of_training_is_what_its_name_says():
     built = methods_of(robust.get_config(), 28)
     ce, flyp, vision = (built[name] for name in ("ce", "flyp", "vision_only"))
@@ -276,6 +286,7 @@ def test_shares_of_the_data_run_and_resume(tmp_path, wee_clip, two_ways, capsys)
     (root / "sketch").rename(root / "ood")
     studies = robust_studies(Choices(root=str(root), model=str(wee_clip), smoke=True))
     assert list(studies) == [(0.0, 0, 0), (0.1, 0, 0)]
+    assert studies[0.1, 0, 0].data.classes == "closed"  # of data of one's own, all
     run_robust(workdir, studies)
     said, page = capsys.readouterr().out, (workdir / "robust.md").read_text()
     assert "2/2 10 % of the data, subset 0, seed 0 (ID / OOD): zero-shot" in said
