@@ -23,6 +23,7 @@ def study_of(task: str):
         from benchmarks.study_uda import METHODS
 
         config.stages = METHODS
+        config.save_every = 4  # several calls: the first one compiles, `pace` is of the others
     if task == "single":
         config.stages, config.seeds = ("dann",), (0,)
     return parse(config.to_dict())
