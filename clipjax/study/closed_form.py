@@ -12,8 +12,9 @@ import numpy as np
 from clipjax.adapt.method import ClosedForm
 from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.io import as_path, write_json
-from clipjax.study.encode import Encoded, Examples
+from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import View
+from clipjax.study.examples import Examples
 from clipjax.study.recipe import Programs, method_key, texts_key
 from clipjax.study.restore import Trained, find_non_finite
 from clipjax.study.workdir import run_name

@@ -8,16 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from clipjax.adapt.method import PROMPTS, VALIDATION, Classes
-from clipjax.adapt.preserve import EMBEDDING
+from clipjax.adapt.method import Classes
 from clipjax.data.dataset import Part, Source
 from clipjax.data.derived import Subset
 from clipjax.data.features import cache as feats
 from clipjax.data.features.encode import ImageEncoder
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.image_cache import Crops
-from clipjax.data.unlabelled import labelled
-from clipjax.errors import DataError
 from clipjax.io import default_cache_dir
 from clipjax.model.clip import CLIP, CLIPConfig, normalize, tell_clamped
 from clipjax.model.text import check_class_weights, class_weights, without_padding
@@ -32,9 +29,7 @@ from clipjax.study.plan import (
     needed_parts,
 )
 from clipjax.study.prepared import Plan, shape_classes
-from clipjax.study.prompt_sets import prompt_sets
 from clipjax.study.text_cache import digest_of, kept
-from clipjax.study.words import other_tokens
 from clipjax.train.distributed import processes
 from clipjax.train.distributed.sharding import batch_mesh, deal_out, replicate
 
@@ -54,6 +49,8 @@ class Encoded(NamedTuple):
     open_crops: dict[tuple, Crops]  # those asked for so far
     others: Mapping[str, Any] = {}  # an `Encoded` of test images for each of `study.evaluations`
     elsewhere: Any = None  # that of the dataset of `study.forgetting`
+    # A teacher's logits float32 [N, K] of each part but tests; none without a teacher.
+    taught: Mapping[Part, np.ndarray] = {}
 
     def source(self, domain: str, split: str) -> Source:
         """The examples of a part, row by row those of its features."""
@@ -151,12 +148,8 @@ def weights_key(identity: Mapping[str, Any], config: CLIPConfig, compute_dtype: 
 
 def encode(plan: Plan, say) -> Encoded:
     """Encode what the run needs, or read it from the feature cache."""
-    study, features = plan.study, plan.study.features
-    say = once(say)
-    encode_image = image_encoder(plan.module, plan.params, plan.preprocess, features.batch_size)
-    encoder = ImageEncoder(
-        encode_image, plan.preprocess, features.batch_size, features.dtype, study.data.workers
-    )
+    study, say = plan.study, once(say)
+    encoder = _encoder_of(plan)
     if "logit_scale" in plan.params and (told := tell_clamped(float(plan.params["logit_scale"]))):
         say(told)
     found = _encode_parts(plan, needed_parts(study, plan.dataset), encoder, say)
@@ -173,7 +166,19 @@ def encode(plan: Plan, say) -> Encoded:
     if elsewhere is not None:
         tests = [(domain, "test") for domain in elsewhere_domains(study, elsewhere.dataset)]
         elsewhere = _encode_parts(elsewhere, tests, encoder, say)
-    return found._replace(others=others, elsewhere=elsewhere)
+    taught = {}
+    if (teacher := plan.teacher) is not None:
+        there = [part for part in found.parts if part[1] != "test"]
+        seen = _encode_parts(teacher, there, _encoder_of(teacher), say)
+        taught = {part: seen.zero_shot(own.features) for part, own in seen.parts.items()}
+    return found._replace(others=others, elsewhere=elsewhere, taught=taught)
+
+
+def _encoder_of(plan: Plan) -> ImageEncoder:
+    """Make the encoder of a plan's model."""
+    features, workers = plan.study.features, plan.study.data.workers
+    encode_image = image_encoder(plan.module, plan.params, plan.preprocess, features.batch_size)
+    return ImageEncoder(encode_image, plan.preprocess, features.batch_size, features.dtype, workers)
 
 
 def _encode_parts(plan: Plan, needed: Sequence[Part], encoder: ImageEncoder, say) -> Encoded:
@@ -239,62 +244,3 @@ def encode_shared(encoder: ImageEncoder, source: Source, **options) -> feats.Enc
 def in_float32(part: feats.Features) -> feats.Features:
     """Return features as everything but training takes them."""
     return part._replace(features=np.asarray(part.features, np.float32))
-
-
-class Examples:
-    """The training examples of methods whose labels are of one domain."""
-
-    def __init__(self, data: Sequence[Data], encoded: Encoded):
-        self.data, self.encoded = tuple(data), encoded
-        self.source = self.data[0].labelled
-        self.targets = tuple(dict.fromkeys(data.target for data in self.data))
-        self.same = len(set(self.data)) == 1  # all methods train on the same examples
-
-    def features(self, reads: Sequence[str]) -> dict:
-        """Return source features with labels, target features without, as far as they are read."""
-        source = self.encoded.parts[self.source, "train"]
-        chosen = self.encoded.labelled_rows(self.data[0]) if self.same else None
-        if chosen is not None:
-            source = feats.Features(np.asarray(source.features[chosen]), source.labels[chosen])
-        found = {"source": {"inputs": source.features, "label": source.labels}}
-        joined = self.encoded.source(self.source, "train")
-        if (member := getattr(joined, "member", None)) is not None:  # of several domains
-            member = member if chosen is None else member[chosen]
-            found["source"]["domain"] = np.eye(int(member.max()) + 1, dtype=np.float32)[member]
-        if "target" in reads:
-            inputs = [self.encoded.parts[target, "train"].features for target in self.targets]
-            found["target"] = {"inputs": inputs[0] if len(inputs) == 1 else np.concatenate(inputs)}
-        if VALIDATION in reads:
-            held = self.encoded.parts[self.source, "val"]
-            known = labelled(held.labels)
-            found[VALIDATION] = {"inputs": held.features[known], "label": held.labels[known]}
-        if "zero_shot" in reads:
-            for part in found.values():
-                part["zero_shot"] = self.encoded.zero_shot(part["inputs"])
-        if EMBEDDING in reads:
-            for part in found.values():
-                part[EMBEDDING] = part["inputs"]
-        if sets := prompt_sets(reads):
-            plan = self.encoded.plan
-            found[PROMPTS] = {name: text_weights(plan, other_tokens(plan, name)) for name in sets}
-        return found
-
-    def rows(self) -> dict[str, list[np.ndarray]]:
-        """Return each method's rows of its source's and all targets' training features."""
-        parts = [self.encoded.parts.get((target, "train")) for target in self.targets]
-        sizes = [len(part.labels) if part else 0 for part in parts]  # 0: none reads the target
-        if len(set(sizes)) > 1:
-            found = ", ".join(f"{t}: {n}" for t, n in zip(self.targets, sizes, strict=True))
-            what = f"the sweep's targets have different numbers of readable images ({found})"
-            raise DataError(f"{what}; mend the unreadable ones or run these targets apart.")
-        everything = np.arange(len(self.encoded.parts[self.source, "train"].labels))
-        chosen = [self.encoded.labelled_rows(data) for data in self.data]
-        places = [self.targets.index(data.target) for data in self.data]
-        return {
-            "source": [everything if rows is None else rows for rows in chosen],
-            "target": [np.arange(sizes[at]) + sum(sizes[:at]) for at in places],
-        }
-
-    def chosen_rows(self) -> dict[str, np.ndarray] | None:
-        """Return `rows` stacked, int [methods, n]; None where all methods have the same."""
-        return None if self.same else {part: np.stack(each) for part, each in self.rows().items()}

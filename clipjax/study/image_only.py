@@ -42,7 +42,8 @@ def _needs_texts(plan: Plan, method: Method) -> str:
         return "its head starts at zero-shot (give heads.start = 'random' or 'logistic')"
     if not method.trains and method.kind.texts:
         return f"{loss} reads class texts or CLIP's scale"
-    reads = [r for r in method.kind.reads if r in _READS or r.startswith(f"{PROMPTS}/")]
+    taught = {"zero_shot"} if plan.study.encoder.teacher else set()
+    reads = [r for r in method.kind.reads if r in {*_READS} - taught or r.startswith(f"{PROMPTS}/")]
     if reads:
         return f"{loss} reads {', '.join(reads)}"
     if not method.trains:

@@ -181,6 +181,11 @@ class Encoder:
         "", "a Hub id, or a directory in its layout; with the embedded data tiny, the embedded CLIP"
     )
     revision: str = field("", "branch, tag or commit of a Hub id; directories have none")
+    teacher: str = field(
+        "",
+        "a larger CLIP, as model, whose zero-shot answers distill, shot, cmkd and fixmatch learn "
+        "from; none: model's own",
+    )
     image_size: int = field(
         0, "side in pixels; 0: the model's, else position embeddings are interpolated", low=0
     )

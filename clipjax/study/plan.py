@@ -51,6 +51,7 @@ from clipjax.study.prepared import (
     check_masks,
 )
 from clipjax.study.prompt_sets import all_names, kept_tokens, read_prompts
+from clipjax.study.teacher import with_teacher
 from clipjax.study.words import check_steps, with_words
 
 FEWEST_FOR_DISTANCE = 20  # images a domain, below which a proxy A-distance means nothing
@@ -121,6 +122,7 @@ def prepare(
         plan = plan._replace(elsewhere=among(elsewhere, texts))
     check_others(plan := plan._replace(others=more))
     if training:
+        plan = with_teacher(plan)
         check_machine(plan)
         check_steps(plan)
     return plan

@@ -89,6 +89,7 @@ class Plan(NamedTuple):
     bare: np.ndarray | None = None  # int32 [K, T], of `Classes.bare`; None where nothing reads it
     words: Mapping[str, Words] = {}  # that prompts start from
     elsewhere: Any = None  # a `Plan` of the dataset of `study.forgetting`
+    teacher: Any = None  # a `Plan` of the same data with the model of `study.encoder.teacher`
 
     @property
     def clip_config(self) -> CLIPConfig | ImageConfig:

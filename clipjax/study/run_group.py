@@ -16,10 +16,11 @@ from clipjax.io import as_path
 from clipjax.log import MetricsLog, NoLog, read_log
 from clipjax.log import sinks as trackers
 from clipjax.model.backbone import tower_params
-from clipjax.study.encode import Encoded, Examples
+from clipjax.study.encode import Encoded
 from clipjax.study.episode_sizes import training_sampler
 from clipjax.study.epochs import planned_epoch
 from clipjax.study.evaluator import View
+from clipjax.study.examples import Examples
 from clipjax.study.fields import dotted, flat
 from clipjax.study.parts import Data
 from clipjax.study.prepared import cached_phases, feature_shapes

@@ -50,7 +50,7 @@ def test_a_config_keeps_its_identity():
         text = json.dumps(before, indent=2, sort_keys=True) + "\n"
         assert config_text(parsed(config)) == text
         assert parse(json.loads(text)) == parsed(config)  # as exports read it
-    assert name_of(parsed(dann.get_config())) == "dann-880b0b94"
+    assert name_of(parsed(dann.get_config())) == "dann-940f6649"
 
 
 def test_defaults_are_those_of_the_dataclasses():

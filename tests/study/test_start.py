@@ -15,7 +15,8 @@ from clipjax.aot.step import abstract_step
 from clipjax.errors import ConfigError
 from clipjax.study import export, run, training
 from clipjax.study import trainer as train
-from clipjax.study.encode import Examples, encode, encode_texts
+from clipjax.study.encode import encode, encode_texts
+from clipjax.study.examples import Examples
 from clipjax.study.methods import group_runs
 from clipjax.study.plan import prepare
 from clipjax.study.trainer import trainers
