@@ -43,7 +43,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.seeds = (0, 1, 2, 3, 4)
     # Fewer scenes and passes than a run's, as 26 rows of five seeds share 25 minutes.
     config.data.train, config.data.test = 300, 100
-    config.epochs, config.save_every = 10, 5
+    config.epochs = config.save_every = 10
     config.mixing.shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     if common.apply_arg(config, arg):
         config.data.train, config.data.test, config.epochs = 16, 4, 1

@@ -2,7 +2,6 @@
 
 import pathlib
 import urllib.parse
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from clipjax.model.hf.weights import read_json
 from clipjax.study.segmentation_config import SegmentationMethod
 from clipjax.study.segmentation_maps import Encoded, Encoder
 from clipjax.study.segmentation_plan import Plan
-from clipjax.study.segmentation_trainer import Methods, Trainer, together
+from clipjax.study.segmentation_trainer import Trainer
 
 PyTree = Any
 ROWS = "rows"  # folder of a workdir: a killed run goes on after the last row in it
@@ -34,10 +33,7 @@ class Rows:
 
     def methods(self, train: Encoded) -> dict[str, dict[str, Any]]:
         """Return the row of every method, trained on `train`."""
-        found: dict[str, dict[str, Any]] = {}
-        for group in together(self.plan.config):
-            found |= self._made(group, train, [method.name for method in group])
-        return {method.name: found[method.name] for method in self.plan.config.decoders}
+        return {m.name: self._made(m, train, m.name) for m in self.plan.config.decoders}
 
     def mixing(self, encode: Encoder) -> dict[str, Any] | None:
         """Return rows of training with shares of another domain's images; None if none are."""
@@ -56,7 +52,7 @@ class Rows:
             of = mixed(sources, (1 - share, share), total, config.data.subset_seed)
             index = np.concatenate([of.rows[0], len(sources[0]) + of.rows[1]])
             train = pool.taken(index, of) if pool else None
-            rows.append(self._made((method,), train, [name])[name])
+            rows.append(self._made(method, train, name))
         return {
             "method": method.name,
             "domain": domain,
@@ -67,19 +63,15 @@ class Rows:
     def _path(self, name: str) -> pathlib.Path:
         return self.folder / f"{urllib.parse.quote(name, safe=' ,+%')}.json"
 
-    def _made(self, group: Methods, train: Encoded | None, names: Sequence[str]):
-        """Return rows by name: of files where all are there, else trained and tested."""
-        if all(self._path(name).exists() for name in names):
-            return {name: read_json(self._path(name)) for name in names}
-        found = {}
-        for method, name, params in zip(
-            group, names, self.trainer.train(group, train, names), strict=True
-        ):
-            found[name] = self._tested(method, params)
-            write_json(self._path(name), found[name])
-            mean = lambda c, row=found[name]: 100 * np.mean(row["miou"][c])
-            self.say(f"{name}: mIoU {', '.join(f'{c} {mean(c):.1f}' for c in self.tests)}")
-        return found
+    def _made(self, method: SegmentationMethod, train: Encoded | None, name: str) -> dict[str, Any]:
+        """Return a row: of its file where there is one, else trained and tested."""
+        if self._path(name).exists():
+            return read_json(self._path(name))
+        row = self._tested(method, self.trainer.train(method, train, name))
+        write_json(self._path(name), row)
+        mean = lambda c: 100 * np.mean(row["miou"][c])
+        self.say(f"{name}: mIoU {', '.join(f'{c} {mean(c):.1f}' for c in self.tests)}")
+        return row
 
     def _tested(self, method: SegmentationMethod, params: PyTree) -> dict[str, Any]:
         """Return a method's measures by condition and seed, and pictures of its first answers."""

@@ -1,9 +1,8 @@
-"""Trains a segmentation run's decoders: methods of one kind, and their seeds, as one program."""
+"""Trains a segmentation run's decoders: methods of one kind by one compiled program."""
 
 import functools
-import math
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from clipjax.data.loading.sampler import ONE_PASS, epoch_key
 from clipjax.data.loading.workers import load_ahead
 from clipjax.log import MetricsLog
 from clipjax.model.decoders import DECODERS, resize_map
-from clipjax.study.segmentation_config import Segmentation, SegmentationMethod
+from clipjax.study.segmentation_config import SegmentationMethod
 from clipjax.study.segmentation_maps import Encoded
 from clipjax.study.segmentation_plan import Plan
 from clipjax.study.workdir import run_name
@@ -30,7 +29,6 @@ from clipjax.train.schedules import make_schedule
 from clipjax.train.stream import Steps, fit_stream
 
 PyTree = Any
-Methods = tuple[SegmentationMethod, ...]
 
 
 class Trainer:
@@ -59,43 +57,27 @@ class Trainer:
         self._programs: dict[tuple, Callable] = {}
         self._answers: dict[tuple, Callable] = {}
 
-    def train(self, methods: Methods, data: Encoded, names: Sequence[str]) -> list[PyTree]:
-        """Train methods of one kind; return parameters of each, stacked over seeds."""
-        config, seeds = self.plan.config, len(self.plan.config.seeds)
-        made, optimizer = self._segmenter(methods[0]), self._optimizer(len(data))
+    def train(self, method: SegmentationMethod, data: Encoded, name: str) -> PyTree:
+        """Train a method as `name`; return its parameters, stacked over seeds."""
+        config, seeds = self.plan.config, np.array(self.plan.config.seeds, np.uint32)
+        made, optimizer = self._segmenter(method), self._optimizer(len(data))
         if not self.cached:
-            named = zip(methods, names, strict=True)
-            return [self._streamed(m, made, optimizer, data, name) for m, name in named]
-        every_seed = np.tile(np.array(config.seeds, np.uint32), len(names))
-        states = self._begun(made, optimizer, every_seed)
-        runs = len(names) * seeds
+            return self._streamed(method, made, optimizer, data, name)
+        states = self._begun(made, optimizer, seeds)
         epochs = Epochs(
-            tuple(names), config.epochs, config.batch_size, config.save_every, mesh=run_mesh(runs)
+            (name,), config.epochs, config.batch_size, config.save_every, mesh=run_mesh(len(seeds))
         )
-        step = make_step(made.loss, optimizer, total_steps=self._steps(len(data)))
-
-        def step_of(position):
-            def own(state, batch, shared):
-                mine = jax.tree.map(lambda x: x[position], shared["told"])
-                return step(state, batch, {"told": mine})
-
-            return own
-
-        key = (methods[0].kind, len(data), runs)
-        if key not in self._programs:
-            self._programs[key] = epochs_program(step_of, epochs)
-        every = [told_of(method, self.plan) for method in methods]
-        numbers = {k: np.array([each[k] for each in every]) for k in every[0]}
+        key = (method.kind, len(data))
+        if key not in self._programs:  # the method's numbers are no part of it
+            step = make_step(made.loss, optimizer, total_steps=self._steps(len(data)))
+            self._programs[key] = epochs_program(lambda _: step, epochs)
         rows = {"inputs": data.maps, "label": data.masks}
         rows |= {"embedding": data.embedding, "condition": data.condition}
-        folder = self.workdir / "checkpoints" / "+".join(names)
+        folder = self.workdir / "checkpoints" / name
         with Notice() as notice, Checkpointer(folder, run=run_name(self.workdir)) as checkpointer:
             out = Outputs(checkpointer, self.log, say=self.say, stop=notice.reached)
-            data, shared = {"source": rows}, {"told": numbers}
-            states = fit_arrays(self._programs[key], states, data, epochs, out, shared)
-        params = states.params
-        parts = [slice(i * seeds, (i + 1) * seeds) for i in range(len(names))]
-        return [jax.tree.map(lambda x, part=part: x[part], params) for part in parts]
+            program, shared = self._programs[key], self._shared(method)
+            return fit_arrays(program, states, {"source": rows}, epochs, out, shared).params
 
     def answers(self, method: SegmentationMethod) -> Callable:
         """Return (stacked parameters, rows, rng, size) -> classes uint8 [seeds, B, *size]."""
@@ -211,20 +193,3 @@ def told_of(method: SegmentationMethod, plan: Plan) -> dict[str, float | int]:
     """Return the numbers in which methods of one kind differ."""
     shift = {"none": 0, "add": 1, "sub": -1}[method.prompt]
     return told(method.control, method.scale or plan.reader.scale, shift)
-
-
-def together(config: Segmentation) -> list[Methods]:
-    """Return which methods train as one program: of one kind, as many as fill all devices evenly.
-
-    On a CPU each device trains some of the runs, so that five seeds on two would leave one idle.
-    """
-    alike: dict[tuple, list[SegmentationMethod]] = {}
-    for method in config.decoders:
-        alike.setdefault(method.kind, []).append(method)
-    mesh, seeds = run_mesh(10**6), len(config.seeds)
-    most = 1 if mesh is None else math.lcm(mesh.size, seeds) // seeds
-    found = []
-    for group in alike.values():
-        size = most if len(group) % most == 0 else 1
-        found += [tuple(group[i : i + size]) for i in range(0, len(group), size)]
-    return found
