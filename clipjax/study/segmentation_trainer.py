@@ -3,14 +3,14 @@
 import functools
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.segment import Segmenter, make_segmenter, told
-from clipjax.adapt.step import TrainState, init_state, make_step, merge
+from clipjax.adapt.step import init_state, make_step, merge
 from clipjax.data.loading.sampler import ONE_PASS, epoch_key
 from clipjax.data.loading.workers import load_ahead
 from clipjax.log import MetricsLog
@@ -29,6 +29,14 @@ from clipjax.train.schedules import make_schedule
 from clipjax.train.stream import Steps, fit_stream
 
 PyTree = Any
+
+
+class Compiled(NamedTuple):
+    """What methods of one kind share, which differ in what they are told alone."""
+
+    begin: Callable  # seeds uint32 [R] -> states, stacked
+    step: Callable
+    program: Callable  # of `epochs_program`
 
 
 class Trainer:
@@ -54,30 +62,40 @@ class Trainer:
         self.class_weights, self.cached = class_weights, cached
         self.log = MetricsLog(workdir / "metrics.jsonl")
         self._made: dict[tuple, Segmenter] = {}
-        self._programs: dict[tuple, Callable] = {}
+        self._compiled: dict[tuple, Compiled] = {}
         self._answers: dict[tuple, Callable] = {}
 
     def train(self, method: SegmentationMethod, data: Encoded, name: str) -> PyTree:
         """Train a method as `name`; return its parameters, stacked over seeds."""
-        config, seeds = self.plan.config, np.array(self.plan.config.seeds, np.uint32)
-        made, optimizer = self._segmenter(method), self._optimizer(len(data))
-        if not self.cached:
-            return self._streamed(method, made, optimizer, data, name)
-        states = self._begun(made, optimizer, seeds)
-        epochs = Epochs(
-            (name,), config.epochs, config.batch_size, config.save_every, mesh=run_mesh(len(seeds))
-        )
+        seeds = np.array(self.plan.config.seeds, np.uint32)
         key = (method.kind, len(data))
-        if key not in self._programs:  # the method's numbers are no part of it
-            step = make_step(made.loss, optimizer, total_steps=self._steps(len(data)))
-            self._programs[key] = epochs_program(lambda _: step, epochs)
+        if key not in self._compiled:  # a method's numbers are no part of it
+            self._compiled[key] = self._new_program(self._segmenter(method), len(data))
+        if not self.cached:
+            return self._streamed(method, self._compiled[key], data, name)
+        begin, _, program = self._compiled[key]
+        epochs = self._epochs(name)
         rows = {"inputs": data.maps, "label": data.masks}
         rows |= {"embedding": data.embedding, "condition": data.condition}
         folder = self.workdir / "checkpoints" / name
         with Notice() as notice, Checkpointer(folder, run=run_name(self.workdir)) as checkpointer:
             out = Outputs(checkpointer, self.log, say=self.say, stop=notice.reached)
-            program, shared = self._programs[key], self._shared(method)
+            states, shared = begin(seeds), self._shared(method)
             return fit_arrays(program, states, {"source": rows}, epochs, out, shared).params
+
+    def _epochs(self, name: str) -> Epochs:
+        config = self.plan.config
+        mesh = run_mesh(len(config.seeds))
+        return Epochs((name,), config.epochs, config.batch_size, config.save_every, mesh=mesh)
+
+    def _new_program(self, made: Segmenter, images: int) -> Compiled:
+        config, steps = self.plan.config, self._steps(images)
+        rate = make_schedule("linear", config.lr, steps, warmup=config.warmup)
+        optimizer = make_optimizer(rate, weight_decay=config.weight_decay, clip_norm=1.0)
+        begin = lambda seed: init_state(made.init(jax.random.key(seed)), optimizer, seed=seed)
+        step = make_step(made.loss, optimizer, total_steps=steps)
+        program = epochs_program(lambda _: step, self._epochs(""))
+        return Compiled(jax.jit(jax.vmap(begin)), step, program)
 
     def answers(self, method: SegmentationMethod) -> Callable:
         """Return (stacked parameters, rows, rng, size) -> classes uint8 [seeds, B, *size]."""
@@ -126,22 +144,12 @@ class Trainer:
     def _steps(self, images: int) -> int:
         return -(-images // self.plan.config.batch_size) * self.plan.config.epochs
 
-    def _optimizer(self, images: int):
-        config = self.plan.config
-        rate = make_schedule("linear", config.lr, self._steps(images), warmup=config.warmup)
-        return make_optimizer(rate, weight_decay=config.weight_decay, clip_norm=1.0)
-
-    def _begun(self, made: Segmenter, optimizer, seeds: np.ndarray) -> TrainState:
-        begin = lambda seed: init_state(made.init(jax.random.key(seed)), optimizer, seed=seed)
-        return jax.jit(jax.vmap(begin))(seeds)
-
     def _streamed(
-        self, method: SegmentationMethod, made: Segmenter, optimizer, data: Encoded, name: str
+        self, method: SegmentationMethod, compiled: Compiled, data: Encoded, name: str
     ) -> PyTree:
         """Train the seeds of a method from images, one after the other."""
         config, done = self.plan.config, []
         per_epoch = -(-len(data) // config.batch_size)
-        step = make_step(made.loss, optimizer, total_steps=self._steps(len(data)))
         steps = lambda seed: Steps(
             name,
             self._steps(len(data)),
@@ -151,8 +159,7 @@ class Trainer:
             mesh=batch_mesh(config.batch_size),
         )
         for seed in config.seeds:
-            state = self._begun(made, optimizer, np.array([seed], np.uint32))
-            state = jax.tree.map(lambda x: x[0], state)
+            state = jax.tree.map(lambda x: x[0], compiled.begin(np.array([seed], np.uint32)))
             folder = self.workdir / "checkpoints" / f"{name}-seed{seed}"
             with (
                 Notice() as notice,
@@ -163,7 +170,7 @@ class Trainer:
                     epoch_batches, data, seed, config.batch_size, self._steps(len(data))
                 )
                 shared = self._shared(method)
-                state = fit_stream(step, state, batches, steps(seed), out, shared)
+                state = fit_stream(compiled.step, state, batches, steps(seed), out, shared)
             done.append(fetch(state.params))
         return jax.tree.map(lambda *x: np.stack(x), *done)
 
