@@ -23,6 +23,12 @@ def apart(row: Mapping, other: Mapping, conditions: list[str]) -> tuple[float, f
     return float(pairs.mean()), float(error)
 
 
+def gain(row: Mapping, other: Mapping, conditions: list[str]) -> str:
+    """Write what `apart` computes; of one seed without an error."""
+    mean, error = apart(row, other, conditions)
+    return f"{mean:+.2f}" if np.isnan(error) else f"{mean:+.2f} ± {error:.2f}"
+
+
 def controls_of(found: Found) -> dict[str, dict[str, str]]:
     """Return row that reads W off images -> {"no W" or a control: the row that has it}."""
     of = {name: row["fields"] for name, row in found["methods"].items()}
@@ -47,9 +53,7 @@ def grid(found: Found, conditions: list[str]) -> tuple[list[str], list[list[str]
     for name, others in controls_of(found).items():
         row = found["methods"][name]
         told = [
-            "{:+.2f} ± {:.2f}".format(*apart(row, found["methods"][others[key]], conditions))
-            if key in others
-            else ""
+            gain(row, found["methods"][others[key]], conditions) if key in others else ""
             for key in ("no W", *CONTROLS)
         ]
         lines.append([name, f"{100 * np.mean([row['miou'][c] for c in conditions]):.1f}", *told])
@@ -58,8 +62,9 @@ def grid(found: Found, conditions: list[str]) -> tuple[list[str], list[list[str]
 
 def sentence(found: Found) -> str:
     """Say how many rows are apart from their controls by more than two standard errors; or ""."""
-    _, *targets = found["conditions"]
-    told = []
+    (source, *targets), told = found["conditions"], []
+    if any(len(row["miou"][source]) < 2 for row in found["methods"].values()):
+        return ""
     for control in ("constant", "shuffled"):
         pairs = [
             apart(found["methods"][name], found["methods"][others[control]], targets)
@@ -70,11 +75,11 @@ def sentence(found: Found) -> str:
             continue
         above = sum(mean > 2 * error for mean, error in pairs)
         below = sum(-mean > 2 * error for mean, error in pairs)
-        told.append(
-            f"of {len(pairs)} rows that read W off images {above} are above, {below} below W "
-            f"{control} by more than two standard errors on the mean of the targets"
-        )
-    return "; ".join(told)
+        told.append(f"{above} are above and {below} below {control} W")
+    if not told:
+        return ""
+    rows = f"Of {len(controls_of(found))} rows that read W off images {', '.join(told)}"
+    return f"{rows}, on the mean of the targets by more than two standard errors"
 
 
 def mixing(found: Found) -> tuple[list[str], list[list[str]]]:

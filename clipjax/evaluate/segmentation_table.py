@@ -67,11 +67,8 @@ def paired(found: Found) -> tuple[list[str], list[list[str]]]:
     for name, row in found["methods"].items():
         if not (against := row["against"]):
             continue
-        other, told = found["methods"][against], []
-        pairs = [np.array(row["miou"][c]) - np.array(other["miou"][c]) for c in (source, *targets)]
-        for apart in (pairs[0], np.mean(pairs[1:], axis=0)):
-            error = apart.std(ddof=1) / len(apart) ** 0.5 if len(apart) > 1 else float("nan")
-            told.append(f"{100 * apart.mean():+.2f} ± {100 * error:.2f}")
+        other = found["methods"][against]
+        told = (segmentation_grid.gain(row, other, where) for where in ([source], targets))
         lines.append([name, against, *told])
     return ["method", "against", f"{source}, points", "mean target, points"], lines
 
@@ -114,7 +111,7 @@ def _grid(found: Found) -> list[Chapter]:
     chapters = []
     if tables := compared(found):
         told = segmentation_grid.sentence(found)
-        items = [*tables, Note(f"{told[0].upper()}{told[1:]}." if told else "")]
+        items = [*tables, Note(f"{told}." if told else "")]
         chapters.append(Chapter("grid", "Against controls", items=items))
     if found.get("mixing"):
         items = [

@@ -65,7 +65,11 @@ def test_gains_over_controls_are_by_seed(found):
     wanted = np.std([10, 20, 10], ddof=1) / 3**0.5
     np.testing.assert_allclose([mean, error], [40 / 3, wanted])
     told = segmentation_grid.sentence(found)
-    assert told.startswith("of 6 rows that read W off images 6 are above, 0 below W constant")
+    assert told.startswith("Of 6 rows that read W off images 6 are above and 0 below constant W, ")
+    alone = found["methods"] | {
+        "linear": found["methods"]["linear"] | {"miou": {c: [0.2] for c in CONDITIONS}}
+    }
+    assert segmentation_grid.sentence(found | {"methods": alone}) == ""
 
 
 def test_the_curve_of_mixing_has_a_point_for_each_share(found):
