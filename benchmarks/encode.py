@@ -29,9 +29,6 @@ weights or activations beforehand in float32.
 
 from __future__ import annotations
 
-import os
-import statistics
-import time
 from collections.abc import Callable
 
 import jax
@@ -39,6 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks.timing import alternate, best
 from clipjax.model.clip import CLIP, CLIPConfig, VisionConfig
 from clipjax.model.hf.config import config_to_hf
 from clipjax.model.hf.params import abstract_params
@@ -102,25 +100,6 @@ def torch_call(config: CLIPConfig, images: np.ndarray, dtype: str, backward: boo
     return both if backward else forward
 
 
-def seconds(call: Callable) -> float:
-    """Wall time of one call."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
-def best_threads(call: Callable) -> int:
-    """PyTorch's fastest thread count for a call."""
-    import torch
-
-    def cost(count):
-        torch.set_num_threads(count)
-        call()
-        return min(seconds(call) for _ in range(2))
-
-    return min({1, os.cpu_count() // 2 or 1, os.cpu_count()}, key=cost)
-
-
 def compare(name: str, batch: int, dtype: str, backward: bool, rounds: int) -> str:
     """Times one row."""
     import torch
@@ -130,17 +109,14 @@ def compare(name: str, batch: int, dtype: str, backward: bool, rounds: int) -> s
     images = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     ours, theirs = (make(config, images, dtype, backward) for make in (jax_call, torch_call))
     ours()  # compiles
-    threads = best_threads(theirs)
+    _, threads = best([theirs])
     torch.set_num_threads(threads)
-    for call in (ours, theirs) * 2:
-        call()  # until the heap that both share has grown to what they need in turn
-    pairs = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
-    rates = [batch / statistics.median(side) for side in zip(*pairs, strict=True)]
-    ratios = sorted(b / a for a, b in pairs)
+    pairs = alternate(ours, theirs, rounds)
+    rates = [batch / side for side in pairs.seconds]
     what = "forward+backward" if backward else "forward"
     return (
         f"{name:9} {what:17} {dtype:9} {batch:5} {rates[0]:9.1f} {rates[1]:9.1f} "
-        f"{statistics.median(ratios):7.2f}  {ratios[0]:.2f}..{ratios[-1]:.2f}  {threads}"
+        f"{pairs.ratio:7.2f}  {pairs.least:.2f}..{pairs.most:.2f}  {threads}"
     )
 
 

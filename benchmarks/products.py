@@ -40,8 +40,6 @@ shows that it is used), --xla_cpu_use_xnnpack with its fusion types, --xla_cpu_u
 from __future__ import annotations
 
 import os
-import statistics
-import time
 from collections.abc import Callable
 
 import jax
@@ -49,6 +47,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks.timing import alternate
 from clipjax.model.layers.dense import kernel_gradient
 from clipjax.runtime.malloc import keep_memory
 
@@ -86,24 +85,14 @@ def calls(kind: str, sizes: dict[str, int]) -> tuple[Callable, Callable]:
     )
 
 
-def seconds(call: Callable) -> float:
-    """Wall time of one call."""
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
-
-
 def row(name: str, kind: str, rounds: int) -> str:
     """Times one product on both sides."""
     sizes = dict(zip("ndm", SHAPES[name], strict=True))
     sides = calls(kind, sizes)
-    for call in sides * 2:
-        call()
-    pairs = [tuple(map(seconds, sides)) for _ in range(rounds)]
+    pairs = alternate(*sides, rounds)
     work = 2e-9 * sizes["n"] * sizes["d"] * sizes["m"]
-    rates = [work / statistics.median(side) for side in zip(*pairs, strict=True)]
-    ratio = statistics.median(theirs / ours for ours, theirs in pairs)
-    return f"{name:9} {kind:16} {rates[0]:8.0f} {rates[1]:8.0f} {ratio:7.2f}"
+    rates = [work / side for side in pairs.seconds]
+    return f"{name:9} {kind:16} {rates[0]:8.0f} {rates[1]:8.0f} {pairs.ratio:7.2f}"
 
 
 def main(argv: list[str]) -> None:
