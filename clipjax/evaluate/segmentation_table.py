@@ -91,6 +91,16 @@ def reading(found: Found) -> str:
     )
 
 
+def named(found: Found, what: str = "named") -> tuple[list[str], list[list[str]]]:
+    """Return for each condition the share of its images that CLIP gives each name, in %.
+
+    With `what="alpha"` the mean of alpha with CLIP's own scale.
+    """
+    header = [f"condition, {what}", *(f"{name}, %" for name in found["descriptions"])]
+    rows = found["domain"][what]
+    return header, [[c, *(f"{100 * x:.1f}" for x in rows[c])] for c in found["conditions"]]
+
+
 def per_class(found: Found) -> list[Table]:
     """Return a table for each method: IoU of each class in each condition, mean over seeds."""
     tables = []
@@ -140,9 +150,6 @@ def page(found: Found, overlays: Mapping[str, str]) -> str:
         if src
     ]
     plates = Plates(pictures, legend(found["classes"]))
-    alpha = found["domain"]["alpha"]
-    names = list(found["descriptions"])
-    lines = [[c, *(f"{100 * x:.1f}" for x in alpha[c])] for c in found["conditions"]]
     shown = Table(*cells(found), folded=False)
     pair = Table(*paired(found), folded=False)
     return document(
@@ -159,7 +166,8 @@ def page(found: Found, overlays: Mapping[str, str]) -> str:
                 "What CLIP says of the condition",
                 items=[
                     Note(f"{reading(found)}."),
-                    Table(["condition", *names], lines, "alpha with CLIP's own scale, %"),
+                    Table(*named(found), "images by the name that CLIP gives them, %"),
+                    Table(*named(found, "alpha"), "alpha with CLIP's own scale, %"),
                 ],
             ),
             Chapter("classes", "IoU of classes", items=per_class(found)),

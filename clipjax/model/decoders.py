@@ -95,12 +95,42 @@ class _Decoder(nn.Module):
         return nn.Dense(self.classes, name="classifier")(x)
 
 
+def side_by_side(maps: Sequence[jax.Array]) -> jax.Array:
+    """Put maps of several levels side by side, each [B, h, w, C], -> [B, H, W, sum of C].
+
+    Each is standardised over the channels of a place, as their scales differ, and resized to the
+    largest. One map alone is left as it is.
+
+    >>> side_by_side([jnp.ones((1, 4, 4, 2)), jnp.ones((1, 2, 2, 3))]).shape
+    (1, 4, 4, 5)
+    """
+    if len(maps) < 2:
+        return maps[-1]
+    size = [max(x.shape[axis] for x in maps) for axis in (1, 2)]
+    scaled = [_standard(x.astype(jnp.float32), (3,)) for x in maps]
+    return jnp.concatenate([resize_map(x, size) for x in scaled], axis=-1)
+
+
 class LinearDecoder(_Decoder):
-    """A norm and a linear classifier of the last map (DINOv2's probe, arXiv 2304.07193)."""
+    """A norm and a linear classifier of the maps side by side (DINOv2's, arXiv 2304.07193)."""
 
     @nn.compact
     def __call__(self, maps: Sequence[jax.Array], domain=None) -> jax.Array:
-        return self.classify(self.norm("norm")(maps[-1], self.modulation(domain)))
+        return self.classify(self.norm("norm")(side_by_side(maps), self.modulation(domain)))
+
+
+class MLPDecoder(_Decoder):
+    """SegFormer's head (Xie et al. 2021, arXiv 2105.15203): each level projected, joined, fused."""
+
+    @nn.compact
+    def __call__(self, maps: Sequence[jax.Array], domain=None) -> jax.Array:
+        size = [max(x.shape[axis] for x in maps) for axis in (1, 2)]
+        parts = []
+        for i, x in enumerate(maps):
+            x = nn.Dense(self.width, name=f"level_{i}")(_standard(x.astype(jnp.float32), (3,)))
+            parts.append(resize_map(x, size))
+        x = nn.Dense(self.width, use_bias=False, name="fuse")(jnp.concatenate(parts, axis=-1))
+        return self.classify(jax.nn.relu(self.norm("norm")(x, self.modulation(domain))))
 
 
 class UpsamplingDecoder(_Decoder):
@@ -110,7 +140,8 @@ class UpsamplingDecoder(_Decoder):
 
     @nn.compact
     def __call__(self, maps: Sequence[jax.Array], domain=None) -> jax.Array:
-        x, condition = LayerNorm(EPS, name="layer_norm")(maps[-1]), self.modulation(domain)
+        x, condition = side_by_side(maps), self.modulation(domain)
+        x = LayerNorm(EPS, name="layer_norm")(x)
         for i in range(self.steps):
             x = nn.Conv(self.width, (3, 3), use_bias=False, name=f"conv_{i}")(x)
             x = jax.nn.relu(self.norm(f"norm_{i}")(x, condition))
@@ -172,14 +203,14 @@ class MaskDecoder(_Decoder):
     """
 
     depth: int = 2
-    heads: int = 4
     hidden: int = 64  # of its tokens
 
     @nn.compact
     def __call__(self, maps: Sequence[jax.Array], domain=None, texts=None, prompt=None):
         if texts is None or len(texts) != self.classes:
             raise ValueError(f"the mask decoder needs the texts of its {self.classes} classes.")
-        batch, rows, columns, _ = maps[-1].shape
+        seen = side_by_side(maps)
+        batch, rows, columns, _ = seen.shape
         dense = lambda width, name: nn.Dense(width, name=name)
         gamma = self.param("gamma", nn.initializers.constant(1e-4), texts.shape[1:])
         adapted = jax.nn.gelu(dense(texts.shape[1], "adapter_0")(texts), approximate=False)
@@ -187,9 +218,11 @@ class MaskDecoder(_Decoder):
         tokens = jnp.broadcast_to(tokens, (batch, *tokens.shape))
         if prompt is not None:
             tokens = tokens + prompt[:, None]
-        places = dense(self.hidden, "project")(maps[-1]).reshape(batch, -1, self.hidden)
+        places = dense(self.hidden, "project")(seen).reshape(batch, -1, self.hidden)
         x = jnp.concatenate([places, dense(self.hidden, "project_texts")(tokens)], axis=1)
-        config = TowerConfig(self.hidden, 4 * self.hidden, self.depth, self.heads, "gelu")
+        # One head for 64 channels, as Segmenter has; narrow ones are slow on CPU.
+        heads = max(n for n in range(1, max(self.hidden // 64, 1) + 1) if not self.hidden % n)
+        config = TowerConfig(self.hidden, 4 * self.hidden, self.depth, heads, "gelu")
         for i in range(self.depth):
             x = Block(config, False, jnp.float32, name=f"block_{i}")(x)
         # A norm over the channels of tokens, which a domain may modulate.
@@ -201,6 +234,7 @@ class MaskDecoder(_Decoder):
 
 DECODERS: dict[str, Any] = {
     "linear": LinearDecoder,
+    "mlp": MLPDecoder,
     "pup": UpsamplingDecoder,
     "fpn": PyramidDecoder,
     "mask": MaskDecoder,

@@ -104,6 +104,7 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
 
     scales = {"1": read(1.0), "clip": read(plan.reader.scale)}
     weights = np.asarray(scales["clip"].weights)
+    largest = np.eye(len(names))[weights.argmax(axis=1)]
     return {
         "experiment": config.experiment,
         "model": config.model,
@@ -128,6 +129,7 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
             "entropy": {key: float(entropy(domain)) for key, domain in scales.items()},
             "movement": {key: movement(domain) for key, domain in scales.items()},
             "alpha": {c: weights[of == c].mean(axis=0).tolist() for c in tests},
+            "named": {c: largest[of == c].mean(axis=0).tolist() for c in tests},
         },
         "methods": {},
     }
@@ -138,6 +140,7 @@ def _parts(found: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]
     parts = [("", *tables.cells(found)), ("", *tables.paired(found))]
     parts += [(made.title, made.header, made.lines) for made in tables.compared(found)]
     parts.append(("mixing", *segmentation_grid.mixing(found)))
+    parts.append(("images by the name that CLIP gives them", *tables.named(found)))
     return [part for part in parts if part[2]]
 
 

@@ -27,8 +27,9 @@ class SegmentationMethod:
     name: str
     decoder: str = field(
         "linear",
-        "pup: convolutions that upsample; fpn: of several levels; mask: Segmenter's",
-        known=("linear", "pup", "fpn", "mask"),
+        "mlp: SegFormer's; pup: convolutions that upsample; fpn: of several levels; mask: "
+        "Segmenter's",
+        known=("linear", "mlp", "pup", "fpn", "mask"),
     )
     norm: str = field(
         "plain", "domino: scale and shift of its norms are made of W", known=("plain", "domino")

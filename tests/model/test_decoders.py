@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipjax.adapt.domain import controlled, domain_embedding, entropy, readout
-from clipjax.model.decoders import DECODERS, DomainNorm, MaskDecoder, resize_map
+from clipjax.model.decoders import DECODERS, DomainNorm, MaskDecoder, resize_map, side_by_side
 
 RNG = np.random.default_rng(0)
 MAPS = [jnp.array(RNG.normal(size=(2, 4, 6, 8)), jnp.float32) for _ in range(3)]
@@ -18,7 +18,8 @@ def arguments(kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "shape"), [("linear", (4, 6)), ("pup", (16, 24)), ("fpn", (8, 12)), ("mask", (4, 6))]
+    ("kind", "shape"),
+    [("linear", (4, 6)), ("mlp", (4, 6)), ("pup", (16, 24)), ("fpn", (8, 12)), ("mask", (4, 6))],
 )
 def test_at_the_first_step_a_domain_changes_no_bit_and_later_it_does(kind, shape):
     decoder, more = DECODERS[kind](classes=5, width=8), arguments(kind)
@@ -107,6 +108,20 @@ def test_controls_know_nothing_of_the_image_or_all_of_it():
     ):
         with pytest.raises(ValueError, match=words):
             controlled(domain, descriptions, control)
+
+
+def test_levels_stand_side_by_side_whatever_their_scales():
+    fine, coarse = MAPS[0], 50 * MAPS[1][:, ::2, ::2] + 7
+    seen = side_by_side([fine, coarse])
+    assert seen.shape == (2, 4, 6, 16)
+    for own in (seen[..., :8], seen[..., 8:]):
+        assert 0.5 < float(jnp.std(own)) < 1.5
+    np.testing.assert_allclose(seen[..., :8].mean(-1), 0, atol=1e-5)
+    # A corner is that of the map itself, resized without blending.
+    corner = np.asarray(coarse[:, 0, 0])
+    wanted = (corner - corner.mean(1, keepdims=True)) / corner.std(1, keepdims=True)
+    np.testing.assert_allclose(seen[:, 0, 0, 8:], wanted, atol=1e-4)
+    assert side_by_side([fine]) is fine
 
 
 def test_maps_are_resized_as_by_scipy():

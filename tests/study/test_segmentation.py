@@ -56,11 +56,14 @@ def test_a_run_measures_every_method_in_every_condition(ran):
     domain = found["domain"]
     assert 0 <= domain["readout"] <= 1 and domain["entropy"]["1"] > domain["entropy"]["clip"]
     assert domain["movement"]["1"] < 0.05 < domain["movement"]["clip"]
-    for row in domain["alpha"].values():
+    for row in (*domain["alpha"].values(), *domain["named"].values()):
         assert sum(row) == pytest.approx(1, abs=1e-4)
+    right = [domain["named"][c][i] for i, c in enumerate(found["conditions"])]
+    assert np.mean(right) == pytest.approx(domain["readout"], abs=1e-6)
     page, text = ((out / f"segmentation.{end}").read_text() for end in ("html", "md"))
     assert "data:image/webp" in page and "What CLIP says of the condition" in page
-    assert "| shuffled | plain |" in text
+    assert "| shuffled | plain |" in text and "images by the name that CLIP gives them" in page
+    assert "| condition, named | clear, % |" in text
     assert any("CLIP names the true domain" in line for line in said)
 
 
