@@ -1,7 +1,7 @@
 """Few-shot methods side by side: the protocols and the competitors of CLIP-CITE (arXiv 2407.04003).
 
 clipjax suite --study=few_shot           every method, protocol and number of images, three subsets
-clipjax suite --study=few_shot --smoke   a step or two of all that encode once, and of three others
+clipjax suite --study=few_shot --smoke   a step or two of all that encode once, and of two others
 clipjax run few_shot data.shots=4        all methods once, on 4 images a class
 
 A method is an entry of `methods`, from its recipe. Lengths are in steps, the same for any number of
@@ -35,9 +35,9 @@ from clipjax.configs import common
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 SLOW_SHOTS = (1, 4, 16)  # of slow methods, unless the command names others
 SMOKE_SHOTS = (1,)
-# Slow methods of a smoke run that names none, one of a kind. It trains each method once: heads that
-# hold the classes on all, others on the base ones.
-SMOKE_SLOW = ("cocoop", "maple", "clip_cite")
+# Slow methods of a smoke run that names none: prompts of both towers, and towers that train.
+# It trains each method once: heads that hold the classes on all, others on the base ones.
+SMOKE_SLOW = ("maple", "clip_cite")
 STEPS, EPOCHS, SLOW_EPOCHS = 5, 40, 4  # an epoch's steps; epochs, and those of slow methods
 # Row -> a method's further variant that it shows; a method named here shows that and not its own.
 VARIANTS = {

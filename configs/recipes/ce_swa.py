@@ -13,9 +13,9 @@ Measured on the embedded data only by `recipes/ce_swa:smoke` (8 steps, 1 seed, f
 on two busy cores): zero-shot 46.2 on render and 35.4 on stencil, trained 50.4 and 38.5. One epoch
 is averaged there, so average and last are equal, and of what SWA adds that says nothing.
 
-`clipjax suite --study=robust` says it, of 20 steps at a constant rate (22 runs on 3 to 100 % of
+`clipjax suite --study=robust` says it, of 20 steps at a constant rate (30 runs on 3 to 100 % of
 render, OOD the mean of the other styles, ± over runs): the average is +0.4 ± 0.5 points OOD and
-+0.2 ± 1.2 ID from the end, which is -0.3 ± 2.1 and +1.6 ± 3.8 from zero-shot
++0.3 ± 1.1 ID from the end, which is -0.4 ± 2.3 and +1.3 ± 4.0 from zero-shot
 (docs/robust-fine-tuning.md).
 """
 

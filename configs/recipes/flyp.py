@@ -9,8 +9,8 @@ here. What differs from the code: an epoch sees each image once (theirs once for
 scale stays below 100, and no epoch is picked.
 
 Measured on the embedded data by `clipjax suite --study=robust`, in short (20 steps of 32 images at
-3e-5, 22 runs on 3 to 100 % of render, ± over runs): -1.6 ± 1.6 points ID and -1.0 ± 0.9 OOD from
-cross-entropy on both towers, 0.0 ± 3.1 and -1.3 ± 1.6 from zero-shot (docs/robust-fine-tuning.md).
+3e-5, 30 runs on 3 to 100 % of render, ± over runs): -1.6 ± 1.6 points ID and -1.0 ± 0.9 OOD from
+cross-entropy on both towers, -0.3 ± 3.6 and -1.4 ± 1.7 from zero-shot (docs/robust-fine-tuning.md).
 
 On the embedded data, as `few_shot` has it (20 steps of 16 images, docs/few-shot.md), 1, 4 and 16
 images a class, three subsets, test accuracy in % on render: 45.1 ± 1.7, 49.1 ± 0.8, 48.1 ± 1.5;

@@ -7,8 +7,8 @@ source) and stencil: closed form 50.4 and 28.1 (C = 0.01 is chosen), from zero-s
 38.5 ± 0.0, from a random start 52.6 ± 0.4 and 22.2 ± 0.4; zero-shot itself has 46.2 and 35.4. What
 forgets the texts wins on the source and loses more on the target.
 
-With a tenth of the data the probe from zero-shot has 47.8 on render and 40.8 on the mean of the
-other styles, that from a random start 37.7 and 30.6 (docs/robust-fine-tuning.md).
+With a tenth of the data the probe from zero-shot has 47.5 on render and 40.8 on the mean of the
+other styles, that from a random start 37.0 and 30.3 (docs/robust-fine-tuning.md).
 """
 
 from clipjax.adapt.probe import COOP

@@ -11,10 +11,10 @@ so all shares run the same programs, and few images are seen more often. On phot
 the paper's 20 epochs (`as_published`). Unlike the paper's code, a probe has features of length 1,
 the vision-only model is CLIP's image tower, and shares are of each class, drawn by a seed.
 
-On the embedded data, 22 runs, points ID and OOD from zero-shot (46.2 and 39.8), mean ± over runs:
-from a random start the probe -4.7 ± 8.6 and -7.3 ± 6.0, vision-only -7.9 ± 7.3 and -9.6 ± 6.1; the
-probe from zero-shot +2.1 ± 1.3 and +1.1 ± 0.7; CE +1.6 ± 3.8 and -0.3 ± 2.1, its average +1.8 ± 3.4
-and +0.1 ± 1.8, half-way to zero-shot +2.2 ± 2.5 and +0.8 ± 1.0; FLYP 0.0 ± 3.1 and -1.3 ± 1.6
+On the embedded data, 30 runs, points ID and OOD from zero-shot (46.2 and 39.8), mean ± over runs:
+from a random start the probe -4.9 ± 9.4 and -7.9 ± 6.6, vision-only -8.2 ± 6.9 and -10.1 ± 6.1; the
+probe from zero-shot +1.9 ± 1.3 and +1.2 ± 0.9; CE +1.3 ± 4.0 and -0.4 ± 2.3, its average +1.6 ± 3.6
+and 0.0 ± 2.0, half-way to zero-shot +1.9 ± 2.9 and +0.7 ± 1.2; FLYP -0.3 ± 3.6 and -1.4 ± 1.7
 (docs/robust-fine-tuning.md).
 """
 

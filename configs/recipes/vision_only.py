@@ -9,7 +9,7 @@ one (any of model_type `vit`, with its own preprocessing); the first is CLIP's t
 The head alone is `probe_random` of recipes/linear_probe. A seed takes some minutes on two cores.
 Measured on the embedded data by `clipjax suite --study=robust`, in short (20 steps of 32 images):
 with all of render 44.2 there and 34.2 on the other styles, zero-shot 46.2 and 39.8; with a tenth
-35.5 and 29.3 (docs/robust-fine-tuning.md).
+36.0 and 29.1 (docs/robust-fine-tuning.md).
 """
 
 from clipjax.configs import common

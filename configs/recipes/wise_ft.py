@@ -14,9 +14,9 @@ the embedded data, test accuracy of 3 seeds (spread at most 0.2): zero-shot 46.2
 on the others, alpha 0.5 47.9 and 40.6, as trained 48.5 and 41.0, which validation picks. So WiSE-FT
 does not help that head, which has not forgotten anything.
 
-Both towers, by `clipjax suite --study=robust` (20 steps, 22 runs on 3 to 100 % of render, ± over
-runs): alpha 0.5 is +1.1 ± 1.1 points OOD and +0.5 ± 1.6 ID from as trained, most with few data, and
-+0.8 ± 1.0 and +2.2 ± 2.5 from zero-shot (docs/robust-fine-tuning.md).
+Both towers, by `clipjax suite --study=robust` (20 steps, 30 runs on 3 to 100 % of render, ± over
+runs): alpha 0.5 is +1.1 ± 1.2 points OOD and +0.6 ± 1.6 ID from as trained, most with few data, and
++0.7 ± 1.2 and +1.9 ± 2.9 from zero-shot (docs/robust-fine-tuning.md).
 """
 
 from clipjax.configs import common

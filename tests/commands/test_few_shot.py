@@ -38,7 +38,7 @@ def test_a_row_is_a_method_and_a_cell_a_subset():
         assert data.classes == ("base" if cell.classes == "base" else "closed")
 
 
-def test_a_smoke_run_has_every_protocol_and_a_slow_method_of_each_kind():
+def test_a_smoke_run_has_every_protocol_and_the_slow_methods_it_names():
     cells = list(few_shot_studies(Choices(smoke=True)))
     left_out = set(few_shot.methods()) - {cell.method for cell in cells}
     assert left_out == set(few_shot.slow_methods()) - set(few_shot.SMOKE_SLOW) and left_out
