@@ -1,5 +1,6 @@
 """What a run has too little of: parts and domains without a class, few images, short epochs."""
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -71,6 +72,29 @@ def short_epochs(methods: Iterable[Method], sizes: Mapping[Data, tuple[int, int]
         f"{target:,} target images, batches of {size}), fewer than {FEWEST_STEPS}: a smaller "
         "batch_size gives more of them, more epochs a longer run."
         for (steps, source, target, size), names in found.items()
+    ]
+
+
+def few_for_covariances(dataset: Dataset, methods: Iterable[Method], width: int) -> list[str]:
+    """Return a sentence on targets with fewer training images than features, if one matters.
+
+    That is where CORAL maps onto the target's covariance, of `width` features.
+    """
+    found: dict[tuple[str, int], list[str]] = {}
+    for method in methods:
+        usual = inspect.signature(method.make).parameters.get("match")
+        kinds = [
+            phase.options.get("match", usual.default) for phase in method.config.phases if usual
+        ]
+        if "coral" in (method.config.align, *kinds):
+            target = method.data.target
+            count = len(dataset.source(target, "train"))
+            if 0 < count <= width:
+                found.setdefault((target, count), []).append(method.config.name)
+    return [
+        f"{target} has {counted(count, 'training image')}, no more than the {width} features: "
+        f"its covariance is regularised ({some(names, 3)})."
+        for (target, count), names in found.items()
     ]
 
 

@@ -25,7 +25,12 @@ from clipjax.io.texts import some
 from clipjax.model.prompts import fill_prompts
 from clipjax.model.text import confusable
 from clipjax.study.config import Study
-from clipjax.study.coverage import scored_among, short_epochs, thin_classes
+from clipjax.study.coverage import (
+    few_for_covariances,
+    scored_among,
+    short_epochs,
+    thin_classes,
+)
 from clipjax.study.defaults import USUAL_PROMPTS, check_ends, check_model, choices, is_demo, settled
 from clipjax.study.elsewhere import open_elsewhere
 from clipjax.study.episode_sizes import check_all_episodes
@@ -107,8 +112,10 @@ def prepare(
         notes = [*(n for n in notes if n != USUAL_PROMPTS), check_image_only(plan)]
     else:
         notes += confusable(tokens, dataset.classes, fill_prompts(names[0], encoder.prompts))
-    plan = plan._replace(notes=tuple(notes))
-    plan = with_words(plan)
+    if not recorded:
+        width = plan.clip_config.projection_dim
+        notes += few_for_covariances(dataset, methods.values(), width)
+    plan = with_words(plan._replace(notes=tuple(notes)))
     for method in methods.values():
         check_masks(plan, method)
 

@@ -7,6 +7,9 @@ import pytest
 
 from clipjax.study.coverage import short_epochs, thin_classes
 from clipjax.study.parts import Data
+from clipjax.study.plan import prepare
+from tests.conftest import parsed
+from tests.study.test_study import config_of
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -52,3 +55,15 @@ def test_epochs_of_fewer_than_ten_steps_are_told(source, target, epoch, steps):
     if steps:
         assert said[0].startswith(f"an epoch of dann has {steps} steps ({source:,} labelled")
         assert "fewer than 10" in said[0]
+
+
+def test_covariances_of_fewer_images_than_features_are_told(photos, wee_clip):
+    gda, plain = {"loss": "gda"}, {"loss": "logistic", "match": "none"}
+    aligned = {"loss": "finetune", "heads": {}, "align": "coral"}
+    plan = prepare(parsed(config_of(photos, wee_clip, gda=gda, plain=plain, aligned=aligned)))
+    count, width = len(plan.dataset.source("sketch", "train")), plan.clip_config.projection_dim
+    assert count <= width
+    told = f"sketch has {count} training images, no more than the {width} features: its covariance"
+    assert [note for note in plan.notes if "covariance" in note] == [
+        f"{told} is regularised (gda, aligned)."
+    ]
