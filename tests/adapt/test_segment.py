@@ -26,7 +26,7 @@ ROWS = {
 
 
 def test_numbers_say_what_a_decoder_is_told():
-    decoder, key = MaskDecoder(classes=4, hidden=8, depth=1, heads=2), jax.random.key(1)
+    decoder, key = MaskDecoder(classes=4, hidden=8, depth=1), jax.random.key(1)
     given = {"descriptions": DESCRIPTIONS, "texts": TEXTS, "prompt": True}
     made = make_segmenter(decoder, resize_map, SHAPES, **given)
     params = jax.jit(made.init)(jax.random.key(0))
@@ -59,7 +59,7 @@ descriptions, texts = (jnp.array(rng.normal(size=(n, 5)), jnp.float32) for n in 
 said = []
 for devices in (1, 2):
     made = make_segmenter(
-        DECODERS["mask"](4, hidden=8, depth=1, heads=2), resize_map, [(4, 4, 6)],
+        DECODERS["mask"](4, hidden=8, depth=1), resize_map, [(4, 4, 6)],
         descriptions=descriptions, texts=texts, prompt=True,
         class_weights=jnp.array([1.0, 2.0, 0.5, 1.0]),
     )
