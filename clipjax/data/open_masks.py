@@ -19,6 +19,14 @@ from clipjax.io.texts import shown, some
 
 JOINED = "joined"  # several, each in a folder of the root
 KNOWN = ("auto", "scenes", "folder", "parquet", *OPENERS, JOINED)
+_CALLED = {
+    "folder": "folders of images and masks",
+    "parquet": "Parquet with a column of masks",
+    "cityscapes": "Cityscapes",
+    "acdc": "ACDC",
+    "ade20k": "ADE20K",
+    "voc": "PASCAL VOC",
+}
 READABLE = (
     "domain/images with domain/masks, Cityscapes (leftImg8bit, gtFine), ACDC (rgb_anon, gt), "
     "ADE20K (images/training, annotations/training), VOC (JPEGImages, SegmentationClass), Parquet "
@@ -37,7 +45,7 @@ def recognise_masks(root: str | os.PathLike) -> Kind:
         names = " or ".join(f"data.name={name}" for name in found)
         raise DataError(f"{shown(folder)} holds {' and '.join(found)}; say which: {names}.")
     if found:
-        return Kind(found[0], f"the root is read as {found[0]}")
+        return Kind(found[0], f"the root is read as {_CALLED[found[0]]}")
     inner = {path.name: kinds for path in subfolders(folder) if (kinds := _kinds(path))}
     if inner:
         named = some((f"{name}/: {' or '.join(kinds)}" for name, kinds in inner.items()), 5)

@@ -112,24 +112,49 @@ def windows(
 
 def slide(
     answer: Callable[[np.ndarray], np.ndarray],
-    images: np.ndarray,
+    image: np.ndarray,
     window: tuple[int, int],
     stride: tuple[int, int],
+    batch: int = 8,
 ) -> np.ndarray:
-    """Average logits of windows where they overlap, [B, H, W, C] -> float32 [B, H, W, K].
+    """Average logits of windows where they overlap, [H, W, C] -> float32 [..., H, W, K].
 
     Args:
-      answer: images [B, h, w, C] of a window's size -> logits [B, h, w, K].
-      images: [B, H, W, C].
+      answer: windows [batch, h, w, C] -> logits [..., batch, h, w, K].
+      image: [H, W, C].
       window: height and width.
       stride: down and across.
+      batch: windows answered at a time; the last are filled up with others.
     """
-    size, total, count = images.shape[1:3], None, np.zeros((*images.shape[1:3], 1), np.float32)
-    for top, left in windows(size, window, stride):
-        place = slice(top, top + window[0]), slice(left, left + window[1])
-        seen = np.asarray(answer(images[:, *place]), np.float32)
+    places = list(windows(image.shape[:2], window, stride))
+    total, count = None, np.zeros((*image.shape[:2], 1), np.float32)
+    cut = lambda top, left: (slice(top, top + window[0]), slice(left, left + window[1]))
+    for first in range(0, len(places), batch):
+        part = places[first : first + batch]
+        filled = part + part[:1] * (batch - len(part))  # one shape
+        seen = np.asarray(answer(np.stack([image[cut(*place)] for place in filled])), np.float32)
         if total is None:
-            total = np.zeros((*images.shape[:3], seen.shape[-1]), np.float32)
-        total[:, *place] += seen
-        count[place] += 1
+            total = np.zeros((*seen.shape[:-4], *image.shape[:2], seen.shape[-1]), np.float32)
+        for number, place in enumerate(part):
+            total[..., *cut(*place), :] += seen[..., number, :, :, :]
+            count[cut(*place)] += 1
     return total / count
+
+
+def enlarged(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize logits [..., h, w, K] bilinearly to a mask's size, half-pixel, borders clamped.
+
+    As `clipjax.model.decoders.resize_map`, for sizes of which there are too many to compile.
+    """
+    down, across = map(_weights, logits.shape[-3:-1], size)
+    return np.einsum("hi,...ijk,wj->...hwk", down, logits, across, optimize=True)
+
+
+def _weights(length: int, wanted: int) -> np.ndarray:
+    """Return the weights of linear interpolation, float32 [wanted, length]."""
+    place = np.clip((np.arange(wanted) + 0.5) * length / wanted - 0.5, 0, length - 1)
+    low = np.minimum(place.astype(int), max(length - 2, 0))
+    found, line = np.zeros((wanted, length), np.float32), np.arange(wanted)
+    found[line, low] = 1 - (place - low)
+    found[line, np.minimum(low + 1, length - 1)] += place - low
+    return found

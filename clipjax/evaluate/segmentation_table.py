@@ -23,37 +23,25 @@ def _spread(values: Sequence[float], digits: int = 1) -> str:
 
 
 def cells(found: Found) -> tuple[list[str], list[list[str]]]:
-    """Return header and lines: mIoU of each method on the source, each target and their mean."""
+    """Return header and lines: mIoU of each method on the source, each target and their mean.
+
+    The last line answers the most frequent class everywhere.
+    """
     source, *targets = found["conditions"]
-    header = [
-        "method",
-        f"{source} (source)",
-        *targets,
-        "mean target",
-        "mIoU%",
-        "clear, no background",
-    ]
+    bare = found["classes"][0] == "background"
+    header = ["method", f"{source} (source)", *targets, *["mean target", "mIoU%"] * bool(targets)]
+    header += [f"{source}, no background"] * bare
     lines = []
     for name, row in found["methods"].items():
         miou = row["miou"]
-        mean = np.mean([miou[target] for target in targets], axis=0)
-        kept = np.array(mean) / np.array(miou[source])
-        lines.append([
-            name,
-            *(_spread(miou[condition]) for condition in (source, *targets)),
-            _spread(mean),
-            _spread(kept),
-            _spread(row["foreground"][source]),
-        ])  # fmt: skip
-    lines.append(
-        [
-            "all background",
-            *(f"{100 * found['background'][c]:.1f}" for c in (source, *targets)),
-            "",
-            "",
-            "",
-        ]
-    )
+        line = [name, *(_spread(miou[condition]) for condition in (source, *targets))]
+        if targets:
+            mean = np.mean([miou[target] for target in targets], axis=0)
+            line += [_spread(mean), _spread(np.array(mean) / np.array(miou[source]))]
+        lines.append(line + [_spread(row["foreground"][source])] * bare)
+    constant = [f"{100 * found['constant'][c]:.1f}" for c in (source, *targets)]
+    empty = [""] * (len(header) - len(constant) - 1)
+    lines.append([f"all {found['majority']}", *constant, *empty])
     return header, lines
 
 
@@ -68,9 +56,11 @@ def paired(found: Found) -> tuple[list[str], list[list[str]]]:
         if not (against := row["against"]):
             continue
         other = found["methods"][against]
-        told = (segmentation_grid.gain(row, other, where) for where in ([source], targets))
+        parts = [[source], targets] if targets else [[source]]
+        told = [segmentation_grid.gain(row, other, where) for where in parts]
         lines.append([name, against, *told])
-    return ["method", "against", f"{source}, points", "mean target, points"], lines
+    header = ["method", "against", f"{source}, points"]
+    return header + ["mean target, points"] * bool(targets), lines
 
 
 def reading(found: Found) -> str:
@@ -135,7 +125,7 @@ def _grid(found: Found) -> list[Chapter]:
 def compared(found: Found) -> list[Table]:
     """Return tables of what rows with W gain over their controls, on targets and on the source."""
     source, *targets = found["conditions"]
-    parts = (("mean target", targets), (source, [source]))
+    parts = ((("mean target", targets),) if targets else ()) + ((source, [source]),)
     made = [(what, *segmentation_grid.grid(found, of)) for what, of in parts]
     title = "{}: points, ± standard error".format
     return [Table(header, lines, title(what)) for what, header, lines in made if lines]
@@ -153,7 +143,7 @@ def page(found: Found, overlays: Mapping[str, str]) -> str:
     shown = Table(*cells(found), folded=False)
     pair = Table(*paired(found), folded=False)
     return document(
-        "segmentation under weather",
+        "segmentation under domain shift",
         html.unescape(f"model {found['model']}; seeds {', '.join(map(str, found['seeds']))}"),
         [],
         [

@@ -13,15 +13,15 @@ from clipjax.data.masks import MaskDataset, MixedMasks
 from clipjax.data.splits import SPLITS
 from clipjax.errors import ClipjaxError, ConfigError, DataError
 from clipjax.evaluate.report import page
-from clipjax.evaluate.report.segments import blended, colours, uri
-from clipjax.evaluate.report.tables import Card, Cards, Chapter, Listing, Picture, Table, as_text
+from clipjax.evaluate.report.segments import legend, overlays
+from clipjax.evaluate.report.tables import Chapter, Listing, Picture, Plates, Table, as_text
 from clipjax.inspect.report import percent
 from clipjax.inspect.survey import PAGE, Options, say
 from clipjax.io import check_reachable, write_atomically
 from clipjax.io.texts import counted
 from clipjax.runtime.claim import claimed
 from clipjax.study.segmentation_config import Segmentation
-from clipjax.study.segmentation_data import open_dataset_of, parts_of
+from clipjax.study.segmentation_data import encoded_sizes, open_dataset_of, parts_of
 
 Part = tuple[str, str]  # domain and split
 SHOWN = 4  # images of each domain
@@ -76,6 +76,9 @@ def _refusals(
     try:
         needed = parts_of(config.data, dataset)
         check_surveys([(found[part], seen[part]) for part in needed], config.data.max_unreadable)
+        count, resize = len(config.data.sources), config.data.resize
+        sizes = [{resize} if resize else set(seen[part].sizes) for part in needed]
+        encoded_sizes(config.data, [set.union(*sizes[:count]), *sizes[count:]])
     except ClipjaxError as error:
         return [str(error)]
     return []
@@ -161,25 +164,17 @@ def _overlays(
     seed: int,
 ) -> Chapter:
     """Show some images of each domain with their masks laid over them."""
-    cards = []
+    pictures = []
     for domain in dataset.domains:
         parts = [part for part in found if part[0] == domain and seen[part].usable.any()]
         if not parts:
             continue
         rows = np.flatnonzero(seen[parts[0]].usable)
-        rows = np.random.default_rng(seed).permutation(rows)[:SHOWN]
-        pictures = []
+        rows, pairs = np.random.default_rng(seed).permutation(rows)[:SHOWN], []
         for row in rows.tolist():
             with contextlib.suppress(DataError):  # it was readable a moment ago
-                example = found[parts[0]][row]
-                both = [example.image, blended(example.image, example.mask)]
-                src = uri(np.concatenate(both, axis=1), 640)
-                pictures.append(Picture(src, example.name))
-        cards.append(Card("/".join(parts[0]), "image, and its mask over it", pictures))
-    swatches = [
-        Card(name, "", [Picture(uri(np.tile(colour, (16, 32, 1))), name)])
-        for name, colour in zip(dataset.classes, colours(len(dataset.classes)), strict=True)
-    ]
+                pairs.append(found[parts[0]][row][:2])
+        told = f"{'/'.join(parts[0])}: images, and their masks over them"
+        pictures.append(Picture(overlays(pairs), told, told))
     note = f"Up to {SHOWN} images of each domain, drawn with seed {seed}; grey is ignored."
-    items = [Cards("Images and masks", cards), Cards("Colours of classes", swatches, True)]
-    return Chapter("sheets", "Masks", [note], items)
+    return Chapter("sheets", "Masks", [note], [Plates(pictures, legend(dataset.classes))])

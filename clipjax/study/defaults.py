@@ -9,6 +9,10 @@ from clipjax.io.texts import some
 from clipjax.study.parts import Data, Encoder
 
 EMBEDDED = ("emoji", "emoji_regrouped")  # `data.name` of embedded data; auto is the first
+TINY = (
+    "model=tiny, the embedded one, knows 64 px drawings only: on other images its numbers mean "
+    "nothing; use model=openai/clip-vit-base-patch32"
+)
 MODEL, PROMPTS, SOURCE, TARGET = "tiny", "drawings", "render", "stencil"  # go with it
 OWN_PROMPTS = "simple"  # "a photo of a {}."
 USUAL_PROMPTS = (
@@ -51,10 +55,7 @@ def choices(data: Data, encoder: Encoder) -> list[str]:
     if encoder.prompts == OWN_PROMPTS:
         said.append(USUAL_PROMPTS)
     if encoder.model == MODEL:
-        said.append(
-            "model=tiny, the embedded one, knows 64 px drawings only: on other images its numbers "
-            "mean nothing; use model=openai/clip-vit-base-patch32"
-        )
+        said.append(TINY)
     return said
 
 

@@ -2,10 +2,19 @@
 
 import dataclasses
 
-from clipjax.study.fields import field
+from clipjax.study.fields import field, share_field
 
 SCENES = (600, 200)  # train and test, where their numbers are left out
 SOURCE = "clear"  # of scenes
+SIZES = "two whole numbers above 0, as (512, 512)"
+
+
+def _is_size(value: tuple) -> bool:
+    return len(value) in (0, 2) and all(side > 0 for side in value)
+
+
+def _is_range(value: tuple) -> bool:
+    return len(value) == 2 and 0 < value[0] <= value[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +30,8 @@ class MaskData:
     fractions: tuple[float, ...] = field((0.6, 0.1, 0.3), "train, val, test of data without splits")
     source: str | tuple[str, ...] = field(
         "",
-        "domain that is trained on, of scenes clear; of several all are, and the first is tested "
-        "as the source",
+        "domain that is trained on, of scenes clear; of several, as a+b, all are, and the first is "
+        "tested as the source",
         give="the name of a domain, or a tuple of names",
     )
     targets: tuple[str, ...] = field((), "domains that are tested; none: all others with masks")
@@ -42,10 +51,49 @@ class MaskData:
     )
     workers: int = field(0, "processes that read images; 0: threads of this one", low=0)
 
+    resize: tuple[int, ...] = field(
+        (),
+        "height and width that images are brought to, and masks in training; none: their own",
+        fits=_is_size,
+        give=SIZES,
+    )
+    crop: tuple[int, ...] = field(
+        (),
+        "height and width of crops to train on, drawn anew in every step; none: whole images",
+        fits=_is_size,
+        give=SIZES,
+    )
+    scale: tuple[float, ...] = field(
+        (1.0, 1.0),
+        "range of the factor on the sides of an image that is cropped",
+        fits=_is_range,
+        give="two numbers above 0, the smaller first",
+    )
+    cat_max_ratio: float = share_field(
+        1.0, "the most of a crop that is of one class, else another is drawn, up to ten times"
+    )
+    mirror: bool = field(False, "of every second training image left and right are exchanged")
+    window: tuple[int, ...] = field(
+        (),
+        "height and width of windows that slide over test images; none: whole images",
+        fits=_is_size,
+        give=SIZES,
+    )
+    stride: tuple[int, ...] = field(
+        (), "of windows, down and across; none: two thirds of them", fits=_is_size, give=SIZES
+    )
+
     @property
     def sources(self) -> tuple[str, ...]:
         """The domains that are trained on."""
-        return (self.source or SOURCE,) if isinstance(self.source, str) else self.source
+        if isinstance(self.source, tuple):
+            return self.source
+        return tuple((self.source or SOURCE).split("+"))
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Return how far windows are moved, down and across."""
+        return self.stride or tuple(max(1, 2 * side // 3) for side in self.window)
 
     @property
     def embedded(self) -> bool:
@@ -58,6 +106,13 @@ class MaskData:
         for name in ("fractions", "max_unreadable", "workers"):
             if (value := getattr(self, name)) != getattr(usual, name):
                 return f"{name}={value} has no effect on scenes; leave it out, or name a root."
+        for name in ("scale", "cat_max_ratio"):
+            if not self.crop and (value := getattr(self, name)) != getattr(MaskData(), name):
+                return f"{name}={value} has no effect without data.crop; give the size of crops."
+        if self.stride and not self.window:
+            return f"stride={self.stride} has no effect without data.window; give its size."
+        if any(a > b for a, b in zip(self.stride, self.window, strict=False)):
+            return f"stride is {self.stride}, which leaves gaps between windows of {self.window}."
         if not self.source and not self.embedded:
             return "source is not named; say which domain is trained on."
         if not self.sources or len(set(self.sources)) < len(self.sources):

@@ -15,8 +15,8 @@ from clipjax.io import write_atomically, write_json
 from clipjax.log import MetricsLog
 from clipjax.log.terminal import table
 from clipjax.model.hf.weights import read_json
+from clipjax.study.defaults import MODEL, TINY
 from clipjax.study.segmentation_config import Segmentation, SegmentationMethod
-from clipjax.study.segmentation_data import class_shares
 from clipjax.study.segmentation_maps import Encoded, Encoder, are_cached
 from clipjax.study.segmentation_plan import Plan
 from clipjax.study.segmentation_rows import Rows
@@ -43,13 +43,17 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     say(f"{many}, {len(data.train)} images of {data.train.domain}")
     extra = len(data.train) if config.mixing.shares else 0
     cached, told = are_cached(plan, len(data.train) + extra + sum(map(len, data.tests.values())))
-    for words in filter(None, (told, data.note)):
+    alien = config.model == MODEL and not config.data.embedded
+    for words in filter(None, (*data.notes, told, TINY * alien)):
         say(f"{words.rstrip('.')}.")
     encode = Encoder(plan, cached)
     train = encode(data.train)
     tests = {domain: encode(source) for domain, source in data.tests.items()}
-    found = _about(plan, tests) | {"maps": told}
-    rows = Rows(Trainer(plan, workdir, say, _class_weights(plan), cached), tests, workdir, say)
+    major = int(train.shares(data).argmax())
+    found = _about(plan, tests) | {"maps": told, "majority": data.classes[major]}
+    found["constant"] = {domain: test.constant(major, data) for domain, test in tests.items()}
+    trainer = Trainer(plan, workdir, say, _class_weights(plan, train), cached)
+    rows = Rows(trainer, tests, workdir, say)
     found["methods"] = rows.methods(train)
     for method in config.decoders:
         row = found["methods"][method.name]
@@ -64,13 +68,13 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     say(f"results: {workdir / RESULTS}, {workdir / PAGE}")
 
 
-def _class_weights(plan: Plan) -> np.ndarray | None:
+def _class_weights(plan: Plan, train: Encoded) -> np.ndarray | None:
     """Return weights of classes by their share of training pixels; None for 1 each."""
     rule = plan.config.class_weights
     if rule == "none":
         return None
     rules = {"sqrt": lambda p: np.maximum(p, 1e-6) ** -0.5, "enet": lambda p: 1 / np.log(1.02 + p)}
-    return rules[rule](class_shares(plan.data.train)).astype(np.float32)
+    return rules[rule](train.shares(plan.data)).astype(np.float32)
 
 
 def _against(config: Segmentation, method: SegmentationMethod) -> str:
@@ -119,7 +123,6 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
             "test": {domain: len(test) for domain, test in tests.items()},
         },
         "note": NOTE,
-        "background": {c: t.background(len(plan.data.classes)) for c, t in tests.items()},
         "domain": {
             "descriptions": len(names),
             # Of images whose domain has a description.

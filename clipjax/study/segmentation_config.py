@@ -60,6 +60,12 @@ class SegmentationMethod:
         return self.decoder, self.stats, self.norm == "domino", self.prompt != "none"
 
     @property
+    def unshuffled(self) -> "SegmentationMethod":
+        """Return the method with W as it is given, where `shuffled` would exchange it."""
+        plain = self.control != "shuffled"
+        return self if plain else dataclasses.replace(self, control="none")
+
+    @property
     def uses_domain(self) -> bool:
         """Return whether it reads W."""
         return self.norm == "domino" or self.prompt != "none"
@@ -109,16 +115,10 @@ class Segmentation:
     levels: tuple[int, ...] = field(
         (), "blocks, or stages of a ResNet, whose maps decoders get, from 1; none: the last"
     )
-    resize: tuple[int, ...] = field(
-        (),
-        "height and width that images have in front of the model; none: their own",
-        fits=lambda value: len(value) in (0, 2) and all(side > 0 for side in value),
-        give="two whole numbers above 0",
-    )
     maps: str = field(
         "auto",
         "cached: computed once; live: in every step; auto: cached where they fit into half of the "
-        "memory",
+        "memory, and images are whole and unchanged",
         known=("auto", "cached", "live"),
     )
     seeds: tuple[int, ...] = seed_field((0, 1, 2), "random seeds")

@@ -1,16 +1,22 @@
 """The images with masks of a segmentation run, opened: what is trained on, what is tested."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from clipjax.data.dataset import Part, check_domain
-from clipjax.data.mask_survey import check_surveys, survey
-from clipjax.data.masks import MaskDataset, MaskSource, MixedMasks, mixed
-from clipjax.data.open_masks import open_masks
-from clipjax.data.scenes import SceneDataset
-from clipjax.errors import ConfigError
+from clipjax.data.images.mask_crops import Crops
+from clipjax.data.mask_survey import Survey, check_surveys, survey
+from clipjax.data.masks import MaskDataset, MixedMasks, mixed
+from clipjax.data.open_masks import open_masks, recognise_masks
+from clipjax.data.scenes import SIZE, SceneDataset
+from clipjax.data.sized_masks import SizedMasks
+from clipjax.errors import ConfigError, DataError
+from clipjax.io.texts import some
 from clipjax.study.mask_data import SCENES, MaskData
+
+Size = tuple[int, int]  # height and width
 
 
 class Masked(NamedTuple):
@@ -19,7 +25,11 @@ class Masked(NamedTuple):
     dataset: MaskDataset
     train: MixedMasks
     tests: dict[str, MixedMasks]  # domain -> its test images, the source first
-    note: str = ""  # on images that are left out
+    crops: Crops  # of training images
+    trained: Size  # height and width of what is encoded in training
+    tested: Size  # and in tests: of windows, or of whole images
+    notes: tuple[str, ...] = ()  # what is read, and images that are left out
+    surveys: Mapping[str, Survey] = {}  # repr of a source -> what it holds, where that was read
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -35,6 +45,10 @@ class Masked(NamedTuple):
     def targets(self) -> tuple[str, ...]:
         """The other domains that are tested."""
         return tuple(self.tests)[1:]
+
+    def shares(self, source: MixedMasks) -> np.ndarray:
+        """Return the share of each class among a source's labelled pixels, float64 [K]."""
+        return (self.surveys.get(repr(source)) or survey(source)).shares
 
 
 def open_data(data: MaskData) -> Masked:
@@ -52,19 +66,59 @@ def open_data(data: MaskData) -> Masked:
     for (domain, _), found in zip(parts[count:], sources[count:], strict=True):
         most = min(data.test or len(found), len(found))
         tests[domain] = mixed([found], total=most, seed=data.subset_seed)
+    crops = Crops(data.crop or None, tuple(data.scale), data.mirror, data.cat_max_ratio)
     if data.embedded:
-        return Masked(dataset, train, tests)
+        sizes = [{data.resize or (SIZE, SIZE)}] * (1 + len(tests))
+        return Masked(dataset, train, tests, crops, *encoded_sizes(data, sizes))
     seen = [(x, survey(x, workers=data.workers)) for x in (train, *tests.values())]
-    note = check_surveys(seen, data.max_unreadable)
+    left_out = check_surveys(seen, data.max_unreadable)
+    found = recognise_masks(data.root).why if data.name == "auto" else ""
+    notes = tuple(filter(None, (found, left_out)))
     train, *rest = (source.only(found.usable) for source, found in seen)
-    return Masked(dataset, train, dict(zip(tests, rest, strict=True)), note)
+    if lost := [source.domain for source in (train, *rest) if not len(source)]:
+        raise DataError(f"no image of {lost[0]!r} can be used; {left_out}")
+    sizes = [{data.resize} if data.resize else set(found.sizes) for _, found in seen]
+    tests = dict(zip(tests, rest, strict=True))
+    surveys = {repr(s): found for s, (_, found) in zip((train, *rest), seen, strict=True)}
+    return Masked(dataset, train, tests, crops, *encoded_sizes(data, sizes), notes, surveys)
+
+
+def encoded_sizes(data: MaskData, sizes: Sequence[set[Size]]) -> tuple[Size, Size]:
+    """Return the sizes of what is encoded in training and in tests.
+
+    `sizes` are those of images, of the training set and then of each that is tested. ConfigError:
+    images that cannot be put side by side, or windows that are larger than an image.
+    """
+    trained, *tested = sizes
+    every = set.union(*tested)
+    whole = trained | every if not (data.crop or data.window) else every
+    if len(trained) > 1 and not data.crop:
+        told = f"training images have {_told(trained)}"
+        raise ConfigError(f"{told}; give data.resize one, or data.crop a part.")
+    if len(whole) > 1 and not data.window:
+        told = f"images have {_told(whole)}"
+        raise ConfigError(f"{told}; give data.resize one, or data.window a part.")
+    if data.window:
+        for size in sorted(every):
+            if data.window[0] > size[0] or data.window[1] > size[1]:
+                told = f"data.window={data.window} is larger than an image of {size[0]} x {size[1]}"
+                raise ConfigError(f"{told} pixels; take a smaller one, or none.")
+    first = lambda found: next(iter(found))
+    return data.crop or first(trained), data.window or first(every)
+
+
+def _told(sizes: set[Size]) -> str:
+    shown = some((f"{height} x {width}" for height, width in sorted(sizes)), 3)
+    return f"{len(sizes)} sizes ({shown})"
 
 
 def open_dataset_of(data: MaskData) -> MaskDataset:
     """Open the dataset that a config names."""
     if data.embedded:
-        return SceneDataset(train=data.train or SCENES[0], test=data.test or SCENES[1])
-    return open_masks(data.name, data.root, fractions=data.fractions)
+        found = SceneDataset(train=data.train or SCENES[0], test=data.test or SCENES[1])
+    else:
+        found = open_masks(data.name, data.root, fractions=data.fractions)
+    return SizedMasks(found, data.resize) if data.resize else found
 
 
 def parts_of(data: MaskData, dataset: MaskDataset) -> list[Part]:
@@ -89,8 +143,3 @@ def tested_split(dataset: MaskDataset, domain: str) -> str:
     """Return the split that a run tests: test, or val where test has no masks; "" for neither."""
     there = dataset.splits_of(domain)
     return next((split for split in ("test", "val") if split in there), "")
-
-
-def class_shares(source: MaskSource) -> np.ndarray:
-    """Return the share of each class among the labelled pixels, float64 [K]."""
-    return survey(source).shares

@@ -2,18 +2,19 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from clipjax.data.images.mask_crops import Crops, crop_together
 from clipjax.data.masks import MixedMasks
 from clipjax.errors import ConfigError
-from clipjax.study.segmentation_data import class_shares
+from clipjax.study.segmentation_data import Masked
 from clipjax.study.segmentation_plan import Plan
 
-BATCH = 50  # images encoded, or answered, at a time
+BATCH, PIXELS = 50, 1 << 22  # the most images, or pixels, encoded or answered at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,46 +23,79 @@ class Encoded:
 
     source: MixedMasks
     maps: np.ndarray | None  # float16 [N, numbers of all levels]; None: computed in every step
-    masks: np.ndarray | None  # uint8 [N, H, W]; None as for maps
+    masks: Sequence[np.ndarray] | None  # uint8 [N, H, W], or of sizes of their own; None as maps
     embedding: np.ndarray  # float32 [N, P]
     condition: np.ndarray  # int32 [N], place among the descriptions; -1 without one
+    crops: Crops = Crops()  # how images that are trained on are changed in every step
 
     def __len__(self) -> int:
         return len(self.embedding)
 
-    def rows(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the rows of a `clipjax.adapt.segment.Segmenter` of some images, with labels."""
-        about = {"embedding": self.embedding[index], "condition": self.condition[index]}
-        if self.maps is not None:
-            return {"inputs": self.maps[index], "label": self.masks[index], **about}
-        examples = [self.source[int(i)] for i in index]
-        stacked = lambda key: np.stack([getattr(example, key) for example in examples])
-        return {"inputs": stacked("image"), "label": stacked("mask"), **about}
+    def about(self, index: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the rows of some images say of their domains."""
+        return {"embedding": self.embedding[index], "condition": self.condition[index]}
 
-    def batches(self) -> Iterator[tuple[dict[str, np.ndarray], int]]:
-        """Yield (rows of `BATCH` images, how many of them are not padding)."""
-        for first in range(0, len(self), BATCH):
-            size = min(BATCH, len(self) - first)
-            yield self.rows(np.arange(first, first + BATCH) % len(self)), size
+    def drawn(self, index: np.ndarray, seed: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """Return rows to train on, with labels: crops of some images, a function of `seed`."""
+        pairs = []
+        for place, i in enumerate(index.tolist()):
+            example = self.source[i]
+            pairs.append(crop_together(example.image, example.mask, self.crops, (*seed, place)))
+        images, masks = (np.stack([pair[k] for pair in pairs]) for k in (0, 1))
+        return {"inputs": images, "label": masks, **self.about(index)}
+
+    def batches(self) -> Iterator[tuple[dict[str, np.ndarray], Sequence[np.ndarray]]]:
+        """Yield rows of whole images, and the masks of those that are not padding."""
+        batch = batch_of(self.source[0].image.shape[:2])
+        for first in range(0, len(self), batch):
+            index = np.arange(first, first + batch) % len(self)
+            size = min(batch, len(self) - first)
+            if self.maps is not None:
+                inputs, masks = self.maps[index], self.masks[first : first + size]
+            else:
+                read = [self.source[int(i)] for i in index[:size]]
+                inputs = np.stack([read[i % size].image for i in range(batch)])
+                masks = [example.mask for example in read]
+            yield {"inputs": inputs, **self.about(index)}, masks
 
     def taken(self, index: np.ndarray, source: MixedMasks) -> "Encoded":
         """Return some images, which `source` has in the order of `index`."""
         part = lambda x: None if x is None else x[index]
         kept = part(self.maps), part(self.masks), part(self.embedding), part(self.condition)
-        return Encoded(source, *kept)
+        return Encoded(source, *kept, self.crops)
 
-    def background(self, classes: int) -> float:
-        """Return the mIoU of answering class 0 everywhere."""
+    def shares(self, data: Masked) -> np.ndarray:
+        """Return the share of each class among the labelled pixels, float64 [K]."""
         if self.masks is None:
-            shares = class_shares(self.source)
-        else:
-            counts = np.bincount(self.masks.ravel(), minlength=256)[:classes]
-            shares = counts / max(counts.sum(), 1)
-        return float(shares[0] / (np.count_nonzero(shares[1:]) + 1))
+            return data.shares(self.source)
+        classes = len(data.classes)
+        counts = sum(np.bincount(mask.ravel(), minlength=256)[:classes] for mask in self.masks)
+        return counts / max(counts.sum(), 1)
+
+    def constant(self, number: int, data: Masked) -> float:
+        """Return the mIoU of answering one class everywhere."""
+        shares = self.shares(data)
+        return float(shares[number] / (np.count_nonzero(shares) + (shares[number] == 0)))
+
+
+def batch_of(size: tuple[int, int]) -> int:
+    """Return how many images of a size are encoded at a time: two or more, to exchange W.
+
+    >>> batch_of((96, 96)), batch_of((512, 512)), batch_of((4096, 4096))
+    (50, 16, 2)
+    """
+    return max(2, min(BATCH, PIXELS // (size[0] * size[1])))
 
 
 def are_cached(plan: Plan, images: int) -> tuple[bool, str]:
     """Return whether maps of so many images are kept, and the sentence that says so."""
+    if plan.data.crops.changes or plan.config.data.window:
+        what = "windows" if plan.config.data.window else "crops"
+        what = what if plan.config.data.crop or what == "windows" else "images that change"
+        if plan.config.maps == "cached":
+            told = f"maps=cached keeps maps of whole images, and the run reads {what}"
+            raise ConfigError(f"{told}; leave maps out.")
+        return False, f"maps of {what} are computed in every step"
     need = 2 * images * plan.dense.width
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     asked = plan.config.maps
@@ -83,7 +117,7 @@ class Encoder:
             maps = plan.dense.maps(params, pixels)
             return jnp.concatenate([x.reshape(len(x), -1) for x in maps], axis=1)
 
-        # Compiled once for all sources.
+        # Compiled once for all sources of one size.
         self._maps = jax.jit(lambda *given: flat(*given).astype(jnp.float16))
         self._embed = jax.jit(plan.reader.embed)
 
@@ -91,21 +125,24 @@ class Encoder:
         """Encode every image; ConfigError for maps that 16 bits do not hold."""
         dense, reader = self.plan.dense, self.plan.reader
         maps, embedded, masks = [], [], []
-        for first in range(0, len(source), BATCH):
-            part = [source[i] for i in range(first, min(first + BATCH, len(source)))]
-            filled = part + part[:1] * (BATCH - len(part))  # one shape
+        batch = batch_of(source[0].image.shape[:2])
+        for first in range(0, len(source), batch):
+            part = [source[i] for i in range(first, min(first + batch, len(source)))]
+            filled = part + part[:1] * (batch - len(part))  # one shape
             whole = np.stack([reader.preprocess.crop(e.image, e.name) for e in filled])
             embedded.append(np.asarray(self._embed(reader.params, whole))[: len(part)])
             if self.cached:
                 pixels = np.stack([example.image for example in filled])
                 maps.append(np.asarray(self._maps(dense.params, pixels))[: len(part)])
-                masks.append(np.stack([example.mask for example in part]))
+                masks += [example.mask for example in part]
                 if not np.isfinite(maps[-1]).all():
                     told = f"maps of model={self.plan.config.model} overflow half precision"
                     raise ConfigError(f"{told}, in which they are kept; take maps=live.")
         names = list(self.plan.config.descriptions)
         domains = (source.domain_of(i) for i in range(len(source)))
         places = [names.index(domain) if domain in names else -1 for domain in domains]
-        join = lambda parts: np.concatenate(parts) if self.cached else None
-        embedding = np.concatenate(embedded)
-        return Encoded(source, join(maps), join(masks), embedding, np.array(places, np.int32))
+        if self.cached and len({mask.shape for mask in masks}) == 1:  # tested ones may differ
+            masks = np.stack(masks)
+        kept = (np.concatenate(maps), masks) if self.cached else (None, None)
+        about = np.concatenate(embedded), np.array(places, np.int32)
+        return Encoded(source, *kept, *about, self.plan.data.crops)

@@ -1,7 +1,7 @@
 """The frozen models of a segmentation run: what makes maps, and the CLIP that reads domains."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -17,17 +17,18 @@ from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.image_maps import image_maps
 from clipjax.model.text import zero_shot_classifier
 from clipjax.study.segmentation_config import Segmentation
+from clipjax.study.segmentation_data import Masked
 
 PyTree = Any
 TEMPLATES = ("a photo of {}", "a picture of {}", "a drawing of {}")  # around descriptions
 
 
 class Dense(NamedTuple):
-    """An image model as maps of images of one size."""
+    """An image model as maps of images."""
 
     params: PyTree
     maps: Callable[[PyTree, jax.Array], tuple]  # (params, uint8 [B, H, W, 3]) -> float32 maps
-    shapes: tuple[tuple[int, int, int], ...]  # of each level: height, width, channels
+    shapes: tuple[tuple[int, int, int], ...]  # in training, of each level: height, width, channels
 
     @property
     def width(self) -> int:
@@ -52,18 +53,13 @@ class Reader(NamedTuple):
         return normalize(seen)
 
 
-def open_models(
-    config: Segmentation, size: tuple[int, int], classes: Sequence[str]
-) -> tuple[Dense, Reader]:
-    """Open what makes maps of images of a size, and the CLIP; ConfigError for what does not fit.
-
-    Images are resized to `resize`, bilinear, where it is given.
-    """
+def open_models(config: Segmentation, data: Masked) -> tuple[Dense, Reader]:
+    """Open what makes maps of images, and the CLIP; ConfigError for what does not fit."""
     directory = find_model(config.model)
     model, params = load_model(directory, dtype=jnp.float32)
     if model.vision is None:
         raise ConfigError(f"model={config.model} has no image tower; take another.")
-    dense = _dense(config, size, model, params["vision"], load_preprocess(directory))
+    dense = _dense(config, data, model, params["vision"], load_preprocess(directory))
     if config.domain_model:
         directory = find_model(config.domain_model)
         model, params = load_model(directory, dtype=jnp.float32)
@@ -72,37 +68,39 @@ def open_models(
         told = f"{field}={config.domain_model or config.model} has one tower"
         need = "W and the texts of classes need a CLIP of both; name one"
         raise ConfigError(f"{told}; {need} by domain_model, as domain_model=tiny.")
-    return dense, _reader(config, classes, model, params, directory)
+    return dense, _reader(config, data.classes, model, params, directory)
 
 
-def _dense(config: Segmentation, size, model: Any, params: PyTree, look: Any) -> Dense:
+def _dense(config: Segmentation, data: Masked, model: Any, params: PyTree, look: Any) -> Dense:
     try:
         tower = image_maps(model, config.levels, last=config.last)
     except ConfigError as error:
         raise ConfigError(f"model={config.model}: {error}") from None
-    seen = tuple(config.resize) or size
-    _check_patches(seen, model, config)
+    _check_patches(data, model, config)
 
     def maps(params: PyTree, pixels: jax.Array) -> tuple:
-        if config.resize:
-            shape = (len(pixels), *seen, 3)
-            pixels = jax.image.resize(pixels.astype(jnp.float32), shape, "linear")
         return tower(params, look.normalize(pixels))
 
-    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)
+    image = jax.ShapeDtypeStruct((1, *data.trained, 3), jnp.uint8)
     shapes = jax.eval_shape(maps, params, image)
     return Dense(params, maps, tuple(x.shape[1:] for x in shapes))
 
 
-def _check_patches(size: Sequence[int], model: Any, config: Segmentation) -> None:
-    """Raise ConfigError unless patches divide height and width of what is encoded."""
+def _check_patches(data: Masked, model: Any, config: Segmentation) -> None:
+    """Raise ConfigError unless patches divide height and width of all that is encoded."""
     patch = model.vision.patch_size
     if getattr(model, "kind", "") == "resnet":  # its places overlap, whatever the size is
         return
-    if size[0] % patch or size[1] % patch:
-        nearest = tuple(max(1, round(side / patch)) * patch for side in size)
-        told = f"{size[0]} x {size[1]} pixels, which patches of {patch} do not divide"
-        raise ConfigError(f"model={config.model}: images have {told}; give resize={nearest}.")
+    given = config.data
+    for size, field, set_ in (
+        (data.trained, "crop", given.crop), (data.tested, "window", given.window)
+    ):  # fmt: skip
+        if size[0] % patch or size[1] % patch:
+            nearest = tuple(max(1, round(side / patch)) * patch for side in size)
+            what, remedy = (f"data.{field} has", field) if set_ else ("images have", "resize")
+            told = f"{size[0]} x {size[1]} pixels, which patches of {patch} do not divide"
+            remedy = f"data.{remedy}='{nearest}'"
+            raise ConfigError(f"model={config.model}: {what} {told}; give {remedy}.")
 
 
 def _reader(config: Segmentation, classes, clip: Any, params: PyTree, directory) -> Reader:

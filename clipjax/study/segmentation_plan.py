@@ -26,7 +26,7 @@ def prepare(config: Segmentation) -> Plan:
     data = open_data(config.data)
     check_described(config, data)
     check_mixing(config, data)
-    return Plan(config, data, *open_models(config, image_size(data), data.classes))
+    return Plan(config, data, *open_models(config, data))
 
 
 def check_described(config: Segmentation, data: Masked) -> None:
@@ -52,8 +52,3 @@ def check_mixing(config: Segmentation, data: Masked) -> None:
         raise ConfigError(
             f"mixing.domain={domain} has no training images with masks; take another."
         )
-
-
-def image_size(data: Masked) -> tuple[int, int]:
-    """Return height and width of the images."""
-    return data.train[0].image.shape[:2]

@@ -2,15 +2,16 @@
 
 import pathlib
 import urllib.parse
+from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from clipjax.data.masks import mixed
 from clipjax.evaluate.segmentation import confusion, overlap
 from clipjax.io import is_remote, write_json
 from clipjax.model.hf.weights import read_json
+from clipjax.study.segmentation_answers import answered
 from clipjax.study.segmentation_config import SegmentationMethod
 from clipjax.study.segmentation_maps import Encoded, Encoder
 from clipjax.study.segmentation_plan import Plan
@@ -76,17 +77,15 @@ class Rows:
     def _tested(self, method: SegmentationMethod, params: PyTree) -> dict[str, Any]:
         """Return a method's measures by condition and seed, and pictures of its first answers."""
         config, data = self.plan.config, self.plan.data
-        answer, classes = self.trainer.answers(method), len(data.classes)
+        classes = len(data.classes)
         row: dict[str, Any] = {key: {} for key in ("iou", *MEASURES, "miou_percent", "overlays")}
         for condition, test in self.tests.items():
             matrices = np.zeros((len(config.seeds), classes, classes), np.int64)
-            for number, (rows, size) in enumerate(test.batches()):
-                labels = rows.pop("label")
-                seen = answer(params, rows, jax.random.key(number), labels.shape[1:])
-                seen = np.asarray(seen)[:, :size]
-                matrices += [confusion(labels[:size], each, classes) for each in seen]
-                if not number:
-                    row["overlays"][condition] = self._overlay(test, seen[0][: config.overlays])
+            shown = []
+            for mask, seen in answered(self.trainer, method, params, test):
+                matrices += [confusion(mask, each, classes) for each in seen]
+                shown += [seen[0]] * (len(shown) < config.overlays)
+            row["overlays"][condition] = self._overlay(test, shown)
             found = [overlap(matrix) for matrix in matrices]
             row["iou"][condition] = [_plain(each.iou) for each in found]
             for key in MEASURES:
@@ -96,13 +95,13 @@ class Rows:
                 row["miou_percent"][condition] = [100 * after / before for after, before in pairs]
         return row
 
-    def _overlay(self, test: Encoded, answers: np.ndarray) -> str:
+    def _overlay(self, test: Encoded, answers: Sequence[np.ndarray]) -> str:
         """Draw images, truths and answers; "" of none."""
         from clipjax.evaluate.report.segments import strip
 
         examples = [test.source[i] for i in range(len(answers))]
         images, masks = ([getattr(e, key) for e in examples] for key in ("image", "mask"))
-        return strip(images, masks, list(answers)) if examples else ""
+        return strip(images, masks, answers) if examples else ""
 
 
 def _plain(values: np.ndarray) -> list[float | None]:

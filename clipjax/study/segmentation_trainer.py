@@ -97,18 +97,24 @@ class Trainer:
         program = epochs_program(lambda _: step, self._epochs(""))
         return Compiled(jax.jit(jax.vmap(begin)), step, program)
 
-    def answers(self, method: SegmentationMethod) -> Callable:
-        """Return (stacked parameters, rows, rng, size) -> classes uint8 [seeds, B, *size]."""
-        if method.kind not in self._answers:
-            self._answers[method.kind] = self._answering(self._segmenter(method))
-        answer, shared = self._answers[method.kind], self._shared(method)
+    def answers(self, method: SegmentationMethod, *, logits: bool = False) -> Callable:
+        """Return (stacked parameters, rows, rng, size) -> classes uint8 [seeds, B, *size].
+
+        With `logits` these, float32 [seeds, B, *size, K].
+        """
+        key = (method.kind, logits)
+        if key not in self._answers:
+            self._answers[key] = self._answering(self._segmenter(method), logits)
+        answer, shared = self._answers[key], self._shared(method)
         return lambda params, rows, rng, size: answer(params, shared, rows, rng, size)
 
-    def _answering(self, made: Segmenter) -> Callable:
+    def _answering(self, made: Segmenter, logits: bool) -> Callable:
+        finish = (lambda x: x) if logits else (lambda x: x.argmax(-1).astype(jnp.uint8))
+
         @functools.partial(jax.jit, static_argnums=4)
         def answer(params, shared, rows, rng, size):
-            logits = jax.vmap(lambda p: made.logits(merge(p, shared), rows, rng))(params)
-            return jax.vmap(lambda x: resize_map(x, size).argmax(-1).astype(jnp.uint8))(logits)
+            found = jax.vmap(lambda p: made.logits(merge(p, shared), rows, rng))(params)
+            return jax.vmap(lambda x: finish(resize_map(x, size)))(found)
 
         return answer
 
@@ -149,10 +155,11 @@ class Trainer:
     ) -> PyTree:
         """Train the seeds of a method from images, one after the other."""
         config, done = self.plan.config, []
+        last = self._steps(len(data))
         per_epoch = -(-len(data) // config.batch_size)
         steps = lambda seed: Steps(
             name,
-            self._steps(len(data)),
+            last,
             log_every=per_epoch,
             save_every=per_epoch * config.save_every,
             tags={"seed": seed},
@@ -167,7 +174,7 @@ class Trainer:
             ):
                 out = Outputs(checkpointer, self.log, say=self.say, stop=notice.reached)
                 batches = functools.partial(
-                    epoch_batches, data, seed, config.batch_size, self._steps(len(data))
+                    epoch_batches, data, seed, config.batch_size, config.data.workers, last
                 )
                 shared = self._shared(method)
                 state = fit_stream(compiled.step, state, batches, steps(seed), out, shared)
@@ -176,9 +183,12 @@ class Trainer:
 
 
 def epoch_batches(
-    data: Encoded, seed: int, batch_size: int, last: int, first: int
+    data: Encoded, seed: int, batch_size: int, workers: int, last: int, first: int
 ) -> Iterator[dict[str, dict[str, np.ndarray]]]:
-    """Yield batches of steps first .. last - 1, in the order that kept maps have, read ahead."""
+    """Yield batches of steps first .. last - 1, in the order that kept maps have, read ahead.
+
+    What is drawn of an image is a function of seed, step and its place in the batch.
+    """
     per_epoch = ONE_PASS.steps(len(data), 0, batch_size)
 
     @functools.lru_cache(maxsize=2)
@@ -186,14 +196,16 @@ def epoch_batches(
         key = epoch_key(np.uint32(seed), epoch)
         return jax.tree.map(np.asarray, ONE_PASS.plan(key, len(data), 0, batch_size))
 
-    def prepare(step: int) -> dict[str, np.ndarray]:
+    def prepare(step: int) -> tuple[int, np.ndarray, np.ndarray]:
         epoch, position = divmod(step, per_epoch)
-        return {key: rows[position] for key, rows in plan_of(epoch).items()}
+        plan = plan_of(epoch)
+        return step, plan["source"][position], plan["mask"][position]
 
-    def load(plan: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-        return {"source": data.rows(plan["source"]) | {"mask": plan["mask"]}}
+    def load(asked: tuple[int, np.ndarray, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+        step, index, mask = asked
+        return {"source": data.drawn(index, (seed, step)) | {"mask": mask}}
 
-    return load_ahead(load, first, last, prepare=prepare)
+    return load_ahead(load, first, last, prepare=prepare, workers=workers)
 
 
 def told_of(method: SegmentationMethod, plan: Plan) -> dict[str, float | int]:

@@ -229,7 +229,7 @@ def test_a_mask_of_another_size_and_a_label_beyond_the_table_are_refused_by_name
     save(root / "fog" / "masks" / "test" / "0.png", np.zeros((24, 16), np.uint8))
     save(root / "fog" / "masks" / "test" / "1.png", np.full((16, 24), 7, np.uint8))
     source = open_masks(root=str(root)).source("fog", "test")
-    size = "fog/images/test/0.png is 16 x 24, and the image 24 x 16 pixels; make them of one size"
+    size = "fog/images/test/0.png is 24 x 16, and the image 16 x 24 pixels .height x width.; make"
     with pytest.raises(SizeFault, match=size):
         source[0]
     beyond = "fog/images/test/1.png has the value 7 beyond the table of 3 classes; name them in"

@@ -8,7 +8,8 @@ from sklearn.metrics import jaccard_score
 
 from clipjax.adapt.pixels import IGNORED, pixel_cross_entropy
 from clipjax.errors import DataError
-from clipjax.evaluate.segmentation import confusion, kept, overlap, slide, windows
+from clipjax.evaluate.segmentation import confusion, enlarged, kept, overlap, slide, windows
+from clipjax.model.decoders import resize_map
 
 
 def test_ious_are_those_of_scikit_learn_on_many_cases():
@@ -46,19 +47,27 @@ def test_labels_beyond_the_table_and_sizes_that_differ_are_refused():
 
 def test_windows_cover_all_and_average_by_counts():
     rng = np.random.default_rng(1)
-    images = rng.normal(size=(2, 7, 9, 3))
+    image = rng.normal(size=(7, 9, 3))
     places = list(windows((7, 9), (4, 5), (2, 3)))
     count = np.zeros((7, 9))
     for top, left in places:
         count[top : top + 4, left : left + 5] += 1
     assert count.min() >= 1 and len(places) == len(set(places)) == 9
     # An answer that depends on its place alone is averaged to itself; one window is the whole.
-    np.testing.assert_allclose(
-        slide(lambda x: 2 * x, images, (4, 5), (2, 3)), 2 * images, rtol=1e-6
-    )
-    whole = slide(lambda x: x.mean((1, 2), keepdims=True) + x, images, (7, 9), (1, 1))
-    np.testing.assert_allclose(whole, images.mean((1, 2), keepdims=True) + images, rtol=1e-5)
+    for batch in (1, 4, 16):
+        seeds = slide(lambda x: np.stack([2 * x, -x]), image, (4, 5), (2, 3), batch)
+        np.testing.assert_allclose(seeds, np.stack([2 * image, -image]), rtol=1e-6)
+    whole = slide(lambda x: x.mean((1, 2), keepdims=True) + x, image, (7, 9), (1, 1))
+    np.testing.assert_allclose(whole, image.mean((0, 1), keepdims=True) + image, rtol=1e-5)
     assert len(list(windows((1024, 2048), (512, 512), (341, 341)))) == 18  # VPD's
+
+
+@pytest.mark.parametrize("size", [(11, 7), (3, 9), (5, 6), (1, 1)])
+def test_logits_are_enlarged_on_the_host_as_in_a_program(size):
+    logits = np.random.default_rng(3).normal(size=(2, 5, 6, 4)).astype(np.float32)
+    np.testing.assert_allclose(enlarged(logits, size), resize_map(logits, size), atol=1e-6)
+    one = enlarged(logits[:, :1, :1], size)
+    np.testing.assert_allclose(one, np.broadcast_to(logits[:, :1, :1], one.shape), rtol=1e-6)
 
 
 @pytest.mark.parametrize("normaliser", ["weights", "labelled", "pixels"])

@@ -49,7 +49,8 @@ def test_it_counts_images_classes_and_sizes_and_shows_masks(root, tmp_path, caps
     line = next(line for line in said.split("\n") if "(ignored)" in line)
     assert f"{100 * (masks == 255).mean():.2g} %" in line
     assert re.search(r"clear/train +16 +24 +1 +16 x 24 \(4\)", said)
-    assert page.count("data:image/webp") == 2 * 4 + 3  # images of each domain, colours of classes
+    assert page.count("data:image/webp") == 2  # domains
+    assert all(f"</i>{name}</span>" in page for name in mask_sets.NAMES)  # colours of classes
     assert "Every image has a mask that fits." in page
 
 
@@ -61,7 +62,7 @@ def test_what_does_not_fit_is_told_by_kind_and_refused_by_a_run(root, tmp_path, 
     (masks / "train" / "1.png").write_bytes(b"no image")
     mask_sets.save(masks / "val" / "7.png", np.zeros((16, 24), np.uint8))
     refusals, said, page = looked(root, tmp_path / "out", capsys)
-    assert len(refusals) == 1 and "0.png is 16 x 24, and the image 24 x 16 pixels" in refusals[0]
+    assert len(refusals) == 1 and "0.png is 24 x 16, and the image 16 x 24 pixels" in refusals[0]
     for words in (
         "1 image: masks of another size, which no run accepts",
         "1 image: labels beyond the table, which no run accepts",
@@ -72,11 +73,21 @@ def test_what_does_not_fit_is_told_by_kind_and_refused_by_a_run(root, tmp_path, 
         "No run would start: the mask of",
     ):
         assert words in said and words in page.replace("&#39;", "'")
-    with pytest.raises(DataError, match="and the image 24 x 16 pixels; make them of one size"):
+    with pytest.raises(DataError, match="and the image 16 x 24 pixels .* make them of one size"):
         open_data(config(root).data)
     mask_sets.save(masks / "test" / "0.png", np.full((16, 24), 9, np.uint8))
     with pytest.raises(DataError, match="0.png has the value 9 .*1 other image has such a mask"):
         open_data(config(root).data)
+
+
+def test_sizes_that_a_run_refuses_are_told(root, tmp_path, capsys):
+    image, mask = mask_sets.scene(0, (20, 30))
+    for kind, pixels in (("images", image), ("masks", mask)):
+        mask_sets.save(root / "clear" / kind / "train" / "0.png", pixels)
+    refusals, said, _ = looked(root, tmp_path / "out", capsys)
+    assert refusals and "training images have 2 sizes (16 x 24, 20 x 30)" in refusals[0]
+    assert re.search(r"clear/train +16–20 +24–30 +2 +16 x 24 \(3\)", said)
+    assert not looked(root, tmp_path / "out", capsys, resize=(16, 24))[0]
 
 
 def test_images_without_a_mask_are_left_out_or_too_many(root):
@@ -93,7 +104,8 @@ def test_images_without_a_mask_are_left_out_or_too_many(root):
     assert len(data.train) == 2 and {d: len(s) for d, s in data.tests.items()} == {
         "clear": 3, "fog": 2
     }  # fmt: skip
-    assert data.note.startswith("3 of 10 images are left out: 2 images without a mask")
+    assert data.notes[0] == "the root is read as folders of images and masks"
+    assert data.notes[1].startswith("3 of 10 images are left out: 2 images without a mask")
     assert [data.tests["fog"][i].mask.max() for i in range(2)] == [2, 2]
 
 

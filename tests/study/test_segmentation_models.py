@@ -21,6 +21,7 @@ SMALL = {
     "overlays": 0,
     "methods": {"fpn": {"decoder": "fpn", "norm": "domino", "control": "shuffled"}},
 }
+RESIZED = {"resize": (40, 40)}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def ran(config, place):
 @pytest.mark.slow
 def test_maps_that_are_kept_train_as_those_made_in_every_step_do(models, wee_clip, tmp_path):
     given = {"model": str(models["dino"]), "domain_model": str(wee_clip)}
-    config = SMALL | given | {"levels": (1, 2), "resize": (40, 40)}
+    config = SMALL | given | {"levels": (1, 2), "data": SMALL["data"] | RESIZED}
     kept, losses = ran(config, tmp_path / "kept")
     assert kept["levels"] == [1, 2] and "are computed once" in kept["maps"]
     assert kept["domain_model"] == str(wee_clip) and kept["methods"]["fpn"]["miou"]["fog"]
@@ -69,14 +70,22 @@ def test_stages_of_a_resnet_make_a_pyramid(models, wee_clip, tmp_path):
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("dino", {}, "96 x 96 pixels, which patches of 10 do not divide; give resize=.100, 100."),
+        ("dino", {}, "96 x 96 pixels, which patches of 10 do not divide; give data.resize="),
         (
             "dino",
-            {"levels": (1, 3), "resize": (40, 40)},
+            {"levels": (1, 3), "data": RESIZED},
             "levels has 3, and the model has 2 blocks",
         ),
-        ("dino", {"levels": (2, 1), "resize": (40, 40)}, "give each once, in rising order"),
-        ("dino", {"last": "value", "resize": (40, 40)}, "last=value is of a CLIP's attention"),
+        (
+            "dino",
+            {"levels": (2, 1), "data": SMALL["data"] | RESIZED},
+            "give each once, in rising order",
+        ),
+        (
+            "dino",
+            {"last": "value", "data": SMALL["data"] | RESIZED},
+            "last=value is of a CLIP's attention",
+        ),
         ("resnet", {"levels": (0, 5)}, "levels has 5, and the model has 2 stages; take some of 0"),
         ("resnet", {"domain_model": ""}, "has one tower; W and the texts of classes need a CLIP"),
     ],
@@ -93,7 +102,6 @@ def test_what_a_model_does_not_have_is_refused(models, wee_clip, name, changes, 
     ("changes", "words"),
     [
         ({}, r"levels is \(\), and methods.fpn.decoder=fpn joins maps of several levels"),
-        ({"levels": (1, 2), "resize": (40,)}, r"resize is \(40,\); give two whole numbers"),
         ({"levels": (1, 2), "maps": "ram"}, "maps is 'ram'; known: auto, cached, live"),
         ({"levels": (1, 2), "mixing": {"domain": "x"}}, "mixing.domain has no effect without"),
         ({"levels": (1, 2), "mixing": {"shares": (2.0,)}}, "mixing.shares is .*from 0 to 1"),

@@ -61,8 +61,8 @@ def masked(
     """Decode an image and its mask; SizeFault or LabelFault if they do not fit."""
     pixels, values = decode(image, name), decode_mask(mask, mask_name)
     if values.shape != pixels.shape[:2]:
-        sizes = ("{} x {}".format(*x.shape[1::-1]) for x in (values, pixels))
-        told = "the mask of {} is {}, and the image {} pixels".format(name, *sizes)
+        sizes = ("{} x {}".format(*x.shape[:2]) for x in (values, pixels))
+        told = "the mask of {} is {}, and the image {} pixels (height x width)".format(name, *sizes)
         raise SizeFault(f"{told}; make them of one size, the mask by nearest neighbours.")
     return MaskExample(pixels, table.encode(values, name), name)
 

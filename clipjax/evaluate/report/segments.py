@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from clipjax.data.images.mask_crops import resized
+
 # Colours of classes, the first of the background; they are told apart by most colour-blind people
 # (Wong 2011, doi 10.1038/nmeth.1618).
 COLOURS = np.array(
@@ -38,39 +40,63 @@ def painted(mask: np.ndarray) -> np.ndarray:
     return np.where((mask == 255)[..., None], np.uint8(128), known)
 
 
-def blended(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Lay a painted mask over an image, both uint8 [H, W, ...], half and half."""
-    return (image // 2 + painted(mask) // 2).astype(np.uint8)
-
-
 def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
     """Return name and colour of classes.
 
     >>> legend(["background", "person"])
     [('background', '#000000'), ('person', '#e69f00')]
     """
-    hexed = ["#" + bytes(colour).hex() for colour in COLOURS]
-    return [(name, hexed[i % len(hexed)]) for i, name in enumerate(classes)]
+    of = zip(classes, colours(len(classes)), strict=True)
+    return [(name, "#" + bytes(colour).hex()) for name, colour in of]
 
 
 def strip(
-    images: Sequence[np.ndarray], masks: Sequence[np.ndarray], answers: Sequence[np.ndarray]
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    answers: Sequence[np.ndarray],
+    most: int = 256,
 ) -> str:
-    """Draw a picture with a column for each image: it, its mask, its answer; a data URI of WebP."""
-    columns = [
-        np.concatenate([_framed(x) for x in (image, painted(mask), painted(answer))])
-        for image, mask, answer in zip(images, masks, answers, strict=True)
-    ]
-    return uri(np.concatenate(columns, axis=1))
+    """Draw a picture with a column for each image: it, its mask, its answer; a data URI of WebP.
+
+    Each column has its image's shape, at most so many pixels a side.
+    """
+    columns = []
+    for image, *painting in zip(images, masks, answers, strict=True):
+        size = _within(image, most)
+        parts = [image, *(painted(resized(x.astype(np.uint8), size)) for x in painting)]
+        columns.append([resized(x, size) for x in parts])
+    return _beside(columns)
 
 
-def uri(pixels: np.ndarray, most: int = 0) -> str:
-    """Encode uint8 pixels [H, W, 3] as a data URI of WebP, at most so many pixels a side."""
+def overlays(pairs: Sequence[tuple[np.ndarray, np.ndarray]], most: int = 256) -> str:
+    """Draw a picture with a column for each image: it, and its mask over it; a data URI."""
+    columns = []
+    for image, mask in pairs:
+        size = _within(image, most)
+        image, mask = resized(image, size), painted(resized(mask, size))
+        columns.append([image, image // 2 + mask // 2])
+    return _beside(columns)
+
+
+def _within(image: np.ndarray, most: int) -> tuple[int, int]:
+    """Return height and width of an image, reduced to so many pixels a side."""
+    shrink = min(1.0, most / max(image.shape[:2]))
+    return tuple(max(1, round(side * shrink)) for side in image.shape[:2])
+
+
+def _beside(columns: Sequence[Sequence[np.ndarray]]) -> str:
+    """Put columns of pictures side by side, of any heights."""
+    joined = [np.concatenate([_framed(x) for x in column]) for column in columns]
+    high = max(map(len, joined))
+    more = lambda column: ((0, high - len(column)), (0, 0), (0, 0))
+    return uri(np.concatenate([np.pad(x, more(x), constant_values=255) for x in joined], axis=1))
+
+
+def uri(pixels: np.ndarray) -> str:
+    """Encode uint8 pixels [H, W, 3] as a data URI of WebP."""
     from PIL import Image
 
     picture, out = Image.fromarray(pixels), io.BytesIO()
-    if most:
-        picture.thumbnail((most, most))
     picture.save(out, "WEBP", quality=85)
     return f"data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}"
 
