@@ -1,9 +1,6 @@
 """A segmentation step: what a decoder is told of the domain, as numbers; two devices equal one."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +10,7 @@ import pytest
 from clipjax.adapt.domain import CONTROLS, controlled, domain_embedding
 from clipjax.adapt.segment import cut, make_segmenter, told
 from clipjax.model.decoders import MaskDecoder, resize_map
-from tests.conftest import REPO
+from tests import forked
 
 RNG = np.random.default_rng(0)
 SHAPES = ((4, 4, 6), (2, 2, 8))
@@ -80,14 +77,7 @@ print(json.dumps(said))
 
 @pytest.mark.slow
 def test_two_devices_train_a_segmenter_as_one_does():
-    flags = os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        env=os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = forked.run(["-c", SCRIPT], JAX_NUM_CPU_DEVICES="2")
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = json.loads(done.stdout.splitlines()[-1])
     assert one[-1] < one[0]

@@ -1,26 +1,16 @@
 """Few-shot methods: two devices equal one, and padded rows change nothing."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from tests import forked
 from tests.adapt.two_devices import METHODS
-from tests.conftest import REPO
 
 
 @pytest.fixture(scope="module")
 def found():
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.adapt.two_devices"],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(REPO)},
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = forked.run(["-m", "tests.adapt.two_devices"], JAX_NUM_CPU_DEVICES="2")
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -1,14 +1,11 @@
 """Runs that the devices do not divide: who trains what when, and that nothing else changes."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
 from clipjax.train.turns import deal
-from tests.conftest import REPO
+from tests import forked
 
 # Three runs on two devices: parts of two epochs each; the fifth epoch has no whole parts.
 SCRIPT = """
@@ -52,12 +49,7 @@ def test_all_parts_are_dealt_out_in_order_to_devices_that_never_wait(runs, devic
 
 
 def test_runs_in_turns_have_the_bits_of_runs_one_after_the_other(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        env=os.environ | {"JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-    )
+    done = forked.run(["-c", SCRIPT, tmp_path], JAX_NUM_CPU_DEVICES="2")
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == {
