@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.domain import CONTROLS, controlled, domain_embedding
+from clipjax.adapt.domain import CONTROLS, Domain, controlled, domain_embedding
 from clipjax.adapt.pixels import pixel_cross_entropy
 
 PyTree = Any
@@ -18,10 +18,11 @@ class Segmenter(NamedTuple):
 
     Rows are {"inputs": what `features` reads, "embedding": images float32 [B, P] of length 1,
     "condition": int32 [B], the true domain}, and in training "label" uint8 [B, H, W]. Parameters
-    are {"decoder": ...}, with what never trains beside them: "backbone", and "told" of `told`.
+    are {"decoder": ...}, with what never trains beside them: "backbone", and "told" of `told`. Of a
+    backbone of which a part trains, that part is among the parameters.
     """
 
-    init: Callable[[jax.Array], PyTree]  # rng -> parameters
+    init: Callable[..., PyTree]  # rng, what of the backbone trains as it is -> parameters
     # (params, batch, rng, progress) -> (scalar, metrics), with rows as batch["source"].
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
     # (params, rows, rng) -> logits float32 [B, h', w', K], which `rng` shuffles W for.
@@ -59,10 +60,12 @@ def make_segmenter(
     resize: Callable[[jax.Array, tuple[int, int]], jax.Array],
     shapes: Sequence[Shape],
     *,
-    features: Callable[[PyTree, jax.Array], Sequence[jax.Array]] | None = None,
+    features: Callable[..., Sequence[jax.Array]] | None = None,
     descriptions: jax.Array | None = None,
     modulate: bool = True,
     prompt: bool = False,
+    prompts: jax.Array | None = None,
+    begin: Callable[[jax.Array], PyTree] | None = None,
     texts: jax.Array | None = None,
     class_weights: jax.Array | None = None,
     normaliser: str = "weights",
@@ -77,35 +80,48 @@ def make_segmenter(
         flat, as `cut` reads them.
       descriptions: float32 [D, P]; None for a decoder that is told nothing of the domain.
       modulate: whether W reaches its norms.
-      prompt: whether W is added to its class tokens.
+      prompt: whether W is added to its class tokens, or to the prompts of `features`.
+      prompts: the descriptions as prompts of `features` take them, float32 [D, E]: these are then
+        given what is added to them, float32 [B, E], as a third argument, and no class token is.
+      begin: rng -> what of the backbone starts at random and trains; None: nothing of it trains.
       texts: of the classes, float32 [K, P], for decoders that take them.
       class_weights, normaliser: as of `clipjax.adapt.pixels.pixel_cross_entropy`.
     """
     more = {} if texts is None else {"texts": texts}
 
     def about(numbers, rows, rng):
-        """Return what the decoder is given of W."""
+        """Return what the decoder is given of W, and what the backbone is."""
         if descriptions is None:
-            return {}
-        seen = domain_embedding(rows["embedding"], descriptions, numbers["scale"])
-        truth = rows["condition"]
-        every = [controlled(seen, descriptions, name, rng, truth) for name in CONTROLS]
-        w = jnp.stack(every)[numbers["control"]]
-        shifted = {"prompt": numbers["shift"] * w} if prompt else {}
-        return ({"domain": w} if modulate else {}) | shifted
+            return {}, ()
+        weights = domain_embedding(rows["embedding"], descriptions, numbers["scale"]).weights
+
+        def w_of(texts):
+            seen, truth = Domain(weights, weights @ texts), rows["condition"]
+            every = [controlled(seen, texts, name, rng, truth) for name in CONTROLS]
+            return jnp.stack(every)[numbers["control"]]
+
+        given = {"domain": w_of(descriptions)} if modulate else {}
+        if not prompt:
+            return given, ()
+        if prompts is not None:
+            return given, (numbers["shift"] * w_of(prompts),)
+        return given | {"prompt": numbers["shift"] * w_of(descriptions)}, ()
 
     def logits(params, rows, rng):
         read = features or (lambda _, inputs: cut(inputs, shapes))
-        maps = read(params.get("backbone"), rows["inputs"])
-        own = about(params.get("told", told()), rows, rng)
+        own, added = about(params.get("told", told()), rows, rng)
+        maps = read(params.get("backbone"), rows["inputs"], *added)
         return decoder.apply({"params": params["decoder"]}, maps, **own, **more)
 
-    def init(rng):
+    def init(rng, trained=None):
         width = 1 if descriptions is None else descriptions.shape[1]
         maps = [jnp.zeros((2, *shape)) for shape in shapes]
         rows = {"embedding": jnp.zeros((2, width)), "condition": jnp.zeros(2, jnp.int32)}
-        own = about(told(), rows, rng)
-        return {"decoder": decoder.init(rng, maps, **own, **more)["params"]}
+        own, _ = about(told(), rows, rng)
+        made = {"decoder": decoder.init(rng, maps, **own, **more)["params"]}
+        if begin is not None:
+            made["backbone"] = begin(jax.random.fold_in(rng, 1)) | (trained or {})
+        return made
 
     def loss(params, batch, rng, progress):
         rows = batch["source"]

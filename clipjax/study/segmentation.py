@@ -111,7 +111,7 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
     largest = np.eye(len(names))[weights.argmax(axis=1)]
     return {
         "experiment": config.experiment,
-        "model": config.model,
+        "model": config.diffusion.model or config.model,
         "domain_model": config.domain_model or config.model,
         "levels": list(config.levels),
         "seeds": list(config.seeds),

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Mapping
 
 from clipjax.errors import ConfigError
+from clipjax.study.diffusion_config import DiffusionBackbone
 from clipjax.study.fields import field, meant, read, short
 from clipjax.study.mask_data import MaskData
 from clipjax.study.training import seed_field
@@ -36,7 +37,7 @@ class SegmentationMethod:
     )
     prompt: str = field(
         "none",
-        "what W does to the class tokens of decoder=mask, where it can act",
+        "what W does to the class tokens of decoder=mask, or to the prompts of a diffusion model",
         known=("none", "add", "sub"),
     )
     control: str = field(
@@ -72,11 +73,6 @@ class SegmentationMethod:
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""
-        if self.prompt != "none" and self.decoder != "mask":
-            return (
-                f"prompt={self.prompt} needs decoder=mask: the logits of decoder={self.decoder} "
-                "all move alike, so no answer would change."
-            )
         if self.decoder == "mask" and self.stats != "instance":
             return "stats has no effect on decoder=mask, whose norms are over channels."
         for name, usual in (("control", "none"), ("scale", 1.0)):
@@ -121,6 +117,7 @@ class Segmentation:
         "memory, and images are whole and unchanged",
         known=("auto", "cached", "live"),
     )
+    diffusion: DiffusionBackbone = DiffusionBackbone()
     seeds: tuple[int, ...] = seed_field((0, 1, 2), "random seeds")
     data: MaskData = MaskData()
     mixing: Mixing = Mixing()
@@ -180,8 +177,19 @@ class Segmentation:
         ]
         if wrong:
             return f"descriptions.{wrong[0]} is no text; say how such an image is described."
+        if self.diffusion.model:
+            for name in ("levels", "last", "maps"):
+                if (value := getattr(self, name)) != getattr(Segmentation, name, ()):
+                    told = f"{name}={value} has no effect with diffusion.model"
+                    return f"{told}, whose maps are VPD's, made in every step; leave it out."
+        elif wrong := [m for m in self.decoders if m.prompt != "none" and m.decoder != "mask"]:
+            told = f"methods.{wrong[0].name}.prompt={wrong[0].prompt} needs decoder=mask, or"
+            return (
+                f"{told} diffusion.model: the logits of decoder={wrong[0].decoder} all move alike, "
+                "so no answer would change."
+            )
         joining = [method.name for method in self.decoders if method.decoder == "fpn"]
-        if joining and len(self.levels) < 2:
+        if joining and not self.diffusion.model and len(self.levels) < 2:
             told = f"methods.{joining[0]}.decoder=fpn joins maps of several levels"
             return f"levels is {self.levels}, and {told}; give two or more."
         names = [method.name for method in self.decoders]

@@ -99,6 +99,8 @@ def are_cached(plan: Plan, images: int) -> tuple[bool, str]:
     need = 2 * images * plan.dense.width
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     asked = plan.config.maps
+    if plan.dense.begin is not None:
+        return False, "maps are computed in every step, as a part of what makes them trains"
     cached = asked == "cached" or (asked == "auto" and need <= memory // 2)
     how = "are computed once" if cached else "are computed in every step"
     why = "" if asked == "auto" else f", as maps={asked} says"

@@ -1,7 +1,7 @@
 """The frozen models of a segmentation run: what makes maps, and the CLIP that reads domains."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,13 @@ class Dense(NamedTuple):
     params: PyTree
     maps: Callable[[PyTree, jax.Array], tuple]  # (params, uint8 [B, H, W, 3]) -> float32 maps
     shapes: tuple[tuple[int, int, int], ...]  # in training, of each level: height, width, channels
+    # Of a model of which a part trains, whose `params` are what does not; `maps` takes the whole.
+    begin: Callable[[jax.Array], PyTree] | None = None  # rng -> what starts at random
+    trained: PyTree = None  # what starts as the model has it, {} if nothing does
+    rates: tuple[tuple[str, float], ...] = ()  # pattern of parameters, factor on their rate
+    # Texts of domains as its prompts take them, float32 [D, E]; `maps` then takes what is added to
+    # prompts, float32 [B, E], too.
+    prompts: np.ndarray | None = None
 
     @property
     def width(self) -> int:
@@ -61,14 +68,15 @@ def open_models(config: Segmentation, data: Masked) -> tuple[Dense, Reader]:
         raise ConfigError(f"model={config.model} has no image tower; take another.")
     dense = _dense(config, data, model, params["vision"], load_preprocess(directory))
     if config.domain_model:
-        directory = find_model(config.domain_model)
-        model, params = load_model(directory, dtype=jnp.float32)
-    if model.vision is None or model.text is None:
-        field = "domain_model" if config.domain_model else "model"
-        told = f"{field}={config.domain_model or config.model} has one tower"
-        need = "W and the texts of classes need a CLIP of both; name one"
-        raise ConfigError(f"{told}; {need} by domain_model, as domain_model=tiny.")
+        return dense, open_reader(config, data.classes)
     return dense, _reader(config, data.classes, model, params, directory)
+
+
+def open_reader(config: Segmentation, classes: Sequence[str]) -> Reader:
+    """Open the CLIP that reads domains; ConfigError if it has one tower alone."""
+    directory = find_model(config.domain_model or config.model)
+    model, params = load_model(directory, dtype=jnp.float32)
+    return _reader(config, classes, model, params, directory)
 
 
 def _dense(config: Segmentation, data: Masked, model: Any, params: PyTree, look: Any) -> Dense:
@@ -105,6 +113,11 @@ def _check_patches(data: Masked, model: Any, config: Segmentation) -> None:
 
 def _reader(config: Segmentation, classes, clip: Any, params: PyTree, directory) -> Reader:
     """Encode the texts of domains and classes."""
+    if clip.vision is None or clip.text is None:
+        field = "domain_model" if config.domain_model else "model"
+        told = f"{field}={config.domain_model or config.model} has one tower"
+        need = "W and the texts of classes need a CLIP of both; name one"
+        raise ConfigError(f"{told}; {need} by domain_model, as domain_model=tiny.")
     context = clip.text.max_position_embeddings
     tokenize = load_tokenizer(directory, context=context, tower=clip.text)
     encode = jax.jit(lambda p, ids: CLIP(clip).apply({"params": p}, ids, method="encode_text"))

@@ -6,7 +6,8 @@ from clipjax.data.dataset import check_domain
 from clipjax.errors import ConfigError
 from clipjax.study.segmentation_config import Segmentation
 from clipjax.study.segmentation_data import Masked, open_data
-from clipjax.study.segmentation_models import Dense, Reader, open_models
+from clipjax.study.segmentation_diffusion import open_diffusion
+from clipjax.study.segmentation_models import Dense, Reader, open_models, open_reader
 from clipjax.train.distributed import processes
 
 
@@ -26,6 +27,9 @@ def prepare(config: Segmentation) -> Plan:
     data = open_data(config.data)
     check_described(config, data)
     check_mixing(config, data)
+    if config.diffusion.model:
+        dense = open_diffusion(config, data)
+        return Plan(config, data, dense, open_reader(config, data.classes))
     return Plan(config, data, *open_models(config, data))
 
 

@@ -91,11 +91,16 @@ class Trainer:
     def _new_program(self, made: Segmenter, images: int) -> Compiled:
         config, steps = self.plan.config, self._steps(images)
         rate = make_schedule("linear", config.lr, steps, warmup=config.warmup)
-        optimizer = make_optimizer(rate, weight_decay=config.weight_decay, clip_norm=1.0)
-        begin = lambda seed: init_state(made.init(jax.random.key(seed)), optimizer, seed=seed)
+        decay, rates, trained = config.weight_decay, self.plan.dense.rates, self.plan.dense.trained
+        optimizer = make_optimizer(rate, weight_decay=decay, lr_mults=rates, clip_norm=1.0)
+
+        def start(seed, trained):
+            return init_state(made.init(jax.random.key(seed), trained), optimizer, seed=seed)
+
+        every = jax.jit(jax.vmap(start, in_axes=(0, None)))
         step = make_step(made.loss, optimizer, total_steps=steps)
         program = epochs_program(lambda _: step, self._epochs(""))
-        return Compiled(jax.jit(jax.vmap(begin)), step, program)
+        return Compiled(lambda seeds: every(seeds, trained), step, program)
 
     def answers(self, method: SegmentationMethod, *, logits: bool = False) -> Callable:
         """Return (stacked parameters, rows, rng, size) -> classes uint8 [seeds, B, *size].
@@ -142,6 +147,8 @@ class Trainer:
             descriptions=jnp.asarray(reader.descriptions) if method.uses_domain else None,
             modulate=method.norm == "domino",
             prompt=method.prompt != "none",
+            prompts=None if dense.prompts is None else jnp.asarray(dense.prompts),
+            begin=dense.begin,
             texts=jnp.asarray(reader.texts) if mask else None,
             class_weights=self.class_weights,
             normaliser=config.normaliser,

@@ -166,7 +166,7 @@ def test_adding_is_subtracting_the_opposite_and_both_join_dominos_norms(params, 
 
 
 def write(folder, tree, config):
-    """Files of a part as diffusers writes them, from our tree."""
+    """Files of a part as diffusers writes them, from our tree, nested or flat."""
     lists = r"(blocks|resnets|attentions|samplers|to_out|net)_(\d+)(?=/)"
     tensors = {}
     for path, leaf in flat(tree).items():

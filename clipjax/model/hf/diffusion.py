@@ -91,12 +91,21 @@ def load_diffusion(
 
     Args and errors are those of `load_unet`; CheckpointError too where the two do not fit.
     """
+    read_configs(name_or_path, revision=revision)
     unet, params = load_unet(name_or_path, revision=revision, dtype=dtype)
     vae, encoder = load_vae_encoder(name_or_path, revision=revision, dtype=dtype)
+    return Diffusion(unet, vae, {"unet": params, "vae": encoder})
+
+
+def read_configs(
+    name_or_path: str | os.PathLike, *, revision: str | None = None
+) -> tuple[UNetConfig, VAEConfig]:
+    """Read the sizes of a UNet and its VAE, no weights; args and errors of `load_diffusion`."""
+    (_, unet), (_, vae) = _unet(name_or_path, revision), _vae(name_or_path, revision)
     if unet.in_channels != vae.latent_channels:
         told = f"a VAE of {vae.latent_channels} channels, a UNet that reads {unet.in_channels}"
         raise CheckpointError(f"{os.fspath(name_or_path)} has {told}; take both of one model.")
-    return Diffusion(unet, vae, {"unet": params, "vae": encoder})
+    return unet, vae
 
 
 def load_unet(
@@ -122,9 +131,7 @@ def load_unet(
       CheckpointError: no such model, another family (XL, inpainting, ...), weights that are
         damaged, a pickle, do not fit their config or are not finite.
     """
-    directory, data = _opened(name_or_path, "unet", revision, "UNet2DConditionModel")
-    _check_family(directory, data, _UNET, "UNets")
-    config = built(lambda: _unet_config(data), "UNet")
+    directory, config = _unet(name_or_path, revision)
     module, text = UNet(config, output=output), (1, config.cross_attention_dim)
     expected = shapes(module, (8, 8, config.in_channels), text)
     skip = () if output else _OUTPUT
@@ -142,15 +149,7 @@ def load_vae_encoder(
     Returns:
       (config, params) for `VAEEncoder(config).apply({"params": params}, images)`.
     """
-    directory, data = _opened(name_or_path, "vae", revision, "AutoencoderKL")
-    if not data.get("use_quant_conv", True):
-        told = f"the VAE in {directory} has no quant_conv, as Stable Diffusion 3's and Flux's"
-        raise CheckpointError(f"{told}; clipjax reads those of Stable Diffusion 1.x and 2.x.")
-    _check_family(directory, data, _VAE, "VAEs")
-    names = ("layers_per_block", "in_channels", "latent_channels", "norm_num_groups")
-    sizes = {name: data[name] for name in (*names, "scaling_factor") if name in data}
-    widths = data.get("block_out_channels", (64,))
-    config = built(lambda: VAEConfig(tuple(widths), **sizes), "VAE")
+    directory, config = _vae(name_or_path, revision)
     expected = shapes(VAEEncoder(config), (config.stride, config.stride, config.in_channels))
     return config, _read(directory, expected, ("decoder/", "post_quant_conv/"), dtype)
 
@@ -216,6 +215,24 @@ def _opened(name_or_path, part: str, revision, wanted: str) -> tuple[pathlib.Pat
         told = f"{directory} is a {kind or data.get('model_type', 'nameless')} model"
         raise CheckpointError(f"{told}; clipjax reads a {wanted}, of Stable Diffusion 1.x and 2.x.")
     return directory, data
+
+
+def _unet(name_or_path, revision) -> tuple[pathlib.Path, UNetConfig]:
+    directory, data = _opened(name_or_path, "unet", revision, "UNet2DConditionModel")
+    _check_family(directory, data, _UNET, "UNets")
+    return directory, built(lambda: _unet_config(data), "UNet")
+
+
+def _vae(name_or_path, revision) -> tuple[pathlib.Path, VAEConfig]:
+    directory, data = _opened(name_or_path, "vae", revision, "AutoencoderKL")
+    if not data.get("use_quant_conv", True):
+        told = f"the VAE in {directory} has no quant_conv, as Stable Diffusion 3's and Flux's"
+        raise CheckpointError(f"{told}; clipjax reads those of Stable Diffusion 1.x and 2.x.")
+    _check_family(directory, data, _VAE, "VAEs")
+    names = ("layers_per_block", "in_channels", "latent_channels", "norm_num_groups")
+    sizes = {name: data[name] for name in (*names, "scaling_factor") if name in data}
+    widths = data.get("block_out_channels", (64,))
+    return directory, built(lambda: VAEConfig(tuple(widths), **sizes), "VAE")
 
 
 def _check_family(directory, data: Mapping[str, Any], known: Mapping[str, tuple], what: str):

@@ -1,0 +1,92 @@
+"""Stable Diffusion as what makes the maps of a segmentation run."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from clipjax.errors import ConfigError
+from clipjax.model.clip import TextTower
+from clipjax.model.diffusion.memory import check_memory, step_bytes
+from clipjax.model.diffusion.unet import check_text_width
+from clipjax.model.diffusion.vpd import VPD, TextAdapter, VPDConfig, check_size, class_states
+from clipjax.model.hf.diffusion import load_diffusion, load_text_encoder, read_configs
+from clipjax.model.hf.hub import find_part
+from clipjax.model.hf.tokenizer import load_tokenizer
+from clipjax.runtime.peak import device_bytes
+from clipjax.study.segmentation_config import Segmentation
+from clipjax.study.segmentation_data import Masked
+from clipjax.study.segmentation_models import TEMPLATES, Dense
+from clipjax.train.distributed.sharding import batch_mesh
+
+UNET_RATE = "backbone/unet/.*"  # parameters whose rate has a factor
+
+
+def open_diffusion(config: Segmentation, data: Masked) -> Dense:
+    """Open a diffusion model for images of a run; a ClipjaxError says what does not fit.
+
+    Texts of classes, and of domains where a prompt reads W, are pooled states of its own text
+    encoder, the mean over the templates of `clipjax.study.segmentation_models`.
+    """
+    about, classes = config.diffusion, data.classes
+    sizes = read_configs(about.model)
+    vpd = VPDConfig(*sizes, about.scale_latents, about.timestep)
+    _check_sizes(config, data, vpd.multiple)
+    texts, described = _texts(config, vpd, classes)
+    free, dtype = about.unet == "free", jnp.dtype(about.compute_dtype)
+    devices = getattr(batch_mesh(config.batch_size), "size", 1)
+    batch = math.ceil(config.batch_size / devices)
+    how = {"free": free, "dtype": dtype, "remat": about.remat}
+    available, device = device_bytes()
+    # Devices of a CPU share its memory.
+    share = available and available // (devices if device.startswith("cpu") else 1)
+    check_memory(step_bytes(vpd, batch, data.trained, len(classes), **how), share, device)
+    params = load_diffusion(about.model).params
+
+    def maps(tree, pixels: jax.Array, shift: jax.Array | None = None) -> tuple:
+        images = pixels.astype(jnp.float32) / 127.5 - 1
+        prompt = "none" if shift is None else "add"
+        own = VPDConfig(*sizes, about.scale_latents, about.timestep, prompt)
+        module = VPD(own, dtype, remat=about.remat)
+        return module.apply({"params": tree}, images, texts, shift)
+
+    adapter = lambda rng: {"adapter": TextAdapter().init(rng, texts)["params"]}
+    trained = {"unet": params["unet"]} if free else {}
+    frozen = {name: tree for name, tree in params.items() if name not in trained}
+    every = jax.eval_shape(adapter, jax.random.key(0)) | params
+    image = jax.ShapeDtypeStruct((1, *data.trained, 3), jnp.uint8)
+    shapes = tuple(x.shape[1:] for x in jax.eval_shape(maps, every, image))
+    rates = ((UNET_RATE, about.factor),) if free else ()
+    return Dense(frozen, maps, shapes, adapter, trained, rates, described)
+
+
+def _check_sizes(config: Segmentation, data: Masked, multiple: int) -> None:
+    """Raise ConfigError for images, crops or windows of a size that the model does not take."""
+    given = config.data
+    for size, field, set_ in (
+        (data.trained, "crop", given.crop), (data.tested, "window", given.window)
+    ):  # fmt: skip
+        try:
+            check_size(size, multiple)
+        except ValueError as error:
+            told = f"diffusion.model={config.diffusion.model}: {str(error).rstrip('.')}"
+            raise ConfigError(f"{told}, by data.{field if set_ else 'resize'}.") from None
+
+
+def _texts(config: Segmentation, vpd: VPDConfig, classes: Sequence[str]):
+    """Return states of the classes [K, D], and of the descriptions [domains, D]."""
+    name = config.diffusion.model
+    text, params = load_text_encoder(name)
+    try:
+        check_text_width(text.hidden_size, vpd.unet)
+    except ValueError as error:
+        raise ConfigError(f"diffusion.model={name}: {error}") from None
+    context = text.max_position_embeddings
+    tokenize = load_tokenizer(find_part(name, "tokenizer"), context=context, tower=text)
+    encode = jax.jit(lambda params, ids: TextTower(text).apply({"params": params}, ids))
+    states = lambda names: class_states(
+        lambda ids: encode(params, ids), tokenize, names, list(TEMPLATES)
+    )
+    return states(tuple(classes)), np.asarray(states(tuple(config.descriptions.values())))
