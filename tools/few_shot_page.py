@@ -11,11 +11,10 @@ of the page are not: read them again.
 
 from __future__ import annotations
 
+import argparse
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
-
-from absl import app, flags
 
 from clipjax.configs import few_shot, few_shot_ablations
 from clipjax.evaluate import results
@@ -28,9 +27,6 @@ from clipjax.evaluate.report.page import standalone
 from clipjax.evaluate.report.tables import Table
 from clipjax.log import read_log
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The finished study.", required=True)
-_ABLATIONS = flags.DEFINE_string("ablations", None, "Its finished ablations.", required=True)
-
 PAGE = pathlib.Path("docs/few-shot.md")
 FIGURES = pathlib.Path("docs/figures")
 RECIPES = pathlib.Path("configs/recipes")
@@ -38,7 +34,7 @@ _CELL = re.compile(r"(?P<data>.+)-(?P<classes>all|base)-(?P<shots>\d+)shots-seed
 _NUMBER = r"\d+\.\d ± \d+\.\d"
 # In a docstring: shots 1, 4 and 16 of all classes, then base and perhaps new ones.
 _SAID = re.compile(
-    rf"(?P<name>tip(?:_f)? )?(?P<few>{_NUMBER}, {_NUMBER}, {_NUMBER});(?P<gap>\s+trained\s+on\s+"
+    rf"(?P<name>tip(?:_f)? )?{_NUMBER},\s{_NUMBER},\s{_NUMBER};(?P<gap>\s+trained\s+on\s+"
     rf"base\s+classes\s+)(?P<base>{_NUMBER})(?P<on> on these)(?P<new> and {_NUMBER} on new ones)?"
 )
 DRAWN = ("alpha", "lambda", "eta", "late", "early")  # of the ablations
@@ -110,12 +106,15 @@ def draw(charts: Mapping[str, str]) -> None:
         (FIGURES / f"few_shot_{name}.svg").write_text(standalone(svg))
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Writes page, figures and docstrings."""
-    del argv
-    of = read(pathlib.Path(_WORKDIR.value), few_shot.methods(), few_shot.VARIANTS)
+    given = argparse.ArgumentParser(description="A finished few-shot study as docs.")
+    given.add_argument("--workdir", type=pathlib.Path, required=True, help="the study")
+    given.add_argument("--ablations", type=pathlib.Path, required=True, help="its ablations")
+    given = given.parse_args()
+    of = read(given.workdir, few_shot.methods(), few_shot.VARIANTS)
     groups, variants = few_shot_ablations.groups(), few_shot_ablations.variants()
-    parts = read(pathlib.Path(_ABLATIONS.value), few_shot_ablations.methods(), variants)
+    parts = read(given.ablations, few_shot_ablations.methods(), variants)
     tables = {
         "### Few images of every class": compared.fsl(of),
         "### Base and new classes": compared.halves(of, "bng"),
@@ -140,4 +139,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    main()

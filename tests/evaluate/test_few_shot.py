@@ -23,6 +23,7 @@ from clipjax.evaluate.report.few_shot_published import (
 )
 from clipjax.evaluate.report.few_shot_published import VARIANTS as VARIANTS_OF_IMAGENET
 from clipjax.evaluate.rows import row
+from tools import few_shot_page
 
 VARIANTS = {"tuned": ("tuned", "wise_0.5"), "tuned alpha 1": ("tuned", "last")}
 
@@ -213,3 +214,23 @@ def test_ablations_are_tables_and_figures_of_base_to_new():
     other = {cell._replace(data="one"): each for cell, each in found.items()}
     table = apart.tables(compared.comparison(other, variants), groups)[0]
     assert table.header[-1] == "as trained: harmonic mean"
+
+
+def test_the_docs_page_and_the_recipes_take_a_study_s_numbers():
+    """By tools/few_shot_page.py: a table below its heading, lines of other runs, a docstring."""
+    of = compared.comparison(FOUND, VARIANTS)
+    page = "# Few\n\n### FSL (`fsl`)\n\nTold.\n\n| a |\n| --- |\n| head |\n| own | 2 |\n\nEnd."
+    new = few_shot_page.with_table(page, "### FSL", compared.fsl(of)).split("\n")
+    assert new[:5] == page.split("\n")[:5] and new[-2:] == ["", "End."]
+    rows = [line.split("|")[1].strip() for line in new[6:-2]]
+    assert rows == ["images a class", "---", "zero_shot", "own", "head", "tuned", "tuned alpha 1"]
+    with pytest.raises(SystemExit, match="no heading '### BNG'"):
+        few_shot_page.with_table(page, "### BNG", compared.fsl(of))
+    old = (
+        "1.0 ± 0.1, 2.0 ± 0.2, 3.0 ± 0.3; trained on\nbase classes 4.0 ± 0.4 on these and 5.0 ± 0.5"
+    )
+    three = {("a", seed): 60.0 + seed for seed in (1, 2, 3)}
+    keys = {("fsl", k): three for k in (1, 4, 16)} | {("bng", k): three for k in ("base", "new")}
+    told = few_shot_page.with_numbers(f"{old} on new ones.", of._replace(every={"x": keys}), "x")
+    assert told.count("62.0 ± 1.0") == 5 and told.endswith("on new ones.")
+    assert few_shot_page.with_numbers("Nothing.", of, "x") == "Nothing."
