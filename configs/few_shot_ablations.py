@@ -45,14 +45,15 @@ def groups() -> dict[str, dict[str, float | None]]:
     lams |= {f"{PREFIX}lambda{10 * lam:.0f}": lam for lam in LAMBDAS}
     etas = {f"{PREFIX}dva_scl": 0.0, WHOLE: ETA}
     etas |= {f"{PREFIX}eta{10 * eta:.0f}": eta for eta in ETAS}
+    along = lambda rows: dict(sorted(rows.items(), key=lambda row: row[1]))
     terms = [name for name in methods() if not name.startswith(PREFIX)]
     return {
         "losses": pick("dva", "scl", "dva_scl", "dva_vld", "all"),
         "parts": pick("frozen_tc", "frozen_te", "all"),
         "alpha": {f"alpha {alpha:g}": alpha for alpha in (*ALPHAS, 1.0)},
         "terms": dict.fromkeys((*terms, WHOLE)),
-        "lambda": lams,
-        "eta": etas,
+        "lambda": along(lams),
+        "eta": along(etas),
         "late": frozen("last"),
         "early": frozen("first"),
     }

@@ -48,6 +48,8 @@ def read(workdir: pathlib.Path, methods: Iterable[str], variants: Mapping) -> co
             data, classes, shots, seed = _CELL.fullmatch(place.name).groups()
             cell = Cell(method, data, classes, int(shots), int(seed))
             found[cell] = results.read(place) | {"curves": read_log(place / "metrics.jsonl")}
+    if not found:
+        raise SystemExit(f"{workdir} holds no finished run of a few-shot study.")
     return compared.comparison(found, variants)
 
 
@@ -57,10 +59,8 @@ def beside(parts: compared.Comparison) -> Table:
     lines = []
     for name, paper in known.items():
         if ours := apart.values(parts, name):
-            told = (
-                " / ".join(f"{x:.1f}" for x in each) for each in ([v.mean for v in ours], paper)
-            )
-            lines.append([name, *told])
+            mine = " / ".join(f"{value.mean:.1f}" for value in ours)
+            lines.append([name, mine, " / ".join(f"{x:.2f}" for x in paper)])
     header = ["base / new / harmonic mean, %", "here", "paper"]
     return Table(header, lines)
 

@@ -9,7 +9,7 @@ from clipjax.evaluate.report.few_shot_tables import Comparison, tables
 from clipjax.evaluate.report.page import document
 from clipjax.evaluate.report.tables import Chapter, Grid, Note, Table
 
-FEW = 6  # curves of a chart
+FEW = 7  # curves of a chart
 FIGURE_6 = ("ft_probe", "clip_cite")
 MEASURED = {"loss": ("loss",), "accuracy": ("source_accuracy", "batch_accuracy")}  # in logs
 

@@ -17,14 +17,20 @@ from clipjax.evaluate.report.tables import Chapter, Grid, Item, Note, Table
 TITLES = {
     "losses": "Losses (table 4)",
     "parts": "Parts that train (figure 4)",
-    "alpha": "Share of the way from zero-shot, alpha (figure 5)",
+    "alpha": "Share of the way from zero-shot (figure 5)",
     "terms": "The two terms added to prompts (table 6)",
-    "lambda": "Weight of the contrastive loss, lambda, at eta 0.1 (figure 7)",
-    "eta": "Weight of the distillation, eta, at lambda 0.7 (figure 7)",
-    "late": "Late blocks of the image tower frozen, first loss alone (figure 9a)",
-    "early": "Early blocks of the image tower frozen, first loss alone (figure 9b)",
+    "lambda": "Weight of the contrastive loss (figure 7)",
+    "eta": "Weight of the distillation (figure 7)",
+    "late": "Late blocks frozen (figure 9a)",
+    "early": "Early blocks frozen (figure 9b)",
 }
 AXES = {"alpha": "alpha", "lambda": "lambda", "eta": "eta"}  # of the others: frozen blocks
+NOTE = (
+    "Rows of CLIP-CITE are half way back from as trained (alpha 0.5) unless they say otherwise. Of "
+    "the weights lambda and eta one varies, the other is the paper's 0.7 or 0.1. Frozen blocks are "
+    "the image tower's, where the first loss alone trains it; late ones with the projection, early "
+    "ones with the embedding."
+)
 TRAINED = " alpha 1"  # behind a row's name: the same run, as trained
 HALVES = ("base", "new", "harmonic mean")
 Groups = Mapping[str, Mapping[str, float | None]]  # of `TITLES` -> row -> its place on an axis
@@ -112,7 +118,7 @@ def markdown(of: Comparison, groups: Groups) -> str:
     parts = [f"# CLIP-CITE taken apart: {about(of)}"]
     for table in tables(of, groups):
         parts += [f"## {table.title}", markdown_table(table)]
-    parts += [*notes(of), "## What the paper reports on ImageNet, %"]
+    parts += [NOTE, *notes(of), "## What the paper reports on ImageNet, %"]
     for table in of_ablations():
         parts += [f"### {table.title}", markdown_table(table)]
     return "\n\n".join([*parts, ABLATIONS_NOTE]) + "\n"
@@ -121,7 +127,7 @@ def markdown(of: Comparison, groups: Groups) -> str:
 def page(of: Comparison, groups: Groups) -> str:
     """Render the ablations as a page of their own."""
     items: list[Item] = [Grid([*figures(of, groups).values()], big=True), *tables(of, groups)]
-    chapter = Chapter("ablations", "Base to new", items=[*items, *map(Note, notes(of))])
+    chapter = Chapter("ablations", "Base to new", items=[*items, *map(Note, [NOTE, *notes(of)])])
     paper = [*of_ablations(), Note(ABLATIONS_NOTE)]
     theirs = Chapter("published", "What the paper reports on ImageNet, %", items=paper)
     return document("CLIP-CITE taken apart", about(of), [], [chapter, theirs])
