@@ -18,7 +18,7 @@ TITLES = {
     "losses": "Losses (table 4)",
     "parts": "Parts that train (figure 4)",
     "alpha": "Share of the way from zero-shot (figure 5)",
-    "terms": "The two terms added to prompts (table 6)",
+    "terms": "Terms added to prompts (table 6)",
     "lambda": "Weight of the contrastive loss (figure 7)",
     "eta": "Weight of the distillation (figure 7)",
     "late": "Late blocks frozen (figure 9a)",
