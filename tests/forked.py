@@ -4,6 +4,8 @@ A fork has its own environment, devices, signals and end, as a process that Pyth
 its hash seed is that of the other forks. Three seconds of imports are what it saves.
 """
 
+import atexit
+import contextlib
 import functools
 import gc
 import importlib
@@ -12,6 +14,7 @@ import json
 import os
 import pathlib
 import runpy
+import select
 import signal
 import subprocess
 import sys
@@ -26,8 +29,8 @@ IMPORTED = """
     clipjax.model.hf.load grain pyarrow.parquet optax orbax.checkpoint sklearn.manifold transformers
     tokenizers
 """.split()
-# What JAX read when it was imported, and is read again by each fork.
-DEVICES = "JAX_NUM_CPU_DEVICES"
+# What JAX read when it was imported, and each fork is told again.
+OF_JAX = {"JAX_NUM_CPU_DEVICES": int, "JAX_PLATFORMS": str}
 
 
 class Forked:
@@ -53,7 +56,8 @@ class Forked:
 
     def send_signal(self, number):
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # its end is being told
+                os.kill(self.pid, number)
 
     def kill(self):
         self.send_signal(signal.SIGKILL)
@@ -67,10 +71,9 @@ def start(words, *, together=True, **env):
 
     Args:
       together: one file for what it prints and its errors; else `said("out")`, `said("err")`.
-      env: changes of this process's environment, of JAX's variables the number of devices alone.
+      env: changes of this process's environment; of JAX's variables those of `OF_JAX` alone.
     """
-    strange = [name for name in env if name.startswith("JAX_") and name != DEVICES]
-    assert not strange, f"read at import: {strange}"
+    assert {name for name in env if name.startswith("JAX_")} <= OF_JAX.keys(), env
     server, folder = _server()
     place = folder / str(next(_NUMBERS))
     place.mkdir()
@@ -102,29 +105,38 @@ def _server():
     folder = tempfile.TemporaryDirectory(prefix="clipjax-forks-")
     command = [sys.executable, "-m", "tests.forked"]
     server = subprocess.Popen(command, cwd=REPO, stdin=subprocess.PIPE, text=True)
-    server.folder = folder  # removed with it
+    atexit.register(_end, server, folder)
     return server, pathlib.Path(folder.name)
 
 
+def _end(server, folder):
+    server.stdin.close()
+    server.wait(timeout=60)
+    folder.cleanup()
+
+
 def _serve():
-    """Forks for each line of JSON; returns what is asked in a fork, None at the end."""
+    """Forks for each line of JSON, and tells ends; returns what is asked in a fork, else None."""
     for name in IMPORTED:
         importlib.import_module(name)
     gc.collect()
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    for line in iter(sys.stdin.readline, ""):
-        if os.fork():
-            continue
-        # One fork waits for another, which runs.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        asked = json.loads(line)
-        place, pid = pathlib.Path(asked["place"]), os.fork()
-        if not pid:
-            return asked
-        _tell(place / "pid", pid)
-        _tell(place / "code", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        os._exit(0)
+    places = {}
+    while True:
+        # A line at a time: who asks waits for the pid.
+        asked = select.select([sys.stdin], [], [], 0.05 if places else None)[0]
+        line = asked and sys.stdin.readline()
+        for pid in list(places):
+            if (ended := os.waitpid(pid, os.WNOHANG))[0]:
+                _tell(places.pop(pid) / "code", os.waitstatus_to_exitcode(ended[1]))
+        if line == "":
+            return None
+        if line:
+            asked = json.loads(line)
+            if not (pid := os.fork()):
+                return asked
+            places[pid] = pathlib.Path(asked["place"])
+            _tell(places[pid] / "pid", pid)
 
 
 def _tell(path, number):
@@ -145,10 +157,10 @@ def _become(asked):
     sys.stdin = sys.__stdin__ = open(0, closefd=False)
     sys.stdout = sys.__stdout__ = open(1, "w", closefd=False)
     sys.stderr = sys.__stderr__ = open(2, "w", 1, errors="backslashreplace", closefd=False)
-    if count := asked["env"].get(DEVICES):
+    for name in OF_JAX.keys() & asked["env"].keys():
         import jax
 
-        jax.config.update("jax_num_cpu_devices", int(count))
+        jax.config.update(name.lower(), OF_JAX[name](asked["env"][name]))
     kind, what, *words = asked["words"]
     if kind == "-m":
         sys.argv = [what, *words]
