@@ -15,6 +15,7 @@ import pytest
 from clipjax.configs import common, dann
 from clipjax.errors import ClipjaxError, ConfigError, DataError
 from clipjax.study import again, run
+from tests import forked
 from tests.conftest import REPO, parsed, read_json
 
 SMOKE = "--config=configs/dann.py:smoke"
@@ -156,8 +157,8 @@ def test_its_pages_are_written_again_of_what_it_left(finished, tmp_path):
 def test_killed_at_any_moment_it_ends_with_the_same_bits(finished, smoke, tmp_path):
     """kill -9 as soon as each kind of file appears, and at a random time; then run to the end."""
     workdir = tmp_path / "killed"
-    command = [sys.executable, "-m", "experiments.main", *as_command(smoke, workdir)]
-    env = os.environ | {"CI": "true", "CLIPJAX_CACHE": str(tmp_path / "cache")}
+    command = ["-m", "experiments.main", *as_command(smoke, workdir)]
+    env = {"CI": "true", "CLIPJAX_CACHE": str(tmp_path / "cache")}
     moments = (
         lambda: (workdir / "config.json").exists(),
         lambda: (tmp_path / "cache").exists() and len(list((tmp_path / "cache").rglob("*"))) > 4,
@@ -170,7 +171,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(finished, smoke, tmp_pa
     # In the order in which the files appear: a process then gets as far as the next one, and none
     # is killed where the one before was.
     for moment in moments:
-        process = subprocess.Popen(command, cwd=REPO, env=env, stdout=-3, stderr=-3)
+        process = forked.start(command, **env)
         started[0] = time.monotonic()
         while not moment() and process.poll() is None and time.monotonic() < started[0] + 200:
             time.sleep(0.01)
@@ -178,7 +179,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(finished, smoke, tmp_pa
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert killed >= 4
-    done = subprocess.run(command, cwd=REPO, env=env, capture_output=True, text=True)
+    done = forked.run(command, **env)
     assert done.returncode == 0, done.stderr
     one, two = read_json(finished[0] / "results.json"), read_json(workdir / "results.json")
     assert one["rows"] == two["rows"]
