@@ -2,15 +2,13 @@
 
 import errno
 import os
-import subprocess
-import sys
 
 import jax.numpy as jnp
 import pytest
 
 from clipjax.train import restore as stored
 from clipjax.train.checkpoint import Checkpointer
-from tests.conftest import REPO
+from tests import forked
 
 # Files may not grow beyond 100 kB while the checkpoints of steps 4 to 7 are written, as if the disk
 # were full then.
@@ -51,13 +49,7 @@ with user_errors(), Checkpointer(folder / "ckpt") as checkpointer:
 
 @pytest.mark.slow
 def test_training_goes_on_while_the_disk_is_full(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(REPO)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = forked.run(["-c", SCRIPT, tmp_path])
     assert done.returncode == 0, done.stderr
     # (A thread of tensorstore's may print its own complaint.)
     failed = [line for line in done.stderr.splitlines() if line.startswith("clipjax: ")]

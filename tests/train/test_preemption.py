@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import jax
@@ -14,7 +12,7 @@ import pytest
 from clipjax.log import read_log
 from clipjax.train import arrays
 from clipjax.train.preemption import Notice, Preempted, obeyed
-from tests.conftest import REPO
+from tests import forked
 from tests.train import test_arrays, test_loop
 
 
@@ -87,15 +85,13 @@ def test_arrays_go_on_with_the_same_bits_and_log(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_command_ends_with_75_and_goes_on(tmp_path, photos, wee_clip):
-    command = [sys.executable, "-m", "experiments.main", f"--workdir={tmp_path / 'w'}"]
+    command = ["-m", "experiments.main", f"--workdir={tmp_path / 'w'}"]
     words = f"source=real,target=sketch,root={photos},model={wee_clip}"
     command += [f"--config=configs/finetune.py:{words}"]
     command += ["--config.epochs=1000000", "--config.seeds=(0,)"]
     reached = []
     for _ in range(2):
-        process = subprocess.Popen(
-            command, cwd=REPO, env=os.environ | {"CI": "true"}, stdout=-3, stderr=-1, text=True
-        )
+        process = forked.start(command, CI="true")
         log, until = tmp_path / "w" / "metrics.jsonl", time.monotonic() + 200
         done = lambda: [r["epoch"] for r in read_log(log) if "evaluation" in r]  # noqa: B023, E731
         before = max(reached, default=0)
@@ -104,8 +100,8 @@ def test_the_command_ends_with_75_and_goes_on(tmp_path, photos, wee_clip):
                 process.send_signal(signal.SIGTERM)
                 break
             time.sleep(0.2)
-        said = process.communicate(timeout=200)[1]
-        assert process.returncode == 75, said
+        code, said = process.wait(timeout=200), process.said()
+        assert code == 75, said
         assert "stopped by SIGTERM at step" in said and "saved; the same command" in said
         reached.append(max(r["epoch"] for r in read_log(log)))
     newest = max(int(p.name) for p in (tmp_path / "w" / "checkpoints" / "finetune").iterdir())
