@@ -65,7 +65,7 @@ def define_flags() -> None:
     flags.DEFINE_string("target", "", "Unlabelled domain; of uda: pairs to it alone.")
     told = "A Hub id or a directory in Hugging Face layout; tiny with the embedded data."
     flags.DEFINE_string("model", "", told)
-    told = "An epoch or two and one seed: does everything run? Of few_shot's slow methods three."
+    told = "An epoch or two and one seed: does everything run? Of few_shot's slow methods two."
     flags.DEFINE_bool("smoke", False, told)
 
 
