@@ -15,6 +15,8 @@ from clipjax.configs import common
 from clipjax.study import Segmentation, flat
 from clipjax.study.segmentation_config import SegmentationMethod
 
+LEVELS = (4, 6)  # blocks of the tiny CLIP, whose maps decoders get
+
 
 def fields() -> dict:
     """Return the fields of a method with their defaults, so that any can be set on its row."""
@@ -25,14 +27,14 @@ def fields() -> dict:
 def get_config(arg: str | None = None) -> ConfigDict:
     """`--config=configs/domino.py[:smoke]`."""
     config = ConfigDict(flat(Segmentation()))
+    config.levels = LEVELS
     domino = {"norm": "domino"}
     methods = {
         "linear": {},
         "linear_domino": domino,
-        "linear_domino_clip_scale": domino | {"scale": 0.0},
-        "linear_constant": domino | {"control": "constant"},
-        "mask": {"decoder": "mask"},
-        "mask_add": {"decoder": "mask", "prompt": "add"},
+        "linear_domino_constant": domino | {"control": "constant"},
+        "mlp": {"decoder": "mlp"},
+        "mlp_domino": {"decoder": "mlp"} | domino,
     }
     config.methods = {name: fields() | entry for name, entry in methods.items()}
     if common.apply_arg(config, arg):

@@ -49,8 +49,9 @@ class SegmentationMethod:
         1.0, "factor on cosines of image and descriptions: 1 is the paper, 0 CLIP's own", low=0
     )
     stats: str = field(
-        "instance",
-        "what norms standardise over: of an image, of a group of channels, or of a place",
+        "layer",
+        "what norms standardise over: layer: the channels of a place; instance: the places of an "
+        "image; group: both, of some channels",
         fits=lambda value: value in ("instance", "group", "layer"),
         give="instance, group or layer; statistics of a batch are no part of a pure step",
     )
@@ -73,7 +74,7 @@ class SegmentationMethod:
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""
-        if self.decoder == "mask" and self.stats != "instance":
+        if self.decoder == "mask" and self.stats != "layer":
             return "stats has no effect on decoder=mask, whose norms are over channels."
         for name, usual in (("control", "none"), ("scale", 1.0)):
             if not self.uses_domain and (value := getattr(self, name)) != usual:
@@ -131,7 +132,7 @@ class Segmentation:
     width: int = field(64, "of the decoders' convolutions and tokens", low=8)
     epochs: int = field(20, "passes over the training scenes", low=1)
     batch_size: int = field(32, "scenes a step", low=1)
-    lr: float = field(1e-3, "learning rate of AdamW, at its start", low=0)
+    lr: float = field(3e-3, "learning rate of AdamW, at its start", low=0)
     weight_decay: float = field(1e-3, "decoupled", low=0)
     warmup: float = field(
         0.05, "share of the run to the full rate, which then falls linearly", low=0, high=1
