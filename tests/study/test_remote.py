@@ -102,8 +102,8 @@ def test_a_checkpoint_that_a_store_refuses_ends_no_training(bucket, monkeypatch,
 
 
 @pytest.mark.slow
-def test_a_run_leaves_its_files_in_the_bucket(bucket, photos, capsys):
-    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch,model=tiny")
+def test_a_run_leaves_its_files_in_the_bucket(bucket, photos, wee_clip, capsys):
+    config = finetune.get_config(f"smoke,root={photos},source=real,target=sketch,model={wee_clip}")
     config.stages = ()
     for _ in range(2):
         run(parsed(config), bucket, print)
