@@ -20,6 +20,7 @@ from clipjax.errors import ConfigError
 from clipjax.log import read_log
 from clipjax.study import run
 from clipjax.train.distributed import processes
+from tests import forked
 from tests.conftest import REPO, parsed, read_json
 
 pytestmark = pytest.mark.slow
@@ -117,19 +118,12 @@ class Ended(NamedTuple):
     at: list[float]  # seconds of the clock
 
 
-def launch(words, count, *, coordinated, devices=4):
+def launch(words, count, *, coordinated, devices=4, begin=forked.start):
     """Starts `count` processes that have `devices` together, and waits for all."""
-    env = os.environ | {
-        "JAX_NUM_CPU_DEVICES": str(devices // count),
-        "PJRT_NPROC": "8",
-        "PYTHONPATH": str(REPO),
-    }
-    address, started, outputs, at = f"localhost:{free_port()}", [], [], {}
+    env = {"JAX_NUM_CPU_DEVICES": str(devices // count), "PJRT_NPROC": "8"}
+    address, started, at = f"localhost:{free_port()}", [], {}
     for i in range(count):
-        command = [sys.executable, *words(i), *(coordinated(address, i) if count > 1 else [])]
-        outputs.append(tempfile.TemporaryFile("w+"))
-        both = {"stdout": outputs[-1], "stderr": subprocess.STDOUT}
-        started.append(subprocess.Popen(command, env=env, cwd=REPO, **both))
+        started.append(begin([*words(i), *(coordinated(address, i) if count > 1 else [])], **env))
     limit = time.monotonic() + 400
     while len(at) < count and time.monotonic() < limit:
         for i, one in enumerate(started):
@@ -138,13 +132,24 @@ def launch(words, count, *, coordinated, devices=4):
         time.sleep(0.1)
     for one in started:
         one.kill()
-    said = []
-    for file in outputs:
-        with file:
-            file.seek(0)
-            said.append(GLOO.sub("", file.read()))
+    said = [GLOO.sub("", one.said()) for one in started]
     assert len(at) == count, said
     return Ended([one.returncode for one in started], said, [at[i] for i in range(count)])
+
+
+class Started(subprocess.Popen):
+    """`forked.start` without a fork: a hash seed of its own, as processes of a cluster have."""
+
+    def __init__(self, words, **env):
+        self._output = tempfile.TemporaryFile("w+")
+        env = os.environ | {"PYTHONPATH": str(REPO)} | env
+        both = {"stdout": self._output, "stderr": subprocess.STDOUT}
+        super().__init__([sys.executable, *words], env=env, cwd=REPO, **both)
+
+    def said(self):
+        with self._output as file:
+            file.seek(0)
+            return file.read()
 
 
 def fit(workdir, count, fsdp=1, blow=(-1, 0, 0), ways="jit"):
@@ -301,7 +306,7 @@ def study(photos, wee_clip, workdir, changes=lambda i: ()):
     ]
     words = lambda i: ["-m", "experiments.main", *flags, *changes(i)]
     flag = lambda at, i: [f"--coordinator={at}", "--num_processes=2", f"--process_id={i}"]
-    return launch(words, 2, coordinated=flag, devices=2)
+    return launch(words, 2, coordinated=flag, devices=2, begin=Started)
 
 
 def test_different_configs_are_refused_at_start(photos, wee_clip, tmp_path):
