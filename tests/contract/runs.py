@@ -113,8 +113,8 @@ def main(model, photos, out, interrupted=""):
     out, kept = pathlib.Path(out), {}
     for module in (prepared, run_group, trainer):
         module.cached_phases = cached_phases
+    programs = Programs()
     for name in SPIKES:
-        programs = Programs()
         for entries, accumulate in studies(name, twice=bool(interrupted)):
             workdir = out / name / str(accumulate)
             found = train(entries, accumulate, model, photos, workdir, interrupted, programs)

@@ -1,16 +1,13 @@
 """The contract of methods carries what comes: six methods of other kinds, from tests/contract."""
 
 import json
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 
 from clipjax.train.restore import shapes
-from tests.conftest import REPO
+from tests import forked
 from tests.contract.runs import ACCUMULATES, RESUMED, SPIKES, studies
 
 pytestmark = pytest.mark.slow
@@ -24,18 +21,11 @@ def found(tmp_path_factory, wee_clip, photos):
     folders, started = {}, []
     for kind, devices, how in (("whole", 1, ""), ("resumed", 2, "interrupted")):
         folders[kind] = tmp_path_factory.mktemp(kind)
-        env = os.environ | {
-            "JAX_NUM_CPU_DEVICES": str(devices),
-            "PJRT_NPROC": "8",
-            "PYTHONPATH": str(REPO),
-            "CI": "true",
-        }
-        command = [sys.executable, "-m", "tests.contract.runs", wee_clip, photos, folders[kind]]
-        command = [*map(str, command), *filter(None, [how])]
-        started.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+        env = {"JAX_NUM_CPU_DEVICES": str(devices), "PJRT_NPROC": "8", "CI": "true"}
+        words = ["-m", "tests.contract.runs", wee_clip, photos, folders[kind], *filter(None, [how])]
+        started.append(forked.start(words, **env))
     for process in started:
-        said = process.communicate(timeout=500)[1]
-        assert process.returncode == 0, said
+        assert process.wait(timeout=500) == 0, process.said()
     return {
         kind: (folder, dict(np.load(folder / "params.npz"))) for kind, folder in folders.items()
     }
