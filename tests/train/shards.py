@@ -42,8 +42,8 @@ def make_dann(heads):
     )
 
 
-def trained(make_loss, params, batch, way="jit", devices=1, accumulate=1, frozen=None):
-    """Parameters and mean loss after some steps of plain SGD, scanned, which shows any factor.
+def trainer(make_loss, params, way="jit", devices=1, accumulate=1, frozen=None):
+    """batch -> parameters and mean loss after steps of plain SGD, scanned, which shows any factor.
 
     `way` is "jit", "pmap", "checked" or "unchecked": `jax.shard_map` with or without its checks.
     """
@@ -62,23 +62,27 @@ def trained(make_loss, params, batch, way="jit", devices=1, accumulate=1, frozen
         state, metrics = jax.lax.scan(once, state, None, length=STEPS)
         return state.params, metrics["loss"].mean()
 
-    state, taken = (
-        jax.device_get(init_state(params, optimizer, frozen=frozen)),
-        jax.devices()[:devices],
-    )
+    taken = jax.devices()[:devices]
+    state = jax.device_get(init_state(params, optimizer, frozen=frozen))
     if way == "jit":
-        return jax.device_get(jax.jit(run)(state, batch))
+        alone = jax.jit(run)
+        return lambda batch: jax.device_get(alone(state, batch))
     if way == "pmap":
-        cut = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
-        run = jax.pmap(run, DATA, in_axes=(None, 0), out_axes=None, devices=taken)
-        return jax.device_get(run(state, cut))
+        cut = lambda x: x.reshape(devices, -1, *x.shape[1:])
+        mapped = jax.pmap(run, DATA, in_axes=(None, 0), out_axes=None, devices=taken)
+        return lambda batch: jax.device_get(mapped(state, jax.tree.map(cut, batch)))
     mesh, whole, part = Mesh(np.array(taken), (DATA,)), PartitionSpec(), PartitionSpec(DATA)
-    given, specs = (state, batch), (whole, part)
-    put = lambda tree, spec: jax.tree.map(lambda _: NamedSharding(mesh, spec), tree)
-    given = [place(tree, put(tree, spec)) for tree, spec in zip(given, specs, strict=True)]
-    checked = way == "checked"
-    run = jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=checked)
-    return fetch(jax.jit(run)(*given))
+    placed = lambda tree, spec: place(tree, jax.tree.map(lambda _: NamedSharding(mesh, spec), tree))
+    specs, checked = (whole, part), way == "checked"
+    shared = jax.jit(
+        jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=whole, check_vma=checked)
+    )
+    return lambda batch: fetch(shared(*map(placed, (state, batch), specs)))
+
+
+def trained(make_loss, params, batch, *how, **more):
+    """What `trainer` gives of one batch."""
+    return trainer(make_loss, params, *how, **more)(batch)
 
 
 def distance(one, other):
