@@ -8,8 +8,9 @@ The paper's own vision-only model is a ViT of supervised ImageNet weights, as th
 one (any of model_type `vit`, with its own preprocessing); the first is CLIP's tower.
 The head alone is `probe_random` of recipes/linear_probe. A seed takes some minutes on two cores.
 Measured on the embedded data by `clipjax suite --study=robust`, in short (20 steps of 32 images):
-with all of render 44.2 there and 34.2 on the other styles, zero-shot 46.2 and 39.8; with a tenth
-36.0 and 29.1 (docs/robust-fine-tuning.md).
+with all of render 44.2 ± 1.1 there and 34.2 ± 0.9 on the mean of the other styles (2 runs),
+zero-shot 46.2 and 39.8; with a tenth 36.0 ± 1.7 and 29.1 ± 1.1 (4 runs;
+docs/robust-fine-tuning.md).
 """
 
 from clipjax.configs import common
