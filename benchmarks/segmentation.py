@@ -13,15 +13,18 @@ fastest for it on that row and channels last where that is faster; a row prints 
 each and the median of the paired ratios (above 1: clipjax is faster).
 
 Measured on 2 cores of an AMD EPYC that much other work shared (--rounds=3; the rates are of that
-crowd, the ratios of pairs in turn; DINOv2-S, and a step of ResNet-50, have not been timed):
+crowd, the ratios of pairs in turn; a step of DINOv2-S has not been timed):
 
     tiny CLIP  forward     10.4 images/s, PyTorch  5.4, ratio 1.77 (1.70 to 1.94)
     tiny CLIP  step         3.0 images/s, PyTorch  2.0, ratio 1.45 (1.40 to 1.98)
+    DINOv2-S   forward     13.7 images/s, PyTorch 11.6, ratio 1.18 (1.16 to 1.19)
     ResNet-50  forward      9.4 images/s, PyTorch  9.9, ratio 0.96 (0.92 to 0.96)
+    ResNet-50  step         1.2 images/s, PyTorch  1.9, ratio 0.64 (0.40 to 1.41)
 
-What limits a ViT are its matrix products (`benchmarks/encode.py`). Resizing the logits and the loss
-of pixels, gradient included, take 10 ms of a core for the tiny CLIP's 32 scenes; they were 15 with
-a gather in place of a sum over classes.
+So ResNet-50 is behind, its step by a third, though that ratio scatters; what of it is XLA's
+convolutions and their gradients has not been taken apart. What limits a ViT are its matrix products
+(`benchmarks/encode.py`). Resizing the logits and the loss of pixels, gradient included, take 10 ms
+of a core for the tiny CLIP's 32 scenes; they were 15 with a gather in place of a sum over classes.
 """
 
 from __future__ import annotations
