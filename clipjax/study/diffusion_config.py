@@ -2,7 +2,6 @@
 
 import dataclasses
 
-from clipjax.model.transformer import REMAT
 from clipjax.study.fields import field
 
 
@@ -27,7 +26,9 @@ class DiffusionBackbone:
     )
     timestep: int = field(1, "that the UNet is told; VPD's paper says 0", low=0, high=999)
     compute_dtype: str = field("float32", "of its activations", known=("float32", "bfloat16"))
-    remat: str = field("none", "what the backward pass keeps of a block", known=tuple(REMAT))
+    remat: str = field(
+        "none", "what the backward pass keeps of a block", known=("none", "dots", "blocks")
+    )
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""

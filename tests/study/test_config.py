@@ -26,6 +26,7 @@ from clipjax.evaluate.select import ALIASES, RULES
 from clipjax.model.transformer import REMAT
 from clipjax.study import Data, Encoder, Features, Pretraining, Study, Training, flat, parse, run
 from clipjax.study.defaults import settled
+from clipjax.study.diffusion_config import DiffusionBackbone
 from clipjax.study.fields import meanings
 from clipjax.study.training import Augment, Average, Episodes
 from clipjax.study.workdir import config_text, name_of
@@ -73,7 +74,7 @@ def known(cls, name):
 
 def test_choices_are_those_of_what_reads_them():
     assert known(Training, "selection") == {*RULES, *ALIASES}
-    assert known(Encoder, "remat") == set(REMAT)
+    assert known(Encoder, "remat") == known(DiffusionBackbone, "remat") == set(REMAT)
     assert known(Features, "dtype") == set(DTYPES)
     assert known(Data, "decoder") == set(DECODERS)
     assert known(Data, "classes") == set(HOW)
