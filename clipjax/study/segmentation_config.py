@@ -180,9 +180,10 @@ class Segmentation:
             return f"descriptions.{wrong[0]} is no text; say how such an image is described."
         if self.diffusion.model:
             for name in ("levels", "last", "maps"):
-                if (value := getattr(self, name)) != getattr(Segmentation, name, ()):
+                usual = getattr(Segmentation, name, ())
+                if (value := getattr(self, name)) != usual:  # `clipjax run domino` has levels
                     told = f"{name}={value} has no effect with diffusion.model"
-                    return f"{told}, whose maps are VPD's, made in every step; leave it out."
+                    return f"{told}, whose maps are VPD's, made in every step; give {name}={usual}."
         elif wrong := [m for m in self.decoders if m.prompt != "none" and m.decoder != "mask"]:
             told = f"methods.{wrong[0].name}.prompt={wrong[0].prompt} needs decoder=mask, or"
             return (
