@@ -63,6 +63,11 @@ def paired(found: Found) -> tuple[list[str], list[list[str]]]:
     return header + ["mean target, points"] * bool(targets), lines
 
 
+def note(found: Found) -> str:
+    """Say what was measured and what trained, without a full stop."""
+    return f"{found['note']}; what trains: {found['trains']}"
+
+
 def reading(found: Found) -> str:
     """Say how well CLIP names the domains, without a full stop."""
     of = found["domain"]
@@ -147,7 +152,7 @@ def page(found: Found, overlays: Mapping[str, str]) -> str:
         html.unescape(f"model {found['model']}; seeds {', '.join(map(str, found['seeds']))}"),
         [],
         [
-            Chapter("results", "mIoU, %", items=[shown, Note(found["note"])]),
+            Chapter("results", "mIoU, %", items=[shown, Note(note(found))]),
             Chapter("images", "Images, truths and answers", items=[plates]),
             Chapter("domino", "Against the same decoder without W", items=[pair]),
             *_grid(found),

@@ -114,6 +114,7 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
         "model": config.diffusion.model or config.model,
         "domain_model": config.domain_model or config.model,
         "levels": list(config.levels),
+        "trains": plan.dense.trains,
         "seeds": list(config.seeds),
         "classes": list(plan.data.classes),
         "conditions": list(tests),
@@ -149,7 +150,8 @@ def _parts(found: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]
 
 def _words(found: dict[str, Any]) -> list[str]:
     """Return the sentences, without full stops."""
-    return list(filter(None, [NOTE, segmentation_grid.sentence(found), tables.reading(found)]))
+    told = [tables.note(found), segmentation_grid.sentence(found), tables.reading(found)]
+    return list(filter(None, told))
 
 
 def _markdown(found: dict[str, Any]) -> str:

@@ -118,6 +118,17 @@ class Segmentation:
         "memory, and images are whole and unchanged",
         known=("auto", "cached", "live"),
     )
+    backbone: str = field(
+        "frozen",
+        "free: model trains with the decoder, up to its last level; what reads W stays as it is",
+        known=("frozen", "free"),
+    )
+    factor: float = field(
+        0.1,
+        "on the rate, of a free backbone",
+        fits=lambda value: value > 0,
+        give="a number above 0",
+    )
     diffusion: DiffusionBackbone = DiffusionBackbone()
     seeds: tuple[int, ...] = seed_field((0, 1, 2), "random seeds")
     data: MaskData = MaskData()
@@ -178,6 +189,12 @@ class Segmentation:
         ]
         if wrong:
             return f"descriptions.{wrong[0]} is no text; say how such an image is described."
+        if self.backbone == "frozen" and self.factor != Segmentation.factor:
+            return f"factor={self.factor} has no effect on a frozen backbone; take backbone=free."
+        if self.backbone == "free" and self.diffusion.model:
+            return "backbone=free is of model, and diffusion.model has its own; give unet=free."
+        if self.backbone == "free" and self.maps == "cached":
+            return "maps=cached keeps maps, which a free backbone changes in every step; leave it."
         if self.diffusion.model:
             for name in ("levels", "last", "maps"):
                 usual = getattr(Segmentation, name, ())

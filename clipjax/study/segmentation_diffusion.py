@@ -59,7 +59,8 @@ def open_diffusion(config: Segmentation, data: Masked) -> Dense:
     image = jax.ShapeDtypeStruct((1, *data.trained, 3), jnp.uint8)
     shapes = tuple(x.shape[1:] for x in jax.eval_shape(maps, every, image))
     rates = ((UNET_RATE, about.factor),) if free else ()
-    return Dense(frozen, maps, shapes, adapter, trained, rates, described)
+    told = "decoders and text adapter" + f", and the UNet at {about.factor:g} of their rate" * free
+    return Dense(frozen, maps, shapes, adapter, trained, rates, described, told)
 
 
 def _check_sizes(config: Segmentation, data: Masked, multiple: int) -> None:

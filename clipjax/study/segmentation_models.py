@@ -20,6 +20,7 @@ from clipjax.study.segmentation_config import Segmentation
 from clipjax.study.segmentation_data import Masked
 
 PyTree = Any
+BACKBONE_RATE = "backbone/.*"  # parameters whose rate has a factor
 TEMPLATES = ("a photo of {}", "a picture of {}", "a drawing of {}")  # around descriptions
 
 
@@ -36,6 +37,7 @@ class Dense(NamedTuple):
     # Texts of domains as its prompts take them, float32 [D, E]; `maps` then takes what is added to
     # prompts, float32 [B, E], too.
     prompts: np.ndarray | None = None
+    trains: str = "decoders alone"  # what does, in words
 
     @property
     def width(self) -> int:
@@ -90,8 +92,19 @@ def _dense(config: Segmentation, data: Masked, model: Any, params: PyTree, look:
         return tower(params, look.normalize(pixels))
 
     image = jax.ShapeDtypeStruct((1, *data.trained, 3), jnp.uint8)
-    shapes = jax.eval_shape(maps, params, image)
-    return Dense(params, maps, tuple(x.shape[1:] for x in shapes))
+    shapes = tuple(x.shape[1:] for x in jax.eval_shape(maps, params, image))
+    if config.backbone == "frozen":
+        return Dense(params, maps, shapes)
+    levels = config.levels or (model.vision.num_hidden_layers,)
+    beyond = [f"block_{i}" for i in range(max(levels), model.vision.num_hidden_layers)]
+    trained = {name: tree for name, tree in params.items() if name not in beyond}
+    frozen = {name: params[name] for name in beyond}
+    number = sum(x.size for x in jax.tree.leaves(trained)) / 1e6
+    told = f"decoders, and at {config.factor:g} of their rate the {number:.3g} M parameters of the "
+    told += f"model up to level {max(levels)}"
+    told += ", statistics of batch norms aside" * (getattr(model, "kind", "") == "resnet")
+    rates = ((BACKBONE_RATE, config.factor),)
+    return Dense(frozen, maps, shapes, lambda rng: {}, trained, rates, trains=told)
 
 
 def _check_patches(data: Masked, model: Any, config: Segmentation) -> None:

@@ -115,10 +115,13 @@ class Trainer:
 
     def _answering(self, made: Segmenter, logits: bool) -> Callable:
         finish = (lambda x: x) if logits else (lambda x: x.argmax(-1).astype(jnp.uint8))
+        # Convolutions with kernels of several seeds at once would be grouped ones, which are slow.
+        one_by_one = self.plan.dense.begin is not None
+        each = jax.lax.map if one_by_one else lambda one, params: jax.vmap(one)(params)
 
         @functools.partial(jax.jit, static_argnums=4)
         def answer(params, shared, rows, rng, size):
-            found = jax.vmap(lambda p: made.logits(merge(p, shared), rows, rng))(params)
+            found = each(lambda p: made.logits(merge(p, shared), rows, rng), params)
             return jax.vmap(lambda x: finish(resize_map(x, size)))(found)
 
         return answer

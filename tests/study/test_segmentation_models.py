@@ -1,13 +1,18 @@
 """Segmentation runs on maps of other models than CLIP, kept or made in every step."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 
 from clipjax.errors import ConfigError
 from clipjax.io import write_json
 from clipjax.log import read_log
-from clipjax.study import parse, run
+from clipjax.study import parse, run, segmentation_trainer
 from clipjax.study.segmentation_plan import prepare
+from clipjax.study.segmentation_trainer import Trainer
+from clipjax.train.preemption import Preempted
 from tests.conftest import read_json
 from tests.model.test_image_only import DINO, RES, saved
 
@@ -59,6 +64,45 @@ def test_maps_that_are_kept_train_as_those_made_in_every_step_do(models, wee_cli
 
 
 @pytest.mark.slow
+def test_a_free_backbone_trains_and_goes_on_to_the_same_bits(wee_clip, tmp_path, monkeypatch):
+    lr, real, seen = 1e-2, Trainer.train, []
+
+    def noted(self, method, data, name):
+        seen.extend([self, method, data, real(self, method, data, name)])
+        return seen[-1]
+
+    monkeypatch.setattr(Trainer, "train", noted)
+    config = SMALL | {"model": str(wee_clip), "backbone": "free", "methods": {"linear": {}}}
+    found, _ = ran(config | {"lr": lr, "warmup": 0.0, "save_every": 1}, tmp_path / "run")
+    assert "in every step" in found["maps"] and "at 0.1 of their rate" in found["trains"]
+    trainer, method, data, after = seen
+    (compiled,) = trainer._compiled.values()
+    before = compiled.begin(np.zeros(1, np.uint32)).params
+    moved = jax.tree.map(lambda old, new: float(np.abs(new - old).max()), before, after)
+    # A step of Adam moves a number by its rate at most; the rates of four are 2.5 of the first.
+    tower, decoder = (max(jax.tree.leaves(moved[name])) for name in ("backbone", "decoder"))
+    assert 0 < tower < 0.1 * 2.6 * lr < decoder
+    assert all(max(jax.tree.leaves(part)) for part in moved["backbone"].values())
+
+    trainer.workdir, fit = tmp_path / "again", segmentation_trainer.fit_stream
+
+    def stopped(step, state, batches, plan, out, *shared):
+        out = dataclasses.replace(out, stop=lambda done: done == 3)  # in the second of two epochs
+        return fit(step, state, batches, plan, out, *shared)
+
+    with monkeypatch.context() as patch, pytest.raises(Preempted):
+        patch.setattr(segmentation_trainer, "fit_stream", stopped)
+        real(trainer, method, data, "linear")
+    again = real(trainer, method, data, "linear")
+    assert jax.tree.all(jax.tree.map(np.array_equal, again, after))
+
+
+def test_a_frozen_backbone_is_no_parameter(wee_clip):
+    dense = prepare(parse(SMALL | {"model": str(wee_clip), "methods": {"linear": {}}})).dense
+    assert dense.begin is None and not dense.rates and dense.trains == "decoders alone"
+
+
+@pytest.mark.slow
 def test_stages_of_a_resnet_make_a_pyramid(models, wee_clip, tmp_path):
     config = SMALL | {"model": str(models["resnet"]), "domain_model": str(wee_clip)}
     plan = prepare(parse(config | {"levels": (0, 1, 2)}))
@@ -103,6 +147,12 @@ def test_what_a_model_does_not_have_is_refused(models, wee_clip, name, changes, 
     [
         ({}, r"levels is \(\), and methods.fpn.decoder=fpn joins maps of several levels"),
         ({"levels": (1, 2), "maps": "ram"}, "maps is 'ram'; known: auto, cached, live"),
+        ({"levels": (1, 2), "factor": 0.5}, "factor=0.5 has no effect on a frozen backbone; take"),
+        ({"levels": (1, 2), "backbone": "free", "maps": "cached"}, "which a free backbone changes"),
+        (
+            {"backbone": "free", "diffusion": {"model": "x"}},
+            "backbone=free is of model, .*unet=free",
+        ),
         ({"levels": (1, 2), "mixing": {"domain": "x"}}, "mixing.domain has no effect without"),
         ({"levels": (1, 2), "mixing": {"shares": (2.0,)}}, "mixing.shares is .*from 0 to 1"),
         ({"levels": (1, 2), "mixing": {"shares": (0.5,), "method": "fp"}}, "no method; known: fpn"),
