@@ -1,5 +1,6 @@
 """The maps of any image model: a CLIP's tower, DINOv2 or a ResNet, at some of its levels."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from clipjax.errors import ConfigError
 from clipjax.model.clip import CLIPConfig
 from clipjax.model.image_model import TOWERS, ImageConfig
 from clipjax.model.maps import DenseTower
+from clipjax.model.resnet import ResNetConfig
 
 PyTree = Any
 Maps = tuple[jax.Array, ...]
@@ -21,6 +23,7 @@ def image_maps(
     levels: tuple[int, ...] = (),
     *,
     last: str = "state",
+    output_stride: int = 0,
     dtype: Any = jnp.float32,
 ) -> Callable[[PyTree, jax.Array], Maps]:
     """Return (parameters of "vision", images float [B, H, W, 3]) -> maps float32 [B, h, w, C].
@@ -31,10 +34,13 @@ def image_maps(
         from 1, from fine to coarse; none: the last alone. The last of a CLIP is behind the norm of
         its tower, its others are plain states; all of DINOv2 are behind its last norm.
       last: of a CLIP, as of `DenseTower`.
+      output_stride: of a ResNet, pixels between places of its last maps, as 8 or 16 of DeepLab: see
+        `ResNetConfig.stages`. 0: its own.
 
     ConfigError: levels that the model does not have or that do not rise, a tower without maps, or
-    `last="value"` of a model that has no such path.
+    `last="value"` of a model that has no such path, or an output_stride that it cannot have.
     """
+    config = _dilated(config, output_stride) if output_stride else config
     clip, depth = isinstance(config, CLIPConfig), config.vision.num_hidden_layers
     kind = "clip" if clip else config.kind
     if kind in _WITHOUT:
@@ -60,3 +66,16 @@ def image_maps(
         return maps if len(inner) == len(chosen) else (*maps, end)
 
     return of_clip
+
+
+def _dilated(config: CLIPConfig | ImageConfig, output_stride: int) -> ImageConfig:
+    """Return the config with the stride; ConfigError for a model that cannot have it."""
+    if isinstance(config, CLIPConfig) or not isinstance(config.vision, ResNetConfig):
+        kind = "clip" if isinstance(config, CLIPConfig) else config.kind
+        told = f"output_stride={output_stride} dilates stages of a ResNet"
+        raise ConfigError(f"{told}; leave it 0 for a model of type {kind!r}.")
+    try:
+        vision = dataclasses.replace(config.vision, output_stride=output_stride)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return dataclasses.replace(config, vision=vision)

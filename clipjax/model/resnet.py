@@ -28,6 +28,7 @@ class ResNetConfig:
     downsample_in_bottleneck: bool = False
     image_size: int = 224  # that images are preprocessed to; any size is taken
     num_channels: int = 3
+    output_stride: int = 0  # pixels that stages do not go beyond, see `stages`; 0: none
     any_size: ClassVar[bool] = True
     patch_size: ClassVar[int] = 32  # pixels that a place of the last map stands for
 
@@ -42,6 +43,32 @@ class ResNetConfig:
             raise ValueError(f"{sizes} must name as many stages, at least one.")
         if min(*self.depths, *self.hidden_sizes, self.embedding_size) < 1:
             raise ValueError("depths, hidden_sizes and embedding_size must be positive.")
+        least, own = 4, 4 * 2 ** sum(map(self._halves, range(len(self.depths))))
+        known = [str(least * 2**i) for i in range(own.bit_length() - least.bit_length())]
+        if self.output_stride and str(self.output_stride) not in known:
+            told = f"output_stride {self.output_stride} is none that dilation makes"
+            some = f"less than its own {own}: {' or '.join(known)}" if known else "none is"
+            raise ValueError(f"{told}; {some}, or 0.")
+
+    def _halves(self, number: int) -> bool:
+        return number > 0 or self.downsample_in_first_stage
+
+    @property
+    def stages(self) -> tuple[tuple[int, int, int], ...]:
+        """Return (stride, dilation of the first layer, of the others) of every stage.
+
+        Where `output_stride` is reached a stage has stride 1, and its 3 x 3 convolutions are
+        dilated as much as its places are closer: DeepLab (Chen et al. 2017, arXiv 1606.00915), with
+        the weights as they are. The first layer sees the places before, as in timm and mmseg.
+        """
+        reached, dilation, found = 4, 1, []
+        for number in range(len(self.depths)):
+            before, stride = dilation, 2 if self._halves(number) else 1
+            if stride == 2 and self.output_stride and reached >= self.output_stride:
+                stride, dilation = 1, 2 * dilation
+            reached *= stride
+            found.append((stride, before, dilation))
+        return tuple(found)
 
     @property
     def hidden_size(self) -> int:
@@ -64,6 +91,7 @@ class Convolution(nn.Module):
     size: int
     stride: int
     dtype: Any
+    dilation: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -72,10 +100,12 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", init, shape).astype(self.dtype)
         scale = self.param("scale", nn.initializers.ones, (self.width,))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        pad = 2 * ((self.size // 2, self.size // 2),)
+        pad = 2 * (2 * (self.dilation * (self.size // 2),),)
         names = ("NHWC", "HWIO", "NHWC")
-        strides = (self.stride, self.stride)
-        y = lax.conv_general_dilated(x, kernel, strides, pad, dimension_numbers=names)
+        strides, apart = 2 * (self.stride,), 2 * (self.dilation,)
+        y = lax.conv_general_dilated(
+            x, kernel, strides, pad, rhs_dilation=apart, dimension_numbers=names
+        )
         return y * scale.astype(self.dtype) + bias.astype(self.dtype)
 
 
@@ -85,22 +115,24 @@ class Residual(nn.Module):
     config: ResNetConfig
     width: int
     stride: int
+    dilations: tuple[int, int]  # of the first 3 x 3 convolution, and of a second; differ at a start
     dtype: Any
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, width, stride = self.config, self.width, self.stride
+        near, far = self.dilations
         if cfg.layer_type == "basic":
-            layers = ((width, 3, stride), (width, 3, 1))
+            layers = ((width, 3, stride, near), (width, 3, 1, far))
         else:
             narrow = width // BOTTLENECK
             first, middle = (stride, 1) if cfg.downsample_in_bottleneck else (1, stride)
-            layers = ((narrow, 1, first), (narrow, 3, middle), (width, 1, 1))
+            layers = ((narrow, 1, first, 1), (narrow, 3, middle, near), (width, 1, 1, 1))
         act, y = ACTIVATIONS[cfg.hidden_act], x
-        for i, sizes in enumerate(layers):
-            y = Convolution(*sizes, self.dtype, name=f"conv_{i}")(y)
+        for i, (*sizes, dilation) in enumerate(layers):
+            y = Convolution(*sizes, self.dtype, dilation, name=f"conv_{i}")(y)
             y = y if i == len(layers) - 1 else jax.nn.relu(y)  # whatever hidden_act is, there too
-        if x.shape[-1] != width or stride != 1:
+        if x.shape[-1] != width or stride != 1 or near != far:
             x = Convolution(width, 1, stride, self.dtype, name="shortcut")(x)
         return act(x + y)
 
@@ -116,10 +148,10 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         cfg, layer = self.config, Residual if self.remat == "none" else nn.remat(Residual)
+        width, (stride, first, dilation) = cfg.hidden_sizes[self.number], cfg.stages[self.number]
         for i in range(cfg.depths[self.number]):
-            halves = not i and (self.number or cfg.downsample_in_first_stage)
-            width, stride = cfg.hidden_sizes[self.number], 2 if halves else 1
-            x = layer(cfg, width, stride, self.dtype, name=f"layer_{i}")(x)
+            sizes = (stride, (first, dilation)) if i == 0 else (1, (dilation, dilation))
+            x = layer(cfg, width, *sizes, self.dtype, name=f"layer_{i}")(x)
         return x
 
 

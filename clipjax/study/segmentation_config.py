@@ -112,6 +112,9 @@ class Segmentation:
     levels: tuple[int, ...] = field(
         (), "blocks, or stages of a ResNet, whose maps decoders get, from 1; none: the last"
     )
+    output_stride: int = field(
+        0, "of a ResNet: 8 or 16 pixels between places, by dilated stages as DeepLab's; 0: its own"
+    )
     maps: str = field(
         "auto",
         "cached: computed once; live: in every step; auto: cached where they fit into half of the "
@@ -196,7 +199,7 @@ class Segmentation:
         if self.backbone == "free" and self.maps == "cached":
             return "maps=cached keeps maps, which a free backbone changes in every step; leave it."
         if self.diffusion.model:
-            for name in ("levels", "last", "maps"):
+            for name in ("levels", "output_stride", "last", "maps"):
                 usual = getattr(Segmentation, name, ())
                 if (value := getattr(self, name)) != usual:  # `clipjax run domino` has levels
                     told = f"{name}={value} has no effect with diffusion.model"

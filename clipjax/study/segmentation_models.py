@@ -83,7 +83,8 @@ def open_reader(config: Segmentation, classes: Sequence[str]) -> Reader:
 
 def _dense(config: Segmentation, data: Masked, model: Any, params: PyTree, look: Any) -> Dense:
     try:
-        tower = image_maps(model, config.levels, last=config.last)
+        stride = config.output_stride
+        tower = image_maps(model, config.levels, last=config.last, output_stride=stride)
     except ConfigError as error:
         raise ConfigError(f"model={config.model}: {error}") from None
     _check_patches(data, model, config)

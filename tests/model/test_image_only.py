@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from clipjax.data.images.preprocess import load_preprocess
-from clipjax.errors import CheckpointError
+from clipjax.errors import CheckpointError, ConfigError
 from clipjax.io import write_json
-from clipjax.model.dinov2 import DINOv2
+from clipjax.model.dinov2 import DINOv2, DINOv2Config
 from clipjax.model.hf.image_model import load_model
 from clipjax.model.hf.image_only import load_dinov2, load_resnet
 from clipjax.model.hf.params import flat
-from clipjax.model.resnet import ResNet
+from clipjax.model.image_maps import image_maps
+from clipjax.model.image_model import ImageConfig
+from clipjax.model.resnet import ResNet, ResNetConfig
 from clipjax.study import Data, Encoder, Study, Training, run
 from clipjax.train.groups import layer_groups, name_tree
 
@@ -93,6 +95,49 @@ def test_a_resnet_is_that_of_transformers_at_every_level_and_size(tmp_path, chan
         for level, state in zip(maps, wanted.hidden_states, strict=True):
             close(level, state.permute(0, 2, 3, 1))
     close(ResNet(config).apply({"params": params}, images), wanted.pooler_output[..., 0, 0])
+
+
+def dilated(model):
+    """Dilate the stages behind the first in place of their strides, as torchvision does."""
+    dilation = 1
+    for stage in model.encoder.stages[1:]:
+        before, dilation = dilation, 2 * dilation
+        for i, layer in enumerate(stage.layers):
+            convs = [m for m in layer.modules() if isinstance(m, torch.nn.Conv2d)]
+            wide = [conv for conv in convs if conv.kernel_size == (3, 3)]
+            for conv in convs:
+                conv.stride = (1, 1)
+            for conv in wide:
+                rate = before if i == 0 and conv is wide[0] else dilation
+                conv.dilation = conv.padding = (rate, rate)
+    return model
+
+
+@pytest.mark.parametrize("changes", [{"downsample_in_bottleneck": True}, {"layer_type": "basic"}])
+def test_dilated_stages_are_those_of_torch(tmp_path, changes):
+    sizes = RES | {"hidden_sizes": [16, 24, 24], "depths": [1, 2, 2]} | changes
+    model = dilated(saved(tmp_path, "ResNet", **sizes))
+    config, params = load_model(tmp_path)
+    images = pixels(33, 46)
+    with torch.no_grad():
+        wanted = model(torch.tensor(images.transpose(0, 3, 1, 2)), output_hidden_states=True)
+    maps = jax.jit(image_maps(config, (0, 1, 2, 3), output_stride=4))(params["vision"], images)
+    assert maps[-1].shape == (2, 9, 12, 24)
+    for level, state in zip(maps, wanted.hidden_states, strict=True):
+        close(level, state.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize(
+    ("config", "stride", "words"),
+    [
+        (ImageConfig("resnet", ResNetConfig()), 32, "less than its own 32: 4 or 8 or 16, or 0"),
+        (ImageConfig("resnet", ResNetConfig()), 12, "output_stride 12 is none"),
+        (ImageConfig("dinov2", DINOv2Config(24, 48, 2, 3)), 8, "leave it 0 for .* 'dinov2'"),
+    ],
+)
+def test_strides_that_dilation_does_not_make_are_refused(config, stride, words):
+    with pytest.raises(ConfigError, match=words):
+        image_maps(config, output_stride=stride)
 
 
 def test_a_resnet_50_of_full_depth_is_that_of_transformers(tmp_path):

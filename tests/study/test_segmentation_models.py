@@ -107,7 +107,9 @@ def test_stages_of_a_resnet_make_a_pyramid(models, wee_clip, tmp_path):
     config = SMALL | {"model": str(models["resnet"]), "domain_model": str(wee_clip)}
     plan = prepare(parse(config | {"levels": (0, 1, 2)}))
     assert plan.dense.shapes == ((24, 24, 8), (24, 24, 16), (12, 12, 24))
-    found, losses = ran(config | {"levels": (1, 2)}, tmp_path / "run")
+    closer = config | {"levels": (1, 2), "output_stride": 4}
+    assert prepare(parse(closer)).dense.shapes == ((24, 24, 16), (24, 24, 24))
+    found, losses = ran(closer, tmp_path / "run")
     assert np.isfinite(losses).all() and found["methods"]["fpn"]["miou"]["clear"][0] > 0
 
 
@@ -131,6 +133,7 @@ def test_stages_of_a_resnet_make_a_pyramid(models, wee_clip, tmp_path):
             "last=value is of a CLIP's attention",
         ),
         ("resnet", {"levels": (0, 5)}, "levels has 5, and the model has 2 stages; take some of 0"),
+        ("resnet", {"output_stride": 8}, "output_stride 8 is none that dilation makes; less than"),
         ("resnet", {"domain_model": ""}, "has one tower; W and the texts of classes need a CLIP"),
     ],
 )
