@@ -15,8 +15,6 @@ from clipjax.configs import common
 from clipjax.study import Segmentation, flat
 from clipjax.study.segmentation_config import SegmentationMethod
 
-LEVELS = (4, 6)  # blocks of the tiny CLIP, whose maps decoders get
-
 
 def fields() -> dict:
     """Return the fields of a method with their defaults, so that any can be set on its row."""
@@ -27,7 +25,6 @@ def fields() -> dict:
 def get_config(arg: str | None = None) -> ConfigDict:
     """`--config=configs/domino.py[:smoke]`."""
     config = ConfigDict(flat(Segmentation()))
-    config.levels = LEVELS
     domino = {"norm": "domino"}
     methods = {
         "linear": {},

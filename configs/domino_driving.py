@@ -19,7 +19,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     """`--config=configs/domino_driving.py[:root=/data,model=ID,smoke]`."""
     config = domino.get_config()
     config.model = "openai/clip-vit-base-patch16"
-    config.seeds, config.levels = (0,), ()  # of 12 blocks the last
+    config.seeds = (0,)
     masks = {"mask": {"decoder": "mask"}, "mask_add": {"decoder": "mask", "prompt": "add"}}
     config.methods.update({name: domino.fields() | entry for name, entry in masks.items()})
     config.data.update(

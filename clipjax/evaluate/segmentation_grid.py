@@ -63,7 +63,7 @@ def grid(found: Found, conditions: list[str]) -> tuple[list[str], list[list[str]
 def sentence(found: Found) -> str:
     """Say how many rows are apart from their controls by more than two standard errors; or ""."""
     (source, *targets), told = found["conditions"], []
-    if any(len(row["miou"][source]) < 2 for row in found["methods"].values()):
+    if not targets or any(len(row["miou"][source]) < 2 for row in found["methods"].values()):
         return ""
     for control in ("constant", "shuffled"):
         pairs = [
@@ -89,13 +89,14 @@ def mixing(found: Found) -> tuple[list[str], list[list[str]]]:
         return [], []
     source, *targets = found["conditions"]
     columns = {c: 100 * np.array(of["miou"][c]) for c in (source, *targets)}  # [shares, seeds]
-    columns["mean target"] = np.mean([columns[c] for c in targets], axis=0)
-    ratio = 100 * columns["mean target"] / columns[source]
+    if targets:
+        columns["mean target"] = np.mean([columns[c] for c in targets], axis=0)
+        columns["mIoU%"] = 100 * columns["mean target"] / columns[source]
     lines = []
     for i, share in enumerate(of["shares"]):
-        values = [*(column[i] for column in columns.values()), ratio[i]]
+        values = (column[i] for column in columns.values())
         lines.append([f"{100 * share:g} %", *map(_spread, values)])
-    return [f"{of['domain']} images", *columns, "mIoU%"], lines
+    return [f"{of['domain']} images", *columns], lines
 
 
 def _spread(values: np.ndarray) -> str:

@@ -29,7 +29,8 @@ def cells(found: Found) -> tuple[list[str], list[list[str]]]:
     """
     source, *targets = found["conditions"]
     bare = found["classes"][0] == "background"
-    header = ["method", f"{source} (source)", *targets, *["mean target", "mIoU%"] * bool(targets)]
+    kind = "source, validation" if found["split"] == "val" else "source"
+    header = ["method", f"{source} ({kind})", *targets, *["mean target", "mIoU%"] * bool(targets)]
     header += [f"{source}, no background"] * bare
     lines = []
     for name, row in found["methods"].items():
@@ -71,11 +72,12 @@ def note(found: Found) -> str:
 def reading(found: Found) -> str:
     """Say how well CLIP names the domains, without a full stop."""
     of = found["domain"]
-    named = "No domain of the test images has a description"
+    kind = "validation" if found["split"] == "val" else "test"
+    named = f"No domain of the {kind} images has a description"
     if of["readout"] is not None:
         named = (
-            f"CLIP names the true domain of {100 * of['readout']:.0f} % of the test images (chance "
-            f"{100 / of['descriptions']:.0f})"
+            f"CLIP names the true domain of {100 * of['readout']:.0f} % of the {kind} images "
+            f"(chance {100 / of['descriptions']:.0f})"
         )
     nats, most = of["entropy"]["1"], np.log(of["descriptions"])
     return (
@@ -149,7 +151,10 @@ def page(found: Found, overlays: Mapping[str, str]) -> str:
     pair = Table(*paired(found), folded=False)
     return document(
         "segmentation under domain shift",
-        html.unescape(f"model {found['model']}; seeds {', '.join(map(str, found['seeds']))}"),
+        html.unescape(
+            f"model {found['model']}{' (validation images)' * (found['split'] == 'val')}; "
+            f"seeds {', '.join(map(str, found['seeds']))}"
+        ),
         [],
         [
             Chapter("results", "mIoU, %", items=[shown, Note(note(found))]),

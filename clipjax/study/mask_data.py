@@ -4,7 +4,7 @@ import dataclasses
 
 from clipjax.study.fields import field, share_field
 
-SCENES = (600, 200)  # train and test, where their numbers are left out
+SCENES = (600, 200, 100)  # train, test and val, where their numbers are left out
 SOURCE = "clear"  # of scenes
 SIZES = "two whole numbers above 0, as (512, 512)"
 
@@ -39,7 +39,12 @@ class MaskData:
         (), "of training images, one for each source, together 1; none: all that each has"
     )
     train: int = field(0, "how many training images; 0: all, and of scenes 600", low=0)
-    test: int = field(0, "test images of each domain at most; 0: all, and of scenes 200", low=0)
+    test: int = field(0, "tested images of each domain at most; 0: all, and of scenes 200", low=0)
+    evaluate: str = field(
+        "test",
+        "val: the source's validation images are measured, to choose by, and no target is",
+        known=("test", "val"),
+    )
     subset_seed: int = field(0, "which images train, shares and test take", low=0)
 
     max_unreadable: float = field(
@@ -119,6 +124,9 @@ class MaskData:
             return f"source is {self.source!r}; name each domain once."
         if both := sorted(set(self.sources) & set(self.targets)):
             return f"targets has {both[0]!r}, which is a source; take it out of one of them."
+        if self.targets and self.evaluate == "val":
+            told = f"targets={self.targets} has no effect with evaluate=val, which measures"
+            return f"{told} the source alone; leave one out."
         if self.shares and len(self.shares) != len(self.sources):
             told = f"shares is {self.shares} for {len(self.sources)} source domains"
             return f"{told}; give one for each, together 1."

@@ -28,6 +28,8 @@ NOTE = (
     "deviation; all trained on the source alone, last epoch; mIoU% = 100 target / source"
 )
 
+VALIDATED = "; measured are validation images of the source, to choose by, and none of a target"
+
 
 def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     """Train and test every method, going on where a killed run stopped; write the results."""
@@ -113,7 +115,7 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
         "experiment": config.experiment,
         "model": config.diffusion.model or config.model,
         "domain_model": config.domain_model or config.model,
-        "levels": list(config.levels),
+        "levels": list(plan.dense.levels),
         "trains": plan.dense.trains,
         "seeds": list(config.seeds),
         "classes": list(plan.data.classes),
@@ -121,9 +123,10 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
         "descriptions": dict(config.descriptions),
         "images": {
             "train": dict(zip(config.data.sources, map(len, plan.data.train.rows), strict=True)),
-            "test": {domain: len(test) for domain, test in tests.items()},
+            config.data.evaluate: {domain: len(test) for domain, test in tests.items()},
         },
-        "note": NOTE,
+        "split": config.data.evaluate,
+        "note": NOTE + VALIDATED * (config.data.evaluate == "val"),
         "domain": {
             "descriptions": len(names),
             # Of images whose domain has a description.

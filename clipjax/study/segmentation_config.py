@@ -110,7 +110,9 @@ class Segmentation:
         "", "the CLIP that reads W off images, and texts of classes; none: model, where it is one"
     )
     levels: tuple[int, ...] = field(
-        (), "blocks, or stages of a ResNet, whose maps decoders get, from 1; none: the last"
+        (),
+        "blocks, or stages of a ResNet, whose maps decoders get, from 1; none: of model=tiny 4 and "
+        "6, else the last, and with decoder=fpn those at the quarters of the depth",
     )
     output_stride: int = field(
         0, "of a ResNet: 8 or 16 pixels between places, by dilated stages as DeepLab's; 0: its own"
@@ -201,7 +203,7 @@ class Segmentation:
         if self.diffusion.model:
             for name in ("levels", "output_stride", "last", "maps"):
                 usual = getattr(Segmentation, name, ())
-                if (value := getattr(self, name)) != usual:  # `clipjax run domino` has levels
+                if (value := getattr(self, name)) != usual:
                     told = f"{name}={value} has no effect with diffusion.model"
                     return f"{told}, whose maps are VPD's, made in every step; give {name}={usual}."
         elif wrong := [m for m in self.decoders if m.prompt != "none" and m.decoder != "mask"]:
@@ -211,9 +213,9 @@ class Segmentation:
                 "so no answer would change."
             )
         joining = [method.name for method in self.decoders if method.decoder == "fpn"]
-        if joining and not self.diffusion.model and len(self.levels) < 2:
+        if joining and len(self.levels) == 1:
             told = f"methods.{joining[0]}.decoder=fpn joins maps of several levels"
-            return f"levels is {self.levels}, and {told}; give two or more."
+            return f"levels is {self.levels}, and {told}; give two or more, or none."
         names = [method.name for method in self.decoders]
         if self.mixing.method and self.mixing.method not in names:
             told = f"mixing.method={self.mixing.method} is no method; known: {', '.join(names)}."

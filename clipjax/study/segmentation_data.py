@@ -115,7 +115,9 @@ def _told(sizes: set[Size]) -> str:
 def open_dataset_of(data: MaskData) -> MaskDataset:
     """Open the dataset that a config names."""
     if data.embedded:
-        found = SceneDataset(train=data.train or SCENES[0], test=data.test or SCENES[1])
+        found = SceneDataset(
+            data.train or SCENES[0], val=data.test or SCENES[2], test=data.test or SCENES[1]
+        )
     else:
         found = open_masks(data.name, data.root, fractions=data.fractions)
     return SizedMasks(found, data.resize) if data.resize else found
@@ -124,10 +126,19 @@ def open_dataset_of(data: MaskData) -> MaskDataset:
 def parts_of(data: MaskData, dataset: MaskDataset) -> list[Part]:
     """Return what a run needs: train of each source, then what is tested, the source first.
 
-    ConfigError for a domain that is not there, or has no such split with masks.
+    With `evaluate="val"` that is the first source's val split alone. ConfigError for a domain that
+    is not there, or has no such split with masks.
     """
     for domain in (*data.sources, *data.targets):
         check_domain(dataset, domain)
+    if data.evaluate == "val":
+        domain = check_domain(dataset, data.sources[0])
+        if missing := {"val", "test"}.difference(dataset.splits_of(domain)):
+            told = f"data.evaluate=val needs val and test images with masks, and domain {domain!r}"
+            more = "; val is what a run tests there" if missing == {"test"} else ""
+            told = f"{told} of {dataset.name} has no {' and no '.join(sorted(missing))}"
+            raise ConfigError(f"{told}{more}; leave data.evaluate out.")
+        return [*((domain, "train") for domain in data.sources), (domain, "val")]
     others = [domain for domain in dataset.domains if domain not in data.sources]
     targets = data.targets or tuple(d for d in others if tested_split(dataset, d))
     found = [(domain, "train") for domain in data.sources]

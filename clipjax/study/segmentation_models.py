@@ -16,10 +16,12 @@ from clipjax.model.hf.image_model import load_model
 from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.model.image_maps import image_maps
 from clipjax.model.text import zero_shot_classifier
+from clipjax.study.defaults import MODEL
 from clipjax.study.segmentation_config import Segmentation
 from clipjax.study.segmentation_data import Masked
 
 PyTree = Any
+TINY_LEVELS = (4, 6)  # which of the tiny CLIP's blocks serve, docs/segmentation.md says
 BACKBONE_RATE = "backbone/.*"  # parameters whose rate has a factor
 TEMPLATES = ("a photo of {}", "a picture of {}", "a drawing of {}")  # around descriptions
 
@@ -37,6 +39,7 @@ class Dense(NamedTuple):
     # Texts of domains as its prompts take them, float32 [D, E]; `maps` then takes what is added to
     # prompts, float32 [B, E], too.
     prompts: np.ndarray | None = None
+    levels: tuple[int, ...] = ()  # of the model that maps are of; none of a diffusion model
     trains: str = "decoders alone"  # what does, in words
 
     @property
@@ -82,9 +85,10 @@ def open_reader(config: Segmentation, classes: Sequence[str]) -> Reader:
 
 
 def _dense(config: Segmentation, data: Masked, model: Any, params: PyTree, look: Any) -> Dense:
+    levels = levels_of(config, model)
     try:
         stride = config.output_stride
-        tower = image_maps(model, config.levels, last=config.last, output_stride=stride)
+        tower = image_maps(model, levels, last=config.last, output_stride=stride)
     except ConfigError as error:
         raise ConfigError(f"model={config.model}: {error}") from None
     _check_patches(data, model, config)
@@ -95,8 +99,7 @@ def _dense(config: Segmentation, data: Masked, model: Any, params: PyTree, look:
     image = jax.ShapeDtypeStruct((1, *data.trained, 3), jnp.uint8)
     shapes = tuple(x.shape[1:] for x in jax.eval_shape(maps, params, image))
     if config.backbone == "frozen":
-        return Dense(params, maps, shapes)
-    levels = config.levels or (model.vision.num_hidden_layers,)
+        return Dense(params, maps, shapes, levels=levels)
     beyond = [f"block_{i}" for i in range(max(levels), model.vision.num_hidden_layers)]
     trained = {name: tree for name, tree in params.items() if name not in beyond}
     frozen = {name: params[name] for name in beyond}
@@ -105,7 +108,22 @@ def _dense(config: Segmentation, data: Masked, model: Any, params: PyTree, look:
     told += f"model up to level {max(levels)}"
     told += ", statistics of batch norms aside" * (getattr(model, "kind", "") == "resnet")
     rates = ((BACKBONE_RATE, config.factor),)
-    return Dense(frozen, maps, shapes, lambda rng: {}, trained, rates, trains=told)
+    return Dense(frozen, maps, shapes, lambda rng: {}, trained, rates, levels=levels, trains=told)
+
+
+def levels_of(config: Segmentation, model: Any) -> tuple[int, ...]:
+    """Return the levels whose maps decoders get: those that are named, else what suits the model.
+
+    ConfigError: decoder=fpn, which joins several levels, of a model that has one.
+    """
+    if config.levels or config.model == MODEL:
+        return config.levels or TINY_LEVELS
+    depth = model.vision.num_hidden_layers
+    joining = [method.name for method in config.decoders if method.decoder == "fpn"]
+    if joining and depth == 1:
+        told = f"methods.{joining[0]}.decoder=fpn joins maps of several levels"
+        raise ConfigError(f"{told}, and model={config.model} has one; take another decoder.")
+    return tuple(sorted({-(-depth * k // 4) for k in (1, 2, 3, 4)})) if joining else (depth,)
 
 
 def _check_patches(data: Masked, model: Any, config: Segmentation) -> None:

@@ -70,12 +70,15 @@ def test_gains_over_controls_are_by_seed(found):
         "linear": found["methods"]["linear"] | {"miou": {c: [0.2] for c in CONDITIONS}}
     }
     assert segmentation_grid.sentence(found | {"methods": alone}) == ""
+    assert segmentation_grid.sentence(found | {"conditions": ["clear"]}) == ""
 
 
 def test_the_curve_of_mixing_has_a_point_for_each_share(found):
     header, lines = segmentation_grid.mixing(found)
     assert header[0] == "tinted images" and [line[0] for line in lines] == ["0 %", "100 %"]
     assert lines[0][1] == "25.0 ± 7.1" and lines[1][-1] == "100.0 ± 0.0"
+    header, lines = segmentation_grid.mixing(found | {"conditions": ["clear"]})
+    assert header == ["tinted images", "clear"] and lines[1] == ["100 %", "40.0 ± 0.0"]
     chart = segmentation_grid.mixing_chart(found)
     assert chart.count('<path class="line') >= len(CONDITIONS)
     assert segmentation_grid.mixing_chart({"conditions": CONDITIONS}) == ""

@@ -109,6 +109,14 @@ def test_the_recipe_of_driving_runs_on_its_layouts(tmp_path):
         assert all(np.isfinite(row["miou"][c]).all() for c in found["conditions"])
 
 
+def test_validation_of_what_has_no_third_split_is_refused(tmp_path):
+    mask_sets.cityscapes(tmp_path / "data")
+    data = {"root": str(tmp_path / "data"), "source": "cityscapes", "evaluate": "val"}
+    words = "domain 'cityscapes' of .* has no test; val is what a run tests there; leave data.eval"
+    with pytest.raises(ConfigError, match=words):
+        prepare(parse(SMALL | {"model": "none", "data": data}))
+
+
 def test_the_recipe_of_driving_is_the_papers():
     made = parse(domino_driving.get_config("root=/data").to_dict())
     assert made.data.targets == ("fog", "night", "rain", "snow")

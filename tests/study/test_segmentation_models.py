@@ -1,6 +1,7 @@
 """Segmentation runs on maps of other models than CLIP, kept or made in every step."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from clipjax.errors import ConfigError
 from clipjax.io import write_json
 from clipjax.log import read_log
 from clipjax.study import parse, run, segmentation_trainer
+from clipjax.study.segmentation_models import levels_of
 from clipjax.study.segmentation_plan import prepare
 from clipjax.study.segmentation_trainer import Trainer
 from clipjax.train.preemption import Preempted
@@ -103,14 +105,36 @@ def test_a_frozen_backbone_is_no_parameter(wee_clip):
 
 
 @pytest.mark.slow
-def test_stages_of_a_resnet_make_a_pyramid(models, wee_clip, tmp_path):
+def test_stages_of_a_free_resnet_make_a_pyramid_that_validation_scenes_measure(
+    models, wee_clip, tmp_path
+):
     config = SMALL | {"model": str(models["resnet"]), "domain_model": str(wee_clip)}
     plan = prepare(parse(config | {"levels": (0, 1, 2)}))
     assert plan.dense.shapes == ((24, 24, 8), (24, 24, 16), (12, 12, 24))
     closer = config | {"levels": (1, 2), "output_stride": 4}
     assert prepare(parse(closer)).dense.shapes == ((24, 24, 16), (24, 24, 24))
-    found, losses = ran(closer, tmp_path / "run")
+    data = {"train": 8, "test": 3, "evaluate": "val"}
+    config |= {"backbone": "free", "data": data, "mixing": {"shares": (1.0,)}}
+    found, losses = ran(config, tmp_path / "run")
+    assert found["levels"] == [1, 2] and "level 2, statistics of batch norms" in found["trains"]
     assert np.isfinite(losses).all() and found["methods"]["fpn"]["miou"]["clear"][0] > 0
+    assert found["conditions"] == ["clear"] and found["images"]["val"] == {"clear": 3}
+    page, text = ((tmp_path / f"run/segmentation.{end}").read_text() for end in ("html", "md"))
+    assert "(validation images)" in page and "clear (source, validation)" in page
+    assert "measured are validation images of the source" in text and "of the validation im" in text
+
+
+def test_levels_that_nobody_names_suit_the_model():
+    fpn = parse(SMALL | {"model": "x"})
+    tower = lambda depth: SimpleNamespace(vision=SimpleNamespace(num_hidden_layers=depth))
+    chosen = {depth: levels_of(fpn, tower(depth)) for depth in (2, 4, 6, 12, 24)}
+    assert chosen == {
+        2: (1, 2), 4: (1, 2, 3, 4), 6: (2, 3, 5, 6), 12: (3, 6, 9, 12), 24: (6, 12, 18, 24)
+    }  # fmt: skip
+    assert levels_of(parse(SMALL | {"model": "x", "methods": {"a": {}}}), tower(12)) == (12,)
+    assert levels_of(parse(SMALL), tower(6)) == (4, 6)
+    with pytest.raises(ConfigError, match="methods.fpn.decoder=fpn joins .* model=x has one"):
+        levels_of(fpn, tower(1))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +172,11 @@ def test_what_a_model_does_not_have_is_refused(models, wee_clip, name, changes, 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, r"levels is \(\), and methods.fpn.decoder=fpn joins maps of several levels"),
+        ({"levels": (2,)}, r"levels is \(2,\), and methods.fpn.decoder=fpn joins .*, or none"),
+        (
+            {"data": SMALL["data"] | {"evaluate": "val"}},
+            "targets=.'fog',. has no effect with evaluate=val",
+        ),
         ({"levels": (1, 2), "maps": "ram"}, "maps is 'ram'; known: auto, cached, live"),
         ({"levels": (1, 2), "factor": 0.5}, "factor=0.5 has no effect on a frozen backbone; take"),
         ({"levels": (1, 2), "backbone": "free", "maps": "cached"}, "which a free backbone changes"),
