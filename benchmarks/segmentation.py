@@ -115,15 +115,15 @@ def jax_call(row: Row, images: np.ndarray, labels: np.ndarray, step: bool) -> Ca
 
     @jax.jit(donate_argnums=0)
     def update(state, images, labels):
-        gradients = jax.grad(loss)(state[0], images, labels)
+        value, gradients = jax.value_and_grad(loss)(state[0], images, labels)
         changes, kept = optimizer.update(gradients, state[1], state[0])
-        return optax.apply_updates(state[0], changes), kept
+        return (optax.apply_updates(state[0], changes), kept), value
 
     state = replicate((params, optimizer.init(params)), mesh)
 
     def call():
         nonlocal state
-        state = jax.block_until_ready(update(state, images, labels))
+        state, _ = jax.block_until_ready(update(state, images, labels))
 
     return call
 

@@ -47,5 +47,8 @@ def pixel_cross_entropy(
     chosen = jnp.where(one, jax.nn.log_softmax(logits), 0.0).sum(axis=-1)
     weights = jnp.ones(classes) if class_weights is None else jnp.asarray(class_weights)
     weight = jnp.where(labelled, weights[known], 0.0)
-    divisor = {"weights": weight, "labelled": labelled, "pixels": real}[normaliser].sum()
-    return -(weight * chosen).sum() / jnp.where(divisor > 0, divisor, 1)
+    divisor = {"weights": weight, "labelled": labelled, "pixels": real}[normaliser]
+    # One sum: that of labels alone is known so early that a device would wait for it in the others.
+    sums = jnp.stack([(x * 1.0).sum(axis=(1, 2)) for x in (weight * chosen, divisor)])
+    total, divisor = sums.sum(axis=1)
+    return -total / jnp.where(divisor > 0, divisor, 1)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from clipjax.model.layers.convolution import convolve
 from clipjax.model.transformer import ACTIVATIONS, REMAT
 
 BOTTLENECK = 4  # how much narrower the middle of a bottleneck is
@@ -82,10 +83,7 @@ class ResNetConfig:
 
 
 class Convolution(nn.Module):
-    """A convolution without bias and the affine map of its norm, [B, H, W, C] -> [B, h, w, width].
-
-    Padded by half its size on both sides, as torch does; "SAME" pads strided ones on one side less.
-    """
+    """A convolution and the affine map of its norm, [B, H, W, C] -> [B, h, w, width]."""
 
     width: int
     size: int
@@ -100,12 +98,7 @@ class Convolution(nn.Module):
         kernel = self.param("kernel", init, shape).astype(self.dtype)
         scale = self.param("scale", nn.initializers.ones, (self.width,))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        pad = 2 * (2 * (self.dilation * (self.size // 2),),)
-        names = ("NHWC", "HWIO", "NHWC")
-        strides, apart = 2 * (self.stride,), 2 * (self.dilation,)
-        y = lax.conv_general_dilated(
-            x, kernel, strides, pad, rhs_dilation=apart, dimension_numbers=names
-        )
+        y = convolve(x, kernel, self.stride, self.dilation)
         return y * scale.astype(self.dtype) + bias.astype(self.dtype)
 
 

@@ -40,13 +40,14 @@ def test_numbers_say_what_a_decoder_is_told():
 
 
 SCRIPT = """
-import json, jax, jax.numpy as jnp, numpy as np
+import json, re, jax, jax.numpy as jnp, numpy as np
+from clipjax.adapt.pixels import pixel_cross_entropy
 from clipjax.adapt.segment import make_segmenter, told
 from clipjax.adapt.step import init_state, make_step
 from clipjax.model.decoders import DECODERS, resize_map
 from clipjax.train.optim import make_optimizer
 from clipjax.train.distributed.program import make_program
-from clipjax.train.distributed.sharding import batch_mesh
+from clipjax.train.distributed.sharding import batch_mesh, deal_out, replicate
 
 rng = np.random.default_rng(0)
 rows = {"inputs": rng.normal(size=(8, 4, 4, 3)), "embedding": rng.normal(size=(8, 5)),
@@ -74,7 +75,11 @@ for devices in (1, 2):
         losses.append(float(metrics["loss"]))
     moved = float(abs(state.params["backbone"]["kernel"] - kernel["kernel"]).max())
     said.append([*losses, moved])
-print(json.dumps(said))
+loss = lambda kernel, x, labels: pixel_cross_entropy(x @ kernel, labels)
+batch = deal_out((np.zeros((8, 4, 4, 3)), rows["label"][:, :4, :4]), mesh)
+program = jax.jit(jax.value_and_grad(loss)).lower(replicate(jnp.ones((3, 4)), mesh), *batch)
+waits = re.findall(r"= (\\S+?)(?:{\\S*)? all-reduce\\(", program.compile().as_text())
+print(json.dumps([*said, waits]))
 """
 
 
@@ -82,6 +87,7 @@ print(json.dumps(said))
 def test_two_devices_train_a_segmenter_as_one_does():
     done = forked.run(["-c", SCRIPT], JAX_NUM_CPU_DEVICES="2")
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = json.loads(done.stdout.splitlines()[-1])
+    one, two, waits = json.loads(done.stdout.splitlines()[-1])
+    assert waits[0] == "f32[2]" and len(waits) == 2, waits  # none for a number of labels alone
     assert one[-2] < one[0] and 0 < one[-1] < 0.021  # a backbone at half the rate moves, too
     np.testing.assert_allclose(two, one, rtol=1e-5)
