@@ -4,6 +4,7 @@ clipjax run dann                                     the defaults of an experime
 clipjax run dann source=render target=stencil        common choices
 clipjax run dann smoke                               seconds instead of a minute
 clipjax run dann optim.lr=3e-4                       any field
+clipjax run pretrain augment.styles='{"grey": 1.0}'  a dict whole: what it had is gone
 
 --config=configs/dann.py:source=render,smoke --config.optim.lr=3e-4 says the same in options.
 """

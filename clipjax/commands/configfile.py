@@ -1,12 +1,13 @@
 """Reads a config file, and says in one sentence what is wrong with it or with an option."""
 
+import ast
 import inspect
 import os
 import pathlib
 import re
 import runpy
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -17,7 +18,7 @@ from clipjax import configs
 from clipjax.errors import ConfigError
 from clipjax.study import entry_fields
 from clipjax.study.config import kind_of, parse
-from clipjax.study.fields import check_names, dotted, meant, no_such
+from clipjax.study.fields import check_names, dotted, meant, no_such, short
 
 SHIPPED = pathlib.Path(configs.__path__[0]).resolve()  # the folder of those of clipjax
 # What ml_collections says where a value is of another type than the field's.
@@ -97,9 +98,16 @@ def _add_usual(config: ConfigDict, field: str) -> None:
     """Put a field of a method that may have it, as "methods.dann.optim.lr", where it is missing."""
     block, _, rest = field.partition(".")
     name, _, own = rest.partition(".")
-    if block != "methods" or name not in config.get(block, {}):
+    if block != "methods" or block not in config:
+        return
+    if name not in config.methods:
+        if not own:  # a new one, given whole
+            config.methods[name] = ConfigDict()
         return
     place = config.methods[name]
+    if own in entry_fields.MAPPINGS and own not in place:
+        place[own] = ConfigDict()
+        return
     *outer, last = own.split(".")
     try:
         value = entry_fields.usual(config, place, own)
@@ -178,11 +186,31 @@ def _opened(value: Any) -> Any:
     return as_mapping(value) if isinstance(value, ConfigDict) else value
 
 
+def _options(options: Sequence[str]) -> list[str]:
+    """Return the options that change fields, without their beginning: optim.lr=1."""
+    of_config = re.compile("-+(no)?config[.]")
+    return [of_config.sub("", option) for option in options if of_config.match(option)]
+
+
 def _fields(options: Sequence[str]) -> list[str]:
     """Return the fields that options change: `--config.optim.lr=1` is optim.lr."""
-    names = [option.partition("=")[0] for option in options]
-    of_config = re.compile("-+(no)?config[.]")
-    return [of_config.sub("", name) for name in names if of_config.match(name)]
+    return [option.partition("=")[0] for option in _options(options)]
+
+
+def _blocks(config: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted names of all mappings in a config, which may be given whole."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield prefix + key
+            yield from _blocks(value, f"{prefix}{key}.")
+
+
+def _is_dict(text: str) -> bool:
+    """Return whether a text is a dict as Python writes it."""
+    try:
+        return isinstance(ast.literal_eval(text), dict)
+    except (SyntaxError, ValueError):
+        return False
 
 
 def config_complaint(options: Sequence[str]) -> str:
@@ -211,7 +239,14 @@ def config_complaint(options: Sequence[str]) -> str:
     if unquoted := [name for name in given if "-" in name and "[" not in name and name in names]:
         outer, _, key = unquoted[0].rpartition(".")
         return f"write --config.{outer}['{key}'], in quotes: {key!r} is no Python name."
-    if not (unknown := [field for field in plain if field not in names]):
+    blocks = list(_blocks(config))
+    for field, option in zip(plain, _options(options), strict=True):
+        text = option.partition("=")[2]
+        if field in blocks and not _is_dict(text):
+            return f"{field} is {short(text)}; give a dict, as in {field}='{{\"key\": 1}}'."
+        if field in blocks and (inner := [one for one in plain if one.startswith(f"{field}.")]):
+            return f"{field} is given whole and {inner[0]} beside it; write that into the dict."
+    if not (unknown := [field for field in plain if field not in (*names, *blocks)]):
         return ""
     possible = (
         f"methods.{method}.{own}"

@@ -19,6 +19,7 @@ BLOCKS |= {"episodes": Episodes, "unfreeze": Unfreeze, "soup": Soup, "preserve":
 _HEADS = {"adapter": (), "classifier": (), "discriminator": (), "dropout": 0.0}
 _HEADS |= {"start": "zero_shot", "class_bias": True, "members": 1, "text": False, "num_domains": 2}
 _GIVEN = ("head", "episodes", "schedules", "shots")  # by the study, not by the config
+MAPPINGS = ("heads", "phases", *BLOCKS)  # fields of an entry that are dicts
 OPEN = object()  # a value of any type
 
 

@@ -116,6 +116,24 @@ def test_a_placeholder_may_be_filled_by_an_option(complaint):
 
 
 @pytest.mark.parametrize(
+    "options, words",
+    [
+        (["optim={'lr': 1.0}"], "^$"),
+        (["augment.styles={}"], "no field augment.styles"),  # of pretrain, not of this config
+        (["methods.dann.augment={'flip': True}"], "^$"),
+        (["methods.mine={'loss': 'blend'}"], "^$"),
+        (["optim=sgd"], r"^optim is 'sgd'; give a dict, as in optim='\{\"key\": 1\}'\.$"),
+        (["optim.lr=1", "optim={'name': 'sgd'}"], "optim is given whole and optim.lr beside it"),
+        (["methods.mine.lr=1"], "no field methods.mine.lr"),
+    ],
+)
+def test_a_dict_may_be_given_whole(complaint, options, words):
+    text = MINE.format("config.stages = ('dann',)")
+    found = complaint(text, "", *(f"--config.{option}" for option in options))
+    assert re.search(words, found), found
+
+
+@pytest.mark.parametrize(
     "field, value, words",
     [
         ("model", None, "model is None; give a text"),
