@@ -29,6 +29,16 @@ def log_probabilities(logits: jax.Array, weight: jax.Array | None = None) -> jax
     return jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
 
 
+def check_teacher(teacher: jax.Array, logits: jax.Array) -> None:
+    """Raise ValueError for a teacher's logits [N, K] of another number of classes than others'."""
+    theirs, own = jnp.shape(teacher)[-1], jnp.shape(logits)[-1]
+    if theirs != own:
+        raise ValueError(
+            f"zero-shot logits of {theirs} classes teach a head of {own}; take them from texts of "
+            "the head's own classes, in its order."
+        )
+
+
 def soft_cross_entropy(
     logits: jax.Array, targets: jax.Array, weight: jax.Array | None = None
 ) -> jax.Array:

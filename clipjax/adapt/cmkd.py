@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.anchors import divergence, log_probabilities
+from clipjax.adapt.anchors import check_teacher, divergence, log_probabilities
 from clipjax.adapt.checks import check_domain
 from clipjax.adapt.grl import lambda_schedule
 from clipjax.adapt.losses import class_loss, smoothed_cross_entropy, weigh, weighted_mean
@@ -102,6 +102,7 @@ def make_loss(
         seen, texts = two_heads(params, target["inputs"], keys[1])
         weight, r = target.get("weight"), ramp(progress)
         texts = texts if encoder_free else target["zero_shot"]
+        check_teacher(target["zero_shot"], seen)
         own, mixed = gini_terms(seen, texts, weight)
         value = value + gini_weight * r * (own + mixed)
         metrics |= {"task_gini": own, "mixed_gini": mixed, "ramp": r}

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.adapt.anchors import (
+    check_teacher,
     confident_temperature,
     fit_temperature,
     log_probabilities,
@@ -86,6 +87,7 @@ def make_loss(
         weight = target.get("weight")
         taught = jax.nn.softmax(debiased(target["zero_shot"] / heat, debias, weight))
         logits = model.classify(params, model.features(params, target["inputs"], keys[1]))
+        check_teacher(target["zero_shot"], logits)
         away = soft_cross_entropy(logits, taught, weight)
         metrics |= {"distill_loss": away, "temperature": heat}
         return source_weight * value + distill_weight * away, metrics

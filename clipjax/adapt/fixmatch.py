@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.anchors import log_probabilities
+from clipjax.adapt.anchors import check_teacher, log_probabilities
 from clipjax.adapt.checks import check_domain
 from clipjax.adapt.losses import class_loss, weigh, weighted_mean
 from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
@@ -78,6 +78,7 @@ def make_loss(
         target = check_domain(batch, "target", "inputs", "zero_shot")
         logits = model.classify(params, model.features(params, source["inputs"], None))
         value, metrics = class_loss(logits, source, label_smoothing)
+        check_teacher(target["zero_shot"], logits)
         taught = answers(jax.lax.stop_gradient(params), target)
         strong = model.classify(params, model.features(params, target["inputs"], rng))
         found, share = pseudo_label_loss(strong, taught, threshold, target.get("weight"))

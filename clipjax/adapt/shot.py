@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.adapt.anchors import (
+    check_teacher,
     divergence,
     entropy_of_mean,
     log_probabilities,
@@ -86,6 +87,7 @@ def make_loss(
             value = source_weight * found
         features, weight = model.features(params, target["inputs"], keys[1]), target.get("weight")
         logits = model.classify(params, features)
+        check_teacher(target["zero_shot"], logits)
         certain, spread = mean_entropy(logits, weight), entropy_of_mean(logits, weight)
         away = weighted_mean(divergence(target["zero_shot"], logits, weight), weight)
         value = value + entropy_weight * certain - spread_weight * spread + anchor * away

@@ -336,3 +336,12 @@ def test_fixmatch_is_a_mean_over_examples_and_alters_cached_embeddings():
 def test_bad_options_are_named(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("name", ["cmkd", "shot", "distill", "fixmatch"])
+def test_a_teacher_of_other_classes_is_refused(name):
+    given = batch_of()
+    for part in given.values():
+        part["zero_shot"] = jnp.zeros((7, K + 1))
+    with pytest.raises(ValueError, match=f"of {K + 1} classes teach a head of {K}; take them from"):
+        jax.eval_shape(LOSSES[name], PARAMS, given, None, 0.5)

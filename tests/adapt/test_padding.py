@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipjax import DannModel
-from clipjax.adapt import finetune, mcd
+from clipjax.adapt import afn, finetune, mcd
 from clipjax.adapt.dann import dann_loss, gradient_ratio
 from clipjax.adapt.losses import (
     diversity_hinge,
@@ -93,6 +93,7 @@ METHODS = {
     "dann": lambda p, b, **more: dann_loss(MODEL, p, b, 0.7, label_smoothing=0.1, **more),
     "joined": lambda p, b, **more: dann_loss(MODEL, p, b, 0.7, joined=True, **more),
     "penalty": lambda p, b, **more: dann_loss(MODEL, p, b, 0.7, penalty=0.5, **more),
+    "afn": lambda p, b, axis_name=None: afn.make_loss(MODEL)(p, weigh(b, axis_name), None, 0.0),
     "mcd": lambda p, b, axis_name=None: mcd.make_loss(MODEL)(p, weigh(b, axis_name), None, 0.0),
     "no domains": lambda p, b, **more: dann_loss(MODEL, p, b, 0.7, domain_weight=0, **more),
     "finetune": lambda p, b, axis_name=None: finetune.make_loss(

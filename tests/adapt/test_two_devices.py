@@ -1,11 +1,11 @@
-"""Few-shot methods: two devices equal one, and padded rows change nothing."""
+"""Two devices equal one, and padded rows change nothing: few-shot methods and adaptation."""
 
 import json
 
 import pytest
 
 from tests import forked
-from tests.adapt.two_devices import METHODS
+from tests.adapt.two_devices import ADAPTED, METHODS
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +16,7 @@ def found():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", (*METHODS, *ADAPTED))
 def test_two_devices_and_padded_rows_are_the_loss_and_gradient_of_one(found, name):
     one, two, apart, most = found[name]
     assert two == pytest.approx(one, rel=1e-5) and most > 1e-4

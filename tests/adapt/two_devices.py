@@ -1,7 +1,8 @@
-"""Each few-shot method's loss and gradient on one device, and on two that share a padded batch.
+"""Each method's loss and gradient on one device, and on two that share a padded batch.
 
 Run as a module on two devices; it prints {method: [loss, padded loss, largest difference of the
-gradients, largest gradient]}. Five images count; the second device has one of them, and NaN.
+gradients, largest gradient]}. Of few-shot methods five images count; the second device has one of
+them, and NaN. Of the adaptation's losses rows are those of their own tests.
 """
 
 import json
@@ -21,16 +22,20 @@ from clipjax.adapt import (
     kgcoop,
     lora,
     maple,
+    mcd,
     promptsrc,
     tip_f,
 )
+from clipjax.adapt.dann import make_loss
 from clipjax.adapt.lora import PROJECTIONS
+from clipjax.adapt.losses import weigh
 from clipjax.adapt.method import Backbone, Classes, Words
 from clipjax.adapt.terms import add_terms
 from clipjax.model.backbone import make_head
 from clipjax.model.clip import normalize
 from clipjax.model.heads import Heads
 from clipjax.train.distributed.sharding import deal_out, make_mesh, replicate
+from tests.adapt import test_adversarial, test_anchored, test_classics
 from tests.conftest import small_config
 
 REAL, ROWS, BOS, EOS, STOP = 5, 8, 98, 99, 50
@@ -54,6 +59,15 @@ METHODS = {
     "clip_cite": (cite, {}, {"text": True}),
     "coop_scl_vld": (coop, PROMPTS, None),
 }
+ADVERSARIAL = {
+    "dann": make_loss(test_adversarial.model(), schedule="constant", lam_max=0.5),
+    "penalty": make_loss(test_adversarial.model(), schedule="constant", penalty=0.5),
+    "mcd": mcd.make_loss(test_adversarial.model()),
+}
+CLASSICS = ("cdan+e", "coral", "mmd", "jan", "mcc", "afn", "bnm")
+ANCHORED = ("cmkd", "shot", "distill", "fixmatch")
+CLASSIC, ANCHOR = test_classics.in_float32(test_classics.PARAMS), test_anchored.PARAMS
+ADAPTED = (*CLASSICS, *ANCHORED, *ADVERSARIAL)
 TRAINS_CLIP = ("ft_probe", "finetune", "flyp", "clipood", "clip_cite")
 
 
@@ -102,6 +116,35 @@ def given():
     return backbone, clip, classes, inputs, np.arange(ROWS, dtype=np.int32) % 3
 
 
+def far(a, b):
+    return float(np.abs(np.asarray(a) - np.asarray(b)).max())
+
+
+def adapted(mesh) -> dict[str, list[float]]:
+    """The same of the losses of adaptation, of each family in one program."""
+    even = lambda x: x if len(x) % 2 == 0 else np.concatenate([x, x[-1:]])  # a row more, of padding
+    found = {}
+    families = (
+        ({n: test_classics.LOSSES[n][0] for n in CLASSICS}, CLASSIC, test_classics.batch_of),
+        ({n: test_anchored.LOSSES[n] for n in ANCHORED}, ANCHOR, test_anchored.batch_of),
+        (ADVERSARIAL, test_adversarial.single(), test_adversarial.batch),
+    )
+    for losses, params, batch in families:
+        real, padded = batch(), batch(np.nan)
+
+        def run(params, batch, losses=losses):
+            one = lambda loss: jax.value_and_grad(lambda p: loss(p, weigh(batch), None, 0.5)[0])
+            return {name: one(loss)(params) for name, loss in losses.items()}
+
+        whole = jax.jit(run)(params, real)
+        cut = jax.jit(run)(replicate(params, mesh), deal_out(jax.tree.map(even, padded), mesh))
+        for name, (value, gradient) in whole.items():
+            apart = max(jax.tree.leaves(jax.tree.map(far, gradient, cut[name][1])))
+            size = max(float(np.abs(x).max()) for x in jax.tree.leaves(gradient))
+            found[name] = [float(value), float(cut[name][0]), apart, size]
+    return found
+
+
 def main() -> None:
     backbone, clip, classes, inputs, label = given()
     mask = np.arange(ROWS) < REAL
@@ -131,11 +174,10 @@ def main() -> None:
         value, gradient = jax.jit(run)(trained, fixed, whole)
         placed = (replicate(trained, mesh), replicate(fixed, mesh), deal_out(padded, mesh))
         other, cut = jax.jit(run)(*placed)
-        far = lambda a, b: float(np.abs(np.asarray(a) - np.asarray(b)).max())
         apart = jax.tree.map(far, gradient, cut)
         size = [float(np.abs(x).max()) for x in jax.tree.leaves(gradient)]
         found[name] = [float(value), float(other), max(jax.tree.leaves(apart)), max(size)]
-    print(json.dumps(found))
+    print(json.dumps(found | adapted(mesh)))
 
 
 if __name__ == "__main__":
