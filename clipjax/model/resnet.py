@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from clipjax.model.layers.convolution import convolve
+from clipjax.model.layers.pooling import max_pool
 from clipjax.model.transformer import ACTIVATIONS, REMAT
 
 BOTTLENECK = 4  # how much narrower the middle of a bottleneck is
@@ -176,8 +176,7 @@ class ResNet(nn.Module):
             images.astype(self.dtype)
         )
         x = ACTIVATIONS[cfg.hidden_act](x)
-        pad = ((0, 0), (1, 1), (1, 1), (0, 0))
-        x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), pad)
+        x = max_pool(x)
         kept = [x]
         for number in range(len(cfg.depths)):
             x = Stage(cfg, number, self.dtype, self.remat, name=f"block_{number}")(x)

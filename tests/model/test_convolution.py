@@ -1,4 +1,4 @@
-"""Convolutions: values and gradients on CPU are those of XLA's own, elsewhere XLA's are asked."""
+"""Convolutions and pooling on CPU: values and gradients are those of XLA, asked for elsewhere."""
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +7,7 @@ import pytest
 from jax import export
 
 from clipjax.model.layers.convolution import convolve, convolve_plain
+from clipjax.model.layers.pooling import max_pool, max_pool_plain
 
 
 def operands(size, height, width, stride, out, dtype=jnp.float32):
@@ -48,3 +49,15 @@ def test_only_a_program_for_cpu_has_products_in_place_of_convolutions(size):
 
     assert convolutions("cuda") == convolutions("tpu") == (3, 0)
     assert convolutions("cpu") == {1: (0, 3), 3: (2, 1)}[size]
+
+
+@pytest.mark.parametrize("size", [(8, 10), (7, 5), (1, 2)])
+def test_pooling_and_its_gradient_are_those_of_xla(size):
+    """Where several places of a window are largest, too: its first one has the gradient."""
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.integers(-1, 2, (2, *size, 3)), jnp.float32)
+    places = [-(-length // 2) for length in size]
+    gradient = jnp.asarray(rng.standard_normal((2, *places, 3)), jnp.float32)
+    (here, pull), (there, draw) = (jax.vjp(way, x) for way in (max_pool, max_pool_plain))
+    np.testing.assert_array_equal(here, there)
+    np.testing.assert_allclose(pull(gradient)[0], draw(gradient)[0], atol=1e-6)
