@@ -22,8 +22,9 @@ def site(tmp_path_factory):
         shutil.copytree(REPO / name, checkout / name, ignore=skipped)
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(REPO / name, checkout)
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*build, "-w", place, checkout], check=True)
+    build = [sys.executable, "-m", "pip", "wheel", "-v", "--no-deps", "--no-build-isolation"]
+    with open(place / "build.log", "w") as log:
+        subprocess.run([*build, "-w", place, checkout], check=True, stdout=log, stderr=log)
     (wheel,) = place.glob("clipjax-*.whl")
     zipfile.ZipFile(wheel).extractall(place / "site")
     return place / "site"
@@ -50,6 +51,8 @@ def clipjax(site, cwd, *words):
 
 
 def test_the_wheel_has_one_package_with_everything_in_it(site):
+    log = (site.parent / "build.log").read_text()
+    assert "Successfully built clipjax" in log and "BuildBackendWarning" not in log
     assert {path.name.partition("-")[0] for path in site.iterdir()} == {"clipjax"}
     files_of = lambda folder: {path.relative_to(folder) for path in folder.rglob("*.py")}
     assert files_of(site / "clipjax" / "configs") == files_of(REPO / "configs")
