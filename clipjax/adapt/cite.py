@@ -79,21 +79,51 @@ def make_method(
     """
     if "text" not in head.towers:
         raise ValueError("cite answers by prompts; use heads = {'text': True}.")
-    if alignment not in ALIGNMENTS:
-        raise ValueError(f"unknown alignment {alignment!r}; known: {', '.join(ALIGNMENTS)}.")
-    numbers = {"alignment_weight": alignment_weight, "alignment_scale": alignment_scale}
-    for name, number in numbers.items():
-        if number < 0:
-            raise ValueError(f"{name} is {number}; it must not be negative.")
+    _check_alignment(alignment, alignment_weight, alignment_scale)
     if not (alignment_weight or contrastive_weight or distill_weight):
         raise ValueError("alignment_weight, contrastive_weight and distill_weight are all 0.")
-    if not alignment_weight and (alignment_scale or alignment != ALIGNMENTS[0]):
-        which = "alignment_scale" if alignment_scale else "alignment"
-        raise ValueError(f"{which} has no effect with alignment_weight=0; leave it out.")
-    has_table = bool(alignment_weight) and alignment == "table"
     every = alignment == "text" or (distill_weight and distill_over == "classes")
     taught = alignment == "text" or contrastive_weight or distill_weight
-    constants = ("clip/logit_scale", *(() if taught else ("clip/text",)))
+    made = _aligned(
+        backbone, classes, head, alignment, alignment_weight, alignment_scale, bool(every)
+    )
+    return add_terms(
+        made._replace(constants=("clip/logit_scale", *(() if taught else ("clip/text",)))),
+        backbone,
+        classes,
+        contrastive_weight=contrastive_weight,
+        contrastive_denominator=contrastive_denominator,
+        contrastive_scale=contrastive_scale,
+        distill_weight=distill_weight,
+        distill_over=distill_over,
+        distill_direction=distill_direction,
+        distill_scale=distill_scale,
+    )
+
+
+def _check_alignment(kind: str, weight: float, scale: float) -> None:
+    """Raise ValueError for options of the alignment."""
+    if kind not in ALIGNMENTS:
+        raise ValueError(f"unknown alignment {kind!r}; known: {', '.join(ALIGNMENTS)}.")
+    for name, number in {"alignment_weight": weight, "alignment_scale": scale}.items():
+        if number < 0:
+            raise ValueError(f"{name} is {number}; it must not be negative.")
+    if not weight and (scale or kind != ALIGNMENTS[0]):
+        which = "alignment_scale" if scale else "alignment"
+        raise ValueError(f"{which} has no effect with alignment_weight=0; leave it out.")
+
+
+def _aligned(
+    backbone: Backbone,
+    classes: Classes,
+    head: Head,
+    kind: str,
+    alignment_weight: float,
+    alignment_scale: float,
+    every: bool,
+) -> Method:
+    """The method with the alignment alone; `every`: each step encodes the texts of all classes."""
+    has_table = bool(alignment_weight) and kind == "table"
 
     def init(rng):
         own = {TABLE: jnp.asarray(classes.weights)} if has_table else {}
@@ -117,16 +147,4 @@ def make_method(
         right = label_accuracy(seen.image @ table.T, label, weight)
         return alignment_weight * value, {"class_loss": value, "source_accuracy": right}
 
-    made = by_texts(backbone, head, compare, judge, constants=constants)._replace(init=init)
-    return add_terms(
-        made,
-        backbone,
-        classes,
-        contrastive_weight=contrastive_weight,
-        contrastive_denominator=contrastive_denominator,
-        contrastive_scale=contrastive_scale,
-        distill_weight=distill_weight,
-        distill_over=distill_over,
-        distill_direction=distill_direction,
-        distill_scale=distill_scale,
-    )
+    return by_texts(backbone, head, compare, judge)._replace(init=init)

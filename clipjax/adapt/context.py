@@ -99,14 +99,7 @@ def make_context(
         class-specific context; a text longer than the tower takes; classes that class-specific
         vectors are not of.
     """
-    if position not in POSITIONS:
-        raise ValueError(f"position is {position!r}; known: {', '.join(POSITIONS)}.")
-    if context < 0 or chunk < 1 or context != int(context) or chunk != int(chunk):
-        raise ValueError(f"context={context}, chunk={chunk}; give whole numbers, chunk above 0.")
-    if per_class and words:
-        raise ValueError("class-specific context starts from random vectors; leave words out.")
-    if words and not words.strip():
-        raise ValueError(f"words={words!r} are no tokens; give some, or '' for random vectors.")
+    _check_options(context, words, position, per_class, chunk)
 
     def length() -> int:  # of context, with words that stay
         return len(backbone.words[words].ids) if words else context or RANDOM
@@ -119,23 +112,15 @@ def make_context(
         return 0.02 * jax.random.normal(rng, shape)
 
     def placed(texts: Classes) -> Layout:
-        if per_class and texts.names != classes.names:
-            new = [name for name in texts.names if name not in classes.names]
-            raise ValueError(
-                f"class-specific context is of its {len(classes.names)} classes alone and cannot "
-                f"name {repr(new[0]) if new else 'a part of them'}; set per_class=False."
-            )
+        if per_class:
+            _check_classes(texts, classes)
         return lay_out(texts, length(), position, backbone.sizes.text)
 
     def embedded(params, ids, rows, vectors):
-        """Token embeddings [N, L, D] of ids with vectors [M, D], or [N, M, D], in their places."""
-        own = backbone.embed_tokens(params, ids)
         if learned:  # the words behind those stay
             rest = jnp.asarray(backbone.words[words].embeddings)[learned:]
             vectors = jnp.concatenate([vectors, rest], axis=-2)
-        at = jnp.maximum(rows, 0)
-        each = vectors[at] if vectors.ndim == 2 else jnp.take_along_axis(vectors, at[..., None], 1)
-        return jnp.where(rows[..., None] >= 0, each, own)
+        return _in_places(backbone.embed_tokens(params, ids), rows, vectors)
 
     def encode(params, vectors, texts, deep=None):
         layout = placed(texts)
@@ -170,6 +155,35 @@ def make_context(
             raise ValueError(f"{told}; leave one of them out.")
         placed(classes)
     return Context(init, encode, compare, length, step_bytes, (words,) if words else ())
+
+
+def _check_options(context: int, words: str, position: str, per_class: bool, chunk: int) -> None:
+    """Raise ValueError for options of `make_context`."""
+    if position not in POSITIONS:
+        raise ValueError(f"position is {position!r}; known: {', '.join(POSITIONS)}.")
+    if context < 0 or chunk < 1 or context != int(context) or chunk != int(chunk):
+        raise ValueError(f"context={context}, chunk={chunk}; give whole numbers, chunk above 0.")
+    if per_class and words:
+        raise ValueError("class-specific context starts from random vectors; leave words out.")
+    if words and not words.strip():
+        raise ValueError(f"words={words!r} are no tokens; give some, or '' for random vectors.")
+
+
+def _check_classes(texts: Classes, classes: Classes) -> None:
+    """Raise ValueError for texts that class-specific vectors are not of."""
+    if texts.names != classes.names:
+        new = [name for name in texts.names if name not in classes.names]
+        raise ValueError(
+            f"class-specific context is of its {len(classes.names)} classes alone and cannot "
+            f"name {repr(new[0]) if new else 'a part of them'}; set per_class=False."
+        )
+
+
+def _in_places(own: jax.Array, rows: jax.Array, vectors: jax.Array) -> jax.Array:
+    """Embeddings [N, L, D] with vectors [M, D], or [N, M, D], where rows [N, L] name one."""
+    at = jnp.maximum(rows, 0)
+    each = vectors[at] if vectors.ndim == 2 else jnp.take_along_axis(vectors, at[..., None], 1)
+    return jnp.where(rows[..., None] >= 0, each, own)
 
 
 def deep_tokens(rng: jax.Array, depth: int, tokens: int, **widths: int) -> dict[str, jax.Array]:

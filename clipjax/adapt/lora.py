@@ -79,6 +79,52 @@ def branched(params: PyTree, factor: float, rng: jax.Array, dropout: float) -> P
     return {**params, "clip": changed(params["clip"], params["lora"], put)}
 
 
+def _check_names(scaling: str, tower: str, projections: tuple[str, ...]) -> None:
+    """Raise ValueError for unknown names."""
+    if scaling not in SCALINGS:
+        raise ValueError(f"scaling is {scaling!r}; known: {', '.join(SCALINGS)}.")
+    if tower not in ("both", *TOWERS):
+        raise ValueError(f"tower is {tower!r}; known: both, {', '.join(TOWERS)}.")
+    if not projections or isinstance(projections, str) or set(projections) - set(PROJECTIONS):
+        known = ", ".join(PROJECTIONS)
+        raise ValueError(f"projections is {projections!r}; give a tuple of {known}.")
+
+
+def _check_numbers(
+    backbone: Backbone, alters: tuple[str, ...], rank: int, strength: float, dropout: float
+) -> None:
+    """Raise ValueError for numbers out of range; a tower's width is known once a model is open."""
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"rank is {rank!r}; give a whole number, 1 or more.")
+    if strength <= 0:
+        raise ValueError(f"strength is {strength}; give a positive number, or nothing is learned.")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout}; give a share of 0 to below 1.")
+    for each in alters if backbone.sizes else ():
+        width = getattr(backbone.sizes, TOWERS[each]).hidden_size
+        if rank > width:
+            told = f"rank is {rank}, and the {each} tower's projections are of rank {width}"
+            raise ValueError(f"{told}; give a lower one.")
+
+
+def _factors(
+    rng: jax.Array, sizes: Any, alters: tuple[str, ...], projections: tuple[str, ...], rank: int
+) -> PyTree:
+    """Factors at the start: tower -> block -> projection -> {"a": [D, r], "b": zeros [r, D]}."""
+    lora, number = {}, 0
+    for part in (TOWERS[each] for each in alters):
+        size = getattr(sizes, part)
+        width, bound = size.hidden_size, size.hidden_size**-0.5
+        blocks = lora.setdefault(part, {})
+        for i in range(size.num_hidden_layers):
+            made = blocks.setdefault(f"block_{i}", {})
+            for name in projections:
+                key, number = jax.random.fold_in(rng, number), number + 1
+                a = jax.random.uniform(key, (width, rank), jnp.float32, -bound, bound)
+                made[name] = {"a": a, "b": jnp.zeros((rank, width))}
+    return lora
+
+
 def make_method(
     backbone: Backbone,
     classes: Classes,
@@ -105,41 +151,12 @@ def make_method(
     ValueError: an unknown name, numbers out of range, a rank above a tower's width, one class.
     """
     check_several(classes)
-    if scaling not in SCALINGS:
-        raise ValueError(f"scaling is {scaling!r}; known: {', '.join(SCALINGS)}.")
-    if tower not in ("both", *TOWERS):
-        raise ValueError(f"tower is {tower!r}; known: both, {', '.join(TOWERS)}.")
-    if not projections or isinstance(projections, str) or set(projections) - set(PROJECTIONS):
-        known = ", ".join(PROJECTIONS)
-        raise ValueError(f"projections is {projections!r}; give a tuple of {known}.")
-    if not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"rank is {rank!r}; give a whole number, 1 or more.")
-    if strength <= 0:
-        raise ValueError(f"strength is {strength}; give a positive number, or nothing is learned.")
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout is {dropout}; give a share of 0 to below 1.")
+    _check_names(scaling, tower, projections)
     alters = tuple(TOWERS) if tower == "both" else (tower,)
-    for each in alters if backbone.sizes else ():
-        width = getattr(backbone.sizes, TOWERS[each]).hidden_size
-        if rank > width:
-            told = f"rank is {rank}, and the {each} tower's projections are of rank {width}"
-            raise ValueError(f"{told}; give a lower one.")
+    _check_numbers(backbone, alters, rank, strength, dropout)
     factor = strength * SCALINGS[scaling](rank)
     embed = backbone.encode["image"]
-
-    def init(rng):
-        lora, number = {}, 0
-        for part in (TOWERS[each] for each in alters):
-            size = getattr(backbone.sizes, part)
-            width, bound = size.hidden_size, size.hidden_size**-0.5
-            blocks = lora.setdefault(part, {})
-            for i in range(size.num_hidden_layers):
-                made = blocks.setdefault(f"block_{i}", {})
-                for name in projections:
-                    key, number = jax.random.fold_in(rng, number), number + 1
-                    a = jax.random.uniform(key, (width, rank), jnp.float32, -bound, bound)
-                    made[name] = {"a": a, "b": jnp.zeros((rank, width))}
-        return {"lora": lora}
+    init = lambda rng: {"lora": _factors(rng, backbone.sizes, alters, projections, rank)}
 
     def effective(params, rng=None):
         if rng is None or not dropout:

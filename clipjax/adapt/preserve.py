@@ -8,6 +8,7 @@ of embeddings, .05 each, and mean squared error of the image-text matrix, .10. T
 of embeddings of length 1 is twice their cosine distance, so there is one term for both.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -122,21 +123,62 @@ def preserved(
 
     ValueError: a negative factor, or an unknown name.
     """
-    if embedding < 0 or similarity < 0:
-        raise ValueError(f"embedding={embedding}, similarity={similarity}; neither is below 0.")
-    for name, value, known in (("of", of, OF), ("kind", kind, KINDS)):
-        if value not in known:
-            raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}.")
+    _check(embedding, similarity, of, kind)
     reads = tuple(dict.fromkeys((*made.reads, EMBEDDING)))
     alone = made.per_example and not (similarity and of == "within")
     made = made._replace(reads=reads, per_example=alone)
     if not towers:
         return made
+    looked = tuple(t for t in ("image", "text") if t in towers or of == "across")
+    held = _holder(made, backbone, classes, towers, looked)
+
+    def loss(params, batch, rng, progress):
+        batch = weigh(batch)
+        bare = {name: _without(part) for name, part in batch.items()}
+        value, metrics = made.loss(params, bare, rng, progress)
+        seen = held(params, batch)
+        own = [seen[tower] for tower in towers]
+        if embedding:
+            moved = sum(embedding_distance(*each) for each in own) / len(own)
+            value, metrics = value + embedding * moved, metrics | {"embedding_moved": moved}
+        if similarity:
+            options = {"kind": kind, "scale": classes.scale}
+            if of == "across":
+                now, before, weight = seen["image"]
+                found = [matrix_distance(now, before, seen["text"][:2], weight=weight, **options)]
+            else:
+                found = [matrix_distance(n, b, weight=w, **options) for n, b, w in own]
+            moved = sum(found) / len(found)
+            value, metrics = value + similarity * moved, metrics | {"similarity_moved": moved}
+        return value, metrics
+
+    return made._replace(loss=loss)
+
+
+def _check(embedding: float, similarity: float, of: str, kind: str) -> None:
+    """Raise ValueError for options of `preserved`."""
+    if embedding < 0 or similarity < 0:
+        raise ValueError(f"embedding={embedding}, similarity={similarity}; neither is below 0.")
+    for name, value, known in (("of", of, OF), ("kind", kind, KINDS)):
+        if value not in known:
+            raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}.")
+
+
+def _without(part: Any) -> Any:
+    """A part of a batch as the method itself reads it."""
+    return {k: x for k, x in part.items() if k != EMBEDDING} if isinstance(part, dict) else part
+
+
+def _holder(
+    made: Method,
+    backbone: Backbone,
+    classes: Classes,
+    towers: tuple[str, ...],
+    looked: tuple[str, ...],
+) -> Callable[[PyTree, PyTree], dict[str, tuple]]:
+    """(params, batch) -> tower -> embeddings now, before, weight or None, of those `looked` at."""
     cached = "image" in backbone.cached
     encode = made.embed or backbone.encode["image"]
-
-    def without(part):
-        return {k: x for k, x in part.items() if k != EMBEDDING} if isinstance(part, dict) else part
 
     def images(params, batch):
         """Embeddings now and before, and weights, of all images of a batch."""
@@ -148,35 +190,12 @@ def preserved(
             found.append((now, before, part.get("weight", jnp.ones(len(now), jnp.float32))))
         return tuple(jnp.concatenate(each) for each in zip(*found, strict=True))
 
-    def texts(params):
+    def texts(params, batch):
         before = jnp.asarray(classes.weights)
         if "text" not in towers:
-            return before, before
+            return before, before, None
         whole = made.merged(params) if made.merged else params
-        return class_weights(backbone, whole, classes.tokens), before
+        return class_weights(backbone, whole, classes.tokens), before, None
 
-    def loss(params, batch, rng, progress):
-        batch = weigh(batch)
-        bare = {name: without(part) for name, part in batch.items()}
-        value, metrics = made.loss(params, bare, rng, progress)
-        held = {}
-        if "image" in towers or of == "across":
-            held["image"] = images(params, batch)
-        if "text" in towers or of == "across":
-            held["text"] = (*texts(params), None)
-        own = [held[tower] for tower in towers]
-        if embedding:
-            moved = sum(embedding_distance(*each) for each in own) / len(own)
-            value, metrics = value + embedding * moved, metrics | {"embedding_moved": moved}
-        if similarity:
-            options = {"kind": kind, "scale": classes.scale}
-            if of == "across":
-                now, before, weight = held["image"]
-                found = [matrix_distance(now, before, held["text"][:2], weight=weight, **options)]
-            else:
-                found = [matrix_distance(n, b, weight=w, **options) for n, b, w in own]
-            moved = sum(found) / len(found)
-            value, metrics = value + similarity * moved, metrics | {"similarity_moved": moved}
-        return value, metrics
-
-    return made._replace(loss=loss)
+    look = {"image": images, "text": texts}
+    return lambda params, batch: {tower: look[tower](params, batch) for tower in looked}

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from clipjax.adapt.checks import check_domain
 from clipjax.adapt.losses import weigh
-from clipjax.adapt.method import Backbone, Classes, ClosedForm, Method, compare_classes
+from clipjax.adapt.method import Backbone, Classes, ClosedForm, Compared, Method, compare_classes
 from clipjax.adapt.similarities import (
     DENOMINATORS,
     DIRECTIONS,
@@ -72,38 +72,13 @@ def add_terms(
     )
     if not (contrastive_weight or distill_weight):
         return made
-    compare, judge = getattr(made, "compare", None), getattr(made, "judge", None)
-    if compare is None and text_head and isinstance(made, Method):
-        compare = compare_classes(backbone, classes)
-        judge = lambda params, seen, batch, rng, progress: made.loss(params, batch, rng, progress)
+    compare, judge = _two_steps(made, backbone, classes, text_head)
     if compare is None:
         which = "contrastive_weight" if contrastive_weight else "distill_weight"
         raise ValueError(
             f"{which} compares with texts, by which this method does not answer; use "
             "heads = {'text': True}, or learned prompts."
         )
-
-    def contrastive(seen, source):
-        ids = jnp.asarray(text_ids(classes.tokens))[source["label"]]
-        scale = contrastive_scale or jax.lax.stop_gradient(seen.scale)
-        weight = source.get("weight")
-        value = supervised_contrastive(
-            seen.image, seen.text[seen.row], ids, scale, contrastive_denominator, weight
-        )
-        return value, {"contrastive_loss": value, "negatives": negative_share(ids, weight)}
-
-    def distill(params, seen, source, look):
-        image, weight, there = _taught(backbone, params, source, look), source.get("weight"), None
-        own, taught = seen.text, jnp.asarray(classes.weights)
-        if distill_over == "batch":
-            own, taught = own[seen.row], taught[source["label"]]
-            there = None if weight is None else weight != 0
-        one = distill_scale or jax.lax.stop_gradient(seen.scale)
-        other = distill_scale or classes.scale
-        value = similarity_distillation(
-            one * seen.image @ own.T, other * image @ taught.T, distill_direction, weight, there
-        )
-        return value, {"distill_loss": value}
 
     def loss(params, batch, rng, progress):
         batch = weigh(batch)
@@ -112,15 +87,52 @@ def add_terms(
         seen = compare(params, source, look)
         value, metrics = judge(params, seen, batch, more, progress)
         if contrastive_weight:
-            term, told = contrastive(seen, source)
+            kind = contrastive_denominator
+            term, told = _contrastive(seen, source, classes, contrastive_scale, kind)
             value, metrics = value + contrastive_weight * term, metrics | told
         if distill_weight:
-            term, told = distill(params, seen, source, look)
+            image, over = _taught(backbone, params, source, look), distill_over
+            term, told = _distill(
+                seen, source, classes, image, distill_scale, distill_direction, over
+            )
             value, metrics = value + distill_weight * term, metrics | told
         return value, metrics
 
     reads = dict.fromkeys((*made.reads, *(("teacher",) if distill_weight else ())))
     return made._replace(loss=loss, reads=tuple(reads), per_example=False)
+
+
+def _two_steps(made, backbone: Backbone, classes: Classes, text_head: bool):
+    """`Method.compare` and `judge`; (None, None) of a method that does not answer by texts."""
+    compare, judge = getattr(made, "compare", None), getattr(made, "judge", None)
+    if compare is None and text_head and isinstance(made, Method):
+        compare = compare_classes(backbone, classes)
+        judge = lambda params, seen, batch, rng, progress: made.loss(params, batch, rng, progress)
+    return compare, judge
+
+
+def _contrastive(seen: Compared, source, classes: Classes, scale: float, denominator: str):
+    """The contrastive loss of a batch's images and their classes' texts, and its metrics."""
+    ids = jnp.asarray(text_ids(classes.tokens))[source["label"]]
+    scale, weight = scale or jax.lax.stop_gradient(seen.scale), source.get("weight")
+    value = supervised_contrastive(seen.image, seen.text[seen.row], ids, scale, denominator, weight)
+    return value, {"contrastive_loss": value, "negatives": negative_share(ids, weight)}
+
+
+def _distill(
+    seen: Compared, source, classes: Classes, image, scale: float, direction: str, over: str
+):
+    """The distillation from the teacher's embeddings of the images [B, P], and its metric."""
+    weight, there = source.get("weight"), None
+    own, taught = seen.text, jnp.asarray(classes.weights)
+    if over == "batch":
+        own, taught = own[seen.row], taught[source["label"]]
+        there = None if weight is None else weight != 0
+    one, other = scale or jax.lax.stop_gradient(seen.scale), scale or classes.scale
+    value = similarity_distillation(
+        one * seen.image @ own.T, other * image @ taught.T, direction, weight, there
+    )
+    return value, {"distill_loss": value}
 
 
 def _check(numbers: dict[str, float], names: dict[str, tuple[str, tuple[str, ...]]]) -> None:

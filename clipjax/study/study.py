@@ -13,35 +13,22 @@ from typing import Any
 from clipjax.errors import ConfigError
 from clipjax.evaluate import results as report
 from clipjax.evaluate import terminal
-from clipjax.evaluate.choice import choose
-from clipjax.evaluate.metrics import most_frequent, one_class_macro
-from clipjax.evaluate.select import uses_target_labels
-from clipjax.evaluate.sweeps import candidate, sweep_table
-from clipjax.evaluate.valley import epochs_of
 from clipjax.io import as_path, write_json
 from clipjax.log import MetricsLog, read_log
 from clipjax.runtime.claim import claimed
-from clipjax.runtime.machine import command, machine
 from clipjax.study import predictions, pretrain, report_data, segmentation, segmentation_plan
 from clipjax.study import workdir as workdirs
-from clipjax.study.concluded import conclude
 from clipjax.study.config import Config, Pretraining, Study, checked
-from clipjax.study.cost import trained_with_cost
-from clipjax.study.encode import Encoded, encode, encode_texts
-from clipjax.study.episode_rows import episode_rows
-from clipjax.study.evaluator import measure_method, rule_table, zero_shot_outcome, zero_shot_rows
-from clipjax.study.forgetting import forgetting
+from clipjax.study.encode import encode, encode_texts
+from clipjax.study.found import results_of, train_all
 from clipjax.study.header import header
 from clipjax.study.image_record import check_same_images
 from clipjax.study.model_record import check_finished, check_same_model
-from clipjax.study.other_rows import other_rows
 from clipjax.study.plan import prepare
 from clipjax.study.prepared import NOTHING, RECORD, Opened, Plan, idle_domain_losses, read_record
-from clipjax.study.prompt_words import prompt_words
 from clipjax.study.recipe import Programs
 from clipjax.study.restore import Trained
 from clipjax.study.segmentation_config import Segmentation
-from clipjax.study.soup_rows import check_starts, soup_rows
 from clipjax.study.trainer import trainers
 from clipjax.train.distributed import processes
 
@@ -200,7 +187,6 @@ def run_study(
     def lap(what: str) -> None:
         timing[what] = round(time.perf_counter() - started - sum(timing.values()), 2)
 
-    study, selection = plan.study, plan.study.training.selection
     if processes.is_first():  # drops a line that a kill cut short
         MetricsLog(workdir / "metrics.jsonl").rewind(lambda record: True)
     told = check_same_model(workdir, plan.identity, plan.model)
@@ -210,48 +196,16 @@ def run_study(
     encoded = encode(plan, say)
     check_same_images(workdir, encoded)
     lap("encode")
-    rows, done, valleys, cost = zero_shot_rows(encoded), {}, {}, {}
-    outcomes, rules, scores = {}, {}, {}
-    if encoded.has_texts:
-        outcomes["zero_shot"] = zero_shot_outcome(encoded)
-    groups = trainers(encoded, workdir, programs)
-    check_starts(encoded, groups)
-    for trainer in groups:
-        say(trainer.described)
-        found, spent = trained_with_cost(trainer, say)
-        cost |= spent
-        for name, trained in found.items():
-            more, outcomes[name] = measure_method(name, trained, plan.methods[name].data, encoded)
-            rows += more + other_rows(name, trained, encoded)
-            if any(trained.history):  # a closed form has none
-                rules[name] = rule_table(trained.history)
-                scores[name] = candidate(trained.history, selection)
-            if getattr(trainer, "swad", None):
-                valleys[name] = [epochs_of(es, trainer.swad) for es in trained.history]
-            done[name] = trained
-        lap(trainer.title)
-    mixed, soups = soup_rows(encoded, done)
+    found, study = train_all(encoded, workdir, programs, say, lap), plan.study
     # Maps, distances and mistakes are of the study's own target.
-    own = {k: v for k, v in outcomes.items() if study.target_of.get(k) in (None, study.data.target)}
-    results = _collect(encoded, rows + mixed, own, rules, timing, soups)
-    results |= {"cost": cost, "notes": notes}
-    results |= {key: value for key, value in (("soups", soups), ("valleys", valleys)) if value}
-    more = {"episodes": episode_rows, "forgetting": forgetting, "prompts": prompt_words}
-    for key, measured in more.items():
-        if found := measured(encoded, done):
-            results[key] = found
-            lap(key)
-    free = {k: v.candidate for k, v in own.items() if k not in results["target_labels"]}
-    if len(free) > encoded.has_texts and not uses_target_labels(selection):
-        results["choice"] = choose(free)
-    results["verdict"] = conclude(encoded, own, results)
+    is_own = lambda name: study.target_of.get(name) in (None, study.data.target)
+    own = {name: outcome for name, outcome in found.outcomes.items() if is_own(name)}
+    results = results_of(encoded, found, own, notes, timing, lap)
     if study.sweep:
-        ends = {"selection": selection, "source": study.data.source_name}
-        results["sweep"] = sweep_table(study.settings, rows, scores, study.target_of, **ends)
         best = {"zero_shot", *results["sweep"]["best"].values()}
         own = {name: outcome for name, outcome in own.items() if name in best}
-    of_own = {name: trained for name, trained in done.items() if name in own}
-    answers = predictions.predict(encoded, of_own, rows) if pages else None
+    of_own = {name: trained for name, trained in found.done.items() if name in own}
+    answers = predictions.predict(encoded, of_own, found.rows) if pages else None
     if not processes.is_first():
         return None
     draw = functools.partial(report_data.write, encoded, own, results)
@@ -269,33 +223,4 @@ def run_study(
         names = ("results.json", "results.md", "report.html", predictions.FILE)
         say(f"results: {', '.join(str(workdir / name) for name in names)}")
     curves = read_log(workdir / "metrics.jsonl")
-    return Results(study, results, curves, workdir, done, draw)
-
-
-def _collect(encoded: Encoded, rows, outcomes, rules, timing, soups) -> dict[str, Any]:
-    """Return the content of results.json but for a sweep's table."""
-    study, dataset = encoded.study, encoded.plan.dataset
-    distances = {name: outcome.distances for name, outcome in outcomes.items()}
-    if None in next(iter(distances.values())):  # too few test images
-        distances = {}
-    data = {"name": dataset.name, "source": study.data.source_name, "target": study.data.target}
-    data["classes"] = study.data.classes
-    labels = {
-        domain: part.labels for (domain, split), part in encoded.parts.items() if split == "test"
-    }
-    about = {
-        "experiment": study.experiment,
-        "model": study.encoder.model,
-        "data": data,
-        "classes": len(dataset.classes),
-        "majority": {domain: most_frequent(found) for domain, found in labels.items()},
-        "majority_macro": {domain: one_class_macro(y) for domain, y in labels.items()},
-        "seeds": list(study.training.seeds),
-        "selection": study.training.selection,
-        "target_labels": [m.name for m in study.trained if m.data.labels == "target"],
-        "command": command(),
-        "machine": machine(),
-    }
-    target = lambda soup: study.target_of[soup[0]["of"][0]["method"]]
-    targets = study.target_of | {name: target(soup) for name, soup in soups.items()}
-    return report.collect(about, rows, distances, rules, timing, targets)
+    return Results(study, results, curves, workdir, found.done, draw)
