@@ -6,18 +6,19 @@ gradient reversal layer, as in `clipjax.adapt.dann`. CDAN+E weighs examples by 1
 (equation 8). No gradient flows through g and the weights, and these have the mean 1 in each domain.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.dann import SCHEDULED, reversal_schedule
 from clipjax.adapt.discriminator import domain_loss
 from clipjax.adapt.grl import Schedule, grl, lambda_schedule
 from clipjax.adapt.losses import class_loss
-from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
+from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone
 from clipjax.adapt.pair import Domain, certainty, clean, see_both
+from clipjax.adapt.reversal import with_reversal
 from clipjax.adapt.step import Loss
 
 PyTree = Any
@@ -142,16 +143,13 @@ def make_method(
     """
     if not head.domains:
         raise ValueError("it needs heads.discriminator, the widths of a domain head.")
-    lam, options = reversal_schedule(schedules, options)
-    joined = "image" in backbone.cached if joined is None else joined
-    loss = make_loss(on_backbone(backbone, head), schedule=lam, joined=joined, **options)
-    made = with_head(
+    made = with_reversal(
         backbone,
         head,
-        loss,
-        reads=("source", "target"),
-        schedules={"lam": lam},
-        scheduled=SCHEDULED,
+        functools.partial(make_loss, on_backbone(backbone, head)),
+        schedules,
+        joined,
+        options,
         per_example=not options.get("entropy", True),
         constants=(_RANDOM,) if randomized else (),
     )

@@ -3,6 +3,7 @@
 Bring three pure functions and an optimizer; nothing here needs CLIP or Flax.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +15,11 @@ from clipjax.adapt.checks import check_domain, check_keys, check_rows, check_str
 from clipjax.adapt.discriminator import domain_loss, gradient_penalty, spectrally_normed
 from clipjax.adapt.grl import Schedule, grl, lambda_schedule
 from clipjax.adapt.losses import Axis, class_loss, weigh
-from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
+from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone
+from clipjax.adapt.reversal import with_reversal
 from clipjax.adapt.step import Loss, TrainState, check_state, update
 
 PyTree = Any
-SCHEDULED = ("schedule", "lam_max", "gamma", "start")  # options that make lambda's schedule
 # What parts of a batch may hold; "zero_shot" is for other methods, and not read here.
 _KEYS = ("inputs", "label", "mask", "weight", "domain", "domain_weight", "zero_shot")
 
@@ -239,16 +240,6 @@ def make_loss(
     return loss
 
 
-def reversal_schedule(
-    schedules: Mapping[str, Schedule] | None, options: Mapping[str, Any]
-) -> tuple[Schedule, dict[str, Any]]:
-    """(lambda's schedule, the options without `SCHEDULED`): `schedules["lam"]`, or as they say."""
-    named = {key: options[key] for key in SCHEDULED if key in options}
-    rest = {key: value for key, value in options.items() if key not in named}
-    lam = (schedules or {}).get("lam") or lambda_schedule(named.pop("schedule", "ganin"), **named)
-    return lam, rest
-
-
 def make_method(
     backbone: Backbone,
     classes: Classes,
@@ -270,8 +261,6 @@ def make_method(
     """
     if not head.domains:
         raise ValueError("it needs heads.discriminator, the widths of a domain head.")
-    lam, options = reversal_schedule(schedules, options)
-    joined = "image" in backbone.cached if joined is None else joined
     model, weight = on_backbone(backbone, head), options.get("domain_weight", 1.0)
     alone = isinstance(weight, (int, float)) and weight == 0
     if spectral and alone:
@@ -282,12 +271,6 @@ def make_method(
         kept = {k: numbers[k] for k in ("domain_weight", "label_smoothing") if k in numbers}
         return {"grad_ratio": gradient_ratio(model, params, batch, 1.0, **kept)}
 
-    return with_head(
-        backbone,
-        head,
-        make_loss(model, schedule=lam, joined=joined, **options),
-        reads=("source", "target"),
-        diagnose=None if alone else diagnose,
-        schedules={"lam": lam},
-        scheduled=SCHEDULED,
-    )
+    loss_of = functools.partial(make_loss, model)
+    diagnose = None if alone else diagnose
+    return with_reversal(backbone, head, loss_of, schedules, joined, options, diagnose=diagnose)

@@ -6,17 +6,18 @@ the source; the features make it small. The paper takes turns at this; here both
 behind a gradient reversal layer, as in the authors' code's `one_step`.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from clipjax.adapt.dann import SCHEDULED, reversal_schedule
 from clipjax.adapt.grl import Schedule, grl, lambda_schedule
 from clipjax.adapt.losses import class_loss, weighted_mean
-from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone, with_head
+from clipjax.adapt.method import Backbone, Classes, DannModel, Head, Method, on_backbone
 from clipjax.adapt.pair import clean, see_both
+from clipjax.adapt.reversal import with_reversal
 from clipjax.adapt.step import Loss
 
 HEADS = 2
@@ -87,13 +88,6 @@ def make_method(
     """
     if head.answers != HEADS:
         raise ValueError(f"it compares two class heads, not {head.answers}; give heads.members=2.")
-    lam, options = reversal_schedule(schedules, {"schedule": "constant"} | options)
-    joined = "image" in backbone.cached if joined is None else joined
-    return with_head(
-        backbone,
-        head,
-        make_loss(on_backbone(backbone, head), schedule=lam, joined=joined, **options),
-        reads=("source", "target"),
-        schedules={"lam": lam},
-        scheduled=SCHEDULED,
-    )
+    loss_of = functools.partial(make_loss, on_backbone(backbone, head))
+    options = {"schedule": "constant"} | options
+    return with_reversal(backbone, head, loss_of, schedules, joined, options)

@@ -1,27 +1,10 @@
 """Methods by name: those of the configs that come with clipjax, each with its settings there."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, Protocol
 
 from clipjax.configs import anchored, classics, closed_form, dann, dann_two_stage, encoder_free
-from clipjax.configs.recipes import (
-    clip_adapter,
-    clip_cite,
-    clipood,
-    cocoop,
-    coop,
-    flyp,
-    ft_probe,
-    gda_few_shot,
-    kgcoop,
-    lora,
-    lp_ft,
-    lp_plus,
-    maple,
-    promptsrc,
-    tip_adapter,
-    wise_ft,
-)
 from clipjax.errors import ConfigError
 from clipjax.study.config import Study
 from clipjax.study.fields import flat, meant
@@ -37,25 +20,11 @@ class Config(Protocol):
 
 # What a config says of all its methods, and an entry may say itself.
 _SHARED = ("epochs", "optim", "batch_size", "freeze")
-_RECIPES = {
-    "coop": coop,
-    "kgcoop": kgcoop,
-    "cocoop": cocoop,
-    "maple": maple,
-    "promptsrc": promptsrc,
-    "tip": tip_adapter,
-    "tip_f": tip_adapter,
-    "clip_adapter": clip_adapter,
-    "lora": lora,
-    "lp_plus": lp_plus,
-    "gda_few_shot": gda_few_shot,
-    "ft_probe": ft_probe,
-    "lp_ft": lp_ft,
-    "wise_ft": wise_ft,
-    "flyp": flyp,
-    "clipood": clipood,
-    "clip_cite": clip_cite,
-}
+# Methods with a recipe each, configs/recipes/NAME.py, and those whose file has another name.
+_RECIPES = ("coop", "kgcoop", "cocoop", "maple", "promptsrc", "tip", "tip_f", "clip_adapter")
+_RECIPES += ("lora", "lp_plus", "gda_few_shot", "ft_probe", "lp_ft", "wise_ft", "flyp", "clipood")
+_RECIPES += ("clip_cite",)
+_FILES = {"tip": "tip_adapter", "tip_f": "tip_adapter"}
 
 
 def methods() -> dict[str, dict[str, Any]]:
@@ -69,7 +38,8 @@ def methods() -> dict[str, dict[str, Any]]:
         config = module.get_config()
         for name, entry in _plain(config.methods).items():
             found.setdefault(name, _own(config, entry))
-    configs = {name: module.get_config() for name, module in _RECIPES.items()}
+    recipe = lambda name: import_module(f"clipjax.configs.recipes.{_FILES.get(name, name)}")
+    configs = {name: recipe(name).get_config() for name in _RECIPES}
     return found | {n: _own(c, _plain(c.methods)[n]) for n, c in configs.items()}
 
 

@@ -68,11 +68,9 @@ def masked(
 
 
 @dataclasses.dataclass(repr=False, eq=False)
-class MaskFiles(MaskSource):
-    """Images and masks in files, of one length and order."""
+class StoredMasks(MaskSource):
+    """A source of stored masks, whose values a table names; its `_digest` is of the content."""
 
-    images: Files
-    masks: Files
     table: LabelTable
     domain: str
     split: str
@@ -81,6 +79,18 @@ class MaskFiles(MaskSource):
     @property
     def classes(self) -> tuple[str, ...]:
         return self.table.classes
+
+    def __repr__(self) -> str:
+        told = f"{self.domain}/{self.split}, n={len(self)}, {self._digest}"
+        return f"{type(self).__name__}({told})"
+
+
+@dataclasses.dataclass(repr=False, eq=False, kw_only=True)
+class MaskFiles(StoredMasks):
+    """Images and masks in files, of one length and order."""
+
+    images: Files
+    masks: Files
 
     def __len__(self) -> int:
         return len(self.images)
@@ -98,9 +108,6 @@ class MaskFiles(MaskSource):
     def _digest(self) -> str:
         table = (*self.classes, str(sorted(self.table.numbers.items())))
         return digest([self.images.fingerprint(), self.masks.fingerprint(), "\n".join(table)])
-
-    def __repr__(self) -> str:
-        return f"MaskFiles({self.domain}/{self.split}, n={len(self)}, {self._digest})"
 
 
 def pictures(folder: pathlib.Path, suffix: str = "") -> dict[str, pathlib.Path]:
@@ -139,8 +146,8 @@ def pair(
     """Return the images that have a mask; the others are in `missing`."""
     both = [key for key in images if key in masks]
     missing = tuple(shown(path) for key, path in images.items() if key not in masks)
-    stored = (_looked(root, [found[key] for key in both]) for found in (images, masks))
-    return MaskFiles(*stored, table, domain, split, missing)
+    stored = [_looked(root, [found[key] for key in both]) for found in (images, masks)]
+    return MaskFiles(table, domain, split, missing, images=stored[0], masks=stored[1])
 
 
 def _looked(root: pathlib.Path, paths: Sequence[pathlib.Path]) -> Files:

@@ -69,8 +69,8 @@ class MaskFolders(MaskDataset):
         rows = splits.deal(split, given, where, alike, self.fractions)
         # What has no mask is told once, with the first split that is dealt out of its part.
         missing = found.missing if split == (part or SPLITS[0]) else ()
-        kept = found.images.take(rows), found.masks.take(rows)
-        return MaskFiles(*kept, self.table, domain, split, missing)
+        kept = {"images": found.images.take(rows), "masks": found.masks.take(rows)}
+        return MaskFiles(self.table, domain, split, missing, **kept)
 
 
 def domain_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:

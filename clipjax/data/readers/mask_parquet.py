@@ -9,10 +9,10 @@ import numpy as np
 
 from clipjax.data import splits
 from clipjax.data.dataset import check_root, digest
-from clipjax.data.masks import MaskDataset, MaskExample, MaskSource, check_split
+from clipjax.data.masks import MaskDataset, MaskExample, check_split
 from clipjax.data.readers import parquet_columns as columns
-from clipjax.data.readers.mask_files import masked
-from clipjax.data.readers.mask_labels import LabelTable, read_table
+from clipjax.data.readers.mask_files import StoredMasks, masked
+from clipjax.data.readers.mask_labels import read_table
 from clipjax.data.readers.parquet_columns import reading
 from clipjax.data.readers.parquet_io import ImageColumn, Images, Shard, find_shards
 from clipjax.data.splits import SPLITS
@@ -23,21 +23,13 @@ MASK_NAMES = ("annotation", "semantic_segmentation", "mask", "masks", "segmentat
 MASK_NAMES += ("labels", "annotations", "label_mask")
 
 
-@dataclasses.dataclass(repr=False, eq=False)
-class MaskRows(MaskSource):
+@dataclasses.dataclass(repr=False, eq=False, kw_only=True)
+class MaskRows(StoredMasks):
     """Rows of Parquet files, read when asked for."""
 
     images: ImageColumn
     masks: ImageColumn
     rows: np.ndarray  # int64 [N], in both
-    table: LabelTable
-    domain: str
-    split: str
-    missing: tuple[str, ...] = ()
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.table.classes
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -54,9 +46,6 @@ class MaskRows(MaskSource):
     def _digest(self) -> str:
         told = [*self.images.described(self.classes), str(sorted(self.table.numbers.items()))]
         return digest(["\n".join(told), self.rows.tobytes()])
-
-    def __repr__(self) -> str:
-        return f"MaskRows({self.domain}/{self.split}, n={len(self)}, {self._digest})"
 
 
 class MaskParquet(MaskDataset):
@@ -101,7 +90,8 @@ class MaskParquet(MaskDataset):
         alike = np.zeros(len(rows), np.int32)
         rows = rows[splits.deal(split, tuple(parts), where, alike, self.fractions)]
         missing = tuple(self._images.names(bare)) if split == part else ()
-        return MaskRows(self._images, self._masks, rows, self.table, domain, split, missing)
+        stored = {"images": self._images, "masks": self._masks, "rows": rows}
+        return MaskRows(self.table, domain, split, missing, **stored)
 
 
 def mask_column(schema: columns.Schema) -> str:

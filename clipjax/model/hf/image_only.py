@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -67,15 +67,10 @@ def load_vit(
         are damaged, do not fit the config or are not finite.
     """
     directory, data = _opened(name_or_path, revision, ("vit",), "load_vit")
-    if not data.get("qkv_bias", True):
-        raise CheckpointError(f"{directory} has no qkv_bias; clipjax reads ViTs that have.")
-    sizes = {key: data.get(key, usual) for key, usual in _VIT.items()}
-    config = built(lambda: VisionConfig(**sizes), "ViT")
+    config = built(lambda: VisionConfig(**_sizes(data, _VIT)), "ViT")
     side = config.image_size
-    expected, found = (
-        shapes(ViT(config), (side, side, config.num_channels)),
-        _paths(directory, vit_path),
-    )
+    expected = shapes(ViT(config), (side, side, config.num_channels))
+    found = _paths(directory, vit_path)
     read = lambda path: _of_transformer(path, weights.read_tensor(found[path]))
     return config, read_tree(directory, expected, found, read, dtype)
 
@@ -95,13 +90,11 @@ def load_dinov2(
         are damaged, do not fit the config or are not finite.
     """
     directory, data = _opened(name_or_path, revision, tuple(_PATCHES), "load_dinov2")
-    if not data.get("qkv_bias", True):
-        raise CheckpointError(f"{directory} has no qkv_bias; clipjax reads DINOv2 that has.")
     kind = data["model_type"]
     registers = data.get("num_register_tokens", 4) if kind == "dinov2_with_registers" else 0
 
     def build():
-        sizes = {key: data.get(key, usual) for key, usual in _DINOV2.items()}
+        sizes = _sizes(data, _DINOV2)
         hidden = int(sizes["hidden_size"] * data.get("mlp_ratio", 4))
         swiglu = bool(data.get("use_swiglu_ffn", False))
         hidden = (int(hidden * 2 / 3) + 7) // 8 * 8 if swiglu else hidden
@@ -146,7 +139,7 @@ def load_resnet(
     size = data.get("image_size", 224)
 
     def build():
-        fields = {key: data.get(key, usual) for key, usual in _RESNET.items()}
+        fields = _sizes(data, _RESNET)
         for key in ("hidden_sizes", "depths"):
             fields[key] = tuple(fields[key])
         return ResNetConfig(image_size=size, **fields)
@@ -173,13 +166,20 @@ def load_resnet(
 
 
 def _opened(name_or_path, revision, kinds: tuple[str, ...], function: str):
-    """Return a model's directory and its config.json, which must be of a known type."""
+    """Return a model's directory and its config.json, of a known type and with biases."""
     directory = find_model(name_or_path, revision)
     data = weights.read_json(directory / "config.json")
     if (kind := data.get("model_type")) not in kinds:
         known = " or ".join(map(repr, kinds))
         raise CheckpointError(f"{directory} is a {kind!r} model; {function} reads type {known}.")
+    if not data.get("qkv_bias", True):
+        raise CheckpointError(f"{directory} has no qkv_bias; {function} reads models that have.")
     return directory, data
+
+
+def _sizes(data: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a config.json says of the fields that `usual` has, or else this."""
+    return {key: data.get(key, value) for key, value in usual.items()}
 
 
 def _paths(directory: pathlib.Path, path_of: Callable) -> dict[str, weights.Stored]:
