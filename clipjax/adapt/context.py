@@ -147,7 +147,7 @@ def make_context(
         return in_chunks(some, pairs, chunk).reshape(count, classes)
 
     def step_bytes(texts: int) -> int:
-        return text_bytes(backbone.sizes.text, min(texts, chunk), placed(classes).ids.shape[1])
+        return tower_bytes(backbone.sizes.text, min(texts, chunk), placed(classes).ids.shape[1])
 
     if backbone.sizes is not None:  # a model is open
         if words and context not in (0, length()):
@@ -229,8 +229,16 @@ def in_chunks(function: Callable, parts: PyTree, chunk: int) -> jax.Array:
     return found.reshape(count * size, *found.shape[2:])[:rows]
 
 
-def text_bytes(text: Any, texts: int, tokens: int) -> int:
-    """Return about how many bytes a text tower's activations and their gradient need."""
-    width, mlp, heads = text.hidden_size, text.intermediate_size, text.num_attention_heads
-    block = tokens * (8 * width + 3 * mlp + 3 * heads * tokens)
-    return 4 * texts * (text.num_hidden_layers * block + 4 * tokens * width + 2 * mlp * tokens)
+def tower_bytes(
+    tower: Any, rows: int, tokens: int, remat: str = "none", learns: bool = True
+) -> int:
+    """Return about how many bytes a tower's activations and their gradient need in float32.
+
+    `rows` texts or images of so many tokens; `remat` is of `clipjax.model.transformer.REMAT`.
+    Where no gradient goes through it (`learns`), one block is in memory at a time.
+    """
+    width, mlp, heads = tower.hidden_size, tower.intermediate_size, tower.num_attention_heads
+    block = 8 * width + 3 * mlp + 3 * heads * tokens
+    kept = {"none": block, "dots": 5 * width + mlp, "blocks": width}[remat] if learns else 0
+    alive = block if not kept or remat != "none" else 0  # of the block that is at work
+    return 4 * rows * tokens * (tower.num_hidden_layers * kept + alive + 4 * width + 2 * mlp)

@@ -102,12 +102,17 @@ def cached_phases(plan: Plan, method: Method) -> tuple[bool, ...]:
 
     There the image tower is frozen, sees images as they are, and has not trained before.
     """
-    groups, found = _images(plan), []
+    found: list[bool] = []
     for phase in method.phases:
-        frozen = all(is_frozen(group, phase.freeze) for group in groups)
-        can = frozen and phase.augment is None and "image" not in method.kind.alters
-        found.append(can and all(found))
+        still = phase.augment is None and not through_images(plan, method, phase)
+        found.append(still and all(found))
     return tuple(found)
+
+
+def through_images(plan: Plan, method: Method, phase: PhaseConfig) -> bool:
+    """Return whether a gradient goes through the image tower: it trains, or what alters it."""
+    frozen = all(is_frozen(group, phase.freeze) for group in _images(plan))
+    return not frozen or "image" in method.kind.alters
 
 
 def _images(plan: Plan) -> tuple[str, ...]:

@@ -6,16 +6,21 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from clipjax.adapt.context import tower_bytes
 from clipjax.adapt.method import Words
 from clipjax.errors import CheckpointError, ConfigError
 from clipjax.model.hf.tokenizer import load_tokenizer
-from clipjax.study.mesh import device_memory
+from clipjax.study.mesh import device_memory, training_mesh
+from clipjax.study.methods import Method
 from clipjax.study.parts import Features
-from clipjax.study.prepared import Plan, cached_phases, made_of
+from clipjax.study.prepared import Plan, cached_phases, made_of, through_images
 from clipjax.study.prompt_sets import kept_tokens, read_prompts
 from clipjax.study.text_cache import kept
+from clipjax.study.training import PhaseConfig
 
 
 def other_tokens(plan: Plan, prompts: str) -> np.ndarray:
@@ -71,7 +76,7 @@ def kept_words(
 
 
 def check_steps(plan: Plan) -> None:
-    """Raise ConfigError for steps whose texts memory does not hold."""
+    """Raise ConfigError for steps whose texts and images memory does not hold."""
     training, memory = plan.study.training, device_memory()
     for method in plan.methods.values():
         if not method.trains or method.kind.step_bytes is None:
@@ -79,10 +84,25 @@ def check_steps(plan: Plan) -> None:
         size = method.config.batch_size // training.accumulate
         for phase, cached in zip(method.phases, cached_phases(plan, method), strict=True):
             seeds = len(training.seeds) if cached else 1  # all as one program, or in turn
-            needed = seeds * made_of(plan, method, phase).step_bytes(size)
-            if needed > memory:
+            texts = seeds * made_of(plan, method, phase).step_bytes(size)
+            images = 0 if cached else image_bytes(plan, method, phase, size)
+            if texts + images > memory:
+                told = f"{texts / 1e9:.1f} GB for texts"
+                told += f" and {images / 1e9:.1f} GB for images" if images else ""
                 raise ConfigError(
                     f"{phase.name}: a step of {size} images and {len(plan.dataset.classes)} "
-                    f"classes needs about {needed / 1e9:.1f} GB for texts, of "
-                    f"{memory / 1e9:.1f} GB; give a smaller batch_size or chunk, or fewer seeds."
+                    f"classes needs about {told}, of {memory / 1e9:.1f} GB; give a smaller "
+                    "batch_size or chunk, or fewer seeds."
                 )
+
+
+def image_bytes(plan: Plan, method: Method, phase: PhaseConfig, images: int) -> int:
+    """Return about how many bytes of a device's memory images and their tower take in a step."""
+    encoder, tower = plan.study.encoder, plan.clip_config.vision
+    if jax.local_devices()[0].platform != "cpu":  # there all devices live in one memory
+        size, accumulate = method.config.batch_size, plan.study.training.accumulate
+        images = -(-images // training_mesh(plan.study.devices, size, accumulate).size)
+    learns = through_images(plan, method, phase)
+    found = tower_bytes(tower, images, tower.num_patches + 1, encoder.remat, learns)
+    pixels = 4 * 3 * images * plan.preprocess.size**2
+    return pixels + found * jnp.dtype(encoder.compute_dtype).itemsize // 4

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from clipjax.adapt import coop, kgcoop
+from clipjax.adapt import cocoop, coop, kgcoop, maple, promptsrc
 from clipjax.adapt.context import in_chunks, lay_out
 from clipjax.adapt.method import Classes, Words
 from clipjax.adapt.step import init_state, make_step
@@ -181,6 +181,9 @@ COUNTS = {
     "coop of words": (coop, {"words": "a photo of a"}, 2_048),
     "coop of classes": (coop, {"per_class": True}, 3 * 8_192),
     "kgcoop": (kgcoop, {}, 2_048),
+    "cocoop": (cocoop, {}, 35_360),
+    "maple": (maple, {}, 3_555_072),
+    "promptsrc": (promptsrc, {}, 46_080),
 }
 
 

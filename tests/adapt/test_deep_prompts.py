@@ -17,7 +17,6 @@ from tests.adapt.test_coop import (
     PARAMS,
     answer,
     backbone_of,
-    count,
     start,
     texts_of,
 )
@@ -111,21 +110,6 @@ def test_promptsrc_adds_its_three_distances():
     grown = lambda p: method.loss(params | {"teacher": p}, batch, None, 0.0)[0]
     still = jax.jit(jax.grad(grown))(PARAMS["clip"])
     assert not any(np.any(x) for x in jax.tree.leaves(still))
-
-
-COUNTS = {
-    "cocoop": (cocoop, {}, 35_360),
-    "maple": (maple, {}, 3_555_072),
-    "promptsrc": (promptsrc, {}, 46_080),
-}
-
-
-@pytest.mark.parametrize("name", COUNTS)
-def test_published_numbers_of_parameters(name):
-    module, options, wanted = COUNTS[name]
-    bare = np.array([[49406, 320, 269, 49407]] * 3, np.int32)
-    classes = texts_of()._replace(bare=bare, weights=jnp.zeros((3, 512)))
-    assert count(module.make_method(B16(), classes, **options)) == wanted
 
 
 def test_couplings_begin_as_copies_of_one():

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from clipjax.adapt.context import tower_bytes
 from clipjax.aot.step import abstract_step
 from clipjax.errors import ConfigError
 from clipjax.evaluate import prompt_words as shown
@@ -151,11 +152,31 @@ def test_class_specific_prompts_name_no_new_classes(wee_clip, photos):
 
 
 def test_steps_that_memory_does_not_hold_are_refused(wee_clip, photos, monkeypatch):
-    study = study_of(wee_clip, photos, {"m": {"loss": "cocoop", "batch_size": 4}})
-    prepare(study)
-    monkeypatch.setattr(words, "device_memory", lambda: 1e5)
-    with pytest.raises(ConfigError, match=r"m: a step of 4 images and 3 classes needs.*batch_size"):
-        prepare(study)
+    """Texts count, and from pixels images: more of a tower that passes a gradient on."""
+    entries = {
+        "cached": {"loss": "cocoop"},
+        "seen": {"loss": "cocoop", "augment": {}},
+        "altered": {"loss": "maple", "depth": 1},
+    }
+    study = study_of(wee_clip, photos, entries, seeds=(0,))
+    plan, texts, images = prepare(study), {}, {}
+    for name, method in plan.methods.items():
+        phase = method.phases[0]
+        texts[name] = words.made_of(plan, method, phase).step_bytes(4)
+        images[name] = words.image_bytes(plan, method, phase, 4)
+    assert texts["seen"] == texts["cached"] and 0 < images["seen"] == images["altered"]  # a block
+    more = dataclasses.replace(plan.clip_config.vision, num_hidden_layers=3)
+    assert tower_bytes(more, 4, 17, learns=False) < tower_bytes(more, 4, 17, "blocks")
+    assert tower_bytes(more, 4, 17, "blocks") < tower_bytes(more, 4, 17, "dots")
+    assert tower_bytes(more, 4, 17, "dots") < tower_bytes(more, 4, 17)
+    for name, entry in entries.items():
+        alone = dataclasses.replace(study, methods={name: entry}, stages=(name,))
+        needed = texts[name] + (name != "cached") * images[name]
+        monkeypatch.setattr(words, "device_memory", lambda needed=needed: needed)
+        prepare(alone)
+        monkeypatch.setattr(words, "device_memory", lambda needed=needed: needed - 1)
+        with pytest.raises(ConfigError, match=f"{name}: a step of 4 images and 3 .*batch_size"):
+            prepare(alone)
 
 
 def test_a_step_is_compiled_without_a_model_that_is_open(photos):
