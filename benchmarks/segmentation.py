@@ -12,19 +12,23 @@ Both sides run in one process, call by call in alternation, PyTorch with the thr
 fastest for it on that row and channels last where that is faster; a row prints the median rate of
 each and the median of the paired ratios (above 1: clipjax is faster).
 
-Measured on 2 cores of an AMD EPYC that much other work shared (--rounds=3; the rates are of that
-crowd, the ratios of pairs in turn; a step of DINOv2-S has not been timed):
+Measured on 2 cores of an AMD EPYC (Zen 4) that other work shared (--rounds=5; the rates are of that
+company, the ratios of pairs in turn):
 
-    tiny CLIP  forward     10.4 images/s, PyTorch  5.4, ratio 1.77 (1.70 to 1.94)
-    tiny CLIP  step         3.0 images/s, PyTorch  2.0, ratio 1.45 (1.40 to 1.98)
-    DINOv2-S   forward     13.7 images/s, PyTorch 11.6, ratio 1.18 (1.16 to 1.19)
-    ResNet-50  forward      9.4 images/s, PyTorch  9.9, ratio 0.96 (0.92 to 0.96)
-    ResNet-50  step         1.2 images/s, PyTorch  1.9, ratio 0.64 (0.40 to 1.41)
+    tiny CLIP  forward    123.5 images/s, PyTorch 93.9, ratio 1.36 (1.18 to 1.50)
+    tiny CLIP  step        38.6 images/s, PyTorch 30.1, ratio 1.34 (1.16 to 1.53)
+    DINOv2-S   forward     11.2 images/s, PyTorch  8.7, ratio 1.28 (1.15 to 1.39)
+    DINOv2-S   step         3.2 images/s, PyTorch  2.7, ratio 1.17 (1.14 to 1.20)
+    ResNet-50  forward     16.3 images/s, PyTorch 14.5, ratio 1.15 (1.11 to 1.24)
+    ResNet-50  step         4.3 images/s, PyTorch  4.0, ratio 1.07 (1.06 to 1.18)
 
-So ResNet-50 is behind, its step by a third, though that ratio scatters; what of it is XLA's
-convolutions and their gradients has not been taken apart. What limits a ViT are its matrix products
-(`benchmarks/encode.py`). Resizing the logits and the loss of pixels, gradient included, take 10 ms
-of a core for the tiny CLIP's 32 scenes; they were 15 with a gather in place of a sum over classes.
+What limits them are products: of the devices' time YNNPACK has 90 to 93 % in forward passes, 80 to
+85 % in the ViTs' steps and three quarters in the ResNet's, whose convolutions and products reach 70
+to 80 GFLOP/s a core (90 alone). The rest of that step: sums of gradients over devices
+and waiting for them 7 %, transposing for gradients of kernels 7 %, AdamW 3 %, elementwise loops.
+`docs/performance.md` says what brought the ResNet here from 0.98 and 0.53. Resizing the logits and
+the loss of pixels, gradient included, take 10 ms of a core for the tiny CLIP's 32 scenes; they were
+15 with a gather in place of a sum over classes.
 """
 
 from __future__ import annotations
