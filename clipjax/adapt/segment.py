@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.adapt.domain import CONTROLS, Domain, controlled, domain_embedding
-from clipjax.adapt.pixels import pixel_cross_entropy
+from clipjax.adapt.pixels import IGNORED, pixel_cross_entropy
+from clipjax.adapt.precise import FIXED, MOMENTS
 
 PyTree = Any
 Shape = tuple[int, int, int]  # height, width and channels of a map
@@ -27,6 +28,9 @@ class Segmenter(NamedTuple):
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
     # (params, rows, rng) -> logits float32 [B, h', w', K], which `rng` shuffles W for.
     logits: Callable[..., jax.Array]
+    # (params, rows, rng) -> what `clipjax.adapt.precise` makes statistics of, as "statistics" among
+    # the parameters, which `logits` then needs; None of a decoder without those of a batch.
+    moments: Callable[..., PyTree] | None = None
 
 
 def told(control: str = "none", scale: float = 1.0, shift: int = 0) -> dict[str, float | int]:
@@ -69,6 +73,7 @@ def make_segmenter(
     texts: jax.Array | None = None,
     class_weights: jax.Array | None = None,
     normaliser: str = "weights",
+    own_labels: tuple[float, jax.Array] | None = None,
 ) -> Segmenter:
     """Make a segmenter of a Flax decoder (`clipjax.model.decoders`).
 
@@ -86,7 +91,13 @@ def make_segmenter(
       begin: rng -> what of the backbone starts at random and trains; None: nothing of it trains.
       texts: of the classes, float32 [K, P], for decoders that take them.
       class_weights, normaliser: as of `clipjax.adapt.pixels.pixel_cross_entropy`.
+      own_labels: (progress, classes bool [K]) of self-training: from that share of the steps on,
+        pixels labelled as one of the classes are labelled by the decoder's own answer among them.
+
+    The loss of a decoder with `stats="batch"` is one of a whole batch: `make_step` refuses it with
+    microbatches and with `pmap`.
     """
+    by_batch = decoder.stats == "batch"
     more = {} if texts is None else {"texts": texts}
 
     def about(numbers, rows, rng):
@@ -107,11 +118,25 @@ def make_segmenter(
             return given, (numbers["shift"] * w_of(prompts),)
         return given | {"prompt": numbers["shift"] * w_of(descriptions)}, ()
 
-    def logits(params, rows, rng):
+    def answer(params, rows, rng, mutable=False):
         read = features or (lambda _, inputs: cut(inputs, shapes))
         own, added = about(params.get("told", told()), rows, rng)
         maps = read(params.get("backbone"), rows["inputs"], *added)
-        return decoder.apply({"params": params["decoder"]}, maps, **own, **more)
+        if by_batch and "weight" in rows:
+            own = own | {"real": rows["weight"] > 0}
+        variables = {"params": params["decoder"]}
+        if FIXED in params:
+            variables[FIXED] = params[FIXED]
+        return decoder.apply(variables, maps, **own, **more, mutable=mutable)
+
+    def logits(params, rows, rng):
+        if by_batch and FIXED not in params:
+            told = "stats=batch has no statistics to answer by"
+            raise ValueError(f"{told}; fix those of the training set (clipjax.adapt.precise).")
+        return answer(params, rows, rng)
+
+    def moments(params, rows, rng):
+        return answer(params, rows, rng, [MOMENTS])[1][MOMENTS]
 
     def init(rng, trained=None):
         width = 1 if descriptions is None else descriptions.shape[1]
@@ -125,9 +150,20 @@ def make_segmenter(
 
     def loss(params, batch, rng, progress):
         rows = batch["source"]
-        answer = resize(logits(params, rows, rng), rows["label"].shape[1:])
+        labels = rows["label"]
+        seen = resize(answer(params, rows, rng), labels.shape[1:])
+        if own_labels is not None:
+            labels = jnp.where(progress >= own_labels[0], relabelled(seen, labels), labels)
         mask = rows["weight"] > 0 if "weight" in rows else None
-        value = pixel_cross_entropy(answer, rows["label"], class_weights, normaliser, mask)
+        value = pixel_cross_entropy(seen, labels, class_weights, normaliser, mask)
         return value, {"class_loss": value}
 
-    return Segmenter(init, loss, logits)
+    def relabelled(seen, labels):
+        """Return labels with those of the classes of self-training exchanged for answers."""
+        classes = jnp.asarray(own_labels[1])
+        theirs = jnp.where(labels == IGNORED, False, classes[jnp.minimum(labels, len(classes) - 1)])
+        best = jnp.where(classes, jax.lax.stop_gradient(seen), -jnp.inf).argmax(axis=-1)
+        return jnp.where(theirs, best.astype(labels.dtype), labels)
+
+    loss.whole_batch = by_batch
+    return Segmenter(init, loss, logits, moments if by_batch else None)

@@ -198,7 +198,14 @@ def make_step(
         the batch cut along it and the state the same on every device. Along axes that it does not
         name nothing is averaged.
       average: rule of the state's running mean, which takes in the parameters after every update.
+
+    ValueError: a loss whose `whole_batch` is true, as of statistics of a batch, with microbatches
+    or along a mapped axis, where each part would have statistics of its own.
     """
+    if getattr(loss, "whole_batch", False) and (accumulate > 1 or axis_name is not None):
+        cut = f"accumulate={accumulate}" if accumulate > 1 else f"axis_name={axis_name!r}"
+        told = "the loss has statistics of a whole batch, of which parts would have their own"
+        raise ValueError(f"{told}; leave {cut} out, or take statistics of an image or a place.")
 
     def step(state: TrainState, batch: PyTree, shared: PyTree = None):
         progress, batch = state.step / total_steps, weigh(batch, axis_name)

@@ -8,60 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.model.clip import normalize
+from clipjax.model.layers.domain_norm import EPS, DomainNorm, standard
 from clipjax.model.layers.norm import LayerNorm
 from clipjax.model.transformer import Block, TowerConfig
-
-STATISTICS = ("instance", "group", "layer")
-EPS = 1e-5
-
-
-class DomainNorm(nn.Module):
-    """Domino's normalisation, (f - mean) / std * (1 + G(h)) + B(h), [B, H, W, C] -> float32.
-
-    `condition` h float32 [B, M] is what a decoder made of the domain embedding W; G and B are
-    linear and start at zero, so that at the first step it is the plain norm for every W. Without a
-    condition it has a learned scale and shift of its own, which is what a constant W would be.
-    Statistics are over the places of one image ("instance"), over places and channels of a group
-    ("group"), or over the channels of a place ("layer"), in float32, epsilon inside the root. The
-    paper's are over a batch, which makes examples depend on each other; and what it calls gamma_f
-    must be a standard deviation (Kaplan et al. 2024, equation 1).
-    """
-
-    stats: str = "instance"
-    groups: int = 8
-
-    @nn.compact
-    def __call__(self, x: jax.Array, condition: jax.Array | None = None) -> jax.Array:
-        width, x = x.shape[-1], x.astype(jnp.float32)
-        if condition is None:
-            factor = self.param("scale", nn.initializers.ones, (width,))
-            shift = self.param("bias", nn.initializers.zeros, (width,))
-        else:
-            zero = lambda name: nn.Dense(width, kernel_init=nn.initializers.zeros, name=name)
-            factor = 1 + zero("factor")(condition)[:, None, None]
-            shift = zero("shift")(condition)[:, None, None]
-        return self._standardised(x) * factor + shift
-
-    def _standardised(self, x: jax.Array) -> jax.Array:
-        if self.stats not in STATISTICS:
-            known = ", ".join(STATISTICS)
-            told = (
-                "statistics of a batch are no part of a pure step" if self.stats == "batch" else ""
-            )
-            raise ValueError(f"stats={self.stats!r} is unknown; known: {known}. {told}".strip())
-        if self.stats == "group":
-            if x.shape[-1] % self.groups:
-                told = f"{x.shape[-1]} channels cannot be cut into {self.groups} groups"
-                raise ValueError(f"{told}; give a number that divides them.")
-            cut = x.reshape(*x.shape[:3], self.groups, -1)
-            return _standard(cut, (1, 2, 4)).reshape(x.shape)
-        return _standard(x, (3,) if self.stats == "layer" else (1, 2))
-
-
-def _standard(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    mean = x.mean(axes, keepdims=True)
-    variance = jnp.square(x - mean).mean(axes, keepdims=True)
-    return (x - mean) * jax.lax.rsqrt(variance + EPS)
 
 
 def resize_map(x: jax.Array, size: Sequence[int], method: str = "linear") -> jax.Array:
@@ -73,7 +22,11 @@ def resize_map(x: jax.Array, size: Sequence[int], method: str = "linear") -> jax
 
 
 class _Decoder(nn.Module):
-    """Attributes of decoders; they give logits float32 [B, h, w, K] of maps [B, h, w, C]."""
+    """Attributes of decoders; they give logits float32 [B, h, w, K] of maps [B, h, w, C].
+
+    `domain` float32 [B, P] is the domain embedding or None, `real` bool [B] marks what is no
+    padding, for statistics of a batch; None: all.
+    """
 
     classes: int
     width: int = 64  # of its convolutions
@@ -89,6 +42,10 @@ class _Decoder(nn.Module):
     def norm(self, name: str) -> DomainNorm:
         """Return a norm."""
         return DomainNorm(self.stats, name=name)
+
+    def depth(self, levels: int) -> int:
+        """Return how many norms follow each other at most, of maps of so many levels."""
+        return 1
 
     def classify(self, x: jax.Array) -> jax.Array:
         """Return logits of the last map."""
@@ -107,7 +64,7 @@ def side_by_side(maps: Sequence[jax.Array]) -> jax.Array:
     if len(maps) < 2:
         return maps[-1]
     size = [max(x.shape[axis] for x in maps) for axis in (1, 2)]
-    scaled = [_standard(x.astype(jnp.float32), (3,)) for x in maps]
+    scaled = [standard(x.astype(jnp.float32), (3,)) for x in maps]
     return jnp.concatenate([resize_map(x, size) for x in scaled], axis=-1)
 
 
@@ -115,22 +72,22 @@ class LinearDecoder(_Decoder):
     """A norm and a linear classifier of the maps side by side (DINOv2's, arXiv 2304.07193)."""
 
     @nn.compact
-    def __call__(self, maps: Sequence[jax.Array], domain=None) -> jax.Array:
-        return self.classify(self.norm("norm")(side_by_side(maps), self.modulation(domain)))
+    def __call__(self, maps: Sequence[jax.Array], domain=None, real=None) -> jax.Array:
+        return self.classify(self.norm("norm")(side_by_side(maps), self.modulation(domain), real))
 
 
 class MLPDecoder(_Decoder):
     """SegFormer's head (Xie et al. 2021, arXiv 2105.15203): each level projected, joined, fused."""
 
     @nn.compact
-    def __call__(self, maps: Sequence[jax.Array], domain=None) -> jax.Array:
+    def __call__(self, maps: Sequence[jax.Array], domain=None, real=None) -> jax.Array:
         size = [max(x.shape[axis] for x in maps) for axis in (1, 2)]
         parts = []
         for i, x in enumerate(maps):
-            x = nn.Dense(self.width, name=f"level_{i}")(_standard(x.astype(jnp.float32), (3,)))
+            x = nn.Dense(self.width, name=f"level_{i}")(standard(x.astype(jnp.float32), (3,)))
             parts.append(resize_map(x, size))
         x = nn.Dense(self.width, use_bias=False, name="fuse")(jnp.concatenate(parts, axis=-1))
-        return self.classify(jax.nn.relu(self.norm("norm")(x, self.modulation(domain))))
+        return self.classify(jax.nn.relu(self.norm("norm")(x, self.modulation(domain), real)))
 
 
 class UpsamplingDecoder(_Decoder):
@@ -138,13 +95,16 @@ class UpsamplingDecoder(_Decoder):
 
     steps: int = 2  # SETR has 4, for patches of 16 pixels
 
+    def depth(self, levels: int) -> int:
+        return self.steps
+
     @nn.compact
-    def __call__(self, maps: Sequence[jax.Array], domain=None) -> jax.Array:
+    def __call__(self, maps: Sequence[jax.Array], domain=None, real=None) -> jax.Array:
         x, condition = side_by_side(maps), self.modulation(domain)
         x = LayerNorm(EPS, name="layer_norm")(x)
         for i in range(self.steps):
             x = nn.Conv(self.width, (3, 3), use_bias=False, name=f"conv_{i}")(x)
-            x = jax.nn.relu(self.norm(f"norm_{i}")(x, condition))
+            x = jax.nn.relu(self.norm(f"norm_{i}")(x, condition, real))
             x = resize_map(x, [2 * length for length in x.shape[1:3]])
         return self.classify(x)
 
@@ -157,8 +117,11 @@ class PyramidDecoder(_Decoder):
     size, as a ViT has, are rescaled to 2, 1 and 1/2 of it beforehand: `pyramid`.
     """
 
+    def depth(self, levels: int) -> int:
+        return max(1, levels - 1)
+
     @nn.compact
-    def __call__(self, maps: Sequence[jax.Array], domain=None) -> jax.Array:
+    def __call__(self, maps: Sequence[jax.Array], domain=None, real=None) -> jax.Array:
         condition, maps = self.modulation(domain), pyramid(maps)
         neck = [nn.Dense(self.width, name=f"lateral_{i}")(x) for i, x in enumerate(maps)]
         for i in range(len(neck) - 2, -1, -1):
@@ -169,7 +132,7 @@ class PyramidDecoder(_Decoder):
             for step in range(max(1, i)):
                 name = f"{i}_{step}"
                 x = nn.Conv(self.width, (3, 3), use_bias=False, name=f"conv_{name}")(x)
-                x = jax.nn.relu(self.norm(f"norm_{name}")(x, condition))
+                x = jax.nn.relu(self.norm(f"norm_{name}")(x, condition, real))
                 if i:
                     x = resize_map(x, neck[i - step - 1].shape[1:3])
             total = total + resize_map(x, finest)
@@ -193,6 +156,56 @@ def pyramid(maps: Sequence[jax.Array]) -> list[jax.Array]:
     ]
 
 
+class AtrousConvolution(nn.Module):
+    """A 3 x 3 convolution of which taps are `dilation` apart, [B, H, W, C] -> [B, H, W, width].
+
+    Padded by zeros to the size of the map. Taps that reach beyond it from every place are left out:
+    on a map of 12 x 12 all but the middle one of a dilation of 12 and more.
+    """
+
+    width: int
+    dilation: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (3, 3, x.shape[-1], self.width)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(x.dtype)
+        near = [self.dilation < length for length in x.shape[1:3]]
+        rows, columns = (slice(None) if reached else slice(1, 2) for reached in near)
+        pad = [(self.dilation * reached,) * 2 for reached in near]
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel[rows, columns],
+            (1, 1),
+            pad,
+            rhs_dilation=(self.dilation, self.dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class AtrousDecoder(_Decoder):
+    """DeepLabv2's pyramid of dilated convolutions (Chen et al. 2016, arXiv 1606.00915), summed.
+
+    Each is followed by a norm and ReLU, as MaskCLIP's code has it. With `texts` float32 [K, P] of
+    the classes, as MaskCLIP+ (Zhou et al. 2022, arXiv 2112.01071), it is P wide and `texts` are its
+    classifier: logits are plain products, without scale and bias, of vectors that are not brought
+    to length 1. Texts are no parameters.
+    """
+
+    dilations: tuple[int, ...] = (6, 12, 18, 24)
+
+    @nn.compact
+    def __call__(self, maps: Sequence[jax.Array], domain=None, real=None, texts=None) -> jax.Array:
+        if texts is not None and len(texts) != self.classes:
+            raise ValueError(f"{len(texts)} texts are no classifier of {self.classes} classes.")
+        x, condition, total = side_by_side(maps), self.modulation(domain), 0.0
+        width = self.width if texts is None else texts.shape[1]
+        for dilation in self.dilations:
+            y = AtrousConvolution(width, dilation, name=f"conv_{dilation}")(x)
+            total = total + jax.nn.relu(self.norm(f"norm_{dilation}")(y, condition, real))
+        return self.classify(total) if texts is None else total @ texts.T
+
+
 class MaskDecoder(_Decoder):
     """Segmenter's mask transformer (Strudel et al. 2021, arXiv 2105.05633) over class texts.
 
@@ -206,7 +219,7 @@ class MaskDecoder(_Decoder):
     hidden: int = 64  # of its tokens
 
     @nn.compact
-    def __call__(self, maps: Sequence[jax.Array], domain=None, texts=None, prompt=None):
+    def __call__(self, maps: Sequence[jax.Array], domain=None, real=None, texts=None, prompt=None):
         if texts is None or len(texts) != self.classes:
             raise ValueError(f"the mask decoder needs the texts of its {self.classes} classes.")
         seen = side_by_side(maps)
@@ -237,5 +250,6 @@ DECODERS: dict[str, Any] = {
     "mlp": MLPDecoder,
     "pup": UpsamplingDecoder,
     "fpn": PyramidDecoder,
+    "aspp": AtrousDecoder,
     "mask": MaskDecoder,
 }

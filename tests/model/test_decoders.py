@@ -14,12 +14,19 @@ TEXTS, DOMAIN = (jnp.array(RNG.normal(size=(n, 8)), jnp.float32) for n in (5, 2)
 
 
 def arguments(kind):
-    return {"texts": TEXTS} if kind == "mask" else {}
+    return {"texts": TEXTS} if kind in ("mask", "aspp") else {}
 
 
 @pytest.mark.parametrize(
     ("kind", "shape"),
-    [("linear", (4, 6)), ("mlp", (4, 6)), ("pup", (16, 24)), ("fpn", (8, 12)), ("mask", (4, 6))],
+    [
+        ("linear", (4, 6)),
+        ("mlp", (4, 6)),
+        ("pup", (16, 24)),
+        ("fpn", (8, 12)),
+        ("aspp", (4, 6)),
+        ("mask", (4, 6)),
+    ],
 )
 def test_at_the_first_step_a_domain_changes_no_bit_and_later_it_does(kind, shape):
     decoder, more = DECODERS[kind](classes=5, width=8), arguments(kind)
@@ -136,8 +143,8 @@ def test_maps_are_resized_as_by_scipy():
 @pytest.mark.parametrize(
     ("make", "more", "words"),
     [
-        (lambda: DECODERS["linear"](5, stats="batch"), {}, "statistics of a batch are no part"),
-        (lambda: DECODERS["linear"](5, stats="mean"), {}, "known: instance, group, layer"),
+        (lambda: DECODERS["linear"](5, stats="mean"), {}, "known: instance, group, layer, batch"),
+        (lambda: DECODERS["aspp"](4), {"texts": TEXTS}, "5 texts are no classifier of 4 classes"),
         (lambda: MaskDecoder(5), {}, "needs the texts of its 5 classes"),
     ],
 )
