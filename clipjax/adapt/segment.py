@@ -31,6 +31,7 @@ class Segmenter(NamedTuple):
     # (params, rows, rng) -> what `clipjax.adapt.precise` makes statistics of, as "statistics" among
     # the parameters, which `logits` then needs; None of a decoder without those of a batch.
     moments: Callable[..., PyTree] | None = None
+    depth: int = 1  # how many of its norms follow each other
 
 
 def told(control: str = "none", scale: float = 1.0, shift: int = 0) -> dict[str, float | int]:
@@ -166,4 +167,5 @@ def make_segmenter(
         return jnp.where(theirs, best.astype(labels.dtype), labels)
 
     loss.whole_batch = by_batch
-    return Segmenter(init, loss, logits, moments if by_batch else None)
+    depth = decoder.depth(len(shapes))
+    return Segmenter(init, loss, logits, moments if by_batch else None, depth)

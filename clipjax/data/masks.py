@@ -130,6 +130,28 @@ class MixedMasks(MaskSource):
         return f"MixedMasks({self.domain}/{self.split}, n={len(self)}, {key})"
 
 
+class Relabelled(MaskSource):
+    """Examples of a source with other masks, uint8 [H, W] for each."""
+
+    def __init__(self, source: MaskSource, masks: Sequence[np.ndarray]):
+        self._source, self._masks = source, masks
+        self.domain, self.split = source.domain, source.split
+        self.classes, self.missing = source.classes, source.missing
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> MaskExample:
+        return self._source[index]._replace(mask=self._masks[index])
+
+    def name_of(self, index: int) -> str:
+        return self._source.name_of(index)
+
+    def __repr__(self) -> str:
+        key = digest(mask.tobytes() for mask in self._masks)
+        return f"Relabelled({self._source!r}, {key})"
+
+
 def mixed(
     sources: Sequence[MaskSource], shares: Sequence[float] = (), total: int = 0, seed: int = 0
 ) -> MixedMasks:

@@ -9,7 +9,8 @@ from clipjax.evaluate.report.charts import line_chart
 
 Found = Mapping[str, Any]  # the content of segmentation.json
 CONTROLS = ("constant", "shuffled", "oracle")
-_ALIKE = ("decoder", "stats", "prompt", "norm", "scale")  # of a row and its controls
+# Of a row and its controls.
+_ALIKE = ("decoder", "stats", "classifier", "labels", "prompt", "norm", "scale")
 
 
 def apart(row: Mapping, other: Mapping, conditions: list[str]) -> tuple[float, float]:

@@ -65,8 +65,9 @@ def paired(found: Found) -> tuple[list[str], list[list[str]]]:
 
 
 def note(found: Found) -> str:
-    """Say what was measured and what trained, without a full stop."""
-    return f"{found['note']}; what trains: {found['trains']}"
+    """Say what was measured, what trained and on which labels, without a full stop."""
+    labels = f"; {found['labels']}" if found["labels"] else ""
+    return f"{found['note']}; what trains: {found['trains']}{labels}"
 
 
 def reading(found: Found) -> str:

@@ -1,5 +1,6 @@
 """CLIP's image tower as a map: a vector for every patch, for images of any size."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -101,6 +102,32 @@ class DenseTower(nn.Module):
         normed = LayerNorm(cfg.layer_norm_eps, name="post_layernorm")(x)
         maps = tuple(places(kept[level]) for level in levels)
         return maps, places(normed), None if keys is None else places(keys)
+
+
+def zero_shot_maps(
+    config: VisionConfig, *, last: str = "value", denoise: float = 0.0, smooth: bool = False
+) -> Callable[..., jax.Array]:
+    """Return MaskCLIP: (a CLIP's tree, images, texts, scale) -> logits float32 [B, h, w, K].
+
+    Images are preprocessed, float [B, H, W, 3]; texts are of the classes, float32 [K, P] of length
+    1; scale is CLIP's factor on cosines.
+
+    Args:
+      config: of its image tower.
+      last: of the last block, as of `DenseTower`.
+      denoise: the threshold of `without_absent`; 0: no class is left out.
+      smooth: whether `smooth_by_keys` follows, of which there are keys with `last="value"`.
+    """
+    tower = DenseTower(config)
+
+    def logits(params, images, texts, scale):
+        _, end, keys = tower.apply({"params": params["vision"]}, images, last=last)
+        embedded = end @ params["visual_projection"]["kernel"].astype(jnp.float32)
+        found = place_logits(embedded, texts, scale)
+        found = without_absent(found, denoise) if denoise else found
+        return smooth_by_keys(found, keys) if smooth else found
+
+    return logits
 
 
 def place_logits(embedded: jax.Array, weights: jax.Array, scale: jax.Array) -> jax.Array:

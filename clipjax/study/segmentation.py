@@ -16,6 +16,7 @@ from clipjax.log import MetricsLog
 from clipjax.log.terminal import table
 from clipjax.model.hf.weights import read_json
 from clipjax.study.defaults import MODEL, TINY
+from clipjax.study.mask_teacher import labels_of, told_of_labels
 from clipjax.study.segmentation_config import Segmentation, SegmentationMethod
 from clipjax.study.segmentation_maps import Encoded, Encoder, are_cached
 from clipjax.study.segmentation_plan import Plan
@@ -50,13 +51,17 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
         say(f"{words.rstrip('.')}.")
     encode = Encoder(plan, cached)
     train = encode(data.train)
+    trains = {"masks": train}
+    if any(method.labels == "teacher" for method in config.decoders):
+        trains["teacher"] = train.relabelled(labels_of(plan.teacher, train.source))
     tests = {domain: encode(source) for domain, source in data.tests.items()}
     major = int(train.shares(data).argmax())
     found = _about(plan, tests) | {"maps": told, "majority": data.classes[major]}
     found["constant"] = {domain: test.constant(major, data) for domain, test in tests.items()}
-    trainer = Trainer(plan, workdir, say, _class_weights(plan, train), cached)
+    weights = {labels: _class_weights(plan, train) for labels, train in trains.items()}
+    trainer = Trainer(plan, workdir, say, weights, cached)
     rows = Rows(trainer, tests, workdir, say)
-    found["methods"] = rows.methods(train)
+    found["methods"] = rows.methods(trains)
     for method in config.decoders:
         row = found["methods"][method.name]
         row["against"], row["fields"] = _against(config, method), dataclasses.asdict(method)
@@ -83,9 +88,9 @@ def _against(config: Segmentation, method: SegmentationMethod) -> str:
     """Return the method that differs from this one in having no W; "" if there is none."""
     if not method.uses_domain:
         return ""
-    alike = (method.decoder, method.stats)
+    alike = lambda one: (one.decoder, one.stats, one.classifier, one.labels)
     for other in config.decoders:
-        if not other.uses_domain and (other.decoder, other.stats) == alike:
+        if not other.uses_domain and alike(other) == alike(method):
             return other.name
     return ""
 
@@ -117,6 +122,7 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
         "domain_model": config.domain_model or config.model,
         "levels": list(plan.dense.levels),
         "trains": plan.dense.trains,
+        "labels": told_of_labels(plan.teacher, config),
         "seeds": list(config.seeds),
         "classes": list(plan.data.classes),
         "conditions": list(tests),

@@ -16,13 +16,17 @@ Answered = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
 def answered(
-    trainer: Trainer, method: SegmentationMethod, params: PyTree, test: Encoded
+    trainer: Trainer, method: SegmentationMethod, params: PyTree | None, test: Encoded
 ) -> Answered:
     """Yield the mask of each test image, and the answers uint8 [seeds, H, W] of its size.
 
-    `params` are stacked over seeds. Logits are resized to the masks, never masks to them.
+    `params` are stacked over seeds; a method without any answers all alike, by the teacher, who
+    sees images whole. Logits are resized to the masks, never masks to them.
     """
-    data = trainer.plan.config.data
+    data, seeds = trainer.plan.config.data, len(trainer.plan.config.seeds)
+    if params is None:
+        found = trainer.plan.teacher.answers(test.source)
+        return ((mask, np.stack([answer] * seeds)) for mask, answer in found)
     if data.window:
         return _windows(trainer, method, params, test, data.window, data.strides)
     return _whole(trainer, method, params, test)

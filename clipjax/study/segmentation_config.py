@@ -8,6 +8,7 @@ from clipjax.errors import ConfigError
 from clipjax.study.diffusion_config import DiffusionBackbone
 from clipjax.study.fields import field, meant, read, short
 from clipjax.study.mask_data import MaskData
+from clipjax.study.mask_teacher_config import MaskTeacher, teacher_problem
 from clipjax.study.training import seed_field
 
 SEGMENTATION = "segmentation"
@@ -29,8 +30,19 @@ class SegmentationMethod:
     decoder: str = field(
         "linear",
         "mlp: SegFormer's; pup: convolutions that upsample; fpn: of several levels; mask: "
-        "Segmenter's",
-        known=("linear", "mlp", "pup", "fpn", "mask"),
+        "Segmenter's; aspp: DeepLabv2's dilated convolutions; zero_shot: the teacher's own "
+        "answers, and nothing trains",
+        known=("linear", "mlp", "pup", "fpn", "mask", "aspp", "zero_shot"),
+    )
+    classifier: str = field(
+        "learned",
+        "of decoder=aspp; text: the teacher's texts of classes, which never train: MaskCLIP+",
+        known=("learned", "text"),
+    )
+    labels: str = field(
+        "masks",
+        "what it trains on; teacher: the answers of the CLIP that `teacher` names, no masks",
+        known=("masks", "teacher"),
     )
     norm: str = field(
         "plain", "domino: scale and shift of its norms are made of W", known=("plain", "domino")
@@ -51,15 +63,16 @@ class SegmentationMethod:
     stats: str = field(
         "layer",
         "what norms standardise over: layer: the channels of a place; instance: the places of an "
-        "image; group: both, of some channels",
-        fits=lambda value: value in ("instance", "group", "layer"),
-        give="instance, group or layer; statistics of a batch are no part of a pure step",
+        "image; group: both, of some channels; batch: the places of a batch in training, and in "
+        "tests those of the training set",
+        known=("instance", "group", "layer", "batch"),
     )
 
     @property
     def kind(self) -> tuple:
         """Return what differs from one compiled program to another."""
-        return self.decoder, self.stats, self.norm == "domino", self.prompt != "none"
+        own = self.decoder, self.stats, self.classifier, self.labels
+        return (*own, self.norm == "domino", self.prompt != "none")
 
     @property
     def unshuffled(self) -> "SegmentationMethod":
@@ -74,6 +87,13 @@ class SegmentationMethod:
 
     def problem(self) -> str:
         """Return what is wrong with the fields together."""
+        if self.decoder == "zero_shot":
+            for each in dataclasses.fields(self)[2:]:
+                if (value := getattr(self, each.name)) != each.default:
+                    told = f"{each.name}={value} has no effect on decoder=zero_shot"
+                    return f"{told}, of which nothing trains; leave it out."
+        if self.classifier == "text" and self.decoder != "aspp":
+            return "classifier=text needs decoder=aspp, which is as wide as the texts."
         if self.decoder == "mask" and self.stats != "layer":
             return "stats has no effect on decoder=mask, whose norms are over channels."
         for name, usual in (("control", "none"), ("scale", 1.0)):
@@ -138,6 +158,7 @@ class Segmentation:
     seeds: tuple[int, ...] = seed_field((0, 1, 2), "random seeds")
     data: MaskData = MaskData()
     mixing: Mixing = Mixing()
+    teacher: MaskTeacher = MaskTeacher()
     descriptions: Mapping = field(DESCRIPTIONS, "domain -> the text that names it")
     last: str = field(
         "state",
@@ -229,4 +250,4 @@ class Segmentation:
         told = any(method.uses_domain for method in self.decoders)
         if told and len(self.descriptions) < 2:
             return "descriptions has fewer than two domains, so W could not differ; add some."
-        return ""
+        return teacher_problem(self)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.images.mask_crops import Crops, crop_together
-from clipjax.data.masks import MixedMasks
+from clipjax.data.masks import MixedMasks, Relabelled
 from clipjax.errors import ConfigError
 from clipjax.study.segmentation_data import Masked
 from clipjax.study.segmentation_plan import Plan
@@ -63,6 +63,13 @@ class Encoded:
         part = lambda x: None if x is None else x[index]
         kept = part(self.maps), part(self.masks), part(self.embedding), part(self.condition)
         return Encoded(source, *kept, self.crops)
+
+    def relabelled(self, masks: Sequence[np.ndarray]) -> "Encoded":
+        """Return the same images with other masks."""
+        kept = self.masks
+        if kept is not None:
+            kept = np.stack(masks) if isinstance(kept, np.ndarray) else masks
+        return dataclasses.replace(self, source=Relabelled(self.source, masks), masks=kept)
 
     def shares(self, data: Masked) -> np.ndarray:
         """Return the share of each class among the labelled pixels, float64 [K]."""

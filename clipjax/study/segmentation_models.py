@@ -57,6 +57,7 @@ class Reader(NamedTuple):
     descriptions: np.ndarray  # float32 [D, P], of length 1
     texts: np.ndarray  # float32 [K, P], of the classes
     scale: float  # CLIP's factor on cosines
+    weights: Callable[[Sequence[str]], np.ndarray]  # names -> float32 [N, P], of length 1
 
     def embed(self, params: PyTree, whole: jax.Array) -> jax.Array:
         """Embed images that are preprocessed to uint8, [B, S, S, 3] -> float32 [B, P]."""
@@ -77,11 +78,15 @@ def open_models(config: Segmentation, data: Masked) -> tuple[Dense, Reader]:
     return dense, _reader(config, data.classes, model, params, directory)
 
 
-def open_reader(config: Segmentation, classes: Sequence[str]) -> Reader:
-    """Open the CLIP that reads domains; ConfigError if it has one tower alone."""
-    directory = find_model(config.domain_model or config.model)
+def open_reader(config: Segmentation, classes: Sequence[str], field: str = "") -> Reader:
+    """Open the CLIP that reads domains; ConfigError if it has one tower alone.
+
+    `field` is another one of the config's that names it.
+    """
+    name = config.teacher.model if field else config.domain_model or config.model
+    directory = find_model(name)
     model, params = load_model(directory, dtype=jnp.float32)
-    return _reader(config, classes, model, params, directory)
+    return _reader(config, classes, model, params, directory, field)
 
 
 def _dense(config: Segmentation, data: Masked, model: Any, params: PyTree, look: Any) -> Dense:
@@ -143,9 +148,14 @@ def _check_patches(data: Masked, model: Any, config: Segmentation) -> None:
             raise ConfigError(f"model={config.model}: {what} {told}; give {remedy}.")
 
 
-def _reader(config: Segmentation, classes, clip: Any, params: PyTree, directory) -> Reader:
+def _reader(
+    config: Segmentation, classes, clip: Any, params: PyTree, directory, field: str = ""
+) -> Reader:
     """Encode the texts of domains and classes."""
     if clip.vision is None or clip.text is None:
+        if field:
+            told = f"{field}={config.teacher.model} has one tower"
+            raise ConfigError(f"{told}; its answers need a CLIP of both, as {field}=tiny.")
         field = "domain_model" if config.domain_model else "model"
         told = f"{field}={config.domain_model or config.model} has one tower"
         need = "W and the texts of classes need a CLIP of both; name one"
@@ -158,4 +168,4 @@ def _reader(config: Segmentation, classes, clip: Any, params: PyTree, directory)
     )
     scale = float(CLIP(clip).apply({"params": params}, method="scale"))
     texts = weights(tuple(config.descriptions.values())), weights(tuple(classes))
-    return Reader(clip, params, load_preprocess(directory), *texts, scale)
+    return Reader(clip, params, load_preprocess(directory), *texts, scale, weights)

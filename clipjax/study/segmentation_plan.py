@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 from clipjax.data.dataset import check_domain
 from clipjax.errors import ConfigError
+from clipjax.study.mask_teacher import Teacher, open_teacher
+from clipjax.study.mask_teacher_config import unknown_class
 from clipjax.study.segmentation_config import Segmentation
 from clipjax.study.segmentation_data import Masked, open_data
 from clipjax.study.segmentation_diffusion import open_diffusion
@@ -18,6 +20,7 @@ class Plan(NamedTuple):
     data: Masked
     dense: Dense
     reader: Reader
+    teacher: Teacher | None = None  # of masks, or of a classifier
 
 
 def prepare(config: Segmentation) -> Plan:
@@ -27,10 +30,13 @@ def prepare(config: Segmentation) -> Plan:
     data = open_data(config.data)
     check_described(config, data)
     check_mixing(config, data)
+    if wrong := unknown_class(config, data.classes):
+        raise ConfigError(wrong)
     if config.diffusion.model:
-        dense = open_diffusion(config, data)
-        return Plan(config, data, dense, open_reader(config, data.classes))
-    return Plan(config, data, *open_models(config, data))
+        dense, reader = open_diffusion(config, data), open_reader(config, data.classes)
+    else:
+        dense, reader = open_models(config, data)
+    return Plan(config, data, dense, reader, open_teacher(config, data, reader))
 
 
 def check_described(config: Segmentation, data: Masked) -> None:

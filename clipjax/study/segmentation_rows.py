@@ -2,7 +2,7 @@
 
 import pathlib
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,9 +32,9 @@ class Rows:
         if not is_remote(workdir):
             self.folder.mkdir(exist_ok=True)
 
-    def methods(self, train: Encoded) -> dict[str, dict[str, Any]]:
-        """Return the row of every method, trained on `train`."""
-        return {m.name: self._made(m, train, m.name) for m in self.plan.config.decoders}
+    def methods(self, trains: Mapping[str, Encoded]) -> dict[str, dict[str, Any]]:
+        """Return the row of every method, trained on the images with its kind of labels."""
+        return {m.name: self._made(m, trains[m.labels], m.name) for m in self.plan.config.decoders}
 
     def mixing(self, encode: Encoder) -> dict[str, Any] | None:
         """Return rows of training with shares of another domain's images; None if none are."""
@@ -65,16 +65,17 @@ class Rows:
         return self.folder / f"{urllib.parse.quote(name, safe=' ,+%')}.json"
 
     def _made(self, method: SegmentationMethod, train: Encoded | None, name: str) -> dict[str, Any]:
-        """Return a row: of its file where there is one, else trained and tested."""
+        """Return a row: of its file where there is one, else trained, if it trains, and tested."""
         if self._path(name).exists():
             return read_json(self._path(name))
-        row = self._tested(method, self.trainer.train(method, train, name))
+        trains = method.decoder != "zero_shot"
+        row = self._tested(method, self.trainer.train(method, train, name) if trains else None)
         write_json(self._path(name), row)
         mean = lambda c: 100 * np.mean(row["miou"][c])
         self.say(f"{name}: mIoU {', '.join(f'{c} {mean(c):.1f}' for c in self.tests)}")
         return row
 
-    def _tested(self, method: SegmentationMethod, params: PyTree) -> dict[str, Any]:
+    def _tested(self, method: SegmentationMethod, params: PyTree | None) -> dict[str, Any]:
         """Return a method's measures by condition and seed, and pictures of its first answers."""
         config, data = self.plan.config, self.plan.data
         classes = len(data.classes)

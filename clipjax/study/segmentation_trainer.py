@@ -2,7 +2,7 @@
 
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +18,7 @@ from clipjax.model.decoders import DECODERS, resize_map
 from clipjax.study.segmentation_config import SegmentationMethod
 from clipjax.study.segmentation_maps import Encoded
 from clipjax.study.segmentation_plan import Plan
+from clipjax.study.segmentation_statistics import with_statistics
 from clipjax.study.workdir import run_name
 from clipjax.train.arrays import Epochs, epochs_program, fit_arrays, run_mesh
 from clipjax.train.checkpoint import Checkpointer
@@ -46,7 +47,7 @@ class Trainer:
       plan: of the run.
       workdir: gets checkpoints and metrics.
       say: prints a line.
-      class_weights: float32 [K], or None for 1 each.
+      class_weights: kind of labels -> float32 [K], or None for 1 each.
       cached: whether maps are kept.
     """
 
@@ -55,7 +56,7 @@ class Trainer:
         plan: Plan,
         workdir: pathlib.Path,
         say: Callable[[str], None],
-        class_weights: np.ndarray | None,
+        class_weights: Mapping[str, np.ndarray | None],
         cached: bool,
     ):
         self.plan, self.workdir, self.say = plan, workdir, say
@@ -66,7 +67,18 @@ class Trainer:
         self._answers: dict[tuple, Callable] = {}
 
     def train(self, method: SegmentationMethod, data: Encoded, name: str) -> PyTree:
-        """Train a method as `name`; return its parameters, stacked over seeds."""
+        """Train a method as `name`; return its parameters, stacked over seeds.
+
+        With statistics of a batch these have those of the training set beside them.
+        """
+        params = self._trained(method, data, name)
+        made = self._segmenter(method)
+        if made.moments is None:
+            return params
+        passed = functools.partial(self._passed, data)
+        return with_statistics(made, params, self._shared(method), self.plan.config.seeds, passed)
+
+    def _trained(self, method: SegmentationMethod, data: Encoded, name: str) -> PyTree:
         seeds = np.array(self.plan.config.seeds, np.uint32)
         key = (method.kind, len(data))
         if key not in self._compiled:  # a method's numbers are no part of it
@@ -138,7 +150,10 @@ class Trainer:
 
     def _new(self, method: SegmentationMethod) -> Segmenter:
         config, dense, reader = self.plan.config, self.plan.dense, self.plan.reader
-        mask = method.decoder == "mask"
+        mask, teacher = method.decoder == "mask", self.plan.teacher
+        texts = reader.texts if mask else None
+        texts = teacher.texts if method.classifier == "text" else texts
+        own = method.labels == "teacher" and config.teacher.self_training < 1
         more = {"hidden": config.width} if mask else {}
         kind = DECODERS[method.decoder]
         module = kind(len(self.plan.data.classes), config.width, method.stats, **more)
@@ -152,10 +167,30 @@ class Trainer:
             prompt=method.prompt != "none",
             prompts=None if dense.prompts is None else jnp.asarray(dense.prompts),
             begin=dense.begin,
-            texts=jnp.asarray(reader.texts) if mask else None,
-            class_weights=self.class_weights,
+            texts=None if texts is None else jnp.asarray(texts),
+            class_weights=self.class_weights[method.labels],
             normaliser=config.normaliser,
+            own_labels=(config.teacher.self_training, teacher.unseen) if own else None,
         )
+
+    def _passed(self, data: Encoded, seed: int) -> Iterator[tuple[dict[str, np.ndarray], int]]:
+        """Yield rows of the whole training set, once, and how many of them count.
+
+        Images that are changed in every step are those of an epoch after the last.
+        """
+        if self.cached:
+            for rows, masks in data.batches():
+                real = np.arange(len(rows["embedding"])) < len(masks)
+                yield rows | {"weight": real.astype(np.float32)}, len(masks)
+            return
+        config, last = self.plan.config, self._steps(len(data))
+        until = last + -(-len(data) // config.batch_size)
+        given = (data, seed, config.batch_size, config.data.workers, until, last)
+        for batch in epoch_batches(*given):
+            rows = dict(batch["source"])
+            real = rows.pop("mask")
+            del rows["label"]
+            yield rows | {"weight": real.astype(np.float32)}, int(real.sum())
 
     def _steps(self, images: int) -> int:
         return -(-images // self.plan.config.batch_size) * self.plan.config.epochs
