@@ -6,8 +6,8 @@ clipjax run maskclip smoke
 After Zhou et al. 2022 (arXiv 2112.01071), on scenes of drawings. The tiny CLIP segments them by the
 names of the classes (`teacher`), and labels the training scenes so; on these labels and, beside, on
 the true masks trains DeepLabv2's head with CLIP's texts as classifier. The student's maps are the
-frozen tiny CLIP's own, where the paper trains a ResNet-101: no ResNet is embedded. The last row
-normalises by the batch, as the paper's code. docs/segmentation.md has what comes out.
+frozen tiny CLIP's own, where the paper trains a ResNet-101: no ResNet is embedded. Two rows
+standardise by the batch, as the paper's code. docs/segmentation.md has what comes out.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +21,8 @@ NAMES = {"background": "the sky and the ground"}  # of classes whose own name sa
 def get_config(arg: str | None = None) -> ConfigDict:
     """`--config=configs/maskclip.py[:smoke]`."""
     config = ConfigDict(flat(Segmentation()))
-    config.levels, config.teacher.names = domino.LEVELS, NAMES
+    config.teacher.names = NAMES
+    config.data.train, config.data.test, config.epochs, config.save_every = 400, 100, 12, 12
     student = {"decoder": "aspp", "classifier": "text"}
     methods = {
         "teacher": {"decoder": "zero_shot"},

@@ -56,10 +56,12 @@ rows["label"][:, :3] = 255
 rows["mask"] = np.arange(8) < 5  # padding lies on the second device alone
 descriptions, texts = (jnp.array(rng.normal(size=(n, 5)), jnp.float32) for n in (3, 4))
 kernel, said = {"kernel": jnp.array(rng.normal(size=(3, 6)), jnp.float32)}, []
-for devices in (1, 2):
+by_batch = DECODERS["aspp"](4, stats="batch")  # of which padding is no part
+for devices, decoder in [(n, d) for d in (DECODERS["mask"](4, hidden=8, depth=1), by_batch)
+                         for n in (1, 2)]:
     made = make_segmenter(
-        DECODERS["mask"](4, hidden=8, depth=1), resize_map, [(4, 4, 6)],
-        descriptions=descriptions, texts=texts, prompt=True,
+        decoder, resize_map, [(4, 4, 6)],
+        descriptions=descriptions, texts=texts, prompt=decoder is not by_batch,
         class_weights=jnp.array([1.0, 2.0, 0.5, 1.0]),
         features=lambda tree, x: [jnp.tanh(x @ tree["kernel"])], begin=lambda rng: {},
     )
@@ -87,7 +89,8 @@ print(json.dumps([*said, waits]))
 def test_two_devices_train_a_segmenter_as_one_does():
     done = forked.run(["-c", SCRIPT], JAX_NUM_CPU_DEVICES="2")
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two, waits = json.loads(done.stdout.splitlines()[-1])
+    *said, waits = json.loads(done.stdout.splitlines()[-1])
     assert waits[0] == "f32[2]" and len(waits) == 2, waits  # none for a number of labels alone
-    assert one[-2] < one[0] and 0 < one[-1] < 0.021  # a backbone at half the rate moves, too
-    np.testing.assert_allclose(two, one, rtol=1e-5)
+    for one, two in (said[:2], said[2:]):  # of the second decoder with statistics of a batch
+        assert one[-2] < one[0] and 0 < one[-1] < 0.021  # a backbone at half the rate moves, too
+        np.testing.assert_allclose(two, one, rtol=1e-5)
