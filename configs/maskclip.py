@@ -13,15 +13,18 @@ standardise by the batch, as the paper's code. docs/segmentation.md has what com
 from ml_collections import ConfigDict
 
 from clipjax.configs import common, domino
+from clipjax.data.scenes import GROUPS
 from clipjax.study import Segmentation, flat
 
-NAMES = {"background": "the sky and the ground"}  # of classes whose own name says little
+# The texts of the classes: names of what they hold, as "thing" and "background" say little.
+NAMES = GROUPS | {"background": ("an empty landscape",)}
 
 
 def get_config(arg: str | None = None) -> ConfigDict:
     """`--config=configs/maskclip.py[:smoke]`."""
     config = ConfigDict(flat(Segmentation()))
     config.teacher.names = NAMES
+    config.levels = (6,)  # the last block alone
     config.data.train, config.data.test, config.epochs, config.save_every = 400, 100, 12, 12
     student = {"decoder": "aspp", "classifier": "text"}
     methods = {

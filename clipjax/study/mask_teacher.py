@@ -97,8 +97,10 @@ def open_teacher(config: Segmentation, data: Masked, reader: Reader) -> Teacher 
         return None
     if about.model:
         reader = open_reader(config, data.classes, "teacher.model")
-    names = [about.names.get(name, name) for name in data.classes]
-    texts = reader.weights(tuple(names)) if about.names else reader.texts
+    texts = reader.texts
+    if about.names:
+        means = [reader.weights(about.texts(name)).mean(axis=0) for name in data.classes]
+        texts = np.stack([mean / np.linalg.norm(mean) for mean in means])
     unseen = np.array([not about.unseen or name in about.unseen for name in data.classes])
     name = about.model or config.domain_model or config.model
     return Teacher(name, reader, texts, unseen, about)

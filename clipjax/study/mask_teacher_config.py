@@ -12,7 +12,9 @@ class MaskTeacher:
     """A CLIP whose zero-shot segmentation stands in place of masks (Zhou et al. 2022)."""
 
     model: str = field("", "which CLIP; none: domain_model, or model where that is none")
-    names: Mapping = field({}, "class -> the text that names it, where its own name does not")
+    names: Mapping = field(
+        {}, "class -> a text that names it, or several, whose mean counts; none: its own name"
+    )
     last: str = field(
         "value",
         "of its last block; value: without attention's mixing, as MaskCLIP; state: with it",
@@ -39,8 +41,15 @@ class MaskTeacher:
         """Return what is wrong with the fields together."""
         if self.smooth and self.last != "value":
             return "smooth=True needs last=value, in whose place alone keys are kept."
-        wrong = [name for name, text in self.names.items() if not isinstance(text, str) or not text]
-        return f"names.{wrong[0]} is no text; say what the class shows." if wrong else ""
+        for name in self.names:
+            if not self.texts(name) or not all(isinstance(x, str) and x for x in self.texts(name)):
+                return f"names.{name} is no text, and no tuple of texts; say what the class shows."
+        return ""
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Return the texts of a class."""
+        found = self.names.get(name, name)
+        return tuple(found) if isinstance(found, (tuple, list)) else (found,)
 
 
 def teacher_problem(config: Any) -> str:
