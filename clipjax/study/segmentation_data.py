@@ -93,10 +93,10 @@ def encoded_sizes(data: MaskData, sizes: Sequence[set[Size]]) -> tuple[Size, Siz
     every = set.union(*tested)
     whole = trained | every if not (data.crop or data.window) else every
     if len(trained) > 1 and not data.crop:
-        told = f"training images have {_told(trained)}"
+        told = f"training images have {told_sizes(trained)}"
         raise ConfigError(f"{told}; give data.resize one, or data.crop a part.")
     if len(whole) > 1 and not data.window:
-        told = f"images have {_told(whole)}"
+        told = f"images have {told_sizes(whole)}"
         raise ConfigError(f"{told}; give data.resize one, or data.window a part.")
     if data.window:
         for size in sorted(every):
@@ -107,7 +107,8 @@ def encoded_sizes(data: MaskData, sizes: Sequence[set[Size]]) -> tuple[Size, Siz
     return data.crop or first(trained), data.window or first(every)
 
 
-def _told(sizes: set[Size]) -> str:
+def told_sizes(sizes: set[Size]) -> str:
+    """Say how many sizes, and the first."""
     shown = some((f"{height} x {width}" for height, width in sorted(sizes)), 3)
     return f"{len(sizes)} sizes ({shown})"
 

@@ -1,13 +1,16 @@
 """What a segmentation run works on: data, models and texts, opened and checked."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from clipjax.data.dataset import check_domain
+from clipjax.data.mask_survey import check_surveys, survey
+from clipjax.data.masks import MixedMasks, mixed
 from clipjax.errors import ConfigError
 from clipjax.study.mask_teacher import Teacher, open_teacher
 from clipjax.study.mask_teacher_config import unknown_class
 from clipjax.study.segmentation_config import Segmentation
-from clipjax.study.segmentation_data import Masked, open_data
+from clipjax.study.segmentation_data import Masked, open_data, told_sizes
 from clipjax.study.segmentation_diffusion import open_diffusion
 from clipjax.study.segmentation_models import Dense, Reader, open_models, open_reader
 from clipjax.train.distributed import processes
@@ -21,6 +24,7 @@ class Plan(NamedTuple):
     dense: Dense
     reader: Reader
     teacher: Teacher | None = None  # of masks, or of a classifier
+    pool: tuple[MixedMasks, ...] = ()  # training images of the source and of what is mixed into it
 
 
 def prepare(config: Segmentation) -> Plan:
@@ -32,11 +36,13 @@ def prepare(config: Segmentation) -> Plan:
     check_mixing(config, data)
     if wrong := unknown_class(config, data.classes):
         raise ConfigError(wrong)
+    pool, told = mixing_pool(config, data)
+    data = data._replace(notes=(*data.notes, *filter(None, [told])))
     if config.diffusion.model:
         dense, reader = open_diffusion(config, data), open_reader(config, data.classes)
     else:
         dense, reader = open_models(config, data)
-    return Plan(config, data, dense, reader, open_teacher(config, data, reader))
+    return Plan(config, data, dense, reader, open_teacher(config, data, reader), pool)
 
 
 def check_described(config: Segmentation, data: Masked) -> None:
@@ -62,3 +68,38 @@ def check_mixing(config: Segmentation, data: Masked) -> None:
         raise ConfigError(
             f"mixing.domain={domain} has no training images with masks; take another."
         )
+
+
+def mixing_pool(config: Segmentation, data: Masked) -> tuple[tuple[MixedMasks, ...], str]:
+    """Return what training images are mixed of, and a sentence on those that are left out.
+
+    Empty without mixing. Files are read once. ConfigError: fewer images than a share asks for, or
+    of another size than those that are trained on; DataError as of `check_surveys`.
+    """
+    given = config.data
+    if not config.mixing.shares:
+        return (), ""
+    domains = data.source, config.mixing.domain
+    sources = [mixed([data.dataset.source(domain, "train")]) for domain in domains]
+    told = ""
+    if not given.embedded:
+        seen = [(source, survey(source, workers=given.workers)) for source in sources]
+        told = check_surveys(seen, given.max_unreadable)
+        told = f"for mixing, {told}" if told else ""
+        sizes = {size for _, found in seen for size in found.sizes}
+        if not (given.crop or given.resize) and len(sizes) > 1:
+            both = f"training images of {domains[0]!r} and mixing.domain={domains[1]} together"
+            told = f"{both} have {told_sizes(sizes)}"
+            raise ConfigError(f"{told}; give data.resize one, or data.crop a part.")
+        sources = [source.only(found.usable) for source, found in seen]
+    for share in config.mixing.shares:
+        mixture(sources, share, len(data.train), given.subset_seed)
+    return tuple(sources), told
+
+
+def mixture(sources: Sequence[MixedMasks], share: float, total: int, seed: int) -> MixedMasks:
+    """Return so many images, a share of them of the second source; ConfigError if it has fewer."""
+    try:
+        return mixed(sources, (1 - share, share), total, seed)
+    except ConfigError as error:
+        raise ConfigError(f"mixing.shares has {share:g}: {error}") from None

@@ -14,7 +14,7 @@ from clipjax.model.hf.weights import read_json
 from clipjax.study.segmentation_answers import answered
 from clipjax.study.segmentation_config import SegmentationMethod
 from clipjax.study.segmentation_maps import Encoded, Encoder
-from clipjax.study.segmentation_plan import Plan
+from clipjax.study.segmentation_plan import Plan, mixture
 from clipjax.study.segmentation_trainer import Trainer
 
 PyTree = Any
@@ -43,14 +43,14 @@ class Rows:
             return None
         by_name = {method.name: method for method in config.decoders}
         method, domain, total = by_name[config.mixed], config.mixing.domain, len(data.train)
-        sources = [data.dataset.source(d, "train") for d in (data.source, domain)]
         name_of = lambda share: f"{method.name}, {100 * share:g} % {domain}"
         names = {share: name_of(share) for share in config.mixing.shares}
         left = [share for share, name in names.items() if not self._path(name).exists()]
+        sources = self.plan.pool
         pool = encode(mixed(sources)) if left else None
         rows = []
         for share, name in names.items():
-            of = mixed(sources, (1 - share, share), total, config.data.subset_seed)
+            of = mixture(sources, share, total, config.data.subset_seed)
             index = np.concatenate([of.rows[0], len(sources[0]) + of.rows[1]])
             train = pool.taken(index, of) if pool else None
             rows.append(self._made(method, train, name))

@@ -1,5 +1,6 @@
 """Images with masks as they lie on disk: published layouts, folders, Parquet; tables; faults."""
 
+import io
 import json
 import pickle
 import shutil
@@ -8,11 +9,11 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from clipjax.data.masks import LabelFault, SizeFault
 from clipjax.data.open_masks import open_masks, recognise_masks
-from clipjax.data.readers.mask_files import decode_mask
+from clipjax.data.readers.mask_files import decode_mask, masked
 from clipjax.data.readers.mask_labels import (
     ADE20K,
     CITYSCAPES,
@@ -222,6 +223,42 @@ def test_masks_that_hold_no_values_of_classes_are_refused(tmp_path, name, pixels
         decode_mask((tmp_path / name).read_bytes(), "its mask")
     with pytest.raises(DataError, match="its mask cannot be read as a mask"):
         decode_mask((tmp_path / name).read_bytes()[:50], "its mask")
+
+
+def turned(pixels, orientation, form):
+    """A file whose EXIF says how to turn what it stores."""
+    out, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(pixels)).save(out, form, exif=exif)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_masks_are_turned_as_exif_turns_their_images(orientation, form):
+    image, mask = scene(4, (16, 24))
+    table = LabelTable(NAMES, {0: 0, 1: 1, 2: 2})
+    files = [io.BytesIO(turned(x, orientation, "PNG")) for x in (image, mask)]
+    wanted = [np.asarray(ImageOps.exif_transpose(Image.open(file))) for file in files]
+    picture = turned(image, orientation, form)
+    both = masked(picture, turned(mask, orientation, form), table, "a.jpg", "a.png")
+    assert np.array_equal(both.image, wanted[0]) and np.array_equal(both.mask, wanted[1])
+    for stored in (mask, wanted[1]):  # without EXIF: as the camera has it, or upright
+        given = picture, mask_sets.png(stored), table, "a.jpg", "a.png"
+        if orientation in (2, 3, 4):
+            with pytest.raises(
+                DataError, match=f"a.jpg is turned by its EXIF orientation {orientation}"
+            ):
+                masked(*given)
+        else:
+            assert np.array_equal(masked(*given).mask, wanted[1])
+    square = scene(5, (16, 16))
+    given = turned(square[0], orientation, form), mask_sets.png(square[1]), table, "a.jpg", "a.png"
+    if orientation == 1:
+        assert np.array_equal(masked(*given).mask, square[1])
+    else:
+        with pytest.raises(DataError, match="its size does not say; store both upright"):
+            masked(*given)
 
 
 def test_a_mask_of_another_size_and_a_label_beyond_the_table_are_refused_by_name(tmp_path):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from clipjax.configs import domino_driving
-from clipjax.errors import ConfigError
+from clipjax.errors import ConfigError, DataError
 from clipjax.log import read_log
 from clipjax.study import parse, run
+from clipjax.study.segmentation_data import open_data
 from clipjax.study.segmentation_maps import Encoder, are_cached
-from clipjax.study.segmentation_plan import prepare
+from clipjax.study.segmentation_plan import mixing_pool, prepare
 from clipjax.study.segmentation_trainer import epoch_batches
 from tests.conftest import read_json
 from tests.data import mask_sets
@@ -107,6 +108,36 @@ def test_the_recipe_of_driving_runs_on_its_layouts(tmp_path):
     assert len(found["classes"]) == 19 and found["domain"]["readout"] is not None
     for row in found["methods"].values():
         assert all(np.isfinite(row["miou"][c]).all() for c in found["conditions"])
+
+
+def test_what_is_mixed_in_may_have_unreadable_images_and_is_checked_before_a_model_is_read(
+    tmp_path,
+):
+    place = mask_sets.folders(tmp_path, ("clear", "fog", "game"), {"train": 6, "test": 2}, (48, 64))
+    file = place / "game/images/train/1.png"
+    file.write_bytes(file.read_bytes()[:200])
+
+    def pooled(**changes):
+        data = {"root": str(place), "source": "clear", "targets": ("fog",), "max_unreadable": 0.5}
+        mixing = {"domain": "game", "shares": (0.0, 1.0)}
+        made = parse(SMALL | {"data": data | changes, "mixing": mixing, "methods": {"a": {}}})
+        return mixing_pool(made, open_data(made.data))
+
+    pool, told = pooled(train=4)
+    names = [source.name_of(i) for source in pool for i in range(len(source))]
+    assert str(file) not in names and str(place / "game/images/train/0.png") in names
+    assert told.startswith("for mixing, 1 of") and str(file) in told
+    assert len(pooled(crop=(32, 32), train=4)[0]) == 2
+    with pytest.raises(ConfigError, match="mixing.shares has 1: 1 of .* of 'game', which has"):
+        pooled()
+    with pytest.raises(DataError, match="1 of .* cannot be used, more than data.max_unreadable"):
+        pooled(train=4, max_unreadable=0.01)
+    image, mask = mask_sets.scene(5, (72, 40))
+    mask_sets.save(file, image)
+    mask_sets.save(place / "game/masks/train/1.png", mask)
+    words = "'clear' and mixing.domain=game together have 2 sizes .48 x 64, 72 x 40.; give data.res"
+    with pytest.raises(ConfigError, match=words):
+        pooled(train=4)
 
 
 def test_validation_of_what_has_no_third_split_is_refused(tmp_path):

@@ -33,6 +33,7 @@ _UPRIGHT = {  # EXIF numbers the eight ways to hold a camera
     7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
     8: lambda x: np.rot90(x),
 }
+SIDEWAYS = (5, 6, 7, 8)  # of them, those that exchange height and width
 _UNSUPPORTED = {  # formats that PIL does not recognise, by how a file begins
     rb"II[*+]\0|MM\0[*+]": "a TIFF whose kind of pixels PIL does not read",
     rb"(?s)....ftypavi[fs]": "AVIF, which this PIL was built without",
@@ -53,13 +54,21 @@ def decode(data: bytes, name: str = "image", decoder: str = "fast") -> np.ndarra
     `decoder` "fast" or "reference" (PIL alone). DataError, with the `name`, for damaged bytes or
     more than MAX_PIXELS pixels, before memory is allocated; UnreachableError if there is none.
     """
+    return decode_turned(data, name, decoder)[0]
+
+
+def decode_turned(data: bytes, name: str = "image", decoder: str = "fast"):
+    """Return what `decode` does, and the EXIF orientation by which it was turned, 1 to 8."""
     if decoder not in DECODERS:
         raise ConfigError(f"unknown decoder {decoder!r}; known: {', '.join(DECODERS)}.")
     try:
         picture = Image.open(io.BytesIO(data), formats=_formats())
         check_pixels(*picture.size)
+        # PIL turns TIFF as it is loaded, and then says 1.
+        first = orientation_of(picture) if picture.format == "TIFF" else 1
         pixels = _fast(data, picture) if decoder == "fast" else None
-        return _pixels(picture) if pixels is None else _upright(picture, pixels)
+        pixels = _pixels(picture) if pixels is None else _upright(picture, pixels)
+        return pixels, first if first != 1 else orientation_of(picture)
     except MemoryError:  # the machine's fault, not the file's
         remedy = "(out of memory); lower workers or batch_size."
         raise UnreachableError(f"{name} cannot be read as an image {remedy}") from None
@@ -87,7 +96,21 @@ def _pixels(picture: Image.Image) -> np.ndarray:
 
 
 def _upright(picture: Image.Image, pixels: np.ndarray) -> np.ndarray:
-    return _UPRIGHT.get(_orientation(picture), lambda x: x)(pixels)
+    return upright(pixels, orientation_of(picture))
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turn pixels [H, W, ...] as an EXIF orientation says."""
+    return _UPRIGHT.get(orientation, lambda x: x)(pixels)
+
+
+def orientation_of(picture: Any) -> int:
+    """Return the EXIF orientation, 1 to 8; 1 if there is none or it is damaged."""
+    try:
+        found = picture.getexif().get(EXIF_ORIENTATION, 1)
+    except (ValueError, KeyError, TypeError, SyntaxError, struct.error):
+        return 1
+    return found if found in _UPRIGHT else 1
 
 
 def check_pixels(width: int, height: int) -> None:
@@ -137,14 +160,6 @@ def _fast(data: bytes, picture: Any) -> np.ndarray | None:
     except ValueError:  # also for what libjpeg only warns of, as missing data
         return None
     return pixels if pixels.shape == buffer.shape else None
-
-
-def _orientation(picture: Any) -> int:
-    """Read the EXIF orientation, 1 to 8; 1 if there is none or it is damaged."""
-    try:
-        return picture.getexif().get(EXIF_ORIENTATION, 1)
-    except (ValueError, KeyError, TypeError, SyntaxError, struct.error):
-        return 1
 
 
 def _reason(error: Exception, data: bytes) -> str:

@@ -11,7 +11,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from clipjax.data.dataset import digest
-from clipjax.data.images.decode import check_pixels, decode
+from clipjax.data.images.decode import (
+    SIDEWAYS,
+    check_pixels,
+    decode_turned,
+    orientation_of,
+    upright,
+)
 from clipjax.data.masks import MaskExample, MaskSource, SizeFault
 from clipjax.data.readers.files import Files, Names, is_image_name, look
 from clipjax.data.readers.mask_labels import LabelTable
@@ -24,18 +30,25 @@ _UNREADABLE = (OSError, ValueError, SyntaxError, TypeError, EOFError, OverflowEr
 
 
 def decode_mask(data: bytes, name: str = "mask") -> np.ndarray:
-    """Decode a mask to the values that its file holds, whole numbers [H, W].
+    """Decode a mask to the values that its file holds, whole numbers [H, W], upright as its EXIF.
 
     Palettes give their indices, grey its values of any depth. DataError, with the `name`: damaged
     bytes, JPEG, which changes labels, or colours, of which nobody knows the classes.
     """
+    return _decoded(data, name)[0]
+
+
+def _decoded(data: bytes, name: str) -> tuple[np.ndarray, bool]:
+    """Return a mask's values, and whether its file says how it is turned."""
     try:
         with Image.open(io.BytesIO(data), formats=(*_FORMATS, "JPEG")) as picture:
             check_pixels(*picture.size)
             kind, mode = picture.format, picture.mode
             how = picture.tile[0][3] if picture.tile else ""
             how = how[0] if isinstance(how, tuple) and how else how
+            first = orientation_of(picture) if kind == "TIFF" else 1  # PIL turns it as it loads
             values = np.asarray(picture)
+            turn = 1 if kind == "TIFF" else orientation_of(picture)
     except UnidentifiedImageError:
         raise DataError(f"{name} cannot be read as a mask (no image); write PNG.") from None
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
@@ -52,14 +65,26 @@ def decode_mask(data: bytes, name: str = "mask") -> np.ndarray:
     if values.dtype.kind == "f":
         raise DataError(f"{name} holds fractions; write the values of classes as grey PNG.")
     values = values.astype(np.uint8) if values.dtype == bool else values
-    return values // _SCALED.get(how, 1) if kind == "PNG" else values
+    values = values // _SCALED.get(how, 1) if kind == "PNG" else values
+    return upright(values, turn), (first, turn) != (1, 1)
 
 
 def masked(
     image: bytes | np.ndarray, mask: bytes, table: LabelTable, name: str, mask_name: str
 ) -> MaskExample:
-    """Decode an image and its mask; SizeFault or LabelFault if they do not fit."""
-    pixels, values = decode(image, name), decode_mask(mask, mask_name)
+    """Decode an image and its mask, both upright; SizeFault or LabelFault if they do not fit.
+
+    Of an image that EXIF turns the mask is turned alike if its size is that of the image as it is
+    stored. DataError where the size says nothing, as of half a turn: the mask's file has to.
+    """
+    pixels, turn = decode_turned(image, name)
+    values, told = _decoded(mask, mask_name)
+    if turn != 1 and not told:
+        stored = pixels.shape[1::-1] if turn in SIDEWAYS else pixels.shape[:2]
+        if values.shape == stored == pixels.shape[:2]:
+            said = f"{name} is turned by its EXIF orientation {turn}, and whether its mask is, too,"
+            raise DataError(f"{said} its size does not say; store both upright.")
+        values = upright(values, turn) if values.shape == stored else values
     if values.shape != pixels.shape[:2]:
         sizes = ("{} x {}".format(*x.shape[:2]) for x in (values, pixels))
         told = "the mask of {} is {}, and the image {} pixels (height x width)".format(name, *sizes)
