@@ -33,7 +33,8 @@ def image_maps(
       levels: numbers of blocks of a transformer, or of stages of a ResNet (0: its stem), counted
         from 1, from fine to coarse; none: the last alone. The last of a CLIP is behind the norm of
         its tower, its others are plain states; all of DINOv2 are behind its last norm.
-      last: of a CLIP, as of `DenseTower`.
+      last: of a CLIP, as of `DenseTower`; "value" of a CLIP's ResNet: as of `AttentionPool`, whose
+        values are in the space of its texts' embeddings.
       output_stride: of a ResNet, pixels between places of its last maps, as 8 or 16 of DeepLab: see
         `ResNetConfig.stages`. 0: its own.
 
@@ -54,10 +55,19 @@ def image_maps(
     if list(chosen) != sorted(set(chosen)):
         raise ConfigError(f"levels is {chosen}; give each once, in rising order.")
     if not clip:
+        more = {}
         if last != "state":
-            raise ConfigError(f"last={last} is of a CLIP's attention; leave it out for {kind!r}.")
+            if not getattr(config.vision, "projection", 0):
+                told = f"last={last} is of a CLIP's attention"
+                raise ConfigError(f"{told}; leave it out for {kind!r}.")
+            if depth not in chosen:
+                raise ConfigError(f"last={last} has no effect on levels {chosen}; add {depth}.")
+            more = {"last": last}
         tower = TOWERS[kind](config.vision, dtype)
-        return lambda params, images: tower.apply({"params": params}, images, levels=chosen)[1]
+        apply = lambda params, images: tower.apply(
+            {"params": params}, images, levels=chosen, **more
+        )
+        return lambda params, images: apply(params, images)[1]
     tower = DenseTower(config.vision, dtype)
 
     def of_clip(params: PyTree, images: jax.Array) -> Maps:

@@ -17,8 +17,9 @@ from clipjax.model.dinov2 import DINOv2
 from clipjax.model.resnet import ResNet
 from clipjax.model.vit import ViT
 
-# model_type of a config.json -> its tower: images [B, S, S, C] -> float32 [B, hidden_size], made as
-# (config.vision, dtype, kernel, remat), with parameters that layer groups cover as "clip/vision/".
+# model_type of a config.json -> its tower: images [B, S, S, C] -> float32 [B, P], P the config's
+# projection_dim or hidden_size, made as (config.vision, dtype, kernel, remat), with parameters that
+# layer groups cover as "clip/vision/". timm's ResNets, CLIP's among them, are of type "resnet".
 TOWERS = {"vit": ViT, "dinov2": DINOv2, "dinov2_with_registers": DINOv2, "resnet": ResNet}
 
 
@@ -33,7 +34,7 @@ class ImageConfig:
     @property
     def projection_dim(self) -> int:
         """Width of an embedding."""
-        return self.vision.hidden_size
+        return getattr(self.vision, "projection_dim", self.vision.hidden_size)
 
 
 class ImageModel(nn.Module):
@@ -49,7 +50,7 @@ class ImageModel(nn.Module):
         self.vision = tower(self.config.vision, self.dtype, self.kernel, self.remat)
 
     def encode_image(self, images: jax.Array) -> jax.Array:
-        """Embed preprocessed images [B, S, S, 3], float32 [B, hidden_size], **not** normalised."""
+        """Embed preprocessed images [B, S, S, 3], float32 [B, P], **not** normalised."""
         return self.vision(images)
 
     def __call__(self, images: jax.Array) -> jax.Array:

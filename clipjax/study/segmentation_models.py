@@ -106,6 +106,8 @@ def _dense(config: Segmentation, data: Masked, model: Any, params: PyTree, look:
     if config.backbone == "frozen":
         return Dense(params, maps, shapes, levels=levels)
     beyond = [f"block_{i}" for i in range(max(levels), model.vision.num_hidden_layers)]
+    # What pools a CLIP's ResNet is beyond its maps, but for the values that MaskCLIP reads.
+    beyond += ["attention_pool"] * ("attention_pool" in params and config.last == "state")
     trained = {name: tree for name, tree in params.items() if name not in beyond}
     frozen = {name: params[name] for name in beyond}
     number = sum(x.size for x in jax.tree.leaves(trained)) / 1e6

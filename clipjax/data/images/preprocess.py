@@ -16,7 +16,7 @@ from clipjax.data.images.decode import check_pixels, decode, to_rgb
 from clipjax.data.images.depth import scaled_array
 from clipjax.errors import CheckpointError, DataError
 from clipjax.io import write_json
-from clipjax.model.hf.weights import read_json
+from clipjax.model.hf.weights import is_timm, read_json
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -40,6 +40,7 @@ class Preprocess:
     resample: int = 3  # PIL's number of the filter: bicubic
     rescale: float = 1 / 255  # factor on uint8 values
     decoder: str = "fast"  # or "reference" for PIL alone; the same pixels
+    even: bool = False  # half of an odd rest is rounded to an even number, as by torchvision
 
     def crop(self, image: bytes | np.ndarray, name: str = "image") -> np.ndarray:
         """Crop an encoded image or array to the model's view, uint8 [size, size, 3].
@@ -60,7 +61,7 @@ class Preprocess:
         if pixels.shape[1::-1] != (width, height):
             picture = Image.fromarray(pixels)
             pixels = np.asarray(picture.resize((width, height), resample=self.resample))
-        return _centre(pixels, self.size)
+        return _centre(pixels, self.size, self.even)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         if self.resize is None:
@@ -88,12 +89,13 @@ class Preprocess:
         return (pixels.astype(np.float32) * np.float32(self.rescale) - mean) / std
 
 
-def _centre(pixels: np.ndarray, size: int) -> np.ndarray:
+def _centre(pixels: np.ndarray, size: int, even: bool) -> np.ndarray:
     """Crop the middle size x size of [H, W, 3]; outside of it is black."""
     pad = [max(0, size - side) for side in pixels.shape[:2]]
     if any(pad):  # rounded up at the top and left, as in the reference
         pixels = np.pad(pixels, [*((-(-p // 2), p // 2) for p in pad), (0, 0)])
-    top, left = ((side - size) // 2 for side in pixels.shape[:2])
+    rests = [side - size for side in pixels.shape[:2]]
+    top, left = (round(rest / 2) if even else rest // 2 for rest in rests)
     return pixels[top : top + size, left : left + size]
 
 
@@ -116,18 +118,22 @@ def _from_array(image: np.ndarray, name: str) -> np.ndarray:
 def load_preprocess(directory: str | os.PathLike) -> Preprocess:
     """Read `preprocessor_config.json` of a model directory (or `processor_config.json`).
 
-    CheckpointError if it is missing, damaged, or has rules that clipjax does not support.
+    Without either the rules are those of timm's config.json. CheckpointError if it is missing,
+    damaged, or has rules that clipjax does not support.
     """
     path, nested = (pathlib.Path(directory) / f"{name}_config.json" for name in _NAMES)
     if not path.exists() and nested.exists():  # as transformers' CLIPProcessor saves it since v5
         path = nested
+    config = path.with_name("config.json")
+    if not path.exists() and config.exists() and is_timm(read_json(config)):
+        path = config
     data = read_json(path)
     data = data.get("image_processor") if path == nested else data
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} describes no image processor; download it again.")
     try:
-        return _rules(data)
-    except (KeyError, TypeError, ValueError) as error:
+        return _timm_rules(data) if path == config else _rules(data)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         fault = f"{path} has rules that clipjax cannot follow ({reason})"
         needs = "it needs a resize by shortest_edge or to height and width, and a square crop_size"
@@ -184,6 +190,32 @@ def _of_convnext(data: dict) -> dict:
         {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD, "do_center_crop": True}
         | {key: value for key, value in data.items() if key != "do_center_crop"}
         | sizes
+    )
+
+
+def _timm_rules(data: dict) -> Preprocess:
+    """Parse timm's config.json: what it does with images for evaluation, at the size of training.
+
+    Errors as of `_rules`.
+    """
+    data = data.get("pretrained_cfg") or data
+    _, height, width = data.get("input_size", (3, 224, 224))
+    names = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")  # by PIL's numbers
+    if (name := data.get("interpolation", "bicubic")) not in names:
+        raise ValueError(f"interpolation {name!r}")
+    if (mode := data.get("crop_mode", "center")) not in ("center", "squash"):
+        raise ValueError(f"crop_mode {mode!r}")
+    share = data.get("crop_pct") or 0.875
+    edges = tuple(int(side / share) for side in (height, width))
+    if height != width:
+        raise ValueError(f"pictures of {height} x {width}")
+    return Preprocess(
+        size=height,
+        resize=edges if mode == "squash" else edges[0],
+        mean=tuple(map(float, data.get("mean", IMAGENET_MEAN))),
+        std=tuple(map(float, data.get("std", IMAGENET_STD))),
+        resample=names.index(name),
+        even=True,
     )
 
 

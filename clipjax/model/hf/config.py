@@ -6,6 +6,7 @@ from typing import Any
 
 from clipjax.errors import CheckpointError
 from clipjax.model.clip import CLIPConfig, TextConfig, VisionConfig
+from clipjax.model.hf.weights import is_timm
 from clipjax.model.image_model import TOWERS, ImageConfig
 
 _SINGLE = {"vision": "clip_vision_model", "text": "clip_text_model"}  # model_type of one tower
@@ -23,7 +24,7 @@ def config_from_hf(data: dict) -> CLIPConfig:
     Missing sizes are Hugging Face's defaults. CheckpointError for another type of model, or sizes
     that do not fit each other.
     """
-    kind = data.get("model_type", "clip")
+    kind = "resnet" if is_timm(data) else data.get("model_type", "clip")
     if kind not in ("clip", *_SINGLE.values()):
         study = " It has no class texts: a study takes it as its model, for what needs none."
         more = study * (kind in TOWERS)

@@ -13,6 +13,7 @@ from clipjax.model.hf import weights
 from clipjax.model.hf.hub import find_model
 from clipjax.model.hf.image_only import load_dinov2, load_resnet, load_vit
 from clipjax.model.hf.load import load_clip, with_image_size
+from clipjax.model.hf.timm import load_timm
 from clipjax.model.image_model import ImageConfig
 
 PyTree = Any
@@ -33,17 +34,19 @@ def load_model(
     image_size: int | None = None,
     preprocessed: int | None = None,
 ) -> tuple[CLIPConfig | ImageConfig, PyTree]:
-    """Read a CLIP, or an image tower in Hugging Face layout whose type is one of `LOADERS`.
+    """Read a CLIP, or an image tower: of a type of `LOADERS`, or a ResNet in timm's layout.
 
     Args, and errors, are those of `clipjax.load_clip`; an image tower's parameters are under
     "vision". `preprocessed`: size that the model's preprocessing makes, which towers that take any
     are told.
     """
     directory = find_model(name_or_path, revision)
-    kind = weights.read_json(directory / "config.json").get("model_type")
+    data = weights.read_json(directory / "config.json")
+    of_timm = weights.is_timm(data)
+    kind = "resnet" if of_timm else data.get("model_type")
     if kind not in LOADERS:
         return load_clip(directory, dtype=dtype, image_size=image_size)
-    vision, tower = LOADERS[kind](directory, dtype=dtype)
+    vision, tower = (load_timm if of_timm else LOADERS[kind])(directory, dtype=dtype)
     params = {"vision": tower}
     if getattr(vision, "any_size", False):  # it takes images as they are preprocessed
         size = image_size or preprocessed or vision.image_size

@@ -145,24 +145,46 @@ def load_resnet(
         return ResNetConfig(image_size=size, **fields)
 
     config = built(build, "ResNet")
+    return config, read_resnet(directory, config, resnet_path, dtype)
+
+
+def read_resnet(
+    directory: pathlib.Path, config: ResNetConfig, path_of: Callable, dtype: Any
+) -> PyTree:
+    """Read the parameters of `ResNet(config)`, batch statistics folded in, as `read_tree` does.
+
+    `path_of` maps names of stored tensors to paths of our tree, where a norm has "mean" and "var"
+    beside "scale" and "bias"; None leaves one out.
+    """
     expected = shapes(ResNet(config), (32, 32, config.num_channels))
-    found = _paths(directory, resnet_path)
-    norms = [path.removesuffix("/scale") for path in expected if path.endswith("/scale")]
+    found = _paths(directory, path_of)
+    norms = {path.removesuffix("/scale") for path in expected if path.endswith("/scale")}
     every = dict(expected)
     for norm in norms:
         every |= {f"{norm}/{name}": expected[f"{norm}/scale"] for name in ("mean", "var")}
 
     def read(path: str) -> np.ndarray:
         where, _, name = path.rpartition("/")
+        if name == "kernel" or where not in norms:
+            return _of_convolution(name, weights.read_tensor(found[path]), expected[path].ndim)
         value = lambda name: weights.read_tensor(found[f"{where}/{name}"]).astype(np.float64)
-        if name == "kernel":  # [out, in, rows, columns] -> [rows, columns, in, out]
-            return weights.read_tensor(found[path]).transpose(2, 3, 1, 0)
         with np.errstate(all="ignore"):  # what is not finite is refused below, by name
             factor = value("scale") / np.sqrt(value("var") + BATCH_NORM_EPS)
             folded = factor if name == "scale" else value("bias") - value("mean") * factor
         return folded.astype(np.float32)
 
-    return config, read_tree(directory, expected, found, read, dtype, every)
+    return read_tree(directory, expected, found, read, dtype, every)
+
+
+def _of_convolution(name: str, tensor: np.ndarray, ndim: int) -> np.ndarray:
+    """Convert a tensor of a ResNet, which is no norm's, from PyTorch's layout to ours."""
+    if name != "kernel":
+        return tensor
+    if tensor.ndim == 4 and ndim == 2 and tensor.shape[2:] == (1, 1):  # a 1 x 1 of pooled channels
+        tensor = tensor[:, :, 0, 0]
+    if tensor.ndim == 4:  # [out, in, rows, columns] -> [rows, columns, in, out]
+        return tensor.transpose(2, 3, 1, 0)
+    return tensor.T
 
 
 def _opened(name_or_path, revision, kinds: tuple[str, ...], function: str):

@@ -21,7 +21,7 @@ def built(build: Callable[[], Any], what: str) -> Any:
     """Return what `build` makes of a config.json; CheckpointError where that is not possible."""
     try:
         return build()
-    except (ValueError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, AttributeError, ZeroDivisionError) as error:
         told = f"config.json describes no {what} that can be built: {error}"
         raise CheckpointError(told) from None
 

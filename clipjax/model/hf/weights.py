@@ -47,6 +47,11 @@ def read_json(path: pathlib.Path) -> dict:
     raise CheckpointError(f"{path} {fault}; copy or download it again.")
 
 
+def is_timm(data: dict) -> bool:
+    """Tell whether a config.json is timm's: it names an architecture, and no type."""
+    return "architecture" in data and "model_type" not in data
+
+
 def pickle_refusal(where: object) -> str:
     """Explain why a checkpoint that is only a pickle is not read, and how to convert it."""
     return (
