@@ -1,6 +1,7 @@
 """ResNets in timm's layout against timm's PyTorch on random weights, every one perturbed."""
 
 import json
+import sys
 
 import jax
 import numpy as np
@@ -55,17 +56,22 @@ def clip_head(model):
     return hasattr(getattr(model, "head", None), "pos_embed")
 
 
-def check(directory, model, *sizes, most=1e-5):
+def check(directory, model, size, most=1e-5, last="state"):
     """Compare a loaded model with timm's at all levels; return its config and parameters."""
+    import torch
+
     config, params = load_model(directory)
-    apply = jax.jit(ResNet(config.vision).apply, static_argnames="levels")
-    for size in sizes:
-        images = pixels(*size)
-        states, wanted = of_torch(model, images)
-        pooled, maps = apply({"params": params["vision"]}, images, levels=(0, 1, 2, 3, 4))
-        close(pooled, wanted, most)
-        for level, state in zip(maps, states, strict=True):
-            close(level, state, most)
+    images = pixels(*size)
+    states, wanted = of_torch(model, images)
+    if last == "value":  # MaskCLIP's: the values of the places, projected
+        with torch.no_grad():
+            states[-1] = model.head.proj(model.head.v(torch.tensor(states[-1]))).numpy()
+    apply = jax.jit(ResNet(config.vision).apply, static_argnames=("levels", "last"))
+    levels = {"levels": (0, 1, 2, 3, 4), "last": last}
+    pooled, maps = apply({"params": params["vision"]}, images, **levels)
+    close(pooled, wanted, most)
+    for level, state in zip(maps, states, strict=True):
+        close(level, state, most)
     return config, params
 
 
@@ -87,44 +93,44 @@ def test_a_resnet_is_that_of_timm_at_every_level(tmp_path, monkeypatch, name, ch
     assert config.kind == "resnet"
 
 
-@pytest.mark.parametrize("stride", [32, 8])
-def test_a_clip_resnet_is_that_of_timm_at_every_level_and_size(tmp_path, monkeypatch, stride):
-    changes = {} if stride == 32 else {"output_stride": stride}
-    model = saved_timm(tmp_path, "resnet50_clip", monkeypatch, **changes)
-    sizes = ((64, 64), (96, 63)) if stride == 32 else ((63, 64),)
-    config, params = check(tmp_path, model, *sizes)
+def test_a_clip_resnet_is_that_of_timm_at_other_sizes(tmp_path, monkeypatch):
+    model = saved_timm(tmp_path, "resnet50_clip", monkeypatch)
+    config, params = check(tmp_path, model, (96, 63))
     assert config.projection_dim == 24 and config.vision.hidden_size == 256
     assert layer_groups({"clip": params})[-1] == "clip/vision/projection"
-    if stride != 32:
-        return
-    # MaskCLIP's: the values of the places, projected.
-    import torch
-
-    images = pixels(64, 96)
-    with torch.no_grad():
-        states = torch.tensor(of_torch(model, images)[0][-1])
-        wanted = model.head.proj(model.head.v(states)).numpy()
-    values = jax.jit(image_maps(config, (3, 4), last="value"))(params["vision"], images)[1]
-    close(values, wanted)
     with pytest.raises(ConfigError, match=r"last=value has no effect on levels \(1,\); add 4"):
         image_maps(config, (1,), last="value")
+    values = image_maps(config, (3, 4), last="value", output_stride=8)
+    shapes = jax.eval_shape(values, params["vision"], pixels(64, 96))
+    assert [x.shape for x in shapes] == [(2, 8, 12, 128), (2, 8, 12, 24)]
+
+
+def test_values_of_a_dilated_clip_resnet_are_those_of_timm(tmp_path, monkeypatch):
+    model = saved_timm(tmp_path, "resnet50_clip", monkeypatch, output_stride=8)
+    check(tmp_path, model, (63, 64), last="value")
 
 
 def test_a_clip_resnet_of_full_depth_is_that_of_timm(tmp_path, monkeypatch):
     model = saved_timm(tmp_path, "resnet50_clip", monkeypatch, small=False, **SMALL_CLIP)
-    config, _ = check(tmp_path, model, (64, 64), most=1e-4)
+    config, _ = check(tmp_path, model, (64, 64), most=1e-4)  # its own size
     assert config.vision.depths == (3, 4, 6, 3)
+
+
+def test_depths_are_timms(monkeypatch, of_timm):
+    """Of every name: what timm would build, which it is kept from."""
+    resnet, byobnet = (sys.modules[f"timm.models.{name}"] for name in ("resnet", "byobnet"))
+    monkeypatch.setattr(resnet, "_create_resnet", lambda *_, **given: given["layers"])
+    named = {f"{kind}{n}": d for kind in ("resnet", "resnetrs") for n, d in DEPTHS[kind].items()}
+    assert {name: getattr(resnet, name)() for name in named} == named
+    for number, depths in DEPTHS["clip"].items():
+        assert depths == tuple(x.d for x in byobnet.model_cfgs[f"resnet{number}_clip"].blocks)
 
 
 @pytest.mark.parametrize(
     "name",
-    [
-        *(f"{s}resnet{n}" for n in ("18", "34", "50", "101", "152") for s in ("", "se")),
-        *("resnet26t", "resnet101s", "resnet200d", "resnet152c"),
-        *(f"resnetrs{number}" for number in DEPTHS["resnetrs"]),
-        *(f"resnet{number}_clip" for number in DEPTHS["clip"]),
-        "resnet50x4_clip_gap",
-    ],
+    ["resnet18", "seresnet34", "resnet26t", "resnet101s", "resnet50d", "resnetrs50"]
+    + [f"resnet{number}_clip" for number in DEPTHS["clip"]]
+    + ["resnet50x4_clip_gap"],
 )
 def test_a_name_alone_says_timms_sizes(of_timm, name):
     """What a file of the Hub holds: no arguments."""
