@@ -1,8 +1,11 @@
 """Random ResNets as timm makes and writes them: the reference of parity tests."""
 
 import functools
+import importlib
 import importlib.util
 import sys
+import types
+from unittest import mock
 
 import pytest
 
@@ -12,29 +15,45 @@ SMALL = {"layers": (2, 1, 1, 1), "channels": (8, 16, 24, 32), "stem_width": 8}
 SMALL_CLIP = {"width_factor": 1 / 8, "img_size": 64, "num_classes": 24}  # one layer a stage
 
 
+class _Absent(types.ModuleType):
+    """A module of which any name is a class that nothing makes."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return mock.MagicMock() if name == "InterpolationMode" else type(name, (), {})
+
+
+_TORCHVISION = ("datasets", "models", "models.feature_extraction", "ops", "ops.misc", "transforms")
+
+
 @functools.cache
 def timm():
     """Import timm; skips the test without it.
 
-    It imports torchvision, whose wheels on PyPI do not load beside a torch without CUDA: then the
-    two operators that it names on import, which nothing here uses, are declared for it.
+    It imports torchvision for what its ResNets do not use. Wheels of that need a torch of their
+    own build, and another would break transformers' image processors: where there is none, names
+    stand for it while timm is imported.
     """
-    torch = pytest.importorskip("torch", reason='parity: pip install -e ".[parity]"')
+    pytest.importorskip("torch", reason='parity: pip install -e ".[parity]"')
     if importlib.util.find_spec("timm") is None:
         pytest.skip('parity: pip install -e ".[parity]"')
+    if importlib.util.find_spec("torchvision") is not None:
+        return importlib.import_module("timm")
+    inner = (*_TORCHVISION, "transforms.functional")
+    names = ["torchvision", *(f"torchvision.{name}" for name in inner)]
+    modules = {name: _Absent(name) for name in names}
+    for name, module in modules.items():
+        where, _, own = name.rpartition(".")
+        module.__path__ = []
+        if where:
+            setattr(modules[where], own, module)
+    sys.modules.update(modules)
     try:
         return importlib.import_module("timm")
-    except RuntimeError as error:
-        if "torchvision::nms" not in str(error):
-            raise
-    for name in [name for name in sys.modules if name.split(".")[0] in ("timm", "torchvision")]:
-        del sys.modules[name]
-    timm.library = torch.library.Library(
-        "torchvision", "FRAGMENT"
-    )  # it lasts as long as it is held
-    for name in ("nms", "qnms"):
-        timm.library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return importlib.import_module("timm")
+    finally:
+        for name in names:
+            del sys.modules[name]
 
 
 def saved_timm(directory, name, monkeypatch, small=True, **changes):

@@ -30,12 +30,12 @@ BATCH = 64  # images of one call of the tower
 
 
 def load(model: str | os.PathLike, **options: Any) -> "Pretrained":
-    """Load a CLIP, or a supervised ViT, with its preprocessing.
+    """Load a CLIP, or an image tower as a supervised ViT, with its preprocessing.
 
     Args:
       model: "tiny" (embedded), a Hub id ("openai/clip-vit-base-patch32", downloaded once), or a
-        directory in Hugging Face layout. A ViT has no texts: it encodes images, and serves methods
-        that need none.
+        directory in Hugging Face layout; of ResNets timm's, too. A ViT, DINOv2 or ResNet has no
+        texts: it encodes images, and serves methods that need none.
       options: fields of `clipjax.study.Encoder`: `revision`, `image_size`, `prompts`,
         `class_names`, `compute_dtype`.
 

@@ -123,8 +123,8 @@ class Segmentation:
     experiment: str = field(SEGMENTATION, "name of the run", known=(SEGMENTATION,))
     model: str = field(
         "tiny",
-        "what maps are of: a CLIP, DINOv2 or a ResNet; a Hub id or a directory in Hugging Face "
-        "layout",
+        "what maps are of: a CLIP, DINOv2 or a ResNet, of timm too; a Hub id or a directory in "
+        "Hugging Face layout",
     )
     domain_model: str = field(
         "", "the CLIP that reads W off images, and texts of classes; none: model, where it is one"

@@ -19,6 +19,7 @@ from clipjax.model.image_model import ImageConfig
 from clipjax.model.resnet import ResNet, ResNetConfig
 from clipjax.study import Data, Encoder, Study, Training, run
 from clipjax.train.groups import layer_groups, name_tree
+from tests.timm_layout import saved_timm
 
 torch = pytest.importorskip("torch", reason='parity needs PyTorch: pip install -e ".[parity]"')
 transformers = pytest.importorskip("transformers")
@@ -217,12 +218,14 @@ def test_pictures_are_cut_as_by_the_processor_of_resnets(tmp_path, edge):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["Dinov2WithRegisters", "ResNet"])
-def test_a_study_probes_tunes_and_adapts_it(tmp_path, photos, kind):
-    sizes = RES if kind == "ResNet" else DINO | {"patch_size": 8, "image_size": 40}
-    saved(tmp_path / "model", kind, **sizes)
-    rules = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
-    write_json(tmp_path / "model" / "preprocessor_config.json", rules)
+@pytest.mark.parametrize("kind", ["Dinov2WithRegisters", "resnet50_clip"])
+def test_a_study_probes_tunes_and_adapts_it(tmp_path, photos, kind, monkeypatch):
+    if kind == "resnet50_clip":  # in timm's layout, which says how images are cut, too
+        saved_timm(tmp_path / "model", kind, monkeypatch, img_size=32)
+    else:
+        saved(tmp_path / "model", kind, **DINO | {"patch_size": 8, "image_size": 40})
+        rules = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
+        write_json(tmp_path / "model" / "preprocessor_config.json", rules)
     random = {"heads": {"start": "random"}}
     methods = {
         "probe": {"loss": "probe"},
@@ -243,8 +246,8 @@ def test_a_study_probes_tunes_and_adapts_it(tmp_path, photos, kind):
     assert {row["method"] for row in found.rows} == set(methods)
     _, params = load_model(tmp_path / "model")
     groups = layer_groups({"clip": params})
-    wanted = ("embedding", "block_0", "block_1", "projection")[: 3 if kind == "ResNet" else 4]
-    assert groups == tuple(f"clip/vision/{name}" for name in wanted)
+    blocks = [f"block_{i}" for i in range(4 if kind == "resnet50_clip" else 2)]
+    assert groups == tuple(f"clip/vision/{name}" for name in ("embedding", *blocks, "projection"))
     trained, start = flat({"clip": found.params["tune"]["clip"]}), flat({"clip": params})
     names = jax.tree.leaves(name_tree({"clip": params}))
     group_of = {name.path: name.group for name in names}

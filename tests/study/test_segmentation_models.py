@@ -17,6 +17,7 @@ from clipjax.study.segmentation_trainer import Trainer
 from clipjax.train.preemption import Preempted
 from tests.conftest import read_json
 from tests.model.test_image_only import DINO, RES, saved
+from tests.timm_layout import saved_timm
 
 SMALL = {
     "experiment": "segmentation",
@@ -135,6 +136,19 @@ def test_levels_that_nobody_names_suit_the_model():
     assert levels_of(parse(SMALL), tower(6)) == (4, 6)
     with pytest.raises(ConfigError, match="methods.fpn.decoder=fpn joins .* model=x has one"):
         levels_of(fpn, tower(1))
+
+
+def test_a_clip_resnet_gives_stages_or_values(wee_clip, tmp_path, monkeypatch):
+    saved_timm(tmp_path / "clip", "resnet50_clip", monkeypatch)
+    given = {"model": str(tmp_path / "clip"), "domain_model": str(wee_clip)}
+    free = SMALL | given | {"backbone": "free", "levels": (2, 3)}
+    dense = prepare(parse(free)).dense
+    assert dense.shapes == ((12, 12, 64), (6, 6, 128))
+    assert set(dense.params) == {"block_3", "attention_pool"} and "stem" in dense.trained
+    values = SMALL | given | {"methods": {"linear": {}}, "last": "value", "output_stride": 16}
+    assert prepare(parse(values)).dense.shapes[-1] == (6, 6, 24)
+    with pytest.raises(ConfigError, match="has one tower; W and the texts of classes need a CLIP"):
+        prepare(parse(SMALL | given | {"domain_model": ""}))
 
 
 @pytest.mark.parametrize(
