@@ -6,7 +6,7 @@ Data, steps, optimizer, crops and windows are configs/domino_driving.py's. Maps 
 Diffusion 1.5, whose UNet trains at a tenth of the rate; {none, add, sub} of W on its prompts x
 {plain, Domino} norms of an FPN head of 256 channels, in the form of the paper's table 2. CLIP
 ViT-L/14 reads W. Nothing of it was run: neither these weights nor these images were at hand, and
-no accelerator. `smoke` takes small crops and one pass; it needs a small `diffusion.model`.
+no accelerator. `smoke` takes small crops, one pass and a small model of random weights.
 """
 
 from ml_collections import ConfigDict
@@ -41,6 +41,7 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.methods = methods()
     if common.apply_arg(config, arg):
         config.model = "tiny"
+        config.diffusion.update(model="random", prompts="simple")
         config.data.update(train=4, test=2, resize=(128, 256), crop=(64, 64))
         config.data.update(window=(64, 64), stride=(32, 48))
         config.epochs, config.batch_size, config.width = 1, 2, 8

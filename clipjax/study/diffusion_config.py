@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from clipjax.errors import ConfigError
+from clipjax.model.prompts import fill_prompts
 from clipjax.study.fields import field
 
 
@@ -12,7 +14,12 @@ class DiffusionBackbone:
     model: str = field(
         "",
         "a Hub id or a directory in diffusers' layout, whose maps decoders get; model then reads "
-        "W alone; none: model's maps",
+        "W alone; random: a small one of random weights, a smoke test; none: model's maps",
+    )
+    prompts: str | tuple[str, ...] = field(
+        "ensemble",
+        "of classes: a set of clipjax.model.prompts, 80 in VPD's code and in ensemble; a template "
+        "with {}, or several",
     )
     unet: str = field("frozen", "free: it trains, too", known=("frozen", "free"))
     factor: float = field(
@@ -41,4 +48,8 @@ class DiffusionBackbone:
                 return f"{each.name}={value} has no effect without a model; name one."
             if each.name == "factor" and self.unet == "frozen":
                 return f"factor={value} has no effect on a frozen UNet; take unet=free."
+        try:
+            fill_prompts("class", self.prompts)
+        except ConfigError as error:
+            return f"prompts: {error}"
         return ""

@@ -14,6 +14,7 @@ from clipjax.evaluate import segmentation_table as tables
 from clipjax.io import write_atomically, write_json
 from clipjax.log import MetricsLog
 from clipjax.log.terminal import table
+from clipjax.model.diffusion.random import RANDOM, RANDOM_TOLD
 from clipjax.model.hf.weights import read_json
 from clipjax.study.defaults import MODEL, TINY
 from clipjax.study.mask_teacher import labels_of, told_of_labels
@@ -47,7 +48,8 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     extra = len(data.train) if config.mixing.shares else 0
     cached, told = are_cached(plan, len(data.train) + extra + sum(map(len, data.tests.values())))
     alien = config.model == MODEL and not config.data.embedded
-    for words in filter(None, (*data.notes, told, TINY * alien)):
+    random = config.diffusion.model == RANDOM
+    for words in filter(None, (RANDOM_TOLD * random, *data.notes, told, TINY * alien)):
         say(f"{words.rstrip('.')}.")
     encode = Encoder(plan, cached)
     train = encode(data.train)
@@ -113,6 +115,7 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
         apart = np.linalg.norm(w - w.mean(axis=0), axis=1).mean()
         return float(apart / np.linalg.norm(w.mean(axis=0)))
 
+    random = config.diffusion.model == RANDOM
     scales = {"1": read(1.0), "clip": read(plan.reader.scale)}
     weights = np.asarray(scales["clip"].weights)
     largest = np.eye(len(names))[weights.argmax(axis=1)]
@@ -132,7 +135,7 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
             config.data.evaluate: {domain: len(test) for domain, test in tests.items()},
         },
         "split": config.data.evaluate,
-        "note": NOTE + VALIDATED * (config.data.evaluate == "val"),
+        "note": f"{RANDOM_TOLD}; " * random + NOTE + VALIDATED * (config.data.evaluate == "val"),
         "domain": {
             "descriptions": len(names),
             # Of images whose domain has a description.

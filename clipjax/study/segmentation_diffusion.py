@@ -10,10 +10,12 @@ import numpy as np
 from clipjax.errors import ConfigError
 from clipjax.model.clip import TextTower
 from clipjax.model.diffusion.memory import check_memory, step_bytes
+from clipjax.model.diffusion.random import RANDOM, random_params, random_sizes
 from clipjax.model.diffusion.unet import check_text_width
 from clipjax.model.diffusion.vpd import VPD, TextAdapter, VPDConfig, check_size, class_states
 from clipjax.model.hf.diffusion import load_diffusion, load_text_encoder, read_configs
-from clipjax.model.hf.hub import find_part
+from clipjax.model.hf.hub import TINY, find_part
+from clipjax.model.hf.load import load_clip
 from clipjax.model.hf.tokenizer import load_tokenizer
 from clipjax.runtime.peak import device_bytes
 from clipjax.study.segmentation_config import Segmentation
@@ -28,10 +30,12 @@ def open_diffusion(config: Segmentation, data: Masked) -> Dense:
     """Open a diffusion model for images of a run; a ClipjaxError says what does not fit.
 
     Texts of classes, and of domains where a prompt reads W, are pooled states of its own text
-    encoder, the mean over the templates of `clipjax.study.segmentation_models`.
+    encoder, the mean over templates: of classes `diffusion.prompts`, of domains those of
+    `clipjax.study.segmentation_models`.
     """
     about, classes = config.diffusion, data.classes
-    sizes = read_configs(about.model)
+    random = about.model == RANDOM
+    sizes = random_sizes() if random else read_configs(about.model)
     vpd = VPDConfig(*sizes, about.scale_latents, about.timestep)
     _check_sizes(config, data, vpd.multiple)
     texts, described = _texts(config, vpd, classes)
@@ -43,7 +47,7 @@ def open_diffusion(config: Segmentation, data: Masked) -> Dense:
     # Devices of a CPU share its memory.
     share = available and available // (devices if device.startswith("cpu") else 1)
     check_memory(step_bytes(vpd, batch, data.trained, len(classes), **how), share, device)
-    params = load_diffusion(about.model).params
+    params = random_params(*sizes) if random else load_diffusion(about.model).params
 
     def maps(tree, pixels: jax.Array, shift: jax.Array | None = None) -> tuple:
         images = pixels.astype(jnp.float32) / 127.5 - 1
@@ -76,18 +80,26 @@ def _check_sizes(config: Segmentation, data: Masked, multiple: int) -> None:
             raise ConfigError(f"{told}, by data.{field if set_ else 'resize'}.") from None
 
 
+def _text_encoder(name: str) -> tuple:
+    """Return config, parameters and the tokenizer's folder of a model's text encoder."""
+    if name == RANDOM:
+        clip, params = load_clip(TINY, dtype=jnp.float32)
+        return clip.text, params["text"], TINY
+    return *load_text_encoder(name), find_part(name, "tokenizer")
+
+
 def _texts(config: Segmentation, vpd: VPDConfig, classes: Sequence[str]):
     """Return states of the classes [K, D], and of the descriptions [domains, D]."""
-    name = config.diffusion.model
-    text, params = load_text_encoder(name)
+    about = config.diffusion
+    text, params, tokenizer = _text_encoder(about.model)
     try:
         check_text_width(text.hidden_size, vpd.unet)
     except ValueError as error:
-        raise ConfigError(f"diffusion.model={name}: {error}") from None
-    context = text.max_position_embeddings
-    tokenize = load_tokenizer(find_part(name, "tokenizer"), context=context, tower=text)
+        raise ConfigError(f"diffusion.model={about.model}: {error}") from None
+    tokenize = load_tokenizer(tokenizer, context=text.max_position_embeddings, tower=text)
     encode = jax.jit(lambda params, ids: TextTower(text).apply({"params": params}, ids))
-    states = lambda names: class_states(
-        lambda ids: encode(params, ids), tokenize, names, list(TEMPLATES)
+    states = lambda names, prompts: class_states(
+        lambda ids: encode(params, ids), tokenize, names, prompts
     )
-    return states(tuple(classes)), np.asarray(states(tuple(config.descriptions.values())))
+    described = states(tuple(config.descriptions.values()), TEMPLATES)
+    return states(tuple(classes), about.prompts), np.asarray(described)

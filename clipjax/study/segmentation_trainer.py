@@ -80,7 +80,7 @@ class Trainer:
 
     def _trained(self, method: SegmentationMethod, data: Encoded, name: str) -> PyTree:
         seeds = np.array(self.plan.config.seeds, np.uint32)
-        key = (method.kind, len(data))
+        key = (self._kind(method), len(data))
         if key not in self._compiled:  # a method's numbers are no part of it
             self._compiled[key] = self._new_program(self._segmenter(method), len(data))
         if not self.cached:
@@ -119,7 +119,7 @@ class Trainer:
 
         With `logits` these, float32 [seeds, B, *size, K].
         """
-        key = (method.kind, logits)
+        key = (self._kind(method), logits)
         if key not in self._answers:
             self._answers[key] = self._answering(self._segmenter(method), logits)
         answer, shared = self._answers[key], self._shared(method)
@@ -144,17 +144,30 @@ class Trainer:
         return {"told": told_of(method, self.plan), **backbone}
 
     def _segmenter(self, method: SegmentationMethod) -> Segmenter:
-        if method.kind not in self._made:
-            self._made[method.kind] = self._new(method)
-        return self._made[method.kind]
+        kind = self._kind(method)
+        if kind not in self._made:
+            self._made[kind] = self._new(method)
+        return self._made[kind]
+
+    def _kind(self, method: SegmentationMethod) -> tuple:
+        """Return what differs from one compiled program to another.
+
+        Where one method adds W to the prompts of a diffusion model, one that does not adds 0 W: a
+        large program is compiled once, and `prompt=none` computes the same numbers.
+        """
+        joined = self.plan.dense.prompts is not None
+        joined = joined and any(each.prompt != "none" for each in self.plan.config.decoders)
+        return (*method.kind[:-1], method.kind[-1] or joined)
 
     def _new(self, method: SegmentationMethod) -> Segmenter:
         config, dense, reader = self.plan.config, self.plan.dense, self.plan.reader
         mask, teacher = method.decoder == "mask", self.plan.teacher
         texts = reader.texts if mask else None
         texts = teacher.texts if method.classifier == "text" else texts
+        prompt = self._kind(method)[-1]
         own = method.labels == "teacher" and config.teacher.self_training < 1
         more = {"hidden": config.width} if mask else {}
+        uses = prompt or method.uses_domain
         kind = DECODERS[method.decoder]
         module = kind(len(self.plan.data.classes), config.width, method.stats, **more)
         return make_segmenter(
@@ -162,9 +175,9 @@ class Trainer:
             resize_map,
             dense.shapes,
             features=None if self.cached else dense.maps,
-            descriptions=jnp.asarray(reader.descriptions) if method.uses_domain else None,
+            descriptions=jnp.asarray(reader.descriptions) if uses else None,
             modulate=method.norm == "domino",
-            prompt=method.prompt != "none",
+            prompt=prompt,
             prompts=None if dense.prompts is None else jnp.asarray(dense.prompts),
             begin=dense.begin,
             texts=None if texts is None else jnp.asarray(texts),

@@ -253,6 +253,15 @@ def test_other_families_are_refused_by_name(folder, part, fields, words):
         {"unet": load_unet, "vae": load_vae_encoder}[part](folder)
 
 
+def test_a_family_without_a_unet_is_refused_by_the_name_of_its_pipeline(tmp_path):
+    with pytest.raises(CheckpointError, match="has no unet/config.json; it is no diffusion model"):
+        load_diffusion(tmp_path)
+    index = {"_class_name": "StableDiffusion3Pipeline"}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="it is a StableDiffusion3Pipeline; clipjax reads"):
+        load_diffusion(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -296,6 +305,9 @@ def test_the_text_encoder_of_a_model_gives_states_without_projection(tmp_path):
     found, params = load_text_encoder(tmp_path)
     assert found == config.text
     jax.tree.map(np.testing.assert_array_equal, params, whole["text"])
+    save_file({name.removeprefix("text_model."): x for name, x in text.items()}, file)
+    _, newer = load_text_encoder(tmp_path)  # as transformers 5 writes it
+    jax.tree.map(np.testing.assert_array_equal, newer, params)
     ids = random_tokens(config, 4)
     encode = jax.jit(lambda ids: TextTower(found).apply({"params": params}, ids))
     texts = class_states(encode, lambda texts: ids, ["cat", "dog"], ["{}", "a {}"])

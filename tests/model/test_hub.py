@@ -169,7 +169,8 @@ def repositories(tmp_path_factory):
         (mine / name / "model.safetensors").rename(mine / name / "pytorch_model.bin")
     for name in DIFFUSION:
         (mine / "diffusion" / name).parent.mkdir(parents=True, exist_ok=True)
-        (mine / "diffusion" / name).write_text(json.dumps({"file": name}))
+        about = {"file": name, "_class_name": "FluxPipeline"}
+        (mine / "diffusion" / name).write_text(json.dumps(about))
     index = {"weight_map": {"conv_in.bias": SHARD}}
     (mine / "diffusion/unet" / f"{WEIGHTS}.safetensors.index.json").write_text(json.dumps(index))
     return root
@@ -328,7 +329,7 @@ def test_parts_of_a_diffusion_model_are_fetched_alone(hub, monkeypatch):
     wanted = {name for name in DIFFUSION if name.split("/")[0] in names}
     assert set(hub.fetched) == wanted  # nothing of the others, and no file twice
     assert len(hub.fetched) == len(wanted)
-    with pytest.raises(CheckpointError, match="no text_encoder/config.json; it is no diffusion"):
+    with pytest.raises(CheckpointError, match="no text_encoder/config.json; it is a FluxPipeline"):
         find_part("me/diffusion", "text_encoder")
     with pytest.raises(CheckpointError, match="neither a directory nor a Hub id like"):
         find_part("diffusion", "unet")

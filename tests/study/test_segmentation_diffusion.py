@@ -1,5 +1,6 @@
 """Segmentation runs on the maps of a small random Stable Diffusion."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,42 +9,42 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from clipjax.configs import vpd_driving
+from clipjax.configs import vpd_driving, vpd_smoke
 from clipjax.errors import ConfigError
+from clipjax.model.diffusion.random import random_params, random_sizes
 from clipjax.model.diffusion.unet import UNet, UNetConfig
-from clipjax.model.diffusion.vae import VAEConfig, VAEEncoder
+from clipjax.model.diffusion.vae import VAEConfig
 from clipjax.model.hf.hub import copy_tokenizer
+from clipjax.model.hf.params import flat
 from clipjax.model.hf.trees import shapes
 from clipjax.study import parse, run, segmentation_diffusion
 from clipjax.study.segmentation_plan import prepare
 from clipjax.study.segmentation_trainer import Trainer
 from tests.conftest import TINY, read_json
-from tests.model.test_diffusion import UNET, VAE, write
+from tests.model.test_diffusion import CROSS, UNET, VAE, write
 
 LR = 1e-2
 WIDTH = 24  # of the texts
 DOMINO = {"decoder": "fpn", "norm": "domino", "prompt": "sub", "control": "shuffled", "scale": 0.0}
 
 
+SIZES = (
+    UNetConfig((8, 16), (False, True), (2, 2), 1, WIDTH, norm_num_groups=8),
+    VAEConfig((8,), 1, norm_num_groups=8),
+)
+
+
 @pytest.fixture(scope="module")
 def models(tmp_path_factory, wee_clip):
-    """A directory in diffusers' layout: 2 levels of a UNet, a VAE of stride 2, wee_clip's texts."""
+    """A directory in diffusers' layout: 2 levels of a UNet, a VAE of stride 1, wee_clip's texts."""
     root = tmp_path_factory.mktemp("diffusion")
-    unet = UNetConfig((8, 16), (True, True), (2, 4), 1, WIDTH, norm_num_groups=8)
-    vae = VAEConfig((8, 8), 1, norm_num_groups=8)
-    rng = np.random.default_rng(0)
-
-    def make(module, *given):
-        abstract = shapes(module, *given)
-        return {
-            path: ("scale" in path) + 0.1 * rng.normal(size=leaf.shape).astype(np.float32)
-            for path, leaf in abstract.items()
-        }
-
+    params = random_params(*SIZES)
+    kinds = {"down_block_types": ["DownBlock2D", CROSS[0]]}
+    kinds |= {"up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 2}
     sizes = {"block_out_channels": [8, 16], "cross_attention_dim": WIDTH}
-    write(root / "unet", make(UNet(unet), (4, 4, 4), (1, WIDTH)), UNET | sizes)
-    sizes = {"block_out_channels": [8, 8]}
-    write(root / "vae", make(VAEEncoder(vae), (8, 8, 3)), VAE | sizes)
+    write(root / "unet", params["unet"], UNET | kinds | sizes)
+    sizes = {"block_out_channels": [8], "down_block_types": ["DownEncoderBlock2D"]}
+    write(root / "vae", params["vae"], VAE | sizes)
     whole = load_file(wee_clip / "model.safetensors")
     (root / "text_encoder").mkdir()
     text = {name: x for name, x in whole.items() if name.startswith("text_model.")}
@@ -60,9 +61,9 @@ def small(models, wee_clip):
     return {
         "experiment": "segmentation",
         "model": str(wee_clip),
-        "diffusion": {"model": str(models)},
+        "diffusion": {"model": str(models), "prompts": "simple"},
         "seeds": (0,),
-        "data": {"train": 4, "test": 2, "targets": ("fog",), "resize": (32, 32)},
+        "data": {"train": 4, "test": 2, "targets": ("fog",), "resize": (16, 16)},
         "epochs": 1,
         "batch_size": 4,
         "width": 8,
@@ -73,37 +74,76 @@ def small(models, wee_clip):
     }
 
 
-@pytest.mark.slow
-def test_a_run_trains_the_adapter_and_a_free_unet_at_a_tenth_of_the_rate(
-    small, tmp_path, monkeypatch
-):
-    trained, kept = Trainer.train, []
+@pytest.fixture
+def moved(monkeypatch):
+    """Name of what trained -> parts of its parameters -> the largest change of a number."""
+    trained, found = Trainer.train, {}
 
     def noted(self, method, data, name):
-        params = trained(self, method, data, name)
-        (compiled,) = self._compiled.values()
-        begun = compiled.begin(np.zeros(1, np.uint32))
-        kept.extend([begun.params, params])
-        return params
+        after = trained(self, method, data, name)
+        (compiled,) = self._compiled.values()  # methods of a run here are of one program
+        before = compiled.begin(np.zeros(1, np.uint32)).params
+        part = lambda tree: {"decoder": tree["decoder"], **tree["backbone"]}
+        largest = lambda *trees: max(
+            float(np.abs(new - old).max())
+            for old, new in zip(*map(jax.tree.leaves, trees), strict=True)
+        )
+        found[name] = {key: largest(old, part(after)[key]) for key, old in part(before).items()}
+        return after
 
     monkeypatch.setattr(Trainer, "train", noted)
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_trains_the_adapter_and_a_free_unet_at_a_tenth_of_the_rate(small, tmp_path, moved):
     config = small | {"diffusion": small["diffusion"] | {"unet": "free"}}
     run(parse(config), tmp_path / "run")
     found = read_json(tmp_path / "run/segmentation.json")
-    assert found["model"] == small["diffusion"]["model"]
+    assert found["model"] == small["diffusion"]["model"] and "random" not in found["note"]
     assert "in every step, as a part of what makes them trains" in found["maps"]
     assert 0 <= found["methods"]["vpd_sub_domino"]["miou"]["fog"][0] <= 1
-    before, after = kept
-    assert set(after["backbone"]) == {"adapter", "unet"}
-
-    def largest(tree):
-        pairs = zip(*(jax.tree.leaves(tree(p)) for p in (before, after)), strict=True)
-        return max(float(np.abs(new - old).max()) for old, new in pairs)
-
     # Adam's first step is the rate, whatever the gradient's size is; the decay is a thousandth.
-    assert largest(lambda p: p["backbone"]["unet"]) == pytest.approx(0.1 * LR, rel=0.01)
-    assert largest(lambda p: p["backbone"]["adapter"]) == pytest.approx(LR, rel=0.01)
-    assert largest(lambda p: p["decoder"]) == pytest.approx(LR, rel=0.01)
+    rates = {"decoder": LR, "adapter": LR, "unet": 0.1 * LR}
+    assert moved == {"vpd_sub_domino": pytest.approx(rates, rel=0.01)}
+
+
+@pytest.mark.slow
+def test_the_smoke_config_trains_beside_a_frozen_unet_and_says_that_it_means_nothing(
+    wee_clip, tmp_path, moved, monkeypatch
+):
+    """Two of its rows and a mixing, smaller yet."""
+    given = vpd_smoke.get_config("smoke").to_dict()
+    unet, vae = random_sizes()
+    assert (parse(given).diffusion.model, unet.cross_attention_dim) == ("random", 128)
+    assert given["methods"] == vpd_driving.methods() and vae.stride == 8
+    few = (dataclasses.replace(SIZES[0], cross_attention_dim=128), SIZES[1])
+    monkeypatch.setattr(segmentation_diffusion, "random_sizes", lambda: few)
+    given["methods"] = {name: given["methods"][name] for name in ("vpd", "vpd_add")}
+    given |= {"model": str(wee_clip), "batch_size": 4, "width": 8, "lr": LR, "warmup": 0.0}
+    given["data"] |= {"train": 4, "test": 2, "targets": ("fog",), "resize": (16, 16)}
+    given["mixing"] |= {"shares": (0.5,), "method": "vpd_add"}
+    run(parse(given), tmp_path / "run")
+    found = read_json(tmp_path / "run/segmentation.json")
+    words = "random weights: a smoke test, its numbers mean nothing"
+    assert found["model"] == "random" and found["note"].startswith(words)
+    for name in ("segmentation.html", "segmentation.md"):
+        assert words in (tmp_path / "run" / name).read_text()
+    assert found["mixing"]["shares"] == [0.5] and found["mixing"]["method"] == "vpd_add"
+    rates = pytest.approx({"decoder": LR, "adapter": LR}, rel=0.01)
+    assert len(moved) == 3 and all(rate == rates for rate in moved.values())
+
+
+def test_weights_of_the_smoke_test_are_drawn_from_a_seed():
+    one, same, other = (flat(random_params(*SIZES, seed)) for seed in (0, 0, 1))
+    kernel = "unet/mid_block/resnets_0/conv1/kernel"
+    assert all(np.array_equal(one[path], same[path]) for path in one)
+    assert not np.array_equal(one[kernel], other[kernel])
+    assert float(np.std(one[kernel])) == pytest.approx((9 * 16) ** -0.5, rel=0.05)
+    made = {
+        f"unet/{path}": x.shape for path, x in shapes(UNet(SIZES[0]), (4, 4, 4), (1, WIDTH)).items()
+    }
+    assert {path: x.shape for path, x in one.items() if path.startswith("unet/")} == made
 
 
 def test_a_frozen_unet_is_no_parameter(small):
@@ -114,9 +154,9 @@ def test_a_frozen_unet_is_no_parameter(small):
 
 
 def test_sizes_that_do_not_fit_are_refused(small):
-    words = "30 x 32 pixels do not fit: 4 must .* to 32 x 32 say, by data.resize"
+    words = "31 x 32 pixels do not fit: 2 must .* to 32 x 32 say, by data.resize"
     with pytest.raises(ConfigError, match=words):
-        prepare(parse(small | {"data": small["data"] | {"resize": (30, 32)}}))
+        prepare(parse(small | {"data": small["data"] | {"resize": (31, 32)}}))
 
 
 def test_the_recipe_of_driving_is_vpds():
@@ -138,10 +178,8 @@ def test_the_recipe_of_driving_is_vpds():
 def test_a_text_encoder_of_another_width_is_refused(small, models, tmp_path):
     copy = tmp_path / "model"
     shutil.copytree(models, copy)
-    wide = UNetConfig((8, 16), (True, True), (2, 4), 1, 20, norm_num_groups=8)
-    zeros = {k: np.zeros(x.shape) for k, x in shapes(UNet(wide), (4, 4, 4), (1, 20)).items()}
-    shutil.rmtree(copy / "unet")
-    write(copy / "unet", zeros, UNET | {"block_out_channels": [8, 16]})
+    config = read_json(copy / "unet/config.json") | {"cross_attention_dim": 20}
+    (copy / "unet/config.json").write_text(json.dumps(config))
     config = parse(small | {"diffusion": {"model": str(copy)}})
     with pytest.raises(ConfigError, match="texts are 24 wide, .* cross-attention reads 20; take"):
         prepare(config)
@@ -160,6 +198,10 @@ def test_a_model_that_does_not_fit_the_device_is_refused_before_it_starts(small,
         ({"diffusion": {"unet": "free"}}, "diffusion.unet=free has no effect without a model"),
         ({"diffusion": {"model": "x", "factor": 0.2}}, "has no effect on a frozen UNet"),
         ({"diffusion": {"model": "x", "timestep": 1000}}, "diffusion.timestep is 1000"),
+        (
+            {"diffusion": {"model": "x", "prompts": "a photo"}},
+            "diffusion.prompts: prompt 'a photo'",
+        ),
         (
             {"maps": "cached"},
             "maps=cached has no effect with diffusion.model, whose maps",

@@ -174,7 +174,8 @@ def load_text_encoder(
     expected = flat(abstract_params(CLIPConfig(None, config, config.hidden_size))["text"])
     found = {}
     for name, stored in weights.stored_tensors(directory).items():
-        path = our_path(name)
+        # transformers 5 writes a text tower that is alone without the prefix of older files.
+        path = our_path(name if name.startswith("text_") else f"text_model.{name}")
         if path and path != "text_projection/kernel":
             found[path.removeprefix("text/")] = stored
     read = lambda path: to_ours(path, weights.read_tensor(found[path]))

@@ -24,7 +24,7 @@ from clipjax.model.hf.weights import (
 )
 
 TINY = ASSETS / "tiny_clip"
-CONFIG = "config.json"
+CONFIG, PIPELINE = "config.json", "model_index.json"
 # Optional files of a CLIP repository. Each is requested by name, because repositories also carry
 # gigabytes of the same weights for other frameworks.
 TOKENIZER_FILES = (
@@ -68,8 +68,12 @@ def find_part(
     name = os.fspath(name_or_path)
     if pathlib.Path(name).is_dir():
         _no_revision(name, revision)
-        folder = pathlib.Path(name) / part
-        return folder if folder.is_dir() else pathlib.Path(name)
+        folder = pathlib.Path(name)
+        if (folder / part).is_dir():
+            return folder / part
+        if part != "tokenizer" and not (folder / CONFIG).exists():
+            raise _lacks(name, part, folder / PIPELINE)
+        return folder
     _check_id(name, "nor a Hub id like 'stable-diffusion-v1-5/stable-diffusion-v1-5'.")
     try:
         with _retries_said_once(name):
@@ -156,6 +160,13 @@ def _fetch_optional(repo: str, file: str, revision: str | None) -> pathlib.Path 
         return None
 
 
+def _lacks(name: str, part: str, index: pathlib.Path | None) -> CheckpointError:
+    """Return the error for a model without a part, by the name of its pipeline where it has one."""
+    kind = read_json(index).get("_class_name") if index and index.exists() else None
+    told = f"a {kind}; clipjax reads Stable Diffusion 1.x and 2.x" if kind else "no diffusion model"
+    return CheckpointError(f"model {name!r} has no {part}/{CONFIG}; it is {told}.")
+
+
 def _download_part(repo: str, part: str, revision: str | None) -> pathlib.Path:
     """Fetch the files of one folder of a repository."""
     if part == "tokenizer":
@@ -165,7 +176,7 @@ def _download_part(repo: str, part: str, revision: str | None) -> pathlib.Path:
         return next(filter(None, found)).parent
     config = _fetch(repo, f"{part}/{CONFIG}", revision)
     if config is None:
-        raise CheckpointError(f"model {repo!r} has no {part}/{CONFIG}; it is no diffusion model.")
+        raise _lacks(repo, part, _fetch_optional(repo, PIPELINE, revision))
     kinds = ((SINGLE, INDEX),) if part == "text_encoder" else DIFFUSION_NAMES
     lost = None
     for single, index in kinds:
