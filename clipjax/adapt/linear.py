@@ -43,8 +43,11 @@ def linear_head(kernel: jax.Array, bias: jax.Array) -> PyTree:
 
 
 def linear_logits(params: PyTree, x: jax.Array) -> jax.Array:
-    """Logits [N, K] of features [N, P]."""
+    """Logits [N, K] of features [N, P]; ValueError: the head is of another width."""
     layer = params["classifier"]["layer_0"]
+    if x.shape[-1] != (width := layer["kernel"].shape[0]):
+        fault = f"features of width {x.shape[-1]} meet texts or a head of width {width}"
+        raise ValueError(f"{fault}; take both from one model.")
     return x @ layer["kernel"] + layer["bias"]
 
 

@@ -31,7 +31,7 @@ ANCHORS = ("text", "shared")
 
 def gaussian_logits(params: PyTree, x: jax.Array) -> jax.Array:
     """Zero-shot's logits plus the classes' log densities over the temperature, [N, K]."""
-    return x**2 @ params["quadratic"] + linear_logits(params, x)
+    return linear_logits(params, x) + x**2 @ params["quadratic"]
 
 
 def gaussian_head(own: PyTree, mean: jax.Array, variance: jax.Array, temperature: float) -> PyTree:

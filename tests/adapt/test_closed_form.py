@@ -271,6 +271,12 @@ def test_no_target_images_are_refused(data, classes, name):
         fit(METHODS[name], data | {"target": {"inputs": np.zeros((0, WIDTH))}}, classes)
 
 
+def test_features_of_another_model_than_the_texts_are_refused(data, classes):
+    other = data | {"target": {"inputs": data["target"]["inputs"][:, :-1]}}
+    with pytest.raises(ValueError, match=r"width \d+ meet texts or a head of width \d+; take both"):
+        fit(debias, other, classes)
+
+
 def test_a_class_without_source_images(data, classes):
     x, y = data["source"].values()
     fewer = data | {"source": {"inputs": x[y != 2], "label": y[y != 2]}}
