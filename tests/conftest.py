@@ -72,6 +72,7 @@ LONGEST = (
     "test_classics.py",
     "test_forgetting.py",
     "test_image_only.py",
+    "test_timm.py",
     "test_lora.py",
     "test_prompts.py",
     "test_sweep.py",

@@ -166,6 +166,7 @@ class Residual(nn.Module):
         if cfg.squeeze:
             y = Squeeze(cfg.squeeze, self.dtype, name="squeeze")(y)
         if x.shape[-1] != width or stride != 1 or near != far:
+            # A last odd row: CLIP's own code leaves it out on both ways, timm's takes no such map.
             if cfg.shortcut == "mean" and stride == 2:
                 x, stride = halved(x, rest=not cfg.antialiased), 1
             elif cfg.shortcut == "mean" and spread > 1:

@@ -103,6 +103,8 @@ def test_a_clip_resnet_is_that_of_timm_at_other_sizes(tmp_path, monkeypatch):
     values = image_maps(config, (3, 4), last="value", output_stride=8)
     shapes = jax.eval_shape(values, params["vision"], pixels(64, 96))
     assert [x.shape for x in shapes] == [(2, 8, 12, 128), (2, 8, 12, 24)]
+    odd = jax.eval_shape(image_maps(config, (1, 2, 3)), params["vision"], pixels(72, 72))
+    assert [x.shape[1] for x in odd] == [18, 9, 4]  # which timm refuses
 
 
 def test_values_of_a_dilated_clip_resnet_are_those_of_timm(tmp_path, monkeypatch):
@@ -173,6 +175,15 @@ def test_pictures_are_cut_as_by_timm(tmp_path, monkeypatch):
     view = np.asarray(resized.crop((left, top, left + 160, top + 160))) / 255
     wanted = (view - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
     np.testing.assert_allclose(ours.normalize(ours.crop(picture)), wanted, atol=1e-5)
+    # Older files have it all at the top; a crop of the whole, squeezed; a filter drawn by chance.
+    rules = {"architecture": "resnet18", "input_size": [3, 96, 96], "crop_mode": "squash"}
+    assert timm_config(rules).image_size == 96
+    (tmp_path / "config.json").write_text(json.dumps(rules | {"crop_pct": 1.0}))
+    squeezed = load_preprocess(tmp_path)
+    assert (squeezed.size, squeezed.resize, squeezed.resample) == (96, (96, 96), 3)
+    (tmp_path / "config.json").write_text(json.dumps(rules | {"interpolation": "random"}))
+    with pytest.raises(CheckpointError, match=r"cannot follow \(interpolation 'random'\)"):
+        load_preprocess(tmp_path)
 
 
 @pytest.mark.parametrize(
