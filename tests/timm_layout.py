@@ -37,7 +37,7 @@ def timm():
     """
     pytest.importorskip("torch", reason='parity: pip install -e ".[parity]"')
     if importlib.util.find_spec("timm") is None:
-        pytest.skip('parity: pip install -e ".[parity]"')
+        pytest.skip("parity needs timm: pip install --no-deps timm")
     if importlib.util.find_spec("torchvision") is not None:
         return importlib.import_module("timm")
     inner = (*_TORCHVISION, "transforms.functional")
