@@ -64,7 +64,7 @@ def few_shot_studies(given: Choices, asked: Asked | None = None) -> dict[Cell, S
         config = few_shot_ablations.get_config("smoke" if given.smoke else None)
         asked = asked._replace(protocols=["bng"], shots=asked.shots or [str(config.data.shots)])
     given.put_into(config)
-    names, slow = _methods(asked.methods, config.stages), few_shot.slow_methods()
+    names, slow = chosen(asked.methods, config.stages), few_shot.slow_methods()
     if given.smoke and not asked.methods and not apart:
         names = [name for name in names if name not in slow or name in few_shot.SMOKE_SLOW]
     usual = few_shot.SMOKE_SHOTS if given.smoke else few_shot.SHOTS
@@ -117,7 +117,8 @@ def _protocols(asked: Sequence[str], places: Sequence[Place], other: Named | Non
     return asked or [name for name in PROTOCOLS if name not in impossible]
 
 
-def _methods(asked: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+def chosen(asked: Sequence[str], known: Sequence[str]) -> Sequence[str]:
+    """Return the methods that are asked for, in order, all by default; ConfigError: no such."""
     if unknown := [name for name in asked if name not in known]:
         raise ConfigError(f"--methods={unknown[0]} is none; known: {', '.join(known)}.")
     return [name for name in known if name in asked] if asked else known

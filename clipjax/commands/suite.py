@@ -27,6 +27,7 @@ goes on where it was, row by row.
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -57,7 +58,7 @@ def define_flags() -> None:
     flags.DEFINE_list("tables", ["1", "2", "3", "4", "5", "6"], "Which tables, of the report.")
     flags.DEFINE_list("protocols", [], "Of few_shot: fsl, bng, dg, cdg by default; ablations.")
     flags.DEFINE_list("shots", [], "Of few_shot: images a class, as 1,4,16.")
-    flags.DEFINE_list("methods", [], "Of few_shot: those that run; all by default.")
+    flags.DEFINE_list("methods", [], "Of few_shot and uda: those that run; all by default.")
     flags.DEFINE_string("workdir", "", "Where the files go; by default runs/suite or runs/STUDY.")
     flags.DEFINE_string("data", "", "As config.data.name; by default what lies at data_root.")
     flags.DEFINE_string("data_root", "", "Where the data lies; without it the embedded data.")
@@ -96,8 +97,12 @@ def table_studies(numbers: list[str], given: Choices) -> dict[str, Study]:
     return found
 
 
-def pair_studies(given: Choices) -> dict[tuple[str, str], Study]:
-    """Return (source, target) -> what the study of all methods runs, of each pair of domains."""
+def pair_studies(given: Choices, methods: Sequence[str] = ()) -> dict[tuple[str, str], Study]:
+    """Return (source, target) -> what a study of all methods, or some, runs of a pair of domains.
+
+    ConfigError: unknown methods, domains, data.
+    """
+    from clipjax.commands.few_shot import chosen
     from clipjax.configs import uda
     from clipjax.data.dataset import has_labels
     from clipjax.data.open import open_dataset
@@ -105,6 +110,7 @@ def pair_studies(given: Choices) -> dict[tuple[str, str], Study]:
     from clipjax.study.defaults import check_model
 
     config = uda.get_config("smoke" if given.smoke else None)
+    config.stages = tuple(chosen(methods, config.stages))
     given.put_into(config)
     dataset = open_dataset(config.data.name, given.root or None)
     source, target = given.source, given.target
@@ -243,11 +249,12 @@ def main() -> None:
         if study != "report" and given["tables"].present:
             raise ConfigError(f"--tables are of --study=report; leave them out of --study={study}.")
         asked = few_shot.Asked(*(given[name].value for name in few_shot.Asked._fields))
-        if study != "few_shot" and (named := [n for n, value in asked._asdict().items() if value]):
+        takes = {"few_shot": asked._fields, "uda": ("methods",)}.get(study, ())
+        if named := [n for n, value in asked._asdict().items() if value and n not in takes]:
             raise ConfigError(f"--{named[0]} are of --study=few_shot; leave them out.")
         studies = {
             "report": lambda: table_studies(given.tables, choices),
-            "uda": lambda: pair_studies(choices),
+            "uda": lambda: pair_studies(choices, asked.methods),
             "robust": lambda: robust.robust_studies(choices),
             "few_shot": lambda: few_shot.few_shot_studies(choices, asked),
             "domino": lambda: {"grid": domino.domino_study(choices)},

@@ -173,6 +173,9 @@ def test_pairs_that_cannot_be_are_refused(tmp_path, photos):
     ):
         with pytest.raises(ConfigError, match=word):
             pair_studies(choices)
+    with pytest.raises(ConfigError, match="--methods=mdc is none; known: prompts_chosen, .*mcd"):
+        pair_studies(given, ["mdc"])
+    assert {study.stages for study in pair_studies(given, ["mcd"]).values()} == {("mcd",)}
 
 
 def test_shares_of_the_data_train_the_same_methods_for_as_many_steps():
