@@ -167,5 +167,5 @@ def make_segmenter(
         return jnp.where(theirs, best.astype(labels.dtype), labels)
 
     loss.whole_batch = by_batch
-    depth = decoder.depth(len(shapes))
+    depth = decoder.norms_deep(len(shapes))
     return Segmenter(init, loss, logits, moments if by_batch else None, depth)

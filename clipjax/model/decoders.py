@@ -43,7 +43,7 @@ class _Decoder(nn.Module):
         """Return a norm."""
         return DomainNorm(self.stats, name=name)
 
-    def depth(self, levels: int) -> int:
+    def norms_deep(self, levels: int) -> int:
         """Return how many norms follow each other at most, of maps of so many levels."""
         return 1
 
@@ -95,7 +95,7 @@ class UpsamplingDecoder(_Decoder):
 
     steps: int = 2  # SETR has 4, for patches of 16 pixels
 
-    def depth(self, levels: int) -> int:
+    def norms_deep(self, levels: int) -> int:
         return self.steps
 
     @nn.compact
@@ -117,7 +117,7 @@ class PyramidDecoder(_Decoder):
     size, as a ViT has, are rescaled to 2, 1 and 1/2 of it beforehand: `pyramid`.
     """
 
-    def depth(self, levels: int) -> int:
+    def norms_deep(self, levels: int) -> int:
         return max(1, levels - 1)
 
     @nn.compact

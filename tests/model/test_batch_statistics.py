@@ -70,7 +70,7 @@ def test_statistics_are_those_of_the_whole_set_layer_by_layer(kind):
     step = lambda fixed, rows, n: moments(
         params | ({FIXED: fixed} if fixed else {}), rows, jax.random.key(n)
     )
-    fixed = precise_statistics(step, batches, decoder.depth(1))
+    fixed = precise_statistics(step, batches, decoder.norms_deep(1))
     whole, found = decoder.apply({"params": params["decoder"]}, [MAPS], mutable=[MOMENTS])
     assert jax.tree.structure(found[MOMENTS]) == jax.tree.structure(fixed)
     if kind == "linear":  # its norm reads the maps themselves
