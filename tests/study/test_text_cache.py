@@ -1,6 +1,7 @@
 """Class texts are tokenized and encoded once; a damaged or unwritable cache changes nothing."""
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ def test_a_second_start_opens_neither_tokenizer_nor_text_tower(tmp_path, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(prompt_sets, "load_tokenizer", never)
         patched.setattr(encode, "class_weights", never)
+        for name in ("transformers", "tokenizers"):
+            patched.setitem(sys.modules, name, None)  # an import of it fails
         again = encode_texts(prepare(study(tmp_path)))
         with pytest.raises(AssertionError, match="ran again"):  # other prompts are other texts
             prepare(study(tmp_path, prompts="simple"))
