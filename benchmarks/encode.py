@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from benchmarks.timing import alternate, best
+from benchmarks.timing import alternate, best, synchronised
 from clipjax.model.clip import CLIP, CLIPConfig, VisionConfig
 from clipjax.model.hf.config import config_to_hf
 from clipjax.model.hf.params import abstract_params
@@ -51,16 +51,25 @@ SIZES = {
 }
 BATCHES = {"tiny": (32, 128), "ViT-B/32": (16, 64), "ViT-B/16": (4, 16)}
 
-_MODELS = flags.DEFINE_list("models", list(SIZES), "Which sizes.")
-_DTYPES = flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "What both sides compute in.")
-_PASSES = flags.DEFINE_list("passes", ["forward", "backward"], "backward includes the forward.")
-_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed pairs of calls a row.")
-_LARGEST = flags.DEFINE_bool("largest", False, "Only the largest batch of each model.")
+
+def define_flags() -> None:
+    """The command line."""
+    flags.DEFINE_list("models", list(SIZES), "Which sizes.")
+    flags.DEFINE_list("dtypes", ["float32", "bfloat16"], "What both sides compute in.")
+    flags.DEFINE_list("passes", ["forward", "backward"], "backward includes the forward.")
+    flags.DEFINE_integer("rounds", 7, "Timed pairs of calls a row.")
+    flags.DEFINE_bool("largest", False, "Only the largest batch of each model.")
 
 
-def jax_call(config: CLIPConfig, images: np.ndarray, dtype: str, backward: bool) -> Callable:
+def jax_call(
+    config: CLIPConfig,
+    images: np.ndarray,
+    dtype: str,
+    backward: bool,
+    kernel: str | None = None,
+) -> Callable:
     """A call of ours that waits for its result."""
-    module = CLIP(config, jnp.dtype(dtype))
+    module = CLIP(config, jnp.dtype(dtype), kernel)
     rng = np.random.default_rng(0)
     make = lambda x: jnp.asarray(rng.normal(0, 0.02, x.shape), jnp.float32)
     params = jax.tree.map(make, abstract_params(config))
@@ -77,27 +86,35 @@ def jax_call(config: CLIPConfig, images: np.ndarray, dtype: str, backward: bool)
     return lambda: jax.block_until_ready(run(params, images))
 
 
-def torch_call(config: CLIPConfig, images: np.ndarray, dtype: str, backward: bool) -> Callable:
-    """The same of transformers."""
+def torch_call(
+    config: CLIPConfig,
+    images: np.ndarray,
+    dtype: str,
+    backward: bool,
+    device: str = "cpu",
+    compiled: bool = False,
+) -> Callable:
+    """The same of transformers; `compiled`: through `torch.compile`."""
     import torch
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     data = config_to_hf(config)
     kept = {k: v for k, v in data.items() if k not in ("architectures", "model_type")}
-    model = CLIPVisionModelWithProjection(CLIPVisionConfig(**kept, attn_implementation="sdpa")).to(
-        getattr(torch, dtype)
-    )
-    pixels = torch.tensor(images.transpose(0, 3, 1, 2)).to(getattr(torch, dtype))
+    place = {"device": device, "dtype": getattr(torch, dtype)}
+    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**kept, attn_implementation="sdpa"))
+    tower = tower.to(**place)
+    model = torch.compile(tower) if compiled else tower
+    pixels = torch.tensor(images.transpose(0, 3, 1, 2)).to(**place)
 
     def forward():
         with torch.inference_mode():
             model(pixel_values=pixels)
 
     def both():
-        model.zero_grad(set_to_none=True)
+        tower.zero_grad(set_to_none=True)
         model(pixel_values=pixels).image_embeds.float().square().mean().backward()
 
-    return both if backward else forward
+    return synchronised(both if backward else forward, device)
 
 
 def compare(name: str, batch: int, dtype: str, backward: bool, rounds: int) -> str:
@@ -123,16 +140,18 @@ def compare(name: str, batch: int, dtype: str, backward: bool, rounds: int) -> s
 def main(argv: list[str]) -> None:
     """Prints a row for every combination the flags ask for."""
     del argv
+    given = flags.FLAGS
     keep_memory()  # for both sides
     use_cores()
     print(f"{'model':9} {'pass':17} {'dtype':9} batch     jax/s   torch/s   ratio  range  threads")
-    for name in _MODELS.value:
-        for batch in BATCHES[name][-1:] if _LARGEST.value else BATCHES[name]:
-            for dtype in _DTYPES.value:
-                for what in _PASSES.value:
-                    row = compare(name, batch, dtype, what == "backward", _ROUNDS.value)
+    for name in given.models:
+        for batch in BATCHES[name][-1:] if given.largest else BATCHES[name]:
+            for dtype in given.dtypes:
+                for what in given.passes:
+                    row = compare(name, batch, dtype, what == "backward", given.rounds)
                     print(row, flush=True)
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

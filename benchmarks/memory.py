@@ -4,6 +4,8 @@
     python -m benchmarks.memory --classes=8    the prompts of fewer classes
     python -m benchmarks.memory --task=stages --shape=vit_b16    the training stages of one model
     python -m benchmarks.memory --task=prompt_step               a step of CoOp with 1,000 classes
+    python -m benchmarks.memory --task=diffusion                 what of SD 1.5 fits which device
+    python -m benchmarks.memory --task=diffusion_check [--full]  that plan beside XLA's own
 
 Every row is a process of its own, on the CPU, with random weights. Loading counts from where the
 imports ended, prompts count everything; Linux only. Of the training stages the compiler's plan is
@@ -61,12 +63,12 @@ from clipjax.model.text import zero_shot_classifier
 SIZES = {"ViT-L/14": SHAPES["vit_l14"], "ViT-B/32": SHAPES["vit_b32"]}
 
 _CLASSES = flags.DEFINE_integer("classes", 345, "Classes whose 80 prompts are encoded.")
-_TASK = flags.DEFINE_enum(
-    "task", "", ["", "build", "load", "prompts", "stages", "prompt_step"], "Of a started process."
-)
+TASKS = "build", "load", "prompts", "stages", "prompt_step", "diffusion", "diffusion_check"
+_TASK = flags.DEFINE_enum("task", "", ["", *TASKS], "Of a started process.")
 _MODEL = flags.DEFINE_enum("model", "ViT-B/32", list(SIZES), "What a started process builds.")
 _SHAPE = flags.DEFINE_string("shape", "vit_b16", "Whose training stages a started process plans.")
 _DIRECTORY = flags.DEFINE_string("directory", "", "Where a started process finds the model.")
+_FULL = flags.DEFINE_bool("full", False, "diffusion_check at the sizes of SD 1.5: minutes a row.")
 _DTYPE = flags.DEFINE_string("dtype", "", "What a started process stores or asks for.")
 
 
@@ -134,6 +136,9 @@ def measure() -> None:
         start("stages", "", f"--shape={shape}")
     print("CoOp on ViT-B/16's text tower", flush=True)
     start("prompt_step", "")
+    print("Stable Diffusion 1.5 on 512 x 512", flush=True)
+    start("diffusion", "")
+    start("diffusion_check", "")
 
 
 def main(argv: list[str]) -> None:
@@ -153,6 +158,11 @@ def main(argv: list[str]) -> None:
         from benchmarks.prompt_step import rows
 
         for line in rows(peak):
+            print(line, flush=True)
+    elif _TASK.value in ("diffusion", "diffusion_check"):
+        from benchmarks.diffusion_memory import check_rows, plan_rows
+
+        for line in plan_rows() if _TASK.value == "diffusion" else check_rows(_FULL.value):
             print(line, flush=True)
     elif _TASK.value == "prompts":
         print(prompts(directory, _CLASSES.value), flush=True)

@@ -43,7 +43,7 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from benchmarks.timing import alternate, best
+from benchmarks.timing import alternate, best, synchronised
 from clipjax.adapt.pixels import pixel_cross_entropy
 from clipjax.model.clip import VisionConfig
 from clipjax.model.decoders import resize_map
@@ -64,6 +64,7 @@ class Row(NamedTuple):
     batch: int
     size: int  # of the images, in pixels
     classes: int
+    dtype: str = "float32"  # of the computation; parameters are float32
 
 
 ROWS = {
@@ -75,9 +76,12 @@ ROWS = {
     "ResNet-50": Row(ResNetConfig(), 8, 224, 19),
 }  # fmt: skip
 
-_MODELS = flags.DEFINE_list("models", list(ROWS), "Which backbones.")
-_PASSES = flags.DEFINE_list("passes", ["forward", "step"], "What is timed.")
-_ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed pairs of calls a row.")
+
+def define_flags() -> None:
+    """The command line."""
+    flags.DEFINE_list("models", list(ROWS), "Which backbones.")
+    flags.DEFINE_list("passes", ["forward", "step"], "What is timed.")
+    flags.DEFINE_integer("rounds", 7, "Timed pairs of calls a row.")
 
 
 class Ours(nn.Module):
@@ -87,7 +91,7 @@ class Ours(nn.Module):
 
     def setup(self):
         kinds = {VisionConfig: DenseTower, DINOv2Config: DINOv2, ResNetConfig: ResNet}
-        self.tower = kinds[type(self.row.config)](self.row.config)
+        self.tower = kinds[type(self.row.config)](self.row.config, jnp.dtype(self.row.dtype))
         self.classifier = nn.Dense(self.row.classes)
 
     def maps(self, images: jax.Array) -> jax.Array:
@@ -161,34 +165,46 @@ def torch_maps(row: Row) -> tuple[Any, Callable]:
 
 
 def torch_call(
-    row: Row, images: np.ndarray, labels: np.ndarray, step: bool, last: bool
+    row: Row,
+    images: np.ndarray,
+    labels: np.ndarray,
+    step: bool,
+    last: bool,
+    device: str = "cpu",
+    compiled: bool = False,
 ) -> Callable:
-    """The same of transformers; `last`: channels last in memory."""
+    """The same of transformers; `last`: channels last in memory; `compiled`: `torch.compile`."""
     import torch
 
     torch.manual_seed(0)
     model, maps = torch_maps(row)
     layout = torch.channels_last if last else torch.contiguous_format
-    model = model.eval().to(memory_format=layout)  # no dropout; norms keep their statistics
-    pixels = torch.tensor(images.transpose(0, 3, 1, 2)).contiguous(memory_format=layout)
-    targets = torch.tensor(labels.astype(np.int64))
-    classifier = torch.nn.Conv2d(row.config.hidden_size, row.classes, 1).to(memory_format=layout)
+    place = {"device": device, "memory_format": layout}
+    model = model.eval().to(**place)  # no dropout; norms keep their statistics
+    pixels = torch.tensor(images.transpose(0, 3, 1, 2)).to(**place)
+    targets = torch.tensor(labels.astype(np.int64), device=device)
+    classifier = torch.nn.Conv2d(row.config.hidden_size, row.classes, 1).to(**place)
     parameters = [*model.parameters(), *classifier.parameters()]
     optimizer = torch.optim.AdamW(parameters, 1e-4, weight_decay=1e-4)
+    half = row.dtype == "bfloat16"
+    cast = lambda: torch.autocast(device, torch.bfloat16, enabled=half)
+    maps = torch.compile(maps) if compiled else maps
 
     def forward():
-        with torch.inference_mode():
+        with torch.inference_mode(), cast():
             maps(pixels)
 
     def update():
         optimizer.zero_grad(set_to_none=True)
+        with cast():
+            logits = classifier(maps(pixels))
         logits = torch.nn.functional.interpolate(
-            classifier(maps(pixels)), size=targets.shape[1:], mode="bilinear"
+            logits.float(), size=targets.shape[1:], mode="bilinear"
         )
         torch.nn.functional.cross_entropy(logits, targets).backward()
         optimizer.step()
 
-    return update if step else forward
+    return synchronised(update if step else forward, device)
 
 
 def compare(name: str, row: Row, step: bool, rounds: int) -> str:
@@ -218,10 +234,11 @@ def main(argv: list[str]) -> None:
     keep_memory()  # for both sides
     use_cores()
     print(f"{'model':10} {'pass':8} batch     jax/s   torch/s   ratio  range  threads")
-    for name in _MODELS.value:
-        for what in _PASSES.value:
-            print(compare(name, ROWS[name], what == "step", _ROUNDS.value), flush=True)
+    for name in flags.FLAGS.models:
+        for what in flags.FLAGS.passes:
+            print(compare(name, ROWS[name], what == "step", flags.FLAGS.rounds), flush=True)
 
 
 if __name__ == "__main__":
+    define_flags()
     app.run(main)

@@ -23,6 +23,25 @@ def seconds(call: Callable) -> float:
     return time.perf_counter() - started
 
 
+def median(call: Callable, rounds: int) -> float:
+    """Median wall time of a call, after two that compile and warm up."""
+    for _ in range(2):
+        call()
+    return statistics.median(seconds(call) for _ in range(rounds))
+
+
+def synchronised(call: Callable, device: str) -> Callable:
+    """A call of PyTorch's that waits until the device is done, as JAX's `block_until_ready`."""
+    import torch
+
+    def waiting():
+        call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return waiting
+
+
 def best(calls: Sequence[Callable]) -> tuple[Callable, int]:
     """The fastest of PyTorch's calls, and the thread count that it is fastest with."""
     import torch

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.adapt.domain import CONTROLS, Domain, controlled, domain_embedding
-from clipjax.adapt.pixels import IGNORED, pixel_cross_entropy
+from clipjax.adapt.losses import weigh
+from clipjax.adapt.pixels import IGNORED, image_divisor, pixel_cross_entropy
 from clipjax.adapt.precise import FIXED, MOMENTS
 
 PyTree = Any
@@ -18,7 +19,8 @@ class Segmenter(NamedTuple):
     """A decoder as pure functions of `rows`.
 
     Rows are {"inputs": what `features` reads, "embedding": images float32 [B, P] of length 1,
-    "condition": int32 [B], the true domain}, and in training "label" uint8 [B, H, W]. Parameters
+    "condition": int32 [B], the true domain}, and in training "label" uint8 [B, H, W]; of a batch
+    that microbatches are cut from also "divisor", what `whole` adds. Parameters
     are {"decoder": ...}, with what never trains beside them: "backbone", and "told" of `told`. Of a
     backbone of which a part trains, that part is among the parameters.
     """
@@ -28,6 +30,8 @@ class Segmenter(NamedTuple):
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
     # (params, rows, rng) -> logits float32 [B, h', w', K], which `rng` shuffles W for.
     logits: Callable[..., jax.Array]
+    # batch -> the batch, told what its loss is divided by: mean losses of its microbatches are its.
+    whole: Callable[[PyTree], PyTree]
     # (params, rows, rng) -> what `clipjax.adapt.precise` makes statistics of, as "statistics" among
     # the parameters, which `logits` then needs; None of a decoder without those of a batch.
     moments: Callable[..., PyTree] | None = None
@@ -155,9 +159,16 @@ def make_segmenter(
         seen = resize(answer(params, rows, rng), labels.shape[1:])
         if own_labels is not None:
             labels = jnp.where(progress >= own_labels[0], relabelled(seen, labels), labels)
-        mask = rows["weight"] > 0 if "weight" in rows else None
-        value = pixel_cross_entropy(seen, labels, class_weights, normaliser, mask)
+        how = {"divisor": rows["divisor"][0]} if "divisor" in rows else {}
+        value = pixel_cross_entropy(seen, labels, class_weights, normaliser, _real(rows), **how)
         return value, {"class_loss": value}
+
+    def whole(batch):
+        batch = weigh(batch)
+        rows = batch["source"]
+        how = (decoder.classes, class_weights, normaliser, _real(rows))
+        divisor = jnp.broadcast_to(image_divisor(rows["label"], *how), len(rows["label"]))
+        return batch | {"source": rows | {"divisor": divisor}}
 
     def relabelled(seen, labels):
         """Return labels with those of the classes of self-training exchanged for answers."""
@@ -168,4 +179,8 @@ def make_segmenter(
 
     loss.whole_batch = by_batch
     depth = decoder.norms_deep(len(shapes))
-    return Segmenter(init, loss, logits, moments if by_batch else None, depth)
+    return Segmenter(init, loss, logits, whole, moments if by_batch else None, depth)
+
+
+def _real(rows: dict[str, jax.Array]) -> jax.Array | None:
+    return rows["weight"] > 0 if "weight" in rows else None

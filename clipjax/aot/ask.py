@@ -2,17 +2,22 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from clipjax.aot.compiled import Compiled, compile_step
+from clipjax.aot.diffusion import abstract_diffusion_step
 from clipjax.aot.roofline import CHIPS, Chip, Estimate
-from clipjax.aot.step import abstract_step
-from clipjax.aot.topology import open_topology
+from clipjax.aot.step import AbstractStep, abstract_step
+from clipjax.aot.topology import Topology, open_topology
 from clipjax.errors import ConfigError
+from clipjax.model.diffusion.sizes import named_sizes
 from clipjax.model.shapes import named_shape
 from clipjax.study.config import Study
+from clipjax.study.segmentation_config import Segmentation
 from clipjax.train.distributed.sharding import DATA, make_mesh
 
 PER_CHIP = 64  # images a domain, where no batch size is asked for
+CROPS = 1  # the same of a segmentation
 TRIES = 3  # compilations that check and correct a guess
 ROOM = 0.98  # of HBM; the compiler keeps the rest (it gives 15.75 of 16 GiB on v5e)
 
@@ -28,6 +33,7 @@ class Question:
     batch_size: int = 0  # of one domain, on all chips
     fsdp: int = 0  # devices that share each parameter; 0: as config.mesh.fsdp says
     fast: bool = False
+    classes: int = 19  # of a segmentation; a study's are those of its data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,30 +66,28 @@ class Answer:
         )
 
 
-def ask(study: Study, question: Question, say: Callable[[str], None] = print) -> Answer:
-    """Compile the step that a study trains with.
+def ask(
+    study: Study | Segmentation, question: Question, say: Callable[[str], None] = print
+) -> Answer:
+    """Compile the step that a study, or a segmentation on Stable Diffusion, trains with.
 
     ConfigError: an unknown model, topology, method or phase; no libtpu; sizes that do not divide;
     pmap; a phase on cached features, which has no step on a mesh.
     """
-    topology, shape = open_topology(question.topology), named_shape(question.model)
-    training, devices = study.training, study.devices
-    size = question.batch_size or PER_CHIP * topology.chips
+    topology, dense = open_topology(question.topology), isinstance(study, Segmentation)
+    sizes = named_sizes(question.model) if dense else named_shape(question.model)
+    training = study if dense else study.training
+    usual = CROPS * training.accumulate if dense else PER_CHIP
+    size = question.batch_size or usual * topology.chips
     if size % (len(topology.devices) * training.accumulate):
         raise ConfigError(
             f"batch_size={size} cannot be dealt out to {len(topology.devices)} devices in "
             f"accumulate={training.accumulate} microbatches; choose a multiple of their product."
         )
-    fsdp = question.fsdp or devices.mesh.fsdp
-    if devices.parallel != "jit":
-        raise ConfigError(f"parallel={devices.parallel!r}: only jit's step can be compiled here.")
-    if devices.mesh.data not in (0, make_mesh(topology.devices, fsdp).shape[DATA]):
-        mesh = f"mesh.data={devices.mesh.data} times fsdp={fsdp}"
-        raise ConfigError(f"{mesh} is not all of {topology.name}; take mesh.data=0.")
+    fsdp = _cut(study, question, topology)
     question = dataclasses.replace(question, batch_size=size, fsdp=fsdp)
-    study = dataclasses.replace(study, training=dataclasses.replace(training, batch_size=size))
     say(f"compiling {question.model} for {question.topology}, batch {size} a domain ...")
-    made = abstract_step(study, shape, method=question.method, phase=question.phase)
+    made = _abstract(study, question, sizes)
     if made.cached:
         fault = f"{made.name} trains on cached features, without a step on a mesh"
         raise ConfigError(f"{fault}; ask about a phase that trains from pixels (--phase).")
@@ -94,7 +98,38 @@ def ask(study: Study, question: Question, say: Callable[[str], None] = print) ->
     return Answer(question, made.name, *chips, images, training.accumulate, compiled)
 
 
-def largest_batch(study: Study, answer: Answer, say: Callable[[str], None] = print) -> str:
+def _cut(study: Study | Segmentation, question: Question, topology: Topology) -> int:
+    """Return how many devices share each parameter; ConfigError for what training would not do."""
+    if isinstance(study, Segmentation):
+        for name in ("fsdp", "phase"):
+            if (value := getattr(question, name)) not in (0, 1, ""):
+                raise ConfigError(f"a segmentation has no {name}; leave --{name}={value} out.")
+        return 1
+    devices = study.devices
+    fsdp = question.fsdp or devices.mesh.fsdp
+    if devices.parallel != "jit":
+        raise ConfigError(f"parallel={devices.parallel!r}: only jit's step can be compiled here.")
+    if devices.mesh.data not in (0, make_mesh(topology.devices, fsdp).shape[DATA]):
+        mesh = f"mesh.data={devices.mesh.data} times fsdp={fsdp}"
+        raise ConfigError(f"{mesh} is not all of {topology.name}; take mesh.data=0.")
+    return fsdp
+
+
+def _abstract(study: Study | Segmentation, question: Question, sizes: Any) -> AbstractStep:
+    """Make the step over shapes, of the question's batch size."""
+    size, method = question.batch_size, question.method
+    if isinstance(study, Segmentation):
+        study = dataclasses.replace(study, batch_size=size)
+        return abstract_diffusion_step(study, sizes, question.classes, method=method)
+    study = dataclasses.replace(
+        study, training=dataclasses.replace(study.training, batch_size=size)
+    )
+    return abstract_step(study, sizes, method=method, phase=question.phase)
+
+
+def largest_batch(
+    study: Study | Segmentation, answer: Answer, say: Callable[[str], None] = print
+) -> str:
     """A sentence on the largest batch that is found to fit.
 
     Memory is nearly linear in the batch size: two compilations give a guess, others check it, with

@@ -14,9 +14,9 @@ from clipjax.aot.topology import compiler_version
 from clipjax.errors import ConfigError
 from clipjax.io import check_writable, write_atomically, write_json
 from clipjax.study.config import Study
+from clipjax.study.segmentation_config import Segmentation
 from clipjax.study.workdir import config_text
 
-MARKERS = ("<!-- table: begin -->", "<!-- table: end -->")
 HEADER = (
     "| encoder | topology | images a chip | fits | GiB a chip | TFLOP "
     "| compute, memory, network: ms | step, ms | images/s | efficiency |\n"
@@ -77,8 +77,9 @@ def estimate_lines(answer: Answer) -> list[str]:
 def row(answer: Answer) -> str:
     """An answer as a row under HEADER."""
     asked, found, time = answer.question, answer.compiled, answer.estimate
+    what = ", ".join(filter(None, (asked.model, answer.phase.partition(", ")[2])))
     cells = [
-        asked.model + (" (fast)" if asked.fast else ""),
+        what + (" (fast)" if asked.fast else ""),
         asked.topology + (f", fsdp {asked.fsdp}" if asked.fsdp > 1 else ""),
         f"{answer.images // answer.chips}",
         "yes" if found.fits else "no",
@@ -95,18 +96,21 @@ def row(answer: Answer) -> str:
 
 
 def write_table(
-    study: Study,
+    study: Study | Segmentation,
     questions: Sequence[Question],
     page: pathlib.Path,
     rows: pathlib.Path,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Answer questions and put a row for each between the MARKERS of a Markdown page.
+    """Answer questions and put a row for each into the table of a Markdown page (`fill`).
+
+    Studies have the page's table, segmentations that called "diffusion".
 
     Answers are kept in the folder `rows` and not asked again. ConfigError: the page is missing or
     has no markers, or a place cannot be written.
     """
-    fill(page, "")  # refuses a wrong page before hours of work
+    name = "diffusion" if isinstance(study, Segmentation) else "table"
+    fill(page, "", name)  # refuses a wrong page before hours of work
     check_writable(page.parent)
     check_writable(rows)
     rows.mkdir(parents=True, exist_ok=True)
@@ -117,10 +121,10 @@ def write_table(
             write_json(file, dataclasses.asdict(answer))
             say(row(answer))
         there = [read_answer(json.loads(x.read_text())) for x in files.values() if x.exists()]
-        fill(page, "\n".join([HEADER, *map(row, there)]))
+        fill(page, "\n".join([HEADER, *map(row, there)]), name)
 
 
-def key(study: Study, question: Question) -> str:
+def key(study: Study | Segmentation, question: Question) -> str:
     """A file name for an answer, by all that it depends on except our code."""
     text = f"{config_text(study)}{question}{jax.__version__} {compiler_version()}"
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -135,9 +139,12 @@ def read_answer(data: dict) -> Answer:
     return Answer(**data | {"question": Question(**data["question"]), "compiled": compiled})
 
 
-def fill(page: pathlib.Path, table: str) -> None:
-    """Put a table, unless empty, between the markers of a page; ConfigError without markers."""
-    begin, end = MARKERS
+def fill(page: pathlib.Path, table: str, name: str = "table") -> None:
+    """Put a table, unless empty, between the markers of a page; ConfigError without markers.
+
+    These are `<!-- NAME: begin -->` and the same with end.
+    """
+    begin, end = (f"<!-- {name}: {edge} -->" for edge in ("begin", "end"))
     text = page.read_text() if page.is_file() else ""
     before, found, rest = text.partition(begin)
     _, closed, after = rest.partition(end)

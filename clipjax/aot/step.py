@@ -54,9 +54,9 @@ def abstract_step(
     plan = plan._replace(**_unread_words(plan))
     for each in methods.values():
         check_masks(plan, each)
-    method = _pick(method, list(methods), "method")
+    method = pick(method, list(methods), "method")
     labels = [phase.label or method for phase in methods[method].phases]
-    index = labels.index(_pick(phase, labels, "phase"))
+    index = labels.index(pick(phase, labels, "phase"))
     prompts, sizes = len(fill_prompts(dataset.classes[0], study.encoder.prompts)), clip_config
     weights = jnp.zeros((len(dataset.classes), sizes.projection_dim))  # in place of `encode_texts`
     tokens = np.zeros((len(weights), prompts, sizes.text.max_position_embeddings), np.int32)
@@ -87,7 +87,8 @@ def _unread_words(plan: Plan) -> dict[str, Any]:
     return {"bare": bare.astype(np.int32), "words": {k: blank(n) for k, n in lengths.items()}}
 
 
-def _pick(name: str, known: list[str], what: str) -> str:
+def pick(name: str, known: list[str], what: str) -> str:
+    """Return a name, or the last one where none is asked for; ConfigError lists the known."""
     if not known:
         raise ConfigError(f"this config trains nothing; give one whose stages name a {what}.")
     if name and name not in known:

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Mapping
 
 from clipjax.errors import ConfigError
+from clipjax.study.accumulation import accumulation_problem
 from clipjax.study.diffusion_config import DiffusionBackbone
 from clipjax.study.fields import field, meant, read, short
 from clipjax.study.mask_data import MaskData
@@ -169,6 +170,11 @@ class Segmentation:
     width: int = field(64, "of the decoders' convolutions and tokens", low=8)
     epochs: int = field(20, "passes over the training scenes", low=1)
     batch_size: int = field(32, "scenes a step", low=1)
+    accumulate: int = field(
+        1,
+        "microbatches of a step: its result in the memory of one; shuffled W stays in each",
+        low=1,
+    )
     lr: float = field(3e-3, "learning rate of AdamW, at its start", low=0)
     weight_decay: float = field(1e-3, "decoupled", low=0)
     warmup: float = field(
@@ -250,4 +256,4 @@ class Segmentation:
         told = any(method.uses_domain for method in self.decoders)
         if told and len(self.descriptions) < 2:
             return "descriptions has fewer than two domains, so W could not differ; add some."
-        return teacher_problem(self)
+        return teacher_problem(self) or accumulation_problem(self)

@@ -1,7 +1,9 @@
 """Stable Diffusion as what makes the maps of a segmentation run."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,27 +42,44 @@ def open_diffusion(config: Segmentation, data: Masked) -> Dense:
     _check_sizes(config, data, vpd.multiple)
     texts, described = _texts(config, vpd, classes)
     free, dtype = about.unet == "free", jnp.dtype(about.compute_dtype)
-    devices = getattr(batch_mesh(config.batch_size), "size", 1)
-    batch = math.ceil(config.batch_size / devices)
-    how = {"free": free, "dtype": dtype, "remat": about.remat}
+    size = config.batch_size // config.accumulate
+    devices = getattr(batch_mesh(size), "size", 1)
+    batch, parts = math.ceil(size / devices), config.accumulate
+    how = {"free": free, "dtype": dtype, "remat": about.remat, "accumulate": parts}
     available, device = device_bytes()
     # Devices of a CPU share its memory.
     share = available and available // (devices if device.startswith("cpu") else 1)
     check_memory(step_bytes(vpd, batch, data.trained, len(classes), **how), share, device)
     params = random_params(*sizes) if random else load_diffusion(about.model).params
+    return dense_of(config, vpd, texts, described, params, data.trained)
+
+
+def dense_of(
+    config: Segmentation,
+    vpd: VPDConfig,
+    texts: jax.Array,
+    described: np.ndarray,
+    params: Any,
+    size: tuple[int, int],
+) -> Dense:
+    """Return what makes maps of images of `size` in training, by parameters or their shapes.
+
+    Texts are float32 [K, E] of classes and [D, E] of domains.
+    """
+    about, free = config.diffusion, config.diffusion.unet == "free"
+    dtype = jnp.dtype(about.compute_dtype)
 
     def maps(tree, pixels: jax.Array, shift: jax.Array | None = None) -> tuple:
         images = pixels.astype(jnp.float32) / 127.5 - 1
         prompt = "none" if shift is None else "add"
-        own = VPDConfig(*sizes, about.scale_latents, about.timestep, prompt)
-        module = VPD(own, dtype, remat=about.remat)
+        module = VPD(dataclasses.replace(vpd, prompt=prompt), dtype, remat=about.remat)
         return module.apply({"params": tree}, images, texts, shift)
 
     adapter = lambda rng: {"adapter": TextAdapter().init(rng, texts)["params"]}
     trained = {"unet": params["unet"]} if free else {}
     frozen = {name: tree for name, tree in params.items() if name not in trained}
     every = jax.eval_shape(adapter, jax.random.key(0)) | params
-    image = jax.ShapeDtypeStruct((1, *data.trained, 3), jnp.uint8)
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.uint8)
     shapes = tuple(x.shape[1:] for x in jax.eval_shape(maps, every, image))
     rates = ((UNET_RATE, about.factor),) if free else ()
     told = "decoders and text adapter" + f", and the UNet at {about.factor:g} of their rate" * free

@@ -82,7 +82,7 @@ class Trainer:
         seeds = np.array(self.plan.config.seeds, np.uint32)
         key = (self._kind(method), len(data))
         if key not in self._compiled:  # a method's numbers are no part of it
-            self._compiled[key] = self._new_program(self._segmenter(method), len(data))
+            self._compiled[key] = self._new_program(method, len(data))
         if not self.cached:
             return self._streamed(method, self._compiled[key], data, name)
         begin, _, program = self._compiled[key]
@@ -92,7 +92,7 @@ class Trainer:
         folder = self.workdir / "checkpoints" / name
         with Notice() as notice, Checkpointer(folder, run=run_name(self.workdir)) as checkpointer:
             out = Outputs(checkpointer, self.log, say=self.say, stop=notice.reached)
-            states, shared = begin(seeds), self._shared(method)
+            states, shared = begin(seeds), self.shared(method)
             return fit_arrays(program, states, {"source": rows}, epochs, out, shared).params
 
     def _epochs(self, name: str) -> Epochs:
@@ -100,19 +100,29 @@ class Trainer:
         mesh = run_mesh(len(config.seeds))
         return Epochs((name,), config.epochs, config.batch_size, config.save_every, mesh=mesh)
 
-    def _new_program(self, made: Segmenter, images: int) -> Compiled:
-        config, steps = self.plan.config, self._steps(images)
+    def _new_program(self, method: SegmentationMethod, images: int) -> Compiled:
+        (start, step), trained = self.parts(method, images), self.plan.dense.trained
+        every = jax.jit(jax.vmap(start, in_axes=(0, None)))
+        program = epochs_program(lambda _: step, self._epochs(""))
+        return Compiled(lambda seeds: every(seeds, trained), step, program)
+
+    def parts(self, method: SegmentationMethod, images: int) -> tuple[Callable, Callable]:
+        """Return (seed, what of the backbone trains) -> state, and the step of a run on `images`.
+
+        Both are pure; the step is (state, batch, `shared`) -> (state, metrics).
+        """
+        config, steps, made = self.plan.config, self._steps(images), self._segmenter(method)
         rate = make_schedule("linear", config.lr, steps, warmup=config.warmup)
-        decay, rates, trained = config.weight_decay, self.plan.dense.rates, self.plan.dense.trained
+        decay, rates = config.weight_decay, self.plan.dense.rates
         optimizer = make_optimizer(rate, weight_decay=decay, lr_mults=rates, clip_norm=1.0)
+        parts = config.accumulate
 
         def start(seed, trained):
             return init_state(made.init(jax.random.key(seed), trained), optimizer, seed=seed)
 
-        every = jax.jit(jax.vmap(start, in_axes=(0, None)))
-        step = make_step(made.loss, optimizer, total_steps=steps)
-        program = epochs_program(lambda _: step, self._epochs(""))
-        return Compiled(lambda seeds: every(seeds, trained), step, program)
+        step = make_step(made.loss, optimizer, total_steps=steps, accumulate=parts)
+        whole = (lambda batch: batch) if parts == 1 else made.whole
+        return start, lambda state, batch, shared: step(state, whole(batch), shared)
 
     def answers(self, method: SegmentationMethod, *, logits: bool = False) -> Callable:
         """Return (stacked parameters, rows, rng, size) -> classes uint8 [seeds, B, *size].
@@ -122,7 +132,7 @@ class Trainer:
         key = (self._kind(method), logits)
         if key not in self._answers:
             self._answers[key] = self._answering(self._segmenter(method), logits)
-        answer, shared = self._answers[key], self._shared(method)
+        answer, shared = self._answers[key], self.shared(method)
         return lambda params, rows, rng, size: answer(params, shared, rows, rng, size)
 
     def _answering(self, made: Segmenter, logits: bool) -> Callable:
@@ -138,7 +148,7 @@ class Trainer:
 
         return answer
 
-    def _shared(self, method: SegmentationMethod) -> PyTree:
+    def shared(self, method: SegmentationMethod) -> PyTree:
         """Return what the method's loss and answers read, and no step changes."""
         backbone = {} if self.cached else {"backbone": self.plan.dense.params}
         return {"told": told_of(method, self.plan), **backbone}
@@ -221,7 +231,7 @@ class Trainer:
             log_every=per_epoch,
             save_every=per_epoch * config.save_every,
             tags={"seed": seed},
-            mesh=batch_mesh(config.batch_size),
+            mesh=batch_mesh(config.batch_size // config.accumulate),
         )
         for seed in config.seeds:
             state = jax.tree.map(lambda x: x[0], compiled.begin(np.array([seed], np.uint32)))
@@ -234,7 +244,7 @@ class Trainer:
                 batches = functools.partial(
                     epoch_batches, data, seed, config.batch_size, config.data.workers, last
                 )
-                shared = self._shared(method)
+                shared = self.shared(method)
                 state = fit_stream(compiled.step, state, batches, steps(seed), out, shared)
             done.append(fetch(state.params))
         return jax.tree.map(lambda *x: np.stack(x), *done)

@@ -122,8 +122,8 @@ def test_a_page_in_the_way_is_named(tmp_path, no_work):
 
 
 def test_rows_of_a_table_that_cannot_be_kept_are_no_rows(tmp_path):
-    page, (begin, end) = tmp_path / "page.md", scaling_report.MARKERS
-    page.write_text(f"{begin}\n{end}\n")
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table: begin -->\n<!-- table: end -->\n")
     with pytest.raises(ConfigError, match="page.md cannot be written .Not a directory."):
         scaling_report.write_table(parsed(dann.get_config()), ["no question"], page, page)
 

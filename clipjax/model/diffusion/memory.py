@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from clipjax.errors import ConfigError
 from clipjax.model.diffusion.blocks import Transformer
+from clipjax.model.diffusion.sizes import abstract_params
 from clipjax.model.diffusion.vpd import VPD, VPDConfig
 
 GB = 1e9
@@ -17,7 +18,7 @@ class StepBytes(NamedTuple):
     """Bytes of one training step on one device, planned from shapes; XLA needs some more."""
 
     parameters: int
-    trained: int  # gradients of those that train, and AdamW's two moments
+    trained: int  # gradients of those that train, and AdamW's two moments; their sum, too
     activations: int  # what the backward pass reads of the forward one
 
     @property
@@ -35,8 +36,11 @@ def step_bytes(
     free: bool,
     dtype: Any = jnp.float32,
     remat: str = "none",
+    accumulate: int = 1,
 ) -> StepBytes:
     """Plan a step of AdamW on images of `size` pixels with `classes` texts; nothing is computed.
+
+    With `accumulate` microbatches `batch` is one of them, and a sum of gradients is kept beside.
 
     The UNet trains if `free`, its text adapter always; the VAE never does, and images come as
     latents. Parameters, gradients and moments are float32, activations of `dtype`.
@@ -51,10 +55,7 @@ def step_bytes(
     width = config.unet.cross_attention_dim
     texts = array(classes, width)
     domain = None if config.prompt == "none" else array(batch, width)
-    images = array(1, config.multiple, config.multiple, config.vae.in_channels)
-    one = None if domain is None else array(1, width)
-    init = lambda *inputs: module.init(jax.random.key(0), *inputs)["params"]
-    params = jax.eval_shape(init, images, texts, one)
+    params = abstract_params(config)
     names = ("unet", "adapter") if free else ("adapter",)
 
     def run(own, params, *inputs):
@@ -70,7 +71,8 @@ def step_bytes(
         tokens = jax.ShapeDtypeStruct((batch, *texts.shape), dtype)
         own = jax.eval_shape(lambda *x: block.init(jax.random.key(0), *x)["params"], place, tokens)
         activations += _kept(lambda p, *x: block.apply({"params": p}, *x), own, place, tokens)
-    return StepBytes(_bytes(params), 3 * _bytes(mine), activations)
+    copies = 3 + (accumulate > 1)
+    return StepBytes(_bytes(params), copies * _bytes(mine), activations)
 
 
 def _bytes(tree: Any) -> int:
@@ -96,7 +98,7 @@ def check_memory(needed: StepBytes, available: int | None, device: str) -> None:
     ...
     clipjax.errors.ConfigError: a step needs about 22.0 GB (parameters 4.0, gradients and moments \
 10.0, activations 8.0), and cuda:0 has 16.0; freeze the UNet, take remat 'blocks', bfloat16, \
-smaller batches or smaller crops.
+smaller batches, more microbatches (accumulate) or smaller crops.
     """
     if available is None or needed.total <= available:
         return
@@ -105,5 +107,5 @@ smaller batches or smaller crops.
     raise ConfigError(
         f"a step needs about {total} GB (parameters {parameters}, gradients and moments {trained}, "
         f"activations {activations}), and {device} has {has}; freeze the UNet, take remat "
-        "'blocks', bfloat16, smaller batches or smaller crops."
+        "'blocks', bfloat16, smaller batches, more microbatches (accumulate) or smaller crops."
     )
