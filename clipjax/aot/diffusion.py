@@ -39,6 +39,8 @@ def abstract_diffusion_step(
         )
     if not size:
         raise ConfigError("data.crop and data.resize are empty; give one, data is not opened.")
+    decoders = {each.name: each for each in config.decoders}
+    chosen = decoders[pick(method, list(decoders), "method")]
     vpd = VPDConfig(*sizes, about.scale_latents, about.timestep)
     try:
         check_size(size, vpd.multiple)
@@ -54,8 +56,6 @@ def abstract_diffusion_step(
     plan = Plan(config, data, dense, Reader(None, None, None, *read, 1.0))
     weights = None if config.class_weights == "none" else np.ones(classes, np.float32)
     trainer = Trainer(plan, pathlib.Path(), print, weights, cached=False)
-    decoders = {each.name: each for each in config.decoders}
-    chosen = decoders[pick(method, list(decoders), "method")]
     start, step = trainer.parts(chosen, config.batch_size)
     state = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.uint32), dense.trained)
     array = lambda kind, *shape: jax.ShapeDtypeStruct((config.batch_size, *shape), kind)

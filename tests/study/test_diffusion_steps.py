@@ -132,13 +132,16 @@ def test_the_tpus_compiler_is_asked_about_the_step_that_trains(chip):
     assert report.row(answer).startswith("| sd15, UNet free | v5e:1x1 | 2 | yes | 1.0 |")
 
 
+WHOLE = {"data.crop": (), "data.scale": (1.0, 1.0), "data.cat_max_ratio": 1.0}
+
+
 @pytest.mark.parametrize(
     ("changes", "question", "words"),
     [
         ({}, {"fsdp": 8}, "a segmentation has no fsdp; leave --fsdp=8 out"),
         ({}, {"phase": "frozen"}, "a segmentation has no phase"),
-        ({}, {"method": "vdp"}, "no method 'vdp'; known: vpd, vpd_domino"),
-        ({"data.crop": ()}, {}, "data.crop and data.resize are empty"),
+        ({}, {"method": "vdp"}, "no method 'vdp'; known: vpd, vpd_add, "),
+        (WHOLE, {}, "data.crop and data.resize are empty"),
         ({"data.crop": (32, 33)}, {}, "32 x 33 pixels do not fit: 4 must divide"),
         ({"diffusion.model": ""}, {}, "only steps on Stable Diffusion are compiled"),
     ],
