@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import jaccard_score
 
-from clipjax.adapt.pixels import IGNORED, pixel_cross_entropy
+from clipjax.adapt.pixels import IGNORED, image_divisor, pixel_cross_entropy
 from clipjax.errors import DataError
 from clipjax.evaluate.segmentation import confusion, enlarged, kept, overlap, slide, windows
 from clipjax.model.decoders import resize_map
@@ -97,6 +97,10 @@ def test_pixel_cross_entropy_and_its_gradient_are_those_of_torch(normaliser):
     np.testing.assert_allclose(value, wanted.item(), rtol=1e-5)
     np.testing.assert_allclose(slope[:2], theirs.grad.permute(0, 2, 3, 1), atol=1e-6)
     assert np.all(slope[2] == 0)
+    share = image_divisor(labels, 6, weights, normaliser, mask)
+    cut = [[x[i : i + 1] for x in (logits, labels, mask)] for i in range(3)]
+    parts = [pixel_cross_entropy(x, y, weights, normaliser, real, share) for x, y, real in cut]
+    np.testing.assert_allclose(np.mean(parts), value, rtol=1e-6)  # microbatches of one image each
     none = jnp.full((3, 4, 5), IGNORED)
     assert pixel_cross_entropy(jnp.array(logits), none, mask=mask) == 0
     with pytest.raises(ValueError, match="known: weights, labelled, pixels"):
