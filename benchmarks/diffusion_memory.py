@@ -112,12 +112,16 @@ def beside_xla(sizes: tuple, study: Segmentation) -> tuple[float, float, float]:
 
 
 def check_rows(full: bool) -> Iterator[str]:
-    """The plan and XLA's, row by row; float32, as CPUs compute in bfloat16 through copies."""
-    cases = [("small", SMALL, 128, 4, "none", 1), ("small", SMALL, 128, 4, "blocks", 1)]
-    cases += [("small", SMALL, 128, 2, "blocks", 2)]
+    """The plan and XLA's, row by row.
+
+    In float32, as CPUs compute in bfloat16 through copies. Rows with `remat` show that a CPU does
+    not recompute: its compiler takes the barriers out, and keeps what is computed twice.
+    """
+    cases = [("small", SMALL, 128, 4, "none", 1), ("small", SMALL, 128, 2, "none", 2)]
+    cases += [("small", SMALL, 128, 4, "blocks", 1)]
     if full:
         sizes = named_sizes("sd15")
-        cases = [("SD 1.5", sizes, 512, 1, remat, 1) for remat in ("none", "blocks")]
+        cases = [("SD 1.5", sizes, 512, 1, "none", 1)]
     for name, sizes, side, images, remat, parts in cases:
         for unet in ("frozen", "free"):
             study = config(unet, "float32", remat, images, side, parts)
