@@ -167,7 +167,8 @@ def main(argv: list[str]) -> None:
 
     found, good = run_sections(sections, place, given.seconds, keep)
     keep(found)
-    print(page_table(about, found))
+    if not dry:
+        print(page_table(about, found))
     if given.write:
         fill(PAGE, page_table(about, found), "gpu")
     sys.exit(0 if good else 1)
