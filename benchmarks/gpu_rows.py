@@ -25,7 +25,7 @@ TINY = CLIPConfig(
     32,
 )
 TINY_DIFFUSION = (
-    UNetConfig((16, 32), (True, True), (2, 4), 1, 24, norm_num_groups=8),
+    UNetConfig((16, 32), (False, True), (2, 4), 1, 24, norm_num_groups=8),
     VAEConfig((8, 16), 1, norm_num_groups=8),
 )
 

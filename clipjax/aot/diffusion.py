@@ -41,6 +41,10 @@ def abstract_diffusion_step(
         raise ConfigError("data.crop and data.resize are empty; give one, data is not opened.")
     decoders = {each.name: each for each in config.decoders}
     chosen = decoders[pick(method, list(decoders), "method")]
+    given = chosen.labels, chosen.decoder, chosen.classifier
+    if {"teacher", "zero_shot", "text"} & {*given}:
+        told = f"methods.{chosen.name} has a teacher, which is not opened here"
+        raise ConfigError(f"{told}; name another by --method.")
     vpd = VPDConfig(*sizes, about.scale_latents, about.timestep)
     try:
         check_size(size, vpd.multiple)
@@ -53,9 +57,9 @@ def abstract_diffusion_step(
     names = SimpleNamespace(classes=tuple(map(str, range(classes))))
     data = Masked(names, None, {}, Crops(size), size, size)
     read = (np.zeros((n, READER), np.float32) for n in (described, classes))
-    plan = Plan(config, data, dense, Reader(None, None, None, *read, 1.0))
+    plan = Plan(config, data, dense, Reader(None, None, None, *read, 1.0, None))
     weights = None if config.class_weights == "none" else np.ones(classes, np.float32)
-    trainer = Trainer(plan, pathlib.Path(), print, weights, cached=False)
+    trainer = Trainer(plan, pathlib.Path(), print, {"masks": weights}, cached=False)
     start, step = trainer.parts(chosen, config.batch_size)
     state = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.uint32), dense.trained)
     array = lambda kind, *shape: jax.ShapeDtypeStruct((config.batch_size, *shape), kind)

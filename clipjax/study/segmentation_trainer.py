@@ -76,7 +76,7 @@ class Trainer:
         if made.moments is None:
             return params
         passed = functools.partial(self._passed, data)
-        return with_statistics(made, params, self._shared(method), self.plan.config.seeds, passed)
+        return with_statistics(made, params, self.shared(method), self.plan.config.seeds, passed)
 
     def _trained(self, method: SegmentationMethod, data: Encoded, name: str) -> PyTree:
         seeds = np.array(self.plan.config.seeds, np.uint32)

@@ -101,6 +101,8 @@ def test_fields_that_microbatches_cannot_have_are_refused():
     with pytest.raises(ConfigError, match="methods.a.control=shuffled no other image"):
         config(accumulate=4, methods=methods)
     assert config(accumulate=2, methods=methods).accumulate == 2
+    with pytest.raises(ConfigError, match="methods.a.stats=batch is of a whole batch"):
+        config(accumulate=2, methods={"a": {"decoder": "fpn", "stats": "batch"}})
 
 
 @pytest.fixture
