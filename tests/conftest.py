@@ -8,12 +8,16 @@ import pathlib
 import shutil
 import tempfile
 
+# Little of what imports, tracing and compiling leave is garbage; searching it takes time.
+gc.set_threshold(50_000, 20, 20)
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# No test reads or writes the user's caches; and many start the same command line again: let them
-# share encoded features and what XLA compiled.
-os.environ["CLIPJAX_CACHE"] = tempfile.mkdtemp(prefix="clipjax-tests-")
+# No test reads or writes the user's caches; and many start the same command line again: let them,
+# in all of xdist's workers, share encoded features and what XLA compiled.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["CLIPJAX_CACHE"] = tempfile.mkdtemp(prefix="clipjax-tests-")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.environ["CLIPJAX_CACHE"] + "/xla")
 # Tests compile more than they compute: code that is not optimised, the same arithmetic, the older
 # emitters of fused loops, which compile in a quarter of the time, and a program as one piece: cut
@@ -35,9 +39,9 @@ import pytest
 
 from clipjax.model.clip import CLIPConfig, TextConfig, VisionConfig
 from clipjax.model.hf.params import abstract_params
+from tests import contexts
 
-# Little of what tracing and compiling leave is garbage; searching it takes time.
-gc.set_threshold(50_000, 20, 20)
+contexts.share()
 
 REPO = pathlib.Path(__file__).parent.parent
 TINY = REPO / "clipjax" / "assets" / "tiny_clip"
@@ -111,13 +115,14 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if SLOW.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.slow)
+    gc.collect()
+    gc.freeze()  # all modules are there, and stay
 
 
-@pytest.fixture(scope="session", autouse=True)
-def caches():
+def pytest_unconfigure():
     """Removes the caches of this session."""
-    yield
-    shutil.rmtree(os.environ["CLIPJAX_CACHE"], ignore_errors=True)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["CLIPJAX_CACHE"], ignore_errors=True)
 
 
 def small_config(**changes) -> CLIPConfig:

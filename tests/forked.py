@@ -22,6 +22,8 @@ import tempfile
 import time
 import types
 
+from tests import contexts
+
 REPO = pathlib.Path(__file__).parent.parent
 IMPORTED = """
     clipjax.study.study clipjax.configs.dann clipjax.configs.tables clipjax.commands.cli
@@ -119,6 +121,7 @@ def _serve():
     """Forks for each line of JSON, and tells ends; returns what is asked in a fork, else None."""
     for name in IMPORTED:
         importlib.import_module(name)
+    contexts.share()
     gc.collect()
     gc.freeze()
     places = {}

@@ -1,6 +1,7 @@
 """The order of the rooms: a file imports from its own room or from those before it."""
 
 import ast
+import functools
 import graphlib
 import re
 
@@ -26,7 +27,8 @@ def room(name: str) -> str:
     return f"{name}.".removeprefix("clipjax.").partition(".")[0]
 
 
-def imports(file) -> set[str]:
+@functools.cache
+def imports(file) -> frozenset[str]:
     """Our own files that a file imports, those imported inside of functions too."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
@@ -34,7 +36,7 @@ def imports(file) -> set[str]:
             found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-    return {name for name in found if name in FILES and room(name)}
+    return frozenset(name for name in found if name in FILES and room(name))
 
 
 def test_files_import_from_rooms_to_their_left_and_in_no_circle():

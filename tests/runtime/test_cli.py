@@ -33,7 +33,7 @@ def main(*arguments, timeout=300, **env):
 
 
 def fails(*arguments, word):
-    done = main(*arguments)
+    done = forked.run(["-m", "experiments.main", *arguments], CI="true")
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert word in done.stderr, done.stderr
@@ -127,7 +127,7 @@ def test_what_a_piped_run_prints(finished):
 def test_a_finished_run_says_so(finished, smoke):
     workdir, _ = finished
     before = (workdir / "results.json").read_bytes()
-    done = main(*as_command(smoke, workdir))
+    done = forked.run(["-m", "experiments.main", *as_command(smoke, workdir)], CI="true")
     assert done.returncode == 0 and "finished" in done.stdout
     assert (workdir / "results.json").read_bytes() == before
 
