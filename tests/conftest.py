@@ -8,9 +8,6 @@ import pathlib
 import shutil
 import tempfile
 
-# Little of what imports, tracing and compiling leave is garbage; searching it takes time.
-gc.set_threshold(50_000, 20, 20)
-
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -41,6 +38,8 @@ from clipjax.model.clip import CLIPConfig, TextConfig, VisionConfig
 from clipjax.model.hf.params import abstract_params
 from tests import contexts
 
+# Little of what tracing and compiling leave is garbage; searching it takes time.
+gc.set_threshold(50_000, 20, 20)
 contexts.share()
 
 REPO = pathlib.Path(__file__).parent.parent

@@ -1,9 +1,6 @@
 """The report's tables and pairs of domains as configs, and the suite that runs them."""
 
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 from clipjax.configs.recipes import robust
@@ -18,7 +15,8 @@ from clipjax.evaluate.rows import row
 from clipjax.study import export
 from clipjax.study.epochs import planned_sizes
 from clipjax.study.plan import prepare
-from tests.conftest import REPO, make_photos, methods_of, read_json
+from tests import forked
+from tests.conftest import make_photos, methods_of, read_json
 from tests.data import published as published_files
 
 
@@ -74,13 +72,7 @@ def test_published_numbers_stand_beside_ours_where_the_source_is_the_reports():
 
 
 def suite(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.suite", *map(str, arguments)],
-        cwd=REPO,
-        env=os.environ | {"CI": "true"},
-        capture_output=True,
-        text=True,
-    )
+    return forked.run(["-m", "experiments.suite", *arguments], CI="true")
 
 
 @pytest.mark.slow

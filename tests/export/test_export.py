@@ -1,7 +1,6 @@
 """From a finished run to a directory that transformers and `load_adapted` open."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -22,17 +21,12 @@ from clipjax.evaluate.verdict import against_zero_shot
 from clipjax.export.adapted import Adapted
 from clipjax.study import export
 from clipjax.study.workdir import config_text
+from tests import forked
 from tests.conftest import REPO, TINY, parsed, read_json
 
 
 def run(module, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=REPO,
-        env=os.environ | {"CI": "true"},
-        capture_output=True,
-        text=True,
-    )
+    return forked.run(["-m", module, *arguments], CI="true")
 
 
 def rows_of(**methods):

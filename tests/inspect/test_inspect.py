@@ -4,8 +4,6 @@ import io
 import os
 import re
 import shutil
-import subprocess
-import sys
 import types
 
 import numpy as np
@@ -24,20 +22,15 @@ from clipjax.inspect import survey as inspect
 from clipjax.inspect import verdict as subject
 from clipjax.study import Data, Encoder, Study, plan
 from clipjax.study.defaults import settled
-from tests.conftest import REPO, parsed
+from tests import forked
+from tests.conftest import parsed
 from tests.data import published as fakes
 
 
 def command(*arguments, **env):
     # No JAX backend of that name: whoever starts one fails.
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.inspect", *map(str, arguments)],
-        cwd=REPO,
-        env=os.environ | {"CI": "true", "JAX_PLATFORMS": "no_such_platform"} | env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    given = {"CI": "true", "JAX_PLATFORMS": "no_such_platform"} | env
+    return forked.run(["-m", "experiments.inspect", *arguments], **given)
 
 
 def look(root, out, capsys, *, source="real", target="sketch", **changes):

@@ -297,7 +297,7 @@ CHANGES = {
 }
 
 
-def study(photos, wee_clip, workdir, changes=lambda i: ()):
+def study(photos, wee_clip, workdir, changes=lambda i: (), begin=forked.start):
     """The command of a study in two processes."""
     flags = [
         f"--config=configs/tables.py:{ARGUMENT},root={photos},model={wee_clip}",
@@ -306,7 +306,7 @@ def study(photos, wee_clip, workdir, changes=lambda i: ()):
     ]
     words = lambda i: ["-m", "experiments.main", *flags, *changes(i)]
     flag = lambda at, i: [f"--coordinator={at}", "--num_processes=2", f"--process_id={i}"]
-    return launch(words, 2, coordinated=flag, devices=2, begin=Started)
+    return launch(words, 2, coordinated=flag, devices=2, begin=begin)
 
 
 def test_different_configs_are_refused_at_start(photos, wee_clip, tmp_path):
@@ -324,7 +324,7 @@ def test_a_study_of_two_processes_has_the_results_of_one(photos, wee_clip, tmp_p
     config = tables.get_config(f"{ARGUMENT},root={photos},model={wee_clip}")
     config.update_from_flattened_dict(CHANGES)
     run(parsed(config), tmp_path / "1", print)  # in this one
-    codes, said, _ = study(photos, wee_clip, tmp_path / "2")
+    codes, said, _ = study(photos, wee_clip, tmp_path / "2", begin=Started)
     assert codes == [0, 0], said
     assert "results.json" in said[0] and not said[1]
     one, two = (tmp_path / str(count) for count in (1, 2))
