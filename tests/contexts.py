@@ -7,7 +7,7 @@ another one takes its place every so often; each thread has its own.
 import contextlib
 import threading
 
-PROGRAMS = 200  # that a context serves
+PROGRAMS = 50  # that a context serves
 
 
 def share() -> None:
