@@ -160,7 +160,7 @@ def _read_heads(directory: pathlib.Path) -> tuple[Trained, dict[str, Any]]:
             fault = f"{name} is {found}, {HEADS} wants {leaf.shape}"
             raise _damaged(f"{directory}/heads.safetensors: {fault}")
         tensor = read_tensor(stored[name])
-        params[name] = jnp.asarray(checked(name, tensor, tensor.dtype, stored[name].file))
+        params[name] = jax.device_put(checked(name, tensor, tensor.dtype, stored[name].file))
     return Trained(heads, unflatten_dict(params, sep="/"), classes), data.get("identity", {})
 
 

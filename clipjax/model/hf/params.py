@@ -183,11 +183,12 @@ def params_from_hf(
     """Read tensors one by one into our tree; only one of them is in memory beside it.
 
     `names` are of `check_tensors`, `read` maps them to tensors; `dtype`: of a missing logit scale.
+    `jax.device_put`, as `jnp.asarray` compiles a program for each shape.
     """
     abstract = abstract_params(config)
     scale = lambda: jnp.asarray(config.logit_scale_init_value, dtype or jnp.float32)
     leaves = [
-        jnp.asarray(to_ours(path, read(names[path]))) if path in names else scale()
+        jax.device_put(to_ours(path, read(names[path]))) if path in names else scale()
         for path in flat(abstract)
     ]
     return jax.tree.unflatten(jax.tree.structure(abstract), leaves)

@@ -62,6 +62,6 @@ def read_tree(
                 f"{stored.name} in {directory} is {tensor.shape} in clipjax's layout; the config "
                 f"wants {wanted}."
             )
-        return jnp.asarray(weights.checked(stored.name, tensor, dtype, stored.file))
+        return jax.device_put(weights.checked(stored.name, tensor, dtype, stored.file))
 
     return unflatten_dict({tuple(path.split("/")): checked(path) for path in expected})
