@@ -55,8 +55,8 @@ def params():
     made = jax.eval_shape(VPD(CONFIG).init, jax.random.key(0), IMAGES, TEXTS)["params"]
     rng = np.random.default_rng(3)
     centre = lambda path: 1.0 * (path[-1].key == "scale")
-    random = lambda path, leaf: jnp.array(
-        centre(path) + 0.2 * rng.normal(size=leaf.shape), jnp.float32
+    random = lambda path, leaf: jax.device_put(
+        np.float32(centre(path) + 0.2 * rng.normal(size=leaf.shape))
     )
     return jax.tree_util.tree_map_with_path(random, made)
 

@@ -57,7 +57,7 @@ def test_half_precision_becomes_float32_when_asked(tmp_path):
     params = random_params(small_config())
     save_clip(tmp_path, small_config(), params, np.float16)
     _, loaded = load_clip(tmp_path, dtype=jnp.float32)
-    half = jax.tree.map(lambda x: x.astype(jnp.float16).astype(jnp.float32), params)
+    half = jax.tree.map(lambda x: np.asarray(x).astype(np.float16).astype(np.float32), params)
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, loaded, half)))
     images = np.ones((1, 32, 32, 3), np.float32)
     one, two = (
