@@ -10,7 +10,7 @@ from clipjax.evaluate.report.charts import line_chart
 Found = Mapping[str, Any]  # the content of segmentation.json
 CONTROLS = ("constant", "shuffled", "oracle")
 # Of a row and its controls.
-_ALIKE = ("decoder", "stats", "classifier", "labels", "prompt", "norm", "scale")
+_ALIKE = ("decoder", "stats", "classifier", "labels", "prompt", "norm", "scale", "lr")
 
 
 def apart(row: Mapping, other: Mapping, conditions: list[str]) -> tuple[float, float]:

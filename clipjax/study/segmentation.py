@@ -90,7 +90,7 @@ def _against(config: Segmentation, method: SegmentationMethod) -> str:
     """Return the method that differs from this one in having no W; "" if there is none."""
     if not method.uses_domain:
         return ""
-    alike = lambda one: (one.decoder, one.stats, one.classifier, one.labels)
+    alike = lambda one: (one.decoder, one.stats, one.classifier, one.labels, one.lr)
     for other in config.decoders:
         if not other.uses_domain and alike(other) == alike(method):
             return other.name

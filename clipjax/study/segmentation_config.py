@@ -69,6 +69,8 @@ class SegmentationMethod:
         known=("instance", "group", "layer", "batch"),
     )
 
+    lr: float = field(0.0, "learning rate at its start; 0: the run's", low=0)
+
     @property
     def kind(self) -> tuple:
         """Return what differs from one compiled program to another."""
@@ -226,7 +228,7 @@ class Segmentation:
         if self.backbone == "free" and self.diffusion.model:
             return "backbone=free is of model, and diffusion.model has its own; give unet=free."
         if self.backbone == "free" and self.maps == "cached":
-            return "maps=cached keeps maps, which a free backbone changes in every step; leave it."
+            return "maps=cached keeps what a free backbone changes in every step; take maps=auto."
         if self.diffusion.model:
             for name in ("levels", "output_stride", "last", "maps"):
                 usual = getattr(Segmentation, name, ())

@@ -63,7 +63,10 @@ def check_mixing(config: Segmentation, data: Masked) -> None:
     if len(config.data.sources) > 1 or config.mixing.domain in (data.source, *data.targets):
         told = f"mixing.domain={config.mixing.domain} is mixed into one source, {data.source!r}"
         raise ConfigError(f"{told}; it can be no other source, and no domain that is tested.")
-    domain = check_domain(data.dataset, config.mixing.domain)
+    try:
+        domain = check_domain(data.dataset, config.mixing.domain)
+    except ConfigError as error:
+        raise ConfigError(f"mixing.domain={config.mixing.domain}: {error}") from None
     if "train" not in data.dataset.splits_of(domain):
         raise ConfigError(
             f"mixing.domain={domain} has no training images with masks; take another."

@@ -80,8 +80,9 @@ class Trainer:
 
     def _trained(self, method: SegmentationMethod, data: Encoded, name: str) -> PyTree:
         seeds = np.array(self.plan.config.seeds, np.uint32)
-        key = (self._kind(method), len(data))
-        if key not in self._compiled:  # a method's numbers are no part of it
+        rate = method.lr or self.plan.config.lr
+        key = (self._kind(method), rate, len(data))
+        if key not in self._compiled:  # what a method is told is no part of it
             self._compiled[key] = self._new_program(method, len(data))
         if not self.cached:
             return self._streamed(method, self._compiled[key], data, name)
@@ -112,7 +113,7 @@ class Trainer:
         Both are pure; the step is (state, batch, `shared`) -> (state, metrics).
         """
         config, steps, made = self.plan.config, self._steps(images), self._segmenter(method)
-        rate = make_schedule("linear", config.lr, steps, warmup=config.warmup)
+        rate = make_schedule("linear", method.lr or config.lr, steps, warmup=config.warmup)
         decay, rates = config.weight_decay, self.plan.dense.rates
         optimizer = make_optimizer(rate, weight_decay=decay, lr_mults=rates, clip_norm=1.0)
         parts = config.accumulate

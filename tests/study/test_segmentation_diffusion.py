@@ -98,6 +98,7 @@ def moved(monkeypatch):
 @pytest.mark.slow
 def test_a_run_trains_the_adapter_and_a_free_unet_at_a_tenth_of_the_rate(small, tmp_path, moved):
     config = small | {"diffusion": small["diffusion"] | {"unet": "free"}}
+    config |= {"lr": 1e-3, "methods": {"vpd_sub_domino": DOMINO | {"lr": LR}}}  # its own counts
     run(parse(config), tmp_path / "run")
     found = read_json(tmp_path / "run/segmentation.json")
     assert found["model"] == small["diffusion"]["model"] and "random" not in found["note"]
