@@ -83,7 +83,7 @@ def dense_of(
     shapes = tuple(x.shape[1:] for x in jax.eval_shape(maps, every, image))
     rates = ((UNET_RATE, about.factor),) if free else ()
     told = "decoders and text adapter" + f", and the UNet at {about.factor:g} of their rate" * free
-    return Dense(frozen, maps, shapes, adapter, trained, rates, described, told)
+    return Dense(frozen, maps, shapes, adapter, trained, rates, described, trains=told)
 
 
 def _check_sizes(config: Segmentation, data: Masked, multiple: int) -> None:

@@ -103,6 +103,8 @@ def test_a_run_trains_the_adapter_and_a_free_unet_at_a_tenth_of_the_rate(small, 
     found = read_json(tmp_path / "run/segmentation.json")
     assert found["model"] == small["diffusion"]["model"] and "random" not in found["note"]
     assert "in every step, as a part of what makes them trains" in found["maps"]
+    assert found["trains"] == "decoders and text adapter, and the UNet at 0.1 of their rate"
+    assert found["levels"] == []
     assert 0 <= found["methods"]["vpd_sub_domino"]["miou"]["fog"][0] <= 1
     # Adam's first step is the rate, whatever the gradient's size is; the decay is a thousandth.
     rates = {"decoder": LR, "adapter": LR, "unet": 0.1 * LR}
@@ -128,6 +130,7 @@ def test_the_smoke_config_trains_beside_a_frozen_unet_and_says_that_it_means_not
     found = read_json(tmp_path / "run/segmentation.json")
     words = "random weights: a smoke test, its numbers mean nothing"
     assert found["model"] == "random" and found["note"].startswith(words)
+    assert found["trains"] == "decoders and text adapter"
     for name in ("segmentation.html", "segmentation.md"):
         assert words in (tmp_path / "run" / name).read_text()
     assert found["mixing"]["shares"] == [0.5] and found["mixing"]["method"] == "vpd_add"
