@@ -13,8 +13,9 @@ from clipjax.commands.configfile import as_mapping, load_config, shipped_configs
 from clipjax.study import entry_fields
 from clipjax.study.config import kind_of
 from clipjax.study.entries import FIELDS
-from clipjax.study.fields import dotted, groups
+from clipjax.study.fields import dotted, groups, meanings
 from clipjax.study.options import meaning
+from clipjax.study.segmentation_config import Segmentation, SegmentationMethod
 
 WIDEST, LEFT = 110, 38  # columns: of a line, of what is typed
 Line = tuple[str, str]  # what is typed, what it means
@@ -70,6 +71,12 @@ def _fields(path: str) -> Iterable[tuple[str, list[Line]]]:
         ]
         yield title, lines
     methods = config.get("methods", {})
+    if kind is Segmentation:
+        told = meanings(SegmentationMethod)
+        for name, entry in methods.items():
+            typed = {f"{field}={entry_fields.typed(x)}": told[field] for field, x in entry.items()}
+            yield f"methods.{name}", [(f"methods.{name}.{x}", means) for x, means in typed.items()]
+        return
     for name in dict.fromkeys((*config.get("stages", ()), *methods)):
         entry = methods[name]
         has = dotted(entry)

@@ -122,6 +122,9 @@ def test_help_has_every_field_with_its_value_and_meaning():
     assert "steps=2300 steps of both phases" in " ".join(
         clipjax("run", "pretrain", "--help").stdout.split()
     )
+    said = " ".join(clipjax("run", "vpd_smoke", "--help").stdout.split())
+    for line in ("diffusion.model=random a Hub id", "methods.vpd_add.prompt=add what W does"):
+        assert line in said, line
 
 
 def test_every_option_of_every_loss_has_a_meaning_and_nothing_else_has():
