@@ -134,8 +134,7 @@ def make_context(
         return in_chunks(some, (*map(jnp.asarray, layout), *own), chunk)
 
     def compare(params, vectors, images, texts):
-        layout = placed(texts)
-        ids, rows = map(jnp.asarray, layout)
+        ids, rows = map(jnp.asarray, placed(texts))
         count, classes = len(images), len(ids)
 
         def some(part):
@@ -150,9 +149,7 @@ def make_context(
         return tower_bytes(backbone.sizes.text, min(texts, chunk), placed(classes).ids.shape[1])
 
     if backbone.sizes is not None:  # a model is open
-        if words and context not in (0, length()):
-            told = f"words={words!r} are {length()} tokens, and context is {context}"
-            raise ValueError(f"{told}; leave one of them out.")
+        _check_length(context, words, length())
         placed(classes)
     return Context(init, encode, compare, length, step_bytes, (words,) if words else ())
 
@@ -167,6 +164,13 @@ def _check_options(context: int, words: str, position: str, per_class: bool, chu
         raise ValueError("class-specific context starts from random vectors; leave words out.")
     if words and not words.strip():
         raise ValueError(f"words={words!r} are no tokens; give some, or '' for random vectors.")
+
+
+def _check_length(context: int, words: str, length: int) -> None:
+    """Raise ValueError for words that are not as many tokens as `context`, where both are given."""
+    if words and context not in (0, length):
+        told = f"words={words!r} are {length} tokens, and context is {context}"
+        raise ValueError(f"{told}; leave one of them out.")
 
 
 def _check_classes(texts: Classes, classes: Classes) -> None:

@@ -104,24 +104,7 @@ def make_segmenter(
     """
     by_batch = decoder.stats == "batch"
     more = {} if texts is None else {"texts": texts}
-
-    def about(numbers, rows, rng):
-        """Return what the decoder is given of W, and what the backbone is."""
-        if descriptions is None:
-            return {}, ()
-        weights = domain_embedding(rows["embedding"], descriptions, numbers["scale"]).weights
-
-        def w_of(texts):
-            seen, truth = Domain(weights, weights @ texts), rows["condition"]
-            every = [controlled(seen, texts, name, rng, truth) for name in CONTROLS]
-            return jnp.stack(every)[numbers["control"]]
-
-        given = {"domain": w_of(descriptions)} if modulate else {}
-        if not prompt:
-            return given, ()
-        if prompts is not None:
-            return given, (numbers["shift"] * w_of(prompts),)
-        return given | {"prompt": numbers["shift"] * w_of(descriptions)}, ()
+    about = _reader(descriptions, prompts, modulate, prompt)
 
     def answer(params, rows, rng, mutable=False):
         read = features or (lambda _, inputs: cut(inputs, shapes))
@@ -129,9 +112,8 @@ def make_segmenter(
         maps = read(params.get("backbone"), rows["inputs"], *added)
         if by_batch and "weight" in rows:
             own = own | {"real": rows["weight"] > 0}
-        variables = {"params": params["decoder"]}
-        if FIXED in params:
-            variables[FIXED] = params[FIXED]
+        fixed = {FIXED: params[FIXED]} if FIXED in params else {}
+        variables = {"params": params["decoder"], **fixed}
         return decoder.apply(variables, maps, **own, **more, mutable=mutable)
 
     def logits(params, rows, rng):
@@ -158,28 +140,58 @@ def make_segmenter(
         labels = rows["label"]
         seen = resize(answer(params, rows, rng), labels.shape[1:])
         if own_labels is not None:
-            labels = jnp.where(progress >= own_labels[0], relabelled(seen, labels), labels)
+            begun, own = progress >= own_labels[0], _relabelled(seen, labels, own_labels[1])
+            labels = jnp.where(begun, own, labels)
         how = {"divisor": rows["divisor"][0]} if "divisor" in rows else {}
         value = pixel_cross_entropy(seen, labels, class_weights, normaliser, _real(rows), **how)
         return value, {"class_loss": value}
 
-    def whole(batch):
-        batch = weigh(batch)
-        rows = batch["source"]
-        how = (decoder.classes, class_weights, normaliser, _real(rows))
-        divisor = jnp.broadcast_to(image_divisor(rows["label"], *how), len(rows["label"]))
-        return batch | {"source": rows | {"divisor": divisor}}
-
-    def relabelled(seen, labels):
-        """Return labels with those of the classes of self-training exchanged for answers."""
-        classes = jnp.asarray(own_labels[1])
-        theirs = jnp.where(labels == IGNORED, False, classes[jnp.minimum(labels, len(classes) - 1)])
-        best = jnp.where(classes, jax.lax.stop_gradient(seen), -jnp.inf).argmax(axis=-1)
-        return jnp.where(theirs, best.astype(labels.dtype), labels)
-
+    whole = lambda batch: _divided(batch, decoder.classes, class_weights, normaliser)
     loss.whole_batch = by_batch
     depth = decoder.norms_deep(len(shapes))
     return Segmenter(init, loss, logits, whole, moments if by_batch else None, depth)
+
+
+def _reader(
+    descriptions: jax.Array | None, prompts: jax.Array | None, modulate: bool, prompt: bool
+) -> Callable[..., tuple[dict[str, jax.Array], tuple[jax.Array, ...]]]:
+    """(numbers, rows, rng) -> what the decoder is given of W, and what the backbone is."""
+
+    def about(numbers, rows, rng):
+        if descriptions is None:
+            return {}, ()
+        weights = domain_embedding(rows["embedding"], descriptions, numbers["scale"]).weights
+
+        def w_of(texts):
+            seen, truth = Domain(weights, weights @ texts), rows["condition"]
+            every = [controlled(seen, texts, name, rng, truth) for name in CONTROLS]
+            return jnp.stack(every)[numbers["control"]]
+
+        given = {"domain": w_of(descriptions)} if modulate else {}
+        if not prompt:
+            return given, ()
+        if prompts is not None:
+            return given, (numbers["shift"] * w_of(prompts),)
+        return given | {"prompt": numbers["shift"] * w_of(descriptions)}, ()
+
+    return about
+
+
+def _divided(batch: PyTree, classes: int, weights: jax.Array | None, normaliser: str) -> PyTree:
+    """A batch with what the loss of its pixels is divided by, for any part of it."""
+    batch = weigh(batch)
+    rows = batch["source"]
+    divisor = image_divisor(rows["label"], classes, weights, normaliser, _real(rows))
+    spread = jnp.broadcast_to(divisor, len(rows["label"]))
+    return batch | {"source": rows | {"divisor": spread}}
+
+
+def _relabelled(seen: jax.Array, labels: jax.Array, classes: jax.Array) -> jax.Array:
+    """Labels with those of the classes of self-training exchanged for answers."""
+    classes = jnp.asarray(classes)
+    theirs = jnp.where(labels == IGNORED, False, classes[jnp.minimum(labels, len(classes) - 1)])
+    best = jnp.where(classes, jax.lax.stop_gradient(seen), -jnp.inf).argmax(axis=-1)
+    return jnp.where(theirs, best.astype(labels.dtype), labels)
 
 
 def _real(rows: dict[str, jax.Array]) -> jax.Array | None:
