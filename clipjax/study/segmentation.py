@@ -14,7 +14,7 @@ from clipjax.evaluate import segmentation_table as tables
 from clipjax.io import write_atomically, write_json
 from clipjax.log import MetricsLog
 from clipjax.log.terminal import table
-from clipjax.model.diffusion.random import RANDOM, RANDOM_TOLD
+from clipjax.model.diffusion.random_weights import RANDOM, RANDOM_TOLD
 from clipjax.model.hf.weights import read_json
 from clipjax.study.defaults import MODEL, TINY
 from clipjax.study.mask_teacher import labels_of, told_of_labels

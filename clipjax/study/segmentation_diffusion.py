@@ -12,7 +12,7 @@ import numpy as np
 from clipjax.errors import ConfigError
 from clipjax.model.clip import TextTower
 from clipjax.model.diffusion.memory import check_memory, step_bytes
-from clipjax.model.diffusion.random import RANDOM, random_params, random_sizes
+from clipjax.model.diffusion.random_weights import RANDOM, random_params, random_sizes
 from clipjax.model.diffusion.unet import check_text_width
 from clipjax.model.diffusion.vpd import VPD, TextAdapter, VPDConfig, check_size, class_states
 from clipjax.model.hf.diffusion import load_diffusion, load_text_encoder, read_configs
@@ -45,11 +45,12 @@ def open_diffusion(config: Segmentation, data: Masked) -> Dense:
     size = config.batch_size // config.accumulate
     devices = getattr(batch_mesh(size), "size", 1)
     batch, parts = math.ceil(size / devices), config.accumulate
-    how = {"free": free, "dtype": dtype, "remat": about.remat, "accumulate": parts}
+    how = {"free": free, "dtype": dtype, "remat": about.remat}
     available, device = device_bytes()
     # Devices of a CPU share its memory.
     share = available and available // (devices if device.startswith("cpu") else 1)
-    check_memory(step_bytes(vpd, batch, data.trained, len(classes), **how), share, device)
+    needed = step_bytes(vpd, batch, data.trained, len(classes), accumulate=parts, **how)
+    check_memory(needed, share, device, **how)
     params = random_params(*sizes) if random else load_diffusion(about.model).params
     return dense_of(config, vpd, texts, described, params, data.trained)
 

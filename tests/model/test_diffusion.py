@@ -327,3 +327,6 @@ def test_the_memory_of_a_step_is_planned_before_it(params):
     check_memory(free, free.total, "cpu:0")
     with pytest.raises(ConfigError, match="a step needs about .* and cpu:0 has"):
         check_memory(free, free.total - 1, "cpu:0")
+    with pytest.raises(ConfigError, match="; take smaller batches"):
+        how = {"free": False, "dtype": jnp.bfloat16, "remat": "blocks"}
+        check_memory(free, free.total - 1, "cpu:0", **how)

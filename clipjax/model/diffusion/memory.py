@@ -90,8 +90,18 @@ def _kept(run: Callable, *inputs: Any) -> int:
     return _bytes(jax.eval_shape(kept, *inputs))
 
 
-def check_memory(needed: StepBytes, available: int | None, device: str) -> None:
+def check_memory(
+    needed: StepBytes,
+    available: int | None,
+    device: str,
+    *,
+    free: bool = True,
+    dtype: Any = jnp.float32,
+    remat: str = "none",
+) -> None:
     """Raise ConfigError for a step that a device has too little memory for; None: not known.
+
+    What was planned, as of `step_bytes`, says which remedies are left.
 
     >>> check_memory(StepBytes(4 * 10**9, 10 * 10**9, 8 * 10**9), 16 * 10**9, "cuda:0")
     Traceback (most recent call last):
@@ -104,8 +114,12 @@ smaller batches, more microbatches (accumulate) or smaller crops.
         return
     parts = (needed.total, needed.parameters, needed.trained, needed.activations, available)
     total, parameters, trained, activations, has = (f"{part / GB:.1f}" for part in parts)
+    remedy = "freeze the UNet, take " if free else "take "
+    remedy += "remat 'blocks', " * (remat != "blocks") + "bfloat16, " * (dtype == jnp.float32)
+    remedy += "smaller batches, more microbatches (accumulate) or smaller crops"
+    if needed.parameters > available:
+        remedy = "its parameters alone do not fit: take a smaller model, or another device"
     raise ConfigError(
         f"a step needs about {total} GB (parameters {parameters}, gradients and moments {trained}, "
-        f"activations {activations}), and {device} has {has}; freeze the UNet, take remat "
-        "'blocks', bfloat16, smaller batches, more microbatches (accumulate) or smaller crops."
+        f"activations {activations}), and {device} has {has}; {remedy}."
     )
