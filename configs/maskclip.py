@@ -25,7 +25,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config = ConfigDict(flat(Segmentation()))
     config.teacher.names = NAMES
     config.levels = (6,)  # the last block alone
-    config.data.train, config.data.test, config.epochs, config.save_every = 400, 100, 12, 12
+    config.data.train, config.data.test = 240, 100
+    config.epochs, config.save_every, config.batch_size = 10, 10, 16
     student = {"decoder": "aspp", "classifier": "text"}
     methods = {
         "teacher": {"decoder": "zero_shot"},
