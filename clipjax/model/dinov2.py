@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from clipjax.model.clip import patchify
 from clipjax.model.layers.dense import Dense
 from clipjax.model.layers.norm import LayerNorm
-from clipjax.model.layers.positions import resized_positions, sincos_positions
+from clipjax.model.layers.positions import resized_positions
 from clipjax.model.transformer import ACTIVATIONS, Attention, TowerConfig, with_remat
+from clipjax.model.vit import embedding_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,13 +86,8 @@ class DINOv2(nn.Module):
             raise ValueError(f"images of shape {images.shape} do not fit: give {wanted}.")
         if wrong := [level for level in levels if not 0 < level <= cfg.num_hidden_layers]:
             raise ValueError(f"level {wrong[0]} is none of 1 to {cfg.num_hidden_layers} blocks.")
-        init = nn.initializers.normal(0.02)
-        shape = (patch**2 * cfg.num_channels, width)
-        kernel = self.param("patch_embedding", nn.initializers.lecun_normal(), shape)
-        bias = self.param("patch_bias", nn.initializers.zeros, (width,))
-        first = self.param("class_embedding", init, (width,))
-        grid = cfg.grid
-        positions = self.param("position_embedding", lambda _: sincos_positions(grid, width))
+        grid, init = cfg.grid, nn.initializers.normal(0.02)
+        kernel, bias, first, positions = embedding_params(self, grid)
         cast = lambda x: x.astype(self.dtype)
         patches = patchify(cast(images[:, : rows * patch, : columns * patch]), patch)
         x = patches @ cast(kernel) + cast(bias)

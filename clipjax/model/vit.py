@@ -31,13 +31,8 @@ class ViT(nn.Module):
         if images.shape[1:] != (cfg.image_size, cfg.image_size, cfg.num_channels):
             wanted = f"[batch, {cfg.image_size}, {cfg.image_size}, {cfg.num_channels}]"
             raise ValueError(f"images of shape {images.shape} do not fit: give {wanted}.")
-        init = nn.initializers.normal(0.02)
-        shape = (cfg.patch_size**2 * cfg.num_channels, width)
-        kernel = self.param("patch_embedding", nn.initializers.lecun_normal(), shape)
-        bias = self.param("patch_bias", nn.initializers.zeros, (width,))
-        first = self.param("class_embedding", init, (width,))
         grid = cfg.image_size // cfg.patch_size
-        positions = self.param("position_embedding", lambda _: sincos_positions(grid, width))
+        kernel, bias, first, positions = embedding_params(self, grid)
         cast = lambda x: x.astype(self.dtype)
         patches = patchify(cast(images), cfg.patch_size)
         x = patches @ cast(kernel) + cast(bias)
@@ -46,6 +41,21 @@ class ViT(nn.Module):
         x, hidden = run_blocks(self, x, lambda x: x[:, :1], causal=False, every=all_hidden)
         pooled = LayerNorm(cfg.layer_norm_eps, name="layernorm")(x[:, 0])
         return (pooled, hidden) if all_hidden else pooled
+
+
+def embedding_params(tower: nn.Module, grid: int) -> tuple[jax.Array, ...]:
+    """What a tower has before its blocks: kernel and bias of patches, class token, positions.
+
+    float32 [patch * patch * C, D], [D], [D], [1 + grid * grid, D].
+    """
+    cfg, width = tower.config, tower.config.hidden_size
+    shape = (cfg.patch_size**2 * cfg.num_channels, width)
+    return (
+        tower.param("patch_embedding", nn.initializers.lecun_normal(), shape),
+        tower.param("patch_bias", nn.initializers.zeros, (width,)),
+        tower.param("class_embedding", nn.initializers.normal(0.02), (width,)),
+        tower.param("position_embedding", lambda _: sincos_positions(grid, width)),
+    )
 
 
 _EMBEDDINGS = {
