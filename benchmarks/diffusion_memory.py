@@ -3,6 +3,7 @@
     python -m benchmarks.memory --task=diffusion          the plan, from shapes; a minute or two
     python -m benchmarks.memory --task=diffusion_check    the plan beside XLA's, at small sizes
     python -m benchmarks.memory --task=diffusion_check --full    and at 512 x 512, SD 1.5
+    python -m benchmarks.memory --task=diffusion_check --topology=v5e:1x1    by a TPU's compiler
 
 The plan (`clipjax.model.diffusion.memory`) is what a run is refused by before it starts. XLA's is
 `memory_analysis` of the step that `clipjax run vpd_driving` takes, compiled for a CPU: nothing is
@@ -19,7 +20,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from clipjax.aot.compiled import compile_step
 from clipjax.aot.diffusion import abstract_diffusion_step
+from clipjax.aot.topology import open_topology
 from clipjax.configs import vpd_driving
 from clipjax.model.diffusion.memory import GB, step_bytes
 from clipjax.model.diffusion.sizes import named_sizes
@@ -31,6 +34,8 @@ from clipjax.study import Segmentation, parse
 DEVICES = (16, 24, 40, 80)  # GB
 ROOM = 0.9  # of a device: XLA keeps some, and the plan leaves out what is small
 BATCH, CLASSES = 16, 19  # of configs/vpd_driving.py, and of Cityscapes
+# Two levels of SD 1.5 with a layer each, and a VAE of which 128 pixels are 64 latents, as 512 are.
+LEVELS = (UNetConfig((320, 640), (True, True), (8, 8), 1), VAEConfig((128, 256), 1))
 SMALL = (
     UNetConfig((32, 64, 64), (True, True, False), (2, 4, 4), 1, 48, norm_num_groups=8),
     VAEConfig((8, 16, 16, 16), 1, norm_num_groups=8),
@@ -95,15 +100,19 @@ def config(unet: str, dtype: str, remat: str, images: int, side: int, parts: int
     return parse(made.to_dict())
 
 
-def beside_xla(sizes: tuple, study: Segmentation) -> tuple[float, float, float]:
-    """GB of a step as planned and as XLA's CPU compiler says, and the seconds that this took."""
+def beside_xla(sizes: tuple, study: Segmentation, topology: str = "") -> tuple[float, float, float]:
+    """GB of a step as planned and as XLA says, for a CPU or a TPU, and the seconds that it took."""
     began, about, side = time.perf_counter(), study.diffusion, study.data.crop
     made = abstract_diffusion_step(study, sizes, CLASSES)
     given = made.state, made.batch, *made.shared
-    program = jax.jit(made.step, donate_argnums=0).lower(*given).compile()
-    memory = program.memory_analysis()
-    beside = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + beside
+    if topology:
+        there = open_topology(topology)
+        peak = compile_step(made.step, *given[:2], there, *made.shared, fast=True).peak
+    else:
+        program = jax.jit(made.step, donate_argnums=0).lower(*given).compile()
+        memory = program.memory_analysis()
+        beside = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        peak = memory.argument_size_in_bytes + memory.temp_size_in_bytes + beside
     how = {"free": about.unet == "free", "dtype": jnp.dtype(about.compute_dtype)}
     how |= {"remat": about.remat, "accumulate": study.accumulate}
     images = study.batch_size // study.accumulate
@@ -111,23 +120,27 @@ def beside_xla(sizes: tuple, study: Segmentation) -> tuple[float, float, float]:
     return planned / GB, peak / GB, time.perf_counter() - began
 
 
-def check_rows(full: bool) -> Iterator[str]:
+def check_rows(full: bool, topology: str = "") -> Iterator[str]:
     """The plan and XLA's, row by row.
 
-    In float32, as CPUs compute in bfloat16 through copies. Rows with `remat` show that a CPU does
-    not recompute: its compiler takes the barriers out, and keeps what is computed twice.
+    On a CPU in float32, as it computes in bfloat16 through copies. Rows with `remat` show that it
+    does not recompute: its compiler takes the barriers out, and keeps what is computed twice. A
+    TPU's does both, and its optimiser is told to be quick, which costs memory (`FAST`).
     """
     cases = [("small", SMALL, 128, 4, "none", 1), ("small", SMALL, 128, 2, "none", 2)]
     cases += [("small", SMALL, 128, 4, "blocks", 1)]
     if full:
         sizes = named_sizes("sd15")
         cases = [("SD 1.5", sizes, 512, 1, "none", 1)]
+    if topology and not full:
+        cases = [("two levels", LEVELS, 128, 4, remat, 1) for remat in ("blocks", "none")]
+    dtype = "bfloat16" if topology else "float32"
     for name, sizes, side, images, remat, parts in cases:
-        for unet in ("frozen", "free"):
-            study = config(unet, "float32", remat, images, side, parts)
-            planned, found, seconds = beside_xla(sizes, study)
+        for unet in ("free",) if topology else ("frozen", "free"):
+            study = config(unet, dtype, remat, images, side, parts)
+            planned, found, seconds = beside_xla(sizes, study, topology)
             yield (
-                f"{name}, {side} x {side}, UNet {unet}, remat {remat}, {parts} x {images} images: "
-                f"planned {planned:.3f} GB, XLA {found:.3f} GB, ratio {found / planned:.2f} "
-                f"({seconds:.0f} s)"
+                f"{name}, {dtype}, {side} x {side}, UNet {unet}, remat {remat}, "
+                f"{parts} x {images} images: planned {planned:.3f} GB, XLA {found:.3f} GB, "
+                f"ratio {found / planned:.2f} ({seconds:.0f} s)"
             )

@@ -69,6 +69,9 @@ _MODEL = flags.DEFINE_enum("model", "ViT-B/32", list(SIZES), "What a started pro
 _SHAPE = flags.DEFINE_string("shape", "vit_b16", "Whose training stages a started process plans.")
 _DIRECTORY = flags.DEFINE_string("directory", "", "Where a started process finds the model.")
 _FULL = flags.DEFINE_bool("full", False, "diffusion_check at the sizes of SD 1.5: minutes a row.")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", "", "diffusion_check by the compiler of a TPU, v5e:1x1."
+)
 _DTYPE = flags.DEFINE_string("dtype", "", "What a started process stores or asks for.")
 
 
@@ -162,7 +165,10 @@ def main(argv: list[str]) -> None:
     elif _TASK.value in ("diffusion", "diffusion_check"):
         from benchmarks.diffusion_memory import check_rows, plan_rows
 
-        for line in plan_rows() if _TASK.value == "diffusion" else check_rows(_FULL.value):
+        lines = plan_rows()
+        if _TASK.value == "diffusion_check":
+            lines = check_rows(_FULL.value, _TOPOLOGY.value)
+        for line in lines:
             print(line, flush=True)
     elif _TASK.value == "prompts":
         print(prompts(directory, _CLASSES.value), flush=True)
