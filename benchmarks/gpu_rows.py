@@ -93,7 +93,7 @@ KINDS = (
     "bfloat16, cuDNN's attention",
 )
 STEP = "unfrozen DANN step, float32 in full precision: loss and gradient's norm"
-STACK = "8 runs stacked: losses of two epochs"
+STACK = "8 runs stacked: losses of 8 steps"
 CHECKS = {
     "parity": [f"{model}, both towers, {kind}" for model in MODELS for kind in KINDS],
     "dann": [f"ViT-B/16, {STEP}"],
