@@ -44,14 +44,18 @@ STEPS = 1e-3  # of a loss, and a gradient's norm, where products are exact
 RUNS = 8  # stacked
 
 
-def full_precision():
+def full_precision(place: Place):
     """Products of float32 in float32: GPUs round their inputs to 10 bits by default (TF32)."""
-    return jax.default_matmul_precision("highest")
+    return contextlib.nullcontext() if place.dry else jax.default_matmul_precision("highest")
 
 
-def on_cpu():
-    """Arrays that are made, and programs that are compiled here, are the CPU's."""
-    return jax.default_device(jax.devices("cpu")[0])
+@contextlib.contextmanager
+def on_cpu(place: Place):
+    """The CPU's numbers: arrays and programs of float32 in full precision; a dry run's own."""
+    with full_precision(place), contextlib.ExitStack() as stack:
+        if not place.dry:
+            stack.enter_context(jax.default_device(jax.devices("cpu")[0]))
+        yield
 
 
 def embedded(shape: CLIPConfig, given: tuple, dtype: str, kernel: str | None = None) -> PyTree:
@@ -73,14 +77,14 @@ def parity(place: Place) -> Rows:
         ids = rng.integers(1, 60, (4, text.max_position_embeddings)).astype(np.int32)
         ids[:, -1] = text.eos_token_id or text.vocab_size - 1
         given = filled(abstract_params(shape)), images, ids
-        with on_cpu(), full_precision():
+        with on_cpu(place):
             wanted = embedded(shape, given, "float32")
         ways = zip(KINDS, ("float32", "float32", "bfloat16", "bfloat16"), strict=True)
         for (kind, dtype), allowed in zip(ways, (EXACT, TF32, BF16, BF16), strict=True):
             cudnn = "cudnn" if kind == KINDS[3] else None
             if cudnn and place.dry:
                 continue
-            with full_precision() if kind == KINDS[0] else contextlib.nullcontext():
+            with full_precision(place) if kind == KINDS[0] else contextlib.nullcontext():
                 error = apart(embedded(shape, given, dtype, cudnn), wanted)
             yield Check(f"{model}, both towers, {kind}", error, allowed)
 
@@ -94,11 +98,11 @@ def two_stage(place: Place, model: str, phase: str, images: int, dtype: str, pix
     return abstract_step(parse(config.to_dict()), place.shape(model), phase=phase)
 
 
-def same_step(name: str, made: AbstractStep) -> Check:
+def same_step(place: Place, name: str, made: AbstractStep) -> Check:
     """The loss and the gradient's norm of one step here, and on the CPU."""
     found = []
-    for where in (on_cpu, contextlib.nullcontext):
-        with where(), full_precision():
+    for where in (on_cpu, full_precision):
+        with where(place):
             call, metrics = step_call(made)
             call()
             found.append([metrics()[key] for key in ("loss", "grad_norm")])
@@ -113,7 +117,7 @@ def finite(metrics: dict[str, float]) -> None:
 def dann(place: Place) -> Rows:
     """Steps of DANN with the image tower in them, frozen and free."""
     small = two_stage(place, "ViT-B/16", "unfrozen", 4, "float32")
-    yield same_step(f"ViT-B/16, {STEP}", small)
+    yield same_step(place, f"ViT-B/16, {STEP}", small)
     for model in place.models:
         images = place.size(64 if model == "ViT-B/16" else 32, 4)  # 40 GB of activations at most
         for phase in ("frozen", "unfrozen"):
@@ -150,9 +154,9 @@ def cached(place: Place) -> Rows:
     def losses():
         return np.asarray(stacked(none, states, few, none, 2)[1]["loss"])
 
-    with on_cpu(), full_precision():
+    with on_cpu(place):
         wanted = losses()
-    with full_precision():
+    with full_precision(place):
         yield Check(STACK, apart(losses(), wanted), STEPS)
     names, steps = (
         ("8 DANN runs on cached features, stacked", "the same one after the other"),
@@ -232,7 +236,9 @@ def diffusion(place: Place) -> Rows:
     """A step of VPD with Domino-Sub on Stable Diffusion."""
     sizes = dataclasses.replace(place, dry=True).diffusion()
     small = abstract_diffusion_step(vpd("float32", "none", 2, 32), sizes, 5)
-    yield same_step("SD step, small, float32 in full precision: loss and gradient's norm", small)
+    yield same_step(
+        place, "SD step, small, float32 in full precision: loss and gradient's norm", small
+    )
     images, side = place.size(4, 2), place.size(512, 32)
     config, sizes = vpd("bfloat16", "blocks", images, side), place.diffusion()
     made = abstract_diffusion_step(config, sizes, 19)
