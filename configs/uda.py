@@ -22,7 +22,7 @@ def get_config(arg: str | None = None):
         "upper_bound": report.upper_bound,
     }
     config.methods, config.stages = methods, tuple(methods)
-    # Half the usual epochs, one checkpoint, one validation: 24 methods on 30 pairs are many.
+    # Half the usual epochs, one checkpoint, one validation: 26 methods on 30 pairs are many.
     config.epochs = config.save_every = 20
     if common.apply_arg(config, arg):
         config.epochs = config.save_every = 2
