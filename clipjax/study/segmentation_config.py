@@ -1,4 +1,4 @@
-"""The typed config of a segmentation run: images with masks, frozen models, decoders, Domino."""
+"""The typed config of a segmentation run: images with masks, models of maps, decoders, Domino."""
 
 import dataclasses
 import functools
@@ -13,6 +13,7 @@ from clipjax.study.mask_teacher_config import MaskTeacher, teacher_problem
 from clipjax.study.training import seed_field
 
 SEGMENTATION = "segmentation"
+GROUPS = 8  # of channels, where a norm has them
 # Domain of a scene -> the text that CLIP reads it off by.
 DESCRIPTIONS = {
     "clear": "a clear day",
@@ -25,7 +26,7 @@ DESCRIPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class SegmentationMethod:
-    """A decoder on frozen maps, and what it is told of the domain."""
+    """A decoder on maps of the backbone, and what it is told of the domain."""
 
     name: str
     decoder: str = field(
@@ -42,7 +43,8 @@ class SegmentationMethod:
     )
     labels: str = field(
         "masks",
-        "what it trains on; teacher: the answers of the CLIP that `teacher` names, no masks",
+        "what it trains on; teacher: answers of the CLIP that `teacher` names, everywhere or at "
+        "pixels of teacher.unseen classes",
         known=("masks", "teacher"),
     )
     norm: str = field(
@@ -154,8 +156,8 @@ class Segmentation:
     factor: float = field(
         0.1,
         "on the rate, of a free backbone",
-        fits=lambda value: value > 0,
-        give="a number above 0",
+        fits=lambda value: 0 < value <= 10,
+        give="a number above 0, up to 10",
     )
     diffusion: DiffusionBackbone = DiffusionBackbone()
     seeds: tuple[int, ...] = seed_field((0, 1, 2), "random seeds")
@@ -174,7 +176,7 @@ class Segmentation:
     batch_size: int = field(32, "scenes a step", low=1)
     accumulate: int = field(
         1,
-        "microbatches of a step: its result in the memory of one; shuffled W stays in each",
+        "microbatches of a step: its result in the memory of one; W is shuffled within each",
         low=1,
     )
     lr: float = field(3e-3, "learning rate of AdamW, at its start", low=0)
@@ -241,6 +243,21 @@ class Segmentation:
                 f"{told} diffusion.model: the logits of decoder={wrong[0].decoder} all move alike, "
                 "so no answer would change."
             )
+        if all(method.decoder == "zero_shot" for method in self.decoders):
+            for name in (
+                "backbone",
+                "levels",
+                "output_stride",
+                "maps",
+                "accumulate",
+                "class_weights",
+            ):
+                if (value := getattr(self, name)) != getattr(Segmentation, name, ()):
+                    return f"{name}={value} has no effect where decoder=zero_shot is all there is."
+        grouped = [m for m in self.decoders if m.stats == "group" and m.decoder != "linear"]
+        if grouped and self.width % GROUPS:
+            told = f"methods.{grouped[0].name}.stats=group cuts width={self.width} into {GROUPS}"
+            return f"{told} groups of channels; give a multiple of {GROUPS}."
         joining = [method.name for method in self.decoders if method.decoder == "fpn"]
         if joining and len(self.levels) == 1:
             told = f"methods.{joining[0]}.decoder=fpn joins maps of several levels"

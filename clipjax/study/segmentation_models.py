@@ -1,4 +1,4 @@
-"""The frozen models of a segmentation run: what makes maps, and the CLIP that reads domains."""
+"""The models of a segmentation run: what makes maps, and the CLIP that reads domains."""
 
 import functools
 from collections.abc import Callable, Sequence

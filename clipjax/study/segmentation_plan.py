@@ -9,7 +9,7 @@ from clipjax.data.masks import MixedMasks, mixed
 from clipjax.errors import ConfigError
 from clipjax.study.mask_teacher import Teacher, open_teacher
 from clipjax.study.mask_teacher_config import unknown_class
-from clipjax.study.segmentation_config import Segmentation
+from clipjax.study.segmentation_config import GROUPS, Segmentation
 from clipjax.study.segmentation_data import Masked, open_data, told_sizes
 from clipjax.study.segmentation_diffusion import open_diffusion
 from clipjax.study.segmentation_models import Dense, Reader, open_models, open_reader
@@ -42,7 +42,17 @@ def prepare(config: Segmentation) -> Plan:
         dense, reader = open_diffusion(config, data), open_reader(config, data.classes)
     else:
         dense, reader = open_models(config, data)
+    check_groups(config, dense)
     return Plan(config, data, dense, reader, open_teacher(config, data, reader), pool)
+
+
+def check_groups(config: Segmentation, dense: Dense) -> None:
+    """Raise ConfigError for maps whose channels the norm of a linear decoder cannot group."""
+    grouped = [m.name for m in config.decoders if (m.decoder, m.stats) == ("linear", "group")]
+    channels = sum(shape[-1] for shape in dense.shapes)
+    if grouped and channels % GROUPS:
+        told = f"methods.{grouped[0]}.stats=group needs channels in {GROUPS} equal groups"
+        raise ConfigError(f"{told}, and the maps have {channels}; take stats=layer.")
 
 
 def check_described(config: Segmentation, data: Masked) -> None:

@@ -195,9 +195,16 @@ def test_pictures_are_cut_as_by_timm(tmp_path, monkeypatch):
         ({"model_args": {"layers": [1]}}, "layers is no argument of timm's ByobNet"),
         ({"num_classes": 0}, "of num_classes 0 has no projection"),
         ({"global_pool": "catavgmax"}, "pools by 'catavgmax'; clipjax reads avg and token"),
+        (
+            {"model_args": {"global_pool": "avg"}},
+            "of a CLIP pools by 'avg'; clipjax reads it with token",
+        ),
         ({"pretrained_cfg": {"input_size": [3, 64, 32]}}, "describes no ResNet of timm .* square"),
         ({"pretrained_cfg": {"input_size": [3, 96, 96]}}, "the config wants"),
-        ({"architecture": "resnet101_clip_gap"}, r"9 unexpected \+.*\n  \+ attention_pool/k/bias"),
+        (
+            {"architecture": "resnet101_clip_gap", "model_args": {"global_pool": None}},
+            r"9 unexpected \+.*\n  \+ attention_pool/k/bias",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path, monkeypatch, changes, words):

@@ -102,6 +102,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(ran, tmp_path, monkeypa
         ({"methods": {"m": {"control": "oracle"}}}, "control=oracle has no effect without norm"),
         ({"methods": {"m": {"scale": 0.0}}}, "scale=0.0 has no effect"),
         ({"methods": {"m": {"decoder": "mask", "stats": "group"}}}, "stats has no effect"),
+        (
+            {"methods": {"m": {"decoder": "mlp", "stats": "group"}}, "width": 9},
+            "cuts width=9 into 8",
+        ),
+        (
+            {"methods": {"m": {"decoder": "zero_shot"}}, "accumulate": 2},
+            "accumulate=2 has no effect where decoder=zero_shot is all there is",
+        ),
         ({"methods": {"m": {"stats": "mean"}}}, "stats is 'mean'; known: instance, .*, batch"),
         ({"methods": {"m": 3}}, "methods.m is 3; give a dict"),
         ({"descriptions": {"fog": ""}}, "descriptions.fog is no text"),

@@ -128,6 +128,7 @@ def timm_config(data: dict) -> ResNetConfig:
 
 def _resnet(depths, layer: str, stem: str, args: dict, fields: dict) -> ResNetConfig:
     """Make the sizes of timm's `ResNet`."""
+    _check_pool("a ResNet", args, "avg")
     if given := sorted(args.keys() & {"img_size", "width_factor"}):
         raise CheckpointError(f"{given[0]} is no argument of timm's ResNet.")
     widths = args.get("channels", (64, 128, 256, 512))
@@ -147,6 +148,7 @@ def _resnet(depths, layer: str, stem: str, args: dict, fields: dict) -> ResNetCo
 
 def _clip(number: str, mean: bool, data: dict, args: dict, fields: dict) -> ResNetConfig:
     """Make the sizes of a CLIP's ResNet: timm's `ByobNet`."""
+    _check_pool("this ResNet of a CLIP", args, "avg" if mean else "token")
     if given := sorted(args.keys() & {"channels", "layers", "stem_width"}):
         raise CheckpointError(f"{given[0]} is no argument of timm's ByobNet.")
     factor = args.get("width_factor", _WIDTHS.get(number, 1.0))
@@ -169,6 +171,12 @@ def _clip(number: str, mean: bool, data: dict, args: dict, fields: dict) -> ResN
         grid=1 if mean else grid,
         **fields,
     )
+
+
+def _check_pool(what: str, args: dict, own: str) -> None:
+    # In model_args alone: what the file says beside them changes no model in timm, either.
+    if (asked := args.get("global_pool") or own) != own:
+        raise CheckpointError(f"{what} pools by {asked!r}; clipjax reads it with {own}.")
 
 
 def _rounded(width: float) -> int:
