@@ -41,6 +41,7 @@ def controlled(
     control: str,
     rng: jax.Array | None = None,
     truth: jax.Array | None = None,
+    real: jax.Array | None = None,
 ) -> jax.Array:
     """Return W of a control, float32 [B, P], which has no knowledge of the image, or all of it.
 
@@ -49,6 +50,8 @@ def controlled(
       descriptions: as there.
       control: "none": W itself. "constant": the mean of the descriptions. "shuffled": W of another
         image of the batch, by `rng`. "oracle": the description of the true domain, `truth` int [B].
+      real: bool [B], False on padding, whose W "shuffled" gives to no image; None: all are images.
+        A single image has no other to take W from, and keeps its own.
 
     Raises:
       ValueError: an unknown control, or one that lacks its `rng` or `truth`.
@@ -58,7 +61,7 @@ def controlled(
     if control == "constant":
         return jnp.broadcast_to(descriptions.mean(axis=0), domain.embedding.shape)
     if control == "shuffled" and rng is not None:
-        return domain.embedding[_derangement(rng, len(domain.embedding))]
+        return domain.embedding[_derangement(rng, len(domain.embedding), real)]
     if control == "oracle" and truth is not None:
         return descriptions[truth]
     lacks = {"shuffled": "needs an rng", "oracle": "needs the true domains"}
@@ -66,10 +69,17 @@ def controlled(
     raise ValueError(f"control {control!r} {told}.")
 
 
-def _derangement(rng: jax.Array, count: int) -> jax.Array:
-    """Draw an order of `count` in which none keeps its place (if there are two or more)."""
+def _derangement(rng: jax.Array, count: int, real: jax.Array | None) -> jax.Array:
+    """Draw an order of `count` in which no real one keeps its place (if there are two or more).
+
+    Real ones change places among themselves; the others stay.
+    """
     order = jax.random.permutation(rng, count)
-    return jnp.zeros(count, int).at[order].set(jnp.roll(order, 1))
+    real = jnp.ones(count, bool) if real is None else real
+    order, place = order[jnp.argsort(~real[order], stable=True)], jnp.arange(count)  # real first
+    size = real.sum()
+    before = jnp.where(place < size, (place - 1) % jnp.maximum(size, 1), place)
+    return jnp.zeros(count, int).at[order].set(order[before])
 
 
 def readout(domain: Domain, truth: jax.Array, mask: jax.Array | None = None) -> jax.Array:

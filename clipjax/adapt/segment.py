@@ -20,7 +20,9 @@ class Segmenter(NamedTuple):
 
     Rows are {"inputs": what `features` reads, "embedding": images float32 [B, P] of length 1,
     "condition": int32 [B], the true domain}, and in training "label" uint8 [B, H, W]; of a batch
-    that microbatches are cut from also "divisor", what `whole` adds. Parameters
+    that microbatches are cut from also "divisor", what `whole` adds. With padding, "weight" is 0
+    there; "other" float32 [B, P], of another image than "embedding" each, is then what shuffled W
+    is read off where a batch has a single image. Parameters
     are {"decoder": ...}, with what never trains beside them: "backbone", and "told" of `told`. Of a
     backbone of which a part trains, that part is among the parameters.
     """
@@ -160,12 +162,19 @@ def _reader(
     def about(numbers, rows, rng):
         if descriptions is None:
             return {}, ()
-        weights = domain_embedding(rows["embedding"], descriptions, numbers["scale"]).weights
+        alpha = lambda x: domain_embedding(x, descriptions, numbers["scale"]).weights
+        own, real = alpha(rows["embedding"]), _real(rows)
+        lent = own
+        if real is not None and "other" in rows:
+            lent = jnp.where(real.sum() > 1, own, alpha(rows["other"]))
 
         def w_of(texts):
-            seen, truth = Domain(weights, weights @ texts), rows["condition"]
-            every = [controlled(seen, texts, name, rng, truth) for name in CONTROLS]
-            return jnp.stack(every)[numbers["control"]]
+            def of(name):
+                weights = lent if name == "shuffled" else own
+                seen = Domain(weights, weights @ texts)
+                return controlled(seen, texts, name, rng, rows["condition"], real)
+
+            return jnp.stack([of(name) for name in CONTROLS])[numbers["control"]]
 
         given = {"domain": w_of(descriptions)} if modulate else {}
         if not prompt:

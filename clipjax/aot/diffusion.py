@@ -64,7 +64,8 @@ def abstract_diffusion_step(
     state = jax.eval_shape(start, jax.ShapeDtypeStruct((), jnp.uint32), dense.trained)
     array = lambda kind, *shape: jax.ShapeDtypeStruct((config.batch_size, *shape), kind)
     rows = {"inputs": array(jnp.uint8, *size, 3), "label": array(jnp.uint8, *size)}
-    rows |= {"embedding": array(jnp.float32, READER), "condition": array(jnp.int32)}
+    rows |= {name: array(jnp.float32, READER) for name in ("embedding", "other")}
+    rows |= {"condition": array(jnp.int32)}
     batch = {"source": rows | {"mask": array(jnp.bool_)}}
     shared = jax.eval_shape(lambda x: x, trainer.shared(chosen))
     return AbstractStep(f"{chosen.name}, UNet {about.unet}", step, state, batch, False, (shared,))

@@ -140,15 +140,19 @@ def parts_of(data: MaskData, dataset: MaskDataset) -> list[Part]:
             told = f"{told} of {dataset.name} has no {' and no '.join(sorted(missing))}"
             raise ConfigError(f"{told}{more}; leave data.evaluate out.")
         return [*((domain, "train") for domain in data.sources), (domain, "val")]
-    others = [domain for domain in dataset.domains if domain not in data.sources]
-    targets = data.targets or tuple(d for d in others if tested_split(dataset, d))
     found = [(domain, "train") for domain in data.sources]
-    for domain in (data.sources[0], *targets):
+    for domain in (data.sources[0], *targets_of(data, dataset)):
         if not (split := tested_split(dataset, domain)):
             told = f"domain {domain!r} of {dataset.name} has no val or test images with masks"
             raise ConfigError(f"{told}; take others.")
         found.append((domain, split))
     return found
+
+
+def targets_of(data: MaskData, dataset: MaskDataset) -> tuple[str, ...]:
+    """Return the targets that a run with `evaluate="test"` tests."""
+    others = [domain for domain in dataset.domains if domain not in data.sources]
+    return data.targets or tuple(d for d in others if tested_split(dataset, d))
 
 
 def tested_split(dataset: MaskDataset, domain: str) -> str:

@@ -1,6 +1,7 @@
 """Images of a segmentation run as decoders see them: maps made once, or images for each step."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator, Sequence
 
@@ -32,8 +33,17 @@ class Encoded:
         return len(self.embedding)
 
     def about(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """Return what the rows of some images say of their domains."""
-        return {"embedding": self.embedding[index], "condition": self.condition[index]}
+        """Return what the rows of some images say of their domains, and "other", of the next ones.
+
+        The next image's W is what `shuffled` gives to an image that is alone in its batch.
+        """
+        return {key: value[index] for key, value in self.told.items()}
+
+    @functools.cached_property
+    def told(self) -> dict[str, np.ndarray]:
+        """Return what `about` returns, of all images."""
+        other = np.roll(self.embedding, -1, axis=0)
+        return {"embedding": self.embedding, "other": other, "condition": self.condition}
 
     def drawn(self, index: np.ndarray, seed: tuple[int, ...]) -> dict[str, np.ndarray]:
         """Return rows to train on, with labels: crops of some images, a function of `seed`."""

@@ -7,10 +7,11 @@ from clipjax.data.dataset import check_domain
 from clipjax.data.mask_survey import check_surveys, survey
 from clipjax.data.masks import MixedMasks, mixed
 from clipjax.errors import ConfigError
+from clipjax.io.texts import nfc
 from clipjax.study.mask_teacher import Teacher, open_teacher
 from clipjax.study.mask_teacher_config import unknown_class
 from clipjax.study.segmentation_config import GROUPS, Segmentation
-from clipjax.study.segmentation_data import Masked, open_data, told_sizes
+from clipjax.study.segmentation_data import Masked, open_data, targets_of, told_sizes
 from clipjax.study.segmentation_diffusion import open_diffusion
 from clipjax.study.segmentation_models import Dense, Reader, open_models, open_reader
 from clipjax.train.distributed import processes
@@ -70,7 +71,8 @@ def check_mixing(config: Segmentation, data: Masked) -> None:
     """Raise ConfigError for a mixing of domains that cannot be."""
     if not config.mixing.shares:
         return
-    if len(config.data.sources) > 1 or config.mixing.domain in (data.source, *data.targets):
+    tested = data.source, *targets_of(config.data, data.dataset)  # with evaluate=val, too
+    if len(config.data.sources) > 1 or nfc(config.mixing.domain) in map(nfc, tested):
         told = f"mixing.domain={config.mixing.domain} is mixed into one source, {data.source!r}"
         raise ConfigError(f"{told}; it can be no other source, and no domain that is tested.")
     try:

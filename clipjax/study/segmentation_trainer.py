@@ -88,8 +88,7 @@ class Trainer:
             return self._streamed(method, self._compiled[key], data, name)
         begin, _, program = self._compiled[key]
         epochs = self._epochs(name)
-        rows = {"inputs": data.maps, "label": data.masks}
-        rows |= {"embedding": data.embedding, "condition": data.condition}
+        rows = {"inputs": data.maps, "label": data.masks, **data.told}
         folder = self.workdir / "checkpoints" / name
         with Notice() as notice, Checkpointer(folder, run=run_name(self.workdir)) as checkpointer:
             out = Outputs(checkpointer, self.log, say=self.say, stop=notice.reached)

@@ -1,6 +1,8 @@
 """A segmentation step: what a decoder is told of the domain, as numbers; two devices equal one."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +10,11 @@ import numpy as np
 import pytest
 
 from clipjax.adapt.domain import CONTROLS, controlled, domain_embedding
+from clipjax.adapt.losses import weigh
 from clipjax.adapt.segment import cut, make_segmenter, told
 from clipjax.model.decoders import MaskDecoder, resize_map
+from clipjax.study.segmentation_answers import answered
+from clipjax.study.segmentation_maps import Encoded
 from tests import forked
 
 RNG = np.random.default_rng(0)
@@ -37,6 +42,54 @@ def test_numbers_say_what_a_decoder_is_told():
         for shift in (1, -1):
             found = answer(params | {"told": told(control, 3.0, shift)}, ROWS, key)
             np.testing.assert_allclose(found, wanted(w, shift * w), atol=1e-4)
+
+
+class Told:
+    """A decoder whose answer is the W that it is given."""
+
+    stats, norms_deep = "image", lambda self, levels: 1
+
+    def apply(self, variables, maps, domain, mutable=False):
+        return domain
+
+
+@pytest.mark.parametrize("real", [4, 2, 1])
+def test_shuffled_w_is_that_of_another_image_and_never_of_padding(real):
+    made = make_segmenter(Told(), resize_map, SHAPES, descriptions=DESCRIPTIONS)
+    mask = np.random.default_rng(1).permutation(4) < real
+    embedding = np.where(mask[:, None], ROWS["embedding"], np.nan)
+    other = RNG.normal(size=(4, 5)).astype(np.float32)
+    given = ROWS | {"embedding": embedding, "other": other, "mask": mask}
+    rows = weigh({"source": given})["source"]
+    params = {"decoder": {}, "told": told("shuffled", 3.0)}
+    w = lambda x: np.asarray(domain_embedding(x, DESCRIPTIONS, 3.0).embedding)
+    lent = w(ROWS["embedding"] if real > 1 else np.roll(other, 1, axis=0))
+    answer, seen = jax.jit(made.logits), set()
+    for seed in range(12):
+        found = np.asarray(answer(params, rows, jax.random.key(seed)))
+        near = np.abs(found[:, None] - lent[None]).max(-1) < 1e-5  # row, whose W it has
+        for row in np.flatnonzero(mask):
+            (giver,) = np.flatnonzero(near[row])
+            assert giver != row and (mask[giver] or real == 1), (seed, row, giver)
+            seen.add(giver)
+    assert len(seen) == real
+
+
+def test_every_image_knows_another_ones_embedding_and_padding_is_marked_in_tests():
+    images = Encoded(None, None, None, ROWS["embedding"][:3], ROWS["condition"][:3])
+    np.testing.assert_array_equal(images.about([0, 2])["other"], ROWS["embedding"][[1, 0]])
+    example = SimpleNamespace(image=np.zeros((8, 8, 3)), mask=np.zeros((8, 8), np.uint8))
+    test, given = dataclasses.replace(images, source=[example] * 3), []
+
+    def answer(params, rows, rng, size):
+        given.append(rows)
+        return np.zeros((1, len(rows["inputs"]), *size, 2))
+
+    config = SimpleNamespace(data=SimpleNamespace(window=()), seeds=(0,))
+    plan = SimpleNamespace(config=config, data=SimpleNamespace(tested=(8, 8)))
+    trainer = SimpleNamespace(plan=plan, answers=lambda method, logits: answer)
+    assert len(list(answered(trainer, None, {}, test))) == 3
+    assert given[0]["weight"].tolist() == [1] * 3 + [0] * (len(given[0]["inputs"]) - 3)
 
 
 SCRIPT = """

@@ -100,6 +100,8 @@ def test_fields_that_microbatches_cannot_have_are_refused():
     methods = {"a": {"decoder": "fpn", "norm": "domino", "control": "shuffled"}}
     with pytest.raises(ConfigError, match="methods.a.control=shuffled no other image"):
         config(accumulate=4, methods=methods)
+    with pytest.raises(ConfigError, match="^batch_size=1 leaves methods.a.control=shuffled no"):
+        config(batch_size=1, methods=methods)
     assert config(accumulate=2, methods=methods).accumulate == 2
     with pytest.raises(ConfigError, match="methods.a.stats=batch is of a whole batch"):
         config(accumulate=2, methods={"a": {"decoder": "fpn", "stats": "batch"}})

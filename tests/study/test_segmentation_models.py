@@ -217,5 +217,7 @@ def test_fields_that_do_not_fit_each_other_are_refused(changes, words):
 )
 def test_what_cannot_be_mixed_is_refused(domain, words):
     config = SMALL | {"methods": {"a": {}}, "mixing": {"shares": (0.5,), "domain": domain}}
-    with pytest.raises(ConfigError, match=words):
-        prepare(parse(config))
+    for evaluate in ("test", "val"):  # a domain that a test run tests is not trained on to choose
+        given = config | {"data": SMALL["data"] | {"evaluate": evaluate, "targets": ()}}
+        with pytest.raises(ConfigError, match=words):
+            prepare(parse(given))
