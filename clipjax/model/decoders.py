@@ -1,5 +1,6 @@
 """Decoders: feature maps to class logits of every place, with norms that a domain may modulate."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -170,17 +171,34 @@ class AtrousConvolution(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (3, 3, x.shape[-1], self.width)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape).astype(x.dtype)
-        near = [self.dilation < length for length in x.shape[1:3]]
-        rows, columns = (slice(None) if reached else slice(1, 2) for reached in near)
-        pad = [(self.dilation * reached,) * 2 for reached in near]
-        return jax.lax.conv_general_dilated(
+        reach = [self.dilation * (self.dilation < length) for length in x.shape[1:3]]
+        return jax.lax.platform_dependent(
             x,
-            kernel[rows, columns],
-            (1, 1),
-            pad,
-            rhs_dilation=(self.dilation, self.dilation),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            kernel,
+            cpu=functools.partial(_products, reach=reach),
+            default=functools.partial(_convolution, reach=reach),
         )
+
+
+def _products(x: jax.Array, kernel: jax.Array, *, reach: Sequence[int]) -> jax.Array:
+    """A product for each tap: seeds that train at once would be a grouped convolution."""
+    (height, width), (up, left) = x.shape[1:3], reach
+    padded = jnp.pad(x, ((0, 0), (up, up), (left, left), (0, 0)))
+    found = 0.0
+    for i in range(3) if up else (1,):
+        for j in range(3) if left else (1,):
+            row, column = up and up * i, left and left * j
+            found += padded[:, row : row + height, column : column + width] @ kernel[i, j]
+    return found
+
+
+def _convolution(x: jax.Array, kernel: jax.Array, *, reach: Sequence[int]) -> jax.Array:
+    kept = kernel[tuple(slice(None) if far else slice(1, 2) for far in reach)]
+    names = ("NHWC", "HWIO", "NHWC")
+    pad, apart = [(far, far) for far in reach], [max(far, 1) for far in reach]
+    return jax.lax.conv_general_dilated(
+        x, kept, (1, 1), pad, rhs_dilation=apart, dimension_numbers=names
+    )
 
 
 class AtrousDecoder(_Decoder):
