@@ -1,6 +1,6 @@
 """Checks and times on a GPU what the tests cannot, beside PyTorch: towers, steps, features.
 
-    python -m benchmarks.gpu                on a GPU, 5 to 6 minutes; prints, writes runs/gpu.json
+    python -m benchmarks.gpu                on a GPU, about 6 minutes; prints, writes runs/gpu.json
     python -m benchmarks.gpu --write        the tables of docs/performance.md, too
     python -m benchmarks.gpu --sections=parity,encode
     python -m benchmarks.gpu --dry-run      tiny sizes on the CPU: does it run, do the checks hold?
@@ -8,10 +8,10 @@
 It needs clipjax with JAX for CUDA (`pip install -e . "jax[cuda13]"`) and, for the other side,
 PyTorch for CUDA, transformers and diffusers. Weights are random: speed does not depend on them.
 Every section has its seconds, and starts while half of them are left of --seconds; one that has
-used them up ends after its row. A section that fails is written down with its error, the others
-still run, and the exit status is 1 at the end; so it is where a check does not hold. PyTorch is
-timed where it sees the GPU, with sdpa attention, call by call in alternation; what XLA compiles is
-kept in JAX_COMPILATION_CACHE_DIR, if that is set.
+used them up ends after its row: no row starts later than that, and none is cut off. A section that
+fails is written down with its error, the others still run, and the exit status is 1 at the end; so
+it is where a check does not hold. PyTorch is timed where it sees the GPU, with sdpa attention, call
+by call in alternation; what XLA compiles is kept in JAX_COMPILATION_CACHE_DIR, if that is set.
 **Nothing of it has been run on a GPU so far.** Checks and what they allow:
 
 - Towers: relative distance (norm of the difference over the norm) of both towers' embeddings to the
@@ -39,7 +39,7 @@ from absl import app, flags, logging  # noqa: E402
 from benchmarks.gpu_rows import Check, Place, tables  # noqa: E402
 
 PAGE = pathlib.Path("docs/performance.md")
-# Section -> seconds, in the order in which they matter. A run may take 360, the last row included.
+# Section -> seconds, in the order in which they matter. 360 are planned, with the last row.
 SECONDS = {"parity": 60, "cached": 35, "encode": 50, "dann": 85, "diffusion": 80, "dense": 30}
 
 Sections = Mapping[str, Callable[[Place], Iterator]]

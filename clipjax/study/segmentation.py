@@ -49,7 +49,8 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     cached, told = are_cached(plan, len(data.train) + extra + sum(map(len, data.tests.values())))
     alien = config.model == MODEL and not config.data.embedded
     random = config.diffusion.model == RANDOM
-    for words in filter(None, (RANDOM_TOLD * random, *data.notes, told, TINY * alien)):
+    notes = *data.notes, plan.dense.note
+    for words in filter(None, (RANDOM_TOLD * random, *notes, told, TINY * alien)):
         say(f"{words.rstrip('.')}.")
     encode = Encoder(plan, cached)
     train = encode(data.train)

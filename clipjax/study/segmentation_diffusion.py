@@ -49,10 +49,12 @@ def open_diffusion(config: Segmentation, data: Masked) -> Dense:
     available, device = device_bytes()
     # Devices of a CPU share its memory.
     share = available and available // (devices if device.startswith("cpu") else 1)
-    needed = step_bytes(vpd, batch, data.trained, len(classes), accumulate=parts, **how)
-    check_memory(needed, share, device, **how)
+    needed = step_bytes(
+        vpd, batch, data.trained, len(classes), accumulate=parts, width=config.width, **how
+    )
+    note = check_memory(needed, share, device, **how)
     params = random_params(*sizes) if random else load_diffusion(about.model).params
-    return dense_of(config, vpd, texts, described, params, data.trained)
+    return dense_of(config, vpd, texts, described, params, data.trained)._replace(note=note)
 
 
 def dense_of(

@@ -28,6 +28,7 @@ class Encoded:
     embedding: np.ndarray  # float32 [N, P]
     condition: np.ndarray  # int32 [N], place among the descriptions; -1 without one
     crops: Crops = Crops()  # how images that are trained on are changed in every step
+    most: int = BATCH  # images or windows that are answered at a time
 
     def __len__(self) -> int:
         return len(self.embedding)
@@ -56,7 +57,7 @@ class Encoded:
 
     def batches(self) -> Iterator[tuple[dict[str, np.ndarray], Sequence[np.ndarray]]]:
         """Yield rows of whole images, and the masks of those that are not padding."""
-        batch = batch_of(self.source[0].image.shape[:2])
+        batch = min(self.most, batch_of(self.source[0].image.shape[:2]))
         for first in range(0, len(self), batch):
             index = np.arange(first, first + batch) % len(self)
             size = min(batch, len(self) - first)
@@ -72,7 +73,7 @@ class Encoded:
         """Return some images, which `source` has in the order of `index`."""
         part = lambda x: None if x is None else x[index]
         kept = part(self.maps), part(self.masks), part(self.embedding), part(self.condition)
-        return Encoded(source, *kept, self.crops)
+        return Encoded(source, *kept, self.crops, self.most)
 
     def relabelled(self, masks: Sequence[np.ndarray]) -> "Encoded":
         """Return the same images with other masks."""
@@ -164,4 +165,8 @@ class Encoder:
             masks = np.stack(masks)
         kept = (np.concatenate(maps), masks) if self.cached else (None, None)
         about = np.concatenate(embedded), np.array(places, np.int32)
-        return Encoded(source, *kept, *about, self.plan.data.crops)
+        # What a step has memory for, tests have, too; two images are needed to exchange W.
+        config = self.plan.config
+        step = max(2, config.batch_size // config.accumulate)
+        most = BATCH if dense.begin is None else step
+        return Encoded(source, *kept, *about, self.plan.data.crops, most)

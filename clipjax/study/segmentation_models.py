@@ -41,6 +41,7 @@ class Dense(NamedTuple):
     prompts: np.ndarray | None = None
     levels: tuple[int, ...] = ()  # of the model that maps are of; none of a diffusion model
     trains: str = "decoders alone"  # what does, in words
+    note: str = ""  # what else is to be said before a run
 
     @property
     def width(self) -> int:

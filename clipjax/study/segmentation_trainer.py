@@ -1,6 +1,7 @@
 """Trains a segmentation run's decoders: methods of one kind by one compiled program."""
 
 import functools
+import operator
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -137,14 +138,21 @@ class Trainer:
 
     def _answering(self, made: Segmenter, logits: bool) -> Callable:
         finish = (lambda x: x) if logits else (lambda x: x.argmax(-1).astype(jnp.uint8))
-        # Convolutions with kernels of several seeds at once would be grouped ones, which are slow.
-        one_by_one = self.plan.dense.begin is not None
-        each = jax.lax.map if one_by_one else lambda one, params: jax.vmap(one)(params)
 
-        @functools.partial(jax.jit, static_argnums=4)
+        def one(params, shared, rows, rng, size):
+            return finish(resize_map(made.logits(merge(params, shared), rows, rng), size))
+
+        if self.plan.dense.begin is None:
+            every = lambda params, *given: jax.vmap(lambda own: one(own, *given))(params)
+            return jax.jit(every, static_argnums=4)
+        alone = jax.jit(one, static_argnums=4)
+
         def answer(params, shared, rows, rng, size):
-            found = each(lambda p: made.logits(merge(p, shared), rows, rng), params)
-            return jax.vmap(lambda x: finish(resize_map(x, size)))(found)
+            # Where a backbone trains, a device holds one seed's: the next waits for its answers.
+            # Kernels of several at once would make convolutions grouped ones, which are slow, too.
+            seeds = range(len(self.plan.config.seeds))
+            each = [jax.tree.map(operator.itemgetter(seed), params) for seed in seeds]
+            return np.stack([np.asarray(alone(own, shared, rows, rng, size)) for own in each])
 
         return answer
 

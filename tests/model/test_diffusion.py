@@ -320,13 +320,15 @@ def test_the_memory_of_a_step_is_planned_before_it(params):
     plan = lambda **how: step_bytes(CONFIG, 1, (8, 12), 3, **how)
     frozen, free = plan(free=False, remat="blocks"), plan(free=True)
     size = lambda tree: 4 * sum(leaf.size for leaf in jax.tree.leaves(tree))
-    assert frozen.parameters == free.parameters == size(params)
-    assert frozen.trained == 3 * size(params["adapter"])
-    assert free.trained == 3 * size({k: params[k] for k in ("adapter", "unet")})
+    head = frozen.parameters - size(params)
+    assert frozen.parameters == free.parameters and head > 1e6  # a decoder of width 256
+    assert frozen.trained == 3 * (size(params["adapter"]) + head)
+    assert free.trained == 3 * (size({k: params[k] for k in ("adapter", "unet")}) + head)
     assert 0 < frozen.activations < 0.5 * free.activations
-    check_memory(free, free.total, "cpu:0")
+    assert check_memory(free, free.total, "cpu:0") == ""
+    assert "may run out of memory" in check_memory(free, int(free.total / 1.39), "cpu:0")
     with pytest.raises(ConfigError, match="a step needs about .* and cpu:0 has"):
-        check_memory(free, free.total - 1, "cpu:0")
+        check_memory(free, int(free.total / 1.41), "cpu:0")
     with pytest.raises(ConfigError, match="; take smaller batches"):
         how = {"free": False, "dtype": jnp.bfloat16, "remat": "blocks"}
         check_memory(free, free.total - 1, "cpu:0", **how)

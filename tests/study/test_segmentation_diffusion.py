@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -18,6 +19,8 @@ from clipjax.model.hf.hub import copy_tokenizer
 from clipjax.model.hf.params import flat
 from clipjax.model.hf.trees import shapes
 from clipjax.study import parse, run, segmentation_diffusion
+from clipjax.study.segmentation_answers import answered
+from clipjax.study.segmentation_maps import Encoder
 from clipjax.study.segmentation_plan import prepare
 from clipjax.study.segmentation_trainer import Trainer
 from tests.conftest import TINY, read_json
@@ -155,6 +158,32 @@ def test_a_frozen_unet_is_no_parameter(small):
     assert plan.dense.shapes == ((16, 16, 8), (8, 8, 16 + 6))  # 6 classes
     assert set(plan.dense.params) == {"unet", "vae"} and not plan.dense.rates
     assert set(plan.dense.begin(jax.random.key(0))) == {"adapter"} and not plan.dense.trained
+
+
+def test_tests_answer_as_many_images_as_a_step_takes_and_one_seed_after_the_other(
+    small, tmp_path, monkeypatch
+):
+    data = small["data"] | {"test": 3, "window": (8, 8), "stride": (4, 4)}
+    plan = prepare(parse(small | {"data": data, "accumulate": 2, "seeds": (0, 1)}))
+    trainer = Trainer(plan, tmp_path, print, {"masks": None}, cached=False)
+    test = Encoder(plan, cached=False)(plan.data.tests["fog"])
+    assert [len(rows["inputs"]) for rows, _ in test.batches()] == [2, 2]
+    given, at_once = [], set()
+
+    def jit(run, **_):
+        return lambda params, *rest: given.append(params["x"].shape) or run(params, *rest)
+
+    def logits(params, rows, rng):
+        at_once.add(len(rows["inputs"]))
+        return params["x"] + np.zeros((len(rows["inputs"]), 4, 4, 6))
+
+    monkeypatch.setattr(jax, "jit", jit)  # eager: what reaches a device is what is given
+    monkeypatch.setattr(Trainer, "_segmenter", lambda *_: SimpleNamespace(logits=logits))
+    params = {"x": np.eye(6, dtype=np.float32)[[2, 5]]}
+    (method,) = plan.config.decoders
+    found = [seen for _, seen in answered(trainer, method, params, test)]
+    assert at_once == {2} and set(given) == {(6,)}  # 9 windows an image
+    assert np.array_equal(found[0], np.broadcast_to([[[2]], [[5]]], found[0].shape))
 
 
 def test_sizes_that_do_not_fit_are_refused(small):

@@ -6,12 +6,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from clipjax.adapt.pixels import pixel_cross_entropy
 from clipjax.errors import ConfigError
+from clipjax.model.decoders import PyramidDecoder, resize_map
 from clipjax.model.diffusion.blocks import Transformer
 from clipjax.model.diffusion.sizes import abstract_params
 from clipjax.model.diffusion.vpd import VPD, VPDConfig
 
 GB = 1e9
+# A TPU's compiler needed 0.69 of a plan without remat (docs/performance.md): how many times what a
+# device has such a plan may be.
+TOO_MUCH = 1.4
 
 
 class StepBytes(NamedTuple):
@@ -37,8 +42,11 @@ def step_bytes(
     dtype: Any = jnp.float32,
     remat: str = "none",
     accumulate: int = 1,
+    width: int = 256,
 ) -> StepBytes:
     """Plan a step of AdamW on images of `size` pixels with `classes` texts; nothing is computed.
+
+    The decoder is a `PyramidDecoder` of `width` without modulation, the loss that of pixels.
 
     With `accumulate` microbatches `batch` is one of them, and a sum of gradients is kept beside.
 
@@ -52,27 +60,34 @@ def step_bytes(
     rows, columns = (length // config.vae.stride for length in size)
     array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     latents = array(batch, rows, columns, config.vae.latent_channels)
-    width = config.unet.cross_attention_dim
-    texts = array(classes, width)
-    domain = None if config.prompt == "none" else array(batch, width)
+    texts = array(classes, config.unet.cross_attention_dim)
+    domain = None if config.prompt == "none" else array(batch, texts.shape[1])
     params = abstract_params(config)
     names = ("unet", "adapter") if free else ("adapter",)
 
-    def run(own, params, *inputs):
+    def maps(own, params, *inputs):
         return module.apply({"params": {**params, **own}}, *inputs, method="maps")
 
-    mine = {name: params[name] for name in names}
-    activations = _kept(run, mine, params, latents, texts, domain)
+    def loss(own, labels, *inputs):
+        seen = decoder.apply({"params": own["decoder"]}, maps(own["backbone"], *inputs))
+        return pixel_cross_entropy(resize_map(seen, size), labels)
+
+    mine, decoder = {name: params[name] for name in names}, PyramidDecoder(classes, width)
+    inputs = params, latents, texts, domain
+    seen = jax.eval_shape(maps, mine, *inputs)
+    head = jax.eval_shape(lambda x: decoder.init(jax.random.key(0), x)["params"], seen)
+    own, labels = {"backbone": mine, "decoder": head}, array(batch, *size)
+    activations = _kept(loss, own, labels, *inputs)
     if remat != "none":  # a block is computed again, its activations kept until it is done
         level = config.unet.attends.index(True) if any(config.unet.attends) else 0
-        width = config.unet.block_out_channels[level]
+        channels = config.unet.block_out_channels[level]
         block = Transformer(config.unet.heads[level], config.unet.norm_num_groups, dtype)
-        place = jax.ShapeDtypeStruct((batch, rows >> level, columns >> level, width), dtype)
+        place = jax.ShapeDtypeStruct((batch, rows >> level, columns >> level, channels), dtype)
         tokens = jax.ShapeDtypeStruct((batch, *texts.shape), dtype)
-        own = jax.eval_shape(lambda *x: block.init(jax.random.key(0), *x)["params"], place, tokens)
-        activations += _kept(lambda p, *x: block.apply({"params": p}, *x), own, place, tokens)
+        part = jax.eval_shape(lambda *x: block.init(jax.random.key(0), *x)["params"], place, tokens)
+        activations += _kept(lambda p, *x: block.apply({"params": p}, *x), part, place, tokens)
     copies = 3 + (accumulate > 1)
-    return StepBytes(_bytes(params), copies * _bytes(mine), activations)
+    return StepBytes(_bytes((params, head)), copies * _bytes(own), activations)
 
 
 def _bytes(tree: Any) -> int:
@@ -98,22 +113,32 @@ def check_memory(
     free: bool = True,
     dtype: Any = jnp.float32,
     remat: str = "none",
-) -> None:
+) -> str:
     """Raise ConfigError for a step that a device has too little memory for; None: not known.
 
-    What was planned, as of `step_bytes`, says which remedies are left.
+    What was planned, as of `step_bytes`, says which remedies are left. Without remat a plan says
+    too much: up to `TOO_MUCH` times what the device has may fit, and a sentence says so.
 
-    >>> check_memory(StepBytes(4 * 10**9, 10 * 10**9, 8 * 10**9), 16 * 10**9, "cuda:0")
+    >>> needed = StepBytes(4 * 10**9, 10 * 10**9, 8 * 10**9)
+    >>> check_memory(needed, 16 * 10**9, "cuda:0")
+    'a step is planned to need 22.0 GB, and cuda:0 has 16.0: as such plans say up to 1.4 times too \
+much the run goes on, and may run out of memory at its first step'
+    >>> check_memory(needed, 15 * 10**9, "cuda:0")
     Traceback (most recent call last):
     ...
     clipjax.errors.ConfigError: a step needs about 22.0 GB (parameters 4.0, gradients and moments \
-10.0, activations 8.0), and cuda:0 has 16.0; freeze the UNet, take remat 'blocks', bfloat16, \
+10.0, activations 8.0), and cuda:0 has 15.0; freeze the UNet, take remat 'blocks', bfloat16, \
 smaller batches, more microbatches (accumulate) or smaller crops.
     """
     if available is None or needed.total <= available:
-        return
+        return ""
     parts = (needed.total, needed.parameters, needed.trained, needed.activations, available)
     total, parameters, trained, activations, has = (f"{part / GB:.1f}" for part in parts)
+    may_fit = remat == "none" and needed.parameters <= available
+    if may_fit and needed.total <= TOO_MUCH * available:
+        told = f"a step is planned to need {total} GB, and {device} has {has}: as such plans say up"
+        told += f" to {TOO_MUCH:g} times too much the run goes on, and may run out of memory"
+        return f"{told} at its first step"
     remedy = "freeze the UNet, take " if free else "take "
     remedy += "remat 'blocks', " * (remat != "blocks") + "bfloat16, " * (dtype == jnp.float32)
     remedy += "smaller batches, more microbatches (accumulate) or smaller crops"
