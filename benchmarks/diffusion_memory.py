@@ -32,7 +32,7 @@ from clipjax.model.diffusion.vpd import VPDConfig
 from clipjax.study import Segmentation, parse
 
 DEVICES = (16, 24, 40, 80)  # GB
-# Of a device: XLA keeps some; a TPU's needs 1.19 of what is planned with remat, and 0.69 without.
+# Of a device: XLA keeps some; a TPU's needs 1.18 of what is planned with remat, and 0.69 without.
 ROOM = {"none": 0.9, "blocks": 0.75}
 BATCH, CLASSES = 16, 19  # of configs/vpd_driving.py, and of Cityscapes
 # Two levels of SD 1.5 with a layer each, and a VAE of which 128 pixels are 64 latents, as 512 are.
