@@ -317,11 +317,11 @@ def test_the_text_encoder_of_a_model_gives_states_without_projection(tmp_path):
 
 @pytest.mark.slow
 def test_the_memory_of_a_step_is_planned_before_it(params):
-    plan = lambda **how: step_bytes(CONFIG, 1, (8, 12), 3, **how)
+    plan = lambda **how: step_bytes(CONFIG, 1, (8, 12), 3, width=8, **how)
     frozen, free = plan(free=False, remat="blocks"), plan(free=True)
     size = lambda tree: 4 * sum(leaf.size for leaf in jax.tree.leaves(tree))
     head = frozen.parameters - size(params)
-    assert frozen.parameters == free.parameters and head > 1e6  # a decoder of width 256
+    assert frozen.parameters == free.parameters and head > 0  # the decoder
     assert frozen.trained == 3 * (size(params["adapter"]) + head)
     assert free.trained == 3 * (size({k: params[k] for k in ("adapter", "unet")}) + head)
     assert 0 < frozen.activations < 0.5 * free.activations

@@ -87,7 +87,8 @@ def test_the_plan_is_a_line_over_images_and_near_what_xla_says(usual):
     beside = memory.output_size_in_bytes - memory.alias_size_in_bytes
     said = memory.argument_size_in_bytes + memory.temp_size_in_bytes + beside
     vpd = VPDConfig(*TINY_DIFFUSION)
-    plan = lambda n, **how: step_bytes(vpd, n, (SIDE, SIDE), CLASSES, free=True, **how)
+    given = {"free": True, "width": 8}
+    plan = lambda n, **how: step_bytes(vpd, n, (SIDE, SIDE), CLASSES, **given, **how)
     part, two, four = plan(1, accumulate=2), plan(2), plan(IMAGES)
     assert 0.5 < said / four.total < 2
     assert four.activations - two.activations == 2 * (two.activations - part.activations)
