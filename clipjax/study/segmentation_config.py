@@ -244,14 +244,7 @@ class Segmentation:
                 "so no answer would change."
             )
         if all(method.decoder == "zero_shot" for method in self.decoders):
-            for name in (
-                "backbone",
-                "levels",
-                "output_stride",
-                "maps",
-                "accumulate",
-                "class_weights",
-            ):
+            for name in ("backbone", "levels", "output_stride", "accumulate", "class_weights"):
                 if (value := getattr(self, name)) != getattr(Segmentation, name, ()):
                     return f"{name}={value} has no effect where decoder=zero_shot is all there is."
         grouped = [m for m in self.decoders if m.stats == "group" and m.decoder != "linear"]
