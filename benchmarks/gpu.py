@@ -1,6 +1,6 @@
 """Checks and times on a GPU what the tests cannot, beside PyTorch: towers, steps, features.
 
-    python -m benchmarks.gpu                on a GPU, about 6 minutes; prints, writes runs/gpu.json
+    python -m benchmarks.gpu                on a GPU, 6 minutes planned; writes runs/gpu.json
     python -m benchmarks.gpu --write        the tables of docs/performance.md, too
     python -m benchmarks.gpu --sections=parity,encode
     python -m benchmarks.gpu --dry-run      tiny sizes on the CPU: does it run, do the checks hold?

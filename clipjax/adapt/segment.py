@@ -127,16 +127,6 @@ def make_segmenter(
     def moments(params, rows, rng):
         return answer(params, rows, rng, [MOMENTS])[1][MOMENTS]
 
-    def init(rng, trained=None):
-        width = 1 if descriptions is None else descriptions.shape[1]
-        maps = [jnp.zeros((2, *shape)) for shape in shapes]
-        rows = {"embedding": jnp.zeros((2, width)), "condition": jnp.zeros(2, jnp.int32)}
-        own, _ = about(told(), rows, rng)
-        made = {"decoder": decoder.init(rng, maps, **own, **more)["params"]}
-        if begin is not None:
-            made["backbone"] = begin(jax.random.fold_in(rng, 1)) | (trained or {})
-        return made
-
     def loss(params, batch, rng, progress):
         rows = batch["source"]
         labels = rows["label"]
@@ -151,7 +141,31 @@ def make_segmenter(
     whole = lambda batch: _divided(batch, decoder.classes, class_weights, normaliser)
     loss.whole_batch = by_batch
     depth = decoder.norms_deep(len(shapes))
+    width = 1 if descriptions is None else descriptions.shape[1]
+    init = _starter(decoder, shapes, width, about, more, begin)
     return Segmenter(init, loss, logits, whole, moments if by_batch else None, depth)
+
+
+def _starter(
+    decoder: Any,
+    shapes: Sequence[Shape],
+    width: int,
+    about: Callable,
+    more: dict[str, jax.Array],
+    begin: Callable[[jax.Array], PyTree] | None,
+) -> Callable[..., PyTree]:
+    """(rng, what of the backbone trains) -> parameters; `width` is that of embeddings."""
+
+    def init(rng, trained=None):
+        maps = [jnp.zeros((2, *shape)) for shape in shapes]
+        rows = {"embedding": jnp.zeros((2, width)), "condition": jnp.zeros(2, jnp.int32)}
+        own, _ = about(told(), rows, rng)
+        made = {"decoder": decoder.init(rng, maps, **own, **more)["params"]}
+        if begin is not None:
+            made["backbone"] = begin(jax.random.fold_in(rng, 1)) | (trained or {})
+        return made
+
+    return init
 
 
 def _reader(
