@@ -21,7 +21,7 @@ from clipjax.data.given import Image
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate.rows import best_seed, own_rows
 from clipjax.io import as_path, write_atomically
-from clipjax.io.texts import nfc
+from clipjax.io.texts import class_name, nfc
 from clipjax.study.config import Study, parse
 from clipjax.study.defaults import check_model, choices, settled
 from clipjax.study.entries import FIELDS
@@ -268,11 +268,13 @@ class Adapter:
     def _names(self, y: Sequence) -> list[str]:
         """Return the class names that y means; DataError: one is masked, or no class."""
         number, y = dict(enumerate(self.classes_)), y.tolist() if hasattr(y, "tolist") else y
-        for label in y:
-            if not isinstance(label, str) and label not in number:
+        known = {name: name for name in number.values()} | number
+        wanted = [class_name(label) if isinstance(label, str) else label for label in y]
+        for label in wanted:
+            if label not in known:
                 fault = f"y holds {label!r}, which is neither a class name nor its number"
                 raise DataError(f"{fault}; leave images without a label out of score.")
-        return [nfc(label) if isinstance(label, str) else number[label] for label in y]
+        return [known[label] for label in wanted]
 
     def _measured(self, method: str, domain: str | None) -> dict[str, Any]:
         """Return the row of results of a domain's test images."""

@@ -14,7 +14,7 @@ from clipjax.data.open import open_dataset
 from clipjax.data.splits import FRACTIONS, SPLITS, WHOLE, deal, positions
 from clipjax.data.unlabelled import NO_LABEL, labelled
 from clipjax.errors import ConfigError, DataError
-from clipjax.io.texts import nfc, some
+from clipjax.io.texts import check_class_names, class_name, nfc, some
 
 TARGET, SOURCE = "target", "source"  # domains of images that come without a name for theirs
 
@@ -130,19 +130,28 @@ def _dealt(
 
 def _labels(y: Sequence, classes: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the classes, and labels int32 [N], NO_LABEL where they are masked."""
-    masked = lambda label: label is None or (not isinstance(label, str) and label < 0)
+    masked = lambda label: (
+        label is None
+        or (
+            not isinstance(label, str) and (label < 0 or label != label)  # NaN, as pandas has it
+        )
+    )
     known = [label for label in y if not masked(label)]
     if not known:
         raise DataError("no image has a label; give y for those of the source.")
     named = all(isinstance(label, str) for label in known)
     if not named and classes is None:
         raise DataError("y holds numbers; give classes, their names, or names in y.")
+    if not named and (wrong := [x for x in known if isinstance(x, str) or x % 1]):
+        fault = f"y holds {wrong[0]!r} among numbers of classes"
+        raise DataError(f"{fault}; give names for all, or whole numbers for all.")
     if not named and not all(int(label) < len(classes) for label in known):
         largest = max(map(int, known))
         raise DataError(f"y holds {largest}, and classes has {len(classes)} names from 0 on.")
-    names = tuple(map(nfc, classes if classes is not None else sorted(set(known))))
+    found = sorted(set(map(class_name, known))) if classes is None else classes
+    names = check_class_names(found, "y" if classes is None else "the list classes")
     number = {name: k for k, name in enumerate(names)}
-    if named and (unknown := sorted({nfc(label) for label in known} - set(names))):
+    if named and (unknown := sorted({class_name(label) for label in known} - set(names))):
         raise DataError(f"y has classes that are not in classes: {some(unknown)}.")
-    of = lambda label: NO_LABEL if masked(label) else number[nfc(label)] if named else int(label)
-    return names, np.array([of(label) for label in y], np.int32)
+    mean = lambda label: number[class_name(label)] if named else int(label)
+    return names, np.array([NO_LABEL if masked(x) else mean(x) for x in y], np.int32)

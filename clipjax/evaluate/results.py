@@ -138,12 +138,15 @@ def facts(results: dict) -> str:
     """Explain the numbers of the table, in one sentence without a full stop."""
     seeds, classes = results["seeds"], results["classes"]
     measured = [row for line in lines_of(results["rows"]) for row in line.rows.values()]
-    n = next(row["n"] for row in measured if row["accuracy_mean"] is not None)
+    sizes = {row["domain"]: row["n"] for row in measured if row["accuracy_mean"] is not None}
+    fewest = min(sizes, key=sizes.__getitem__)
+    n, most = sizes[fewest], max(sizes.values())
+    images, at_most = (str(n), "") if n == most else (f"{n:,} ({fewest}) to {most:,}", " at most")
     return (
         f"test accuracy in %, mean ± standard deviation over seeds {seeds}; {classes} classes, "
-        f"chance {100 / classes:.1f}; {n} test images a domain (standard error of one "
-        f"accuracy near 50 %: {50 / n**0.5:.1f} points); gap = source - target in points; "
-        f"checkpoint: {results['selection']}"
+        f"chance {100 / classes:.1f}; {images} test images a domain (standard error of "
+        f"one accuracy near 50 %: {50 / n**0.5:.1f} points{at_most}); gap = source - target "
+        f"in points; checkpoint: {results['selection']}"
     )
 
 

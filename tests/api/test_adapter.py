@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.base import clone
 
 import clipjax
+from clipjax.api.data import open_pair
 from clipjax.errors import ConfigError, DataError
 from tests.conftest import REPO
 
@@ -95,7 +96,8 @@ def test_scores_are_those_of_the_run(finished):
         model.score(domain="flat")
     with pytest.raises(DataError, match="score needs labels; give y"):
         model.score(images)
-    for wrong in ([-1, *names[1:]], [None, *names[1:]], [len(model.classes_), *names[1:]]):
+    for first in (-1, None, len(model.classes_), "Landscape"):
+        wrong = [first, *names[1:]]
         with pytest.raises(DataError, match="neither a class name nor its number"):
             model.score(images, wrong)
     with pytest.raises(DataError, match="images and 1 labels; give one for each"):
@@ -142,6 +144,17 @@ def test_masked_labels_and_domains_are_skadas(finished):
     assert given.study_.data.source == "source" and given.study_.data.target == "target"
 
 
+def test_names_in_y_are_one_class_whatever_their_unicode_form_or_blanks():
+    """As folders have it: a class that is there twice would take the other's answers for wrong."""
+    names = ["caf\u00e9", "cafe\u0301", " th\u00e9", "th\u00e9", np.nan]
+    images = np.zeros((len(names), 8, 8, 3), np.uint8)
+    pair = open_pair(images, names, None, None, None, None)
+    assert pair.dataset.classes == ("caf\u00e9", "th\u00e9") and pair.target == "target"
+    parts = [pair.dataset.source("source", split) for split in ("train", "val", "test")]
+    rows, labels = (np.concatenate([getattr(p, k) for p in parts]) for k in ("rows", "labels"))
+    assert dict(zip(rows.tolist(), labels.tolist(), strict=True)) == {0: 0, 1: 0, 2: 1, 3: 1}
+
+
 @pytest.mark.parametrize(
     "X, y, more, says",
     [
@@ -161,6 +174,9 @@ def test_masked_labels_and_domains_are_skadas(finished):
         ("images", [0, 2], {"classes": ["a", "b"]}, "y holds 2, and classes has 2 names from 0 on"),
         ("images", ["a", "c"], {"classes": ["a", "b"]}, "not in classes: c"),
         ("images", [None, None], {}, "no image has a label"),
+        ("images", [0, 1.5], {"classes": ["a", "b"]}, "y holds 1.5 among numbers of classes"),
+        ("images", [0, "a"], {"classes": ["a", "b"]}, "y holds 'a' among numbers of classes"),
+        ("images", [0, 1], {"classes": ["a", "a "]}, "classes 0 and 1 the same name 'a'"),
         ("images", ["a", "b"], {"sample_domain": [1, 0]}, "has a 0; give numbers above 0"),
         ("images", ["a", None], {"sample_domain": [1, 1]}, "1 source images have no label"),
         ("images", ["a", "b"], {"sample_domain": [-1, -1]}, "no image is of the source"),
@@ -203,8 +219,6 @@ def test_data_of_ones_own_need_a_model_and_have_prompts_of_their_own(photos, cli
 
 def test_settings_go_to_the_study_or_to_the_method(clip):
     model = clipjax.Adapter("dann", clip, epochs=3, lam_max=0.5, optim={"lr": 0.1}, seeds=(4,))
-    from clipjax.api.data import open_pair
-
     study = model._study(open_pair(clipjax.open_dataset(), None, "render", "flat", None, None))
     (method,) = study.trained
     assert (method.epochs, method.phases[0].options["lam_max"]) == (3, 0.5)

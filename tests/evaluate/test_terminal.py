@@ -119,3 +119,15 @@ def test_a_broken_command_is_the_same_to_a_shell():
     told = lines_of.continued(shlex.join(words), columns=46)
     assert max(map(len, told.splitlines())) <= 46 and told.count("\n") == 2
     assert shlex.split(told.replace("\\\n", "")) == words
+
+
+def test_the_number_of_test_images_is_that_of_each_domain():
+    """The standard error is of the domain with fewest images, not of the table's first row."""
+    many = found()
+    assert "40 test images a domain (standard error of one accuracy near 50 %: 7.9 points)" in (
+        report.facts(many)
+    )
+    for each in many["rows"]:
+        each["n"] = {"real": 1600, "sketch": 25}[each["domain"]]
+    told = "25 (sketch) to 1,600 test images a domain (standard error of one accuracy near 50 %: "
+    assert f"{told}10.0 points at most)" in report.facts(many)
