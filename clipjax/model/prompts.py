@@ -76,10 +76,10 @@ def fill_prompts(class_name: str, prompts: str | Sequence[str]) -> list[str]:
     return [prompt.replace("{}", name) for prompt in prompts]
 
 
-def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, str]:
-    """Read a JSON file {"class": "its name in prompts"} that overrides some class names.
+def named_in(path: str | os.PathLike) -> dict[str, str]:
+    """Read a JSON file {"class": "its name in prompts"}, of whatever classes.
 
-    ConfigError: no JSON object of texts, a class twice or not in the dataset, two of one name.
+    ConfigError: no JSON object of texts, a class twice, an empty name.
     """
     where = f"class_names file {shown(path)}"
     text = read_text(path, "class_names file", ConfigError)
@@ -98,6 +98,15 @@ def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> dict[st
             fault = "half a character" if called else "an empty name"
             raise ConfigError(f"{where} gives class {name!r} {fault}; give it a text.")
         found[name] = called
+    return found
+
+
+def read_class_names(path: str | os.PathLike, classes: Sequence[str]) -> dict[str, str]:
+    """Read a JSON file {"class": "its name in prompts"} that overrides some class names.
+
+    ConfigError: as `named_in`, a class that is not in the dataset, two of one name.
+    """
+    where, found = f"class_names file {shown(path)}", named_in(path)
     if unknown := sorted(set(found) - set(classes)):
         hint = " Classes go by their names, not by numbers." * all(n.isdecimal() for n in unknown)
         fault = f"names classes that the dataset does not have: {some(unknown)}"

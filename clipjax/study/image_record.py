@@ -1,21 +1,29 @@
-"""Ties a workdir to its images: a run goes on with those that it began with."""
+"""Ties a workdir to its images and class names: a run goes on with those that it began with."""
 
 import hashlib
 import json
 import pathlib
 
-from clipjax.errors import DataError
-from clipjax.io import write_json
+from clipjax.data.dataset import digest
+from clipjax.errors import ConfigError, DataError
+from clipjax.io import as_path, write_json
+from clipjax.io.texts import some
+from clipjax.model.prompts import named_in
+from clipjax.study.config import Study
 from clipjax.study.encode import Encoded
+from clipjax.study.prepared import read_record
 from clipjax.train.distributed import processes
+
+NAMES = "class names"  # as prompts say them, in the record; parts are "domain/split"
 
 
 def check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
-    """Refuse a run that goes on with other images than those it began with."""
+    """Refuse a run that goes on with other images, or class names, than those it began with."""
     found = {
         "/".join(part): hashlib.sha256(repr(encoded.source(*part)).encode()).hexdigest()[:16]
         for part in encoded.parts
     }
+    found[NAMES] = digest(["\n".join(encoded.plan.class_names)])
     processes.agree("set of images", found)
     record = workdir / "images.json"
 
@@ -25,6 +33,23 @@ def check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
         return json.loads(record.read_text())
 
     before = processes.from_first(kept)
+    if before.pop(NAMES, None) != found.pop(NAMES):
+        file = encoded.study.encoder.class_names or "the data"
+        told = f"what prompts call the classes, by {file}, is not what the run in {workdir}"
+        raise ConfigError(f"{told} began with; put it back, or start anew in another --workdir.")
     if changed := sorted(k for k in before.keys() | found.keys() if before.get(k) != found.get(k)):
         those = f"the images of {', '.join(changed)} are not those that the run in {workdir}"
         raise DataError(f"{those} began with; start it anew in another --workdir.")
+
+
+def check_finished_names(workdir: pathlib.Path, study: Study) -> None:
+    """Raise ConfigError if a finished run's file of class names says other names by now."""
+    file, record = study.encoder.class_names, read_record(workdir)
+    if not (file and record and as_path(file).exists()):
+        return
+    now = named_in(file)
+    pairs = zip(record.classes, record.class_names, strict=True)
+    if changed := [name for name, called in pairs if now.get(name, called) != called]:
+        told = f"class_names file {file} calls {some(changed, 3)} otherwise than when the run"
+        fault = f"{told} in {workdir} was made"
+        raise ConfigError(f"{fault}; put it back, or start anew in another --workdir.")

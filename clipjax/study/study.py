@@ -22,7 +22,7 @@ from clipjax.study.config import Config, Pretraining, Study, checked
 from clipjax.study.encode import encode, encode_texts
 from clipjax.study.found import results_of, train_all
 from clipjax.study.header import header
-from clipjax.study.image_record import check_same_images
+from clipjax.study.image_record import check_finished_names, check_same_images
 from clipjax.study.model_record import check_finished, check_same_model
 from clipjax.study.plan import prepare
 from clipjax.study.prepared import NOTHING, RECORD, Opened, Plan, idle_domain_losses, read_record
@@ -160,6 +160,7 @@ def _finished(config: Config, workdir: pathlib.Path, say: Say) -> Results | None
         return None
     told = ""
     if isinstance(config, Study):
+        processes.from_first(lambda: check_finished_names(workdir, config))
         told = processes.from_first(lambda: check_finished(workdir, config))
     say(terminal.show(results, workdir))
     say(f"this run is finished: {workdir / 'results.json'}; use another --workdir to repeat it.")

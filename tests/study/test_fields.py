@@ -54,6 +54,24 @@ def test_class_names_of_a_file_change_their_zero_shot_weights_only(config, tmp_p
     assert (cosine[:2] > 0.9999).all() and cosine[2] < 0.99
 
 
+def test_a_run_goes_on_and_is_shown_with_its_own_class_names_alone(config, tmp_path):
+    """The file may change under the same path: zero-shot would be of other texts than the rest."""
+    file = tmp_path / "names.json"
+    config.class_names, workdir = str(file), tmp_path / "run"
+    file.write_text(json.dumps({"red": "fire truck"}))
+    again = lambda: run(parsed(config), workdir, pages=False)
+    rows = again().rows
+    assert again().rows == rows
+    file.write_text(json.dumps({"red": "tomato"}))
+    with pytest.raises(ConfigError, match="names.json calls red otherwise than when the run in"):
+        again()
+    (workdir / "results.json").unlink()  # as of a run that was killed
+    with pytest.raises(ConfigError, match="what prompts call the classes, by .*names.json, is not"):
+        again()
+    file.write_text(json.dumps({"red": "fire truck"}))
+    assert again().rows == rows
+
+
 def test_classes_of_one_name_are_noted_and_nameless_ones_refused(config, tmp_path):
     config.class_names = str(tmp_path / "names.json")
     (tmp_path / "names.json").write_text(json.dumps({"red": "Blue"}))
