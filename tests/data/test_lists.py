@@ -269,6 +269,23 @@ def test_labels_are_checked_with_their_line(tmp_path):
         ListDataset(tmp_path)
 
 
+def test_an_image_with_a_label_in_two_splits_is_refused(tmp_path):
+    """It would be trained on and tested; a list without labels may name test images, too."""
+    lines = [f"images/no {i}.png {('cat', 'dog')[i % 2]}\n" for i in range(6)]
+    own(tmp_path, a_train__txt="".join(lines[:4]), a_test__txt="".join(lines[3:]))
+    told = r"a_test.txt, line 1: image 'images/no 3.png' is of test, and of train in .*a_train.txt"
+    with pytest.raises(DataError, match=told + r", line 4 \(1 image in all\)"):
+        ListDataset(tmp_path)
+    own(tmp_path, a_test__txt="".join(lines[4:]), a_unlabeled__txt='"images/no 4.png"\n')
+    assert len(ListDataset(tmp_path).source("a", "test")) == 2
+    for name in ("a_test.txt", "a_train.txt", "a_unlabeled.txt"):
+        (tmp_path / name).unlink()
+    rows = [f"{line.rsplit(' ', 1)[0]},{line.split()[-1]},train\n" for line in lines]
+    own(tmp_path, a__csv="".join(["path,label,split\n", *rows, rows[2].replace("train", "test")]))
+    with pytest.raises(DataError, match="a.csv, line 8: image .* of train in .*a.csv, line 4"):
+        ListDataset(tmp_path)
+
+
 def test_flat_folders_need_names(tmp_path):
     own(tmp_path, a_train__txt="images/no 0.png 0\nimages/no 1.png 1\n")
     with pytest.raises(DataError, match="line 2: class 'images' has label 1.*classes.txt"):

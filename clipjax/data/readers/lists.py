@@ -2,9 +2,10 @@
 
 import collections
 import functools
+import itertools
 import os
 import pathlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from clipjax.data.readers.list_files import PLACES, UNLABELLED, Lines
 from clipjax.data.splits import SPLITS, WHOLE
 from clipjax.data.unlabelled import labelled
 from clipjax.errors import DataError
-from clipjax.io.texts import nfc, shown, some
+from clipjax.io.texts import brief, counted, nfc, shown, some
 
 
 class _Part(NamedTuple):
@@ -51,7 +52,8 @@ class ListDataset(Dataset):
       fractions: shares of train, val and test where the lists give none.
       name: default: the root folder's.
 
-    DataError for no lists, a wrong line, contradictory labels, or images that are not there.
+    DataError for no lists, a wrong line, contradictory labels, images that are not there, or one
+    that is listed with a label in two splits: what trained would be tested.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class ListDataset(Dataset):
         if not any(labelled(found).any() for found in numbers):
             told = f"{shown(lines[0].file)} is a list of paths alone, and no other list has labels"
             raise DataError(f"{told}; write `path label` into those of the labelled domain.")
+        _check_apart(parts)
         self._parts: dict[tuple[str, str], _Part] = {}
         skipped: list[Skipped] = []
         for key, labels, store in zip(parts, numbers, _open(self.root, lines), strict=True):
@@ -124,6 +127,21 @@ class ListDataset(Dataset):
         files, labels, where = self._parts[domain, splits.origin(split, given)[0]]
         rows = splits.deal(split, given, lambda: where, labels, self.fractions)
         return FileSource(files.take(rows), labels[rows], self.classes, domain, split)
+
+
+def _check_apart(parts: Mapping[tuple[str, str], Lines]) -> None:
+    """Raise DataError for an image that has a label in two splits of a domain."""
+    for domain in dict.fromkeys(domain for domain, _ in parts):
+        own = {split: lines for (name, split), lines in parts.items() if name == domain}
+        named = lambda x: {p for p, label in zip(x.paths, x.labels, strict=True) if label}
+        known = {split: named(lines) for split, lines in own.items()}
+        for one, other in itertools.combinations(own, 2):
+            if both := known[one] & known[other]:
+                path = next(p for p in own[other].paths if p in both)
+                places = [own[split].at(own[split].paths.index(path)) for split in (one, other)]
+                fault = f"{places[1]}: image {brief(path)!r} is of {other}, and of {one} in"
+                count = counted(len(both), "image")
+                raise DataError(f"{fault} {places[0]} ({count} in all); keep one of each.")
 
 
 def _open(root: pathlib.Path, lists: Sequence[Lines]) -> Sequence[Store]:
