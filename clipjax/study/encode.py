@@ -15,6 +15,7 @@ from clipjax.data.features import cache as feats
 from clipjax.data.features.encode import ImageEncoder
 from clipjax.data.images.preprocess import Preprocess
 from clipjax.data.loading.image_cache import Crops
+from clipjax.errors import DataError
 from clipjax.io import default_cache_dir
 from clipjax.model.clip import CLIP, CLIPConfig, normalize, tell_clamped
 from clipjax.model.text import check_class_weights, class_weights, without_padding
@@ -170,8 +171,23 @@ def encode(plan: Plan, say) -> Encoded:
     if (teacher := plan.teacher) is not None:
         there = [part for part in found.parts if part[1] != "test"]
         seen = _encode_parts(teacher, there, _encoder_of(teacher), say)
+        _check_same_rows(found, seen)
         taught = {part: seen.zero_shot(own.features) for part, own in seen.parts.items()}
     return found._replace(others=others, elsewhere=elsewhere, taught=taught)
+
+
+def _check_same_rows(one: Encoded, other: Encoded) -> None:
+    """Raise DataError for images that a model or its teacher alone can read: rows would shift."""
+    for part in other.parts:
+        rows = [
+            each.rows.get(part, np.arange(len(each.parts[part].labels))) for each in (one, other)
+        ]
+        if apart := np.setxor1d(*rows).tolist():
+            image = one.plan.dataset.source(*part).name_of(apart[0])
+            told = (
+                "model and teacher crop images to sizes of their own, and one of them cannot read"
+            )
+            raise DataError(f"{told} {len(apart)} of {'/'.join(part)}, as {image}; remove these.")
 
 
 def _encoder_of(plan: Plan) -> ImageEncoder:

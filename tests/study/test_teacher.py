@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import clipjax
 from clipjax.configs import anchored
-from clipjax.errors import ConfigError
+from clipjax.data.images import decode
+from clipjax.errors import ConfigError, DataError
 from clipjax.study import run
 from clipjax.study.encode import encode
 from clipjax.study.examples import Examples
@@ -39,6 +41,17 @@ def test_zero_shot_answers_are_the_teachers_of_the_same_images(photos, wee_clip)
         answers = jax.nn.softmax(found[part]["zero_shot"])
         assert len(answers) == len(found[part]["inputs"]) == len(wanted)
         np.testing.assert_allclose(answers, wanted, atol=1e-4)
+
+
+def test_an_image_that_one_of_both_cannot_read_is_refused(folder_dataset, wee_clip, monkeypatch):
+    """The teacher's answers would be those of the images before or behind it."""
+    Image.new("RGB", (1, 20)).save(folder_dataset / "sketch" / "red" / "long.png")
+    plan = prepare(with_teacher(folder_dataset, wee_clip, "tiny", max_unreadable=0.5))
+    small, large = plan.preprocess.size, plan.teacher.preprocess.size
+    monkeypatch.setattr(decode, "MAX_PIXELS", 20 * small**2)
+    assert small < large
+    with pytest.raises(DataError, match="one of them cannot read 1 of sketch/.*, as .*long.png"):
+        encode(plan, lambda line: None)
 
 
 def test_a_model_of_images_alone_learns_classes_from_a_teacher(photos, wee_vit, tmp_path):
