@@ -18,12 +18,13 @@ from clipjax.api.methods import entry_of
 from clipjax.api.pretrained import Pretrained, encode_given, load
 from clipjax.data.dataset import Dataset
 from clipjax.data.given import Image
+from clipjax.data.open import is_embedded
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate.rows import best_seed, own_rows
 from clipjax.io import as_path, write_atomically
 from clipjax.io.texts import class_name, nfc
 from clipjax.study.config import Study, parse
-from clipjax.study.defaults import check_model, choices, settled
+from clipjax.study.defaults import EMBEDDED, check_model, choices, settled
 from clipjax.study.entries import FIELDS
 from clipjax.study.export import export
 from clipjax.study.fields import flat
@@ -237,7 +238,10 @@ class Adapter:
         if isinstance(given.get("optim"), Mapping):
             given["optim"] = entry.get("optim", {}) | given["optim"]
         fields = {key: value for key, value in self.settings.items() if key in _STUDY}
-        ends = {"name": pair.dataset.name, "source": pair.source, "target": pair.target}
+        name_of_data = pair.dataset.name
+        if name_of_data in ("auto", *EMBEDDED) and not is_embedded(pair.dataset):
+            name_of_data = "folder"  # called so by chance: model and prompts of the demo do not fit
+        ends = {"name": name_of_data, "source": pair.source, "target": pair.target}
         ends["domains"] = pair.domains
         data = ends | dict(fields.pop("data", {}))
         encoder = self.model.encoder if isinstance(self.model, Pretrained) else Encoder()

@@ -150,15 +150,15 @@ def _roots(given: Choices, name: str) -> list[Named]:
 
 def _places(given: Choices, name: str) -> list[Place]:
     """Open the datasets and find their sources."""
-    from clipjax.data.open import open_dataset
+    from clipjax.data.open import is_embedded, open_dataset
     from clipjax.data.readers.imagenet import BASE
-    from clipjax.study.defaults import EMBEDDED, SOURCE
+    from clipjax.study.defaults import SOURCE
 
     found = []
     for data, root in _roots(given, name):
         dataset = open_dataset(data, root or "")
         alone = dataset.domains[0] if len(dataset.domains) == 1 or data == BASE else ""
-        source = given.source or (SOURCE if dataset.name in EMBEDDED else alone)
+        source = given.source or (SOURCE if is_embedded(dataset) else alone)
         known = ", ".join(dataset.domains)
         if not source:
             raise ConfigError(f"--source is not named; the domains are {known}.")

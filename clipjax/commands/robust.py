@@ -23,9 +23,9 @@ def robust_studies(given: Choices) -> dict[Cell, Study]:
     ConfigError: flags that this study does not take, or data without ID and OOD.
     """
     from clipjax.configs.recipes import robust
-    from clipjax.data.open import open_dataset
+    from clipjax.data.open import is_embedded, open_dataset
     from clipjax.study import parse
-    from clipjax.study.defaults import EMBEDDED, MODEL, check_model
+    from clipjax.study.defaults import MODEL, check_model
 
     if given.target:
         told = "--study=robust takes every domain but the source as OOD"
@@ -33,11 +33,11 @@ def robust_studies(given: Choices) -> dict[Cell, Study]:
     config = robust.get_config("smoke" if given.smoke else None)
     given.put_into(config)
     dataset = open_dataset(config.data.name, given.root or None)
-    if dataset.name not in EMBEDDED and not given.smoke:
+    if not is_embedded(dataset) and not given.smoke:
         robust.as_published(config)
     source, others = _ends(dataset, given.source)
     others = others[:1] if given.smoke else others
-    if given.smoke and dataset.name in EMBEDDED and given.model in ("", MODEL):
+    if given.smoke and is_embedded(dataset) and given.model in ("", MODEL):
         robust.shorten(config)
     classes = len(dataset.classes_of(source))
     fewer = {domain for domain in others if len(dataset.classes_of(domain)) < classes}
@@ -64,9 +64,10 @@ def robust_studies(given: Choices) -> dict[Cell, Study]:
 def _ends(dataset: Dataset, source: str) -> tuple[str, list[str]]:
     """Return the source, and the other domains whose test images have labels."""
     from clipjax.data.dataset import has_labels
-    from clipjax.study.defaults import EMBEDDED, SOURCE
+    from clipjax.data.open import is_embedded
+    from clipjax.study.defaults import SOURCE
 
-    usual = SOURCE if dataset.name in EMBEDDED else ID
+    usual = SOURCE if is_embedded(dataset) else ID
     known = ", ".join(dataset.domains)
     if source and source not in dataset.domains:
         raise ConfigError(f"--source={source} is no domain; known: {known}.")

@@ -26,6 +26,13 @@ _OTHERS = ("folder", "lists", "domainnet", "parquet", *PUBLISHED, "imagenet")
 KNOWN = ("auto", *EMBEDDED, *_OTHERS)
 
 
+def is_embedded(dataset: Dataset) -> bool:
+    """Return whether a dataset, or the one within it, is that of clipjax, whatever its name."""
+    while (within := getattr(dataset, "_dataset", None)) is not None:
+        dataset = within
+    return getattr(dataset, "root", None) == EMOJI
+
+
 def open_dataset(
     name: str = "auto",
     root: str = "",

@@ -206,9 +206,11 @@ def test_settings_that_are_wrong_are_refused(settings, says, clip):
         )
 
 
-def test_data_of_ones_own_need_a_model_and_have_prompts_of_their_own(photos, clip):
-    with pytest.raises(ConfigError, match="no model named: the embedded one knows 64 px drawings"):
-        clipjax.Adapter("blend").fit(photos, source="real", target="sketch")
+def test_data_of_ones_own_need_a_model_and_have_prompts_of_their_own(photos, clip, tmp_path):
+    (tmp_path / "emoji").symlink_to(photos)  # called as the embedded data by chance
+    for own in (photos, tmp_path / "emoji"):
+        with pytest.raises(ConfigError, match="no model named: the embedded one knows 64 px draw"):
+            clipjax.Adapter("blend").fit(own, source="real", target="sketch")
     with pytest.warns(UserWarning) as said:
         model = clipjax.Adapter("logistic", clip).fit(photos, source="real", target="sketch")
     told = " ".join(str(each.message) for each in said)
