@@ -30,21 +30,33 @@ class Fault(NamedTuple):
 class Survey(NamedTuple):
     """What a source holds."""
 
-    images: int  # with masks
-    pixels: np.ndarray  # int64 [K + 1] of each class, those ignored last; without faulty images
+    images: int  # with masks, or all if none has one
+    # int64 [K + 1] of each class, those ignored last; without faulty images, 0 without masks.
+    pixels: np.ndarray
     sizes: Mapping[tuple[int, int], int]  # height and width -> images
     faults: tuple[Fault, ...]
     missing: tuple[str, ...]  # images without a mask
+    masked: bool = True  # whether it has masks; else images were read alone
 
     @property
     def shares(self) -> np.ndarray:
-        """Return each class's share of the labelled pixels, float64 [K]."""
+        """Return each class's share of the labelled pixels, float64 [K].
+
+        ValueError: it has no masks.
+        """
+        if not self.masked:
+            raise ValueError("images without masks have no shares of classes.")
         return self.pixels[:-1] / max(self.pixels[:-1].sum(), 1)
 
     @property
     def ignored(self) -> float:
         """Return the share of pixels that are ignored."""
         return float(self.pixels[-1] / max(self.pixels.sum(), 1))
+
+    @property
+    def without(self) -> int:
+        """Return how many images have no mask."""
+        return len(self.missing) + (0 if self.masked else self.images)
 
     @property
     def usable(self) -> np.ndarray:
@@ -55,12 +67,13 @@ class Survey(NamedTuple):
 
 
 def survey(source: MaskSource, *, workers: int = 0, say=None) -> Survey:
-    """Read every image and mask; files that change meanwhile end it with their ChangedError."""
+    """Read every image, and mask; files that change meanwhile end it with their ChangedError."""
     classes = len(source.classes)
     pixels, sizes, faults = np.zeros(IGNORED + 1, np.int64), collections.Counter(), []
     chunks = [range(i, min(i + _CHUNK, len(source))) for i in range(0, len(source), _CHUNK)]
     load = lambda chunk: [_looked(source, row) for row in chunk]
-    with Bar(len(source), f"read masks of {source.domain}", "image", say=say) as bar:
+    what = "masks" if source.masked else "images"
+    with Bar(len(source), f"read {what} of {source.domain}", "image", say=say) as bar:
         for looks in load_ahead(load, 0, len(chunks), workers=workers, prepare=chunks.__getitem__):
             for found in looks:
                 if isinstance(found, Fault):
@@ -70,10 +83,11 @@ def survey(source: MaskSource, *, workers: int = 0, say=None) -> Survey:
                     pixels += found[1]
             bar.update(len(looks))
     counts = np.append(pixels[:classes], pixels[IGNORED])
-    return Survey(len(source), counts, dict(sizes), tuple(faults), tuple(source.missing))
+    left_out = tuple(faults), tuple(source.missing)
+    return Survey(len(source), counts, dict(sizes), *left_out, source.masked)
 
 
-def _looked(source: MaskSource, row: int) -> Fault | tuple[tuple[int, int], np.ndarray]:
+def _looked(source: MaskSource, row: int) -> Fault | tuple[tuple[int, int], np.ndarray | int]:
     try:
         mask = source[row].mask
     except ChangedError:
@@ -81,7 +95,8 @@ def _looked(source: MaskSource, row: int) -> Fault | tuple[tuple[int, int], np.n
     except DataError as error:
         kinds = {SizeFault: SIZE, LabelFault: LABEL}
         return Fault(row, kinds.get(type(error), UNREADABLE), str(error))
-    return mask.shape, np.bincount(mask.ravel(), minlength=IGNORED + 1)
+    counts = np.bincount(mask.ravel(), minlength=IGNORED + 1) if source.masked else 0
+    return mask.shape, counts
 
 
 def check_surveys(found: Sequence[tuple[MixedMasks, Survey]], most: float) -> str:

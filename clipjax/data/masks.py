@@ -1,5 +1,6 @@
 """The interfaces of images with masks, a class for each pixel, and mixtures of several sources."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
@@ -9,12 +10,22 @@ from clipjax.data.dataset import Skipped, check_domain, digest
 from clipjax.data.splits import SPLITS, positions
 from clipjax.errors import ConfigError, DataError
 
+NO_MASKS = "no masks"  # why something of a domain is not measured
+
+
+@dataclasses.dataclass(frozen=True)
+class NoMask:
+    """In a mask's place where there is none: no array, so that no pixel of it can count."""
+
+    shape: tuple[int, int]  # height and width of answers
+
 
 class MaskExample(NamedTuple):
     """A picture and what each of its pixels shows."""
 
     image: np.ndarray  # uint8 [H, W, 3]
-    mask: np.ndarray  # uint8 [H, W], numbers of classes, 255 (`clipjax.adapt.pixels.IGNORED`)
+    # uint8 [H, W], numbers of classes, 255 (`clipjax.adapt.pixels.IGNORED`).
+    mask: np.ndarray | NoMask
     name: str  # for error messages and reports
 
 
@@ -38,6 +49,7 @@ class MaskSource(Protocol):
     split: str
     classes: tuple[str, ...]
     missing: tuple[str, ...] = ()  # names of images left out, because they have no mask
+    masked: bool = True  # whether examples have masks; else each has a `NoMask`
 
     def __len__(self) -> int: ...
 
@@ -47,11 +59,19 @@ class MaskSource(Protocol):
         """Return the name of an example, without reading it."""
         ...
 
+    def alone(self) -> "MaskSource":
+        """Return all images of the split, those without a mask too, and read no mask of them.
+
+        Sources that read image and mask together return themselves.
+        """
+        return self
+
 
 class MaskDataset(Protocol):
     """Several domains of images with masks over one list of classes.
 
-    A split is there only where its publisher gives masks for it, or where it is dealt out.
+    A split is there only where its publisher gives masks for it, or where it is dealt out. Of
+    folders a split is there without masks, too: `MaskSource.masked` says so.
     """
 
     name: str
@@ -96,6 +116,7 @@ class MixedMasks(MaskSource):
         self.domain = "+".join(dict.fromkeys(source.domain for source in sources))
         self.split, self.classes = sources[0].split, sources[0].classes
         self.missing = tuple(name for source in sources for name in source.missing)
+        self.masked = all(source.masked for source in sources)
         self._ends = np.cumsum([len(x) for x in self.rows])
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
 """Images with masks brought to one size."""
 
 from clipjax.data.images.mask_crops import resized
-from clipjax.data.masks import MaskDataset, MaskExample, MaskSource
+from clipjax.data.masks import MaskDataset, MaskExample, MaskSource, NoMask
 
 
 class SizedMasks(MaskDataset):
@@ -28,17 +28,22 @@ class _Sized(MaskSource):
         self._source, self.size = source, size
         self.domain, self.split = source.domain, source.split
         self.classes, self.missing = source.classes, source.missing
+        self.masked = source.masked
 
     def __len__(self) -> int:
         return len(self._source)
 
     def __getitem__(self, index: int) -> MaskExample:
         image, mask, name = self._source[index]
-        mask = resized(mask, self.size) if self.split == "train" else mask
+        if self.split == "train":
+            mask = resized(mask, self.size) if self.masked else NoMask(self.size)
         return MaskExample(resized(image, self.size), mask, name)
 
     def name_of(self, index: int) -> str:
         return self._source.name_of(index)
+
+    def alone(self) -> "_Sized":
+        return _Sized(self._source.alone(), self.size)
 
     def __repr__(self) -> str:
         return f"Sized({self._source!r}, {self.size})"

@@ -13,6 +13,17 @@ CONTROLS = ("constant", "shuffled", "oracle")
 _ALIKE = ("decoder", "stats", "classifier", "labels", "prompt", "norm", "scale", "lr")
 
 
+def sides(found: Found) -> tuple[list[str], list[str]]:
+    """Return the source, and the targets, without those that are not measured.
+
+    >>> sides({"conditions": ["a", "b", "c"], "not_measured": {"a": "no masks"}})
+    ([], ['b', 'c'])
+    """
+    kept = [[c for c in found["conditions"][part] if c not in found["not_measured"]]
+            for part in (slice(1), slice(1, None))]  # fmt: skip
+    return kept[0], kept[1]
+
+
 def apart(row: Mapping, other: Mapping, conditions: list[str]) -> tuple[float, float]:
     """Return how much a row's mean mIoU over conditions is above another's, by seed, in points.
 
@@ -63,8 +74,8 @@ def grid(found: Found, conditions: list[str]) -> tuple[list[str], list[list[str]
 
 def sentence(found: Found) -> str:
     """Say how many rows are apart from their controls by more than two standard errors; or ""."""
-    (source, *targets), told = found["conditions"], []
-    if not targets or any(len(row["miou"][source]) < 2 for row in found["methods"].values()):
+    (_, targets), told = sides(found), []
+    if not targets or any(len(row["miou"][targets[0]]) < 2 for row in found["methods"].values()):
         return ""
     for control in ("constant", "shuffled"):
         pairs = [
@@ -84,15 +95,18 @@ def sentence(found: Found) -> str:
 
 
 def mixing(found: Found) -> tuple[list[str], list[list[str]]]:
-    """Return mIoU by share of the other domain's images, mean over seeds ± standard deviation."""
-    of = found.get("mixing")
-    if not of:
+    """Return mIoU by share of the other domain's images, mean over seeds ± standard deviation.
+
+    Of domains that are measured.
+    """
+    of, (source, targets) = found.get("mixing"), sides(found)
+    if not of or not (source or targets):
         return [], []
-    source, *targets = found["conditions"]
-    columns = {c: 100 * np.array(of["miou"][c]) for c in (source, *targets)}  # [shares, seeds]
+    columns = {c: 100 * np.array(of["miou"][c]) for c in (*source, *targets)}  # [shares, seeds]
     if targets:
         columns["mean target"] = np.mean([columns[c] for c in targets], axis=0)
-        columns["mIoU%"] = 100 * columns["mean target"] / columns[source]
+    if source and targets:
+        columns["mIoU%"] = 100 * columns["mean target"] / columns[source[0]]
     lines = []
     for i, share in enumerate(of["shares"]):
         values = (column[i] for column in columns.values())
@@ -107,11 +121,11 @@ def _spread(values: np.ndarray) -> str:
 
 def mixing_chart(found: Found) -> str:
     """Draw mIoU against the share of the other domain's images; "" of no mixing."""
-    of = found.get("mixing")
-    if not of:
+    of, (source, targets) = found.get("mixing"), sides(found)
+    if not of or not (source or targets):
         return ""
     series = {}
-    for condition in found["conditions"]:
+    for condition in (*source, *targets):
         values = 100 * np.array(of["miou"][condition])
         mean, spread = values.mean(axis=1), values.std(axis=1)
         series[condition] = [100 * np.array(of["shares"]), mean, mean - spread, mean + spread]

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from clipjax.data.masks import NO_MASKS
 from clipjax.evaluate import segmentation_grid
 from clipjax.evaluate.report.page import document
 from clipjax.evaluate.report.segments import legend
 from clipjax.evaluate.report.tables import Chapter, Grid, Note, Picture, Plates, Table
 
 Found = Mapping[str, Any]  # the content of segmentation.json
+NOT_MEASURED = "not measured"
 
 
 def _spread(values: Sequence[float], digits: int = 1) -> str:
@@ -25,24 +27,27 @@ def _spread(values: Sequence[float], digits: int = 1) -> str:
 def cells(found: Found) -> tuple[list[str], list[list[str]]]:
     """Return header and lines: mIoU of each method on the source, each target and their mean.
 
-    The last line answers the most frequent class everywhere.
+    The last line answers the most frequent class everywhere. Means are of what is measured.
     """
-    source, *targets = found["conditions"]
-    bare = found["classes"][0] == "background"
+    conditions, (source, targets) = found["conditions"], segmentation_grid.sides(found)
+    bare = found["classes"][0] == "background" and bool(source)
     kind = "source, validation" if found["split"] == "val" else "source"
-    header = ["method", f"{source} ({kind})", *targets, *["mean target", "mIoU%"] * bool(targets)]
-    header += [f"{source}, no background"] * bare
+    every = len(targets) == len(conditions) - 1
+    header = ["method", f"{conditions[0]} ({kind})", *conditions[1:]]
+    header += [f"mean {'' if every else 'measured '}target"] * bool(targets)
+    header += ["mIoU%"] * bool(source and targets) + [f"{conditions[0]}, no background"] * bare
     lines = []
     for name, row in found["methods"].items():
         miou = row["miou"]
-        line = [name, *(_spread(miou[condition]) for condition in (source, *targets))]
-        if targets:
-            mean = np.mean([miou[target] for target in targets], axis=0)
-            line += [_spread(mean), _spread(np.array(mean) / np.array(miou[source]))]
-        lines.append(line + [_spread(row["foreground"][source])] * bare)
-    constant = [f"{100 * found['constant'][c]:.1f}" for c in (source, *targets)]
-    empty = [""] * (len(header) - len(constant) - 1)
-    lines.append([f"all {found['majority']}", *constant, *empty])
+        line = [name, *(_spread(miou[c]) if c in miou else NOT_MEASURED for c in conditions)]
+        mean = np.mean([miou[target] for target in targets], axis=0) if targets else None
+        line += [_spread(mean)] if targets else []
+        line += [_spread(mean / np.array(miou[source[0]]))] if source and targets else []
+        lines.append(line + ([_spread(row["foreground"][source[0]])] if bare else []))
+    if constant := found["constant"]:
+        told = [f"{100 * constant[c]:.1f}" if c in constant else "" for c in conditions]
+        empty = [""] * (len(header) - len(told) - 1)
+        lines.append([f"all {found['majority']}", *told, *empty])
     return header, lines
 
 
@@ -51,23 +56,28 @@ def paired(found: Found) -> tuple[list[str], list[list[str]]]:
 
     A line of means over seeds of the difference in mIoU points, and their standard error.
     """
-    source, *targets = found["conditions"]
+    source, targets = segmentation_grid.sides(found)
+    parts = [part for part in (source, targets) if part]
     lines = []
-    for name, row in found["methods"].items():
+    for name, row in found["methods"].items() if parts else ():
         if not (against := row["against"]):
             continue
         other = found["methods"][against]
-        parts = [[source], targets] if targets else [[source]]
         told = [segmentation_grid.gain(row, other, where) for where in parts]
         lines.append([name, against, *told])
-    header = ["method", "against", f"{source}, points"]
+    header = ["method", "against", *(f"{c}, points" for c in source)]
     return header + ["mean target, points"] * bool(targets), lines
 
 
 def note(found: Found) -> str:
     """Say what was measured, what trained and on which labels, without a full stop."""
-    labels = f"; {found['labels']}" if found["labels"] else ""
-    return f"{found['note']}; what trains: {found['trains']}{labels}"
+    told = [found["note"], f"what trains: {found['trains']}", found["labels"]]
+    if lost := found["not_measured"]:
+        told.append(f"{', '.join(lost)}: {NO_MASKS}, not measured, answers are written")
+    if found["majority_of"] not in (None, "train"):
+        of = f"{found['majority']} is the most frequent class of the masks of"
+        told.append(f"{of} {found['majority_of']} that are tested")
+    return "; ".join(filter(None, told))
 
 
 def reading(found: Found) -> str:
@@ -104,7 +114,7 @@ def per_class(found: Found) -> list[Table]:
     tables = []
     for name, row in found["methods"].items():
         lines = []
-        for condition in found["conditions"]:
+        for condition in row["iou"]:
             iou = np.array(row["iou"][condition], float)
             seen = [np.nanmean(column) if np.isfinite(column).any() else None for column in iou.T]
             lines.append([condition, *("-" if x is None else f"{100 * x:.1f}" for x in seen)])
@@ -132,8 +142,8 @@ def _grid(found: Found) -> list[Chapter]:
 
 def compared(found: Found) -> list[Table]:
     """Return tables of what rows with W gain over their controls, on targets and on the source."""
-    source, *targets = found["conditions"]
-    parts = ((("mean target", targets),) if targets else ()) + ((source, [source]),)
+    source, targets = segmentation_grid.sides(found)
+    parts = [("mean target", targets)] * bool(targets) + [(c, [c]) for c in source]
     made = [(what, *segmentation_grid.grid(found, of)) for what, of in parts]
     title = "{}: points, ± standard error".format
     return [Table(header, lines, title(what)) for what, header, lines in made if lines]
@@ -141,10 +151,11 @@ def compared(found: Found) -> list[Table]:
 
 def page(found: Found, overlays: Mapping[str, str]) -> str:
     """Render segmentation.html; `overlays` maps conditions to pictures as data URIs."""
-    told, first = "image, truth, answer", next(iter(found["methods"]))
+    first, bare = next(iter(found["methods"])), found["not_measured"]
+    told = {c: "image, answer" if c in bare else "image, truth, answer" for c in overlays}
     pictures = [
-        Picture(src, f"{condition}: {told}", f"{condition}: {told} of {first}")
-        for condition, src in overlays.items()
+        Picture(src, f"{c}: {told[c]}", f"{c}: {told[c]} of {first}")
+        for c, src in overlays.items()
         if src
     ]
     plates = Plates(pictures, legend(found["classes"]))

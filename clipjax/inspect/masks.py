@@ -13,13 +13,14 @@ from clipjax.data.masks import MaskDataset, MixedMasks
 from clipjax.data.splits import SPLITS
 from clipjax.errors import ClipjaxError, ConfigError, DataError
 from clipjax.evaluate.report import page
-from clipjax.evaluate.report.segments import legend, overlays
+from clipjax.evaluate.report.segments import legend, overlays, strip
 from clipjax.evaluate.report.tables import Chapter, Listing, Picture, Plates, Table, as_text
 from clipjax.inspect.report import percent
 from clipjax.inspect.survey import PAGE, Options, say
 from clipjax.io import check_reachable, write_atomically
 from clipjax.io.texts import counted
 from clipjax.runtime.claim import claimed
+from clipjax.study.mask_teacher_config import masks_reader
 from clipjax.study.segmentation_config import Segmentation
 from clipjax.study.segmentation_data import encoded_sizes, open_dataset_of, parts_of
 
@@ -74,10 +75,14 @@ def _refusals(
 ) -> list[str]:
     """Return why a run would not start."""
     try:
-        needed = parts_of(config.data, dataset)
-        check_surveys([(found[part], seen[part]) for part in needed], config.data.max_unreadable)
-        count, resize = len(config.data.sources), config.data.resize
-        sizes = [{resize} if resize else set(seen[part].sizes) for part in needed]
+        reads, count, resize = masks_reader(config), len(config.data.sources), config.data.resize
+        needed = parts_of(config.data, dataset, reads)
+        pairs = [(found[part], seen[part]) for part in needed]
+        if not reads:  # what is trained on, is without masks
+            alone = [MixedMasks([dataset.source(*part).alone()]) for part in needed[:count]]
+            pairs[:count] = [(x, survey(x, workers=config.data.workers)) for x in alone]
+        check_surveys(pairs, config.data.max_unreadable)
+        sizes = [{resize} if resize else set(each.sizes) for _, each in pairs]
         encoded_sizes(config.data, [set.union(*sizes[:count]), *sizes[count:]])
     except ClipjaxError as error:
         return [str(error)]
@@ -89,17 +94,30 @@ def _counts(config: Segmentation, dataset: MaskDataset, seen: Mapping[Part, Surv
     for domain in dataset.domains:
         parts = {split: seen[domain, split] for split in SPLITS if (domain, split) in seen}
         cells = [f"{parts[split].images:,}" if split in parts else "–" for split in SPLITS]
-        bare = sum(len(each.missing) for each in parts.values())
+        bare = sum(each.without for each in parts.values())
         faulty = sum(len(each.faults) for each in parts.values())
         mark = " (source)" * (domain in config.data.sources)
         lines.append([domain + mark, *cells, f"{bare:,}", f"{faulty:,}"])
-    total = sum(each.images for each in seen.values())
+    total = sum(each.images for each in seen.values() if each.masked)
     domains, classes = counted(len(dataset.domains), "domain"), len(dataset.classes)
     notes = [
         f"{counted(total, 'image')} with masks, {domains}, {counted(classes, 'class', 'classes')}."
     ]
+    if bare := _bare(seen):
+        told = "no masks: they are answered, not measured, and trained on with labels=teacher alone"
+        notes.append(f"Images of {', '.join(bare)} have {told}.")
     header = ["domain", *SPLITS, "without a mask", "faulty"]
     return Chapter("counts", "Images", notes, [Table(header, lines)])
+
+
+def _bare(seen: Mapping[Part, Survey]) -> list[str]:
+    """Return the domains without any mask, and the splits without one of other domains."""
+    names = []
+    for domain in dict.fromkeys(domain for domain, _ in seen):
+        masked = {split: each.masked for (of, split), each in seen.items() if of == domain}
+        bare = [f"{domain}/{split}" for split, has in masked.items() if not has]
+        names += bare if any(masked.values()) else [domain]
+    return names
 
 
 def _classes(dataset: MaskDataset, seen: Mapping[Part, Survey]) -> Chapter:
@@ -116,6 +134,8 @@ def _classes(dataset: MaskDataset, seen: Mapping[Part, Survey]) -> Chapter:
     lines.append(["(ignored)", *(share(found[-1], found.sum()) for found in pixels.values())])
     notes = ["Shares of the labelled pixels, of all splits; ignored ones of all pixels."]
     for domain, found in pixels.items():
+        if not found.sum():
+            continue  # it has no masks
         if lost := [name for name, n in zip(dataset.classes, found, strict=False) if not n]:
             listed = ", ".join(lost[:10]) + ", ..." * (len(lost) > 10)
             notes.append(f"{domain} has no pixel of {listed}.")
@@ -151,7 +171,7 @@ def _faults(dataset: MaskDataset, seen: Mapping[Part, Survey], most: float) -> C
     lines = [f"{entry.name}: {entry.reason}" for entry in dataset.skipped]
     if lines:
         items.append(Listing(f"Passed over: {reasons(dataset.skipped)}", lines[:LISTED]))
-    notes = ["Every image has a mask that fits."]
+    notes = [f"Every image {'of the others ' * bool(_bare(seen))}has a mask that fits."]
     if items:
         notes = [f"Images without a mask, or unreadable, may be up to {percent(most)} of a run's."]
     return Chapter("faults", "What does not fit", notes, items)
@@ -169,12 +189,15 @@ def _overlays(
         parts = [part for part in found if part[0] == domain and seen[part].usable.any()]
         if not parts:
             continue
+        parts.sort(key=lambda part: not seen[part].masked)
+        masked = seen[parts[0]].masked
         rows = np.flatnonzero(seen[parts[0]].usable)
         rows, pairs = np.random.default_rng(seed).permutation(rows)[:SHOWN], []
         for row in rows.tolist():
             with contextlib.suppress(DataError):  # it was readable a moment ago
                 pairs.append(found[parts[0]][row][:2])
-        told = f"{'/'.join(parts[0])}: images, and their masks over them"
-        pictures.append(Picture(overlays(pairs), told, told))
+        told = f"{'/'.join(parts[0])}: images" + ", and their masks over them" * masked
+        drawn = overlays(pairs) if masked else strip([image for image, _ in pairs])
+        pictures.append(Picture(drawn, told, told))
     note = f"Up to {SHOWN} images of each domain, drawn with seed {seed}; grey is ignored."
     return Chapter("sheets", "Masks", [note], [Plates(pictures, legend(dataset.classes))])

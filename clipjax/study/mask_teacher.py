@@ -56,8 +56,8 @@ class Teacher:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield each example's mask, and the number of the likeliest text at every pixel of it.
 
-        Both uint8 [H, W]; texts are those of all classes by default. Images are seen whole, resized
-        where the model's patches do not divide their sides.
+        Both uint8 [H, W], or a `NoMask` and that; texts are those of all classes by default. Images
+        are seen whole, resized where the model's patches do not divide their sides.
         """
         texts = self.texts if texts is None else texts
         for examples in _alike(source):
@@ -123,8 +123,11 @@ def labels_of(teacher: Teacher, source: MaskSource) -> list[np.ndarray]:
     return found
 
 
-def told_of_labels(teacher: Teacher | None, config: Segmentation) -> str:
-    """Say on which labels methods trained that had no masks, without a full stop; "" for none."""
+def told_of_labels(teacher: Teacher | None, config: Segmentation, measured: bool = True) -> str:
+    """Say on which labels methods trained that had no masks, without a full stop; "" for none.
+
+    `measured` says whether some tested images have masks.
+    """
     names: Sequence[str] = [m.name for m in config.decoders if m.labels == "teacher"]
     if not names or teacher is None:
         return ""
@@ -136,4 +139,4 @@ def told_of_labels(teacher: Teacher | None, config: Segmentation) -> str:
         told += ", on no true mask"
     if about.self_training < 1:
         told += f"; after {100 * about.self_training:g} % of the steps on its own answers there"
-    return f"{told}; masks of tests measure alone"
+    return told + "; masks of tests measure alone" * measured

@@ -74,6 +74,16 @@ def teacher_problem(config: Any) -> str:
     return ""
 
 
+def masks_reader(config: Any) -> str:
+    """Return what of a `Segmentation` trains on masks, in words; "" where nothing does."""
+    trained = [method for method in config.decoders if method.decoder != "zero_shot"]
+    if on_masks := [method.name for method in trained if method.labels == "masks"]:
+        return f"methods.{on_masks[0]}"
+    if trained and config.teacher.unseen:
+        return f"methods.{trained[0].name}, which has teacher.unseen,"
+    return ""
+
+
 def unknown_class(config: Any, classes: tuple[str, ...]) -> str:
     """Return what is wrong with classes that the teacher's fields name; "" for nothing."""
     for name, given in (("names", config.teacher.names), ("unseen", config.teacher.unseen)):

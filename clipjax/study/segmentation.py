@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.domain import Domain, domain_embedding, entropy, readout
+from clipjax.data.masks import NO_MASKS
 from clipjax.evaluate import segmentation_grid
 from clipjax.evaluate import segmentation_table as tables
 from clipjax.io import write_atomically, write_json
@@ -19,8 +20,10 @@ from clipjax.model.hf.weights import read_json
 from clipjax.study.defaults import MODEL, TINY
 from clipjax.study.mask_teacher import labels_of, told_of_labels
 from clipjax.study.segmentation_config import Segmentation, SegmentationMethod
+from clipjax.study.segmentation_data import Masked
 from clipjax.study.segmentation_maps import Encoded, Encoder, are_cached
 from clipjax.study.segmentation_plan import Plan
+from clipjax.study.segmentation_pngs import ANSWERS
 from clipjax.study.segmentation_rows import Rows
 from clipjax.study.segmentation_trainer import Trainer
 
@@ -54,13 +57,11 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
         say(f"{words.rstrip('.')}.")
     encode = Encoder(plan, cached)
     train = encode(data.train)
-    trains = {"masks": train}
+    trains = {"masks": train} if train.source.masked else {}
     if any(method.labels == "teacher" for method in config.decoders):
         trains["teacher"] = train.relabelled(labels_of(plan.teacher, train.source))
     tests = {domain: encode(source) for domain, source in data.tests.items()}
-    major = int(train.shares(data).argmax())
-    found = _about(plan, tests) | {"maps": told, "majority": data.classes[major]}
-    found["constant"] = {domain: test.constant(major, data) for domain, test in tests.items()}
+    found = _about(plan, tests) | {"maps": told} | _constant(data, train, tests)
     weights = {labels: _class_weights(plan, train) for labels, train in trains.items()}
     trainer = Trainer(plan, workdir, say, weights, cached)
     rows = Rows(trainer, tests, workdir, say)
@@ -75,7 +76,22 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
     write_atomically(workdir / TABLE, _markdown(found))
     write_json(workdir / RESULTS, found)  # last: a run that has it is finished
     _tell(found, say)
-    say(f"results: {workdir / RESULTS}, {workdir / PAGE}")
+    bare = f", {workdir / ANSWERS}" if found["not_measured"] else ""
+    say(f"results: {workdir / RESULTS}, {workdir / PAGE}{bare}")
+
+
+def _constant(data: Masked, train: Encoded, tests: dict[str, Encoded]) -> dict[str, Any]:
+    """Return the most frequent class, of which masks, and the mIoU of answering it everywhere.
+
+    Of the training masks; where there are none, of the first that are tested.
+    """
+    known = [train] if train.source.masked else [tests[domain] for domain in data.measured]
+    if not known:
+        return {"majority": None, "majority_of": None, "constant": {}}
+    major = int(known[0].shares(data).argmax())
+    constant = {domain: tests[domain].constant(major, data) for domain in data.measured}
+    of = "train" if known[0] is train else data.measured[0]
+    return {"majority": data.classes[major], "majority_of": of, "constant": constant}
 
 
 def _class_weights(plan: Plan, train: Encoded) -> np.ndarray | None:
@@ -126,10 +142,11 @@ def _about(plan: Plan, tests: dict[str, Encoded]) -> dict[str, Any]:
         "domain_model": config.domain_model or config.model,
         "levels": list(plan.dense.levels),
         "trains": plan.dense.trains,
-        "labels": told_of_labels(plan.teacher, config),
+        "labels": told_of_labels(plan.teacher, config, bool(plan.data.measured)),
         "seeds": list(config.seeds),
         "classes": list(plan.data.classes),
         "conditions": list(tests),
+        "not_measured": {c: NO_MASKS for c in tests if c not in plan.data.measured},
         "descriptions": dict(config.descriptions),
         "images": {
             "train": dict(zip(config.data.sources, map(len, plan.data.train.rows), strict=True)),

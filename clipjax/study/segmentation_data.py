@@ -8,7 +8,7 @@ import numpy as np
 from clipjax.data.dataset import Part, check_domain
 from clipjax.data.images.mask_crops import Crops
 from clipjax.data.mask_survey import Survey, check_surveys, survey
-from clipjax.data.masks import MaskDataset, MixedMasks, mixed
+from clipjax.data.masks import NO_MASKS, MaskDataset, MixedMasks, mixed
 from clipjax.data.open_masks import open_masks, recognise_masks
 from clipjax.data.scenes import SIZE, SceneDataset
 from clipjax.data.sized_masks import SizedMasks
@@ -46,20 +46,28 @@ class Masked(NamedTuple):
         """The other domains that are tested."""
         return tuple(self.tests)[1:]
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The tested domains whose images have masks; the others are answered alone."""
+        return tuple(domain for domain, source in self.tests.items() if source.masked)
+
     def shares(self, source: MixedMasks) -> np.ndarray:
         """Return the share of each class among a source's labelled pixels, float64 [K]."""
         return (self.surveys.get(repr(source)) or survey(source)).shares
 
 
-def open_data(data: MaskData) -> Masked:
+def open_data(data: MaskData, reads: str = "the run") -> Masked:
     """Open the data of a config and, of files, read every mask that a run needs.
 
+    `reads` is what trains on masks, in words; "": nothing does, and training images are read alone.
     ConfigError or DataError for what is not there, or does not fit.
     """
     dataset = open_dataset_of(data)
-    parts = parts_of(data, dataset)
+    parts = parts_of(data, dataset, reads)
     sources = [dataset.source(*part) for part in parts]
     count, total = len(data.sources), data.train
+    if not reads:
+        sources[:count] = [source.alone() for source in sources[:count]]
     if data.embedded:
         total = total or SCENES[0]
     train, tests = mixed(sources[:count], data.shares, total, data.subset_seed), {}
@@ -73,7 +81,7 @@ def open_data(data: MaskData) -> Masked:
     seen = [(x, survey(x, workers=data.workers)) for x in (train, *tests.values())]
     left_out = check_surveys(seen, data.max_unreadable)
     found = recognise_masks(data.root).why if data.name == "auto" else ""
-    notes = tuple(filter(None, (found, left_out)))
+    notes = tuple(filter(None, (found, left_out, told_of_bare(seen[0][0], tests))))
     train, *rest = (source.only(found.usable) for source, found in seen)
     if lost := [source.domain for source in (train, *rest) if not len(source)]:
         raise DataError(f"no image of {lost[0]!r} can be used; {left_out}")
@@ -124,17 +132,31 @@ def open_dataset_of(data: MaskData) -> MaskDataset:
     return SizedMasks(found, data.resize) if data.resize else found
 
 
-def parts_of(data: MaskData, dataset: MaskDataset) -> list[Part]:
+def told_of_bare(train: MixedMasks, tests: Mapping[str, MixedMasks]) -> str:
+    """Say which images have no masks; "" if all have some."""
+    told = ["no mask of a training image is read"] * (not train.masked)
+    if bare := [domain for domain, source in tests.items() if not source.masked]:
+        told.append(f"{NO_MASKS} of the tested images of {some(bare)}: not measured")
+    return "; ".join(told)
+
+
+def parts_of(data: MaskData, dataset: MaskDataset, reads: str = "the run") -> list[Part]:
     """Return what a run needs: train of each source, then what is tested, the source first.
 
     With `evaluate="val"` that is the first source's val split alone. ConfigError for a domain that
-    is not there, or has no such split with masks.
+    is not there, or has no such split, or no masks that `reads` (of `open_data`) trains on.
     """
     for domain in (*data.sources, *data.targets):
         check_domain(dataset, domain)
+    for domain in data.sources if reads else ():
+        there = dataset.splits_of(domain)
+        if "train" in there and not dataset.source(domain, "train").masked:
+            told = f"{reads} trains on masks, and the training images of {domain!r} have none"
+            raise ConfigError(f"{told}; add them, or train on labels=teacher alone, as MaskCLIP+.")
     if data.evaluate == "val":
         domain = check_domain(dataset, data.sources[0])
-        if missing := {"val", "test"}.difference(dataset.splits_of(domain)):
+        there = dataset.splits_of(domain)
+        if missing := {"val", "test"}.difference(_masked(dataset, domain, there)):
             told = f"data.evaluate=val needs val and test images with masks, and domain {domain!r}"
             more = "; val is what a run tests there" if missing == {"test"} else ""
             told = f"{told} of {dataset.name} has no {' and no '.join(sorted(missing))}"
@@ -156,6 +178,14 @@ def targets_of(data: MaskData, dataset: MaskDataset) -> tuple[str, ...]:
 
 
 def tested_split(dataset: MaskDataset, domain: str) -> str:
-    """Return the split that a run tests: test, or val where test has no masks; "" for neither."""
-    there = dataset.splits_of(domain)
-    return next((split for split in ("test", "val") if split in there), "")
+    """Return the split that a run tests: test, or val where test has no masks; "" for neither.
+
+    Where neither has masks it is the first that is there: answered, and not measured.
+    """
+    there = [split for split in ("test", "val") if split in dataset.splits_of(domain)]
+    return next(iter(_masked(dataset, domain, there) or there), "")
+
+
+def _masked(dataset: MaskDataset, domain: str, splits: Sequence[str]) -> list[str]:
+    """Return those of a domain's splits whose images have masks."""
+    return [split for split in splits if dataset.source(domain, split).masked]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.data.images.mask_crops import Crops, crop_together
-from clipjax.data.masks import MixedMasks, Relabelled
+from clipjax.data.masks import MixedMasks, NoMask, Relabelled
 from clipjax.errors import ConfigError
 from clipjax.study.segmentation_data import Masked
 from clipjax.study.segmentation_plan import Plan
@@ -24,7 +24,8 @@ class Encoded:
 
     source: MixedMasks
     maps: np.ndarray | None  # float16 [N, numbers of all levels]; None: computed in every step
-    masks: Sequence[np.ndarray] | None  # uint8 [N, H, W], or of sizes of their own; None as maps
+    # uint8 [N, H, W], or of sizes of their own, or `NoMask`; None as maps.
+    masks: Sequence[np.ndarray | NoMask] | None
     embedding: np.ndarray  # float32 [N, P]
     condition: np.ndarray  # int32 [N], place among the descriptions; -1 without one
     crops: Crops = Crops()  # how images that are trained on are changed in every step
@@ -76,15 +77,16 @@ class Encoded:
         return Encoded(source, *kept, self.crops, self.most)
 
     def relabelled(self, masks: Sequence[np.ndarray]) -> "Encoded":
-        """Return the same images with other masks."""
-        kept = self.masks
-        if kept is not None:
-            kept = np.stack(masks) if isinstance(kept, np.ndarray) else masks
+        """Return the same images to train on, with other masks."""
+        kept = None if self.masks is None else np.stack(masks)  # of one size, as maps are
         return dataclasses.replace(self, source=Relabelled(self.source, masks), masks=kept)
 
     def shares(self, data: Masked) -> np.ndarray:
-        """Return the share of each class among the labelled pixels, float64 [K]."""
-        if self.masks is None:
+        """Return the share of each class among the labelled pixels, float64 [K].
+
+        ValueError: images without masks.
+        """
+        if self.masks is None or not self.source.masked:
             return data.shares(self.source)
         classes = len(data.classes)
         counts = sum(np.bincount(mask.ravel(), minlength=256)[:classes] for mask in self.masks)
@@ -161,7 +163,8 @@ class Encoder:
         names = list(self.plan.config.descriptions)
         domains = (source.domain_of(i) for i in range(len(source)))
         places = [names.index(domain) if domain in names else -1 for domain in domains]
-        if self.cached and len({mask.shape for mask in masks}) == 1:  # tested ones may differ
+        one_size = len({mask.shape for mask in masks}) == 1  # tested ones may differ
+        if self.cached and source.masked and one_size:
             masks = np.stack(masks)
         kept = (np.concatenate(maps), masks) if self.cached else (None, None)
         about = np.concatenate(embedded), np.array(places, np.int32)

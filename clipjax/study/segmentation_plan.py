@@ -9,7 +9,7 @@ from clipjax.data.masks import MixedMasks, mixed
 from clipjax.errors import ConfigError
 from clipjax.io.texts import nfc
 from clipjax.study.mask_teacher import Teacher, open_teacher
-from clipjax.study.mask_teacher_config import unknown_class
+from clipjax.study.mask_teacher_config import masks_reader, unknown_class
 from clipjax.study.segmentation_config import GROUPS, Segmentation
 from clipjax.study.segmentation_data import Masked, open_data, targets_of, told_sizes
 from clipjax.study.segmentation_diffusion import open_diffusion
@@ -32,7 +32,7 @@ def prepare(config: Segmentation) -> Plan:
     """Open data and models, encode the texts; a ClipjaxError says in a sentence what cannot run."""
     if processes.several():
         raise ConfigError("a segmentation run uses one process; start it without a coordinator.")
-    data = open_data(config.data)
+    data = open_data(config.data, masks_reader(config))
     check_described(config, data)
     check_mixing(config, data)
     if wrong := unknown_class(config, data.classes):
@@ -79,7 +79,8 @@ def check_mixing(config: Segmentation, data: Masked) -> None:
         domain = check_domain(data.dataset, config.mixing.domain)
     except ConfigError as error:
         raise ConfigError(f"mixing.domain={config.mixing.domain}: {error}") from None
-    if "train" not in data.dataset.splits_of(domain):
+    train = "train" in data.dataset.splits_of(domain)
+    if not train or not data.dataset.source(domain, "train").masked:
         raise ConfigError(
             f"mixing.domain={domain} has no training images with masks; take another."
         )

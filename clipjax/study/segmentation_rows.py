@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from clipjax.data.masks import mixed
+from clipjax.errors import DataError
 from clipjax.evaluate.segmentation import confusion, overlap
 from clipjax.io import is_remote, write_json
 from clipjax.model.hf.weights import read_json
@@ -15,6 +16,7 @@ from clipjax.study.segmentation_answers import answered
 from clipjax.study.segmentation_config import SegmentationMethod
 from clipjax.study.segmentation_maps import Encoded, Encoder
 from clipjax.study.segmentation_plan import Plan, mixture
+from clipjax.study.segmentation_pngs import AnswerFiles
 from clipjax.study.segmentation_trainer import Trainer
 
 PyTree = Any
@@ -28,13 +30,14 @@ class Rows:
     def __init__(self, trainer: Trainer, tests: dict[str, Encoded], workdir: pathlib.Path, say):
         self.trainer, self.tests, self.say = trainer, tests, say
         self.plan: Plan = trainer.plan
-        self.folder = workdir / ROWS
+        self.workdir, self.folder = workdir, workdir / ROWS
         if not is_remote(workdir):
             self.folder.mkdir(exist_ok=True)
 
     def methods(self, trains: Mapping[str, Encoded]) -> dict[str, dict[str, Any]]:
         """Return the row of every method, trained on the images with its kind of labels."""
-        return {m.name: self._made(m, trains[m.labels], m.name) for m in self.plan.config.decoders}
+        methods = self.plan.config.decoders
+        return {m.name: self._made(m, trains.get(m.labels), m.name) for m in methods}
 
     def mixing(self, encode: Encoder) -> dict[str, Any] | None:
         """Return rows of training with shares of another domain's images; None if none are."""
@@ -58,51 +61,72 @@ class Rows:
             "method": method.name,
             "domain": domain,
             "shares": list(config.mixing.shares),
-            "miou": {c: [row["miou"][c] for row in rows] for c in self.tests},
+            "miou": {c: [row["miou"][c] for row in rows] for c in data.measured},
         }
 
     def _path(self, name: str) -> pathlib.Path:
         return self.folder / f"{urllib.parse.quote(name, safe=' ,+%')}.json"
 
     def _made(self, method: SegmentationMethod, train: Encoded | None, name: str) -> dict[str, Any]:
-        """Return a row: of its file where there is one, else trained, if it trains, and tested."""
+        """Return a row: of its file where there is one, else trained, if it trains, and tested.
+
+        DataError: a file of other domains with masks.
+        """
         if self._path(name).exists():
-            return read_json(self._path(name))
+            row = read_json(self._path(name))
+            if set(row["miou"]) != set(self.plan.data.measured):
+                told = f"{self._path(name)} was made when masks of other domains were there"
+                raise DataError(f"{told}; use another --workdir.")
+            return row
         trains = method.decoder != "zero_shot"
-        row = self._tested(method, self.trainer.train(method, train, name) if trains else None)
+        params = self.trainer.train(method, train, name) if trains else None
+        row = self._tested(method, params, name)
         write_json(self._path(name), row)
-        mean = lambda c: 100 * np.mean(row["miou"][c])
-        self.say(f"{name}: mIoU {', '.join(f'{c} {mean(c):.1f}' for c in self.tests)}")
+        mean = lambda c: f"{100 * np.mean(row['miou'][c]):.1f}"
+        told = (f"{c} {mean(c) if c in row['miou'] else 'not measured'}" for c in self.tests)
+        self.say(f"{name}: mIoU {', '.join(told)}")
         return row
 
-    def _tested(self, method: SegmentationMethod, params: PyTree | None) -> dict[str, Any]:
-        """Return a method's measures by condition and seed, and pictures of its first answers."""
+    def _tested(
+        self, method: SegmentationMethod, params: PyTree | None, name: str
+    ) -> dict[str, Any]:
+        """Return a method's measures by condition and seed, and pictures of its first answers.
+
+        Of a condition without masks there are no measures: the first seed's answers are written.
+        """
         config, data = self.plan.config, self.plan.data
         classes = len(data.classes)
         row: dict[str, Any] = {key: {} for key in ("iou", *MEASURES, "miou_percent", "overlays")}
         for condition, test in self.tests.items():
+            masked, shown = test.source.masked, []
+            files = None if masked else AnswerFiles(self.workdir, name, test.source)
             matrices = np.zeros((len(config.seeds), classes, classes), np.int64)
-            shown = []
-            for mask, seen in answered(self.trainer, method, params, test):
-                matrices += [confusion(mask, each, classes) for each in seen]
+            for index, (mask, seen) in enumerate(answered(self.trainer, method, params, test)):
+                if masked:
+                    matrices += [confusion(mask, each, classes) for each in seen]
+                else:
+                    files.write(index, seen[0])
                 shown += [seen[0]] * (len(shown) < config.overlays)
             row["overlays"][condition] = self._overlay(test, shown)
+            if not masked:
+                continue
             found = [overlap(matrix) for matrix in matrices]
             row["iou"][condition] = [_plain(each.iou) for each in found]
             for key in MEASURES:
                 row[key][condition] = [float(getattr(each, key)) for each in found]
-            if condition != data.source:
+            if condition != data.source and data.source in row["miou"]:
                 pairs = zip(row["miou"][condition], row["miou"][data.source], strict=True)
                 row["miou_percent"][condition] = [100 * after / before for after, before in pairs]
         return row
 
     def _overlay(self, test: Encoded, answers: Sequence[np.ndarray]) -> str:
-        """Draw images, truths and answers; "" of none."""
+        """Draw images, truths where there are some, and answers; "" of none."""
         from clipjax.evaluate.report.segments import strip
 
         examples = [test.source[i] for i in range(len(answers))]
         images, masks = ([getattr(e, key) for e in examples] for key in ("image", "mask"))
-        return strip(images, masks, answers) if examples else ""
+        layers = (masks, answers) if test.source.masked else (answers,)
+        return strip(images, *layers) if examples else ""
 
 
 def _plain(values: np.ndarray) -> list[float | None]:

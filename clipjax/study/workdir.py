@@ -17,7 +17,7 @@ _HOW = ("parallel", "mesh", "profile", "track")
 _FILES = ("config.json", "images.json", "metrics.jsonl", "evidence.json", "report.html")
 _FILES += ("results.json", "results.md", "predictions.csv")
 _FILES += ("segmentation.json", "segmentation.md", "segmentation.html")
-_FOLDERS = ("checkpoints", "events", "export", "profile", "rows")
+_FOLDERS = ("answers", "checkpoints", "events", "export", "profile", "rows")
 
 
 def config_text(config: Config) -> str:

@@ -33,7 +33,8 @@ def found():
         methods[method.name]["fields"] = dataclasses.asdict(method)
     curve = {c: [[0.2, 0.3], [0.4, 0.4]] for c in CONDITIONS}
     mixing = {"method": "linear", "domain": "tinted", "shares": [0.0, 1.0], "miou": curve}
-    return {"conditions": CONDITIONS, "methods": methods, "mixing": mixing}
+    known = {"conditions": CONDITIONS, "not_measured": {}}
+    return known | {"methods": methods, "mixing": mixing}
 
 
 def test_every_row_that_reads_images_has_all_controls(found):
@@ -81,7 +82,7 @@ def test_the_curve_of_mixing_has_a_point_for_each_share(found):
     assert header == ["tinted images", "clear"] and lines[1] == ["100 %", "40.0 ± 0.0"]
     chart = segmentation_grid.mixing_chart(found)
     assert chart.count('<path class="line') >= len(CONDITIONS)
-    assert segmentation_grid.mixing_chart({"conditions": CONDITIONS}) == ""
+    assert segmentation_grid.mixing_chart(found | {"mixing": None}) == ""
     assert [table.lines[0][0] for table in segmentation_table.compared(found)] == 2 * [
         "linear_domino"
     ]

@@ -1,6 +1,8 @@
 """`clipjax inspect domino`: what it says of images with masks, and what a run would refuse."""
 
+import dataclasses
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -78,6 +80,24 @@ def test_what_does_not_fit_is_told_by_kind_and_refused_by_a_run(root, tmp_path, 
     mask_sets.save(masks / "test" / "0.png", np.full((16, 24), 9, np.uint8))
     with pytest.raises(DataError, match="0.png has the value 9 .*1 other image has such a mask"):
         open_data(config(root).data)
+
+
+def test_images_without_masks_are_counted_and_no_share_is_given(root, tmp_path, capsys):
+    shutil.rmtree(root / "clear/masks/train")
+    shutil.rmtree(root / "fog/masks")
+    refusals, said, page = looked(root, tmp_path / "out", capsys)
+    words = "methods.linear trains on masks, and the training images of 'clear' have none"
+    assert len(refusals) == 1 and words in refusals[0]
+    assert "5 images with masks, 2 domains, 3 classes." in said
+    told = "Images of clear/train, fog have no masks: they are answered, not measured, and trained"
+    assert told in said and told in page
+    assert re.search(r"clear .source. +4 +2 +3 +4 +0\n +fog +4 +2 +3 +9 +0\n", said)
+    assert re.search(r"box +\S+ % +–\n", said) and "fog has no pixel" not in said
+    assert "Every image of the others has a mask that fits." in said
+    assert "fog/train: images<" in page and "clear/val: images, and their masks over" in page
+    methods = {"student": {"decoder": "aspp", "labels": "teacher"}}
+    taught = dataclasses.replace(config(root), methods=methods)
+    assert inspect_masks(taught, tmp_path / "again", Options()) == []
 
 
 def test_sizes_that_a_run_refuses_are_told(root, tmp_path, capsys):

@@ -129,6 +129,14 @@ class Files:
         kept = self.names.take(rows), self.sizes[rows], self.mtimes[rows]
         return Files(self.root, folders, folder.astype(np.int32), *kept)
 
+    def __add__(self, other: Files) -> Files:
+        """Return these files, and after them others of the same root."""
+        folders = (*self.folders, *other.folders)
+        number = np.concatenate([self.folder, other.folder + np.int32(len(self.folders))])
+        both = ([getattr(x, key) for x in (self, other)] for key in ("sizes", "mtimes"))
+        names = Names.pack([*self.names, *other.names])
+        return Files(self.root, folders, number, names, *map(np.concatenate, both))
+
     def fingerprint(self) -> str:
         """Hash paths, sizes and times; reading all bytes would cost as much as encoding."""
         place = os.fsencode("\n".join((self.root, *self.folders)))

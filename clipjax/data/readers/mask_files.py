@@ -18,7 +18,7 @@ from clipjax.data.images.decode import (
     orientation_of,
     upright,
 )
-from clipjax.data.masks import MaskExample, MaskSource, SizeFault
+from clipjax.data.masks import MaskExample, MaskSource, NoMask, SizeFault
 from clipjax.data.readers.files import Files, Names, is_image_name, look
 from clipjax.data.readers.mask_labels import LabelTable
 from clipjax.errors import DataError
@@ -112,19 +112,34 @@ class StoredMasks(MaskSource):
 
 @dataclasses.dataclass(repr=False, eq=False, kw_only=True)
 class MaskFiles(StoredMasks):
-    """Images and masks in files, of one length and order."""
+    """Images and masks in files, of one length and order; images alone where `masks` is None.
+
+    `bare` are images of the split beside them that have no mask.
+    """
 
     images: Files
-    masks: Files
+    masks: Files | None
+    bare: Files | None = None
+
+    @property
+    def masked(self) -> bool:
+        return self.masks is not None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> MaskExample:
         index = range(len(self))[index]
-        image, mask = self.images.read(index), self.masks.read(index)
+        image, name = self.images.read(index), self.name_of(index)
+        if self.masks is None:
+            pixels = decode_turned(image, name)[0]
+            return MaskExample(pixels, NoMask(pixels.shape[:2]), name)
         where = shown(self.masks.path(index))
-        return masked(image, mask, self.table, self.name_of(index), where)
+        return masked(image, self.masks.read(index), self.table, name, where)
+
+    def alone(self) -> "MaskFiles":
+        images = self.images if self.bare is None else self.images + self.bare
+        return MaskFiles(self.table, self.domain, self.split, images=images, masks=None)
 
     def name_of(self, index: int) -> str:
         return shown(self.images.path(index))
@@ -132,7 +147,8 @@ class MaskFiles(StoredMasks):
     @functools.cached_property
     def _digest(self) -> str:
         table = (*self.classes, str(sorted(self.table.numbers.items())))
-        return digest([self.images.fingerprint(), self.masks.fingerprint(), "\n".join(table)])
+        masks = self.masks.fingerprint() if self.masks is not None else ""
+        return digest([self.images.fingerprint(), masks, "\n".join(table)])
 
 
 def pictures(folder: pathlib.Path, suffix: str = "") -> dict[str, pathlib.Path]:
@@ -141,7 +157,7 @@ def pictures(folder: pathlib.Path, suffix: str = "") -> dict[str, pathlib.Path]:
     DataError for two files of one stem.
     """
     found: dict[str, pathlib.Path] = {}
-    for path in _walk(folder):
+    for path in walk(folder):
         name = path.name
         if not is_image_name(name) or not name.endswith(suffix):
             continue
@@ -153,7 +169,7 @@ def pictures(folder: pathlib.Path, suffix: str = "") -> dict[str, pathlib.Path]:
     return found
 
 
-def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+def walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yield the files below a folder in order, hidden ones aside; links are followed."""
     for place, folders, names in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -168,11 +184,12 @@ def pair(
     domain: str,
     split: str,
 ) -> MaskFiles:
-    """Return the images that have a mask; the others are in `missing`."""
+    """Return the images that have a mask; the others are in `missing` and `bare`."""
     both = [key for key in images if key in masks]
-    missing = tuple(shown(path) for key, path in images.items() if key not in masks)
+    others = [path for key, path in images.items() if key not in masks]
     stored = [_looked(root, [found[key] for key in both]) for found in (images, masks)]
-    return MaskFiles(table, domain, split, missing, images=stored[0], masks=stored[1])
+    kept = {"images": stored[0], "masks": stored[1], "bare": _looked(root, others)}
+    return MaskFiles(table, domain, split, tuple(map(shown, others)), **kept)
 
 
 def _looked(root: pathlib.Path, paths: Sequence[pathlib.Path]) -> Files:

@@ -10,7 +10,7 @@ from clipjax.data import splits
 from clipjax.data.dataset import Skipped, check_root
 from clipjax.data.masks import MaskDataset, check_split
 from clipjax.data.readers.files import subfolders
-from clipjax.data.readers.mask_files import MaskFiles, pair, pictures
+from clipjax.data.readers.mask_files import MaskFiles, pair, pictures, walk
 from clipjax.data.readers.mask_labels import read_table
 from clipjax.data.splits import SPLITS, WHOLE, split_of
 from clipjax.errors import DataError
@@ -22,14 +22,17 @@ IMAGES, MASKS = "images", "masks"
 class MaskFolders(MaskDataset):
     """`root/DOMAIN/{images,masks}/stem.*`, or with splits as in docs/your-data.md.
 
+    Masks of a part, or of a domain, may lack altogether: it is there with images alone.
+
     Splits are folders in `images` and `masks`, or around them: `DOMAIN/images/train/a.jpg` with
     `DOMAIN/masks/train/a.png`, or `DOMAIN/train/images/a.jpg` with `DOMAIN/train/masks/a.png`. An
     image's mask has its name up to the extension. Splits that are missing are dealt out of train by
     a hash of the names. A root with `images` and `masks` itself is one domain. The classes stand in
     `classes.txt` or `classes.json` (`clipjax.data.readers.mask_labels.read_table`).
 
-    Images without a mask are in their source's `missing`, masks without an image in `skipped`.
-    DataError for no table, or a domain without images or masks.
+    Of images some of which have masks, those without one are in their source's `missing`; masks
+    without an image are in `skipped`. DataError for no table, a domain without images, or files in
+    a folder of masks that are of none of the images.
     """
 
     def __init__(self, root: str | os.PathLike, fractions: Sequence[float] = splits.FRACTIONS):
@@ -47,10 +50,14 @@ class MaskFolders(MaskDataset):
             for split, (image, mask) in _given(place).items():
                 images, masks = pictures(image), pictures(mask)
                 found = pair(images, masks, self.table, self.root, domain, split)
-                if not len(found):
+                if not images:
+                    raise DataError(f"{shown(image)} holds no image; fill it, or remove it.")
+                if masks and not len(found):
                     told = f"{shown(image)} holds no image with a mask in {shown(mask)}"
                     raise DataError(f"{told}; give a mask the name of its image.")
-                self._parts[domain, split] = found
+                if not masks:
+                    _check_bare(place, image, mask)
+                self._parts[domain, split] = found if masks else found.alone()
                 lost = (path for key, path in masks.items() if key not in images)
                 skipped += [Skipped(shown(path), "a mask without an image") for path in lost]
         self.skipped = tuple(skipped)
@@ -68,27 +75,40 @@ class MaskFolders(MaskDataset):
         alike = np.zeros(len(found), np.int32)  # dealt as if all were of one class
         rows = splits.deal(split, given, where, alike, self.fractions)
         # What has no mask is told once, with the first split that is dealt out of its part.
-        missing = found.missing if split == (part or SPLITS[0]) else ()
-        kept = {"images": found.images.take(rows), "masks": found.masks.take(rows)}
+        tells = found.masked and split == (part or SPLITS[0])
+        missing, bare = (found.missing, found.bare) if tells else ((), None)
+        masks = found.masks.take(rows) if found.masked else None
+        kept = {"images": found.images.take(rows), "masks": masks, "bare": bare}
         return MaskFiles(self.table, domain, split, missing, **kept)
 
 
 def domain_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
-    """Return domain -> folder with images and masks, in it or in its folders of splits."""
+    """Return domain -> folder with images, in it or in its folders of splits, masks beside them."""
     if _given(root):
         return {nfc(shown(root.absolute().name)): root}
     return {nfc(shown(folder.name)): folder for folder in subfolders(root) if _given(folder)}
 
 
 def _given(place: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-    """Return split -> its folders of images and masks."""
+    """Return split -> its folders of images and masks, which need not be there."""
     image, mask = place / IMAGES, place / MASKS
     found = {}
-    if image.is_dir() and mask.is_dir():
+    if image.is_dir():
         parts = [folder for folder in subfolders(image) if split_of(folder.name)]
         found = {split_of(f.name): (f, mask / f.name) for f in parts}
         return found or {WHOLE: (image, mask)}
     for folder in subfolders(place):
-        if split_of(folder.name) and (folder / IMAGES).is_dir() and (folder / MASKS).is_dir():
+        if split_of(folder.name) and (folder / IMAGES).is_dir():
             found[split_of(folder.name)] = (folder / IMAGES, folder / MASKS)
     return found
+
+
+def _check_bare(place: pathlib.Path, image: pathlib.Path, mask: pathlib.Path) -> None:
+    """Raise DataError if images of a domain seem to have no masks, and files may be these."""
+    others = [folder for _, folder in _given(place).values() if folder != mask]
+    near = dict.fromkeys((mask, place / MASKS))
+    files = (path for folder in near for path in walk(folder))
+    strays = [path for path in files if not any(path.is_relative_to(x) for x in others)]
+    if strays:
+        told = f"{shown(image)} has no mask in {shown(mask)}, and {shown(strays[0])} is none"
+        raise DataError(f"{told}; write PNG there with the names of the images, or move it away.")

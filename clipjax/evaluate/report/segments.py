@@ -50,18 +50,13 @@ def legend(classes: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, "#" + bytes(colour).hex()) for name, colour in of]
 
 
-def strip(
-    images: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
-    answers: Sequence[np.ndarray],
-    most: int = 256,
-) -> str:
-    """Draw a picture with a column for each image: it, its mask, its answer; a data URI of WebP.
+def strip(images: Sequence[np.ndarray], *layers: Sequence[np.ndarray], most: int = 256) -> str:
+    """Draw a picture with a column for each image: it, and its mask of each layer; a data URI.
 
     Each column has its image's shape, at most so many pixels a side.
     """
     columns = []
-    for image, *painting in zip(images, masks, answers, strict=True):
+    for image, *painting in zip(images, *layers, strict=True):
         size = _within(image, most)
         parts = [image, *(painted(resized(x.astype(np.uint8), size)) for x in painting)]
         columns.append([resized(x, size) for x in parts])
