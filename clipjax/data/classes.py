@@ -56,7 +56,7 @@ def match_classes(
         if not names & shared:
             fault = f"domain {domain!r} has none of the {len(kept)} classes that {source!r} and"
             raise ConfigError(f"{fault} {target!r} share; leave it out of the evaluation.")
-    notes = _notes(dataset, kept, declared)
+    notes = [*_notes(dataset, kept, declared), *_alike(source, declared)]
     matched = dataset if kept == tuple(dataset.classes) else ClassSubset(dataset, kept)
     if how not in HALVES:
         return matched, notes
@@ -119,6 +119,13 @@ def _notes(dataset: Dataset, kept: Sequence[str], declared: dict[str, set[str]])
         if lacking := [n for n in kept if n not in names]:
             notes.append(f"{domain} has no {len(lacking)} of the classes: {some(lacking)}.")
     return notes
+
+
+def _alike(source: str, declared: dict[str, set[str]]) -> list[str]:
+    """Say which classes a domain would share with the source but for their spelling."""
+    own = declared[source]
+    hints = {domain: _spelling(own - names, names - own) for domain, names in declared.items()}
+    return [f"{domain}: {hint.strip()}" for domain, hint in hints.items() if hint]
 
 
 def _spelling(one: set[str], other: set[str]) -> str:

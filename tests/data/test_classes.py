@@ -105,6 +105,12 @@ def test_spelling_is_hinted_at():
     dataset = Shapes(photo=["The_Eiffel_Tower", "cat"], art=["the eiffel tower", "cat"])
     with pytest.raises(ConfigError, match="spelling.*'The_Eiffel_Tower' and 'the eiffel tower'"):
         match_classes(dataset, "photo", "art", [])
+    spelt = ["cat", "dog", "alarm_clock"], ["cat", "dog", "Alarm clock"]
+    dataset = Shapes(photo=spelt[0], art=spelt[1], toy=["cat", "Dog"])
+    matched, notes = match_classes(dataset, "photo", "art", ["toy"], "intersection")
+    assert matched.classes == ("cat", "dog")
+    for pair in ("art: But for their spelling, 'alarm_clock' and 'Alarm clock'", "'dog' and 'Dog'"):
+        assert any(f"{pair} would match: rename one of each." in note for note in notes)
 
 
 def test_unknown_choices_are_refused():
