@@ -6,6 +6,7 @@ import io
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -33,7 +34,7 @@ def decode_mask(data: bytes, name: str = "mask") -> np.ndarray:
     """Decode a mask to the values that its file holds, whole numbers [H, W], upright as its EXIF.
 
     Palettes give their indices, grey its values of any depth. DataError, with the `name`: damaged
-    bytes, JPEG, which changes labels, or colours, of which nobody knows the classes.
+    bytes, JPEG and lossy WebP, which change labels, or colours, of which nobody knows the classes.
     """
     return _decoded(data, name)[0]
 
@@ -44,6 +45,7 @@ def _decoded(data: bytes, name: str) -> tuple[np.ndarray, bool]:
         with Image.open(io.BytesIO(data), formats=(*_FORMATS, "JPEG")) as picture:
             check_pixels(*picture.size)
             kind, mode = picture.format, picture.mode
+            lossy = _lossy(kind, data, picture.info)
             how = picture.tile[0][3] if picture.tile else ""
             how = how[0] if isinstance(how, tuple) and how else how
             first = orientation_of(picture) if kind == "TIFF" else 1  # PIL turns it as it loads
@@ -54,8 +56,8 @@ def _decoded(data: bytes, name: str) -> tuple[np.ndarray, bool]:
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{name} cannot be read as a mask ({reason}); replace it.") from None
-    if kind == "JPEG":
-        raise DataError(f"{name} is a JPEG, which changes the values of a mask; write PNG.")
+    if lossy:
+        raise DataError(f"{name} is {lossy}, which changes the values of a mask; write PNG.")
     if values.ndim == 3:
         colours = values[..., :3] if mode in ("RGB", "RGBA") else values[..., :1]
         if (colours != colours[..., :1]).any():
@@ -67,6 +69,15 @@ def _decoded(data: bytes, name: str) -> tuple[np.ndarray, bool]:
     values = values.astype(np.uint8) if values.dtype == bool else values
     values = values // _SCALED.get(how, 1) if kind == "PNG" else values
     return upright(values, turn), (first, turn) != (1, 1)
+
+
+def _lossy(kind: str, data: bytes, about: Mapping[str, Any]) -> str:
+    """Say how an image is stored that is not as it was written; "" if it is."""
+    if kind == "WEBP":
+        return "" if b"VP8L" in data else "a lossy WebP"
+    if kind == "TIFF":
+        return "a TIFF compressed as JPEG" if "jpeg" in about.get("compression", "") else ""
+    return "a JPEG" if kind == "JPEG" else ""
 
 
 def masked(

@@ -2,14 +2,14 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from clipjax.data import splits
 from clipjax.data.dataset import Skipped, check_root
 from clipjax.data.masks import MaskDataset, check_split
-from clipjax.data.readers.files import subfolders
+from clipjax.data.readers.files import is_image_name, subfolders
 from clipjax.data.readers.mask_files import MaskFiles, pair, pictures, walk
 from clipjax.data.readers.mask_labels import read_table
 from clipjax.data.splits import SPLITS, WHOLE, split_of
@@ -17,6 +17,7 @@ from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown
 
 IMAGES, MASKS = "images", "masks"
+BESIDE = "beside the folders of splits"
 
 
 class MaskFolders(MaskDataset):
@@ -31,8 +32,9 @@ class MaskFolders(MaskDataset):
     `classes.txt` or `classes.json` (`clipjax.data.readers.mask_labels.read_table`).
 
     Of images some of which have masks, those without one are in their source's `missing`; masks
-    without an image are in `skipped`. DataError for no table, a domain without images, or files in
-    a folder of masks that are of none of the images.
+    without an image, and images beside folders of splits, are in `skipped`. DataError for no table
+    or several, a domain without images, two folders of one domain or split, or files in a folder of
+    masks that are of none of the images.
     """
 
     def __init__(self, root: str | os.PathLike, fractions: Sequence[float] = splits.FRACTIONS):
@@ -60,6 +62,7 @@ class MaskFolders(MaskDataset):
                 self._parts[domain, split] = found if masks else found.alone()
                 lost = (path for key, path in masks.items() if key not in images)
                 skipped += [Skipped(shown(path), "a mask without an image") for path in lost]
+            skipped += [Skipped(shown(path), BESIDE) for path in _beside(place)]
         self.skipped = tuple(skipped)
 
     def _splits(self, domain: str) -> tuple[str, ...]:
@@ -86,21 +89,42 @@ def domain_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
     """Return domain -> folder with images, in it or in its folders of splits, masks beside them."""
     if _given(root):
         return {nfc(shown(root.absolute().name)): root}
-    return {nfc(shown(folder.name)): folder for folder in subfolders(root) if _given(folder)}
+    found: dict[str, pathlib.Path] = {}
+    for folder in filter(_given, subfolders(root)):
+        if (other := found.setdefault(nfc(shown(folder.name)), folder)) != folder:
+            both = f"{shown(other.name)!a} and {shown(folder.name)!a}"
+            told = f"{shown(root)} holds two folders of one name, {both}, in two Unicode forms"
+            raise DataError(f"{told}; put their images into one.")
+    return found
 
 
 def _given(place: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
     """Return split -> its folders of images and masks, which need not be there."""
     image, mask = place / IMAGES, place / MASKS
-    found = {}
     if image.is_dir():
-        parts = [folder for folder in subfolders(image) if split_of(folder.name)]
-        found = {split_of(f.name): (f, mask / f.name) for f in parts}
-        return found or {WHOLE: (image, mask)}
-    for folder in subfolders(place):
-        if split_of(folder.name) and (folder / IMAGES).is_dir():
-            found[split_of(folder.name)] = (folder / IMAGES, folder / MASKS)
-    return found
+        pairs = [(folder, mask / folder.name) for folder in subfolders(image)]
+    else:
+        pairs = [(folder / IMAGES, folder / MASKS) for folder in subfolders(place)]
+        pairs = [(folder, masks) for folder, masks in pairs if folder.is_dir()]
+    found = {}
+    for folder, masks in pairs:
+        name = (folder if image.is_dir() else folder.parent).name
+        if (split := split_of(name)) in found:
+            told = f"{shown(found[split][0])} and {shown(folder)} are both of {split}"
+            raise DataError(f"{told}; put their images into one, and their masks.")
+        if split:
+            found[split] = folder, masks
+    return found or ({WHOLE: (image, mask)} if image.is_dir() else {})
+
+
+def _beside(place: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield the images of a domain that lie in none of its folders of splits, if it has these."""
+    if WHOLE in (given := _given(place)):
+        return
+    for path in walk(place / IMAGES if (place / IMAGES).is_dir() else place):
+        inside = any(path.is_relative_to(folder) for pair in given.values() for folder in pair)
+        if is_image_name(path.name) and not inside:
+            yield path
 
 
 def _check_bare(place: pathlib.Path, image: pathlib.Path, mask: pathlib.Path) -> None:

@@ -108,19 +108,27 @@ KNOWN = {
 
 
 def read_table(*folders: pathlib.Path) -> LabelTable:
-    """Read the table of the first folder that has one: classes.json, or classes.txt.
+    """Read the table of the folders that have one, one for all: classes.json, or classes.txt.
 
     classes.txt names the class of value 0, 1, ... a line. classes.json is a list of such names, or
     {"7": "road", "8": null}: the class of a value, null for ignored ones, several values of one
     class by its name again; or the name of a table in `KNOWN`. 255 is always ignored.
 
-    DataError: none of both is there, or what they hold is no table.
+    DataError: none of both is there, what they hold is no table, or folders have different ones.
     """
+    found: dict[pathlib.Path, LabelTable] = {}
     for folder in folders:
         if (file := folder / TABLE).is_file():
-            return _from_json(file)
-        if (file := folder / CLASSES).is_file():
-            return checked(plain_table(class_names(folder)), shown(file))
+            found[file] = _from_json(file)
+        elif (file := folder / CLASSES).is_file():
+            found[file] = checked(plain_table(class_names(folder)), shown(file))
+    first = next(iter(found), None)
+    for file, table in found.items():
+        if table != found[first]:
+            told = f"{shown(first)} and {shown(file)} name values differently"
+            raise DataError(f"{told}; give all domains one table, with masks by it.")
+    if first is not None:
+        return found[first]
     told = f"{shown(folders[0])} has no {CLASSES}, which names the class of value 0, 1, ... a line"
     raise DataError(f"{told}; write one, or {TABLE} with values and their classes.")
 
