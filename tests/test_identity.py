@@ -19,6 +19,7 @@ from clipjax.errors import CheckpointError, NonFiniteError
 from clipjax.export.adapted import Trained
 from clipjax.model.hf.load import load_clip
 from clipjax.study.model_record import (
+    TEACHER,
     check_finished,
     check_one_model,
     check_recorded,
@@ -107,6 +108,9 @@ def test_a_run_goes_on_with_its_model_alone(tmp_path):
             with pytest.raises(CheckpointError, match="is not the one that the run in") as caught:
                 check(tmp_path / "run", other, "m")
             assert len(str(caught.value).splitlines()) == 1
+    check_same_model(tmp_path / "run", one, "t", TEACHER)
+    with pytest.raises(CheckpointError, match="the teacher in t is not the one that"):
+        check_same_model(tmp_path / "run", {**one, "weights": "b"}, "t", TEACHER)
     assert check_recorded(tmp_path / "run", {**one, "config.json: new field": 1}, "m") == ""
     (tmp_path / "old" / "images.json").write_text("{}")  # of a clipjax before records
     assert "taken for granted" in check_recorded(tmp_path / "old", one, "m")

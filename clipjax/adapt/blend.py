@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from clipjax.adapt.debias import check_tau, debiased
-from clipjax.adapt.gda import check_counts, fit_gda
+from clipjax.adapt.gda import EACH_CLASS, check_counts, fit_gda
 from clipjax.adapt.linear import (
     Examples,
     checked,
@@ -204,4 +204,5 @@ def make_method(
         head, _ = fit_head(every(x, labels), statistics, recipe)
         return {"blend": blended(head, zero_shot_head(texts), target, held_out, tau, weight)}
 
-    return ClosedForm(fit, predict_linear(classes), reads=("source", "target"))
+    each = EACH_CLASS if kind == "gda" else ""
+    return ClosedForm(fit, predict_linear(classes), reads=("source", "target"), each_class=each)

@@ -28,6 +28,7 @@ from clipjax.adapt.method import Backbone, Classes, ClosedForm
 from clipjax.adapt.moments import DomainMap, check_match, domain_map, moments, sum_blocks
 
 PyTree = Any
+EACH_CLASS = "a Gaussian"
 
 
 def class_means(examples: Examples, classes: int) -> tuple[jax.Array, jax.Array]:
@@ -73,7 +74,7 @@ def fit_gda(
     return linear_head(kernel, jnp.log(shares) - jnp.sum(mapped * kernel.T, axis=1) / 2)
 
 
-def check_counts(counts: Any, names: tuple[str, ...], what: str = "a Gaussian") -> None:
+def check_counts(counts: Any, names: tuple[str, ...], what: str = EACH_CLASS) -> None:
     """Raise ValueError for classes without examples; `counts` None are not known yet."""
     if counts is None or (counts > 0).all():
         return
@@ -115,4 +116,5 @@ def make_method(
         check_counts(count_classes(found["source"]["label"], len(texts.names)), texts.names)
         return in_order(solve(*found["source"].values(), found["target"]["inputs"]), "gda")
 
-    return ClosedForm(fit, predict_linear(classes), reads=("source", "target"), texts=False)
+    more = {"texts": False, "each_class": EACH_CLASS}
+    return ClosedForm(fit, predict_linear(classes), reads=("source", "target"), **more)

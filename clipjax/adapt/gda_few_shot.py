@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.choice import check_several, numbers
-from clipjax.adapt.gda import check_counts, fit_gda
+from clipjax.adapt.gda import EACH_CLASS, check_counts, fit_gda
 from clipjax.adapt.linear import checked, count_classes, every, linear_head, linear_logits
 from clipjax.adapt.losses import label_accuracy
 from clipjax.adapt.method import VALIDATION, Backbone, Classes, ClosedForm, check_classes
@@ -126,4 +126,5 @@ def make_method(
         new = head_of_new(params["features"], weights, neighbours, copies)
         return linear_logits(beside_texts(new, params["alpha"], texts), embeddings)
 
-    return ClosedForm(fit, predict, reads=reads, any_classes=neighbours > 0)
+    more = {"any_classes": neighbours > 0, "each_class": EACH_CLASS}
+    return ClosedForm(fit, predict, reads=reads, **more)

@@ -37,6 +37,7 @@ from clipjax.adapt.losses import label_accuracy, smoothed_cross_entropy
 from clipjax.adapt.method import VALIDATION, Backbone, Classes, ClosedForm
 
 PyTree = Any
+EACH_CLASS = "LP++"
 
 
 class Probe(NamedTuple):
@@ -125,7 +126,8 @@ def make_method(
     def fit(data, texts):
         found = checked(data, len(texts.names), "source", VALIDATION)
         counts = count_classes(found["source"]["label"], len(texts.names))
-        check_counts(counts, texts.names, "LP++")
+        check_counts(counts, texts.names, EACH_CLASS)
         return solve(*found.values(), np.asarray(texts.weights, np.float32))
 
-    return ClosedForm(fit, predict_linear(classes), reads=("source", VALIDATION))
+    reads = ("source", VALIDATION)
+    return ClosedForm(fit, predict_linear(classes), reads=reads, each_class=EACH_CLASS)

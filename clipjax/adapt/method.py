@@ -172,6 +172,8 @@ class ClosedForm(NamedTuple):
     episode: Callable[..., jax.Array] | None = None  # as a `Method`'s
     any_classes: bool = False  # whether `predict` answers for classes that it was not fitted to
     texts: bool = True  # whether `fit` reads `Classes` beyond their names
+    # What of it needs a labelled image of each class ("a Gaussian"); "": nothing does.
+    each_class: str = ""
 
 
 def class_weights(backbone: Backbone, params: PyTree, tokens: jax.Array) -> jax.Array:

@@ -20,6 +20,7 @@ from clipjax.adapt.linear import (
 from clipjax.adapt.method import Backbone, Classes, ClosedForm
 
 PyTree = Any
+EACH_CLASS = "a prototype"
 
 
 def check_temperature(temperature: float) -> None:
@@ -75,10 +76,11 @@ def make_method(backbone: Backbone, classes: Classes, *, temperature: float = 0.
 
     def fit(data, texts):
         found = checked(data, len(texts.names), "source")["source"]
-        check_counts(count_classes(found["label"], len(texts.names)), texts.names, "a prototype")
+        check_counts(count_classes(found["label"], len(texts.names)), texts.names, EACH_CLASS)
         return solve(found["inputs"], found["label"], factor(texts))
 
     def episode(params, support, inputs, weight=None):
         return linear_logits(prototype_head(set_means(support, weight), factor(classes)), inputs)
 
-    return ClosedForm(fit, predict_linear(classes), episode=episode, texts=not temperature)
+    more = {"texts": not temperature, "each_class": EACH_CLASS}
+    return ClosedForm(fit, predict_linear(classes), episode=episode, **more)

@@ -23,6 +23,7 @@ from clipjax.adapt.method import VALIDATION, Backbone, Classes, ClosedForm, chec
 from clipjax.adapt.moments import sum_blocks
 
 PyTree = Any
+EACH_CLASS = "a cache"
 LARGEST, STEPS = (7.0, 3.0), (200, 20)  # of sharpness and ratio, as for ImageNet
 
 
@@ -138,7 +139,7 @@ def make_method(
     def fit(data, texts):
         found = checked(data, len(texts.names), *reads)
         source = found["source"]
-        check_counts(count_classes(source["label"], len(texts.names)), texts.names, "a cache")
+        check_counts(count_classes(source["label"], len(texts.names)), texts.names, EACH_CLASS)
         held = found.get(VALIDATION, {})
         weights, scale = np.asarray(texts.weights, np.float32), np.float32(texts.scale)
         return solve(source["inputs"], source["label"], held, weights, scale)
@@ -147,4 +148,4 @@ def make_method(
         check_classes(classes, texts)
         return cache_logits(params, embeddings, texts)
 
-    return ClosedForm(fit, predict, reads=reads)
+    return ClosedForm(fit, predict, reads=reads, each_class=EACH_CLASS)

@@ -15,6 +15,10 @@ from clipjax.io.texts import nfc, some
 
 HALVES = ("base", "new")
 HOW = ("closed", "intersection", *HALVES)
+_WITHOUT_LABELS = (  # there they may be of any class of the source
+    "To adapt to images of one class, give them without labels: their folder, written with a "
+    "slash, as data.target."
+)
 
 
 def match_classes(
@@ -51,6 +55,7 @@ def match_classes(
     if len(kept) < 2:
         fault = f"{source!r} and {target!r} share {len(kept)} of their classes by name"
         hint = _spelling(declared[source], declared[target])
+        hint = f" {_WITHOUT_LABELS}" if len(kept) == 1 == len(declared[target]) else hint
         raise ConfigError(f"{fault}; at least two are needed.{hint}")
     for domain, names in declared.items():
         if not names & shared:
@@ -104,7 +109,9 @@ def _check_closed(
         if parts:
             hint = _spelling(lacking or declared[source], extra)
             fault = f"the classes of {source!r} and {domain!r} differ: {'; '.join(parts)}.{hint}"
-            raise ConfigError(f"{fault} Set data.classes=intersection to use those that both have.")
+            remedy = "Set data.classes=intersection to use those that both have."
+            single = domain == target and len(names) == 1 and names < declared[source]
+            raise ConfigError(f"{fault} {_WITHOUT_LABELS if single else remedy}")
 
 
 def _notes(dataset: Dataset, kept: Sequence[str], declared: dict[str, set[str]]) -> list[str]:

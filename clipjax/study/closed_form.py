@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from clipjax.adapt.method import ClosedForm
-from clipjax.errors import CheckpointError, NonFiniteError
+from clipjax.errors import CheckpointError, DataError, NonFiniteError
 from clipjax.io import as_path, write_json
 from clipjax.study.encode import Encoded
 from clipjax.study.evaluator import View
@@ -45,13 +45,20 @@ class Fit:
         self.described = f"fit {self.title}: closed form"
 
     def train(self, say: Callable[[str], None] = lambda line: None) -> dict[str, Trained]:
-        """Return the method's variants, fitted or read; raise NonFiniteError for NaN.
+        """Return the method's variants, fitted or read.
+
+        NonFiniteError for NaN, DataError for data that the method does not fit.
 
         It takes seconds: `say` is told nothing.
         """
         if (found := self._saved()) is None:
             data = Examples((self.method.data,), self.encoded).features(self.kind.reads)
-            fitted = self.kind.fit(jax.tree.map(in_float32, data), self.encoded.classes)
+            try:
+                fitted = self.kind.fit(jax.tree.map(in_float32, data), self.encoded.classes)
+            except ValueError as error:  # data that its formulas do not fit
+                if "." in self.method.config.loss:  # of a user's own module, who wants to see it
+                    raise
+                raise DataError(f"methods.{self.title}: {error}") from error
             found = {name: jax.device_get(params) for name, params in fitted.items()}  # in order
             if where := find_non_finite(found):
                 told = f"the closed form {self.title!r} gives NaN or infinity in {where}"

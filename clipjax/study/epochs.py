@@ -50,14 +50,19 @@ def _drawn(
     return fraction(labels, data.fraction, data.subset_seed, classes)
 
 
+def planned_labels(data: Data, dataset: Dataset) -> np.ndarray:
+    """Return the labels int [N] of the source's training images, if all can be read."""
+    source = dataset.source(data.labelled, "train")
+    labels, cut = np.asarray(source.labels), getattr(source, "uncut", None)
+    chosen = training_rows(data, source.labels, dataset.classes, cut)
+    return labels if chosen is None else labels[chosen]
+
+
 def planned_sizes(data: Data, dataset: Dataset) -> tuple[int, int]:
     """Return the number of training images of source and target, if all can be read."""
-    source = dataset.source(data.labelled, "train")
-    cut = getattr(source, "uncut", None)
-    chosen = training_rows(data, source.labels, dataset.classes, cut)
     trains = "train" in dataset.splits_of(data.target)
     target = len(dataset.source(data.target, "train")) if trains else 0
-    return len(source) if chosen is None else len(chosen), target
+    return len(planned_labels(data, dataset)), target
 
 
 def planned_epoch(data: Data, batch_size: int, dataset: Dataset) -> int:

@@ -13,6 +13,7 @@ from clipjax.study.model_opened import open_model
 from clipjax.train.distributed import processes
 
 RECORD = "model.json"
+TEACHER = "teacher.json"
 
 
 def check_finished(workdir: pathlib.Path, study: Study) -> str:
@@ -35,26 +36,35 @@ def open_identity(study: Study) -> tuple[pathlib.Path, dict[str, Any]]:
     return found["model"], found["identity"]
 
 
-def check_same_model(workdir: pathlib.Path, identity: Mapping[str, Any], origin: object) -> str:
+def check_same_model(
+    workdir: pathlib.Path, identity: Mapping[str, Any], origin: object, record: str = RECORD
+) -> str:
     """Record the model, which lies in `origin`, when a run begins; refuse another when it goes on.
+
+    `record` is the file's name: `RECORD`, or `TEACHER` of the model that teaches.
 
     Returns a sentence where the run began without a record; "" otherwise.
     """
-    processes.agree("model", dict(identity), differences)
-    return processes.from_first(lambda: _compared(workdir, identity, origin))
+    what = record.removesuffix(".json")
+    processes.agree(what, dict(identity), differences)
+    return processes.from_first(lambda: _compared(workdir, identity, origin, record))
 
 
-def _compared(workdir: pathlib.Path, identity: Mapping[str, Any], origin: object) -> str:
-    began = any((workdir / name).exists() for name in (RECORD, "images.json", "checkpoints"))
-    told = check_recorded(workdir, identity, origin) if began else ""
-    if not (workdir / RECORD).exists():
-        write_json(workdir / RECORD, {**identity, "from": str(origin)})
+def _compared(
+    workdir: pathlib.Path, identity: Mapping[str, Any], origin: object, record: str
+) -> str:
+    began = any((workdir / name).exists() for name in (record, "images.json", "checkpoints"))
+    told = check_recorded(workdir, identity, origin, record) if began else ""
+    if not (workdir / record).exists():
+        write_json(workdir / record, {**identity, "from": str(origin)})
     return told
 
 
-def check_recorded(workdir: pathlib.Path, identity: Mapping[str, Any], origin: object) -> str:
+def check_recorded(
+    workdir: pathlib.Path, identity: Mapping[str, Any], origin: object, record: str = RECORD
+) -> str:
     """Raise CheckpointError for another model than a run's; return a sentence without a record."""
-    path = workdir / RECORD
+    path, what = workdir / record, record.removesuffix(".json")
     if not path.exists():
         return (
             f"the run in {workdir} began with an earlier clipjax, which did not note its model; "
@@ -64,7 +74,7 @@ def check_recorded(workdir: pathlib.Path, identity: Mapping[str, Any], origin: o
     if changed := differences(before, identity):
         where = f"{origin}" if place == str(origin) else f"{origin} (then {place})"
         raise CheckpointError(
-            f"the model in {where} is not the one that the run in {workdir} was made with "
+            f"the {what} in {where} is not the one that the run in {workdir} was made with "
             f"(changed: {changed}); put its files back, or start the run anew in another --workdir."
         )
     return ""

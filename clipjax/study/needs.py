@@ -1,13 +1,17 @@
 """What a study needs of its images: labels where they are read, and one that can be read at all."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
+import numpy as np
+
+from clipjax.adapt.gda import check_counts
 from clipjax.data.dataset import Dataset, Skipped, Source, has_labels
 from clipjax.data.images.decode import decode
 from clipjax.errors import ChangedError, ConfigError, DataError
 from clipjax.study.config import Study
-from clipjax.study.methods import build_methods
+from clipjax.study.epochs import planned_labels
+from clipjax.study.methods import Method, build_methods
 
 
 def with_labels(study: Study, dataset: Dataset) -> tuple[Study, list[str]]:
@@ -76,6 +80,18 @@ def check_targets(study: Study, dataset: Dataset) -> None:
             has = ", ".join(dataset.splits_of(method.data.target))
             remedy = "take methods that read the source alone, or another target"
             raise ConfigError(f"{told}, which has {has} and no train split; {remedy}.")
+
+
+def check_each_class(dataset: Dataset, methods: Iterable[Method]) -> None:
+    """Raise ConfigError if a closed form needs an image of each class, and one has none."""
+    names = tuple(dataset.classes)
+    for method in methods:
+        if what := getattr(method.kind, "each_class", ""):
+            counts = np.bincount(planned_labels(method.data, dataset), minlength=len(names))
+            try:
+                check_counts(counts, names, what)
+            except ValueError as error:
+                raise ConfigError(f"methods.{method.config.stage}: {error}") from None
 
 
 def check_unreadable(skipped: Sequence[Skipped], images: int, most: float) -> str:

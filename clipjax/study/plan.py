@@ -41,6 +41,7 @@ from clipjax.study.methods import Method, build_methods
 from clipjax.study.model_opened import open_model
 from clipjax.study.needs import (
     as_recorded,
+    check_each_class,
     check_readable,
     check_selection,
     check_targets,
@@ -90,6 +91,7 @@ def prepare(
     else:
         check_parts(study, dataset)
         check_all_episodes(study, dataset, methods.values())
+        check_each_class(dataset, methods.values())
         notes += too_little(study, dataset, methods.values())
         called = all_names(encoder.class_names, dataset)
         names = tuple(called[name] for name in dataset.classes)

@@ -23,7 +23,7 @@ from clipjax.study.encode import encode, encode_texts
 from clipjax.study.found import results_of, train_all
 from clipjax.study.header import header
 from clipjax.study.image_record import check_finished_names, check_same_images
-from clipjax.study.model_record import check_finished, check_same_model
+from clipjax.study.model_record import TEACHER, check_finished, check_same_model
 from clipjax.study.plan import prepare
 from clipjax.study.prepared import NOTHING, RECORD, Opened, Plan, idle_domain_losses, read_record
 from clipjax.study.recipe import Programs
@@ -190,6 +190,8 @@ def run_study(
 
     if processes.is_first():  # drops a line that a kill cut short
         MetricsLog(workdir / "metrics.jsonl").rewind(lambda record: True)
+    if plan.teacher is not None:  # first: a model's record beside none is one of an older run
+        check_same_model(workdir, plan.teacher.identity, plan.teacher.model, TEACHER)
     told = check_same_model(workdir, plan.identity, plan.model)
     notes = [*plan.notes, *idle_domain_losses(plan)]
     for note in (*notes, *filter(None, [told])):

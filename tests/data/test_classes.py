@@ -96,6 +96,9 @@ def test_the_view_pickles_and_names_its_classes():
 def test_nothing_in_common_is_refused():
     with pytest.raises(ConfigError, match="share 1 of their classes"):
         match_classes(Shapes(photo="ab", art="bc"), "photo", "art", [], "intersection")
+    for how in ("closed", "intersection"):
+        with pytest.raises(ConfigError, match="To adapt to images of one class, give them without"):
+            match_classes(Shapes(photo="abc", art="b"), "photo", "art", [], how)
     dataset = Shapes(photo="ab", art="ab", toy="yz")
     with pytest.raises(ConfigError, match="'toy' has none"):
         match_classes(dataset, "photo", "art", ["toy"], "intersection")

@@ -5,9 +5,12 @@ import types
 import numpy as np
 import pytest
 
+from clipjax.errors import ConfigError
 from clipjax.study.coverage import short_epochs, thin_classes
+from clipjax.study.methods import build_methods
+from clipjax.study.needs import check_each_class
 from clipjax.study.parts import Data
-from clipjax.study.plan import prepare
+from clipjax.study.plan import matched_data, prepare
 from tests.conftest import parsed
 from tests.study.test_study import config_of
 
@@ -67,3 +70,31 @@ def test_covariances_of_fewer_images_than_features_are_told(photos, wee_clip):
     assert [note for note in plan.notes if "covariance" in note] == [
         f"{told} is regularised (gda, aligned)."
     ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "what"),
+    [
+        ({"loss": "gda"}, "a Gaussian"),
+        ({"loss": "blend", "kind": "gda"}, "a Gaussian"),
+        ({"loss": "prototypes"}, "a prototype"),
+        ({"loss": "blend"}, ""),
+    ],
+)
+def test_a_class_without_training_images_is_refused_before_any_is_encoded(
+    photos, wee_clip, tmp_path, entry, what
+):
+    rows = lambda domain, split, names: [f"{domain}/{k}/{i}.png {k}" for k in names for i in split]
+    for domain, names in (("real", ("blue", "green")), ("sketch", ("blue", "green", "red"))):
+        (tmp_path / f"{domain}_train.txt").write_text("\n".join(rows(domain, range(4), names)))
+        held = rows(domain, range(4, 6), ("blue", "green", "red"))
+        (tmp_path / f"{domain}_test.txt").write_text("\n".join(held))
+    config = config_of(photos, wee_clip, it=entry)
+    config.data.name, config.data.lists = "lists", str(tmp_path)
+    if not what:
+        dataset, _ = matched_data(study := parsed(config))
+        check_each_class(dataset, build_methods(study, tuple(dataset.classes)).values())
+        return
+    told = f"methods.it: no source image of class 'red': {what} needs one of each class"
+    with pytest.raises(ConfigError, match=told):
+        prepare(parsed(config))

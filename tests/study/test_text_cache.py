@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from clipjax.adapt.linear import linear_logits, zero_shot_head
 from clipjax.study import Encoder, Features, Study, encode, prompt_sets, words
 from clipjax.study.encode import encode_texts
 from clipjax.study.plan import prepare
@@ -45,6 +46,10 @@ def test_other_prompt_sets_are_those_of_a_run_with_them(tmp_path, monkeypatch):
         patched.setattr(encode, "class_weights", never)
         own = encode_texts(prepare(study(tmp_path, prompts="simple")))
     np.testing.assert_array_equal(found, own.text_weights)
+    # Zero-shot logits are of the texts that heads start at, whatever the prompts.
+    features = np.random.default_rng(0).normal(size=(3, own.text_weights.shape[1]))
+    start = linear_logits(zero_shot_head(own.classes), features.astype(np.float32))
+    np.testing.assert_allclose(own.zero_shot(features), start, rtol=1e-5, atol=1e-5)
 
 
 def test_a_cache_that_cannot_be_written_is_warned_of(tmp_path, capsys):
