@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from clipjax.data.dataset import check_root
 from clipjax.data.masks import MaskDataset
 from clipjax.data.readers.files import subfolders
-from clipjax.data.readers.mask_folders import MaskFolders, domain_folders
+from clipjax.data.readers.mask_folders import MaskFolders, domain_folders, is_told
 from clipjax.data.readers.mask_parquet import MaskParquet
 from clipjax.data.readers.mask_published import OPENERS, PartsDataset, published
 from clipjax.data.readers.parquet_io import begins_parquet
@@ -50,6 +50,8 @@ def recognise_masks(root: str | os.PathLike) -> Kind:
     if inner:
         named = some((f"{name}/: {' or '.join(kinds)}" for name, kinds in inner.items()), 5)
         return Kind(JOINED, f"the root is read as several datasets ({named})")
+    if domain_folders(folder):  # of images alone, without names of classes: opening says so
+        return Kind("folder", f"the root is read as {_CALLED['folder']}")
     raise DataError(f"{shown(folder)} holds no images with masks; what is read: {READABLE}.")
 
 
@@ -58,7 +60,7 @@ def _kinds(folder: pathlib.Path) -> list[str]:
     if not found and begins_parquet(folder):
         found.append("parquet")
     inner = any(any(published(path)) for path in subfolders(folder))
-    if not found and not inner and domain_folders(folder):
+    if not found and not inner and is_told(folder):
         found.append("folder")
     return found
 

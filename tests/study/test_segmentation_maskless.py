@@ -8,7 +8,7 @@ from PIL import Image
 
 from clipjax.configs import maskclip_images
 from clipjax.data.masks import NoMask
-from clipjax.data.open_masks import open_masks
+from clipjax.data.open_masks import open_masks, recognise_masks
 from clipjax.errors import ConfigError, DataError
 from clipjax.evaluate.segmentation import confusion, overlap
 from clipjax.study import parse, run
@@ -195,8 +195,17 @@ def test_masks_that_lie_elsewhere_and_a_lack_of_class_names_are_refused(root):
         opened()
     shutil.rmtree(root / "fog/masks")
     (root / "classes.txt").unlink()
-    with pytest.raises(DataError, match="has no classes.txt, which names the class of value 0"):
-        opened()
+    for _ in range(2):  # with some masks, and with none
+        with pytest.raises(DataError, match="has no classes.txt, which names the class of value 0"):
+            opened()
+        shutil.rmtree(root / "clear/masks", ignore_errors=True)
+
+
+def test_beside_other_datasets_folders_of_images_alone_are_none(root):
+    data = mask_sets.acdc(root.parent / "all/acdc").parent
+    shutil.move(root / "fog", data / "coco/fog")
+    assert recognise_masks(data).name == "joined"
+    assert open_masks(root=str(data)).domains == ("fog", "night", "rain", "snow")
 
 
 def test_its_config_trains_on_a_teachers_labels_alone():

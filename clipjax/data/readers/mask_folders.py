@@ -11,7 +11,7 @@ from clipjax.data.dataset import Skipped, check_root
 from clipjax.data.masks import MaskDataset, check_split
 from clipjax.data.readers.files import is_image_name, subfolders
 from clipjax.data.readers.mask_files import MaskFiles, pair, pictures, walk
-from clipjax.data.readers.mask_labels import read_table
+from clipjax.data.readers.mask_labels import has_table, read_table
 from clipjax.data.splits import SPLITS, WHOLE, split_of
 from clipjax.errors import DataError
 from clipjax.io.texts import nfc, shown
@@ -96,6 +96,13 @@ def domain_folders(root: pathlib.Path) -> dict[str, pathlib.Path]:
             told = f"{shown(root)} holds two folders of one name, {both}, in two Unicode forms"
             raise DataError(f"{told}; put their images into one.")
     return found
+
+
+def is_told(root: pathlib.Path) -> bool:
+    """Return whether folders of images have masks, or names of classes beside them."""
+    places = domain_folders(root).values()
+    masks = (mask for place in places for _, mask in _given(place).values())
+    return any(mask.is_dir() for mask in masks) or has_table(root, *places)
 
 
 def _given(place: pathlib.Path) -> dict[str, tuple[pathlib.Path, pathlib.Path]]:

@@ -107,6 +107,11 @@ KNOWN = {
 }
 
 
+def has_table(*folders: pathlib.Path) -> bool:
+    """Return whether one of the folders has a table of `read_table`."""
+    return any((folder / name).is_file() for folder in folders for name in (TABLE, CLASSES))
+
+
 def read_table(*folders: pathlib.Path) -> LabelTable:
     """Read the table of the folders that have one, one for all: classes.json, or classes.txt.
 
