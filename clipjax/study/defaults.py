@@ -59,6 +59,15 @@ def choices(data: Data, encoder: Encoder) -> list[str]:
     return said
 
 
+def pair_rule(data: Data, encoder: Encoder) -> list[str]:
+    """Return by which rule the embedded data's own pair was chosen, where it is the one used."""
+    given = data.source, data.target, encoder.model, encoder.prompts
+    if not is_demo(data) or given != (SOURCE, TARGET, MODEL, PROMPTS):
+        return []
+    rule = f"the pair with the largest gap of zero-shot from {SOURCE}, the style nearest to photos"
+    return [f"{SOURCE} -> {TARGET} is {rule}, on validation images; source=, target= name others"]
+
+
 def check_ends(data: Data, encoder: Encoder, domains: Sequence[str]) -> None:
     """Raise ConfigError if no source or no target is named; the message names all that is open."""
     and_ = lambda words: " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))

@@ -31,7 +31,15 @@ from clipjax.study.coverage import (
     short_epochs,
     thin_classes,
 )
-from clipjax.study.defaults import USUAL_PROMPTS, check_ends, check_model, choices, is_demo, settled
+from clipjax.study.defaults import (
+    USUAL_PROMPTS,
+    check_ends,
+    check_model,
+    choices,
+    is_demo,
+    pair_rule,
+    settled,
+)
 from clipjax.study.elsewhere import open_elsewhere
 from clipjax.study.episode_sizes import check_all_episodes
 from clipjax.study.epochs import planned_epoch, planned_sizes
@@ -143,7 +151,7 @@ def open_data(study: Study, dataset: Dataset | None = None) -> tuple[Dataset, li
     Also returns notes on what the data decided.
     """
     data, name = study.data, study.data.name
-    notes = choices(data, study.encoder)
+    notes = [*pair_rule(data, study.encoder), *choices(data, study.encoder)]
     if dataset is None:
         if name == "auto" and not is_demo(data):
             name, why = recognise(data.root, data.lists)

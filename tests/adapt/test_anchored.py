@@ -257,6 +257,42 @@ def test_the_whole_of_cmkd_is_torchs():
         np.testing.assert_allclose(gradient[key], theirs.grad.numpy(), rtol=1e-4, atol=1e-5)
 
 
+def in_torch(torch, name):
+    """Loss and leaves of SHOT, distillation and FixMatch as `LOSSES` has them, from the papers."""
+    nn, array = torch.nn.functional, lambda x: torch.tensor(np.array(x))
+    leaves = {k: array(v).requires_grad_() for k, v in PARAMS.items()}
+    z_source, z_target = (array(x[REAL]) for x in (LOGITS, OTHERS))
+    features = [torch.tanh(array(x[REAL]) @ leaves["body"]) for x in ROWS]
+    source, target = (f @ leaves["head"] for f in features)
+    labels, p = array(LABELS[REAL]).long(), target.softmax(1)
+    value = nn.cross_entropy(source, labels, label_smoothing=0.1)
+    if name == "shot":
+        mean = p.mean(0)
+        value = value - (p * p.log()).sum(1).mean() + (mean * mean.log()).sum()
+        value = value + nn.kl_div(p.log(), z_target.softmax(1), reduction="batchmean")
+        near = shot.centroid_labels(*(jnp.asarray(x.detach()) for x in (features[1], target)))
+        return value + 0.3 * nn.cross_entropy(target, array(near).long()), leaves
+    if name == "distill":
+        taught = (z_target / float(anchors.fit_temperature(LOGITS[REAL], LABELS[REAL]))).softmax(1)
+        taught = (taught.log() - 0.5 * taught.mean(0).log()).softmax(1)
+        return value + nn.cross_entropy(target, taught), leaves
+    sure, label = ((z_target.softmax(1) + p) / 2).detach().max(1)
+    assert 0 < (sure >= 0.5).sum() < len(label)
+    away = nn.cross_entropy(target, label, reduction="none")
+    return value + (away * (sure >= 0.5)).mean(), leaves
+
+
+@pytest.mark.parametrize("name", ["shot", "distill", "fixmatch"])
+def test_whole_losses_and_their_gradients_are_torchs(name):
+    torch = pytest.importorskip("torch", reason="needs PyTorch")
+    want, leaves = in_torch(torch, name)
+    want.backward()
+    (value, _), gradient = differentiate(name, batch_of())
+    assert float(value) == pytest.approx(want.item(), rel=1e-5)
+    for key in ("body", "head"):
+        np.testing.assert_allclose(gradient[key], leaves[key].grad.numpy(), rtol=1e-3, atol=1e-5)
+
+
 def test_no_source_image_reaches_a_source_free_head():
     batch = batch_of()
     want = differentiate("source free", batch)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from clipjax import DannModel
-from clipjax.adapt import afn, finetune, mcd
+from clipjax.adapt import afn, cdan, finetune, fixmatch, mcd
 from clipjax.adapt.dann import dann_loss, gradient_ratio
 from clipjax.adapt.losses import (
     diversity_hinge,
@@ -84,10 +84,8 @@ MODEL = DannModel(
     lambda p, f: jnp.einsum("nf,mfk->mnk", f, p["head"]),
     lambda p, f: f @ p["domain"],
 )
-PARAMS = {
-    name: jnp.asarray(RNG.normal(size=shape), jnp.float32)
-    for name, shape in {"body": (5, 3), "head": (2, 3, K), "domain": (3, 2)}.items()
-}
+SHAPES = {"body": (5, 3), "head": (2, 3, K), "domain": (3, 2), "joint": (3 * K, 2)}
+PARAMS = {name: jnp.asarray(RNG.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
 ROWS = RNG.normal(size=(2, N, 5)).astype(np.float32)
 METHODS = {
     "dann": lambda p, b, **more: dann_loss(MODEL, p, b, 0.7, label_smoothing=0.1, **more),
@@ -95,6 +93,12 @@ METHODS = {
     "penalty": lambda p, b, **more: dann_loss(MODEL, p, b, 0.7, penalty=0.5, **more),
     "afn": lambda p, b, axis_name=None: afn.make_loss(MODEL)(p, weigh(b, axis_name), None, 0.0),
     "mcd": lambda p, b, axis_name=None: mcd.make_loss(MODEL)(p, weigh(b, axis_name), None, 0.0),
+    "cdan": lambda p, b, axis_name=None: cdan.make_loss(
+        MODEL._replace(discriminate=lambda p, f: f @ p["joint"]), entropy=False
+    )(p, weigh(b, axis_name), None, 0.5),
+    "fixmatch": lambda p, b, axis_name=None: fixmatch.make_loss(
+        MODEL._replace(classify=lambda p, f: f @ p["head"][0]), threshold=0.5
+    )(p, weigh(b, axis_name), None, 0.0),
     "no domains": lambda p, b, **more: dann_loss(MODEL, p, b, 0.7, domain_weight=0, **more),
     "finetune": lambda p, b, axis_name=None: finetune.make_loss(
         MODEL, label_smoothing=0.1, diversity_weight=1.0
@@ -107,13 +111,15 @@ def padded(garbage, label=-100):
     mask = jnp.asarray(MASK)
     source = {"inputs": spoiled(ROWS[0], garbage), "mask": mask}
     source["label"] = jnp.asarray(np.where(MASK, LABELS, label).astype(np.int32))
-    return {"source": source, "target": {"inputs": spoiled(ROWS[1], garbage), "mask": mask}}
+    target = {"inputs": spoiled(ROWS[1], garbage), "zero_shot": spoiled(LOGITS, garbage)}
+    return {"source": source, "target": target | {"mask": mask}}
 
 
 def real():
     """The same without any padding."""
     source = {"inputs": jnp.asarray(ROWS[0][MASK]), "label": jnp.asarray(LABELS[MASK])}
-    return {"source": source, "target": {"inputs": jnp.asarray(ROWS[1][MASK])}}
+    target = {"inputs": jnp.asarray(ROWS[1][MASK]), "zero_shot": jnp.asarray(LOGITS[MASK])}
+    return {"source": source, "target": target}
 
 
 def close(one, other):

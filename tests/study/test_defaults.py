@@ -5,6 +5,7 @@ import pytest
 from clipjax.errors import ConfigError
 from clipjax.inspect.verdict import opened
 from clipjax.study import parse, run
+from clipjax.study.defaults import pair_rule
 from clipjax.study.plan import prepare
 
 
@@ -65,7 +66,10 @@ def test_what_was_chosen_is_said(photos, wee_clip):
     notes = prepare(study(photos, "tiny", "sketch", name="folder", **ends)).notes
     assert notes[0].startswith("model=tiny, the embedded one, knows 64 px drawings only")
     assert not any("prompts are" in note or "data.name" in note for note in notes)
-    assert not any(word in note for note in prepare(parse({})).notes for word in ("tiny", "auto"))
+    own = prepare(parse({})).notes
+    assert own[0].startswith("render -> stencil is the pair with the largest gap of zero-shot from")
+    assert not any(word in note for note in own for word in ("tiny", "auto"))
+    assert pair_rule((other := parse({"data": {"target": "flat"}})).data, other.encoder) == []
 
 
 def test_inspect_looks_without_a_model_and_says_that_no_run_would_start(photos):
