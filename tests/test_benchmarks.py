@@ -1,10 +1,11 @@
-"""The script for a GPU: what it does with sections that fail, and the tables that it writes."""
+"""The script for a GPU, failing sections and tables; numbers fitted with pairs left out."""
 
 import json
 
 import numpy as np
+import pytest
 
-from benchmarks import gpu
+from benchmarks import blend_weight, gpu
 from benchmarks.gpu_rows import CHECKS, NOT_RUN, RATES, Check, Place, Rate, tables
 from tests.conftest import REPO
 
@@ -46,3 +47,23 @@ def test_the_page_has_the_tables_of_the_script():
     names = [name for rows in (CHECKS, RATES) for each in rows.values() for name in each]
     assert all(f"| {name} |" in written for name in names)
     assert sum(gpu.SECONDS.values()) <= 340 and set(gpu.SECONDS) == {*CHECKS, *RATES}
+
+
+def test_a_number_is_fitted_to_pairs_that_share_neither_end():
+    """On stencil as target a weight of 2 is best, elsewhere 1, which is what others tell of it."""
+    styles = ("flat", "render", "stencil", "sketch")
+
+    def pair(target):
+        best = 2.0 if target == "stencil" else 1.0
+        at = lambda weight: np.array([45.0 - abs(weight - best), 40.0])
+        return blend_weight.Pair({"zero-shot": np.array([44.5, 40.0])}, at, {})
+
+    pairs = {(s, t): pair(t) for s in styles for t in styles if s != t}
+    gains, taken = blend_weight.left_out(pairs, lambda pair, weight: weight, (1.0, 2.0))
+    of_stencil = [number for (_, t), number in zip(pairs, taken, strict=True) if t == "stencil"]
+    assert of_stencil == [1.0, 1.0, 1.0]
+    lowest = min(float(gain[0]) for gain in gains)
+    assert lowest == pytest.approx(-0.5) and len(gains) == len(pairs)
+    # A number that costs a pair more than 1.5 points is taken only where none costs less.
+    bad = pair("flat")._replace(at=lambda weight: np.array([45.0 if weight > 1 else 42.0, 40.0]))
+    assert blend_weight.best([pair("flat"), bad], lambda pair, weight: weight, (1.0, 2.0)) == 2.0
