@@ -55,7 +55,8 @@ def match_classes(
     if len(kept) < 2:
         fault = f"{source!r} and {target!r} share {len(kept)} of their classes by name"
         hint = _spelling(declared[source], declared[target])
-        hint = f" {_WITHOUT_LABELS}" if len(kept) == 1 == len(declared[target]) else hint
+        single = len(kept) == 1 == len(declared[target]) < len(declared[source])
+        hint = f" {_WITHOUT_LABELS}" if single else hint
         raise ConfigError(f"{fault}; at least two are needed.{hint}")
     for domain, names in declared.items():
         if not names & shared:
