@@ -41,7 +41,7 @@ def losses(now, text, weight=None, before=BEFORE):
     return found
 
 
-NAMES = tuple(losses(NOW, TEXT))
+NAMES = ("embedding", *(f"{where} {kind}" for kind in KINDS for where in ("within", "across")))
 
 
 def softmax(x):
@@ -64,8 +64,8 @@ def test_values_are_numpys(weight):
         want[f"{name} squared"] = np.mean((new - old) ** 2)
         p, q = softmax(3 * new), softmax(3 * old)
         want[f"{name} kl"] = np.mean(np.sum(q * np.log(q / p), axis=1))
-    found = losses(NOW, TEXT, weight)
-    assert found.keys() == want.keys()
+    found = jax.jit(losses)(NOW, TEXT, weight)
+    assert found.keys() == want.keys() == set(NAMES)
     for name, value in found.items():
         assert float(value) == pytest.approx(want[name], rel=1e-5), name
 
