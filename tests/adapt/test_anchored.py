@@ -67,10 +67,10 @@ def test_gini_terms_and_their_gradients_are_torchs():
         own, mixed = cmkd.gini_terms(x, jnp.asarray(OTHERS))
         return own + 3 * mixed, (own, mixed)
 
-    (_, found), gradient = jax.value_and_grad(ours, has_aux=True)(jnp.asarray(LOGITS))
+    (_, found), gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(jnp.asarray(LOGITS))
     np.testing.assert_allclose(found, [x.item() for x in want], rtol=1e-5)
     np.testing.assert_allclose(gradient, theirs.grad.numpy(), atol=1e-6)
-    through_texts = jax.grad(lambda q: sum(cmkd.gini_terms(jnp.asarray(LOGITS), q)))
+    through_texts = jax.jit(jax.grad(lambda q: sum(cmkd.gini_terms(jnp.asarray(LOGITS), q))))
     assert not np.any(through_texts(jnp.asarray(OTHERS)))
 
 
@@ -128,7 +128,7 @@ def test_pseudo_labels_are_torchs_masked_mean():
     want = (each * (largest >= 0.7)).mean()
     want.backward()
     ours = lambda x: fixmatch.pseudo_label_loss(x, jnp.asarray(answers.numpy()), 0.7)
-    (value, share), gradient = jax.value_and_grad(ours, has_aux=True)(jnp.asarray(LOGITS))
+    (value, share), gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(jnp.asarray(LOGITS))
     assert float(value) == pytest.approx(want.item(), rel=1e-5)
     assert 0 < float(share) < 1 and float(share) == pytest.approx((largest >= 0.7).sum() / N)
     np.testing.assert_allclose(gradient, strong.grad.numpy(), atol=1e-6)
@@ -251,7 +251,7 @@ def test_the_whole_of_cmkd_is_torchs():
     want = want + 0.1 * entropy_loss(q_source, labels) + 0.025 * ramp * gini(q, 1)
     want.backward()
     loss = lambda params: cmkd.make_loss(two_heads)(params, batch_of(), None, 0.5)[0]
-    value, gradient = jax.value_and_grad(loss)(PARAMS)
+    value, gradient = jax.jit(jax.value_and_grad(loss))(PARAMS)
     assert float(value) == pytest.approx(want.item(), rel=1e-5)
     for key, theirs in weights.items():
         np.testing.assert_allclose(gradient[key], theirs.grad.numpy(), rtol=1e-4, atol=1e-5)
