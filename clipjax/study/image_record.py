@@ -3,8 +3,10 @@
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
 
 from clipjax.data.dataset import digest
+from clipjax.data.masks import MaskSource
 from clipjax.errors import ConfigError, DataError
 from clipjax.io import as_path, write_json
 from clipjax.io.texts import some
@@ -19,11 +21,31 @@ NAMES = "class names"  # as prompts say them, in the record; parts are "domain/s
 
 def check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
     """Refuse a run that goes on with other images, or class names, than those it began with."""
-    found = {
-        "/".join(part): hashlib.sha256(repr(encoded.source(*part)).encode()).hexdigest()[:16]
-        for part in encoded.parts
-    }
+    found = {"/".join(part): _short(encoded.source(*part)) for part in encoded.parts}
     found[NAMES] = digest(["\n".join(encoded.plan.class_names)])
+    before = _begun_with(workdir, found)
+    if before.pop(NAMES, None) != found.pop(NAMES):
+        file = encoded.study.encoder.class_names or "the data"
+        told = f"what prompts call the classes, by {file}, is not what the run in {workdir}"
+        raise ConfigError(f"{told} began with; put it back, or start anew in another --workdir.")
+    _check_same(workdir, before, found, "images")
+
+
+def check_same_masks(workdir: pathlib.Path, sources: Mapping[str, MaskSource]) -> None:
+    """Refuse a run that goes on with other images, masks or classes than those it began with.
+
+    Sources have the names by which they are told.
+    """
+    found = {name: _short(source) for name, source in sources.items()}
+    _check_same(workdir, _begun_with(workdir, found), found, "images, masks or classes")
+
+
+def _short(source: object) -> str:
+    return hashlib.sha256(repr(source).encode()).hexdigest()[:16]
+
+
+def _begun_with(workdir: pathlib.Path, found: Mapping[str, str]) -> dict[str, str]:
+    """Return the record of a workdir, which a run that begins writes."""
     processes.agree("set of images", found)
     record = workdir / "images.json"
 
@@ -32,13 +54,14 @@ def check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
             write_json(record, found)
         return json.loads(record.read_text())
 
-    before = processes.from_first(kept)
-    if before.pop(NAMES, None) != found.pop(NAMES):
-        file = encoded.study.encoder.class_names or "the data"
-        told = f"what prompts call the classes, by {file}, is not what the run in {workdir}"
-        raise ConfigError(f"{told} began with; put it back, or start anew in another --workdir.")
+    return processes.from_first(kept)
+
+
+def _check_same(
+    workdir: pathlib.Path, before: Mapping[str, str], found: Mapping[str, str], what: str
+) -> None:
     if changed := sorted(k for k in before.keys() | found.keys() if before.get(k) != found.get(k)):
-        those = f"the images of {', '.join(changed)} are not those that the run in {workdir}"
+        those = f"the {what} of {', '.join(changed)} are not those that the run in {workdir}"
         raise DataError(f"{those} began with; start it anew in another --workdir.")
 
 

@@ -18,6 +18,7 @@ from clipjax.log.terminal import table
 from clipjax.model.diffusion.random_weights import RANDOM, RANDOM_TOLD
 from clipjax.model.hf.weights import read_json
 from clipjax.study.defaults import MODEL, TINY
+from clipjax.study.image_record import check_same_masks
 from clipjax.study.mask_teacher import labels_of, told_of_labels
 from clipjax.study.segmentation_config import Segmentation, SegmentationMethod
 from clipjax.study.segmentation_data import Masked
@@ -44,8 +45,10 @@ def run(plan: Plan, workdir: pathlib.Path, say) -> None:
         _tell(found, say)
         say(f"this run is finished: {workdir / RESULTS}; use another --workdir to repeat it.")
         return
-    MetricsLog(workdir / "metrics.jsonl").rewind(lambda record: True)
     data = plan.data
+    read = {"training": data.train} | {f"{c} in tests": test for c, test in data.tests.items()}
+    check_same_masks(workdir, read | {f"mixing {x.domain}": x for x in plan.pool})
+    MetricsLog(workdir / "metrics.jsonl").rewind(lambda record: True)
     many = f"{len(config.decoders)} methods, {len(config.seeds)} seeds"
     say(f"{many}, {len(data.train)} images of {data.train.domain}")
     extra = len(data.train) if config.mixing.shares else 0

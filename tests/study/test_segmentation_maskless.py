@@ -214,3 +214,23 @@ def test_its_config_trains_on_a_teachers_labels_alone():
         "student": "teacher"
     }
     assert made.data.source == "photos" and not made.data.train
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_the_same_masks_and_classes_alone(root, wee_clip, tmp_path):
+    out, methods = tmp_path / "run", {name: {"decoder": "zero_shot"} for name in ("one", "two")}
+    made = config(root, model=str(wee_clip), methods=methods, overlays=0)
+    run(made, out)
+    (out / "segmentation.json").unlink()
+    (out / "rows/two.json").unlink()  # as if it had been killed before
+    run(made, out)
+    (out / "segmentation.json").unlink()
+    (out / "rows/two.json").unlink()
+    (root / "classes.txt").write_text("\n".join(reversed(mask_sets.NAMES)))
+    words = "images, masks or classes of clear in tests, fog in tests, training are not those that"
+    with pytest.raises(DataError, match=words):
+        run(made, out)
+    (root / "classes.txt").write_text("\n".join(mask_sets.NAMES))
+    (root / "clear/masks/test/0.png").write_bytes((root / "clear/masks/test/1.png").read_bytes())
+    with pytest.raises(DataError, match="images, masks or classes of clear in tests are not those"):
+        run(made, out)
