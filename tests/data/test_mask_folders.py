@@ -4,6 +4,8 @@ import io
 import unicodedata
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -84,3 +86,17 @@ def test_masks_of_forms_that_change_values_are_refused(form, how, words):
     out = io.BytesIO()
     Image.fromarray(mask).save(out, form, **kept)
     assert np.array_equal(decode_mask(out.getvalue()), mask)
+
+
+def test_rows_without_a_domain_make_none_of_that_name(tmp_path):
+    for domains in (["a", "b"], ["a", None]):
+        pairs = [scene(i) for i in range(2)]
+        kinds = {
+            name: [mask_sets.png(p[k]) for p in pairs] for k, name in enumerate(("image", "mask"))
+        }
+        pq.write_table(pa.table({**kinds, "domain": domains}), tmp_path / "test.parquet")
+        (tmp_path / "classes.txt").write_text("sky\nroad\ncar\n")
+        if None not in domains:
+            assert open_masks(root=str(tmp_path)).domains == ("a", "b")
+    with pytest.raises(DataError, match="test.parquet has no domain in row 1; give each row one"):
+        open_masks(root=str(tmp_path))

@@ -304,6 +304,8 @@ def test_tables_of_ones_own(tmp_path, given, classes, numbers):
         (json.dumps({str(300 + i): f"c{i}" for i in range(256)}), "has 256 classes"),
         ("{}", "names no class"),
         ('{"a": "road"}', "has the value 'a'; give a number below 65536"),
+        ('{"0": "sky", "1": "road", "1": "car"}', "has the value 1 twice; give it one class"),
+        ('{"1": "road", "01": "car"}', "has the value 01 twice"),
         ('{"1": 2}', "calls value 1 2; give a name, or null"),
         ('"pascal"', "names the table 'pascal'; known: cityscapes, cityscapes_train_ids"),
         ("3", "holds 3; give "),

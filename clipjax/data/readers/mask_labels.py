@@ -140,7 +140,7 @@ def read_table(*folders: pathlib.Path) -> LabelTable:
 
 def _from_json(file: str | os.PathLike) -> LabelTable:
     try:
-        given = json.loads(read_text(file))
+        given = json.loads(read_text(file), object_pairs_hook=tuple)  # a dict drops equal keys
     except ValueError as error:
         raise DataError(f"{shown(file)} is no JSON ({error}); correct it.") from None
     if isinstance(given, str):
@@ -150,13 +150,15 @@ def _from_json(file: str | os.PathLike) -> LabelTable:
         return KNOWN[given]
     if isinstance(given, list):
         return checked(plain_table(check_class_names(given, shown(file))), shown(file))
-    if not isinstance(given, dict):
+    if not isinstance(given, tuple):
         told = f'{shown(file)} holds {given!r}; give {{"0": "road", "1": "car", "2": null}}'
         raise DataError(f"{told}, a list of names, or one of {', '.join(KNOWN)}.")
     classes, numbers = [], {}
-    for value, name in given.items():
+    for value, name in given:
         if not value.isdecimal() or int(value) >= _VALUES:
             raise DataError(f"{shown(file)} has the value {value!r}; give a number below 65536.")
+        if int(value) in numbers:
+            raise DataError(f"{shown(file)} has the value {value} twice; give it one class.")
         if name is not None and (not isinstance(name, str) or not class_name(name)):
             raise DataError(f"{shown(file)} calls value {value} {name!r}; give a name, or null.")
         if name is not None and class_name(name) not in classes:

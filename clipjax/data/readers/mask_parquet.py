@@ -118,6 +118,9 @@ def _read(shard: Shard, name: str) -> tuple[Images, Images, np.ndarray, np.ndarr
         domain = np.full(count, shard.domain or name, object)
         if "domain" in schema.names:
             given = file.read(columns=["domain"])["domain"].to_pylist()
+            if None in given:
+                told = f"{shown(shard.path)} has no domain in row {given.index(None)}"
+                raise DataError(f"{told}; give each row one, or none a column of them.")
             domain = np.array([nfc(str(x)) for x in given], object)
         groups = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
         found, whole = [], np.ones(count, bool)
