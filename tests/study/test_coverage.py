@@ -5,7 +5,8 @@ import types
 import numpy as np
 import pytest
 
-from clipjax.errors import ConfigError
+from clipjax.errors import ConfigError, DataError
+from clipjax.study import run
 from clipjax.study.coverage import short_epochs, thin_classes
 from clipjax.study.methods import build_methods
 from clipjax.study.needs import check_each_class
@@ -98,3 +99,10 @@ def test_a_class_without_training_images_is_refused_before_any_is_encoded(
     told = f"methods.it: no source image of class 'red': {what} needs one of each class"
     with pytest.raises(ConfigError, match=told):
         prepare(parsed(config))
+
+
+def test_data_that_a_closed_form_does_not_fit_are_one_sentence(photos, wee_clip, tmp_path):
+    config = config_of(photos, wee_clip, it={"loss": "blend"})
+    config.data.shots = 1
+    with pytest.raises(DataError, match="^methods.it: 3 source examples for 4 folds; give more"):
+        run(parsed(config), tmp_path / "run", pages=False)
