@@ -1,7 +1,7 @@
 """Trained methods: which epochs were the best, and their parameters read back."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -108,29 +108,55 @@ def _validations(group: RunGroup) -> list[list[dict]]:
 
 
 def selected(group: RunGroup, history: list[list[dict]]) -> TrainState:
-    """Return the states of the epochs that the config's rule picks, stacked over runs."""
-    phase, cached, states = group.method.phases[-1], group.cached[-1], []
-    like = group.start_shapes()
+    """Return the states of the epochs that the config's rule picks, stacked over runs.
+
+    Without what the optimizer keeps, which nobody asks of trained methods.
+    """
+    cached, like = group.cached[-1], group.start_shapes()
     for index in range(len(group.spans)):
         begin = jax.vmap(functools.partial(group.recipe.begin, index), (0, None))
         like = jax.eval_shape(begin, like, group.joining(index))
-    if not cached:  # a checkpoint for each seed
-        like = jax.eval_shape(functools.partial(jax.tree.map, lambda x: x[0]), like)
-    for position, entries in enumerate(history):
-        seed = None if cached else group.training.seeds[position % len(group.training.seeds)]
-        with group.checkpointer(phase, seed) as checkpointer:
-            step = _picked(group, position, entries, checkpointer.steps)
-            state, *_ = checkpointer.restore(like, step)
-            end = entries[-1]["epoch"] * group.per_epoch
-            end = max(there for there in checkpointer.steps if there <= end)
+    like = like._replace(opt_state=())
+    if cached:
+        return _stacked(_read(group, None, history, range(len(history)), like))
+    # A checkpoint for each seed.
+    like, seeds = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), like), []
+    for run in range(len(history)):
+        seed = group.training.seeds[run % len(group.training.seeds)]
+        seeds += _read(group, seed, history, [run], like)
+    return _stacked(seeds)
+
+
+def _read(
+    group: RunGroup, seed: int | None, history: list[list[dict]], runs: Sequence[int], like: PyTree
+) -> list[TrainState]:
+    """Return the picked states of the runs that share a place of checkpoints."""
+    found: dict[int, TrainState] = {}
+    with group.checkpointer(group.method.phases[-1], seed) as checkpointer:
+        steps = checkpointer.steps
+        picked = {run: _picked(group, run, history[run], steps) for run in runs}
+
+        # All runs are in each: read once, not once a run.
+        @functools.lru_cache(maxsize=2)
+        def stacked(step):
+            state, _ = checkpointer.restore(like, step, optimizer=False)
+            return jax.device_get(state)
+
+        for run in sorted(runs, key=picked.__getitem__):
+            own = lambda step: jax.tree.map(lambda x: x[run] if seed is None else x, stacked(step))  # noqa: B023
+            state, end = own(picked[run]), history[run][-1]["epoch"] * group.per_epoch
+            end = max(there for there in steps if there <= end)
             if group.swad:
-                parts = _valley_steps(group, position, entries, checkpointer.steps)
-                means = [checkpointer.restore(like, part)[0].average for part in parts]
-                state = state._replace(average=joined(means))
-            elif leaves(like.average) and step != end:
+                parts = _valley_steps(group, run, history[run], steps)
+                state = state._replace(average=joined([own(part).average for part in parts]))
+            elif leaves(like.average) and picked[run] != end:
                 # A mean is of the run's end: where another epoch is picked, it may not have begun.
-                state = state._replace(average=checkpointer.restore(like, end)[0].average)
-        states.append(jax.tree.map(lambda x: x[position], state) if cached else state)  # noqa: B023
+                state = state._replace(average=own(end).average)
+            found[run] = state
+    return [found[run] for run in runs]
+
+
+def _stacked(states: list[TrainState]) -> TrainState:
     return jax.tree.map(lambda *x: np.stack([np.asarray(v) for v in x]), *states)
 
 

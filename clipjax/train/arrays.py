@@ -79,17 +79,18 @@ def fit_arrays(
         return states
     methods = np.arange(runs) * len(plan.names) // runs
     call = lambda methods, states, first, count: run(methods, states, data, first, count, *shared)
-    method_of, padded = spread((methods, states), mesh)
+    method_of, padded, dealt = spread(methods, mesh), states, False  # not yet on the devices
     begun = int(np.asarray(states.step)[0]) // per_epoch
     examples = per_epoch * plan.batch_size * runs
     with EpochJournal(out, plan.names, runs, per_epoch, range(begun, plan.epochs)) as journal:
         for first, count in _calls(begun, plan.epochs, plan.save_every, examples, origin):
             started = time.perf_counter()
             if fits(runs, mesh, count):
-                dealt, metrics = in_turns(call, methods, padded, first, count, mesh)
-                padded = spread(dealt, mesh)
+                padded, metrics = in_turns(call, methods, padded, first, count, mesh)
+                dealt = False
             else:
                 begin = spread(np.full(runs, first, np.int32), mesh)
+                padded, dealt = padded if dealt else spread(padded, mesh), True
                 padded, metrics = call(method_of, padded, begin, count)
             journal.write_epochs(metrics, first, started)
             done = first + count

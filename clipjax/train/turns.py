@@ -39,19 +39,17 @@ def spread(runs: PyTree, mesh: Mesh | None) -> PyTree:
     """Runs dealt out to the devices of a mesh, the last one repeated until they divide evenly."""
     if mesh is None:
         return runs
-
-    def place(x):
-        x = np.asarray(x)
-        x = np.concatenate([x, np.repeat(x[-1:], -len(x) % mesh.size, axis=0)])
-        return jax.device_put(x, NamedSharding(mesh, PartitionSpec("runs")))
-
-    return jax.tree.map(place, runs)
+    more = lambda x: np.concatenate([x, np.repeat(x[-1:], -len(x) % mesh.size, axis=0)])
+    return jax.device_put(
+        jax.tree.map(more, jax.device_get(runs)), NamedSharding(mesh, PartitionSpec("runs"))
+    )
 
 
 def gathered(states: PyTree, runs: int, mesh: Mesh | None) -> PyTree:
     """Undo `spread`: the states of all runs on one device."""
-    bring = lambda x: jax.device_put(np.asarray(x)[:runs])
-    return states if mesh is None else jax.tree.map(bring, states)
+    if mesh is None:
+        return states
+    return jax.device_put(jax.tree.map(lambda x: x[:runs], jax.device_get(states)))
 
 
 def in_turns(
@@ -70,8 +68,8 @@ def in_turns(
     Returns:
       (states, metrics [runs, count, steps]), on the host.
     """
-    runs, length = len(methods), count // mesh.size
-    current = [jax.tree.map(lambda x, run=run: np.asarray(x)[run], states) for run in range(runs)]
+    runs, length, states = len(methods), count // mesh.size, jax.device_get(states)
+    current = [jax.tree.map(lambda x, run=run: x[run], states) for run in range(runs)]
     found: dict[tuple[int, int], dict[str, np.ndarray]] = {}
     for turn in deal(runs, mesh.size):
         picked = np.array([run for run, _ in turn])

@@ -16,6 +16,7 @@ from clipjax.study.plan import prepare
 from clipjax.study.recipe import average_rule
 from clipjax.study.trainer import trainers
 from clipjax.study.training import Average
+from clipjax.train import restore
 from clipjax.train.phases import Span
 from tests.conftest import methods_of, parsed
 from tests.study.test_study import config_of, trained
@@ -74,6 +75,17 @@ def test_an_average_is_of_the_last_epochs_whatever_is_selected(averaged, program
     mine = [r for r in results.curves if r.get("phase") == "swa/swa" and "lr" in r]
     rates = list(dict.fromkeys(record["lr"] for record in mine))
     assert rates == sorted(rates) and 1e-3 <= rates[0] < rates[-1] <= 1e-2
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_read_once_for_all_runs(averaged, programs, monkeypatch):
+    config, workdir, _ = averaged
+    reads, read = [], restore.read_state
+    keep = lambda place, wanted: reads.append((place.name, *wanted)) or read(place, wanted)
+    monkeypatch.setattr(restore, "read_state", keep)
+    trained(config, workdir, "swa", programs)
+    assert reads and len(set(reads)) == len(reads)
+    assert {"params", "average"} <= set(reads[0]) and "opt_state" not in reads[0]
 
 
 @pytest.mark.slow

@@ -122,6 +122,22 @@ def test_another_optimizer_is_refused_unless_asked_for(tmp_path, capsys):
             checkpointer.restore(like._replace(params={"w": jnp.zeros(3)}))
 
 
+def test_a_state_is_read_without_its_optimizer(tmp_path, capsys):
+    state, like = save(tmp_path), state_of({"w": jnp.zeros(3)})._replace(opt_state=())
+    with Checkpointer(tmp_path) as checkpointer:
+        found, _ = checkpointer.restore(state._replace(opt_state=()), optimizer=False)
+        same(found, state._replace(opt_state=()))
+        with pytest.raises(CheckpointError, match="does not fit this run .params/clip/b"):
+            checkpointer.restore(like, optimizer=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_weights_are_not_compressed(tmp_path):
+    save(tmp_path, params={"w": jnp.zeros((250, 1000))})
+    stored = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    assert stored > 3e6  # with Adam's moments, all zeros
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     state = save(tmp_path)
     for path in find_step(tmp_path).rglob("d/*"):
