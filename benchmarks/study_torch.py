@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks import study_uda
-from benchmarks.study_jax import study_of
+from benchmarks.study_jax import TWICE, clocks, study_of
 
 if TYPE_CHECKING:
     from clipjax.study import MethodConfig, Training
@@ -30,16 +31,25 @@ def run_torch(task: str, file: str, threads: int, compiled: bool) -> dict:
     with np.load(file) as arrays:
         data = {key: torch.from_numpy(np.array(x)) for key, x in arrays.items()}
     study = study_of(task)
-    found, warm = [], 0.0
-    for method in study.trained:
-        loss = study_uda.losses(torch, method.loss)
-        loss = torch.compile(loss) if compiled else loss
-        for seed in study.training.seeds:
-            seen = data if method.align == "none" else study_uda.aligned(data)
-            run = torch_run(torch, loss, method, seed, study.training, seen)
-            found.append(run[0])
-            warm += run[1]
-    return {"warm": warm, "accuracy": np.array(found)}
+    methods = {method.name: study_uda.losses(torch, method.loss) for method in study.trained}
+    methods = {name: torch.compile(loss) if compiled else loss for name, loss in methods.items()}
+    for _ in range(2 if task in TWICE else 1):
+        began, found, warm = clocks(), [], 0.0
+        with tempfile.TemporaryDirectory() as folder:
+            for method in study.trained:
+                seen = data if method.align == "none" else study_uda.aligned(data)
+                for seed in study.training.seeds:
+                    loss = methods[method.name]
+                    run = torch_run(torch, loss, method, seed, study.training, seen)
+                    found.append(run[0])
+                    warm += run[1]
+                    if task in TWICE:  # as clipjax does
+                        torch.save(run[2], f"{folder}/{method.name}-{seed}.pt")
+        spent = clocks() - began
+    accuracy = np.array([answer() for answer in found])
+    if task not in TWICE:
+        return {"warm": warm, "accuracy": accuracy}
+    return {"warm": spent[0], "processor": spent[1], "accuracy": accuracy}
 
 
 def mlp(torch, widths: list[int]):
@@ -82,7 +92,7 @@ def losses(torch) -> Callable:
 
 
 def torch_run(torch, loss, method: MethodConfig, seed: int, training: Training, data):
-    """Trains one run; test accuracy on source and target, and `study_jax.pace`."""
+    """Trains one run; what tells its test accuracies, `study_jax.pace`, what to save."""
     torch.manual_seed(seed)
     x, y, z = data["source_train"], data["source_train_y"].long(), data["target_train"]
     parts = make_parts(torch, method.heads, x.shape[1], int(y.max()) + 1)
@@ -111,11 +121,14 @@ def torch_run(torch, loss, method: MethodConfig, seed: int, training: Training, 
             schedule.step()
             step += 1
     seconds = (time.perf_counter() - begun) * epochs / (epochs - epochs // 4)
-    with torch.no_grad():
-        answer = lambda k: parts[1](parts[0](data[k])).argmax(1)
-        ends = ("source_test", "target_test")
-        hits = [float((answer(k) == data[f"{k}_y"]).float().mean()) for k in ends]
-    return hits, seconds
+
+    def hits():
+        with torch.no_grad():
+            answer = lambda k: parts[1](parts[0](data[k])).argmax(1)
+            ends = ("source_test", "target_test")
+            return [float((answer(k) == data[f"{k}_y"]).float().mean()) for k in ends]
+
+    return hits, seconds, (parts.state_dict(), optimizer.state_dict())
 
 
 def reversal(torch):
