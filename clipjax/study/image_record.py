@@ -3,7 +3,7 @@
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from clipjax.data.dataset import digest
 from clipjax.data.masks import MaskSource
@@ -12,8 +12,10 @@ from clipjax.io import as_path, write_json
 from clipjax.io.texts import some
 from clipjax.model.prompts import named_in
 from clipjax.study.config import Study
-from clipjax.study.encode import Encoded
-from clipjax.study.prepared import read_record
+from clipjax.study.defaults import is_demo
+from clipjax.study.encode import Encoded, encode
+from clipjax.study.plan import prepare
+from clipjax.study.prepared import Opened, read_record
 from clipjax.train.distributed import processes
 
 NAMES = "class names"  # as prompts say them, in the record; parts are "domain/split"
@@ -29,6 +31,22 @@ def check_same_images(workdir: pathlib.Path, encoded: Encoded) -> None:
         told = f"what prompts call the classes, by {file}, is not what the run in {workdir}"
         raise ConfigError(f"{told} began with; put it back, or start anew in another --workdir.")
     _check_same(workdir, before, found, "images")
+
+
+def check_finished_images(
+    workdir: pathlib.Path, study: Study, opened: Opened, say: Callable[[str], None]
+) -> None:
+    """Refuse a finished run for other images, opened, than it was of: its config does not tell."""
+    record = workdir / "images.json"
+    if opened.dataset is None or study.data.root or is_demo(study.data):
+        return
+    before = processes.from_first(lambda: json.loads(record.read_text()) if record.exists() else {})
+    plan = prepare(study, training=False, opened=opened)
+    parts = {key: key.rpartition("/")[::2] for key in before.keys() - {NAMES}}
+    there = all(domain in plan.dataset.domains for domain, _ in parts.values())
+    if there and all(_short(plan.dataset.source(*p)) == before[k] for k, p in parts.items()):
+        return
+    check_same_images(workdir, encode(plan, say))  # which leaves out what cannot be read
 
 
 def check_same_masks(workdir: pathlib.Path, sources: Mapping[str, MaskSource]) -> None:

@@ -22,7 +22,11 @@ from clipjax.study.config import Config, Pretraining, Study, checked
 from clipjax.study.encode import encode, encode_texts
 from clipjax.study.found import results_of, train_all
 from clipjax.study.header import header
-from clipjax.study.image_record import check_finished_names, check_same_images
+from clipjax.study.image_record import (
+    check_finished_images,
+    check_finished_names,
+    check_same_images,
+)
 from clipjax.study.model_record import TEACHER, check_finished, check_same_model
 from clipjax.study.plan import prepare
 from clipjax.study.prepared import NOTHING, RECORD, Opened, Plan, idle_domain_losses, read_record
@@ -135,13 +139,13 @@ def _run_in(
     processes.agree("config", workdirs.config_text(config), workdirs.differences)
     check = lambda: workdirs.check_workdir(workdir, config)
     processes.from_first(check)
-    if found := _finished(config, workdir, say):
+    if found := _finished(config, workdir, say, opened):
         return found
     with contextlib.ExitStack() as held:
         processes.from_first(lambda: held.enter_context(claimed(workdir)))
         # As another run may have left it.
         processes.from_first(lambda: (check(), workdirs.check_files(workdir)))
-        if found := _finished(config, workdir, say):
+        if found := _finished(config, workdir, say, opened):
             return found
         # Everything is checked before the workdir becomes this config's.
         workdirs.check_checkpoints(workdir / "checkpoints", workdirs.name_of(config))
@@ -153,13 +157,14 @@ def _run_in(
         return work(ready, workdir, say)
 
 
-def _finished(config: Config, workdir: pathlib.Path, say: Say) -> Results | None:
+def _finished(config: Config, workdir: pathlib.Path, say: Say, opened: Opened) -> Results | None:
     """Say and return what a finished run found; None for any other."""
     results = processes.from_first(lambda: report.read(workdir))
     if not results:
         return None
     told = ""
     if isinstance(config, Study):
+        check_finished_images(workdir, config, opened, say)
         processes.from_first(lambda: check_finished_names(workdir, config))
         told = processes.from_first(lambda: check_finished(workdir, config))
     say(terminal.show(results, workdir))

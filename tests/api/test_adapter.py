@@ -219,6 +219,19 @@ def test_data_of_ones_own_need_a_model_and_have_prompts_of_their_own(photos, cli
     assert model.study_.encoder.prompts == "simple"
 
 
+@pytest.mark.slow
+def test_a_finished_fit_is_not_taken_for_one_of_other_images(tmp_path, clip):
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 255, (24, 64, 64, 3), dtype=np.uint8))
+    model, names = clipjax.Adapter("finetune", clip, workdir=tmp_path, epochs=1), ["a", "b"] * 12
+    first = model.fit(images, names).predict_proba(images)
+    assert np.array_equal(model.fit(images, names).predict_proba(images), first)  # read back
+    others = list(rng.integers(0, 255, (24, 64, 64, 3), dtype=np.uint8))
+    for X, y in ((others, names), (images, names[::-1]), (images, ["c", "d"] * 12)):
+        with pytest.raises((ConfigError, DataError), match="began with; "):
+            model.fit(X, y)
+
+
 def test_settings_go_to_the_study_or_to_the_method(clip):
     model = clipjax.Adapter("dann", clip, epochs=3, lam_max=0.5, optim={"lr": 0.1}, seeds=(4,))
     study = model._study(open_pair(clipjax.open_dataset(), None, "render", "flat", None, None))
