@@ -82,8 +82,8 @@ def test_maple_of_depth_one_with_silent_couplings_adds_tokens_of_zeros():
     assert "deep" not in params["prompt"] and params["coupling"]["kernel"].shape == (1, 24, 32)
     silent = params | {"coupling": jax.tree.map(jnp.zeros_like, params["coupling"])}
     towers, zeros = backbone_of(cached=()), jnp.zeros((2, 32))
-    wanted = towers.encode["image"](PARAMS, PIXELS, None, zeros)
-    np.testing.assert_allclose(method.embed(silent, PIXELS), wanted, rtol=1e-5, atol=1e-6)
+    wanted = jax.jit(towers.encode["image"])(PARAMS, PIXELS, None, zeros)
+    np.testing.assert_allclose(jax.jit(method.embed)(silent, PIXELS), wanted, rtol=1e-5, atol=1e-6)
     # The text side is zero-shot: its two tokens still are the words.
     cached = maple.make_method(backbone_of(), texts_of(), **HALF | {"depth": 1})
     plain = coop.make_method(backbone_of(), texts_of(), words="a photo of a")
@@ -97,12 +97,13 @@ def test_promptsrc_adds_its_three_distances():
     batch = {"source": {"inputs": PIXELS, "label": LABELS}}
     value, found = jax.jit(lambda p: method.loss(p, batch, None, 0.0))(params)
     towers, texts = backbone_of(cached=()), texts_of()
-    image = towers.encode["image"](PARAMS, PIXELS)
-    own = method.embed(params, PIXELS)
+    image = jax.jit(towers.encode["image"])(PARAMS, PIXELS)
+    own = jax.jit(method.embed)(params, PIXELS)
     np.testing.assert_allclose(found["image_distance"], np.abs(own - image).mean(), rtol=1e-4)
     zero_shot = jax.nn.log_softmax(texts.scale * image @ texts.weights.T)
     cached = promptsrc.make_method(backbone_of(), texts, **HALF)
-    answers = jax.nn.log_softmax(cached.predict(params, own, texts))
+    predict = jax.jit(lambda params, image: cached.predict(params, image, texts))
+    answers = jax.nn.log_softmax(predict(params, own))
     apart = np.sum(np.exp(zero_shot) * (zero_shot - answers)) / answers.size
     np.testing.assert_allclose(found["logit_distance"], apart, rtol=1e-3)
     more = 25 * found["text_distance"] + 10 * found["image_distance"] + found["logit_distance"]
@@ -137,5 +138,5 @@ def test_what_cannot_be_is_refused(name, options, words):
 
 def test_images_of_a_prompted_tower_have_length_one():
     method = seeing("promptsrc")
-    own = method.embed(start(method), PIXELS)
+    own = jax.jit(method.embed)(start(method), PIXELS)
     np.testing.assert_allclose(normalize(own), own, rtol=1e-5)

@@ -76,7 +76,7 @@ def test_a_step_of_prototypical_networks_is_the_papers_loss_of_each_task():
     method, texts = made(protonet, {"adapter": (6,)})
     own, batch = method.init(jax.random.key(0)), batch_of()
     assert own.keys() == {"adapter"}
-    value, _ = method.loss(own, batch, None, 0.0)
+    value, _ = jax.jit(method.loss)(own, batch, None, 0.0)
     seen = {k: np.asarray(method.features(own, batch[k]["inputs"], None)) for k in batch}
     losses = []
     for t in range(2):
@@ -127,8 +127,9 @@ def test_second_order_is_that_of_finite_differences():
         rng = np.random.default_rng(0)
         a, x, y = (jnp.asarray(rng.normal(size=s)) for s in ((4, 3), (6, 4), (6, 3)))
         inner = lambda w: jnp.mean((jnp.tanh(x @ w) - y) ** 2)
-        outer = lambda w: jnp.sum(jnp.sin(maml.inner_steps(inner, w, steps=3, rate=0.5)))
-        slope, (along, small) = jax.grad(outer)(a), (jnp.asarray(rng.normal(size=(4, 3))), 1e-5)
+        outer = jax.jit(lambda w: jnp.sum(jnp.sin(maml.inner_steps(inner, w, steps=3, rate=0.5))))
+        slope = jax.jit(jax.grad(outer))(a)
+        along, small = jnp.asarray(rng.normal(size=(4, 3))), 1e-5
         wanted = (outer(a + small * along) - outer(a - small * along)) / (2 * small)
         np.testing.assert_allclose(jnp.sum(slope * along), wanted, rtol=1e-7)
 
@@ -140,7 +141,8 @@ def test_maml_is_that_unrolled_in_torch(inner, first_order):
     options = {"inner": inner, "steps": 2, "rate": 0.3, "first_order": first_order}
     method, _ = made(maml, {"adapter": (6,)}, **options)
     own, batch = method.init(jax.random.key(1)), batch_of(1)
-    (value, _), slopes = jax.value_and_grad(method.loss, has_aux=True)(own, batch, None, 0.0)
+    differentiate = jax.jit(jax.value_and_grad(method.loss, has_aux=True))
+    (value, _), slopes = differentiate(own, batch, None, 0.0)
 
     names = [("adapter", "kernel"), ("adapter", "bias"), ("classifier", "kernel")]
     names.append(("classifier", "bias"))
@@ -173,7 +175,7 @@ def test_maml_adapts_to_tasks_of_any_number_of_classes_also_through_a_domains_ma
     for each in (method, aligned(method, "standardise")):
         own = each.start(data, texts, each.init(jax.random.key(0)))
         assert {MEMORY} <= set(each.constants)
-        answers = jnp.argmax(each.episode(own, x[:, :2], rows), axis=-1)
+        answers = jnp.argmax(jax.jit(each.episode)(own, x[:, :2], rows), axis=-1)
         assert (answers == label).mean() > 0.9  # 4 classes, with 3 outputs learned
     own = method.start(data, texts, method.init(jax.random.key(0)))
     assert (jnp.argmax(method.predict(own, rows, texts), axis=-1) == label).mean() > 0.9

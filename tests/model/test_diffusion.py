@@ -98,7 +98,7 @@ def test_maps_have_the_sizes_and_channels_of_the_table(params, unet):
     # Of the coarse level: the mean of its one layer on the way down and its two on the way up.
     tokens = module.apply({"params": params}, TEXTS, method="tokens")
     tokens = jnp.broadcast_to(tokens, (2, 3, 20))
-    latents = VAEEncoder(CONFIG.vae).apply({"params": params["vae"]}, IMAGES)
+    latents = jax.jit(VAEEncoder(CONFIG.vae).apply)({"params": params["vae"]}, IMAGES)
     seen = unet(tokens, 0.18215 * latents, 3)
     names = ["down_blocks.1.attentions.0", "up_blocks.0.attentions.0", "up_blocks.0.attentions.1"]
     assert set(seen.maps) == {
@@ -118,7 +118,9 @@ def test_the_vae_gets_no_gradient(params):
     total = lambda vae: jnp.sum(
         VPD(CONFIG).apply({"params": {**params, "vae": vae}}, IMAGES, method="latents") ** 2
     )
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.grad(total)(params["vae"])))
+    assert not any(
+        np.any(leaf) for leaf in jax.tree.leaves(jax.jit(jax.grad(total))(params["vae"]))
+    )
 
 
 def test_at_its_start_the_adapter_hardly_moves_the_texts():

@@ -130,7 +130,8 @@ def test_another_image_size_interpolates_and_a_wrong_one_is_refused(model_dir):
     config, params = load_clip(model_dir, image_size=48)
     assert config.vision.image_size == 48
     images = np.ones((1, 48, 48, 3), np.float32)
-    CLIP(config).apply({"params": params}, images, method="encode_image")
+    encode = lambda p: CLIP(config).apply({"params": p}, images, method="encode_image")
+    assert np.isfinite(jax.jit(encode)(params)).all()
     with pytest.raises(CheckpointError, match="patches of 8"):
         load_clip(model_dir, image_size=50)
 
