@@ -6,7 +6,8 @@ Data, steps, optimizer, crops and windows are configs/domino_driving.py's. Maps 
 Diffusion 1.5, whose UNet trains at a tenth of the rate; {none, add, sub} of W on its prompts x
 {plain, Domino} norms of an FPN head of 256 channels, in the form of the paper's table 2. CLIP
 ViT-L/14 reads W. Nothing of it was run: neither these weights nor these images were at hand, and
-no accelerator. `smoke` takes small crops, one pass and a small model of random weights.
+no accelerator. `smoke` takes small crops, one pass, and a small model of random weights, frozen and
+in float32, under the three rows with Domino's norms; free, it is `vpd_smoke diffusion.unet=free`.
 """
 
 from ml_collections import ConfigDict
@@ -41,8 +42,8 @@ def get_config(arg: str | None = None) -> ConfigDict:
     config.methods = methods()
     if common.apply_arg(config, arg):
         config.model = "tiny"
-        # A CPU compiles bfloat16, recomputed blocks and a second kind of norm for minutes.
-        config.diffusion.update(model="random", prompts="simple")
+        # A CPU compiles a free UNet, bfloat16, recomputed blocks, two kinds of norm for minutes.
+        config.diffusion.update(model="random", prompts="simple", unet="frozen")
         config.diffusion.update(compute_dtype="float32", remat="none")
         config.data.update(train=2, test=1, resize=(64, 128), crop=(64, 64))
         config.data.update(window=(64, 64), stride=(64, 48))
