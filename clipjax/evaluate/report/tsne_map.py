@@ -22,7 +22,7 @@ def tsne(x: np.ndarray, seed: int = 0) -> np.ndarray:
     y = (y + np.random.default_rng(seed).normal(0, 1e-9, y.shape)).astype(np.float32)
     step, gains = np.zeros_like(y), np.ones_like(y)
     rate, ones = max(count / _EXAGGERATION / 4, 50.0), np.ones((count, 1), np.float32)
-    near, pull = np.empty_like(joint), np.empty_like(joint)
+    near, pull, exaggerated = np.empty_like(joint), np.empty_like(joint), _EXAGGERATION * joint
     for number in range(_ITERATIONS):
         early = number < _EARLY
         squares = np.sum(y * y, axis=1)
@@ -32,7 +32,7 @@ def tsne(x: np.ndarray, seed: int = 0) -> np.ndarray:
         np.reciprocal(near, out=near)
         np.fill_diagonal(near, 0)
         np.multiply(near, -1 / near.sum(), out=pull)
-        pull += _EXAGGERATION * joint if early else joint
+        pull += exaggerated if early else joint
         pull *= near
         # Row i: 4 sum_j (p - q) n (y_i - y_j), of n = 1 / (1 + |y_i - y_j|^2) and q = n / sum n.
         both = pull @ np.concatenate([y, ones], axis=1)
