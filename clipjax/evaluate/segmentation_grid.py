@@ -106,7 +106,8 @@ def mixing(found: Found) -> tuple[list[str], list[list[str]]]:
     if targets:
         columns["mean target"] = np.mean([columns[c] for c in targets], axis=0)
     if source and targets:
-        columns["mIoU%"] = 100 * columns["mean target"] / columns[source[0]]
+        before = columns[source[0]]
+        columns["mIoU%"] = 100 * columns["mean target"] / np.where(before > 0, before, np.nan)
     lines = []
     for i, share in enumerate(of["shares"]):
         values = (column[i] for column in columns.values())

@@ -42,7 +42,8 @@ def cells(found: Found) -> tuple[list[str], list[list[str]]]:
         line = [name, *(_spread(miou[c]) if c in miou else NOT_MEASURED for c in conditions)]
         mean = np.mean([miou[target] for target in targets], axis=0) if targets else None
         line += [_spread(mean)] if targets else []
-        line += [_spread(mean / np.array(miou[source[0]]))] if source and targets else []
+        if source and targets:  # of a source that keeps nothing there is no share
+            line.append(_spread(mean / np.array(miou[source[0]])) if all(miou[source[0]]) else "–")
         lines.append(line + ([_spread(row["foreground"][source[0]])] if bare else []))
     if constant := found["constant"]:
         told = [f"{100 * constant[c]:.1f}" if c in constant else "" for c in conditions]

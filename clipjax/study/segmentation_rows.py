@@ -116,7 +116,8 @@ class Rows:
                 row[key][condition] = [float(getattr(each, key)) for each in found]
             if condition != data.source and data.source in row["miou"]:
                 pairs = zip(row["miou"][condition], row["miou"][data.source], strict=True)
-                row["miou_percent"][condition] = [100 * after / before for after, before in pairs]
+                share = lambda after, before: 100 * after / before if before else None
+                row["miou_percent"][condition] = [share(*pair) for pair in pairs]
         return row
 
     def _overlay(self, test: Encoded, answers: Sequence[np.ndarray]) -> str:

@@ -97,3 +97,11 @@ def test_flags_of_the_suite_reach_the_run():
     assert domino_study(Choices(root="/data", source="a")).mixing.shares == ()
     with pytest.raises(ConfigError, match="source is not named"):
         domino_study(Choices(root="/data"))
+
+
+def test_a_source_without_any_right_pixel_has_no_share_that_is_kept(found):
+    known = {"classes": ["road"], "split": "test", "constant": {}, "majority": None}
+    row = next(iter(found["methods"].values()))
+    lost = row | {"miou": row["miou"] | {"clear": [0.0] * 5}}
+    header, (line,) = segmentation_table.cells(found | known | {"methods": {"linear": lost}})
+    assert line[header.index("mIoU%")] == "–" and line[1] == "0.0 ± 0.0"
