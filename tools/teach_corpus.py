@@ -25,6 +25,7 @@ sys.path.insert(0, str(REPO))
 from clipjax.data.loading.text_pairs import PairCorpus  # noqa: E402
 from clipjax.io import write_atomically  # noqa: E402
 from clipjax.log.bars import progress  # noqa: E402
+from clipjax.runtime.malloc import keep_memory  # noqa: E402
 
 BATCH = 64
 SIDE = 128  # pixels that the teacher sees
@@ -90,6 +91,7 @@ def principal_components(x: np.ndarray, width: int) -> np.ndarray:
 def main() -> None:
     """Write teacher.npz."""
     arguments = parse_arguments()
+    keep_memory()  # or half of the time goes into pages that the system clears for each layer
     started = time.monotonic()
     corpus, teacher = PairCorpus(arguments.corpus), load_teacher()
     rows = taught(corpus, arguments.mono)
