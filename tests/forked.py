@@ -28,7 +28,7 @@ REPO = pathlib.Path(__file__).parent.parent
 IMPORTED = """
     clipjax.study.study clipjax.configs.dann clipjax.configs.tables clipjax.commands.cli
     clipjax.commands.run clipjax.train.stream clipjax.train.distributed.program
-    clipjax.model.hf.load grain pyarrow.parquet optax orbax.checkpoint scipy.optimize transformers
+    clipjax.model.hf.load grain pyarrow.parquet optax orbax.checkpoint sklearn.manifold transformers
     tokenizers
 """.split()
 # What JAX read when it was imported, and each fork is told again.

@@ -7,14 +7,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.spatial.distance import squareform
 
 from clipjax.data.unlabelled import NO_LABEL
 from clipjax.evaluate.metrics import calibration_error
-from clipjax.evaluate.report import tsne, tsne_map
+from clipjax.evaluate.report import tsne
 from clipjax.evaluate.report.answers import confusion, reliability
 from clipjax.evaluate.report.tsne import mosaic, thumbnail, tsne_maps, worst_classes
-from clipjax.evaluate.report.tsne_map import affinities
 
 
 def logits_of(answers, num_classes, strength=None):
@@ -110,29 +108,6 @@ def test_a_map_separates_what_is_apart_and_mixes_what_is_not():
         for name, points in found["maps"].items()
     }
     assert score["apart"] == 1.0 and score["mixed"] < 0.9
-
-
-def test_a_map_diverges_less_than_scikit_learns():
-    """Kullback-Leibler of the affinities that scikit-learn's search for the perplexity gives."""
-    from sklearn.manifold import TSNE
-    from sklearn.manifold._t_sne import _joint_probabilities
-    from sklearn.metrics import pairwise_distances
-    from threadpoolctl import threadpool_limits
-
-    rng = np.random.default_rng(5)
-    x = rng.normal(size=(6, 20))[rng.integers(0, 6, 130)] + 0.7 * rng.normal(size=(130, 20))
-    squares = pairwise_distances(x).astype(np.float32) ** 2
-    wanted = squareform(_joint_probabilities(squares, 30.0, 0))
-    np.testing.assert_allclose(affinities(x, 30.0), wanted, rtol=0.02, atol=1e-7)
-
-    def divergence(points):
-        near = 1 / (1 + pairwise_distances(np.asarray(points, float)) ** 2)
-        off = ~np.eye(len(near), dtype=bool)
-        return (wanted[off] * np.log(wanted[off] / (near[off] / near[off].sum()))).sum()
-
-    with threadpool_limits(1):
-        theirs = TSNE(init="pca", perplexity=30.0, max_iter=500, random_state=0).fit_transform(x)
-    assert 0.1 < divergence(tsne_map.tsne(x)) < 1.02 * divergence(theirs)
 
 
 def test_maps_of_what_cannot_be_mapped():

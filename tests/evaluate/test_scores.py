@@ -6,9 +6,6 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from scipy.stats import entropy, norm
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from clipjax.evaluate.metrics import calibration_error
 from clipjax.evaluate.select import (
@@ -17,7 +14,6 @@ from clipjax.evaluate.select import (
     proxy_a_distance,
     soft_neighbourhood_density,
 )
-from clipjax.evaluate.two_classes import fit_two_classes
 
 RNG = np.random.default_rng(7)
 LOGITS = (3 * RNG.normal(size=(40, 5)) + [2, 0, 0, 0, -2]).astype(np.float32)
@@ -86,21 +82,6 @@ def test_scores_are_differentiable_where_predictions_are_certain():
     certain = 1000.0 * jnp.eye(4)
     for score in (negative_entropy, information_maximization):
         assert jnp.all(jnp.isfinite(jax.grad(score)(certain)))
-
-
-@pytest.mark.parametrize(
-    ("width", "apart", "kind"), [(8, 1.0, "f4"), (96, 0.2, "f4"), (9, 0.3, "f8")]
-)
-def test_the_classifier_of_domains_answers_as_scikit_learns(width, apart, kind):
-    rng, labels = np.random.default_rng(width), np.arange(160) % 2
-    moved = apart * rng.normal(size=width)
-    draw = lambda: rng.normal(size=(160, width)) * np.arange(width) + 1 + labels[:, None] * moved
-    seen, new = draw().astype(kind), draw().astype(kind)
-    assert (seen[:, 0] == seen[:1, 0]).sum() == 80  # constant in a class
-    seen[:, 1] = new[:, 1] = 3  # and in both: no variance to divide by
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    wanted = pipeline.fit(seen, labels).predict(new)
-    np.testing.assert_array_equal(fit_two_classes(seen, labels)(new), wanted)
 
 
 def test_proxy_a_distance_of_gaussians_follows_the_best_linear_classifier():
