@@ -130,12 +130,8 @@ def _dealt(
 
 def _labels(y: Sequence, classes: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the classes, and labels int32 [N], NO_LABEL where they are masked."""
-    masked = lambda label: (
-        label is None
-        or (
-            not isinstance(label, str) and (label < 0 or label != label)  # NaN, as pandas has it
-        )
-    )
+    # NaN, pandas' way to say that there is none, is not above 0 either.
+    masked = lambda x: x is None or (not isinstance(x, str) and not x >= 0)
     known = [label for label in y if not masked(label)]
     if not known:
         raise DataError("no image has a label; give y for those of the source.")
